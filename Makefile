@@ -1,0 +1,69 @@
+# Every command of the project. `make help` lists them.
+PYTHON ?= python3
+# TENSORFLOW=1 serves with TensorFlow beside LiteRT: for SavedModels that have no twin.
+TENSORFLOW ?=
+SERVE := .venv/$(if $(TENSORFLOW),full,serve)
+
+# Set but empty means unset: compiled code is kept, so that the second start is quicker than the first.
+export PYTHONDONTWRITEBYTECODE :=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help serve train test lint format lock up down e2e bench clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: $(SERVE)/installed ## serve the models in models/ on http://127.0.0.1:8501 (settings: SERVING_* variables; TENSORFLOW=1 adds TensorFlow)
+	@exec $(SERVE)/bin/python -m service
+
+train: .venv/train/installed ## train and export every model as its next version
+	.venv/train/bin/python -m training regression
+	.venv/train/bin/python -m training clothing
+
+test: lint ## lint, types, and every test that this machine can run; says which it skipped and why
+	.venv/dev/bin/coverage erase
+	.venv/dev/bin/coverage run -m pytest
+	.venv/dev/bin/coverage combine --quiet
+	.venv/dev/bin/coverage report --fail-under=90
+
+lint: .venv/dev/installed ## lint, format and types
+	.venv/dev/bin/ruff check
+	.venv/dev/bin/ruff format --check
+	.venv/dev/bin/mypy
+
+format: .venv/dev/installed ## mend what the formatter and the linter can mend
+	.venv/dev/bin/ruff check --fix
+	.venv/dev/bin/ruff format
+
+e2e: .venv/dev/installed ## the container tests alone (need a Docker engine)
+	.venv/dev/bin/pytest tests/e2e
+
+bench: .venv/dev/installed ## measure speed beside yardsticks in the same run (needs wrk)
+	.venv/dev/bin/python -m benchmarks
+
+up: ## start service, Prometheus and Grafana in containers
+	docker compose up --build --detach --wait
+
+down: ## stop the containers
+	docker compose down
+
+lock: .venv/dev/installed ## write requirements/*.txt anew from pyproject.toml
+	@for name in serve full train dev; do \
+		case $$name in serve) extra= ;; full) extra='--extra tensorflow' ;; *) extra="--extra $$name" ;; esac; \
+		.venv/dev/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+			--no-header --no-emit-index-url --no-emit-find-links $(LOCK) $$extra pyproject.toml \
+			--output-file requirements/$$name.txt || exit 1; \
+	done
+
+clean: ## remove the virtual environments and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+
+# A virtual environment holds exactly its lock file. The lock is complete: pip need not look for more (--no-deps);
+# nor compile thousands of files that are never imported (--no-compile).
+.venv/%/installed: requirements/%.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python 3.11, 3.12 or 3.13 is needed; $(PYTHON) is {v[0]}.{v[1]}. Name another: make PYTHON=python3.12 ...")'
+	@echo "Setting up .venv/$* (once) ..."
+	@$(PYTHON) -m venv --clear .venv/$*
+	@.venv/$*/bin/python -m pip install --quiet --require-hashes --no-deps --no-compile --only-binary :all: -r $<
+	@touch $@
