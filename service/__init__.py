@@ -1,0 +1,58 @@
+"""The Flask service: `create_app` wires everything, once."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from service.settings import Settings
+
+
+def create_app(settings: "Settings") -> "Flask":
+    """The app with its routes. Nothing is loaded until `app.extensions["watcher"]` is started or scans."""
+    # Imported here, in the worker process: what a worker needs (NumPy, LiteRT, Pillow) must neither slow down nor
+    # fatten the process that only watches over it, and prometheus_client looks at its environment when imported.
+    import warnings
+
+    from flask import Flask
+    from PIL.Image import DecompressionBombWarning
+    from prometheus_client import CollectorRegistry
+    from werkzeug.routing import BaseConverter
+
+    from service import calls, errors
+    from service.api import ops, v1
+    from service.engines import load_engine
+    from service.inference import Inference
+    from service.metrics import Metrics, scrape_registry
+    from service.registry import Registry
+    from service.repository import Repository
+    from service.watcher import Watcher
+
+    class NameConverter(BaseConverter):
+        """A model's name ends where a verb begins."""
+
+        regex = "[^/:]+"
+
+    # max_image_pixels decides; Pillow's own warning would come long after and say nothing to the client.
+    warnings.simplefilter("ignore", DecompressionBombWarning)
+
+    registry = Registry()
+    metrics = Metrics(CollectorRegistry())
+    watcher = Watcher(
+        Repository(settings.models, settings.model_name),
+        registry,
+        lambda on_disk, config: load_engine(on_disk.path, config, settings.engine),
+        settings.poll_seconds,
+    )
+
+    app = Flask(__name__, static_folder=None)
+    # One more than is taken: of a chunked body Werkzeug hands out this much and silently drops the rest.
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
+    app.url_map.converters["name"] = NameConverter
+    app.extensions["watcher"] = watcher
+    app.extensions["registry"] = registry
+    calls.register(app, metrics)
+    errors.register(app, settings.max_body_bytes)
+    app.register_blueprint(v1.blueprint(Inference(registry, metrics), settings))
+    app.register_blueprint(ops.blueprint(registry, scrape_registry(metrics, registry)))
+    return app

@@ -1,0 +1,145 @@
+"""`python -m service`: settings from flags and SERVING_* variables, then gunicorn."""
+
+import argparse
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from typing import Any, get_args
+
+from gunicorn.app.base import BaseApplication
+
+from service import create_app
+from service.host import usable_cores
+from service.logs import logging_config
+from service.settings import InvalidSetting, Settings, from_environment, variable
+
+
+def main() -> None:
+    parser = _parser()
+    try:
+        settings = from_environment(flags={name: text for name, text in vars(parser.parse_args()).items() if text})
+    except InvalidSetting as error:
+        parser.error(str(error))
+    if not settings.models.is_dir():
+        parser.error(f"SERVING_MODELS={str(settings.models)!r}: there is no such folder")
+    if obstacle := _listen_obstacle(settings):
+        parser.error(obstacle)
+    settings = replace(settings, workers=settings.workers or usable_cores())
+    with _shared_metrics(settings.workers):
+        _Gunicorn(settings).run()
+
+
+def _listen_obstacle(settings: Settings) -> str | None:
+    """Why the address cannot be listened on. gunicorn would not say: with reuse_port it joins whoever is there."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        # As gunicorn does, so that connections still winding down from the last run do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            return (
+                f"cannot listen on {settings.host}, port {settings.port} (SERVING_HOST, SERVING_PORT): {error.strerror}"
+            )
+    return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description="Serve the SavedModels of a folder over HTTP: TensorFlow Serving's REST API, pictures as "
+        "requests, Prometheus metrics. Every flag is also an environment variable; a flag counts more.",
+        epilog="docs/settings.md says more about each; docs/api.md describes the routes.",
+    )
+    for spec in fields(Settings):
+        choices = get_args(spec.type)
+        others = "".join(f", {name}" for name in spec.metadata["aliases"])
+        default = str(spec.default) or "empty"
+        parser.add_argument(
+            f"--{spec.name.replace('_', '-')}",
+            metavar="|".join(choices) if choices else spec.name.rpartition("_")[2].upper(),
+            help=f"{spec.metadata['help']} (default: {default}; {variable(spec)}{others})",
+        )
+    return parser
+
+
+class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        super().__init__(prog="python -m service")
+
+    def load_config(self) -> None:
+        settings = self._settings
+        options: dict[str, Any] = {
+            "bind": f"[{settings.host}]:{settings.port}"
+            if ":" in settings.host
+            else f"{settings.host}:{settings.port}",
+            "workers": settings.workers,
+            "worker_class": "gthread",
+            "threads": settings.threads,
+            # Without it, connections that are kept alive pile up on one worker.
+            "reuse_port": True,
+            "keepalive": 75,
+            "graceful_timeout": settings.shutdown_seconds,
+            # For a stuck worker. Loading a big SavedModel can hold the interpreter for long.
+            "timeout": 120,
+            "control_socket_disable": True,
+            "logconfig_dict": logging_config(settings),
+            "proc_name": "fitting-room",
+            "post_worker_init": self._post_worker_init,
+            "child_exit": _child_exit,
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        # In the worker, after the fork: TensorFlow's threads do not survive one.
+        return create_app(self._settings)
+
+    def _post_worker_init(self, worker: Any) -> None:
+        extensions = worker.app.wsgi().extensions
+        extensions["watcher"].start()
+        is_first = worker.age == 1
+        if is_first:
+            threading.Thread(target=_greet, args=(extensions["registry"], self._settings), daemon=True).start()
+
+
+def _greet(registry: Any, settings: Settings) -> None:
+    from service.greeting import greeting
+
+    registry.first_scan_done.wait()
+    print(greeting(registry, settings), flush=True)
+
+
+@contextmanager
+def _shared_metrics(workers: int) -> Iterator[None]:
+    """Several processes share their metrics through files, in a folder that lives as long as the service."""
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    if workers == 1:
+        yield
+        return
+    owner = os.getpid()
+    folder = tempfile.mkdtemp(prefix="serving-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    try:
+        yield
+    finally:
+        # Workers leave through here as well.
+        if os.getpid() == owner:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _child_exit(_server: Any, worker: Any) -> None:
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        from prometheus_client.multiprocess import mark_process_dead
+
+        mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The protocols: each view decodes, infers, encodes, and nothing else."""

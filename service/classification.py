@@ -1,0 +1,82 @@
+"""Scores as ranked labels, and a number per example: the answers of `:classify` and `:regress`."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from service.errors import InvalidRequest
+from service.registry import LoadedVersion
+from service.signature import Signature
+from service.tensors import Array, shape_text
+
+Ranking = list[list[object]]
+
+
+def classify(
+    loaded: LoadedVersion, signature: Signature, outputs: Mapping[str, Array], top_k: int | None
+) -> list[Ranking]:
+    """For each row [[label, score], ...]: best first where serving.json names labels, else as the model gives them.
+
+    Raises:
+        InvalidRequest: the model has neither labels nor the outputs "classes" and "scores".
+    """
+    if output := loaded.label_output(signature):
+        labels = loaded.config.labels
+        return [_ranked(labels, row)[:top_k] for row in outputs[output]]
+    if outputs.keys() <= {"classes", "scores"}:
+        return [row[:top_k] for row in _as_given(outputs)]
+    raise InvalidRequest(
+        f"{loaded.model} cannot classify: its serving.json names no labels for {_outputs(signature)}, and the "
+        "outputs are not 'classes' and 'scores'; ask with :predict"
+    )
+
+
+def regress(loaded: LoadedVersion, signature: Signature, outputs: Mapping[str, Array]) -> Array:
+    """One number per row, from the only output, which is [batch] or [batch, 1].
+
+    Raises:
+        InvalidRequest: the model gives something else.
+    """
+    values = next(iter(outputs.values())) if len(outputs) == 1 else None
+    if values is not None and values.dtype.kind in "iuf":
+        if values.ndim == 1:
+            return values
+        if values.ndim == 2 and values.shape[1] == 1:
+            return np.ascontiguousarray(values[:, 0])
+    raise InvalidRequest(
+        f"{loaded.model} cannot regress: expected one output with one number per row, it has "
+        f"{_outputs(signature)}; ask with :predict"
+    )
+
+
+def _ranked(labels: tuple[str, ...], scores: Array) -> Ranking:
+    # NaN last: it is no score, and must not hide the others.
+    order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")
+    return [[labels[index], scores[index]] for index in order]
+
+
+def _as_given(outputs: Mapping[str, Array]) -> list[Ranking]:
+    """TensorFlow Serving's form: where one of the two outputs is missing, "" and 0 stand for it."""
+    some = next(iter(outputs.values()))
+    if any(array.ndim != 2 or array.shape != some.shape for array in outputs.values()):
+        raise InvalidRequest(
+            "expected 'classes' and 'scores' of one shape [batch, classes], the model gave "
+            + " and ".join(f"{name} {shape_text(array.shape)}" for name, array in outputs.items())
+        )
+    classes = outputs.get("classes", np.full(some.shape, b"", object))
+    scores = outputs.get("scores", np.zeros(some.shape, np.float32))
+    return [
+        [[_text(label), score] for label, score in zip(row_classes, row_scores, strict=True)]
+        for row_classes, row_scores in zip(classes, scores, strict=True)
+    ]
+
+
+def _text(label: object) -> str:
+    return label.decode(errors="replace") if isinstance(label, bytes) else str(label)
+
+
+def _outputs(signature: Signature) -> str:
+    return ", ".join(
+        f"{name!r} {'of any shape' if spec.shape is None else shape_text(spec.shape)}"
+        for name, spec in signature.outputs.items()
+    )

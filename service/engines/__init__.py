@@ -1,0 +1,62 @@
+"""Engines: what runs a version. `load_engine` chooses one."""
+
+import hashlib
+import logging
+from pathlib import Path
+
+from service.engines.interface import Engine, LoadError
+from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, saved_model_digest
+from service.settings import EngineChoice
+
+__all__ = ["Engine", "LoadError", "load_engine"]
+
+logger = logging.getLogger(__name__)
+
+TENSORFLOW_INSTALL = "make serve TENSORFLOW=1 (or: pip install tensorflow-cpu==2.21.0)"
+
+
+def load_engine(version_dir: Path, config: ServingConfig, choice: EngineChoice) -> Engine:
+    """The engine that `choice` asks for; "auto" takes the twin where one is proved, else the SavedModel.
+
+    Raises:
+        LoadError: also where TensorFlow is needed and missing.
+    """
+    if not (version_dir / "saved_model.pb").is_file():
+        raise LoadError("not a SavedModel: it holds no saved_model.pb")
+    obstacle = _twin_obstacle(version_dir, config) if choice != "tensorflow" else "SERVING_ENGINE=tensorflow"
+    if obstacle is None:
+        from service.engines.litert import LiteRTEngine
+
+        return LiteRTEngine(version_dir / ASSETS / TWIN_FILE, config.signatures)
+    if choice == "litert":
+        raise LoadError(f"SERVING_ENGINE=litert, but {obstacle}")
+    if config.twin is not None and choice == "auto":
+        logger.warning("%s: %s; TensorFlow runs the SavedModel instead", "/".join(version_dir.parts[-2:]), obstacle)
+    return _load_saved_model(version_dir, obstacle)
+
+
+def _twin_obstacle(version_dir: Path, config: ServingConfig) -> str | None:
+    """What speaks against serving the twin; None: nothing."""
+    twin = version_dir / ASSETS / TWIN_FILE
+    if config.twin is None:
+        return "it has no proved twin" + (f" ({config.no_twin})" if config.no_twin else "")
+    if not config.signatures:
+        return f"{ASSETS}/serving.json names no signatures for its twin"
+    if not twin.is_file():
+        return f"its twin {ASSETS}/{TWIN_FILE} is missing"
+    if hashlib.sha256(twin.read_bytes()).hexdigest() != config.twin.sha256:
+        return f"its twin {ASSETS}/{TWIN_FILE} is damaged (its SHA-256 is not the one in serving.json)"
+    if saved_model_digest(version_dir) != config.twin.saved_model_sha256:
+        return "its twin was made from another SavedModel (the digest in serving.json differs)"
+    return None
+
+
+def _load_saved_model(version_dir: Path, why: str) -> Engine:
+    try:
+        from service.engines.saved_model import SavedModelEngine
+    except ModuleNotFoundError as error:
+        # A TensorFlow that is there but lacks a part of its own should say so itself.
+        if error.name != "tensorflow":
+            raise
+        raise LoadError(f"{why}, and TensorFlow is not installed; install it with {TENSORFLOW_INSTALL}") from None
+    return SavedModelEngine(version_dir)

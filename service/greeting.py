@@ -1,0 +1,45 @@
+"""What the terminal shows once the models are loaded: what is served, and curl lines that work when pasted."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from service.registry import LoadedVersion, Registry, State
+from service.serving_config import ASSETS
+from service.settings import Settings
+
+
+def greeting(registry: Registry, settings: Settings) -> str:
+    # 0.0.0.0 is where one listens, not where one connects to.
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host  # noqa: S104
+    address = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    lines = [f"Fitting Room serves {address}"]
+    width = max(map(len, registry.statuses()), default=0)
+    for model, versions in registry.statuses().items():
+        for version, status in versions.items():
+            told = f"engine {status.engine}" if status.state is State.AVAILABLE else status.error
+            lines.append(f"  {model:<{width}} version {version}  {status.state:<9}  {told}")
+    if not registry.statuses():
+        lines.append(f"  no models yet: put a SavedModel into {settings.models}/<name>/1/ and it is served")
+    examples = [
+        command
+        for model, versions in registry.statuses().items()
+        if any(status.state is State.AVAILABLE for status in versions.values())
+        and (command := _curl(registry.get(model), settings.models, address))
+    ]
+    if examples:
+        lines += ["Try:", *(f"  {command}" for command in examples[:2])]
+    return "\n".join(lines)
+
+
+def _curl(loaded: LoadedVersion, models: Path, address: str) -> str | None:
+    example: dict[str, Any] | None = loaded.config.example
+    if not example:
+        return None
+    url = f"{address}/v1/models/{loaded.model}"
+    if "picture" in example:
+        picture = models / loaded.model / str(loaded.version) / ASSETS / example["picture"]
+        kind = "jpeg" if picture.suffix in (".jpg", ".jpeg") else picture.suffix[1:]
+        return f"curl -s -H 'Content-Type: image/{kind}' --data-binary @{shlex.quote(str(picture))} {url}:classify"
+    return f"curl -s -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(example))} {url}:predict"

@@ -1,0 +1,56 @@
+"""infer(): the only road to a model, whatever the protocol; checks, times, counts."""
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+
+from service.errors import InvalidRequest
+from service.metrics import Metrics
+from service.registry import LoadedVersion, Registry
+from service.signature import Signature
+from service.tensors import Array, check_shape
+
+
+class Inference:
+    def __init__(self, registry: Registry, metrics: Metrics) -> None:
+        self.registry = registry
+        self._metrics = metrics
+
+    def infer(self, loaded: LoadedVersion, signature_name: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output of the signature, by name.
+
+        Raises:
+            InvalidRequest: an input is missing, unknown or of a wrong shape, or the model refuses its values.
+        """
+        signature = loaded.signature(signature_name)
+        _check_inputs(signature, inputs)
+        started = time.perf_counter()
+        outputs = loaded.engine.run(signature_name, inputs)
+        seconds = time.perf_counter() - started
+        version = (loaded.model, str(loaded.version))
+        self._metrics.inference_duration.labels(*version, loaded.engine.name).observe(seconds)
+        if output := loaded.label_output(signature):
+            self._count_labels(loaded, outputs[output])
+        return outputs
+
+    def _count_labels(self, loaded: LoadedVersion, scores: Array) -> None:
+        version = (loaded.model, str(loaded.version))
+        confidence = self._metrics.confidence.labels(*version)
+        for row in scores:
+            first = int(np.argmax(row))
+            self._metrics.predictions.labels(*version, loaded.config.labels[first]).inc()
+            confidence.observe(float(row[first]))
+
+
+def _check_inputs(signature: Signature, inputs: Mapping[str, Array]) -> None:
+    if unknown := sorted(inputs.keys() - signature.inputs.keys()):
+        raise InvalidRequest(f"unknown input {_names(unknown)}; expected {_names(signature.inputs)}")
+    if missing := sorted(signature.inputs.keys() - inputs.keys()):
+        raise InvalidRequest(f"missing input {_names(missing)}; expected {_names(signature.inputs)}")
+    for name, array in inputs.items():
+        check_shape(array, signature.inputs[name], f"input {name!r}")
+
+
+def _names(names: Mapping[str, object] | list[str]) -> str:
+    return ", ".join(map(repr, names))

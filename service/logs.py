@@ -1,0 +1,50 @@
+"""Log lines, as text for a person or as JSON for a collector; the same for the service and for gunicorn."""
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from service.settings import Settings
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "process": record.process,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(line).decode()
+
+
+def logging_config(settings: Settings) -> dict[str, Any]:
+    """A `logging.config.dictConfig` that leaves gunicorn's loggers to the root handler."""
+    formatters = {
+        "text": {"format": "%(asctime)s [%(process)d] %(levelname)s %(message)s"},
+        "json": {"()": JsonFormatter},
+    }
+    level = settings.log_level.upper()
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"chosen": formatters[settings.log_format]},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "chosen"}},
+        "root": {"level": level, "handlers": ["stderr"]},
+        "loggers": {
+            # gunicorn's own start-up lines say nothing that ours do not.
+            "gunicorn.error": {
+                "level": "DEBUG" if level == "DEBUG" else "WARNING",
+                "handlers": [],
+                "propagate": True,
+            },
+            "gunicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": False},
+        },
+    }

@@ -1,0 +1,88 @@
+"""Every metric of the service, and the page that Prometheus scrapes."""
+
+import os
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from service.registry import Registry, State
+
+# Seconds. A small model takes 20 µs to run, a picture 10 ms to decode, a big one a second.
+BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+CONFIDENCE_BUCKETS = tuple(step / 10 for step in range(1, 11))
+
+
+class Metrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        call = ("model", "version", "protocol", "verb")
+        self.registry = registry
+        self.requests = Counter(
+            "serving_requests", "Requests answered, by status.", (*call, "status"), registry=registry
+        )
+        self.request_duration = Histogram(
+            "serving_request_duration_seconds",
+            "From a request's headers to its answer.",
+            call,
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self.inference_duration = Histogram(
+            "serving_inference_duration_seconds",
+            "Running the model, without decoding and encoding.",
+            ("model", "version", "engine"),
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self.rejected = Counter("serving_rejected", "Requests turned away unread.", ("reason",), registry=registry)
+        self.predictions = Counter(
+            "serving_prediction",
+            "Predictions of models with labels, by the label that came first.",
+            ("model", "version", "label"),
+            registry=registry,
+        )
+        self.confidence = Histogram(
+            "serving_prediction_confidence",
+            "The first label's score.",
+            ("model", "version"),
+            buckets=CONFIDENCE_BUCKETS,
+            registry=registry,
+        )
+
+
+class RegistryCollector(Collector):
+    """The states of the versions, read from the registry when asked, so that no series outlives its version."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        states = GaugeMetricFamily(
+            "serving_model_state",
+            "1 for the state that a version is in.",
+            labels=("model", "version", "state"),
+        )
+        seconds = GaugeMetricFamily("serving_model_load_seconds", "How long loading took.", labels=("model", "version"))
+        for model, versions in self._registry.statuses().items():
+            for version, status in versions.items():
+                for state in State:
+                    states.add_metric((model, str(version), state), float(status.state is state))
+                if status.state is State.AVAILABLE:
+                    seconds.add_metric((model, str(version)), status.load_seconds)
+        yield states
+        yield seconds
+
+
+def scrape_registry(metrics: Metrics, registry: Registry) -> CollectorRegistry:
+    """What a scrape shows: the metrics of all worker processes and the states of the versions.
+
+    With several processes each writes to files in PROMETHEUS_MULTIPROC_DIR, and whichever is asked adds them up.
+    """
+    page = metrics.registry
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        page = CollectorRegistry()
+        MultiProcessCollector(page)  # type: ignore[no-untyped-call]
+    page.register(RegistryCollector(registry))
+    return page

@@ -1,0 +1,103 @@
+"""`assets.extra/serving.json`: what a version tells the service beyond its SavedModel. Read here, written here.
+
+Every part is optional: `{}` and no file at all mean the same. docs/operations.md describes the parts.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from service.signature import Signature
+
+ASSETS = "assets.extra"
+CONFIG_FILE = "serving.json"
+TWIN_FILE = "model.tflite"
+
+Size = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+
+
+class InvalidServingConfig(ValueError):
+    """serving.json is not what it should be; the message says where."""
+
+
+class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How a picture becomes the model's input.
+
+    `fit`: "contain" shows all of it, padded with its ground; "cover" fills the frame and cuts what sticks out
+    (both keep the aspect); "stretch" does not keep it. `ground`: the ground that the model knows; a picture on
+    the opposite ground is inverted (grey pictures only). None leaves pictures as they are.
+    """
+
+    height: Size
+    width: Size
+    mode: Literal["L", "RGB"] = "RGB"
+    fit: Literal["contain", "cover", "stretch"] = "stretch"
+    ground: Literal["black", "white"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.ground and self.mode != "L":
+            raise ValueError("'ground' goes with the mode 'L' only")
+
+
+class Twin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The proof that `model.tflite` answers as the SavedModel does.
+
+    `largest_difference` is the largest absolute one of any output value over `inputs_tried` real inputs;
+    `saved_model_sha256` is `saved_model_digest` of the SavedModel that it was made from.
+    """
+
+    sha256: str
+    saved_model_sha256: str
+    inputs_tried: int
+    largest_difference: float
+    tolerance: float
+    precision: Literal["float32"] = "float32"
+
+
+class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """`no_twin` says why none was shipped.
+
+    `example` is a request that works: a v1 body (`{"instances": [10.0]}`) or `{"picture": FILE}` with the name
+    of a picture that lies beside.
+    """
+
+    signatures: dict[str, Signature] = {}
+    labels: tuple[str, ...] = ()
+    image: ImageSpec | None = None
+    example: dict[str, Any] | None = None
+    twin: Twin | None = None
+    no_twin: str | None = None
+
+
+def saved_model_digest(version_dir: Path) -> str:
+    """SHA-256 over graph, variables and assets: all that decides what the SavedModel answers."""
+    digest = hashlib.sha256()
+    files = [
+        version_dir / "saved_model.pb",
+        *sorted(version_dir.glob("variables/*")),
+        *sorted(version_dir.glob("assets/*")),
+    ]
+    for file in files:
+        digest.update(file.relative_to(version_dir).as_posix().encode() + b"\0")
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def read_serving_config(version_dir: Path) -> ServingConfig:
+    """Raises InvalidServingConfig, which names the part and what was expected of it."""
+    try:
+        text = (version_dir / ASSETS / CONFIG_FILE).read_bytes()
+    except FileNotFoundError:
+        return ServingConfig()
+    try:
+        return msgspec.json.decode(text, type=ServingConfig)
+    except msgspec.DecodeError as error:
+        raise InvalidServingConfig(f"{ASSETS}/{CONFIG_FILE}: {error}") from None
+
+
+def write_serving_config(version_dir: Path, config: ServingConfig) -> None:
+    path = version_dir / ASSETS / CONFIG_FILE
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")

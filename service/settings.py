@@ -1,0 +1,106 @@
+"""Every setting of the service: an environment variable with the prefix SERVING_, and a flag of the same name."""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+EngineChoice = Literal["auto", "tensorflow", "litert"]
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class InvalidSetting(ValueError):
+    """A setting that the service cannot start with; the message names it, its value and what was expected."""
+
+
+def setting(
+    default: Any,
+    text: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    aliases: tuple[str, ...] = (),
+) -> Any:
+    """`aliases` are environment variables that count where the setting's own one is not set."""
+    return field(default=default, metadata={"help": text, "least": least, "most": most, "aliases": aliases})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    models: Path = setting(
+        Path("models"),
+        "folder with the models: <models>/<model>/<version>/saved_model.pb",
+        aliases=("MODEL_BASE_PATH",),
+    )
+    model_name: str = setting("", "serve only this model of the folder (empty: all)", aliases=("MODEL_NAME",))
+    host: str = setting("127.0.0.1", "address to listen on")
+    port: int = setting(8501, "port to listen on", least=1, most=65535)
+    engine: EngineChoice = setting(
+        "auto", "what runs the models; auto: the LiteRT twin where a proved one is there, else TensorFlow"
+    )
+    workers: int = setting(0, "worker processes; 0: one for each core that the service may use", least=0, most=512)
+    threads: int = setting(4, "requests that one worker process handles at a time", least=1, most=1024)
+    max_body_bytes: int = setting(32 * 1024 * 1024, "longest request body, in bytes", least=1)
+    max_image_pixels: int = setting(50_000_000, "largest picture, in pixels (width x height)", least=1)
+    poll_seconds: float = setting(
+        1.0, "how often the models folder is looked through for new and vanished versions", least=0.01
+    )
+    shutdown_seconds: int = setting(30, "how long requests in flight may take to finish after SIGTERM", least=0)
+    log_format: LogFormat = setting("text", "form of the log lines")
+    log_level: LogLevel = setting("info", "least level that is logged")
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            _check(spec, variable(spec), getattr(self, spec.name))
+
+
+def variable(spec: "Field[Any]") -> str:
+    return f"SERVING_{spec.name.upper()}"
+
+
+def from_environment(environ: Mapping[str, str] = os.environ, flags: Mapping[str, str] | None = None) -> Settings:
+    """Settings from flags (by field name), else environment variables, else defaults.
+
+    Raises:
+        InvalidSetting: a value is not of the setting's kind or range.
+    """
+    values: dict[str, Any] = {}
+    for spec in fields(Settings):
+        sources = [(f"--{spec.name.replace('_', '-')}", (flags or {}).get(spec.name))]
+        sources += [(name, environ.get(name)) for name in (variable(spec), *spec.metadata["aliases"])]
+        for source, text in sources:
+            # An empty variable counts as unset: compose files write `SERVING_X: ${X:-}`.
+            if text:
+                values[spec.name] = _parse(spec, source, text)
+                break
+    return Settings(**values)
+
+
+def _parse(spec: "Field[Any]", source: str, text: str) -> Any:
+    kind: type[Any] = type(cast(object, spec.default))
+    try:
+        value = kind(text)
+    except ValueError:
+        noun = {int: "a whole number", float: "a number"}[kind]
+        raise InvalidSetting(f"{source}={text!r}: expected {noun}") from None
+    _check(spec, source, value)
+    return value
+
+
+def _check(spec: "Field[Any]", source: str, value: Any) -> None:
+    choices = get_args(spec.type)
+    least, most = spec.metadata["least"], spec.metadata["most"]
+    if choices and value not in choices:
+        expected = "one of " + ", ".join(choices)
+    elif isinstance(value, float) and not math.isfinite(value):
+        expected = "a finite number"
+    elif least is not None and value < least:
+        expected = f"at least {least}"
+    elif most is not None and value > most:
+        expected = f"at most {most}"
+    else:
+        return
+    raise InvalidSetting(f"{source}={str(value)!r}: expected {expected}")

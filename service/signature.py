@@ -1,0 +1,30 @@
+"""A signature: a SavedModel's entry point, with the tensors it takes and gives."""
+
+from dataclasses import dataclass
+
+DEFAULT_SIGNATURE = "serving_default"
+PREDICT_METHOD = "tensorflow/serving/predict"
+CLASSIFY_METHOD = "tensorflow/serving/classify"
+REGRESS_METHOD = "tensorflow/serving/regress"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor of a signature.
+
+    `name` is the tensor's name in the graph ("serving_default_pixels:0"), `dtype` TensorFlow's name of its
+    type ("DT_FLOAT"), `shape` its sizes with -1 for one that is free; None where even the rank is free.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The tensors by the names that requests and answers use."""
+
+    method_name: str
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]

@@ -1,0 +1,157 @@
+"""Tensors: TensorFlow's types as NumPy's, and JSON values as arrays of the type and shape that a model declares."""
+
+import base64
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from service.errors import InvalidRequest
+from service.signature import TensorSpec
+
+Array = np.ndarray[Any, Any]
+
+# By the names of TensorFlow's types.proto. Strings are bytes in arrays of objects.
+DTYPES: Mapping[str, "np.dtype[Any]"] = {
+    "DT_BOOL": np.dtype(np.bool_),
+    "DT_INT8": np.dtype(np.int8),
+    "DT_INT16": np.dtype(np.int16),
+    "DT_INT32": np.dtype(np.int32),
+    "DT_INT64": np.dtype(np.int64),
+    "DT_UINT8": np.dtype(np.uint8),
+    "DT_UINT16": np.dtype(np.uint16),
+    "DT_UINT32": np.dtype(np.uint32),
+    "DT_UINT64": np.dtype(np.uint64),
+    "DT_HALF": np.dtype(np.float16),
+    "DT_FLOAT": np.dtype(np.float32),
+    "DT_DOUBLE": np.dtype(np.float64),
+    "DT_STRING": np.dtype(object),
+}
+
+_JSON_TYPES: Mapping[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}, "O": {str, dict}}
+_EXPECTED = {"b": "true or false", "i": "a whole number", "u": "a whole number", "f": "a number"}
+_STRING_EXPECTED = 'a string or {"b64": "..."}'
+
+
+def array_from_json(value: Any, spec: TensorSpec, where: str) -> Array:
+    """A JSON value as an array of the spec's type; its shape is that of the nesting.
+
+    `where` names the value in messages ("instances", "inputs['x']").
+
+    Raises:
+        InvalidRequest: ragged, of a wrong type or out of the type's range; says at which place.
+    """
+    dtype = _dtype(spec, where)
+    allowed = _JSON_TYPES[dtype.kind]
+    # Level by level, so that what is done for each number is done in C.
+    level: list[Any] = [value]
+    shape: list[int] = []
+    while (kinds := set(map(type, level))) == {list}:
+        lengths = set(map(len, level))
+        if len(lengths) > 1:
+            raise _ragged(value, where)
+        shape.append(lengths.pop())
+        level = list(chain.from_iterable(level))
+    if not kinds <= allowed:
+        raise _wrong_type(value, spec, where, allowed)
+    if dtype.kind == "O":
+        return _strings(level, shape, where)
+    return _numbers(level, dtype, where).reshape(shape)
+
+
+def bytes_from_json(value: Any, where: str) -> bytes:
+    """A string's UTF-8, or what `{"b64": "..."}` stands for. Raises InvalidRequest."""
+    if isinstance(value, str):
+        return value.encode()
+    try:
+        if value.keys() == {"b64"}:
+            return base64.b64decode(value["b64"], validate=True)
+    except (AttributeError, TypeError, ValueError):
+        pass
+    raise InvalidRequest(f"{where}: expected {_STRING_EXPECTED} with valid base64")
+
+
+def check_shape(array: Array, spec: TensorSpec, where: str) -> None:
+    """Raises InvalidRequest where the array's shape is not one that the spec takes."""
+    if spec.shape is None:
+        return
+    fits = len(spec.shape) == array.ndim and all(
+        size in (-1, given) for size, given in zip(spec.shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise InvalidRequest(
+            f"{where} has the shape {shape_text(array.shape)}; expected {shape_text(spec.shape)} (-1: any size)"
+        )
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def _dtype(spec: TensorSpec, where: str) -> "np.dtype[Any]":
+    try:
+        return DTYPES[spec.dtype]
+    except KeyError:
+        raise InvalidRequest(f"{where}: a tensor of type {spec.dtype} cannot be sent as JSON") from None
+
+
+def _numbers(flat: list[Any], dtype: "np.dtype[Any]", where: str) -> Array:
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(flat, dtype)
+    except OverflowError:
+        array = None
+    if array is not None and (dtype.kind != "f" or np.isfinite(array).all()):
+        return array
+    limits: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    outside = next((number for number in flat if not limits.min <= number <= limits.max), "a number")
+    raise InvalidRequest(f"{where}: {outside} is out of the range of {dtype.name} ({limits.min} to {limits.max})")
+
+
+def _strings(flat: list[Any], shape: list[int], where: str) -> Array:
+    array = np.empty(len(flat), object)
+    for index, item in enumerate(flat):
+        place = [int(at) for at in np.unravel_index(index, shape)] if shape else []
+        array[index] = bytes_from_json(item, where + "".join(f"[{at}]" for at in place))
+    return array.reshape(shape)
+
+
+def _ragged(value: Any, where: str) -> InvalidRequest:
+    """Names the first list whose length differs from its first neighbour's."""
+    level: list[tuple[str, Any]] = [(where, value)]
+    while True:
+        length = len(level[0][1])
+        for place, item in level:
+            if len(item) != length:
+                return InvalidRequest(
+                    f"{place} has {len(item)} values where {level[0][0]} has {length}; rows must be of one length"
+                )
+        level = [(f"{place}[{index}]", child) for place, item in level for index, child in enumerate(item)]
+
+
+def _wrong_type(value: Any, spec: TensorSpec, where: str, allowed: set[type]) -> InvalidRequest:
+    """Names the first value that is of another type than the rest of its level or than the model takes."""
+    expected = _EXPECTED.get(DTYPES[spec.dtype].kind, _STRING_EXPECTED)
+    level: list[tuple[str, Any]] = [(where, value)]
+    while all(isinstance(item, list) for _, item in level):
+        level = [(f"{place}[{index}]", child) for place, item in level for index, child in enumerate(item)]
+    lists = any(isinstance(item, list) for _, item in level)
+    for place, item in level:
+        if lists and not isinstance(item, list):
+            return InvalidRequest(f"{place} is {_noun(item)} where its neighbours are lists; rows must be of one depth")
+        if type(item) not in allowed:
+            break
+    return InvalidRequest(f"{place} is {_noun(item)}; expected {expected} (a value of type {spec.dtype})")
+
+
+def _noun(item: Any) -> str:
+    if item is None:
+        return "null"
+    if isinstance(item, bool):
+        return str(item).lower()
+    if isinstance(item, (int, float)):
+        return f"the number {item}"
+    if isinstance(item, str):
+        return f"the string {item[:40]!r}"
+    return "a list" if isinstance(item, list) else "an object"
