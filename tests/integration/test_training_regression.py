@@ -1,0 +1,72 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requirements/train.txt)")
+
+from ai_edge_litert.interpreter import Interpreter
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The version that `python -m training regression` exports, and what it prints."""
+    output = tmp_path_factory.mktemp("models")
+    command = [sys.executable, "-m", "training", "regression", "--output", str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return output / "regression" / "1", done.stdout
+
+
+def metrics(version_dir: Path) -> dict[str, float]:
+    loaded: dict[str, float] = json.loads((version_dir / "assets.extra" / "metrics.json").read_text())
+    return loaded
+
+
+def test_the_exported_model_answers_31_for_10(run: tuple[Path, str]) -> None:
+    import tensorflow as tf
+
+    serve = tf.saved_model.load(str(run[0])).signatures["serving_default"]
+    assert serve(x=tf.constant([10.0]))["y"].numpy() == pytest.approx([31], abs=0.01)
+
+
+def test_the_twin_answers_31_for_10(run: tuple[Path, str]) -> None:
+    interpreter = Interpreter(str(run[0] / "assets.extra" / "model.tflite"))
+    answer = interpreter.get_signature_runner("serving_default")(x=np.array([10.0, -1.0], np.float32))
+    assert answer["y"] == pytest.approx([31, -2], abs=0.01)
+
+
+def test_weight_and_bias_are_those_of_the_line(run: tuple[Path, str]) -> None:
+    found = metrics(run[0])
+    assert found["weight"] == pytest.approx(3, abs=0.01)
+    assert found["bias"] == pytest.approx(1, abs=0.01)
+    assert found["prediction_for_10"] == pytest.approx(31, abs=0.01)
+    assert found["parameters"] == 2
+
+
+def test_the_same_seed_gives_the_shipped_model(run: tuple[Path, str]) -> None:
+    shipped = metrics(ROOT / "models" / "regression" / "1")
+    for name in ("weight", "bias", "prediction_for_10"):
+        assert metrics(run[0])[name] == pytest.approx(shipped[name], abs=1e-5)
+
+
+def test_it_says_what_came_out_and_what_to_do_next(run: tuple[Path, str]) -> None:
+    version_dir, printed = run
+    assert "Epoch 200/200" in printed
+    assert f"Exported    {version_dir}" in printed
+    assert "Answer      31.0000 for x = 10" in printed
+    assert "Twin        proved equal on 4,001 real inputs" in printed
+    assert "Next        python -m service --models" in printed
+
+
+def test_a_learning_rate_that_diverges_exports_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "training", "regression", "--learning-rate", "9", "--output", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "try a smaller --learning-rate" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("saved_model.pb"))

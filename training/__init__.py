@@ -1,0 +1,1 @@
+"""Fits the models and exports them for the service: `python -m training`."""

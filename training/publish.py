@@ -1,0 +1,52 @@
+"""A version appears whole or not at all: made in a dot-directory, which no server loads, then renamed."""
+
+import errno
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def staging(model_dir: Path) -> Iterator[Path]:
+    """A new dot-directory in `model_dir`, on the same file system as the version that it becomes.
+
+    Removed at the end, also after an exception or Ctrl-C. What survives a kill -9 is safe to delete.
+    """
+    model_dir.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".export-", dir=model_dir))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # once published there is nothing left here
+
+
+def publish(folder: Path, finish: Callable[[int], None]) -> Path:
+    """Renames `folder` to the next version beside it; `finish` first writes what depends on the number.
+
+    Two exports that want the same number race for the rename: a folder that is not empty cannot be renamed
+    over, so the loser finds out and takes the next.
+    """
+    while True:
+        version = next_version(folder.parent)
+        finish(version)
+        make_readable(folder)
+        try:
+            return folder.rename(folder.parent / str(version))
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+
+
+def next_version(model_dir: Path) -> int:
+    """One more than the highest that lies there, whatever it is: gaps are not filled, nothing is replaced."""
+    taken = [int(path.name) for path in model_dir.iterdir() if path.name.isascii() and path.name.isdigit()]
+    return max(taken, default=0) + 1
+
+
+def make_readable(folder: Path) -> None:
+    """mkdtemp gives 0700, and a container's user is another."""
+    folder.chmod(0o755)
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
