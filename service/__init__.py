@@ -12,10 +12,7 @@ def create_app(settings: "Settings") -> "Flask":
     """The app with its routes. Nothing is loaded until `app.extensions["watcher"]` is started or scans."""
     # Imported here, in the worker process: what a worker needs (NumPy, LiteRT, Pillow) must neither slow down nor
     # fatten the process that only watches over it, and prometheus_client looks at its environment when imported.
-    import warnings
-
     from flask import Flask
-    from PIL.Image import DecompressionBombWarning
     from prometheus_client import CollectorRegistry
     from werkzeug.routing import BaseConverter
 
@@ -33,9 +30,6 @@ def create_app(settings: "Settings") -> "Flask":
 
         regex = "[^/:]+"
 
-    # max_image_pixels decides; Pillow's own warning would come long after and say nothing to the client.
-    warnings.simplefilter("ignore", DecompressionBombWarning)
-
     registry = Registry()
     metrics = Metrics(CollectorRegistry())
     watcher = Watcher(
@@ -48,6 +42,7 @@ def create_app(settings: "Settings") -> "Flask":
     app = Flask(__name__, static_folder=None)
     # One more than is taken: of a chunked body Werkzeug hands out this much and silently drops the rest.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
+    app.config["MAX_FORM_MEMORY_SIZE"] = settings.max_body_bytes + 1
     app.url_map.converters["name"] = NameConverter
     app.extensions["watcher"] = watcher
     app.extensions["registry"] = registry

@@ -50,8 +50,8 @@ def regress(loaded: LoadedVersion, signature: Signature, outputs: Mapping[str, A
 
 
 def _ranked(labels: tuple[str, ...], scores: Array) -> Ranking:
-    # NaN last: it is no score, and must not hide the others.
-    order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")
+    # Floats, because unsigned scores have no negative. NaN last: it is no score, and must not hide the others.
+    order = np.argsort(-np.nan_to_num(scores.astype(np.float64), nan=-np.inf), kind="stable")
     return [[labels[index], scores[index]] for index in order]
 
 

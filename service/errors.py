@@ -65,7 +65,10 @@ def register(app: Flask, max_body_bytes: int) -> None:
         status = error.code or 500
         if isinstance(error, RequestEntityTooLarge):
             _discard_body(8 * max_body_bytes)
-            message = str(too_long(max_body_bytes))
+            if (request.content_length or max_body_bytes) < max_body_bytes:
+                message = f"the form has too many parts: at most {app.config['MAX_FORM_PARTS']} are taken"
+            else:
+                message = str(too_long(max_body_bytes))
         elif status in (404, 405) and request.path.startswith("/v1/"):
             # TensorFlow Serving answers 400 here, in these words.
             status, message = 400, f"Malformed request: {request.method} {request.path}"

@@ -4,6 +4,7 @@ import json
 import shlex
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from service.registry import LoadedVersion, Registry, State
 from service.serving_config import ASSETS
@@ -37,8 +38,8 @@ def _curl(loaded: LoadedVersion, models: Path, address: str) -> str | None:
     example: dict[str, Any] | None = loaded.config.example
     if not example:
         return None
-    url = f"{address}/v1/models/{loaded.model}"
-    if "picture" in example:
+    url = f"{address}/v1/models/{quote(loaded.model)}"
+    if isinstance(example.get("picture"), str):
         picture = models / loaded.model / str(loaded.version) / ASSETS / example["picture"]
         kind = "jpeg" if picture.suffix in (".jpg", ".jpeg") else picture.suffix[1:]
         return f"curl -s -H 'Content-Type: image/{kind}' --data-binary @{shlex.quote(str(picture))} {url}:classify"

@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from service.errors import InvalidRequest, PayloadTooLarge
-from service.serving_config import ImageSpec
+from service.serving_config import Ground, ImageSpec
 from service.signature import Signature
 from service.tensors import DTYPES, Array
+
+# decode_picture has its own limit, which may be higher than Pillow's.
+Image.MAX_IMAGE_PIXELS = None
 
 _MAGIC_NUMBERS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -41,6 +44,8 @@ def picture_batch(
             "shape [batch, height, width, 1 or 3]; send JSON"
         )
     (name, tensor), *_ = signature.inputs.items()
+    if tensor.dtype not in _PIXEL_TYPES:
+        raise InvalidRequest(f"the model takes no pictures: its input {name!r} is of type {tensor.dtype}; send JSON")
     batch = np.stack([decode_picture(data, spec, max_pixels, where) for where, data in pictures.items()])
     if tensor.shape is not None and len(tensor.shape) == 4 and batch.ndim == 3:
         batch = batch[..., np.newaxis]
@@ -58,12 +63,12 @@ def decode_picture(data: bytes, spec: ImageSpec, max_pixels: int, where: str = "
         PayloadTooLarge: more than `max_pixels`; checked before anything is unpacked.
     """
     image = _to_8_bit(_open(data, spec, max_pixels, where), where)
-    try:
-        image = _on_ground(image, spec).convert(spec.mode)
-    except ValueError as error:
-        raise InvalidRequest(f"{where}: a picture in the colour mode {image.mode} cannot be taken ({error})") from None
-    if spec.ground:
-        image = _with_ground(image, spec.ground)
+    ground = None
+    if image.has_transparency_data:
+        image, ground = _without_transparency(image.convert("RGBA"), spec)
+    image = image.convert(spec.mode)
+    if spec.ground and (ground or _ground(image)) != spec.ground:
+        image = ImageOps.invert(image)
     return np.asarray(_fit(image, spec))
 
 
@@ -71,7 +76,7 @@ def _spec_from_shape(signature: Signature) -> ImageSpec | None:
     """The shape [batch, height, width, 1 or 3] says enough; stretched to it as Keras's own loader does."""
     for tensor in signature.inputs.values():
         match tensor.shape:
-            case (_, height, width, 1 | 3 as channels) if height > 0 and width > 0 and tensor.dtype in _PIXEL_TYPES:
+            case (_, height, width, 1 | 3 as channels) if height > 0 and width > 0:
                 return ImageSpec(height=height, width=width, mode="L" if channels == 1 else "RGB")
     return None
 
@@ -79,10 +84,11 @@ def _spec_from_shape(signature: Signature) -> ImageSpec | None:
 def _open(data: bytes, spec: ImageSpec, max_pixels: int, where: str) -> Image.Image:
     try:
         image: Image.Image = Image.open(BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise PayloadTooLarge(f"{where}: {error}; at most {max_pixels} pixels are taken") from None
     # Pillow's decoders meet hostile bytes with errors of many kinds (OSError, SyntaxError, struct.error, ...).
-    except Exception:
+    except Exception as error:
+        if looks_like_picture(data):
+            reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+            raise InvalidRequest(f"{where}: the picture is truncated or damaged{reason}") from None
         raise InvalidRequest(f"{where} is not a picture; expected {_FORMATS_TEXT}") from None
     if image.width * image.height > max_pixels:
         raise PayloadTooLarge(
@@ -93,41 +99,51 @@ def _open(data: bytes, spec: ImageSpec, max_pixels: int, where: str) -> Image.Im
         # A JPEG can be unpacked at a half, a quarter or an eighth; twice the model's size loses nothing.
         image.draft(spec.mode, (2 * max(spec.width, spec.height),) * 2)
         image.load()
-        return ImageOps.exif_transpose(image)
     except Exception as error:
         raise InvalidRequest(f"{where}: the {image.format} picture is truncated or damaged ({error})") from None
+    try:
+        return ImageOps.exif_transpose(image)
+    # A damaged note about the picture does not make it another one.
+    except Exception:
+        return image
 
 
 def _to_8_bit(image: Image.Image, where: str) -> Image.Image:
     if image.mode.startswith("I;16"):
         # Pillow itself would cut at 255. The high byte is what it takes of 16-bit colours.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        wide = np.asarray(image)
+        grey = Image.fromarray((wide >> 8).astype(np.uint8))
+        if isinstance(clear := image.info.get("transparency"), int):
+            grey.putalpha(Image.fromarray(np.where(wide == clear, _BLACK, _WHITE).astype(np.uint8)))
+        return grey
     if image.mode in ("I", "F"):
         raise InvalidRequest(f"{where}: a picture with 32 bits a channel; expected 8 or 16")
+    if image.mode == "LAB":
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB") or image
     return image
 
 
-def _on_ground(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    """Without transparency. White lies under it as on a page, unless ground and garment would then be one."""
-    if not image.has_transparency_data:
-        return image
-    rgba = image.convert("RGBA")
-    under = _WHITE
+def _without_transparency(image: Image.Image, spec: ImageSpec) -> tuple[Image.Image, Ground]:
+    """An RGBA picture on a ground, and which: white as a page is, but for a model that knows one ground black where
+    what is visible is bright, for else it would vanish."""
+    ground: Ground = "white"
     if spec.ground:
-        grey = np.asarray(rgba.convert("L"), np.float64)
-        opacity = np.asarray(rgba.getchannel("A"), np.float64)
-        under = _BLACK if (grey * opacity).sum() > 127.5 * opacity.sum() else _WHITE
-    ground = Image.new("RGBA", rgba.size, (under, under, under, 255))
-    return Image.alpha_composite(ground, rgba)
+        small = image.copy()
+        small.thumbnail((64, 64))
+        grey, opacity = (np.asarray(small.convert("LA"), np.float32)[..., channel] for channel in (0, 1))
+        ground = "black" if (grey * opacity).sum() > 127.5 * opacity.sum() else "white"
+    laid = Image.new("RGB", image.size, ground)
+    laid.paste(image, mask=image.getchannel("A"))
+    return laid, ground
 
 
-def _with_ground(image: Image.Image, ground: str) -> Image.Image:
-    """Inverted where its ground is not the one asked for. The mean of the outermost pixels tells it: right for
-    each of the 60,000 training pictures of Fashion-MNIST (also where the garment touches the border)."""
+def _ground(image: Image.Image) -> Ground:
+    """Told by the mean of the outermost pixels: right for each of the 60,000 training pictures of Fashion-MNIST, also
+    where the garment touches the border."""
     pixels = np.asarray(image)
     border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
-    is_white = border.mean() > 127.5
-    return ImageOps.invert(image) if is_white != (ground == "white") else image
+    return "white" if border.mean() > 127.5 else "black"
 
 
 def _fit(image: Image.Image, spec: ImageSpec) -> Image.Image:

@@ -39,6 +39,8 @@ class Inference:
         confidence = self._metrics.confidence.labels(*version)
         for row in scores:
             first = int(np.argmax(row))
+            if not np.isfinite(row[first]):
+                continue  # one NaN would make the sum of all confidences NaN for ever
             self._metrics.predictions.labels(*version, loaded.config.labels[first]).inc()
             confidence.observe(float(row[first]))
 

@@ -18,11 +18,16 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "process": record.process,
-            "message": record.getMessage(),
+            "message": _unicode(record.getMessage()),
         }
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = _unicode(self.formatException(record.exc_info))
         return orjson.dumps(line).decode()
+
+
+def _unicode(text: str) -> str:
+    """File names may hold bytes that are no text, and orjson writes text only."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def logging_config(settings: Settings) -> dict[str, Any]:

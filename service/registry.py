@@ -56,7 +56,7 @@ class LoadedVersion:
         fitting = [
             name
             for name, spec in signature.outputs.items()
-            if spec.shape is not None and len(spec.shape) == 2 and spec.shape[1] == len(self.config.labels)
+            if spec.dtype != "DT_STRING" and spec.shape is not None and spec.shape[1:] == (len(self.config.labels),)
         ]
         return fitting[0] if len(fitting) == 1 else None
 

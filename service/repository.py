@@ -19,14 +19,19 @@ class Repository:
         self.only_model = only_model
 
     def versions(self) -> dict[tuple[str, int], VersionOnDisk]:
-        """Every version by (model, number). Names with a dot in front (exports under way) do not count.
+        """Every version by (model, number).
+
+        Names with a dot in front (exports under way) do not count, nor models that no URL can name: with a colon, or
+        with bytes that are no text.
 
         Raises:
             OSError: the root itself cannot be read. Models that vanish meanwhile are passed over.
         """
         found: dict[tuple[str, int], VersionOnDisk] = {}
         for model in sorted(self.root.iterdir()):
-            if model.name.startswith(".") or self.only_model not in ("", model.name):
+            if model.name.startswith(".") or ":" in model.name or not model.name.isprintable():
+                continue
+            if self.only_model not in ("", model.name):
                 continue
             for version in _children(model):
                 if version.name.isascii() and version.name.isdigit() and version.is_dir():
@@ -37,7 +42,7 @@ class Repository:
 def _children(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except OSError:
         return []
 
 
@@ -47,7 +52,7 @@ def _fingerprint(version: Path) -> int:
         for name in names:
             try:
                 stat = (file := Path(folder, name)).stat()
-            except FileNotFoundError:
+            except OSError:
                 continue
             stats.append((str(file), stat.st_size, stat.st_mtime_ns, stat.st_ino))
     return hash(tuple(sorted(stats)))

@@ -15,6 +15,7 @@ ASSETS = "assets.extra"
 CONFIG_FILE = "serving.json"
 TWIN_FILE = "model.tflite"
 
+Ground = Literal["black", "white"]
 Size = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 
 
@@ -34,7 +35,7 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
     width: Size
     mode: Literal["L", "RGB"] = "RGB"
     fit: Literal["contain", "cover", "stretch"] = "stretch"
-    ground: Literal["black", "white"] | None = None
+    ground: Ground | None = None
 
     def __post_init__(self) -> None:
         if self.ground and self.mode != "L":
@@ -74,11 +75,8 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 def saved_model_digest(version_dir: Path) -> str:
     """SHA-256 over graph, variables and assets: all that decides what the SavedModel answers."""
     digest = hashlib.sha256()
-    files = [
-        version_dir / "saved_model.pb",
-        *sorted(version_dir.glob("variables/*")),
-        *sorted(version_dir.glob("assets/*")),
-    ]
+    parts = (file for folder in ("variables", "assets") for file in sorted(version_dir.glob(f"{folder}/**/*")))
+    files = [version_dir / "saved_model.pb", *(file for file in parts if file.is_file())]
     for file in files:
         digest.update(file.relative_to(version_dir).as_posix().encode() + b"\0")
         digest.update(file.read_bytes())

@@ -1,7 +1,7 @@
 """Tensors: TensorFlow's types as NumPy's, and JSON values as arrays of the type and shape that a model declares."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -29,6 +29,9 @@ DTYPES: Mapping[str, "np.dtype[Any]"] = {
     "DT_STRING": np.dtype(object),
 }
 
+# NumPy's limit.
+MAX_DIMENSIONS = 64
+
 _JSON_TYPES: Mapping[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}, "O": {str, dict}}
 _EXPECTED = {"b": "true or false", "i": "a whole number", "u": "a whole number", "f": "a number"}
 _STRING_EXPECTED = 'a string or {"b64": "..."}'
@@ -50,11 +53,15 @@ def array_from_json(value: Any, spec: TensorSpec, where: str) -> Array:
     while (kinds := set(map(type, level))) == {list}:
         lengths = set(map(len, level))
         if len(lengths) > 1:
-            raise _ragged(value, where)
+            raise _ragged(value, len(shape), where)
+        if len(shape) == MAX_DIMENSIONS:
+            raise InvalidRequest(f"{where}: lists are nested too deep; expected at most {MAX_DIMENSIONS} levels")
         shape.append(lengths.pop())
         level = list(chain.from_iterable(level))
+    if list in kinds:
+        raise _uneven(value, len(shape), where)
     if not kinds <= allowed:
-        raise _wrong_type(value, spec, where, allowed)
+        raise _wrong_type(value, len(shape), spec, where, allowed)
     if dtype.kind == "O":
         return _strings(level, shape, where)
     return _numbers(level, dtype, where).reshape(shape)
@@ -105,8 +112,11 @@ def _numbers(flat: list[Any], dtype: "np.dtype[Any]", where: str) -> Array:
     if array is not None and (dtype.kind != "f" or np.isfinite(array).all()):
         return array
     limits: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
-    outside = next((number for number in flat if not limits.min <= number <= limits.max), "a number")
-    raise InvalidRequest(f"{where}: {outside} is out of the range of {dtype.name} ({limits.min} to {limits.max})")
+    # As Python's numbers: beside a NumPy scalar, a number would first be cut to its type.
+    kind = float if dtype.kind == "f" else int
+    least, most = kind(limits.min), kind(limits.max)
+    outside = next((number for number in flat if not least <= number <= most), "a number")
+    raise InvalidRequest(f"{where}: {outside} is out of the range of {dtype.name} ({least} to {most})")
 
 
 def _strings(flat: list[Any], shape: list[int], where: str) -> Array:
@@ -117,32 +127,39 @@ def _strings(flat: list[Any], shape: list[int], where: str) -> Array:
     return array.reshape(shape)
 
 
-def _ragged(value: Any, where: str) -> InvalidRequest:
-    """Names the first list whose length differs from its first neighbour's."""
-    level: list[tuple[str, Any]] = [(where, value)]
-    while True:
-        length = len(level[0][1])
-        for place, item in level:
-            if len(item) != length:
-                return InvalidRequest(
-                    f"{place} has {len(item)} values where {level[0][0]} has {length}; rows must be of one length"
-                )
-        level = [(f"{place}[{index}]", child) for place, item in level for index, child in enumerate(item)]
+def _ragged(value: Any, depth: int, where: str) -> InvalidRequest:
+    first = value
+    for _ in range(depth):
+        first = first[0]
+    path, item = _find(value, depth, lambda item: len(item) != len(first))
+    here, there = f"{len(item)} value{'s' * (len(item) != 1)}", len(first)
+    return InvalidRequest(
+        f"{where}{path} has {here} where {where}{'[0]' * depth} has {there}; rows must be of one length"
+    )
 
 
-def _wrong_type(value: Any, spec: TensorSpec, where: str, allowed: set[type]) -> InvalidRequest:
-    """Names the first value that is of another type than the rest of its level or than the model takes."""
+def _uneven(value: Any, depth: int, where: str) -> InvalidRequest:
+    path, item = _find(value, depth, lambda item: not isinstance(item, list))
+    return InvalidRequest(f"{where}{path} is {_noun(item)} where its neighbours are lists; rows must be of one depth")
+
+
+def _wrong_type(value: Any, depth: int, spec: TensorSpec, where: str, allowed: set[type]) -> InvalidRequest:
+    path, item = _find(value, depth, lambda item: type(item) not in allowed)
     expected = _EXPECTED.get(DTYPES[spec.dtype].kind, _STRING_EXPECTED)
-    level: list[tuple[str, Any]] = [(where, value)]
-    while all(isinstance(item, list) for _, item in level):
-        level = [(f"{place}[{index}]", child) for place, item in level for index, child in enumerate(item)]
-    lists = any(isinstance(item, list) for _, item in level)
-    for place, item in level:
-        if lists and not isinstance(item, list):
-            return InvalidRequest(f"{place} is {_noun(item)} where its neighbours are lists; rows must be of one depth")
-        if type(item) not in allowed:
-            break
-    return InvalidRequest(f"{place} is {_noun(item)}; expected {expected} (a value of type {spec.dtype})")
+    return InvalidRequest(f"{where}{path} is {_noun(item)}; expected {expected} (a value of type {spec.dtype})")
+
+
+def _find(value: Any, depth: int, is_wrong: Callable[[Any], bool]) -> tuple[str, Any]:
+    """The first item at that depth that is wrong, and its place ("[3][0]"). One must be."""
+
+    def search(item: Any, path: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+        if len(path) < depth:
+            for index, child in enumerate(item):
+                yield from search(child, (*path, index))
+        elif is_wrong(item):
+            yield "".join(f"[{index}]" for index in path), item
+
+    return next(search(value, ()))
 
 
 def _noun(item: Any) -> str:

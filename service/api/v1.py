@@ -31,7 +31,7 @@ def blueprint(inference: Inference, settings: Settings) -> Blueprint:
         loaded = inference.registry.get(model, _number(version), label)
         current_call().found(loaded)
         if pictures := _pictures(settings.max_body_bytes):
-            body = Body({}, request.args.get("signature_name", DEFAULT_SIGNATURE))
+            body = Body({}, request.args.get("signature_name") or DEFAULT_SIGNATURE)
         else:
             # TensorFlow Serving reads JSON whatever the content type says; so does this.
             body = v1_codec.parse_body(_body(settings.max_body_bytes))
@@ -104,14 +104,18 @@ def _top_k() -> int | None:
     text = request.args.get("top_k")
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise InvalidRequest(f"top_k={text!r}: expected a whole number of at least 1")
+    if not _is_whole_number(text) or int(text) == 0:
+        raise InvalidRequest(f"top_k={text[:40]!r}: expected a whole number of at least 1")
     return int(text)
 
 
 def _number(version: str | None) -> int | None:
     if version is None:
         return None
-    if not (version.isascii() and version.isdigit()):
-        raise InvalidRequest(f"Failed to convert version: {version} to numeric; expected a whole number")
+    if not _is_whole_number(version):
+        raise InvalidRequest(f"Failed to convert version: {version[:40]} to numeric; expected a whole number")
     return int(version)
+
+
+def _is_whole_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 18  # within int64, as everywhere else

@@ -159,8 +159,8 @@ def _jsonable(name: str, array: Array) -> Any:
     asks for base64; what is not UTF-8 comes in base64 whatever the name."""
     kind = array.dtype.kind
     if kind in "biuf":
-        # orjson takes every array but one without dimensions.
-        return np.ascontiguousarray(array) if array.ndim else array[()]
+        # orjson takes arrays in C order and the machine's byte order, but none without dimensions.
+        return np.ascontiguousarray(array, array.dtype.newbyteorder("=")) if array.ndim else array[()]
     if kind in "OS":
         as_base64 = name.endswith("_bytes")
         texts = np.empty(array.size, object)
