@@ -1,0 +1,126 @@
+"""SavedModels of every kind that a stranger may drop into the models folder, made with TensorFlow."""
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+Spec = tf.TensorSpec
+
+
+def save_linear(path: Path) -> None:
+    """y = 3x + 1."""
+
+    class Linear(tf.Module):
+        @tf.function(input_signature=[Spec([None], tf.float32, name="x")])
+        def __call__(self, x: Any) -> Any:
+            return {"y": 3.0 * x + 1.0}
+
+    tf.saved_model.save(module := Linear(), str(path), signatures={"serving_default": module.__call__})
+
+
+def save_sum_and_difference(path: Path) -> None:
+    """Two inputs of different types, two outputs, a loop and a condition inside."""
+
+    class SumAndDifference(tf.Module):
+        @tf.function(input_signature=[Spec([None], tf.float32, name="a"), Spec([None], tf.int32, name="b")])
+        def __call__(self, a: Any, b: Any) -> Any:
+            total = a
+            for _ in tf.range(2):
+                total += tf.cast(b, tf.float32)
+            difference = a - tf.cast(b, tf.float32) if tf.reduce_sum(a) < 1000.0 else tf.zeros_like(a)
+            return {"sum": total, "difference": difference}
+
+    tf.saved_model.save(module := SumAndDifference(), str(path), signatures={"serving_default": module.__call__})
+
+
+def save_vocabulary(path: Path) -> None:
+    """Strings in; numbers out of a table, strings and bytes out. A second signature beside the default."""
+
+    class Vocabulary(tf.Module):
+        def __init__(self) -> None:
+            words = tf.lookup.KeyValueTensorInitializer(["shirt", "shoe"], [1, 2], value_dtype=tf.int64)
+            self.table = tf.lookup.StaticHashTable(words, -1)
+
+        @tf.function(input_signature=[Spec([None], tf.string, name="words")])
+        def look_up(self, words: Any) -> Any:
+            return {"id": self.table.lookup(words), "upper": tf.strings.upper(words), "raw_bytes": words}
+
+        @tf.function(input_signature=[Spec([None], tf.string, name="words")])
+        def length(self, words: Any) -> Any:
+            return {"length": tf.strings.length(words)}
+
+    module = Vocabulary()
+    tf.saved_model.save(module, str(path), signatures={"serving_default": module.look_up, "length": module.length})
+
+
+def save_examples(path: Path) -> None:
+    """Signatures that take serialized tf.train.Example, with the methods classify and regress."""
+
+    class Examples(tf.Module):
+        @tf.function(input_signature=[Spec([None], tf.string, name="inputs")])
+        def classify(self, inputs: Any) -> Any:
+            x = tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([2], tf.float32)})["x"]
+            classes = tf.tile([["low", "high"]], [tf.shape(x)[0], 1])
+            return {"classes": classes, "scores": tf.nn.softmax(x)}
+
+        @tf.function(input_signature=[Spec([None], tf.string, name="inputs")])
+        def regress(self, inputs: Any) -> Any:
+            features = {"x": tf.io.FixedLenFeature([], tf.float32), "n": tf.io.FixedLenFeature([], tf.int64, 0)}
+            parsed = tf.io.parse_example(inputs, features)
+            return {"outputs": 3.0 * parsed["x"] + tf.cast(parsed["n"], tf.float32)}
+
+    module = Examples()
+    signatures = {"serving_default": module.classify, "regress": module.regress}
+    tf.saved_model.save(module, str(path), signatures=signatures)
+    methods = {"serving_default": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
+    saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    for name, method in methods.items():
+        saved.meta_graphs[0].signature_def[name].method_name = method
+    (path / "saved_model.pb").write_bytes(saved.SerializeToString())
+
+
+def save_logarithm(path: Path) -> None:
+    """Answers NaN and infinity; refuses values above 100 itself."""
+
+    class Logarithm(tf.Module):
+        @tf.function(input_signature=[Spec([None], tf.float32, name="x")])
+        def __call__(self, x: Any) -> Any:
+            with tf.control_dependencies([tf.debugging.assert_less_equal(x, 100.0, message="x is above 100")]):
+                return {"y": tf.math.log(x)}
+
+    tf.saved_model.save(module := Logarithm(), str(path), signatures={"serving_default": module.__call__})
+
+
+def save_mean(path: Path) -> None:
+    """Two outputs of which one has no row for each of the input's."""
+
+    class Mean(tf.Module):
+        @tf.function(input_signature=[Spec([None], tf.float32, name="x")])
+        def __call__(self, x: Any) -> Any:
+            return {"double": 2.0 * x, "mean": tf.reduce_mean(x)}
+
+    tf.saved_model.save(module := Mean(), str(path), signatures={"serving_default": module.__call__})
+
+
+def save_colour(path: Path) -> None:
+    """Takes pictures by its shape alone: the mean of each channel."""
+
+    class Colour(tf.Module):
+        @tf.function(input_signature=[Spec([None, 8, 8, 3], tf.uint8, name="picture")])
+        def __call__(self, picture: Any) -> Any:
+            return {"mean": tf.reduce_mean(tf.cast(picture, tf.float32), axis=[1, 2])}
+
+    tf.saved_model.save(module := Colour(), str(path), signatures={"serving_default": module.__call__})
+
+
+def save_identity(path: Path, dtype: tf.DType) -> None:
+    """Gives back what it gets."""
+
+    class Identity(tf.Module):
+        @tf.function(input_signature=[Spec([None], dtype, name="x")])
+        def __call__(self, x: Any) -> Any:
+            return {"x": tf.identity(x)}
+
+    tf.saved_model.save(module := Identity(), str(path), signatures={"serving_default": module.__call__})

@@ -1,0 +1,93 @@
+"""The service as its users start it: `python -m service`, gunicorn, real HTTP."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DEADLINE_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Server:
+    port: int
+    process: "subprocess.Popen[str]"
+    log: Path
+
+    def request(self, path: str, body: object = None, content_type: str = "application/json") -> Answer:
+        """A GET without a body, a POST with one: bytes as they are, anything else as JSON."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data)
+        request.add_header("Content-Type", content_type)
+        try:
+            with urllib.request.urlopen(request, timeout=DEADLINE_SECONDS) as response:
+                return Answer(response.status, response.read(), dict(response.headers))
+        except urllib.error.HTTPError as error:
+            return Answer(error.code, error.read(), dict(error.headers))
+
+    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        wait_for(condition, lambda: f"{what}; the service's log:\n{self.log.read_text()}")
+
+    def wait_until_ready(self) -> None:
+        def ready() -> bool:
+            assert self.process.poll() is None, f"the service ended:\n{self.log.read_text()}"
+            try:
+                return self.request("/v2/health/ready").status == 200
+            except (urllib.error.URLError, ConnectionError):
+                return False
+
+        self.wait_for(ready, "never ready")
+
+
+def wait_for(condition: Callable[[], bool], failure: Callable[[], str]) -> None:
+    """Polls the condition until it holds; fails the test at the deadline."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, failure()
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def running(models: Path | str, log: Path, **settings: object) -> Iterator[Server]:
+    """The service on a free port, ready; stopped with SIGTERM. Settings by their names (workers=2)."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVING_")}
+    port = free_port()
+    given = {"models": models, "port": port, "workers": 1, "poll_seconds": 0.05, **settings}
+    environment |= {f"SERVING_{name.upper()}": str(value) for name, value in given.items()}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service"], env=environment, stdout=output, stderr=subprocess.STDOUT, text=True
+        )
+    try:
+        server = Server(port, process, log)
+        server.wait_until_ready()
+        yield server
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(DEADLINE_SECONDS)

@@ -1,0 +1,73 @@
+"""The docs name every setting, metric and route that the code has, and no others."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service import create_app
+from service.metrics import Metrics, scrape_registry
+from service.registry import Registry, State
+from service.serving_config import ImageSpec, ServingConfig
+from service.settings import Settings, variable
+
+ROOT = Path(__file__).parents[2]
+DOCS = {path.name: path.read_text() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]}
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    documented = dict(re.findall(r"^\| `(SERVING_\w+)` \| (\S+) \|", DOCS["settings.md"], re.MULTILINE))
+    expected = {variable(spec): f"`{spec.default}`" if str(spec.default) else "empty" for spec in fields(Settings)}
+    assert documented == expected
+
+
+def test_every_metric_is_documented_with_its_labels(tmp_path: Path) -> None:
+    metrics = Metrics(CollectorRegistry())
+    states = [family.name for family in scrape_registry(metrics, Registry()).collect() if "model" in family.name]
+    labelled = {
+        metric.describe()[0].name + ("_total" if metric.describe()[0].type == "counter" else ""): metric._labelnames
+        for metric in vars(metrics).values()
+        if hasattr(metric, "describe") and hasattr(metric, "_labelnames")
+    }
+    documented = dict(re.findall(r"^\| `(serving_\w+)` \| ([\w, ]+) \|", DOCS["operations.md"], re.MULTILINE))
+    assert {name: tuple(documented.get(name, "").split(", ")) for name in labelled} == labelled
+    assert set(documented) == {*labelled, *states}
+
+
+def test_every_route_is_documented() -> None:
+    app = create_app(Settings(models=ROOT / "models"))
+    documented = set(re.findall(r"`(?:GET|POST) (/\S+)`", DOCS["api.md"]))
+    for rule in app.url_map.iter_rules():
+        path = re.sub(
+            r"<(?:\w+:)?(\w+)>", r"<\1>", rule.rule.replace("<any(predict, classify, regress):verb>", "predict")
+        )
+        base = re.sub(r"/(versions|labels)/<(version|label)>", "", path)
+        assert base in documented, f"{path} is not in docs/api.md"
+        for suffix in ("/versions/<version>", "/labels/<label>"):
+            assert suffix in DOCS["api.md"]
+
+
+def test_every_state_and_every_part_of_serving_json_is_documented() -> None:
+    for part in (*ServingConfig.__struct_fields__, *ImageSpec.__struct_fields__):
+        assert f"`{part}`" in DOCS["operations.md"], part
+    for state in (State.START, State.LOADING, State.AVAILABLE, State.END):
+        assert f"| {state} |" in DOCS["api.md"], state
+
+
+@pytest.mark.parametrize("name", [name for name in DOCS if name != "CHANGELOG.md"])
+def test_every_link_between_the_docs_leads_somewhere(name: str) -> None:
+    (source,) = (path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")] if path.name == name)
+    for target, _, anchor in (link.partition("#") for link in re.findall(r"\]\(([^)]+)\)", DOCS[name])):
+        file = source if not target else (source.parent / target).resolve()
+        assert file.exists(), f"{name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+            assert anchor in anchors, f"{name} links to {target}#{anchor}"
+
+
+def test_decision_records_are_short() -> None:
+    for record in (ROOT / "docs" / "adr").glob("*.md"):
+        assert len(record.read_text().splitlines()) <= 40, record.name
