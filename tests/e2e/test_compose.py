@@ -1,0 +1,185 @@
+"""docker-compose.yml for real: the service and Prometheus come up, and Prometheus knows what was served."""
+
+import io
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+import urllib.parse
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).parents[2]
+BODY_LIMIT = 100_000
+
+Docker = Callable[..., str]
+Ask = Callable[..., tuple[int, Any]]
+WaitUntil = Callable[..., Any]
+
+
+@dataclass
+class Stack:
+    """The compose project under a name, and on ports, of its own."""
+
+    project: str
+    models: Path
+    image: str
+    docker: Docker
+    ask: Ask
+
+    def compose(self, *arguments: str, check: bool = True) -> str:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SERVING_", "MODEL"))}
+        own = {
+            "IMAGE": self.image,
+            "MODELS_DIR": str(self.models),
+            # Port 0: the engine takes one that is free.
+            "SERVING_PORT": "127.0.0.1:0",
+            "PROMETHEUS_PORT": "0",
+            "SERVING_MAX_BODY_BYTES": str(BODY_LIMIT),
+        }
+        project = ("--project-name", self.project, "--env-file", os.devnull)
+        return self.docker("compose", *project, *arguments, env=kept | own, check=check)
+
+    def inspect(self, service: str, template: str) -> str:
+        container = self.compose("ps", "--all", "--quiet", service)
+        return self.docker("inspect", "--format", template, container)
+
+    @cached_property
+    def service_address(self) -> str:
+        return self.compose("port", "service", "8501")
+
+    @cached_property
+    def prometheus_address(self) -> str:
+        return self.compose("port", "prometheus", "9090")
+
+    def url(self, path: str) -> str:
+        return f"http://{self.service_address}{path}"
+
+    def predict(self, version: str = "") -> Any:
+        url = self.url(f"/v1/models/regression{version}:predict")
+        status, answer = self.ask(url, {"instances": [10.0]})
+        assert status == 200, answer
+        return answer["predictions"]
+
+    def prometheus(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """The series that answer a query, as (labels, value)."""
+        query = urllib.parse.urlencode({"query": expression})
+        status, answer = self.ask(f"http://{self.prometheus_address}/api/v1/query?{query}")
+        assert status == 200, (expression, answer)
+        return [(series["metric"], float(series["value"][1])) for series in answer["data"]["result"]]
+
+
+@pytest.fixture(scope="module")
+def stack(docker: Docker, image: str, ask: Ask) -> Iterator[Stack]:
+    with tempfile.TemporaryDirectory() as folder:
+        models = Path(folder) / "models"
+        shutil.copytree(ROOT / "models", models)
+        up = Stack(f"fitting-room-e2e-{uuid.uuid4().hex[:8]}", models, image, docker, ask)
+        try:
+            up.compose("up", "--detach", "--build", "--wait", "service", "prometheus")
+            yield up
+            print(up.compose("logs", "--no-color", check=False))  # pytest shows it where a test failed
+        except pytest.fail.Exception:
+            print(up.compose("logs", "--no-color", check=False))
+            raise
+        finally:
+            up.compose("down", "--volumes", "--remove-orphans", check=False)
+
+
+def picture() -> bytes:
+    drawn = Image.new("L", (64, 64), 255)
+    ImageDraw.Draw(drawn).rectangle((16, 8, 48, 56), fill=0)
+    stream = io.BytesIO()
+    drawn.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_both_containers_are_healthy(stack: Stack) -> None:
+    for service in ("service", "prometheus"):
+        assert stack.inspect(service, "{{.State.Health.Status}}") == "healthy"
+
+
+def test_the_service_runs_without_any_right_that_it_does_not_need(stack: Stack) -> None:
+    status = stack.compose("exec", "-T", "service", "cat", "/proc/1/status")
+    facts = dict(re.findall(r"^(\w+):\s*(.*)$", status, re.MULTILINE))
+    assert facts["Uid"].split() == ["10001"] * 4
+    assert int(facts["CapEff"], 16) == 0
+    assert facts["NoNewPrivs"] == "1"
+    written = stack.compose("exec", "-T", "service", "touch", "/app/file", "/models/file", check=False)
+    assert written.count("Read-only file system") == 2
+
+
+def test_prometheus_scrapes_the_service(stack: Stack, wait_until: WaitUntil) -> None:
+    wait_until(lambda: stack.prometheus('up{job="fitting-room"} == 1'), what="up == 1")
+
+
+def test_prometheus_counts_every_prediction(stack: Stack, wait_until: WaitUntil) -> None:
+    predictions = {"model": "regression", "verb": "predict", "status": "200"}
+    already = 0.0
+    for family in text_string_to_metric_families(stack.ask(stack.url("/metrics"))[1]):
+        for sample in family.samples:
+            if sample.name == "serving_requests_total" and predictions.items() <= sample.labels.items():
+                already += sample.value
+    for _ in range(7):
+        assert stack.predict() == [pytest.approx(31, abs=0.01)]
+    selector = ", ".join(f'{name}="{value}"' for name, value in predictions.items())
+    counted = wait_until(
+        lambda: stack.prometheus(f"sum(serving_requests_total{{{selector}}})"),
+        lambda series: series and series[0][1] >= already + 7,
+        "the predictions in Prometheus",
+    )
+    assert counted[0][1] == already + 7
+
+
+def test_every_panel_of_every_dashboard_has_data_after_some_traffic(stack: Stack, wait_until: WaitUntil) -> None:
+    image = picture()
+    queries = [
+        (f"{panel['title']} {target['refId']}", target)
+        for file in sorted((ROOT / "monitoring/grafana/dashboards").glob("*.json"))
+        for panel in json.loads(file.read_text())["panels"]
+        for target in panel.get("targets", [])
+    ]
+
+    def without_data() -> list[str]:
+        stack.predict()
+        assert stack.ask(stack.url("/v1/models/clothing:classify"), image)[0] == 200
+        assert stack.ask(stack.url("/v1/models/regression:predict"), {"instances": "ten"})[0] == 400
+        assert stack.ask(stack.url("/v1/models/nowhere:predict"), {"instances": [1.0]})[0] == 404
+        assert stack.ask(stack.url("/v1/models/clothing:classify"), bytes(2 * BODY_LIMIT))[0] == 413
+        return [title for title, target in queries if not has_data(stack, target)]
+
+    assert len(queries) > 20
+    wait_until(without_data, lambda titles: not titles, "data in every panel")
+
+
+def has_data(stack: Stack, target: Any) -> bool:
+    """Whether a query gives a number for a series that has every label that the legend shows."""
+    # As Grafana replaces them: four scrape intervals, and the variables' value for "All".
+    expression = target["expr"].replace("$__rate_interval", "1m")
+    expression = expression.replace("$model", ".*").replace("$version", ".*")
+    shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+    return any(shown <= labels.keys() and math.isfinite(value) for labels, value in stack.prometheus(expression))
+
+
+def test_a_version_that_is_dropped_into_the_models_folder_is_picked_up(stack: Stack, wait_until: WaitUntil) -> None:
+    folder = stack.models / "regression"
+    shutil.copytree(folder / "1", folder / ".2")
+    (folder / ".2").rename(folder / "2")
+    status = stack.url("/v1/models/regression/versions/2")
+
+    def state() -> Any:
+        answer = stack.ask(status)[1]
+        return answer.get("model_version_status", [{}])[0].get("state")
+
+    wait_until(state, lambda told: told == "AVAILABLE", "version 2")
+    assert stack.predict("/versions/2") == [pytest.approx(31, abs=0.01)]
