@@ -1,0 +1,120 @@
+"""The dashboards against Grafana's own types: its image cannot be pulled everywhere, its SDK can be had.
+
+The SDK's `from_json` drops keys that it does not know and takes any value for those that it does, so both are
+looked for here: what a round trip loses, and what does not fit the types that the SDK declares.
+"""
+
+import json
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pytest
+
+MISSING = "the package grafana-foundation-sdk is not installed"
+plugins: Any = pytest.importorskip("grafana_foundation_sdk.cog.plugins", reason=MISSING)
+JSONEncoder: Any = pytest.importorskip("grafana_foundation_sdk.cog.encoder", reason=MISSING).JSONEncoder
+Dashboard: Any = pytest.importorskip("grafana_foundation_sdk.models.dashboard", reason=MISSING).Dashboard
+
+DASHBOARDS = sorted((Path(__file__).parents[2] / "monitoring/grafana/dashboards").glob("*.json"))
+
+
+@pytest.fixture(params=DASHBOARDS, ids=lambda file: file.stem)
+def text(request: pytest.FixtureRequest) -> str:
+    return str(request.param.read_text())
+
+
+def problems(text: str) -> list[str]:
+    plugins.register_default_plugins()
+    written = json.loads(text)
+    parsed = Dashboard.from_json(written)
+    again = json.loads(JSONEncoder().encode(parsed))
+    return [*lost(written, again), *misfits(parsed, Dashboard), *unknown_types(parsed)]
+
+
+def lost(written: Any, again: Any, path: str = "") -> Iterator[str]:
+    if isinstance(written, dict) and isinstance(again, dict):
+        for key, value in written.items():
+            if key in again:
+                yield from lost(value, again[key], f"{path}.{key}")
+            else:
+                yield f"{path}.{key}: Grafana knows no such key"
+    elif isinstance(written, list) and isinstance(again, list) and len(written) == len(again):
+        for index, pair in enumerate(zip(written, again, strict=True)):
+            yield from lost(*pair, f"{path}[{index}]")
+    elif written != again:
+        yield f"{path}: {written!r} is read as {again!r}"
+
+
+def misfits(value: Any, kind: Any, path: str = "") -> Iterator[str]:
+    arguments = get_args(kind)
+    match get_origin(kind):
+        case origin if origin is Union or origin is UnionType:
+            tries = [list(misfits(value, argument, path)) for argument in arguments]
+            yield from min(tries, key=len)
+        case origin if origin is list and isinstance(value, list):
+            for index, item in enumerate(value):
+                yield from misfits(item, arguments[0], f"{path}[{index}]")
+        case origin if origin is dict and isinstance(value, dict):
+            for key, item in value.items():
+                yield from misfits(item, arguments[1], f"{path}.{key}")
+        case origin if origin is Literal:
+            if value not in arguments:
+                yield f"{path}: {value!r} is none of {arguments}"
+        case None:
+            yield from misfits_of_class(value, kind, path)
+        case _:
+            yield f"{path}: {value!r} is no {kind}"
+
+
+def misfits_of_class(value: Any, kind: Any, path: str) -> Iterator[str]:
+    if kind in (Any, object):
+        kind = type(value)
+    if issubclass(kind, Enum):
+        if value not in [member.value for member in kind]:
+            yield f"{path}: {value!r} is none of {[member.value for member in kind]}"
+    elif kind in (str, bool, int, float, NoneType, dict, list):
+        allowed = (int, float) if kind is float else kind
+        if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+            yield f"{path}: {value!r} is no {kind.__name__}"
+    elif not isinstance(value, kind):
+        yield f"{path}: {value!r} is no {kind.__name__}"
+    else:
+        for name, hint in get_type_hints(type(value)).items():
+            yield from misfits(getattr(value, name), hint, f"{path}.{name}")
+
+
+def unknown_types(dashboard: Any) -> Iterator[str]:
+    """The SDK leaves the options of a panel type that it does not know as they are."""
+    for panel in dashboard.panels or []:
+        if panel.type_val != "row" and isinstance(panel.options, dict):
+            yield f"{panel.title}: unknown panel type {panel.type_val!r}"
+
+
+def test_the_dashboard_is_what_grafana_reads(text: str) -> None:
+    assert problems(text) == []
+
+
+def test_the_dashboard_is_of_the_schema_that_the_sdk_describes(text: str) -> None:
+    assert json.loads(text)["schemaVersion"] == Dashboard().schema_version
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ('"fillOpacity": 10', '"fillOpacty": 10'),
+        ('"legendFormat": "up"', '"legend": "up"'),
+        ('"graphMode": "area"', '"graphMode": "arena"'),
+        ('"type": "stat"', '"type": "statt"'),
+        ('"match": "null+nan"', '"match": "none"'),
+        ('"decimals": 0', '"decimals": "0"'),
+        ('"min": 0', '"min": true'),
+        ('"h": 4', '"height": 4'),
+    ],
+)
+def test_a_slip_in_a_dashboard_is_found(right: str, wrong: str) -> None:
+    good = (DASHBOARDS[0].parent / "serving.json").read_text()
+    assert right in good
+    assert problems(good.replace(right, wrong, 1))
