@@ -3,7 +3,9 @@
 import argparse
 import os
 import shutil
+import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -20,6 +22,8 @@ from service.settings import InvalidSetting, Settings, from_environment, variabl
 
 
 def main() -> None:
+    # gunicorn takes over soon. Until then the first process of a container would not even notice the signal.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     parser = _parser()
     try:
         settings = from_environment(flags={name: text for name, text in vars(parser.parse_args()).items() if text})
@@ -104,8 +108,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def _post_worker_init(self, worker: Any) -> None:
         extensions = worker.app.wsgi().extensions
         extensions["watcher"].start()
-        is_first = worker.age == 1
-        if is_first:
+        # Once, and only for a person: a collector of JSON lines has the log.
+        if worker.age == 1 and self._settings.log_format == "text":
             threading.Thread(target=_greet, args=(extensions["registry"], self._settings), daemon=True).start()
 
 

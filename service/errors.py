@@ -1,10 +1,13 @@
 """What can go wrong with a request, each with its HTTP status; and the one handler that answers for all of it."""
 
 import logging
+import time
 
 import orjson
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+DISCARD_SECONDS = 5
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +44,24 @@ def too_long(max_body_bytes: int) -> PayloadTooLarge:
 
 
 def _discard_body(max_bytes: int) -> None:
-    """Reads on: a client that sends all of its body before it looks for an answer would else see a broken
-    connection. Who sends more than `max_bytes` does."""
+    """Reads on for a while: a client that sends all of its body before it looks for an answer would else see a broken
+    connection. Who sends more than `max_bytes`, or for longer than DISCARD_SECONDS, does."""
     stream, left = request.environ["wsgi.input"], min(max_bytes, request.content_length or max_bytes)
-    while left > 0 and (chunk := stream.read(min(left, 1 << 16))):
-        left -= len(chunk)
+    connection = request.environ.get("gunicorn.socket")
+    deadline = time.monotonic() + DISCARD_SECONDS
+    try:
+        while left > 0 and (patience := deadline - time.monotonic()) > 0:
+            if connection is not None:
+                connection.settimeout(patience)
+            chunk = stream.read(min(left, 1 << 16))
+            if not chunk:
+                return
+            left -= len(chunk)
+    except OSError:
+        pass  # the client stopped sending, or is gone
+    finally:
+        if connection is not None:
+            connection.settimeout(None)
 
 
 def register(app: Flask, max_body_bytes: int) -> None:

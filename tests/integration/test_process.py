@@ -113,6 +113,19 @@ def test_a_body_that_is_too_long_gets_its_answer_however_it_is_sent(tmp_path: Pa
             client.sendall(f"POST {REGRESSION} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
             client.sendall(b"7d0\r\n" + b" " * 2000 + b"\r\n0\r\n\r\n")
             assert client.recv(4096).startswith(b"HTTP/1.1 413")
+        # A client that announces a body and never sends it holds nobody up for long.
+        with socket.create_connection(("127.0.0.1", server.port), DEADLINE_SECONDS) as client:
+            client.sendall(f"POST {REGRESSION} HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n".encode())
+            assert client.recv(4096).startswith(b"HTTP/1.1 413")
+
+
+def test_json_logs_are_json_from_the_first_line_to_the_last(tmp_path: Path) -> None:
+    with running(SHIPPED, tmp_path / "log", log_format="json", engine="tensorflow") as server:
+        assert server.request(REGRESSION, TEN).status == 200
+    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+    assert {"time", "level", "logger", "process", "message"} <= set(lines[0])
+    assert any("regression version 1 is AVAILABLE" in line["message"] for line in lines)
+    assert "Try:" not in server.log.read_text()
 
 
 @pytest.mark.parametrize(
