@@ -14,7 +14,7 @@ from service.tensors import DTYPES, Array
 # decode_picture has its own limit, which may be higher than Pillow's.
 Image.MAX_IMAGE_PIXELS = None
 
-_MAGIC_NUMBERS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
+_MAGIC_NUMBERS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _FORMATS_TEXT = "PNG, JPEG, WebP, GIF, BMP or TIFF"
 _RESAMPLING = Image.Resampling.LANCZOS
@@ -23,7 +23,7 @@ _PIXEL_TYPES = ("DT_FLOAT", "DT_HALF", "DT_DOUBLE", "DT_UINT8", "DT_INT32", "DT_
 
 
 def looks_like_picture(data: bytes) -> bool:
-    return data.startswith(_MAGIC_NUMBERS)
+    return data.startswith(_MAGIC_NUMBERS) or (data[:4], data[8:12]) == (b"RIFF", b"WEBP")
 
 
 def picture_batch(
@@ -64,9 +64,12 @@ def decode_picture(data: bytes, spec: ImageSpec, max_pixels: int, where: str = "
     """
     image = _to_8_bit(_open(data, spec, max_pixels, where), where)
     ground = None
-    if image.has_transparency_data:
-        image, ground = _without_transparency(image.convert("RGBA"), spec)
-    image = image.convert(spec.mode)
+    try:
+        if image.has_transparency_data:
+            image, ground = _without_transparency(image.convert("RGBA"), spec)
+        image = image.convert(spec.mode)
+    except ValueError as error:
+        raise InvalidRequest(f"{where}: the picture's colours cannot be read ({error})") from None
     if spec.ground and (ground or _ground(image)) != spec.ground:
         image = ImageOps.invert(image)
     return np.asarray(_fit(image, spec))
@@ -118,6 +121,8 @@ def _to_8_bit(image: Image.Image, where: str) -> Image.Image:
         return grey
     if image.mode in ("I", "F"):
         raise InvalidRequest(f"{where}: a picture with 32 bits a channel; expected 8 or 16")
+    if image.mode == "La":  # grey with alpha multiplied in
+        return image.convert("LA")
     if image.mode == "LAB":
         lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB") or image

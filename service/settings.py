@@ -54,7 +54,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for spec in fields(self):
-            _check(spec, variable(spec), getattr(self, spec.name))
+            _check(spec, variable(spec), value := getattr(self, spec.name), str(value))
 
 
 def variable(spec: "Field[Any]") -> str:
@@ -86,11 +86,11 @@ def _parse(spec: "Field[Any]", source: str, text: str) -> Any:
     except ValueError:
         noun = {int: "a whole number", float: "a number"}[kind]
         raise InvalidSetting(f"{source}={text!r}: expected {noun}") from None
-    _check(spec, source, value)
+    _check(spec, source, value, text)
     return value
 
 
-def _check(spec: "Field[Any]", source: str, value: Any) -> None:
+def _check(spec: "Field[Any]", source: str, value: Any, given: str) -> None:
     choices = get_args(spec.type)
     least, most = spec.metadata["least"], spec.metadata["most"]
     if choices and value not in choices:
@@ -103,4 +103,4 @@ def _check(spec: "Field[Any]", source: str, value: Any) -> None:
         expected = f"at most {most}"
     else:
         return
-    raise InvalidSetting(f"{source}={str(value)!r}: expected {expected}")
+    raise InvalidSetting(f"{source}={given!r}: expected {expected}")

@@ -1,7 +1,7 @@
 """Tensors: TensorFlow's types as NumPy's, and JSON values as arrays of the type and shape that a model declares."""
 
 import base64
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -34,7 +34,7 @@ MAX_DIMENSIONS = 64
 
 _JSON_TYPES: Mapping[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}, "O": {str, dict}}
 _EXPECTED = {"b": "true or false", "i": "a whole number", "u": "a whole number", "f": "a number"}
-_STRING_EXPECTED = 'a string or {"b64": "..."}'
+_STRING_EXPECTED = 'a string or {"b64": "..."} with valid base64'
 
 
 def array_from_json(value: Any, spec: TensorSpec, where: str) -> Array:
@@ -69,14 +69,10 @@ def array_from_json(value: Any, spec: TensorSpec, where: str) -> Array:
 
 def bytes_from_json(value: Any, where: str) -> bytes:
     """A string's UTF-8, or what `{"b64": "..."}` stands for. Raises InvalidRequest."""
-    if isinstance(value, str):
-        return value.encode()
-    try:
-        if value.keys() == {"b64"}:
-            return base64.b64decode(value["b64"], validate=True)
-    except (AttributeError, TypeError, ValueError):
-        pass
-    raise InvalidRequest(f"{where}: expected {_STRING_EXPECTED} with valid base64")
+    data = _bytes(value)
+    if data is None:
+        raise InvalidRequest(f"{where}: expected {_STRING_EXPECTED}")
+    return data
 
 
 def check_shape(array: Array, spec: TensorSpec, where: str) -> None:
@@ -122,9 +118,24 @@ def _numbers(flat: list[Any], dtype: "np.dtype[Any]", where: str) -> Array:
 def _strings(flat: list[Any], shape: list[int], where: str) -> Array:
     array = np.empty(len(flat), object)
     for index, item in enumerate(flat):
-        place = [int(at) for at in np.unravel_index(index, shape)] if shape else []
-        array[index] = bytes_from_json(item, where + "".join(f"[{at}]" for at in place))
+        array[index] = _bytes(item)
+        if array[index] is None:
+            place = np.unravel_index(index, shape) if shape else ()
+            raise InvalidRequest(f"{where}{_subscripts(int(at) for at in place)}: expected {_STRING_EXPECTED}")
     return array.reshape(shape)
+
+
+def _bytes(value: Any) -> bytes | None:
+    if isinstance(value, str):
+        return value.encode()
+    try:
+        return base64.b64decode(value["b64"], validate=True) if value.keys() == {"b64"} else None
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _subscripts(path: Iterable[int]) -> str:
+    return "".join(f"[{index}]" for index in path)
 
 
 def _ragged(value: Any, depth: int, where: str) -> InvalidRequest:
@@ -157,7 +168,7 @@ def _find(value: Any, depth: int, is_wrong: Callable[[Any], bool]) -> tuple[str,
             for index, child in enumerate(item):
                 yield from search(child, (*path, index))
         elif is_wrong(item):
-            yield "".join(f"[{index}]" for index in path), item
+            yield _subscripts(path), item
 
     return next(search(value, ()))
 

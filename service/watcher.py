@@ -46,10 +46,10 @@ class Watcher:
             logger.error("cannot read the models folder (what is loaded goes on serving): %s", error)
             return
         known = {(model, version) for model, versions in self._registry.statuses().items() for version in versions}
-        for key in known - found.keys():
+        for key in sorted(known - found.keys()):
             self._registry.remove(*key)
             logger.info("%s version %d has vanished: unloaded", *key)
-        for key in found.keys() - known:
+        for key in sorted(found.keys() - known):
             self._registry.set_status(*key, VersionStatus(State.START))
         # Newest first: the version that unversioned requests want is there soonest.
         for key, on_disk in sorted(found.items(), key=lambda item: (item[0][0], -item[0][1])):
