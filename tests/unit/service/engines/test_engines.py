@@ -1,0 +1,176 @@
+import hashlib
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+
+from service.engines import Engine, LoadError, load_engine
+from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, Twin, saved_model_digest
+from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature
+
+SIGNATURES = {"serving_default": signature({"x": any_shape("DT_FLOAT")})}
+INSTALL = "TensorFlow is not installed; install it with make serve TENSORFLOW=1 (or: pip install tensorflow-cpu=="
+
+
+@pytest.fixture(autouse=True)
+def fake_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules in the place of the engines', which need the real runtimes."""
+    litert: Any = ModuleType("service.engines.litert")
+    litert.LiteRTEngine = lambda twin, signatures: FakeEngine(signatures, echo, name=f"litert of {twin.name}")
+    saved_model: Any = ModuleType("service.engines.saved_model")
+    saved_model.SavedModelEngine = lambda version_dir: FakeEngine(SIGNATURES, echo, name="tensorflow")
+    monkeypatch.setitem(sys.modules, "tensorflow", ModuleType("tensorflow"))
+    monkeypatch.setitem(sys.modules, "service.engines.litert", litert)
+    monkeypatch.setitem(sys.modules, "service.engines.saved_model", saved_model)
+
+
+MakeImportFail = Callable[[str], None]
+
+
+@pytest.fixture
+def make_tensorflow_fail(monkeypatch: pytest.MonkeyPatch) -> MakeImportFail:
+    """Brings the real module of the engine back, whose import of TensorFlow fails for want of a module."""
+
+    def make(missing: str) -> None:
+        class Finder:
+            def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+                if name == "tensorflow":
+                    raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+        monkeypatch.delitem(sys.modules, "tensorflow")
+        monkeypatch.delitem(sys.modules, "service.engines.saved_model")
+        monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+        monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
+
+    return make
+
+
+@pytest.fixture
+def without_tensorflow(make_tensorflow_fail: MakeImportFail) -> None:
+    make_tensorflow_fail("tensorflow")
+
+
+@pytest.fixture
+def version(tmp_path: Path) -> Path:
+    folder = tmp_path / "model" / "1"
+    (folder / ASSETS).mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(b"graph")
+    (folder / ASSETS / TWIN_FILE).write_bytes(b"twin")
+    return folder
+
+
+def proved(version: Path) -> ServingConfig:
+    twin = Twin(
+        sha256=hashlib.sha256(b"twin").hexdigest(),
+        saved_model_sha256=saved_model_digest(version),
+        inputs_tried=1000,
+        largest_difference=0.0,
+        tolerance=1e-5,
+    )
+    return ServingConfig(signatures=SIGNATURES, twin=twin)
+
+
+def refusal(version: Path, config: ServingConfig, choice: Any) -> str:
+    with pytest.raises(LoadError) as raised:
+        load_engine(version, config, choice)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("choice", ["auto", "litert"])
+def test_a_proved_twin_is_served(version: Path, choice: Any) -> None:
+    engine: Engine = load_engine(version, proved(version), choice)
+    assert engine.name == "litert of model.tflite"
+    assert engine.signatures == SIGNATURES
+
+
+def test_tensorflow_runs_the_saved_model_where_it_is_asked_for(version: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert load_engine(version, proved(version), "tensorflow").name == "tensorflow"
+    assert caplog.records == []
+
+
+def test_a_saved_model_without_a_twin_is_served_by_tensorflow(version: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert load_engine(version, ServingConfig(), "auto").name == "tensorflow"
+    assert caplog.records == []
+
+
+def broken(kind: str, version: Path) -> ServingConfig:
+    """The version, in which something speaks against its twin, with its config."""
+    config = proved(version)
+    match kind:
+        case "no proof":
+            return ServingConfig(signatures=SIGNATURES)
+        case "reason given":
+            return ServingConfig(no_twin="differs by 0.1")
+        case "no signatures":
+            return msgspec.structs.replace(config, signatures={})
+        case "missing":
+            (version / ASSETS / TWIN_FILE).unlink()
+        case "damaged":
+            (version / ASSETS / TWIN_FILE).write_bytes(b"twim")
+        case "retrained":
+            (version / "saved_model.pb").write_bytes(b"other graph")
+    return config
+
+
+OBSTACLES = {
+    "no proof": "it has no proved twin",
+    "reason given": "it has no proved twin (differs by 0.1)",
+    "no signatures": "assets.extra/serving.json names no signatures for its twin",
+    "missing": "its twin assets.extra/model.tflite is missing",
+    "damaged": "its twin assets.extra/model.tflite is damaged (its SHA-256 is not the one in serving.json)",
+    "retrained": "its twin was made from another SavedModel (the digest in serving.json differs)",
+}
+
+
+@pytest.mark.parametrize("kind", OBSTACLES)
+def test_a_twin_that_is_not_proved_is_never_served(version: Path, kind: str) -> None:
+    assert load_engine(version, broken(kind, version), "auto").name == "tensorflow"
+
+
+@pytest.mark.parametrize("kind", ["no signatures", "missing", "damaged", "retrained"])
+def test_a_proof_that_does_not_hold_is_logged(version: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    load_engine(version, broken(kind, version), "auto")
+    (record,) = caplog.records
+    assert (record.levelno, record.message) == (
+        logging.WARNING,
+        f"model/1: {OBSTACLES[kind]}; TensorFlow runs the SavedModel instead",
+    )
+
+
+@pytest.mark.parametrize("kind", OBSTACLES)
+def test_where_litert_is_asked_for_nothing_else_will_do(version: Path, kind: str) -> None:
+    assert refusal(version, broken(kind, version), "litert") == f"SERVING_ENGINE=litert, but {OBSTACLES[kind]}"
+
+
+@pytest.mark.usefixtures("without_tensorflow")
+@pytest.mark.parametrize("kind", OBSTACLES)
+def test_where_tensorflow_is_missing_it_says_why_it_is_needed_and_how_to_get_it(version: Path, kind: str) -> None:
+    assert refusal(version, broken(kind, version), "auto").startswith(f"{OBSTACLES[kind]}, and {INSTALL}")
+
+
+@pytest.mark.usefixtures("without_tensorflow")
+def test_where_tensorflow_is_missing_and_asked_for_it_says_so(version: Path) -> None:
+    assert refusal(version, proved(version), "tensorflow").startswith(f"SERVING_ENGINE=tensorflow, and {INSTALL}")
+
+
+@pytest.mark.usefixtures("without_tensorflow")
+def test_a_proved_twin_needs_no_tensorflow(version: Path) -> None:
+    assert load_engine(version, proved(version), "auto").name.startswith("litert")
+
+
+def test_a_tensorflow_that_is_broken_says_so_itself(version: Path, make_tensorflow_fail: MakeImportFail) -> None:
+    make_tensorflow_fail("h5py")
+    with pytest.raises(ModuleNotFoundError, match="h5py"):
+        load_engine(version, ServingConfig(), "auto")
+
+
+@pytest.mark.parametrize("choice", ["auto", "tensorflow", "litert"])
+def test_a_folder_without_a_saved_model_is_none(version: Path, choice: Any) -> None:
+    config = proved(version)
+    (version / "saved_model.pb").unlink()
+    assert refusal(version, config, choice) == "not a SavedModel: it holds no saved_model.pb"

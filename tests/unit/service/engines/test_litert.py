@@ -1,0 +1,92 @@
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.engines import LoadError, load_engine
+from service.engines.litert import LiteRTEngine
+from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, read_serving_config
+from tests.unit.service.fakes import any_shape, signature
+
+SHIPPED = Path(__file__).parents[4] / "models" / "regression" / "1"
+TWIN = SHIPPED / ASSETS / TWIN_FILE
+
+
+@pytest.fixture(scope="module")
+def config() -> ServingConfig:
+    return read_serving_config(SHIPPED)
+
+
+@pytest.fixture
+def engine(config: ServingConfig) -> LiteRTEngine:
+    engine = load_engine(SHIPPED, config, "litert")
+    assert isinstance(engine, LiteRTEngine)
+    return engine
+
+
+def answer(engine: LiteRTEngine, *numbers: float) -> list[float]:
+    outputs = engine.run("serving_default", {"x": np.array(numbers, np.float32)})
+    assert list(outputs) == ["y"]
+    assert outputs["y"].dtype == np.float32
+    return [float(number) for number in outputs["y"]]
+
+
+def test_it_has_the_name_and_the_signatures_that_serving_json_says(engine: LiteRTEngine, config: ServingConfig) -> None:
+    assert (engine.name, engine.signatures) == ("litert", config.signatures)
+
+
+def test_the_shipped_regression_answers_three_times_and_one(engine: LiteRTEngine) -> None:
+    assert answer(engine, 10.0) == pytest.approx([31.0], abs=0.01)
+
+
+def test_batches_of_any_size_follow_each_other(engine: LiteRTEngine) -> None:
+    for size in (3, 1, 64, 2, 1):
+        assert answer(engine, *range(size)) == pytest.approx([3 * x + 1 for x in range(size)], abs=0.01)
+
+
+def test_a_batch_without_rows_has_no_answers(engine: LiteRTEngine) -> None:
+    assert answer(engine) == []
+    assert answer(engine, 1.0) == pytest.approx([4.0], abs=0.01)
+
+
+def test_an_answer_does_not_change_when_the_next_request_comes(engine: LiteRTEngine) -> None:
+    first = engine.run("serving_default", {"x": np.array([10.0], np.float32)})["y"]
+    answer(engine, 0.0)
+    assert first.tolist() == pytest.approx([31.0], abs=0.01)
+
+
+def test_many_threads_get_each_its_own_answer(engine: LiteRTEngine) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda x: answer(engine, x, x + 1), range(200)))
+    assert answers == [pytest.approx([3 * x + 1, 3 * x + 4], abs=0.1) for x in range(200)]
+
+
+def test_after_a_request_that_failed_the_next_one_is_answered(engine: LiteRTEngine) -> None:
+    with pytest.raises(Exception, match=r".+"):
+        engine.run("serving_default", {"x": np.array(["text"], object)})
+    assert answer(engine, 10.0) == pytest.approx([31.0], abs=0.01)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", bytes(1000)])
+def test_a_file_that_is_no_twin_cannot_be_loaded(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / TWIN_FILE).write_bytes(content)
+    with pytest.raises(LoadError, match="LiteRT cannot read the twin"):
+        LiteRTEngine(tmp_path / TWIN_FILE, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "outputs"),
+    [
+        ("other", {"x": any_shape("DT_FLOAT")}, {"y": any_shape("DT_FLOAT")}),
+        ("serving_default", {"z": any_shape("DT_FLOAT")}, {"y": any_shape("DT_FLOAT")}),
+        ("serving_default", {"x": any_shape("DT_FLOAT")}, {"z": any_shape("DT_FLOAT")}),
+        ("serving_default", {}, {"y": any_shape("DT_FLOAT")}),
+    ],
+)
+def test_a_twin_with_other_signatures_than_the_saved_model_is_refused(
+    name: str, inputs: dict[str, object], outputs: dict[str, object]
+) -> None:
+    of = signature(inputs, outputs)  # type: ignore[arg-type]
+    with pytest.raises(LoadError, match=f"the twin's signatures are not the SavedModel's: '{name}' is"):
+        LiteRTEngine(TWIN, {name: of})

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.errors import InvalidRequest
+from service.inference import Inference
+from service.metrics import Metrics
+from service.registry import LoadedVersion, Registry
+from service.serving_config import ServingConfig
+from service.tensors import Array
+from tests.unit.service.fakes import Arrays, FakeEngine, any_shape, loaded_version, signature, tensor
+
+PAIR = signature({"a": tensor("DT_FLOAT", -1), "b": tensor("DT_FLOAT", -1, 2)})
+LABELLED = signature({"x": any_shape("DT_FLOAT")}, {"scores": tensor("DT_FLOAT", -1, 2)})
+MODEL = {"model": "model", "version": "1"}
+
+
+@pytest.fixture
+def page() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def inference(page: CollectorRegistry) -> Inference:
+    return Inference(Registry(), Metrics(page))
+
+
+def labelled(scores: Array) -> LoadedVersion:
+    return loaded_version(LABELLED, lambda _: {"scores": scores}, ServingConfig(labels=("cat", "dog")))
+
+
+def test_the_engine_gets_the_inputs_and_its_outputs_come_back(inference: Inference) -> None:
+    def add(inputs: Arrays) -> dict[str, Array]:
+        return {"y": inputs["a"] + inputs["b"].sum(axis=1)}
+
+    loaded = loaded_version(PAIR, add)
+    inputs = {"a": np.array([1.0]), "b": np.array([[2.0, 3.0]])}
+    assert inference.infer(loaded, "serving_default", inputs)["y"].tolist() == [6.0]
+    assert isinstance(loaded.engine, FakeEngine)
+    assert loaded.engine.asked == [("serving_default", inputs)]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"a": (1,)}, "missing input 'b'; expected 'a', 'b'"),
+        ({}, "missing input 'a', 'b'; expected 'a', 'b'"),
+        ({"a": (1,), "b": (1, 2), "c": (1,)}, "unknown input 'c'; expected 'a', 'b'"),
+        ({"a": (1,), "b": (1, 3)}, "input 'b' has the shape [1, 3]; expected [-1, 2] (-1: any size)"),
+    ],
+)
+def test_inputs_that_the_signature_does_not_take_never_reach_the_engine(
+    inference: Inference, inputs: dict[str, tuple[int, ...]], message: str
+) -> None:
+    loaded = loaded_version(PAIR)
+    with pytest.raises(InvalidRequest) as raised:
+        inference.infer(loaded, "serving_default", {name: np.zeros(shape) for name, shape in inputs.items()})
+    assert str(raised.value) == message
+    assert isinstance(loaded.engine, FakeEngine)
+    assert loaded.engine.asked == []
+
+
+def test_an_unknown_signature_never_reaches_the_engine(inference: Inference) -> None:
+    with pytest.raises(InvalidRequest, match='Serving signature key "other" not found'):
+        inference.infer(loaded_version(PAIR), "other", {})
+
+
+def test_an_inference_is_timed_by_model_version_and_engine(inference: Inference, page: CollectorRegistry) -> None:
+    loaded = loaded_version(signature({"x": any_shape("DT_FLOAT")}))
+    for _ in range(2):
+        inference.infer(loaded, "serving_default", {"x": np.zeros(1)})
+    assert page.get_sample_value("serving_inference_duration_seconds_count", {**MODEL, "engine": "fake"}) == 2
+
+
+def test_predictions_are_counted_by_the_label_that_comes_first(inference: Inference, page: CollectorRegistry) -> None:
+    scores = np.array([[0.9, 0.1], [0.25, 0.75], [0.6, 0.4]])
+    inference.infer(labelled(scores), "serving_default", {"x": np.zeros(3)})
+    assert page.get_sample_value("serving_prediction_total", {**MODEL, "label": "cat"}) == 2
+    assert page.get_sample_value("serving_prediction_total", {**MODEL, "label": "dog"}) == 1
+    assert page.get_sample_value("serving_prediction_confidence_count", MODEL) == 3
+    assert page.get_sample_value("serving_prediction_confidence_sum", MODEL) == 0.9 + 0.75 + 0.6
+
+
+def test_a_model_that_answers_nan_does_not_spoil_the_metrics(inference: Inference, page: CollectorRegistry) -> None:
+    nan = labelled(np.array([[np.nan, 0.25], [np.nan, np.nan], [0.75, 0.25]]))
+    inference.infer(nan, "serving_default", {"x": np.zeros(3)})
+    total = page.get_sample_value("serving_prediction_confidence_sum", MODEL)
+    assert total is not None
+    assert np.isfinite(total)
+
+
+def test_without_labels_no_prediction_is_counted(inference: Inference, page: CollectorRegistry) -> None:
+    inference.infer(loaded_version(signature({"x": any_shape("DT_FLOAT")})), "serving_default", {"x": np.zeros(1)})
+    assert page.get_sample_value("serving_prediction_confidence_count", MODEL) is None
+
+
+def test_what_the_engine_raises_comes_through(inference: Inference, page: CollectorRegistry) -> None:
+    def refuse(_: Arrays) -> dict[str, Array]:
+        raise InvalidRequest("the model refuses this input")
+
+    loaded = loaded_version(signature({"x": any_shape("DT_FLOAT")}), refuse)
+    with pytest.raises(InvalidRequest, match="the model refuses this input"):
+        inference.infer(loaded, "serving_default", {"x": np.zeros(1)})
+    assert page.get_sample_value("serving_inference_duration_seconds_count", {**MODEL, "engine": "fake"}) is None

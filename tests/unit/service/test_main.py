@@ -1,0 +1,260 @@
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.__main__ import main
+from service.host import usable_cores
+from service.settings import Settings, variable
+from tests.unit.service.fakes import FakeService
+
+SECONDS_AT_MOST = 10
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+
+Run = Callable[..., "Started"]
+
+
+@dataclass
+class Started:
+    """What gunicorn was given to run, and the environment at that moment."""
+
+    app: Any
+    shared_folder: Path | None
+    shared_folder_is_there: bool
+
+    @property
+    def config(self) -> Any:
+        return self.app.cfg
+
+
+@dataclass
+class FakeWorker:
+    app: Any
+    age: int
+    pid: int = 4711
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Calls main() with these flags, and with no variable of ours but what the test sets."""
+    for name in [name for name in os.environ if name.startswith(("SERVING_", "MODEL_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(SHARED, "/left/over")
+
+    def call(*flags: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["python -m service", *flags])
+        main()
+
+    return call
+
+
+@pytest.fixture
+def run(command_line: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Starts the service with these flags, but for gunicorn's processes."""
+    started: list[Started] = []
+
+    @dataclass
+    class FakeArbiter:
+        app: Any
+
+        def run(self) -> None:
+            folder = Path(os.environ[SHARED]) if SHARED in os.environ else None
+            started.append(Started(self.app, folder, folder is not None and folder.is_dir()))
+
+    monkeypatch.setattr("gunicorn.app.base.Arbiter", FakeArbiter)
+
+    def start(*flags: str) -> Started:
+        command_line("--models", str(tmp_path), "--port", free_port(), *flags)
+        return started[-1]
+
+    return start
+
+
+def test_help_names_every_setting_with_its_variable_and_default(
+    command_line: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        command_line("--help")
+    assert raised.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for spec in fields(Settings):
+        assert f"--{spec.name.replace('_', '-')} " in text
+        assert f"(default: {str(spec.default) or 'empty'}; {variable(spec)}" in text
+        for name in spec.metadata["aliases"]:
+            assert name in text
+        assert spec.metadata["help"] in text
+    assert "auto|tensorflow|litert" in text
+    assert "text|json" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--port", "http"], "--port='http': expected a whole number"),
+        (["--port", "70000"], "--port='70000': expected at most 65535"),
+        (["--engine", "onnx"], "--engine='onnx': expected one of auto, tensorflow, litert"),
+        (["--poll-seconds", "nan"], "--poll-seconds='nan': expected a finite number"),
+        (["--models", "no/such/folder"], "SERVING_MODELS='no/such/folder': there is no such folder"),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["--port"], "--port: expected one argument"),
+    ],
+)
+def test_a_bad_flag_stops_the_start_with_code_2_and_its_name(
+    command_line: Callable[..., None], capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        command_line(*flags)
+    assert raised.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [("SERVING_THREADS", "0", "at least 1"), ("SERVING_LOG_LEVEL", "loud", "one of debug, info, warning, error")],
+)
+def test_a_bad_variable_stops_the_start_with_code_2_and_its_name(
+    command_line: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    text: str,
+    expected: str,
+) -> None:
+    monkeypatch.setenv(name, text)
+    with pytest.raises(SystemExit) as raised:
+        command_line()
+    assert raised.value.code == 2
+    assert f"{name}='{text}': expected {expected}" in capsys.readouterr().err
+
+
+def test_a_models_file_is_no_models_folder(
+    command_line: Callable[..., None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "models").write_text("")
+    with pytest.raises(SystemExit) as raised:
+        command_line("--models", str(tmp_path / "models"))
+    assert raised.value.code == 2
+    assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_stops_the_start(
+    command_line: Callable[..., None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        with pytest.raises(SystemExit) as raised:
+            command_line("--models", str(tmp_path), "--port", port)
+    assert raised.value.code == 2
+    assert f"cannot listen on 127.0.0.1, port {port} (SERVING_HOST, SERVING_PORT)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", ["not a host", "192.0.2.1", "::ffff:192.0.2.1"])
+def test_an_address_that_is_not_ours_stops_the_start(
+    command_line: Callable[..., None], capsys: pytest.CaptureFixture[str], tmp_path: Path, host: str
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        command_line("--models", str(tmp_path), "--host", host)
+    assert raised.value.code == 2
+    assert f"cannot listen on {host}, port 8501 (SERVING_HOST, SERVING_PORT)" in capsys.readouterr().err
+
+
+def test_gunicorn_is_told_what_the_settings_say(run: Run) -> None:
+    config = run("--workers", "3", "--threads", "7", "--shutdown-seconds", "9").config
+    assert (config.workers, config.threads, config.graceful_timeout) == (3, 7, 9)
+    assert config.worker_class_str == "gthread"
+    assert config.settings["proc_name"].get() == "fitting-room"
+
+
+def test_gunicorn_binds_to_host_and_port(run: Run) -> None:
+    ((host, port),) = run("--host", "127.0.0.1").config.address
+    assert (host, port > 0) == ("127.0.0.1", True)
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+def test_gunicorn_binds_to_an_ipv6_address_too(run: Run) -> None:
+    ((host, _),) = run("--host", "::1").config.address
+    assert host == "::1"
+
+
+def test_a_flag_counts_more_than_its_variable(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVING_THREADS", "5")
+    assert run().config.threads == 5
+    assert run("--threads", "6").config.threads == 6
+
+
+def test_without_a_number_there_is_a_worker_for_each_core(run: Run) -> None:
+    assert run().config.workers == usable_cores()
+
+
+def test_several_workers_share_a_folder_for_their_metrics_as_long_as_they_live(run: Run) -> None:
+    started = run("--workers", "2")
+    assert started.shared_folder is not None
+    assert started.shared_folder_is_there
+    assert not started.shared_folder.exists()
+
+
+def test_one_worker_needs_no_folder_also_where_one_was_left_in_the_environment(run: Run) -> None:
+    assert run("--workers", "1").shared_folder is None
+
+
+def test_a_worker_that_ends_leaves_the_folder_to_the_others(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.mkdtemp", lambda prefix: str(folder))
+    pids = iter([1, 2])
+    monkeypatch.setattr("service.__main__.os.getpid", lambda: next(pids, 2))
+    run("--workers", "2")
+    assert folder.is_dir()
+
+
+def test_what_a_dead_worker_measured_at_the_moment_is_forgotten(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = run("--workers", "2")
+    live, counted = tmp_path / "gauge_livesum_4711.db", tmp_path / "counter_4711.db"
+    live.touch()
+    counted.touch()
+    monkeypatch.setenv(SHARED, str(tmp_path))
+    started.config.child_exit(None, FakeWorker(started.app, age=1))
+    assert not live.exists()
+    assert counted.exists()
+
+
+def test_a_single_worker_that_ends_has_nothing_to_forget(run: Run) -> None:
+    started = run("--workers", "1")
+    started.config.child_exit(None, FakeWorker(started.app, age=1))
+    assert SHARED not in os.environ
+
+
+@pytest.mark.parametrize(("age", "greets"), [(1, True), (2, False)])
+def test_a_worker_watches_its_models_and_the_first_one_greets(
+    run: Run, capsys: pytest.CaptureFixture[str], age: int, greets: bool
+) -> None:
+    started = run("--workers", "1")
+    before = set(threading.enumerate())
+    started.config.post_worker_init(FakeWorker(started.app, age=age))
+    service = FakeService(started.app.wsgi())
+    assert service.registry.first_scan_done.wait(SECONDS_AT_MOST)
+    service.app.extensions["watcher"].stop()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(SECONDS_AT_MOST)
+    assert service.registry.ready
+    assert ("Fitting Room serves http://127.0.0.1:" in capsys.readouterr().out) is greets

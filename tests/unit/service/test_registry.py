@@ -1,0 +1,194 @@
+import threading
+
+import pytest
+
+from service.errors import InvalidRequest, NotFound, Unavailable
+from service.registry import LoadedVersion, Registry, State, VersionStatus
+from service.serving_config import ServingConfig
+from tests.unit.service.fakes import any_shape, loaded_version, make_available, signature, tensor
+
+SIGNATURE = signature({"x": any_shape("DT_FLOAT")})
+
+
+@pytest.fixture
+def registry() -> Registry:
+    """As it is once the first scan is done."""
+    registry = Registry()
+    registry.first_scan_done.set()
+    return registry
+
+
+@pytest.fixture
+def starting() -> Registry:
+    """As it is while the first scan goes on, and nobody has any patience."""
+    return Registry(patience_seconds=0)
+
+
+def add(registry: Registry, version: int, model: str = "model") -> LoadedVersion:
+    loaded = loaded_version(SIGNATURE, model=model, version=version)
+    make_available(registry, loaded)
+    return loaded
+
+
+def not_found(registry: Registry, model: str, version: int | None = None) -> str:
+    with pytest.raises(NotFound) as raised:
+        registry.get(model, version)
+    return str(raised.value)
+
+
+def test_without_a_version_the_highest_available_one_answers(registry: Registry) -> None:
+    add(registry, 2)
+    highest = add(registry, 10)
+    add(registry, 9)
+    assert registry.get("model") is highest
+
+
+def test_a_higher_version_that_failed_leaves_the_lower_one_serving(registry: Registry) -> None:
+    one = add(registry, 1)
+    registry.set_status("model", 2, VersionStatus(State.END, error="broken"))
+    registry.set_status("model", 3, VersionStatus(State.LOADING))
+    assert registry.get("model") is one
+
+
+def test_a_version_that_is_asked_for_answers_itself(registry: Registry) -> None:
+    one = add(registry, 1)
+    add(registry, 2)
+    assert registry.get("model", 1) is one
+
+
+def test_an_unknown_model_is_not_found_and_says_where_models_are_listed(registry: Registry) -> None:
+    assert not_found(registry, "modle") == (
+        "Servable not found for request: Latest(modle) (no such model; GET /v1/models lists them)"
+    )
+
+
+def test_an_unknown_version_is_not_found_and_says_which_there_are(registry: Registry) -> None:
+    add(registry, 10)
+    add(registry, 2)
+    assert not_found(registry, "model", 5) == (
+        "Servable not found for request: Specific(model, 5) (model has the versions 2, 10)"
+    )
+
+
+@pytest.mark.parametrize("version", [None, 3])
+def test_a_version_that_failed_is_not_found_and_says_why(registry: Registry, version: int | None) -> None:
+    registry.set_status("model", 3, VersionStatus(State.END, error="no saved_model.pb"))
+    assert not_found(registry, "model", version).endswith("(version 3 is END: no saved_model.pb)")
+
+
+def test_a_version_that_is_loading_says_so(registry: Registry) -> None:
+    registry.set_status("model", 3, VersionStatus(State.LOADING))
+    assert not_found(registry, "model").endswith("(version 3 is LOADING)")
+
+
+def test_a_label_that_nobody_gave_is_an_invalid_request(registry: Registry) -> None:
+    add(registry, 1)
+    with pytest.raises(InvalidRequest, match=r"Unrecognized servable version label: canary; model has no labels"):
+        registry.get("model", label="canary")
+
+
+def test_a_label_of_an_unknown_model_is_not_found(registry: Registry) -> None:
+    with pytest.raises(NotFound, match="no such model"):
+        registry.get("nowhere", label="canary")
+
+
+def test_a_version_that_is_removed_is_gone(registry: Registry) -> None:
+    add(registry, 1)
+    two = add(registry, 2)
+    registry.remove("model", 1)
+    assert registry.get("model") is two
+    assert list(registry.statuses()["model"]) == [2]
+    registry.remove("model", 2)
+    assert registry.statuses() == {}
+    assert "no such model" in not_found(registry, "model")
+
+
+def test_removing_what_is_not_there_changes_nothing(registry: Registry) -> None:
+    add(registry, 1)
+    registry.remove("model", 2)
+    registry.remove("other", 1)
+    assert {model: list(versions) for model, versions in registry.statuses().items()} == {"model": [1]}
+
+
+def test_a_version_that_is_no_longer_available_gets_no_requests(registry: Registry) -> None:
+    add(registry, 1)
+    registry.set_status("model", 1, VersionStatus(State.UNLOADING))
+    assert not_found(registry, "model", 1).endswith("(version 1 is UNLOADING)")
+
+
+def test_what_a_request_read_does_not_change_under_it(registry: Registry) -> None:
+    add(registry, 1)
+    before = registry.statuses()
+    add(registry, 2)
+    registry.remove("model", 1)
+    assert list(before["model"]) == [1]
+
+
+def test_it_is_ready_once_everything_found_at_the_start_was_tried(starting: Registry) -> None:
+    add(starting, 1)
+    assert not starting.ready
+    starting.first_scan_done.set()
+    assert starting.ready
+
+
+def test_it_is_ready_without_any_model(registry: Registry) -> None:
+    assert registry.ready
+
+
+def test_it_is_not_ready_where_every_model_failed(registry: Registry) -> None:
+    registry.set_status("model", 1, VersionStatus(State.END, error="broken"))
+    assert not registry.ready
+
+
+def test_one_model_of_several_is_enough_to_be_ready(registry: Registry) -> None:
+    registry.set_status("model", 1, VersionStatus(State.END, error="broken"))
+    add(registry, 1, "other")
+    assert registry.ready
+
+
+def test_who_asks_while_the_first_scan_goes_on_is_told_to_come_again(starting: Registry) -> None:
+    add(starting, 1)
+    with pytest.raises(Unavailable, match=r"the models are still being loaded; /v2/health/ready tells"):
+        starting.get("model")
+
+
+def test_who_asks_while_the_first_scan_goes_on_waits_for_its_end() -> None:
+    registry = Registry(patience_seconds=10)
+    asked = threading.Thread(target=lambda: answers.append(registry.get("model")))
+    answers: list[LoadedVersion] = []
+    asked.start()
+    one = add(registry, 1)
+    assert answers == []
+    registry.first_scan_done.set()
+    asked.join()
+    assert answers == [one]
+
+
+def test_an_unknown_signature_is_refused_with_those_that_there_are() -> None:
+    loaded = loaded_version(SIGNATURE)
+    assert loaded.signature("serving_default") is SIGNATURE
+    with pytest.raises(InvalidRequest) as raised:
+        loaded.signature("predict")
+    assert str(raised.value) == "Serving signature key \"predict\" not found; model has 'serving_default'"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "expected"),
+    [
+        ({"y": tensor("DT_FLOAT", -1, 2)}, ("a", "b"), "y"),
+        ({"y": tensor("DT_FLOAT", -1, 2)}, (), None),
+        ({"y": tensor("DT_FLOAT", -1, 3)}, ("a", "b"), None),
+        ({"y": tensor("DT_FLOAT", 2)}, ("a", "b"), None),
+        ({"y": tensor("DT_FLOAT", -1, 1, 2)}, ("a", "b"), None),
+        ({"y": any_shape("DT_FLOAT")}, ("a", "b"), None),
+        ({"y": tensor("DT_FLOAT", -1, 2), "z": tensor("DT_FLOAT", -1, 8)}, ("a", "b"), "y"),
+        ({"y": tensor("DT_FLOAT", -1, 2), "z": tensor("DT_FLOAT", -1, 2)}, ("a", "b"), None),
+        ({"y": tensor("DT_STRING", -1, 2)}, ("a", "b"), None),
+        ({"y": tensor("DT_STRING", -1, 2), "z": tensor("DT_FLOAT", -1, 2)}, ("a", "b"), "z"),
+    ],
+)
+def test_the_labels_output_is_the_only_one_with_a_score_for_each_label(
+    outputs: dict[str, object], labels: tuple[str, ...], expected: str | None
+) -> None:
+    of = signature({"x": any_shape("DT_FLOAT")}, outputs)  # type: ignore[arg-type]
+    assert loaded_version(of, config=ServingConfig(labels=labels)).label_output(of) == expected

@@ -1,0 +1,128 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from service.repository import Repository
+
+
+def add(root: Path, model: str, version: str, content: bytes = b"graph") -> Path:
+    folder = root / model / version
+    folder.mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(content)
+    return folder
+
+
+def names(root: Path, only_model: str = "") -> list[tuple[str, int]]:
+    return sorted(Repository(root, only_model).versions())
+
+
+def test_versions_are_folders_with_numbers_in_folders_with_names(tmp_path: Path) -> None:
+    for version in ("1", "2", "10"):
+        add(tmp_path, "clothing", version)
+    folder = add(tmp_path, "regression", "7")
+    assert names(tmp_path) == [("clothing", 1), ("clothing", 2), ("clothing", 10), ("regression", 7)]
+    assert Repository(tmp_path).versions()["regression", 7].path == folder
+
+
+@pytest.mark.parametrize("version", ["v1", "latest", "1.5", "-1", "1a", ".staging", "٣", "²", " 1"])
+def test_a_folder_that_is_no_number_is_no_version(tmp_path: Path, version: str) -> None:
+    add(tmp_path, "model", version)
+    assert names(tmp_path) == []
+
+
+def test_an_export_under_way_does_not_count(tmp_path: Path) -> None:
+    add(tmp_path, ".staging", "1")
+    add(tmp_path, "model", ".1.tmp")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("model", ["a:b", "\udcff", "line\nbreak"])
+def test_a_name_that_no_url_can_hold_is_passed_over(tmp_path: Path, model: str) -> None:
+    add(tmp_path, model, "1")
+    add(tmp_path, "good one", "1")
+    assert names(tmp_path) == [("good one", 1)]
+
+
+def test_files_among_the_folders_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("models")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "1").write_text("no folder")
+    assert names(tmp_path) == []
+
+
+def test_leading_zeros_make_no_other_version(tmp_path: Path) -> None:
+    add(tmp_path, "model", "007")
+    assert names(tmp_path) == [("model", 7)]
+
+
+def test_an_empty_version_is_on_disk_too(tmp_path: Path) -> None:
+    (tmp_path / "model" / "1").mkdir(parents=True)
+    assert names(tmp_path) == [("model", 1)]
+
+
+def test_one_model_alone_can_be_asked_for(tmp_path: Path) -> None:
+    add(tmp_path, "clothing", "1")
+    add(tmp_path, "regression", "1")
+    assert names(tmp_path, "regression") == [("regression", 1)]
+    assert names(tmp_path, "other") == []
+
+
+def test_a_linked_version_is_a_version(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = add(tmp_path_factory.mktemp("elsewhere"), "model", "1")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "3").symlink_to(elsewhere)
+    assert names(tmp_path) == [("model", 3)]
+
+
+def test_a_dangling_link_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (add(tmp_path, "model", "1") / "dangling").symlink_to(tmp_path / "nowhere")
+    assert names(tmp_path) == [("model", 1)]
+
+
+@pytest.mark.parametrize("place", ["loop", "broken/loop", "broken/1", "broken/1/loop"])
+def test_a_link_to_itself_does_not_hide_the_other_models(tmp_path: Path, place: str) -> None:
+    add(tmp_path, "model", "1")
+    link = tmp_path / place
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(link)
+    assert ("model", 1) in names(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_model_that_may_not_be_read_does_not_hide_the_others(tmp_path: Path) -> None:
+    add(tmp_path, "model", "1")
+    secret = add(tmp_path, "secret", "1").parent
+    secret.chmod(0)
+    try:
+        assert names(tmp_path) == [("model", 1)]
+    finally:
+        secret.chmod(0o755)
+
+
+def test_a_root_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Repository(tmp_path / "nowhere").versions()
+
+
+def test_the_fingerprint_stays_while_nothing_changes(tmp_path: Path) -> None:
+    add(tmp_path, "model", "1")
+    assert Repository(tmp_path).versions() == Repository(tmp_path).versions()
+
+
+def test_the_fingerprint_tells_a_file_that_appears_vanishes_grows_or_is_replaced(tmp_path: Path) -> None:
+    folder = add(tmp_path, "model", "1")
+    seen = {Repository(tmp_path).versions()["model", 1].fingerprint}
+    variables = folder / "variables" / "variables.index"
+    variables.parent.mkdir()
+
+    variables.write_bytes(b"a")
+    seen.add(Repository(tmp_path).versions()["model", 1].fingerprint)
+    variables.write_bytes(b"ab")
+    seen.add(Repository(tmp_path).versions()["model", 1].fingerprint)
+    os.utime(variables, ns=(1, 1))
+    seen.add(Repository(tmp_path).versions()["model", 1].fingerprint)
+    variables.rename(variables.with_name("renamed"))
+    seen.add(Repository(tmp_path).versions()["model", 1].fingerprint)
+    assert len(seen) == 5
