@@ -188,6 +188,8 @@ def _json_error(data: bytes, error: orjson.JSONDecodeError) -> str:
         return f"the body is empty; {_BODY_EXPECTED}"
     if looks_like_picture(data):
         return "the body is a picture; say so with Content-Type: image/png (or jpeg, webp, ...)"
+    if data[error.pos :].lstrip(b"-").startswith((b"NaN", b"Infinity", b"Inf")):
+        return f"JSON has no NaN and no Infinity, at line {error.lineno} column {error.colno}"
     return f"{error.msg}, at line {error.lineno} column {error.colno}"
 
 
