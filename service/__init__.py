@@ -23,6 +23,7 @@ def create_app(settings: "Settings") -> "Flask":
     from service.metrics import Metrics, scrape_registry
     from service.registry import Registry
     from service.repository import Repository
+    from service.short_road import ShortRoad
     from service.watcher import Watcher
 
     class NameConverter(BaseConverter):
@@ -40,14 +41,17 @@ def create_app(settings: "Settings") -> "Flask":
     )
 
     app = Flask(__name__, static_folder=None)
-    # One more than is taken: of a chunked body Werkzeug hands out this much and silently drops the rest.
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
-    app.config["MAX_FORM_MEMORY_SIZE"] = settings.max_body_bytes + 1
+    # The server has limited the body; within it a text may be as long as a file.
+    app.config["MAX_FORM_MEMORY_SIZE"] = None
     app.url_map.converters["name"] = NameConverter
+    app.extensions["settings"] = settings
     app.extensions["watcher"] = watcher
     app.extensions["registry"] = registry
+    app.extensions["metrics"] = metrics
     calls.register(app, metrics)
-    errors.register(app, settings.max_body_bytes)
-    app.register_blueprint(v1.blueprint(Inference(registry, metrics), settings))
+    errors.register(app)
+    inference = Inference(registry, metrics)
+    app.extensions["short_road"] = ShortRoad(inference, settings, metrics)
+    app.register_blueprint(v1.blueprint(inference, settings))
     app.register_blueprint(ops.blueprint(registry, scrape_registry(metrics, registry)))
     return app

@@ -84,11 +84,9 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             if ":" in settings.host
             else f"{settings.host}:{settings.port}",
             "workers": settings.workers,
-            "worker_class": "gthread",
-            "threads": settings.threads,
+            "worker_class": "service.server.worker.LoopWorker",
             # Without it, connections that are kept alive pile up on one worker.
             "reuse_port": True,
-            "keepalive": 75,
             "graceful_timeout": settings.shutdown_seconds,
             # For a stuck worker. Loading a big SavedModel can hold the interpreter for long.
             "timeout": 120,

@@ -21,12 +21,19 @@ class Call:
     def found(self, loaded: LoadedVersion) -> None:
         self.model, self.version = loaded.model, str(loaded.version)
 
+    def end(self, metrics: Metrics, protocol: str, verb: str, status: int) -> None:
+        requests, duration = metrics.of_call(self.model, self.version, protocol, verb, status)
+        requests.inc()
+        duration.observe(time.perf_counter() - self.started)
+
 
 def current_call() -> Call:
     return cast(Call, g.call)
 
 
 def register(app: Flask, metrics: Metrics) -> None:
+    """Counts what comes by Flask."""
+
     @app.before_request
     def begin() -> None:
         g.call = Call()
@@ -35,11 +42,8 @@ def register(app: Flask, metrics: Metrics) -> None:
     def end(response: Response) -> Response:
         # The operator's own routes (health, metrics) would drown what clients do.
         if request.blueprint in ("v1", "v2"):
-            call = current_call()
             verb = (request.view_args or {}).get("verb") or (request.endpoint or "").partition(".")[2]
-            labels = (call.model, call.version, request.blueprint, verb)
-            metrics.requests.labels(*labels, str(response.status_code)).inc()
-            metrics.request_duration.labels(*labels).observe(time.perf_counter() - call.started)
+            current_call().end(metrics, request.blueprint, verb, response.status_code)
         if response.status_code == 413:
             metrics.rejected.labels("too_large").inc()
         return response

@@ -26,6 +26,15 @@ def looks_like_picture(data: bytes) -> bool:
     return data.startswith(_MAGIC_NUMBERS) or (data[:4], data[8:12]) == (b"RIFF", b"WEBP")
 
 
+def picture_pixels(data: bytes) -> int:
+    """Width times height as the header has it; 0 for what is no picture."""
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            return image.width * image.height
+    except Exception:
+        return 0
+
+
 def picture_batch(
     pictures: Mapping[str, bytes], signature: Signature, spec: ImageSpec | None, max_pixels: int
 ) -> dict[str, Array]:

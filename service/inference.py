@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Mapping
-
-import numpy as np
+from math import isfinite
 
 from service.errors import InvalidRequest
 from service.metrics import Metrics
@@ -28,21 +27,21 @@ class Inference:
         started = time.perf_counter()
         outputs = loaded.engine.run(signature_name, inputs)
         seconds = time.perf_counter() - started
-        version = (loaded.model, str(loaded.version))
-        self._metrics.inference_duration.labels(*version, loaded.engine.name).observe(seconds)
+        self._metrics.of_inference(loaded.model, loaded.version, loaded.engine.name).observe(seconds)
         if output := loaded.label_output(signature):
             self._count_labels(loaded, outputs[output])
         return outputs
 
     def _count_labels(self, loaded: LoadedVersion, scores: Array) -> None:
-        version = (loaded.model, str(loaded.version))
-        confidence = self._metrics.confidence.labels(*version)
-        for row in scores:
-            first = int(np.argmax(row))
-            if not np.isfinite(row[first]):
-                continue  # one NaN would make the sum of all confidences NaN for ever
-            self._metrics.predictions.labels(*version, loaded.config.labels[first]).inc()
-            confidence.observe(float(row[first]))
+        if not len(scores):
+            return
+        for first, confidence in zip(scores.argmax(axis=1).tolist(), scores.max(axis=1).tolist(), strict=True):
+            if isfinite(confidence):  # one NaN would make the sum of all confidences NaN for ever
+                predictions, confidences = self._metrics.of_prediction(
+                    loaded.model, loaded.version, loaded.config.labels[first]
+                )
+                predictions.inc()
+                confidences.observe(confidence)
 
 
 def _check_inputs(signature: Signature, inputs: Mapping[str, Array]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -50,6 +51,22 @@ class Metrics:
             buckets=CONFIDENCE_BUCKETS,
             registry=registry,
         )
+
+    # prometheus_client looks a label set up under a lock and checks it, each time: that costs more than to count. What
+    # was looked up is kept; models, versions, verbs and statuses are few.
+
+    @cache  # noqa: B019  # there is one instance, as long as the process
+    def of_call(self, model: str, version: str, protocol: str, verb: str, status: int) -> tuple[Counter, Histogram]:
+        labels = (model, version, protocol, verb)
+        return self.requests.labels(*labels, str(status)), self.request_duration.labels(*labels)
+
+    @cache  # noqa: B019
+    def of_inference(self, model: str, version: int, engine: str) -> Histogram:
+        return self.inference_duration.labels(model, str(version), engine)
+
+    @cache  # noqa: B019
+    def of_prediction(self, model: str, version: int, label: str) -> tuple[Counter, Histogram]:
+        return self.predictions.labels(model, str(version), label), self.confidence.labels(model, str(version))
 
 
 class RegistryCollector(Collector):

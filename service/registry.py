@@ -40,6 +40,8 @@ class LoadedVersion:
     version: int
     engine: Engine
     config: ServingConfig
+    # A batch of one takes less than a millisecond.
+    is_quick: bool = False
 
     def signature(self, name: str) -> Signature:
         """Raises InvalidRequest where there is none of that name."""
@@ -87,7 +89,7 @@ class Registry:
             InvalidRequest: no such label.
             Unavailable: the first scan takes too long.
         """
-        if not self.first_scan_done.wait(self._patience_seconds):
+        if not (self.first_scan_done.is_set() or self.first_scan_done.wait(self._patience_seconds)):
             raise Unavailable("the models are still being loaded; /v2/health/ready tells when that is done")
         loaded = self._loaded.get(model, {})
         if label is not None and model in self._statuses:
@@ -97,6 +99,10 @@ class Registry:
         if version is not None and version in loaded:
             return loaded[version]
         raise NotFound(self._why_not(model, version))
+
+    def is_quick(self, model: str) -> bool:
+        """Whether every version of the model is; True where there is none, for to say so is quick as well."""
+        return all(loaded.is_quick for loaded in self._loaded.get(model, {}).values())
 
     def statuses(self) -> Mapping[str, Mapping[int, VersionStatus]]:
         """By model and version, of all that are or were known and are still on disk."""

@@ -42,7 +42,9 @@ class Settings:
         "auto", "what runs the models; auto: the LiteRT twin where a proved one is there, else TensorFlow"
     )
     workers: int = setting(0, "worker processes; 0: one for each core that the service may use", least=0, most=512)
-    threads: int = setting(4, "requests that one worker process handles at a time", least=1, most=1024)
+    threads: int = setting(
+        4, "threads of a worker process, for what takes longer than a millisecond", least=1, most=1024
+    )
     max_body_bytes: int = setting(32 * 1024 * 1024, "longest request body, in bytes", least=1)
     max_image_pixels: int = setting(50_000_000, "largest picture, in pixels (width x height)", least=1)
     poll_seconds: float = setting(

@@ -9,6 +9,10 @@ from service.engines import Engine, LoadError
 from service.registry import LoadedVersion, Registry, State, VersionStatus
 from service.repository import Repository, VersionOnDisk
 from service.serving_config import InvalidServingConfig, ServingConfig, read_serving_config
+from service.warm_up import warm_up
+
+# A version that answers one row within it is run by the server's event loop itself.
+QUICK_SECONDS = 0.001
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +74,9 @@ class Watcher:
         started = time.monotonic()
         try:
             config = read_serving_config(on_disk.path)
-            loaded = LoadedVersion(*key, self._load_engine(on_disk, config), config)
+            engine = self._load_engine(on_disk, config)
+            is_quick = warm_up(engine) < QUICK_SECONDS
+            loaded = LoadedVersion(*key, engine, config, is_quick)
         # Whatever a stranger's model does wrong, the others must go on being loaded and watched.
         except Exception as error:
             expected = isinstance(error, (LoadError, InvalidServingConfig))

@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping
 
-from flask import Blueprint, Response, request
+import flask
+from flask import Blueprint, Response
 
 from service import classification
 from service.api import v1_codec, v1_describe
 from service.api.v1_codec import Body
-from service.calls import current_call
-from service.errors import InvalidRequest, json_response, too_long
+from service.calls import Call, current_call
+from service.errors import InvalidRequest, json_response
 from service.image import picture_batch
 from service.inference import Inference
+from service.messages import Request
 from service.registry import LoadedVersion
 from service.settings import Settings
-from service.signature import DEFAULT_SIGNATURE, Signature
+from service.signature import DEFAULT_SIGNATURE
 from service.tensors import Array
 
 _PLACES = (
@@ -24,26 +26,35 @@ _PLACES = (
 _VERB = ":<any(predict, classify, regress):verb>"
 
 
+def answer(
+    inference: Inference,
+    settings: Settings,
+    call: Call,
+    request: Request,
+    verb: str,
+    model: str,
+    version: str | None = None,
+    label: str | None = None,
+) -> bytes:
+    """The JSON of `:predict`, `:classify` or `:regress`. Raises ServingError."""
+    loaded = inference.registry.get(model, _number(version), label)
+    call.found(loaded)
+    body, inputs = _decode(loaded, settings, request, verb)
+    outputs = inference.infer(loaded, body.signature_name, inputs)
+    if verb == "predict":
+        return v1_codec.encode_predictions(outputs, body.is_row_format)
+    signature = loaded.signature(body.signature_name)
+    if verb == "classify":
+        return v1_codec.encode_results(classification.classify(loaded, signature, outputs, _top_k(request)))
+    return v1_codec.encode_results(classification.regress(loaded, signature, outputs))
+
+
 def blueprint(inference: Inference, settings: Settings) -> Blueprint:
     views = Blueprint("v1", __name__)
 
-    def answer(verb: str, model: str, version: str | None = None, label: str | None = None) -> Response:
-        loaded = inference.registry.get(model, _number(version), label)
-        current_call().found(loaded)
-        if pictures := _pictures(settings.max_body_bytes):
-            body = Body({}, request.args.get("signature_name") or DEFAULT_SIGNATURE)
-        else:
-            # TensorFlow Serving reads JSON whatever the content type says; so does this.
-            body = v1_codec.parse_body(_body(settings.max_body_bytes))
-        signature = loaded.signature(body.signature_name)
-        if pictures:
-            inputs = picture_batch(pictures, signature, loaded.config.image, settings.max_image_pixels)
-        elif verb == "predict":
-            inputs = v1_codec.decode_predict(body, signature)
-        else:
-            inputs = v1_codec.decode_examples(body, signature)
-        outputs = inference.infer(loaded, body.signature_name, inputs)
-        return _encode(verb, loaded, signature, outputs, body)
+    def act(**asked: str) -> Response:
+        text = answer(inference, settings, current_call(), _request(), **asked)
+        return Response(text, mimetype="application/json")
 
     def status(model: str, version: str | None = None, label: str | None = None) -> Response:
         number = _number(version) if label is None else inference.registry.get(model, label=label).version
@@ -55,7 +66,7 @@ def blueprint(inference: Inference, settings: Settings) -> Blueprint:
         return json_response(v1_describe.metadata(loaded))
 
     for place in _PLACES:
-        views.add_url_rule(place + _VERB, "answer", answer, methods=["POST"])
+        views.add_url_rule(place + _VERB, "act", act, methods=["POST"])
         views.add_url_rule(place, "status", status, methods=["GET"])
         views.add_url_rule(place + "/metadata", "metadata", metadata, methods=["GET"])
 
@@ -66,41 +77,42 @@ def blueprint(inference: Inference, settings: Settings) -> Blueprint:
     return views
 
 
-def _pictures(max_body_bytes: int) -> dict[str, bytes]:
-    """The request's pictures; none where its content type is neither image/* nor a form."""
-    if request.mimetype.startswith("image/"):
-        return {"the body": _body(max_body_bytes)}
-    if request.mimetype == "multipart/form-data":
+def _decode(loaded: LoadedVersion, settings: Settings, request: Request, verb: str) -> tuple[Body, Mapping[str, Array]]:
+    if pictures := _pictures(request):
+        body = Body({}, request.args.get("signature_name") or DEFAULT_SIGNATURE)
+        signature = loaded.signature(body.signature_name)
+        return body, picture_batch(pictures, signature, loaded.config.image, settings.max_image_pixels)
+    default = loaded.engine.signatures.get(DEFAULT_SIGNATURE)
+    if default and (numbers := v1_codec.decode_numbers(request.body, default)):
+        return Body({}, DEFAULT_SIGNATURE), numbers
+    # TensorFlow Serving reads JSON whatever the content type says; so does this.
+    body = v1_codec.parse_body(request.body)
+    signature = loaded.signature(body.signature_name)
+    decode = v1_codec.decode_predict if verb == "predict" else v1_codec.decode_examples
+    return body, decode(body, signature)
+
+
+def _request() -> Request:
+    """Flask's request as the views take it."""
+    if flask.request.mimetype == "multipart/form-data":
         files = {
             f"file {number} ({file.filename or field})": file.read()
-            for number, (field, file) in enumerate(request.files.items(multi=True), start=1)
+            for number, (field, file) in enumerate(flask.request.files.items(multi=True), start=1)
         }
-        if not files:
-            raise InvalidRequest("the form has no file; expected one or several pictures as files")
-        return files
-    return {}
+        return Request(flask.request.mimetype, flask.request.args, files=files)
+    return Request(flask.request.mimetype, flask.request.args, flask.request.get_data(cache=False))
 
 
-def _body(max_body_bytes: int) -> bytes:
-    data = request.get_data(cache=False)
-    if len(data) > max_body_bytes:
-        raise too_long(max_body_bytes)
-    return data
+def _pictures(request: Request) -> Mapping[str, bytes]:
+    """The request's pictures; none where it is neither a picture nor a form."""
+    if request.mimetype.startswith("image/"):
+        return {"the body": request.body}
+    if request.files is not None and not request.files:
+        raise InvalidRequest("the form has no file; expected one or several pictures as files")
+    return request.files or {}
 
 
-def _encode(
-    verb: str, loaded: LoadedVersion, signature: Signature, outputs: Mapping[str, Array], body: Body
-) -> Response:
-    if verb == "predict":
-        text = v1_codec.encode_predictions(outputs, body.is_row_format)
-    elif verb == "classify":
-        text = v1_codec.encode_results(classification.classify(loaded, signature, outputs, _top_k()))
-    else:
-        text = v1_codec.encode_results(classification.regress(loaded, signature, outputs))
-    return Response(text, mimetype="application/json")
-
-
-def _top_k() -> int | None:
+def _top_k(request: Request) -> int | None:
     text = request.args.get("top_k")
     if text is None:
         return None

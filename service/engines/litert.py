@@ -1,5 +1,6 @@
 """The engine `litert`: runs a SavedModel's twin."""
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,12 @@ from service.engines.interface import LoadError
 from service.signature import Signature
 from service.tensors import Array
 
+# Interpreters that are kept, each prepared for the shapes it ran last. To prepare one for other shapes costs more than
+# to run a small model; to keep one costs the weights once more.
+KEPT = 4
+
+Shapes = tuple[tuple[int, ...], ...]
+
 
 class LiteRTEngine:
     name = "litert"
@@ -17,31 +24,68 @@ class LiteRTEngine:
         """`signatures` are the SavedModel's; the twin must have every one of them."""
         self.signatures = signatures
         self._model = twin.read_bytes()
-        # An interpreter serves one thread at a time; a free one waits here. list.append and list.pop are atomic.
-        self._idle = [self._interpreter()]
-        twin_signatures = self._idle[0].get_signature_list()
+        self._lock = threading.Lock()
+        first = _Runner(self._model)
         for name, signature in signatures.items():
-            tensors = twin_signatures.get(name)
+            tensors = first.interpreter.get_signature_list().get(name)
             if (
                 tensors is None
                 or set(tensors["inputs"]) != set(signature.inputs)
                 or set(tensors["outputs"]) != set(signature.outputs)
             ):
                 raise LoadError(f"the twin's signatures are not the SavedModel's: {name!r} is {tensors} in the twin")
+        # An interpreter serves one thread at a time; those that are free wait here, the one used last at the end.
+        self._idle = [first]
 
     def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        try:
-            interpreter = self._idle.pop()
-        except IndexError:
-            interpreter = self._interpreter()
-        outputs: dict[str, Array] = interpreter.get_signature_runner(signature)(**inputs)
-        # Only now: one that failed in between may be in any state.
-        self._idle.append(interpreter)
+        shapes = tuple(inputs[name].shape for name in self.signatures[signature].inputs)
+        runner = self._take(shapes)
+        outputs = runner.run(signature, inputs, shapes)
+        # Only now: one that failed may be in any state.
+        with self._lock:
+            self._idle.append(runner)
+            del self._idle[:-KEPT]
         return outputs
 
-    def _interpreter(self) -> Interpreter:
+    def _take(self, shapes: Shapes) -> "_Runner":
+        """One that is prepared for these shapes, else a new one until KEPT wait, else the one unused for longest."""
+        with self._lock:
+            for index in range(len(self._idle) - 1, -1, -1):
+                if self._idle[index].shapes in (None, shapes):
+                    return self._idle.pop(index)
+            if len(self._idle) >= KEPT:
+                return self._idle.pop(0)
+        return _Runner(self._model)
+
+
+class _Runner:
+    def __init__(self, model: bytes) -> None:
         try:
             # One thread: requests in parallel use the cores better than parts of one small model.
-            return Interpreter(model_content=self._model, num_threads=1)
+            self.interpreter = Interpreter(model_content=model, num_threads=1)
         except (ValueError, RuntimeError) as error:
             raise LoadError(f"LiteRT cannot read the twin: {error}") from None
+        self.shapes: Shapes | None = None
+        signatures = self.interpreter.get_signature_list()
+        self._only_signature = next(iter(signatures)) if len(signatures) == 1 else None
+        if self._only_signature:
+            details = self.interpreter.get_signature_runner(self._only_signature)
+            self._inputs = {name: tensor["index"] for name, tensor in details.get_input_details().items()}
+            self._outputs = {name: tensor["index"] for name, tensor in details.get_output_details().items()}
+
+    def run(self, signature: str, inputs: Mapping[str, Array], shapes: Shapes) -> dict[str, Array]:
+        interpreter = self.interpreter
+        if self._only_signature is None:
+            # LiteRT's own way to run one of several, which prepares it anew each time.
+            outputs: dict[str, Array] = interpreter.get_signature_runner(signature)(**inputs)
+            return outputs
+        if self.shapes != shapes:
+            self.shapes = None
+            for name, array in inputs.items():
+                interpreter.resize_tensor_input(self._inputs[name], array.shape)
+            interpreter.allocate_tensors()
+            self.shapes = shapes
+        for name, array in inputs.items():
+            interpreter.set_tensor(self._inputs[name], array)
+        interpreter.invoke()
+        return {name: interpreter.get_tensor(index) for name, index in self._outputs.items()}

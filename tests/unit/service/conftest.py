@@ -11,12 +11,13 @@ from tests.unit.service.fakes import FakeService
 MakeService = Callable[..., FakeService]
 
 
-@pytest.fixture
-def make_service(tmp_path: Path) -> MakeService:
-    """Makes a service with these settings; it has looked at its empty models folder."""
+@pytest.fixture(params=["flask", "server"])
+def make_service(tmp_path: Path, request: pytest.FixtureRequest) -> MakeService:
+    """Makes a service with these settings; it has looked at its empty models folder. Every test that asks it asks
+    twice: by Flask's routes, and through the server with its short road."""
 
     def make(**settings: Any) -> FakeService:
-        service = FakeService(create_app(Settings(models=tmp_path, **settings)))
+        service = FakeService(create_app(Settings(models=tmp_path, **settings)), by_flask=request.param == "flask")
         service.app.extensions["watcher"].scan()
         return service
 

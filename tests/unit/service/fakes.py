@@ -1,14 +1,20 @@
 """Stand-ins for what is slow or heavy: an engine, and a whole service over such engines."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 from flask import Flask
-from werkzeug.test import TestResponse
+from werkzeug.datastructures import Headers
+from werkzeug.test import EnvironBuilder, TestResponse
+from werkzeug.wrappers import Request
 
 from service.registry import LoadedVersion, Registry, State, VersionStatus
+from service.server.protocol import HttpConnection
+from service.server.roads import Roads
 from service.serving_config import ServingConfig
 from service.signature import DEFAULT_SIGNATURE, PREDICT_METHOD, Signature, TensorSpec
 from service.tensors import Array
@@ -60,9 +66,10 @@ def make_available(registry: Registry, loaded: LoadedVersion) -> None:
 
 @dataclass
 class FakeService:
-    """An app made by create_app, whose models are fakes."""
+    """An app made by create_app, whose models are fakes; asked by Flask's test client or through the server."""
 
     app: Flask
+    by_flask: bool = True
 
     @property
     def registry(self) -> Registry:
@@ -85,15 +92,20 @@ class FakeService:
         return loaded.engine
 
     def get(self, path: str) -> TestResponse:
-        return self.app.test_client().get(path)
+        return self._exchange(EnvironBuilder(path))
 
     def post(self, path: str, body: object = None, content_type: str = "application/json") -> TestResponse:
         """`body`: bytes as they are, anything else as JSON."""
         data = body if isinstance(body, bytes) else orjson.dumps(body)
-        return self.app.test_client().post(path, data=data, content_type=content_type)
+        return self._exchange(EnvironBuilder(path, method="POST", data=data, content_type=content_type))
 
     def post_form(self, path: str, form: Mapping[str, Any]) -> TestResponse:
-        return self.app.test_client().post(path, data=form, content_type="multipart/form-data")
+        return self._exchange(EnvironBuilder(path, method="POST", data=form, content_type="multipart/form-data"))
+
+    def _exchange(self, builder: EnvironBuilder) -> TestResponse:
+        if self.by_flask:
+            return self.app.test_client().open(builder)
+        return asyncio.run(by_server(self.app, builder.get_request()))
 
     def sample(self, line: str) -> str | None:
         """What /metrics says for a series; None where it has no such line."""
@@ -102,6 +114,62 @@ class FakeService:
             if series == line:
                 return value
         return None
+
+
+class FakeTransport(asyncio.Transport):
+    """Keeps what is written; `closed` is set once the connection is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.is_reading_paused = False
+        self.closed = asyncio.Event()
+
+    def write(self, data: Any) -> None:
+        assert not self.closed.is_set(), f"written after the end: {data!r}"
+        self.written += data
+
+    def close(self) -> None:
+        self.closed.set()
+
+    def abort(self) -> None:
+        self.closed.set()
+
+    def is_closing(self) -> bool:
+        return self.closed.is_set()
+
+    def pause_reading(self) -> None:
+        self.is_reading_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_reading_paused = False
+
+
+def raw_request(request: Request) -> bytes:
+    """As it goes over the wire, on a connection of its own."""
+    body = request.get_data()
+    headers = {**dict(request.headers), "Content-Length": str(len(body)), "Connection": "close"}
+    target = quote(request.environ["PATH_INFO"].encode("latin-1"))
+    if request.query_string:
+        target += "?" + quote(request.query_string, safe="=&%+")
+    lines = [f"{request.method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+async def by_server(app: Flask, request: Request) -> TestResponse:
+    """What a connection of the server answers."""
+    roads = Roads(app, 1, ("127.0.0.1", 80))
+    connection = HttpConnection(roads, set(), app.extensions["settings"].max_body_bytes)
+    transport = FakeTransport()
+    connection.connection_made(transport)
+    connection.data_received(raw_request(request))
+    await transport.closed.wait()
+    roads.close()
+    head, _, body = transport.written.partition(b"\r\n\r\n")
+    status_line, *lines = head.decode("latin-1").split("\r\n")
+    headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
+    assert dict(headers)["content-length"] == str(len(body))
+    return TestResponse([body], status_line.split(" ", 1)[1], Headers(headers), request)
 
 
 def error(response: TestResponse) -> str:

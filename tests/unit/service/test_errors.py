@@ -1,6 +1,4 @@
 import logging
-from dataclasses import dataclass, field
-from io import BytesIO
 
 import pytest
 from flask import Flask, abort, request
@@ -8,8 +6,6 @@ from flask import Flask, abort, request
 from service import errors
 from service.errors import InvalidRequest, NotFound, PayloadTooLarge, ServingError, Unavailable
 from tests.unit.service.fakes import error
-
-MAX_BODY_BYTES = 10
 
 RAISED: dict[str, Exception] = {
     "invalid": InvalidRequest("no rows"),
@@ -24,8 +20,7 @@ RAISED: dict[str, Exception] = {
 @pytest.fixture
 def app() -> Flask:
     app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    errors.register(app, MAX_BODY_BYTES)
+    errors.register(app)
 
     @app.get("/raise/<name>")
     def fail(name: str) -> str:
@@ -95,75 +90,3 @@ def test_other_http_errors_keep_their_status_and_words(app: Flask) -> None:
     response = app.test_client().get("/teapot")
     assert response.status_code == 418
     assert "teapot" in error(response)
-
-
-def test_a_body_that_is_too_long_says_how_long_it_may_be(app: Flask) -> None:
-    assert app.test_client().post("/read", data=b"x" * 10).data == b"10"
-    body = BytesIO(b"x" * 60)
-    response = app.test_client().post("/read", input_stream=body)
-    assert (response.status_code, error(response)) == (
-        413,
-        "a body of 60 bytes is too long: at most 10 bytes are taken (SERVING_MAX_BODY_BYTES)",
-    )
-    # The client, which may send all of it before it looks for an answer, is heard out.
-    assert body.read() == b""
-
-
-def test_a_client_that_sends_without_end_is_not_heard_out(app: Flask) -> None:
-    body = BytesIO(b"x" * 1000)
-    response = app.test_client().post("/read", input_stream=body)
-    assert response.status_code == 413
-    assert len(body.read()) == 1000 - 8 * MAX_BODY_BYTES
-
-
-@dataclass
-class FakeConnection:
-    timeouts: list[float | None] = field(default_factory=list)
-
-    def settimeout(self, seconds: float | None) -> None:
-        self.timeouts.append(seconds)
-
-
-class Stalled(BytesIO):
-    """A client that announces a body, sends the beginning and then no more."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        if data := super().read(size):
-            return data
-        raise TimeoutError("timed out")
-
-
-@pytest.mark.parametrize("sent", [0, 30])
-def test_a_client_that_announces_a_long_body_and_does_not_send_it_is_answered_all_the_same(
-    app: Flask, sent: int
-) -> None:
-    connection = FakeConnection()
-    response = app.test_client().post(
-        "/read",
-        input_stream=Stalled(b"x" * sent),
-        environ_overrides={"gunicorn.socket": connection, "CONTENT_LENGTH": "60"},
-    )
-    assert response.status_code == 413
-    *waits, last = connection.timeouts
-    assert waits
-    assert all(wait is not None and 0 < wait <= errors.DISCARD_SECONDS for wait in waits)
-    assert last is None
-
-
-def test_a_client_that_takes_too_long_to_send_its_long_body_is_not_heard_out(
-    app: Flask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(errors, "DISCARD_SECONDS", 0)
-    body = BytesIO(b"x" * 60)
-    assert app.test_client().post("/read", input_stream=body).status_code == 413
-    assert len(body.read()) == 60
-
-
-def test_a_client_that_hangs_up_amid_its_long_body_is_no_error_of_ours(
-    app: Flask, caplog: pytest.LogCaptureFixture
-) -> None:
-    response = app.test_client().post(
-        "/read", input_stream=BytesIO(b"x" * 20), environ_overrides={"CONTENT_LENGTH": "60"}
-    )
-    assert response.status_code == 413
-    assert caplog.records == []

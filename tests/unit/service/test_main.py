@@ -175,9 +175,9 @@ def test_an_address_that_is_not_ours_stops_the_start(
 
 
 def test_gunicorn_is_told_what_the_settings_say(run: Run) -> None:
-    config = run("--workers", "3", "--threads", "7", "--shutdown-seconds", "9").config
-    assert (config.workers, config.threads, config.graceful_timeout) == (3, 7, 9)
-    assert config.worker_class_str == "gthread"
+    config = run("--workers", "3", "--shutdown-seconds", "9").config
+    assert (config.workers, config.graceful_timeout) == (3, 9)
+    assert config.worker_class_str == "service.server.worker.LoopWorker"
     assert config.settings["proc_name"].get() == "fitting-room"
 
 
@@ -193,9 +193,9 @@ def test_gunicorn_binds_to_an_ipv6_address_too(run: Run) -> None:
 
 
 def test_a_flag_counts_more_than_its_variable(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SERVING_THREADS", "5")
-    assert run().config.threads == 5
-    assert run("--threads", "6").config.threads == 6
+    monkeypatch.setenv("SERVING_WORKERS", "5")
+    assert run().config.workers == 5
+    assert run("--workers", "6").config.workers == 6
 
 
 def test_without_a_number_there_is_a_worker_for_each_core(run: Run) -> None:

@@ -192,6 +192,8 @@ def test_while_models_are_loaded_at_the_start_a_request_is_told_to_come_again(se
 # Bodies
 
 
+# The server limits the body, for whatever road.
+@pytest.mark.parametrize("make_service", ["server"], indirect=True)
 def test_a_body_of_the_longest_length_is_taken_and_one_byte_more_is_not(
     make_service: Callable[..., FakeService],
 ) -> None:
@@ -205,26 +207,6 @@ def test_a_body_of_the_longest_length_is_taken_and_one_byte_more_is_not(
         "a body of 101 bytes is too long: at most 100 bytes are taken (SERVING_MAX_BODY_BYTES)",
     )
     assert service.sample('serving_rejected_total{reason="too_large"}') == "1.0"
-
-
-@pytest.mark.parametrize("content_type", ["application/json", "image/png", "multipart/form-data; boundary=b"])
-@pytest.mark.parametrize("length", [101, 150, 100_000])
-def test_a_body_that_does_not_say_its_length_may_not_be_longer_either(
-    make_service: Callable[..., FakeService], content_type: str, length: int
-) -> None:
-    service = make_service(max_body_bytes=100)
-    service.add(PICTURES, by_brightness, CLOTHING)
-    part = b'--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n'
-    response = service.app.test_client().post(
-        "/v1/models/model:classify",
-        input_stream=BytesIO(part.ljust(length)),
-        content_type=content_type,
-        environ_overrides={"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"},
-    )
-    assert (response.status_code, error(response)) == (
-        413,
-        "the body is too long: at most 100 bytes are taken (SERVING_MAX_BODY_BYTES)",
-    )
 
 
 # Pictures

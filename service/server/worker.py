@@ -1,0 +1,85 @@
+"""The worker process: gunicorn starts and watches it, uvloop runs it."""
+
+import asyncio
+import gc
+import os
+import signal
+import time
+from contextlib import suppress
+from typing import cast
+
+import uvloop
+from flask import Flask
+from gunicorn.workers.base import Worker
+
+from service.server.protocol import HttpConnection
+from service.server.roads import Roads
+from service.settings import Settings
+
+SWEEP_SECONDS = 1.0
+# How long connections that are kept alive stay open after SIGTERM for a request that may be on its way.
+LINGER_SECONDS = 1.0
+
+
+class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
+    """Small predictions are answered on the event loop itself, everything else by a pool of threads."""
+
+    def init_process(self) -> None:
+        self.loop = uvloop.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        self._stopped = asyncio.Event()
+        self._connections: set[HttpConnection] = set()
+        super().init_process()
+
+    def init_signals(self) -> None:
+        for number in self.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            self.loop.add_signal_handler(number, self._stop)
+        self.loop.add_signal_handler(signal.SIGABRT, os._exit, 1)
+
+    def _stop(self) -> None:
+        self.alive = False
+        self._stopped.set()
+
+    def run(self) -> None:
+        try:
+            self.loop.run_until_complete(self._serve())
+        finally:
+            self.loop.close()
+
+    async def _serve(self) -> None:
+        app = cast(Flask, self.wsgi)
+        settings: Settings = app.extensions["settings"]
+        roads = Roads(app, settings.threads, self.sockets[0].getsockname())
+        servers = [
+            await self.loop.create_server(
+                lambda: HttpConnection(roads, self._connections, settings.max_body_bytes),
+                sock=listener.sock,
+                backlog=2048,
+            )
+            for listener in self.sockets
+        ]
+        # What is loaded by now stays: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        while self.alive and self.ppid == os.getppid():
+            self.notify()
+            now = time.monotonic()
+            for connection in list(self._connections):
+                connection.sweep(now)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), SWEEP_SECONDS)
+        for server in servers:
+            server.close()
+        await self._drain()
+        roads.close()
+
+    async def _drain(self) -> None:
+        """Every connection gets the answer to what it has sent, and is closed; at the latest when the time is up."""
+        started = time.monotonic()
+        while self._connections and (elapsed := time.monotonic() - started) < self.cfg.graceful_timeout:
+            for connection in list(self._connections):
+                connection.drain(close_idle=elapsed > LINGER_SECONDS)
+            self.notify()
+            await asyncio.sleep(0.02)

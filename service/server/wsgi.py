@@ -1,0 +1,67 @@
+"""The long road: a request as a WSGI environment, and what the Flask app makes of it."""
+
+import sys
+from io import BytesIO
+from typing import Any
+from urllib.parse import unquote_to_bytes
+from wsgiref.types import WSGIApplication
+
+from service.messages import Answer
+from service.server.protocol import HttpRequest
+
+
+def run_wsgi(app: WSGIApplication, request: HttpRequest, address: tuple[str, int]) -> Answer:
+    """The app's whole answer. What it raises, this raises."""
+    started: list[Any] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], _exc_info: Any = None) -> Any:
+        started[:] = [status, headers]
+
+    chunks = app(environ(request, address), start_response)
+    try:
+        body = b"".join(chunks)
+    finally:
+        if hasattr(chunks, "close"):
+            chunks.close()
+    status, headers = started
+    content_type = "text/plain"
+    others = []
+    for name, value in headers:
+        lower = name.lower()
+        if lower == "content-type":
+            content_type = value
+        elif lower not in ("content-length", "connection"):
+            others.append((lower, value))
+    return Answer(int(status.split(" ", 1)[0]), body, content_type, tuple(others))
+
+
+def environ(request: HttpRequest, address: tuple[str, int]) -> dict[str, Any]:
+    path, _, query = request.target.partition(b"?")
+    values: dict[str, Any] = {
+        # A HEAD is answered as the GET it asks about; the connection leaves the body out.
+        "REQUEST_METHOD": "GET" if request.method == "HEAD" else request.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "QUERY_STRING": query.decode("latin-1"),
+        "SERVER_NAME": address[0],
+        "SERVER_PORT": str(address[1]),
+        "SERVER_PROTOCOL": f"HTTP/{request.http_version}",
+        "REMOTE_ADDR": request.peer,
+        "CONTENT_LENGTH": str(len(request.body)),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": BytesIO(request.body),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+    }
+    for name, value in request.headers:
+        # X_Y and X-Y would become one name; a proxy in front that strips the second would be got round by the first.
+        if b"_" in name or name in (b"content-length", b"transfer-encoding"):
+            continue
+        key = name.decode("latin-1").upper().replace("-", "_")
+        key = key if key == "CONTENT_TYPE" else f"HTTP_{key}"
+        text = value.decode("latin-1")
+        values[key] = f"{values[key]},{text}" if key in values else text
+    return values

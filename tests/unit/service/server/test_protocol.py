@@ -1,0 +1,364 @@
+"""A connection against clients that are slow, broken or rude. No sockets: bytes in, bytes out."""
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+
+import pytest
+
+from service.messages import Answer
+from service.server import protocol
+from service.server.protocol import HttpConnection, HttpRequest
+from tests.unit.service.fakes import FakeTransport
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@dataclass
+class Echo:
+    """Answers with what was asked; what asks for /slow gets its answer when the test says so."""
+
+    requests: list[HttpRequest] = field(default_factory=list)
+    slow: "list[asyncio.Future[Answer]]" = field(default_factory=list)
+    refusals: list[int] = field(default_factory=list)
+
+    def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
+        self.requests.append(request)
+        if request.target.startswith(b"/slow"):
+            self.slow.append(asyncio.get_running_loop().create_future())
+            return self.slow[-1]
+        return Answer(200, request.target + b" " + request.body, "text/plain")
+
+    def refused(self, status: int) -> None:
+        self.refusals.append(status)
+
+
+@dataclass
+class Client:
+    echo: Echo
+    transport: FakeTransport
+    connection: HttpConnection
+
+    def send(self, data: bytes) -> None:
+        self.connection.data_received(data)
+
+    def later(self, seconds: float) -> None:
+        self.connection.sweep(time.monotonic() + seconds)
+
+    @property
+    def statuses(self) -> list[int]:
+        return [int(part[:3]) for part in self.transport.written.split(b"HTTP/1.1 ")[1:]]
+
+    @property
+    def is_closed(self) -> bool:
+        return self.transport.is_closing()
+
+
+def connect(max_body_bytes: int = 100) -> Client:
+    echo = Echo()
+    connection = HttpConnection(echo, set(), max_body_bytes)
+    transport = FakeTransport()
+    connection.connection_made(transport)
+    return Client(echo, transport, connection)
+
+
+def post(body: bytes, *headers: bytes, path: bytes = b"/") -> bytes:
+    lines = [b"POST %s HTTP/1.1" % path, b"Host: x", b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def test_an_answer_carries_its_date() -> None:
+    client = connect()
+    client.send(GET)
+    (date,) = re.findall(rb"\r\ndate: (.+)\r\n", client.transport.written)
+    assert parsedate_to_datetime(date.decode()).tzinfo is not None
+
+
+def test_a_request_is_answered_and_the_connection_kept() -> None:
+    client = connect()
+    client.send(post(b"body"))
+    assert client.transport.written.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert client.transport.written.endswith(b"\r\n\r\n/ body")
+    assert not client.is_closed
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_a_request_may_come_in_pieces_of_any_size(size: int) -> None:
+    client = connect()
+    data = post(b"body", path=b"/" + b"long" * 20)
+    for start in range(0, len(data), size):
+        client.send(data[start : start + size])
+    assert client.transport.written.endswith(b"/" + b"long" * 20 + b" body")
+
+
+def test_a_chunked_body_is_put_together() -> None:
+    client = connect()
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+    assert client.echo.requests[0].body == b"abcde"
+
+
+def test_a_client_that_asks_may_go_on_is_told_so() -> None:
+    client = connect()
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n")
+    assert client.transport.written == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.send(b"x")
+    assert client.statuses == [100, 200]
+
+
+def test_a_client_that_asks_with_too_long_a_body_is_not_told_to_go_on() -> None:
+    client = connect()
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 101\r\nExpect: 100-continue\r\n\r\n")
+    assert client.statuses == [413]
+
+
+@pytest.mark.parametrize(
+    ("request_line", "header", "is_kept"),
+    [
+        (b"GET / HTTP/1.1", b"", True),
+        (b"GET / HTTP/1.1", b"Connection: close\r\n", False),
+        (b"GET / HTTP/1.0", b"", False),
+        (b"GET / HTTP/1.0", b"Connection: keep-alive\r\n", True),
+    ],
+)
+def test_the_connection_is_kept_as_the_client_wants_it(request_line: bytes, header: bytes, is_kept: bool) -> None:
+    client = connect()
+    client.send(request_line + b"\r\nHost: x\r\n" + header + b"\r\n")
+    assert client.is_closed is not is_kept
+    assert (b"connection: close" in client.transport.written) is not is_kept
+
+
+def test_a_head_gets_the_length_of_the_body_and_no_body() -> None:
+    client = connect()
+    client.send(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"content-length: 2\r\n" in client.transport.written
+    assert client.transport.written.endswith(b"\r\n\r\n")
+
+
+def test_an_upgrade_that_nobody_offers_is_answered_as_the_request_it_is() -> None:
+    client = connect()
+    client.send(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    assert client.statuses == [200]
+
+
+def test_pipelined_requests_are_answered_in_their_order() -> None:
+    async def scenario() -> None:
+        client = connect()
+        client.send(GET.replace(b"/ ", b"/slow ") + GET.replace(b"/ ", b"/second "))
+        assert client.transport.written == b""
+        client.echo.slow[0].set_result(Answer(200, b"slow"))
+        await asyncio.sleep(0)
+        first, second = client.transport.written.index(b"slow"), client.transport.written.index(b"/second")
+        assert first < second
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_pipelines_without_end_is_not_read_further() -> None:
+    async def scenario() -> None:
+        client = connect()
+        client.send(GET.replace(b"/ ", b"/slow ") + GET * protocol.MAX_PIPELINED)
+        assert client.transport.is_reading_paused
+        client.echo.slow[0].set_result(Answer(200, b"slow"))
+        await asyncio.sleep(0)
+        assert not client.transport.is_reading_paused
+        assert client.statuses == [200] * (1 + protocol.MAX_PIPELINED)
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_reads_no_answers_gets_no_further_ones() -> None:
+    client = connect()
+    client.send(GET)
+    client.connection.pause_writing()
+    client.send(GET)
+    assert client.statuses == [200]
+    client.connection.resume_writing()
+    assert client.statuses == [200, 200]
+
+
+def test_a_client_that_never_reads_is_cut_off() -> None:
+    client = connect()
+    client.send(GET)
+    client.connection.pause_writing()
+    client.later(protocol.WRITE_SECONDS + 1)
+    assert client.is_closed
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x16\x03\x01\x02\x00", b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nHost x\r\n\r\n"],
+)
+def test_what_is_not_http_is_told_so_and_cut_off(data: bytes) -> None:
+    client = connect()
+    client.send(data)
+    assert client.statuses == [400]
+    assert b"Malformed request" in client.transport.written
+    assert client.is_closed
+    assert client.echo.refusals == [400]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: 5\r\nContent-Length: 6\r\n",
+        b"Content-Length: -5\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n",
+    ],
+)
+def test_a_request_whose_end_is_in_doubt_is_refused(headers: bytes) -> None:
+    client = connect()
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n0\r\n\r\n" + GET)
+    assert client.statuses == [400]
+    assert client.is_closed
+    assert client.echo.requests == []
+
+
+@pytest.mark.parametrize("part", [b"GET /" + b"x" * 70_000, b"GET / HTTP/1.1\r\nA: " + b"x" * 70_000])
+def test_a_head_without_end_is_refused(part: bytes) -> None:
+    client = connect()
+    for start in range(0, len(part), 4096):
+        if not client.is_closed:
+            client.send(part[start : start + 4096])
+    assert client.statuses == [431]
+    assert client.is_closed
+
+
+def test_many_requests_on_one_connection_do_not_add_up_to_a_long_head() -> None:
+    client = connect()
+    for _ in range(3000):
+        client.send(GET)
+    assert client.statuses == [200] * 3000
+
+
+def test_a_body_that_is_announced_too_long_is_refused_at_once_and_read_to_its_end() -> None:
+    client = connect()
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n\r\n")
+    assert client.statuses == [413]
+    assert b"a body of 300 bytes is too long: at most 100 bytes" in client.transport.written
+    assert not client.is_closed
+    client.send(b"x" * 300)
+    assert client.is_closed
+    assert client.echo.requests == []
+
+
+def test_a_chunked_body_that_grows_too_long_is_refused() -> None:
+    client = connect()
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n65\r\n" + b"x" * 101 + b"\r\n")
+    assert client.statuses == [413]
+    client.send(b"0\r\n\r\n")
+    assert client.is_closed
+    assert client.echo.requests == []
+
+
+def test_who_sends_far_too_much_is_cut_off() -> None:
+    client = connect()
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n" + b"x" * 801)
+    assert client.is_closed
+
+
+@pytest.mark.parametrize(
+    ("sent", "seconds", "status"),
+    [
+        (b"GET / HT", protocol.HEAD_SECONDS, 408),
+        (post(b"body")[:-1], protocol.BODY_SECONDS, 408),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n\r\n", protocol.DISCARD_SECONDS, 413),
+    ],
+)
+def test_who_stops_sending_is_told_so_and_cut_off(sent: bytes, seconds: float, status: int) -> None:
+    client = connect()
+    client.send(sent)
+    client.later(seconds - 1)
+    assert not client.is_closed
+    client.later(seconds + 1)
+    assert client.statuses == [status]
+    assert client.is_closed
+
+
+def test_who_sends_nothing_at_all_is_cut_off_without_a_word() -> None:
+    client = connect()
+    client.later(protocol.HEAD_SECONDS + 1)
+    assert client.is_closed
+    assert client.transport.written == b""
+
+
+def test_a_connection_without_a_further_request_is_closed_in_the_end() -> None:
+    client = connect()
+    client.send(GET)
+    client.later(protocol.KEEP_ALIVE_SECONDS - 1)
+    assert not client.is_closed
+    client.later(protocol.KEEP_ALIVE_SECONDS + 1)
+    assert client.is_closed
+
+
+def test_an_answer_under_way_is_waited_for_however_long_it_takes() -> None:
+    async def scenario() -> None:
+        client = connect()
+        client.send(GET.replace(b"/ ", b"/slow "))
+        client.later(10_000)
+        assert not client.is_closed
+        client.echo.slow[0].set_result(Answer(200, b"at last"))
+        await asyncio.sleep(0)
+        assert client.statuses == [200]
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_for_a_client_that_has_left_is_dropped() -> None:
+    async def scenario() -> None:
+        client = connect()
+        client.send(GET.replace(b"/ ", b"/slow ") + GET)
+        client.connection.connection_lost(None)
+        client.echo.slow[0].set_result(Answer(200, b"too late"))
+        await asyncio.sleep(0)
+        assert client.transport.written == b""
+        assert len(client.echo.requests) == 1
+
+    asyncio.run(scenario())
+
+
+def test_draining_answers_what_is_under_way_and_then_closes() -> None:
+    async def scenario() -> None:
+        busy, half = connect(), connect()
+        busy.send(GET.replace(b"/ ", b"/slow "))
+        half.send(post(b"body")[:-1])
+        for client in (busy, half):
+            client.connection.drain(close_idle=True)
+            assert not client.is_closed
+        busy.echo.slow[0].set_result(Answer(200, b"done"))
+        half.send(b"y")
+        await asyncio.sleep(0)
+        for client in (busy, half):
+            assert client.statuses == [200]
+            assert b"connection: close" in client.transport.written
+            assert client.is_closed
+
+    asyncio.run(scenario())
+
+
+def test_draining_leaves_an_idle_connection_open_for_a_request_on_its_way_until_told() -> None:
+    used, unused = connect(), connect()
+    for client in (used, unused):
+        client.send(GET)
+        client.connection.drain(close_idle=False)
+        assert not client.is_closed
+    used.send(GET)
+    assert used.statuses == [200, 200]
+    assert used.is_closed
+    unused.connection.drain(close_idle=True)
+    assert unused.is_closed
+
+
+def test_a_half_closed_connection_still_gets_its_answer() -> None:
+    async def scenario() -> None:
+        client = connect()
+        client.send(GET.replace(b"/ ", b"/slow "))
+        assert client.connection.eof_received()
+        client.echo.slow[0].set_result(Answer(200, b"done"))
+        await asyncio.sleep(0)
+        assert client.statuses == [200]
+        assert client.is_closed
+
+    asyncio.run(scenario())
