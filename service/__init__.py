@@ -18,9 +18,10 @@ def create_app(settings: "Settings") -> "Flask":
 
     from service import calls, errors
     from service.api import ops, v1
+    from service.batcher import Batcher, BatchLimits
     from service.engines import load_engine
     from service.inference import Inference
-    from service.metrics import Metrics, scrape_registry
+    from service.metrics import BatchMetrics, Metrics, scrape_registry
     from service.registry import Registry
     from service.repository import Repository
     from service.short_road import ShortRoad
@@ -33,10 +34,14 @@ def create_app(settings: "Settings") -> "Flask":
 
     registry = Registry()
     metrics = Metrics(CollectorRegistry())
+    limits = BatchLimits(settings.max_batch_size, timeout_seconds=settings.batch_timeout_micros / 1e6)
     watcher = Watcher(
         Repository(settings.models, settings.model_name),
         registry,
         lambda on_disk, config: load_engine(on_disk.path, config, settings.engine),
+        lambda model, version, engine: Batcher(
+            engine.run, engine.signatures, limits, BatchMetrics(metrics, model, version)
+        ),
         settings.poll_seconds,
     )
 

@@ -25,7 +25,8 @@ class Inference:
         signature = loaded.signature(signature_name)
         _check_inputs(signature, inputs)
         started = time.perf_counter()
-        outputs = loaded.engine.run(signature_name, inputs)
+        runner = loaded.batcher or loaded.engine
+        outputs = runner.run(signature_name, inputs)
         seconds = time.perf_counter() - started
         self._metrics.of_inference(loaded.model, loaded.version, loaded.engine.name).observe(seconds)
         if output := loaded.label_output(signature):

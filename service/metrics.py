@@ -4,15 +4,17 @@ import os
 from collections.abc import Iterator
 from functools import cache
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from service.batcher import BatchObserver
 from service.registry import Registry, State
 
 # Seconds. A small model takes 20 µs to run, a picture 10 ms to decode, a big one a second.
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CONFIDENCE_BUCKETS = tuple(step / 10 for step in range(1, 11))
 
 
@@ -34,6 +36,24 @@ class Metrics:
             "serving_inference_duration_seconds",
             "Running the model, without decoding and encoding.",
             ("model", "version", "engine"),
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        version = ("model", "version")
+        self.batch_size = Histogram(
+            "serving_batch_size", "Rows run together.", version, buckets=BATCH_BUCKETS, registry=registry
+        )
+        self.queue_length = Gauge(
+            "serving_queue_length",
+            "Rows that wait for a busy model.",
+            version,
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.queue_wait = Histogram(
+            "serving_queue_wait_seconds",
+            "From a request's arrival at a model to its run.",
+            version,
             buckets=BUCKETS,
             registry=registry,
         )
@@ -67,6 +87,25 @@ class Metrics:
     @cache  # noqa: B019
     def of_prediction(self, model: str, version: int, label: str) -> tuple[Counter, Histogram]:
         return self.predictions.labels(model, str(version), label), self.confidence.labels(model, str(version))
+
+
+class BatchMetrics(BatchObserver):
+    """One version's batching, as metrics."""
+
+    def __init__(self, metrics: Metrics, model: str, version: int) -> None:
+        labels = (model, str(version))
+        self._size = metrics.batch_size.labels(*labels)
+        self._wait = metrics.queue_wait.labels(*labels)
+        self._length = metrics.queue_length.labels(*labels)
+
+    def ran(self, rows: int) -> None:
+        self._size.observe(rows)
+
+    def waited(self, seconds: float) -> None:
+        self._wait.observe(seconds)
+
+    def queued(self, rows: int) -> None:
+        self._length.set(rows)
 
 
 class RegistryCollector(Collector):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
+from service.batcher import Batcher
 from service.engines import Engine
 from service.errors import InvalidRequest, NotFound, Unavailable
 from service.serving_config import ServingConfig
@@ -40,8 +41,8 @@ class LoadedVersion:
     version: int
     engine: Engine
     config: ServingConfig
-    # A batch of one takes less than a millisecond.
-    is_quick: bool = False
+    # None for a version whose row takes less than a millisecond: to wait for others would cost more than to run it.
+    batcher: Batcher | None = None
 
     def signature(self, name: str) -> Signature:
         """Raises InvalidRequest where there is none of that name."""
@@ -102,7 +103,7 @@ class Registry:
 
     def is_quick(self, model: str) -> bool:
         """Whether every version of the model is; True where there is none, for to say so is quick as well."""
-        return all(loaded.is_quick for loaded in self._loaded.get(model, {}).values())
+        return all(loaded.batcher is None for loaded in self._loaded.get(model, {}).values())
 
     def statuses(self) -> Mapping[str, Mapping[int, VersionStatus]]:
         """By model and version, of all that are or were known and are still on disk."""

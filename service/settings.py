@@ -43,7 +43,12 @@ class Settings:
     )
     workers: int = setting(0, "worker processes; 0: one for each core that the service may use", least=0, most=512)
     threads: int = setting(
-        4, "threads of a worker process, for what takes longer than a millisecond", least=1, most=1024
+        32, "threads of a worker process, for what takes longer than a millisecond", least=1, most=1024
+    )
+    max_batch_size: int = setting(32, "most rows of several requests that are run together", least=1)
+    batch_timeout_micros: int = setting(0, "how long an idle model waits for a fuller batch, in microseconds", least=0)
+    max_queue_size: int = setting(
+        1000, "most requests of a worker process that wait for a thread; more get 429", least=1
     )
     max_body_bytes: int = setting(32 * 1024 * 1024, "longest request body, in bytes", least=1)
     max_image_pixels: int = setting(50_000_000, "largest picture, in pixels (width x height)", least=1)

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from service.batcher import Batcher
 from service.engines import Engine, LoadError
 from service.registry import LoadedVersion, Registry, State, VersionStatus
 from service.repository import Repository, VersionOnDisk
@@ -18,15 +19,22 @@ logger = logging.getLogger(__name__)
 
 Key = tuple[str, int]
 LoadEngine = Callable[[VersionOnDisk, ServingConfig], Engine]
+MakeBatcher = Callable[[str, int, Engine], Batcher]
 
 
 class Watcher:
     def __init__(
-        self, repository: Repository, registry: Registry, load_engine: LoadEngine, poll_seconds: float
+        self,
+        repository: Repository,
+        registry: Registry,
+        load_engine: LoadEngine,
+        make_batcher: MakeBatcher,
+        poll_seconds: float,
     ) -> None:
         self._repository = repository
         self._registry = registry
         self._load_engine = load_engine
+        self._make_batcher = make_batcher
         self._poll_seconds = poll_seconds
         self._seen: dict[Key, VersionOnDisk] = {}
         self._tried: dict[Key, VersionOnDisk] = {}
@@ -75,8 +83,8 @@ class Watcher:
         try:
             config = read_serving_config(on_disk.path)
             engine = self._load_engine(on_disk, config)
-            is_quick = warm_up(engine) < QUICK_SECONDS
-            loaded = LoadedVersion(*key, engine, config, is_quick)
+            batcher = None if warm_up(engine) < QUICK_SECONDS else self._make_batcher(*key, engine)
+            loaded = LoadedVersion(*key, engine, config, batcher)
         # Whatever a stranger's model does wrong, the others must go on being loaded and watched.
         except Exception as error:
             expected = isinstance(error, (LoadError, InvalidServingConfig))

@@ -40,7 +40,6 @@ class HttpRequest:
     body: bytes = b""
     http_version: str = "1.1"
     keep_alive: bool = True
-    peer: str = ""
 
     def header(self, wanted: bytes) -> bytes:
         for name, value in self.headers:
@@ -290,5 +289,5 @@ def too_long(length: int | None, most: int) -> str:
     return f"{body} is too long: at most {most} bytes are taken (SERVING_MAX_BODY_BYTES)"
 
 
-def error_answer(status: int, message: str) -> Answer:
-    return Answer(status, orjson.dumps({"error": message}))
+def error_answer(status: int, message: str, *headers: tuple[str, str]) -> Answer:
+    return Answer(status, orjson.dumps({"error": message}), headers=headers)

@@ -13,25 +13,32 @@ from service.messages import Answer, Request
 from service.metrics import Metrics
 from service.server.protocol import HttpRequest, error_answer
 from service.server.wsgi import run_wsgi
+from service.settings import Settings
 from service.short_road import ShortRoad
 
 # What the server turns away itself, as serving_rejected_total calls it.
-REFUSALS = {400: "malformed", 408: "too_slow", 413: "too_large", 431: "head_too_large"}
+REFUSALS = {400: "malformed", 408: "too_slow", 413: "too_large", 429: "queue_full", 431: "head_too_large"}
 
 
 class Roads:
-    def __init__(self, app: Flask, threads: int, address: tuple[str, int]) -> None:
+    def __init__(self, app: Flask, settings: Settings, address: tuple[str, int]) -> None:
         self._app = app
+        self._settings = settings
         self._address = address
         self._short_road: ShortRoad = app.extensions["short_road"]
         self._metrics: Metrics = app.extensions["metrics"]
-        self._threads = ThreadPoolExecutor(threads, "request")
+        self._threads = ThreadPoolExecutor(settings.threads, "request")
+        self._under_way = 0
+        # Health and metrics answer however long predictions wait.
+        self._operators_threads = ThreadPoolExecutor(2, "operator")
 
     def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
         target, _, query = request.target.partition(b"?")
         mimetype = request.header(b"content-type").partition(b";")[0].strip().lower().decode("latin-1")
         route = self._short_road.route(request.method, unquote(target.decode("latin-1")), mimetype)
         if route is None:
+            if request.method in ("GET", "HEAD"):
+                return asyncio.get_running_loop().run_in_executor(self._operators_threads, self._flask, request)
             return self._in_thread(self._flask, request)
         # Of a name that comes twice the first counts, as it does in Flask.
         args = dict(reversed(parse_qsl(query.decode("latin-1"), keep_blank_values=True))) if query else {}
@@ -44,10 +51,22 @@ class Roads:
         self._metrics.rejected.labels(REFUSALS[status]).inc()
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._threads, self._operators_threads):
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _in_thread(self, function: Callable[..., Answer], *arguments: Any) -> "asyncio.Future[Answer]":
-        return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+    def _in_thread(self, function: Callable[..., Answer], *arguments: Any) -> "Answer | asyncio.Future[Answer]":
+        waiting = self._under_way - self._settings.threads
+        if waiting >= self._settings.max_queue_size:
+            self.refused(429)
+            message = f"{waiting} requests wait already; at most {self._settings.max_queue_size} may"
+            return error_answer(429, f"{message} (SERVING_MAX_QUEUE_SIZE)", ("retry-after", "1"))
+        self._under_way += 1
+        answer = asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        answer.add_done_callback(self._ended)
+        return answer
+
+    def _ended(self, _answer: "asyncio.Future[Answer]") -> None:
+        self._under_way -= 1
 
     def _flask(self, request: HttpRequest) -> Answer:
         try:

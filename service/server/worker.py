@@ -51,7 +51,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     async def _serve(self) -> None:
         app = cast(Flask, self.wsgi)
         settings: Settings = app.extensions["settings"]
-        roads = Roads(app, settings.threads, self.sockets[0].getsockname())
+        roads = Roads(app, settings, self.sockets[0].getsockname())
         servers = [
             await self.loop.create_server(
                 lambda: HttpConnection(roads, self._connections, settings.max_body_bytes),

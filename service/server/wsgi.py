@@ -46,7 +46,6 @@ def environ(request: HttpRequest, address: tuple[str, int]) -> dict[str, Any]:
         "SERVER_NAME": address[0],
         "SERVER_PORT": str(address[1]),
         "SERVER_PROTOCOL": f"HTTP/{request.http_version}",
-        "REMOTE_ADDR": request.peer,
         "CONTENT_LENGTH": str(len(request.body)),
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",

@@ -158,7 +158,7 @@ def raw_request(request: Request) -> bytes:
 
 async def by_server(app: Flask, request: Request) -> TestResponse:
     """What a connection of the server answers."""
-    roads = Roads(app, 1, ("127.0.0.1", 80))
+    roads = Roads(app, app.extensions["settings"], ("127.0.0.1", 80))
     connection = HttpConnection(roads, set(), app.extensions["settings"].max_body_bytes)
     transport = FakeTransport()
     connection.connection_made(transport)

@@ -6,16 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from service.batcher import Batcher, BatchLimits, BatchObserver
 from service.engines import Engine, LoadError
 from service.registry import Registry, State
 from service.repository import Repository, VersionOnDisk
 from service.serving_config import ASSETS, CONFIG_FILE, ServingConfig, write_serving_config
-from service.signature import DEFAULT_SIGNATURE
+from service.signature import DEFAULT_SIGNATURE, TensorSpec
 from service.watcher import Watcher
-from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature
+from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature, tensor
 
 SECONDS_AT_MOST = 10
 NEVER_SECONDS = 3600
+
+
+def make_batcher(_model: str, _version: int, engine: Engine) -> Batcher:
+    return Batcher(engine.run, engine.signatures, BatchLimits(8, 0), BatchObserver())
 
 
 @dataclass
@@ -40,7 +45,7 @@ class Setup:
     loader: FakeLoader = field(default_factory=FakeLoader)
 
     def __post_init__(self) -> None:
-        self.watcher = Watcher(Repository(self.models), self.registry, self.loader, NEVER_SECONDS)
+        self.watcher = Watcher(Repository(self.models), self.registry, self.loader, make_batcher, NEVER_SECONDS)
 
     def add(self, name: str, content: bytes = b"graph") -> Path:
         folder = self.models / name
@@ -241,7 +246,7 @@ def test_it_looks_again_and_again_until_it_is_stopped(tmp_path: Path, caplog: py
                 looked_thrice.set()
             return {}
 
-    watcher = Watcher(Flaky(tmp_path), registry := Registry(), FakeLoader(), poll_seconds=0.001)
+    watcher = Watcher(Flaky(tmp_path), registry := Registry(), FakeLoader(), make_batcher, poll_seconds=0.001)
     watcher.start()
     assert looked_thrice.wait(SECONDS_AT_MOST)
     watcher.stop()
@@ -252,3 +257,15 @@ def test_it_looks_again_and_again_until_it_is_stopped(tmp_path: Path, caplog: py
     assert registry.ready
     assert "looking through the models folder failed; trying again" in caplog.text
     assert "out of luck" in caplog.text
+
+
+@pytest.mark.parametrize(("spec", "is_quick"), [(tensor("DT_FLOAT", -1), True), (any_shape("DT_FLOAT"), False)])
+def test_a_version_that_is_not_known_to_be_quick_gets_a_batcher(
+    tmp_path: Path, spec: TensorSpec, is_quick: bool
+) -> None:
+    (tmp_path / "model" / "1").mkdir(parents=True)
+    engine = FakeEngine({DEFAULT_SIGNATURE: signature({"x": spec})}, echo)
+    watcher = Watcher(Repository(tmp_path), registry := Registry(), lambda *_: engine, make_batcher, NEVER_SECONDS)
+    watcher.scan()
+    assert (registry.get("model").batcher is None) is is_quick
+    assert registry.is_quick("model") is is_quick

@@ -1,0 +1,42 @@
+import pytest
+
+from service.server.protocol import HttpRequest
+from service.server.wsgi import environ, run_wsgi
+
+ADDRESS = ("127.0.0.1", 8501)
+
+
+def test_the_environment_is_what_the_standard_says() -> None:
+    headers = [(b"host", b"x:1"), (b"content-type", b"text/plain"), (b"accept", b"a"), (b"accept", b"b")]
+    values = environ(HttpRequest("POST", b"/a%20b/%C3%BC?q=1%202", headers, b"body"), ADDRESS)
+    assert values["REQUEST_METHOD"] == "POST"
+    assert values["PATH_INFO"].encode("latin-1").decode() == "/a b/ü"
+    assert values["QUERY_STRING"] == "q=1%202"
+    assert (values["CONTENT_TYPE"], values["CONTENT_LENGTH"]) == ("text/plain", "4")
+    assert (values["HTTP_HOST"], values["HTTP_ACCEPT"]) == ("x:1", "a,b")
+    assert (values["SERVER_NAME"], values["SERVER_PORT"]) == ADDRESS[:1] + ("8501",)
+    assert values["wsgi.input"].read() == b"body"
+
+
+def test_a_header_with_an_underscore_cannot_pass_for_another() -> None:
+    values = environ(HttpRequest("GET", b"/", [(b"x_api_key", b"stolen")]), ADDRESS)
+    assert "HTTP_X_API_KEY" not in values
+
+
+def test_an_app_that_fails_halfway_is_closed() -> None:
+    class Body:
+        is_closed = False
+
+        def __iter__(self) -> "Body":
+            return self
+
+        def __next__(self) -> bytes:
+            raise ZeroDivisionError
+
+        def close(self) -> None:
+            self.is_closed = True
+
+    body = Body()
+    with pytest.raises(ZeroDivisionError):
+        run_wsgi(lambda _environ, _start: body, HttpRequest("GET", b"/"), ADDRESS)
+    assert body.is_closed
