@@ -46,9 +46,10 @@ class Inference:
 
 
 def _check_inputs(signature: Signature, inputs: Mapping[str, Array]) -> None:
-    if unknown := sorted(inputs.keys() - signature.inputs.keys()):
-        raise InvalidRequest(f"unknown input {_names(unknown)}; expected {_names(signature.inputs)}")
-    if missing := sorted(signature.inputs.keys() - inputs.keys()):
+    if inputs.keys() != signature.inputs.keys():
+        if unknown := sorted(inputs.keys() - signature.inputs.keys()):
+            raise InvalidRequest(f"unknown input {_names(unknown)}; expected {_names(signature.inputs)}")
+        missing = sorted(signature.inputs.keys() - inputs.keys())
         raise InvalidRequest(f"missing input {_names(missing)}; expected {_names(signature.inputs)}")
     for name, array in inputs.items():
         check_shape(array, signature.inputs[name], f"input {name!r}")

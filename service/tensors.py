@@ -87,11 +87,9 @@ def array_from_numbers(rows: list[Any], depth: int, dtype: "np.dtype[Any]") -> A
             return None
         shape.append(lengths.pop())
         level = list(chain.from_iterable(level))
-    try:
-        packed = struct.pack(f"{len(level)}{dtype.char}", *level)
-    except OverflowError:
-        return None
-    return np.frombuffer(packed, dtype).reshape(shape)
+    array = np.frombuffer(struct.pack(f"{len(level)}{dtype.char}", *level), dtype)
+    # What is too large for the type became infinite.
+    return array.reshape(shape) if np.isfinite(array).all() else None
 
 
 def check_shape(array: Array, spec: TensorSpec, where: str) -> None:

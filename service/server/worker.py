@@ -12,6 +12,7 @@ import uvloop
 from flask import Flask
 from gunicorn.workers.base import Worker
 
+from service.registry import Registry
 from service.server.protocol import HttpConnection
 from service.server.roads import Roads
 from service.settings import Settings
@@ -60,11 +61,15 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             )
             for listener in self.sockets
         ]
-        # What is loaded by now stays: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
+        registry: Registry = app.extensions["registry"]
+        is_frozen = False
         while self.alive and self.ppid == os.getppid():
             self.notify()
+            if registry.first_scan_done.is_set() and not is_frozen:
+                # What is loaded by now stays: the collector need not go through it again and again.
+                gc.collect()
+                gc.freeze()
+                is_frozen = True
             now = time.monotonic()
             for connection in list(self._connections):
                 connection.sweep(now)
