@@ -52,11 +52,12 @@ def _twin_obstacle(version_dir: Path, config: ServingConfig) -> str | None:
 
 
 def _load_saved_model(version_dir: Path, why: str) -> Engine:
+    from service.engines.saved_model import SavedModelEngine
+
     try:
-        from service.engines.saved_model import SavedModelEngine
+        return SavedModelEngine(version_dir)
     except ModuleNotFoundError as error:
         # A TensorFlow that is there but lacks a part of its own should say so itself.
         if error.name != "tensorflow":
             raise
         raise LoadError(f"{why}, and TensorFlow is not installed; install it with {TENSORFLOW_INSTALL}") from None
-    return SavedModelEngine(version_dir)

@@ -1,89 +1,93 @@
 """The engine `tensorflow`: runs any SavedModel as it is."""
 
-import os
+import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-# TensorFlow prints its build flags and missing GPUs unless told not to, before its import.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import numpy as np
-import tensorflow as tf
-from tensorflow.core.framework import types_pb2
 
 from service.engines.interface import LoadError
+from service.engines.meta_graph import read_tags
+from service.engines.tensorflow_c import INVALID_ARGUMENT, OUT_OF_RANGE, TensorFlowError
+from service.engines.tensorflow_session import EXECUTORS, Call, Executor, Session
 from service.errors import InvalidRequest
-from service.host import usable_cores
-from service.signature import Signature, TensorSpec
+from service.signature import Signature
 from service.tensors import Array
 
-# What the loader says about itself (deprecated since 2017, still the only road to a session) helps nobody.
-tf.get_logger().setLevel("ERROR")
+# What TensorFlow says of the first executor where a graph needs the second.
+_EXECUTOR_REFUSES = "Single-threaded executor does not support"
+_NO_GRAPH = "Could not find meta graph def matching supplied tags"
+_VARIABLES = "variables/variables.index"
 
-SERVE_TAG = "serve"
+# Of several errors TensorFlow lists each.
+_PREFIX = re.compile(r"^\d+ root error\(s\) found\.\s*\(0\) (?:[A-Z_]+: )?")
+_TAIL = re.compile(r" (in binary running on|with these attrs:) .*")
+_NODE = re.compile(r"\{\{\w+ (.*?)\}\}")
+
+logger = logging.getLogger(__name__)
 
 
 class SavedModelEngine:
     name = "tensorflow"
 
     def __init__(self, version_dir: Path) -> None:
-        """Raises LoadError."""
-        # A session's callable costs a fraction of a signature called as a function (shared/measurements.md), and
-        # the executor without threads half of that. When the last reference goes, so does the session.
-        options = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=usable_cores(), inter_op_parallelism_threads=1)
-        options.experimental.executor_type = "SINGLE_THREADED_EXECUTOR"
-        graph = tf.Graph()
-        self._session = tf.compat.v1.Session(graph=graph, config=options)
-        try:
-            with graph.as_default():
-                meta_graph = tf.compat.v1.saved_model.loader.load(self._session, [SERVE_TAG], str(version_dir))
-        except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
-            raise LoadError(f"TensorFlow cannot load it: {_reason(error)}") from None
-        graph.finalize()
-        self.signatures: Mapping[str, Signature] = {
-            name: signature
-            for name, definition in sorted(meta_graph.signature_def.items())
-            if (signature := _signature(definition)) is not None
-        }
-        if not self.signatures:
-            raise LoadError("it has no signature that takes and gives plain tensors")
-        self._callables = {name: self._callable(signature) for name, signature in self.signatures.items()}
+        """Raises LoadError; ModuleNotFoundError where TensorFlow is not installed."""
+        self._version_dir = version_dir
+        for executor in EXECUTORS:
+            try:
+                self._calls = self._load(executor)
+                return
+            except TensorFlowError as error:
+                if executor == EXECUTORS[-1] or _EXECUTOR_REFUSES not in str(error):
+                    raise LoadError(self._why_not(error)) from None
 
     def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        names = self.signatures[signature]
         try:
-            values = self._callables[signature](*(inputs[name] for name in names.inputs))
-        except (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError) as error:
-            raise InvalidRequest(f"the model refuses this input: {_reason(error)}") from None
-        return {name: np.asarray(value) for name, value in zip(names.outputs, values, strict=True)}
+            return self._calls[signature](inputs)
+        except TensorFlowError as error:
+            if error.code not in (INVALID_ARGUMENT, OUT_OF_RANGE):
+                raise
+            raise InvalidRequest(f"the model refuses this input: {sentence(str(error), self._version_dir)}") from None
 
-    def _callable(self, signature: Signature) -> Any:
-        return self._session.make_callable(
-            [spec.name for spec in signature.outputs.values()],
-            feed_list=[spec.name for spec in signature.inputs.values()],
-        )
+    def _load(self, executor: Executor) -> dict[str, Call]:
+        """A call for each signature; one that TensorFlow cannot run is left out, unless there is no other."""
+        session = Session(self._version_dir, executor)
+        # TensorFlow loads such a version, which then fails at every request.
+        if session.has_variables and not (self._version_dir / _VARIABLES).is_file():
+            raise LoadError(f"its variables are missing: it holds no {_VARIABLES}")
+        signatures = session.signatures
+        if not signatures:
+            raise LoadError("it has no signature that takes and gives plain tensors")
+        calls, obstacles = {}, []
+        for name, signature in signatures.items():
+            try:
+                calls[name] = Call(session, signature)
+            except TensorFlowError as error:
+                if _EXECUTOR_REFUSES in str(error):
+                    raise
+                obstacles.append(error)
+                version = "/".join(self._version_dir.parts[-2:])
+                logger.warning(
+                    "%s: TensorFlow cannot run the signature %r: %s",
+                    version,
+                    name,
+                    sentence(str(error), self._version_dir),
+                )
+        if not calls:
+            raise obstacles[0]
+        self.signatures: Mapping[str, Signature] = {name: signatures[name] for name in calls}
+        return calls
+
+    def _why_not(self, error: TensorFlowError) -> str:
+        if str(error).startswith(_NO_GRAPH):
+            tags = read_tags((self._version_dir / "saved_model.pb").read_bytes())
+            found = ", ".join(" + ".join(graph) or "none" for graph in tags)
+            return f"it has no graph with the tag 'serve'; tags found: {found or 'none, for it holds no graph'}"
+        return f"TensorFlow cannot load it: {sentence(str(error), self._version_dir)}"
 
 
-def _signature(definition: Any) -> Signature | None:
-    """None for an initialiser and for a signature with sparse, ragged or other composite tensors."""
-    tensors = [*definition.inputs.values(), *definition.outputs.values()]
-    if any(info.WhichOneof("encoding") != "name" or info.dtype == types_pb2.DT_INVALID for info in tensors):
-        return None
-    return Signature(definition.method_name, _specs(definition.inputs), _specs(definition.outputs))
-
-
-def _specs(infos: Mapping[str, Any]) -> dict[str, TensorSpec]:
-    return {name: _spec(info) for name, info in sorted(infos.items())}
-
-
-def _spec(info: Any) -> TensorSpec:
-    shape = None if info.tensor_shape.unknown_rank else tuple(dim.size for dim in info.tensor_shape.dim)
-    return TensorSpec(info.name, types_pb2.DataType.Name(info.dtype), shape)
-
-
-def _reason(error: Exception) -> str:
-    """The sentence in TensorFlow's message, without its headline and the graph nodes around it."""
-    lines = [line.strip() for line in str(getattr(error, "message", error)).splitlines()]
-    boilerplate = ("Graph execution error", "Detected at node", "Node:", "<stack", "[[", "(")
-    return next((line for line in lines if line and not line.startswith(boilerplate)), type(error).__name__)
+def sentence(message: str, version_dir: Path) -> str:
+    """What TensorFlow says, without the nodes around it, advice to programmers, and names of this machine: its host's
+    and its folders'. Clients read it."""
+    first = _PREFIX.sub("", message).strip().partition("\n")[0]
+    words = _NODE.sub(r"\1", _TAIL.sub("", first)).strip()
+    return words.replace(f"{version_dir}/", "").replace(str(version_dir), "its folder")

@@ -1,7 +1,7 @@
 import hashlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from service.engines import Engine, LoadError, load_engine
+from service.engines.tensorflow_c import tensorflow
 from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, Twin, saved_model_digest
 from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature
 
@@ -29,30 +30,19 @@ def fake_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "service.engines.saved_model", saved_model)
 
 
-MakeImportFail = Callable[[str], None]
+@pytest.fixture
+def real_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Brings the real module of the engine back, which has not yet looked for TensorFlow."""
+    monkeypatch.delitem(sys.modules, "service.engines.saved_model")
+    tensorflow.cache_clear()
+    yield
+    tensorflow.cache_clear()
 
 
 @pytest.fixture
-def make_tensorflow_fail(monkeypatch: pytest.MonkeyPatch) -> MakeImportFail:
-    """Brings the real module of the engine back, whose import of TensorFlow fails for want of a module."""
-
-    def make(missing: str) -> None:
-        class Finder:
-            def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-                if name == "tensorflow":
-                    raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
-
-        monkeypatch.delitem(sys.modules, "tensorflow")
-        monkeypatch.delitem(sys.modules, "service.engines.saved_model")
-        monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
-        monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
-
-    return make
-
-
-@pytest.fixture
-def without_tensorflow(make_tensorflow_fail: MakeImportFail) -> None:
-    make_tensorflow_fail("tensorflow")
+def without_tensorflow(real_engine: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Python's own way to say that a module is not to be found.
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
 
 
 @pytest.fixture
@@ -163,8 +153,17 @@ def test_a_proved_twin_needs_no_tensorflow(version: Path) -> None:
     assert load_engine(version, proved(version), "auto").name.startswith("litert")
 
 
-def test_a_tensorflow_that_is_broken_says_so_itself(version: Path, make_tensorflow_fail: MakeImportFail) -> None:
-    make_tensorflow_fail("h5py")
+@pytest.mark.usefixtures("real_engine")
+def test_a_tensorflow_that_lacks_a_part_of_its_own_says_so_itself(
+    version: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Finder:
+        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+            if name == "tensorflow":
+                raise ModuleNotFoundError("No module named 'h5py'", name="h5py")
+
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
     with pytest.raises(ModuleNotFoundError, match="h5py"):
         load_engine(version, ServingConfig(), "auto")
 

@@ -14,7 +14,7 @@ def test_the_environment_is_what_the_standard_says() -> None:
     assert values["QUERY_STRING"] == "q=1%202"
     assert (values["CONTENT_TYPE"], values["CONTENT_LENGTH"]) == ("text/plain", "4")
     assert (values["HTTP_HOST"], values["HTTP_ACCEPT"]) == ("x:1", "a,b")
-    assert (values["SERVER_NAME"], values["SERVER_PORT"]) == ADDRESS[:1] + ("8501",)
+    assert (values["SERVER_NAME"], values["SERVER_PORT"]) == (*ADDRESS[:1], "8501")
     assert values["wsgi.input"].read() == b"body"
 
 
