@@ -1,30 +1,29 @@
 import json
 import logging
-import logging.config
+import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from service.logs import JsonFormatter, logging_config
-from service.settings import Settings
-
-LOGGERS = ("gunicorn.error", "gunicorn.access")
+from service.logs import JsonFormatter
 
 
-@pytest.fixture(autouse=True)
-def loggers_as_before() -> Iterator[None]:
-    loggers = [logging.getLogger(), *map(logging.getLogger, LOGGERS)]
-    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    yield
-    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
-        logger.handlers, logger.level, logger.propagate = handlers, level, propagate
-        logger.manager._clear_cache()  # type: ignore[attr-defined]
-
-
-def configure(**settings: Any) -> None:
-    logging.config.dictConfig(logging_config(Settings(**settings)))
+def logged(*calls: tuple[str, str, str], **settings: str) -> list[str]:
+    """The lines that a process of its own writes (logging is configured for a whole process): each call is a logger's
+    name, a level and a message."""
+    program = (
+        "import json, logging, logging.config, sys\n"
+        "from service.logs import logging_config\n"
+        "from service.settings import Settings\n"
+        "settings, calls = json.loads(sys.argv[1])\n"
+        "logging.config.dictConfig(logging_config(Settings(**settings)))\n"
+        "for name, level, message in calls: getattr(logging.getLogger(name), level)(message)\n"
+    )
+    command = [sys.executable, "-c", program, json.dumps([settings, calls])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    return done.stderr.splitlines()
 
 
 def record(message: str, **attributes: Any) -> logging.LogRecord:
@@ -57,17 +56,13 @@ def test_a_json_line_takes_what_is_not_unicode() -> None:
     assert json.loads(line)["message"].endswith("is broken")
 
 
-def test_text_lines_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    configure()
-    logging.getLogger("service.x").info("loaded")
-    (line,) = capsys.readouterr().err.splitlines()
+def test_text_lines_are_for_people() -> None:
+    (line,) = logged(("service.x", "info", "loaded"))
     assert line.endswith(" INFO loaded")
 
 
-def test_json_lines_are_for_collectors(capsys: pytest.CaptureFixture[str]) -> None:
-    configure(log_format="json")
-    logging.getLogger("service.x").error("broken")
-    (line,) = capsys.readouterr().err.splitlines()
+def test_json_lines_are_for_collectors() -> None:
+    (line,) = logged(("service.x", "error", "broken"), log_format="json")
     assert json.loads(line)["message"] == "broken"
 
 
@@ -75,19 +70,17 @@ def test_json_lines_are_for_collectors(capsys: pytest.CaptureFixture[str]) -> No
     ("level", "shown"),
     [("debug", ["debug", "info", "warning", "error"]), ("info", ["info", "warning", "error"]), ("error", ["error"])],
 )
-def test_lines_below_the_level_are_left_out(level: Any, shown: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    configure(log_level=level)
-    for name in ("debug", "info", "warning", "error"):
-        getattr(logging.getLogger("service.x"), name)(name)
-    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == shown
+def test_lines_below_the_level_are_left_out(level: str, shown: list[str]) -> None:
+    lines = logged(*(("service.x", name, name) for name in ("debug", "info", "warning", "error")), log_level=level)
+    assert [line.split()[-1] for line in lines] == shown
 
 
 @pytest.mark.parametrize(("level", "shown"), [("info", ["warning"]), ("debug", ["info", "warning"])])
-def test_gunicorns_own_news_are_shown_to_who_debugs(
-    level: Any, shown: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    configure(log_level=level)
-    logging.getLogger("gunicorn.error").info("info")
-    logging.getLogger("gunicorn.error").warning("warning")
-    logging.getLogger("gunicorn.access").error("a request")
-    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == shown
+def test_gunicorns_own_news_are_shown_to_who_debugs(level: str, shown: list[str]) -> None:
+    lines = logged(
+        ("gunicorn.error", "info", "info"),
+        ("gunicorn.error", "warning", "warning"),
+        ("gunicorn.access", "error", "a request"),
+        log_level=level,
+    )
+    assert [line.split()[-1] for line in lines] == shown
