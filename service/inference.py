@@ -34,12 +34,12 @@ class Inference:
         return outputs
 
     def _count_labels(self, loaded: LoadedVersion, scores: Array) -> None:
-        if not len(scores):
-            return
-        for first, confidence in zip(scores.argmax(axis=1).tolist(), scores.max(axis=1).tolist(), strict=True):
+        # Not argmax and max: for the few labels that models have, a list is quicker.
+        for row in scores.tolist():
+            confidence = max(row)
             if isfinite(confidence):  # one NaN would make the sum of all confidences NaN for ever
                 predictions, confidences = self._metrics.of_prediction(
-                    loaded.model, loaded.version, loaded.config.labels[first]
+                    loaded.model, loaded.version, loaded.config.labels[row.index(confidence)]
                 )
                 predictions.inc()
                 confidences.observe(confidence)

@@ -1,7 +1,6 @@
 """Tensors: TensorFlow's types as NumPy's, and JSON values as arrays of the type and shape that a model declares."""
 
 import base64
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
@@ -74,22 +73,6 @@ def bytes_from_json(value: Any, where: str) -> bytes:
     if data is None:
         raise InvalidRequest(f"{where}: expected {_STRING_EXPECTED}")
     return data
-
-
-def array_from_numbers(rows: list[Any], depth: int, dtype: "np.dtype[Any]") -> Array | None:
-    """`array_from_json` for nested lists that hold nothing but floats, `depth` levels deep; None where they are ragged
-    or do not fit the type, for then it says so better."""
-    level = rows
-    shape = [len(rows)]
-    for _ in range(depth - 1):
-        lengths = set(map(len, level))
-        if len(lengths) != 1:
-            return None
-        shape.append(lengths.pop())
-        level = list(chain.from_iterable(level))
-    array = np.frombuffer(struct.pack(f"{len(level)}{dtype.char}", *level), dtype)
-    # What is too large for the type became infinite.
-    return array.reshape(shape) if np.isfinite(array).all() else None
 
 
 def check_shape(array: Array, spec: TensorSpec, where: str) -> None:

@@ -15,7 +15,8 @@ from service.tensors import Array
 from tests.unit.service.fakes import any_shape, signature, tensor
 
 VECTOR = signature({"x": tensor("DT_FLOAT", -1)})
-MATRIX = signature({"x": tensor("DT_FLOAT", -1, -1)})
+MATRIX = signature({"x": tensor("DT_FLOAT", -1, 2)})
+COLUMN = signature({"x": tensor("DT_FLOAT", -1, 1)})
 PICTURE = signature({"x": tensor("DT_DOUBLE", -1, 2, 2)})
 
 ROWS = st.recursive(
@@ -46,11 +47,15 @@ def test_floats_take_the_short_cut(rows: Any, of: Signature) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(ROWS, st.sampled_from([VECTOR, MATRIX, PICTURE]))
+@given(ROWS, st.sampled_from([VECTOR, MATRIX, COLUMN, PICTURE]))
 @example([1e300], VECTOR)
 @example([[]], MATRIX)
 @example([[1.0, 2.0], [3.0]], MATRIX)
 @example([[True, 1.0]], MATRIX)
+@example([[], [1.0]], COLUMN)
+@example([[], [1.0, 2.0]], COLUMN)
+@example([], VECTOR)
+@example([[[1.0, 2.0], [3.0, 4.0]]], MATRIX)
 @example([2**64], VECTOR)
 def test_where_the_short_cut_answers_the_long_way_answers_the_same(rows: Any, of: Signature) -> None:
     try:
@@ -76,6 +81,18 @@ def test_where_the_short_cut_answers_the_long_way_answers_the_same(rows: Any, of
         b'{"instances": [NaN]}',
         b'{"instances": [1.0]} x',
         b'{"instances": ["\xff"]}',
+        b'{"instances": [1.0}',
+        b'{"instances": [1.0]',
+        b'{"instances": [1.0], "instances": [2.0]}',
+        b'{"instances": [1 2]}',
+        b'{"instances": [1.2.3]}',
+        b'{"instances": [,1]}',
+        b'{"instances": [1,]}',
+        b'{"instances": [01]}',
+        b'{"instances": [1[2]}',
+        b'{"a": {"instances": [1.0]}}',
+        b'[{"instances": [1.0]}]',
+        b'{"instances": [1.0]}}',
         b"\xff\xfe",
         b"",
     ],
@@ -89,10 +106,12 @@ def test_everything_else_goes_the_long_way(data: bytes) -> None:
     [
         signature({"x": tensor("DT_INT32", -1)}),
         signature({"x": any_shape("DT_FLOAT")}),
+        signature({"x": tensor("DT_FLOAT", -1, -1)}),
+        signature({"x": tensor("DT_FLOAT", 1)}),
         signature({"x": tensor("DT_FLOAT")}),
         signature({"x": tensor("DT_FLOAT", -1), "y": tensor("DT_FLOAT", -1)}),
     ],
-    ids=["integers", "any rank", "a scalar", "two inputs"],
+    ids=["integers", "any rank", "two free sizes", "a fixed batch", "a scalar", "two inputs"],
 )
 def test_a_signature_of_another_kind_goes_the_long_way(of: Signature) -> None:
     assert decode_numbers(b'{"instances": [1.0]}', of) is None
