@@ -1,100 +1,142 @@
-"""One 28 x 28 picture as JSON at 16 connections, each server in turn, several rounds; medians and their ratios."""
+"""Speed, as ratios to yardsticks that are measured in the same run."""
 
 import argparse
 import json
-import platform
-import statistics
-from dataclasses import dataclass
-from importlib import import_module
+import os
+import signal
+import sys
+import tempfile
+import textwrap
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from benchmarks import bodies, machine, report
+from benchmarks.load import find_wrk
+from benchmarks.measure import Bench, Result, body_name
+from benchmarks.scenarios import SCENARIOS, SLOW, Scenario
+from benchmarks.servers import Server, all_servers
 
-from benchmarks.load import drive
-from benchmarks.processes import running
-from service.host import usable_cores
-
-SAMPLE = Path("models/clothing/1/assets.extra/sample.png")
-YARDSTICK = "gunicorn_hello"
-SERVERS = (YARDSTICK, "fitting_room")
-CONNECTIONS = 16
-
-
-@dataclass(frozen=True)
-class Figures:
-    requests_per_second: float
-    cpu_us: float
-    p50_ms: float
-    p99_ms: float
-    start_seconds: float
-    pss_mb: float
+RESULTS = Path("benchmarks/results.json")
+TEMPLATE = Path("benchmarks/performance.md")
+DOCUMENT = Path("docs/performance.md")
+ROUNDS, SECONDS = 3, 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each server is measured (default: 3)")
-    parser.add_argument("--seconds", type=int, default=5, help="load per measurement, in seconds (default: 5)")
-    parser.add_argument("--json", type=Path, help="write every round's figures to this file as well")
-    options = parser.parse_args()
-
-    pixels = np.asarray(Image.open(SAMPLE), np.float32)
-    body = json.dumps({"instances": [pixels.tolist()]}).encode()
-    print(
-        f"{platform.machine()}, {usable_cores()} cores, Python {platform.python_version()}; {len(body)} bytes of JSON, "
+    servers = all_servers()
+    options = _parser(servers).parse_args()
+    options.rounds = options.rounds or (1 if options.quick else ROUNDS)
+    options.seconds = options.seconds or (1 if options.quick else SECONDS)
+    find_wrk()
+    # So that servers are stopped then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    cores = machine.cores()
+    chosen = {
+        name: replace(scenario, servers=tuple(_chosen_servers(scenario, options)))
+        for name, scenario in SCENARIOS.items()
+        if not options.scenario or name in options.scenario
+    }
+    chosen = {name: scenario for name, scenario in chosen.items() if scenario.servers}
+    if not chosen:
+        raise SystemExit("none of these servers takes part in these scenarios")
+    results = _measure(chosen, servers, cores, options.rounds, options.seconds)
+    run = report.Run(
+        machine=machine.describe(),
+        made=f"{datetime.now(UTC):%Y-%m-%d}",
+        rounds=options.rounds,
+        seconds=options.seconds,
+        cores=cores,
+        results=results,
+        servers=servers,
     )
-    print(f"{CONNECTIONS} connections, {options.rounds} rounds of {options.seconds} s, medians; wrk takes its share.\n")
-    rounds: dict[str, list[Figures]] = {name: [] for name in SERVERS}
-    for _ in range(options.rounds):
-        for name in SERVERS:
-            rounds[name].append(measure(name, body, options.seconds))
-    print(table(rounds))
-    if options.json:
-        options.json.write_text(
-            json.dumps({name: [vars(one) for one in many] for name, many in rounds.items()}, indent=2)
-        )
+    print(f"{report.machine(run)}\n\n{report.tables(run)}\n\n{report.summary(run)}")
+    if options.quick or options.scenario or options.server:
+        print(f"\nA part of the whole: {RESULTS} and {DOCUMENT} are left as they are.")
+        return
+    RESULTS.write_text(json.dumps(report.as_json(run), indent=1, ensure_ascii=False) + "\n")
+    DOCUMENT.write_text(report.document(TEMPLATE.read_text(), run))
+    print(f"\nWritten to {RESULTS} and {DOCUMENT}.")
 
 
-def measure(name: str, body: bytes, seconds: int) -> Figures:
-    server = import_module(f"benchmarks.servers.{name}")
-    with running(server.COMMAND, server.PATH, body) as process:
-        url = f"http://127.0.0.1:{process.port}{server.PATH}"
-        drive(url, body, CONNECTIONS, seconds=1)
-        before = process.cpu_seconds()
-        load = drive(url, body, CONNECTIONS, seconds)
-        cpu = process.cpu_seconds() - before
-        return Figures(
-            requests_per_second=load.requests / load.seconds,
-            cpu_us=cpu / load.requests * 1e6,
-            p50_ms=load.p50 / 1e3,
-            p99_ms=load.p99 / 1e3,
-            start_seconds=process.start_seconds,
-            pss_mb=process.pss_bytes() / 1e6,
-        )
+def _measure(
+    chosen: dict[str, Scenario], servers: dict[str, Server], cores: tuple[int, int], rounds: int, seconds: int
+) -> dict[str, Result]:
+    wanted = {
+        body_name(scenario, servers[name])
+        for scenario in chosen.values()
+        for name in scenario.servers
+        if scenario.sends in servers[name].routes and not servers[name].in_process
+    }
+    before = os.sched_getaffinity(0)
+    # This command's own turns at the processor shall not be the server's loss.
+    os.sched_setaffinity(0, {cores[1]})
+    results = {}
+    try:
+        with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+            bench = Bench(servers, bodies.make(wanted, Path(folder)), cores, Path(folder), _say)
+            try:
+                names = list(chosen)
+                for index, name in enumerate(names):
+                    _say(f"{index + 1} of {len(names)}: {name}")
+                    later = [chosen[other] for other in names[index:] if not chosen[other].start]
+                    bench.keep({(server, scenario.workers) for scenario in later for server in scenario.servers})
+                    results[name] = bench.scenario(chosen[name], list(chosen[name].servers), rounds, seconds)
+            finally:
+                bench.keep(set())
+    finally:
+        os.sched_setaffinity(0, before)
+    return results
 
 
-def table(rounds: dict[str, list[Figures]]) -> str:
-    """Markdown; the last column compares CPU per request with the yardstick's."""
-    lines = [
-        "| server | requests/s | CPU µs a request | p50 ms | p99 ms | start s | PSS MB | CPU / yardstick |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+def _chosen_servers(scenario: Scenario, options: argparse.Namespace) -> list[str]:
+    return [
+        name
+        for name in scenario.servers
+        if (not options.server or name in options.server) and not (options.quick and name in SLOW)
     ]
 
-    def median(name: str, figure: str) -> float:
-        return float(statistics.median(getattr(one, figure) for one in rounds[name]))
 
-    for name in rounds:
-        cells = [
-            f"{median(name, 'requests_per_second'):,.0f}",
-            f"{median(name, 'cpu_us'):,.0f}",
-            f"{median(name, 'p50_ms'):.2f}",
-            f"{median(name, 'p99_ms'):.2f}",
-            f"{median(name, 'start_seconds'):.2f}",
-            f"{median(name, 'pss_mb'):.0f}",
-            f"{median(name, 'cpu_us') / median(YARDSTICK, 'cpu_us'):.2f}",
-        ]
-        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _parser(servers: dict[str, Server]) -> argparse.ArgumentParser:
+    scenarios = "\n".join(f"  {name:<28}{scenario.title}" for name, scenario in SCENARIOS.items())
+    titles = "\n".join(f"  {name:<28}{server.title}" for name, server in servers.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=textwrap.fill(
+            f"{__doc__} Starts each server, drives it with wrk, stops it; prints tables, progress on the error stream. "
+            f"A whole run (a quarter of an hour) also writes {RESULTS} and {DOCUMENT}."
+        ),
+        epilog=f"scenarios:\n{scenarios}\n\nservers:\n{titles}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=_positive, help=f"turns that each server takes (default: {ROUNDS})")
+    parser.add_argument("--seconds", type=_positive, help=f"load per turn, in seconds (default: {SECONDS})")
+    parser.add_argument(
+        "--scenario",
+        action="append",
+        choices=SCENARIOS,
+        metavar="NAME",
+        help="only this one; may be given several times",
+    )
+    parser.add_argument(
+        "--server", action="append", choices=servers, metavar="NAME", help="only this one; may be given several times"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"under two minutes: one round of one second, without {', '.join(SLOW)}; writes nothing",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, at least 1")
+    return int(text)
 
 
 if __name__ == "__main__":
