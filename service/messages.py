@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import orjson
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -20,3 +22,7 @@ class Answer:
     body: bytes
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
+
+
+def error_answer(status: int, message: str, *headers: tuple[str, str]) -> Answer:
+    return Answer(status, orjson.dumps({"error": message}), headers=headers)

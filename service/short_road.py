@@ -7,14 +7,12 @@ here.
 import re
 from dataclasses import dataclass
 
-import orjson
-
 from service.api import v1
 from service.calls import Call
 from service.errors import status_and_message
 from service.image import picture_pixels
 from service.inference import Inference
-from service.messages import Answer, Request
+from service.messages import Answer, Request, error_answer
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -62,14 +60,13 @@ class ShortRoad:
     def answer(self, route: Route, request: Request) -> Answer:
         call = Call()
         try:
-            body = v1.answer(
+            text = v1.answer(
                 self._inference, self._settings, call, request, route.verb, route.model, route.version, route.label
             )
-            status = 200
+            answer = Answer(200, text)
         except Exception as error:
-            status, message = status_and_message(error, "POST", route.path)
-            body = orjson.dumps({"error": message})
-            if status == 413:
+            answer = error_answer(*status_and_message(error, "POST", route.path))
+            if answer.status == 413:
                 self._metrics.rejected.labels("too_large").inc()
-        call.end(self._metrics, "v1", route.verb, status)
-        return Answer(status, body)
+        call.end(self._metrics, "v1", route.verb, answer.status)
+        return answer

@@ -7,17 +7,16 @@ to read its answer, for the next request. Every size has a limit.
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from email.utils import formatdate
 from enum import Enum
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Protocol, cast
+from typing import cast
 
 import httptools
-import orjson
 
-from service.messages import Answer
+from service.messages import Answer, error_answer
+from service.server.interface import Answerer, HttpRequest
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_PIPELINED = 64
@@ -28,32 +27,6 @@ KEEP_ALIVE_SECONDS = 75
 DISCARD_SECONDS = 5
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
-
-
-@dataclass(slots=True)
-class HttpRequest:
-    """Header names in lower case; `target` as the client wrote it."""
-
-    method: str = ""
-    target: bytes = b""
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    body: bytes = b""
-    http_version: str = "1.1"
-    keep_alive: bool = True
-
-    def header(self, wanted: bytes) -> bytes:
-        for name, value in self.headers:
-            if name == wanted:
-                return value
-        return b""
-
-
-class Answerer(Protocol):
-    def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
-        """The answer at once, or a future of it. Raises nothing."""
-
-    def refused(self, status: int) -> None:
-        """Told of what the connection itself turned away."""
 
 
 class Wait(Enum):
@@ -287,7 +260,3 @@ def _date(second: int) -> str:
 def too_long(length: int | None, most: int) -> str:
     body = "the body" if length is None else f"a body of {length} bytes"
     return f"{body} is too long: at most {most} bytes are taken (SERVING_MAX_BODY_BYTES)"
-
-
-def error_answer(status: int, message: str, *headers: tuple[str, str]) -> Answer:
-    return Answer(status, orjson.dumps({"error": message}), headers=headers)

@@ -9,9 +9,9 @@ from urllib.parse import parse_qsl, unquote
 from flask import Flask
 
 from service.errors import status_and_message
-from service.messages import Answer, Request
+from service.messages import Answer, Request, error_answer
 from service.metrics import Metrics
-from service.server.protocol import HttpRequest, error_answer
+from service.server.interface import HttpRequest
 from service.server.wsgi import run_wsgi
 from service.settings import Settings
 from service.short_road import ShortRoad

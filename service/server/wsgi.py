@@ -7,7 +7,7 @@ from urllib.parse import unquote_to_bytes
 from wsgiref.types import WSGIApplication
 
 from service.messages import Answer
-from service.server.protocol import HttpRequest
+from service.server.interface import HttpRequest
 
 
 def run_wsgi(app: WSGIApplication, request: HttpRequest, address: tuple[str, int]) -> Answer:

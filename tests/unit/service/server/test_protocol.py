@@ -10,7 +10,8 @@ import pytest
 
 from service.messages import Answer
 from service.server import protocol
-from service.server.protocol import HttpConnection, HttpRequest
+from service.server.interface import HttpRequest
+from service.server.protocol import HttpConnection
 from tests.unit.service.fakes import FakeTransport
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

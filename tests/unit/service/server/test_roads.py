@@ -11,7 +11,7 @@ from service import create_app
 from service.batcher import Batcher, BatchLimits, BatchObserver
 from service.messages import Answer
 from service.registry import LoadedVersion
-from service.server.protocol import HttpRequest
+from service.server.interface import HttpRequest
 from service.server.roads import Roads
 from service.serving_config import ServingConfig
 from service.settings import Settings

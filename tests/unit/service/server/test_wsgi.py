@@ -1,6 +1,6 @@
 import pytest
 
-from service.server.protocol import HttpRequest
+from service.server.interface import HttpRequest
 from service.server.wsgi import environ, run_wsgi
 
 ADDRESS = ("127.0.0.1", 8501)
