@@ -25,6 +25,8 @@ class Call:
         requests, duration = metrics.of_call(self.model, self.version, protocol, verb, status)
         requests.inc()
         duration.observe(time.perf_counter() - self.started)
+        if status == 413:
+            metrics.rejected.labels("too_large").inc()
 
 
 def current_call() -> Call:
@@ -44,6 +46,4 @@ def register(app: Flask, metrics: Metrics) -> None:
         if request.blueprint in ("v1", "v2"):
             verb = (request.view_args or {}).get("verb") or (request.endpoint or "").partition(".")[2]
             current_call().end(metrics, request.blueprint, verb, response.status_code)
-        if response.status_code == 413:
-            metrics.rejected.labels("too_large").inc()
         return response

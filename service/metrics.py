@@ -20,7 +20,8 @@ CONFIDENCE_BUCKETS = tuple(step / 10 for step in range(1, 11))
 
 class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
-        call = ("model", "version", "protocol", "verb")
+        version = ("model", "version")
+        call = (*version, "protocol", "verb")
         self.registry = registry
         self.requests = Counter(
             "serving_requests", "Requests answered, by status.", (*call, "status"), registry=registry
@@ -35,11 +36,10 @@ class Metrics:
         self.inference_duration = Histogram(
             "serving_inference_duration_seconds",
             "Running the model, without decoding and encoding.",
-            ("model", "version", "engine"),
+            (*version, "engine"),
             buckets=BUCKETS,
             registry=registry,
         )
-        version = ("model", "version")
         self.batch_size = Histogram(
             "serving_batch_size", "Rows run together.", version, buckets=BATCH_BUCKETS, registry=registry
         )
@@ -61,13 +61,13 @@ class Metrics:
         self.predictions = Counter(
             "serving_prediction",
             "Predictions of models with labels, by the label that came first.",
-            ("model", "version", "label"),
+            (*version, "label"),
             registry=registry,
         )
         self.confidence = Histogram(
             "serving_prediction_confidence",
             "The first label's score.",
-            ("model", "version"),
+            version,
             buckets=CONFIDENCE_BUCKETS,
             registry=registry,
         )

@@ -66,7 +66,5 @@ class ShortRoad:
             answer = Answer(200, text)
         except Exception as error:
             answer = error_answer(*status_and_message(error, "POST", route.path))
-            if answer.status == 413:
-                self._metrics.rejected.labels("too_large").inc()
         call.end(self._metrics, "v1", route.verb, answer.status)
         return answer

@@ -60,6 +60,7 @@ class Watcher:
         known = {(model, version) for model, versions in self._registry.statuses().items() for version in versions}
         for key in sorted(known - found.keys()):
             self._registry.remove(*key)
+            self._tried.pop(key, None)
             logger.info("%s version %d has vanished: unloaded", *key)
         for key in sorted(found.keys() - known):
             self._registry.set_status(*key, VersionStatus(State.START))

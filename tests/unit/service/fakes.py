@@ -16,7 +16,7 @@ from service.registry import LoadedVersion, Registry, State, VersionStatus
 from service.server.protocol import HttpConnection
 from service.server.roads import Roads
 from service.serving_config import ServingConfig
-from service.signature import DEFAULT_SIGNATURE, PREDICT_METHOD, Signature, TensorSpec
+from service.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from service.tensors import Array
 
 Arrays = Mapping[str, Array]
@@ -46,7 +46,7 @@ def any_shape(dtype: str) -> TensorSpec:
 
 
 def signature(inputs: dict[str, TensorSpec], outputs: dict[str, TensorSpec] | None = None) -> Signature:
-    return Signature(PREDICT_METHOD, inputs, outputs or {"y": any_shape("DT_FLOAT")})
+    return Signature("tensorflow/serving/predict", inputs, outputs or {"y": any_shape("DT_FLOAT")})
 
 
 def echo(inputs: Arrays) -> dict[str, Array]:
