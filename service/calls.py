@@ -1,7 +1,6 @@
-"""A call: what one request asks for, noted on the way for metrics."""
+"""A call: what one request asks for and how long its stages took, noted on the way for metrics."""
 
-import time
-from dataclasses import dataclass, field
+from time import perf_counter
 from typing import cast
 
 from flask import Flask, Response, g, request
@@ -10,21 +9,32 @@ from service.metrics import Metrics
 from service.registry import LoadedVersion
 
 
-@dataclass(slots=True)
 class Call:
     """`model` and `version` stay empty until a version is found, so that no client can make up new metrics."""
 
-    started: float = field(default_factory=time.perf_counter)
-    model: str = ""
-    version: str = ""
+    __slots__ = ("_decoded", "_inferred", "_started", "model", "version")
+
+    def __init__(self) -> None:
+        self.model = self.version = ""
+        self._started = perf_counter()
+        self._decoded = self._inferred = 0.0
 
     def found(self, loaded: LoadedVersion) -> None:
-        self.model, self.version = loaded.model, str(loaded.version)
+        self.model, self.version = loaded.model, loaded.version_text
+
+    def decoded(self) -> None:
+        """The request's tensors are there."""
+        self._decoded = perf_counter()
+
+    def inferred(self) -> None:
+        """The model's outputs are there; what is left is to write the answer."""
+        self._inferred = perf_counter()
 
     def end(self, metrics: Metrics, protocol: str, verb: str, status: int) -> None:
+        now = perf_counter()
         requests, duration = metrics.of_call(self.model, self.version, protocol, verb, status)
         requests.inc()
-        duration.observe(time.perf_counter() - self.started)
+        duration.observe(now - self._started)
         if status == 413:
             metrics.rejected.labels("too_large").inc()
 

@@ -13,25 +13,25 @@ Ranking = list[list[object]]
 
 
 def classify(
-    loaded: LoadedVersion, signature: Signature, outputs: Mapping[str, Array], top_k: int | None
+    loaded: LoadedVersion, signature_name: str, outputs: Mapping[str, Array], top_k: int | None
 ) -> list[Ranking]:
     """For each row [[label, score], ...]: best first where serving.json names labels, else as the model gives them.
 
     Raises:
         InvalidRequest: the model has neither labels nor the outputs "classes" and "scores".
     """
-    if output := loaded.label_output(signature):
+    if output := loaded.label_output(signature_name):
         labels = loaded.config.labels
         return [_ranked(labels, row)[:top_k] for row in outputs[output]]
     if outputs.keys() <= {"classes", "scores"}:
         return [row[:top_k] for row in _as_given(outputs)]
     raise InvalidRequest(
-        f"{loaded.model} cannot classify: its serving.json names no labels for {_outputs(signature)}, and the "
+        f"{loaded.model} cannot classify: its serving.json names no labels for {_outputs(loaded.signature(signature_name))}, and the "
         "outputs are not 'classes' and 'scores'; ask with :predict"
     )
 
 
-def regress(loaded: LoadedVersion, signature: Signature, outputs: Mapping[str, Array]) -> Array:
+def regress(loaded: LoadedVersion, signature_name: str, outputs: Mapping[str, Array]) -> Array:
     """One number per row, from the only output, which is [batch] or [batch, 1].
 
     Raises:
@@ -45,7 +45,7 @@ def regress(loaded: LoadedVersion, signature: Signature, outputs: Mapping[str, A
             return np.ascontiguousarray(values[:, 0])
     raise InvalidRequest(
         f"{loaded.model} cannot regress: expected one output with one number per row, it has "
-        f"{_outputs(signature)}; ask with :predict"
+        f"{_outputs(loaded.signature(signature_name))}; ask with :predict"
     )
 
 

@@ -1,8 +1,8 @@
 """infer(): the only road to a model, whatever the protocol; checks, times, counts."""
 
-import time
 from collections.abc import Mapping
 from math import isfinite
+from time import perf_counter
 
 from service.errors import InvalidRequest
 from service.metrics import Metrics
@@ -24,12 +24,12 @@ class Inference:
         """
         signature = loaded.signature(signature_name)
         _check_inputs(signature, inputs)
-        started = time.perf_counter()
-        runner = loaded.batcher or loaded.engine
+        runner = loaded.engine if loaded.batcher is None else loaded.batcher
+        started = perf_counter()
         outputs = runner.run(signature_name, inputs)
-        seconds = time.perf_counter() - started
+        seconds = perf_counter() - started
         self._metrics.of_inference(loaded.model, loaded.version, loaded.engine.name).observe(seconds)
-        if output := loaded.label_output(signature):
+        if output := loaded.label_output(signature_name):
             self._count_labels(loaded, outputs[output])
         return outputs
 
@@ -52,7 +52,7 @@ def _check_inputs(signature: Signature, inputs: Mapping[str, Array]) -> None:
         missing = sorted(signature.inputs.keys() - inputs.keys())
         raise InvalidRequest(f"missing input {_names(missing)}; expected {_names(signature.inputs)}")
     for name, array in inputs.items():
-        check_shape(array, signature.inputs[name], f"input {name!r}")
+        check_shape(name, array, signature.inputs[name])
 
 
 def _names(names: Mapping[str, object] | list[str]) -> str:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
 
@@ -43,6 +43,14 @@ class LoadedVersion:
     config: ServingConfig
     # None for a version whose row takes less than a millisecond: to wait for others would cost more than to run it.
     batcher: Batcher | None = None
+    # As metrics write it.
+    version_text: str = field(init=False)
+    _label_outputs: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "version_text", str(self.version))
+        found = {name: _label_output(signature, self.config) for name, signature in self.engine.signatures.items()}
+        object.__setattr__(self, "_label_outputs", {name: output for name, output in found.items() if output})
 
     def signature(self, name: str) -> Signature:
         """Raises InvalidRequest where there is none of that name."""
@@ -52,16 +60,20 @@ class LoadedVersion:
             known = ", ".join(map(repr, sorted(self.engine.signatures)))
             raise InvalidRequest(f'Serving signature key "{name}" not found; {self.model} has {known}') from None
 
-    def label_output(self, signature: Signature) -> str | None:
+    def label_output(self, signature_name: str) -> str | None:
         """The output that holds a score for each label: the only one whose rows are as long as the labels."""
-        if not self.config.labels:
-            return None
-        fitting = [
-            name
-            for name, spec in signature.outputs.items()
-            if spec.dtype != "DT_STRING" and spec.shape is not None and spec.shape[1:] == (len(self.config.labels),)
-        ]
-        return fitting[0] if len(fitting) == 1 else None
+        return self._label_outputs.get(signature_name)
+
+
+def _label_output(signature: Signature, config: ServingConfig) -> str | None:
+    if not config.labels:
+        return None
+    fitting = [
+        name
+        for name, spec in signature.outputs.items()
+        if spec.dtype != "DT_STRING" and spec.shape is not None and spec.shape[1:] == (len(config.labels),)
+    ]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 class Registry:
@@ -72,6 +84,7 @@ class Registry:
         self._lock = threading.Lock()
         self._statuses: Mapping[str, Mapping[int, VersionStatus]] = {}
         self._loaded: Mapping[str, Mapping[int, LoadedVersion]] = {}
+        self._slow: frozenset[str] = frozenset()
         self.first_scan_done = threading.Event()
 
     @property
@@ -103,7 +116,7 @@ class Registry:
 
     def is_quick(self, model: str) -> bool:
         """Whether every version of the model is; True where there is none, for to say so is quick as well."""
-        return all(loaded.batcher is None for loaded in self._loaded.get(model, {}).values())
+        return model not in self._slow
 
     def statuses(self) -> Mapping[str, Mapping[int, VersionStatus]]:
         """By model and version, of all that are or were known and are still on disk."""
@@ -113,13 +126,21 @@ class Registry:
         """`loaded` comes with the state AVAILABLE; in every other state requests do not reach the version."""
         with self._lock:
             self._statuses = _with(self._statuses, model, version, status)
-            self._loaded = _with(self._loaded, model, version, loaded)
+            self._replace_loaded(_with(self._loaded, model, version, loaded))
 
     def remove(self, model: str, version: int) -> None:
         """Requests that already hold the version finish on it; with the last of them its memory is given back."""
         with self._lock:
-            self._loaded = _with(self._loaded, model, version, None)
+            self._replace_loaded(_with(self._loaded, model, version, None))
             self._statuses = _with(self._statuses, model, version, None)
+
+    def _replace_loaded(self, table: Mapping[str, Mapping[int, LoadedVersion]]) -> None:
+        self._loaded = table
+        self._slow = frozenset(
+            model
+            for model, versions in table.items()
+            if any(loaded.batcher is not None for loaded in versions.values())
+        )
 
     def _why_not(self, model: str, version: int | None) -> str:
         """In TensorFlow Serving's words, and then the reason."""

@@ -5,7 +5,12 @@ here.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
 
 from service.api import v1
 from service.calls import Call
@@ -25,14 +30,32 @@ _V1 = re.compile(
 QUICK_BODY_BYTES = 64 * 1024
 QUICK_PIXELS = 64 * 1024
 
+LONGEST_KEPT_TARGET = 256
 
-@dataclass(frozen=True, slots=True)
-class Route:
+
+class Route(msgspec.Struct, frozen=True):
+    """`asked`: what the path names, as the protocol's `answer` takes it."""
+
     path: str
+    protocol: str
     verb: str
     model: str
-    version: str | None
-    label: str | None
+    answer: Callable[..., Answer]
+    asked: dict[str, Any]
+
+
+def find_route(target: bytes) -> Route | None:
+    """The route of a POST to this path, as it stands in the request's first line; None for what Flask answers."""
+    # What is kept must not grow with what strangers ask for.
+    return _find_route(target) if len(target) <= LONGEST_KEPT_TARGET else _find_route.__wrapped__(target)
+
+
+@lru_cache(1024)
+def _find_route(target: bytes) -> Route | None:
+    path = unquote(target.decode("latin-1"))
+    if match := _V1.fullmatch(path):
+        return Route(path, "v1", match["verb"], match["model"], v1.answer, match.groupdict())
+    return None
 
 
 class ShortRoad:
@@ -40,13 +63,6 @@ class ShortRoad:
         self._inference = inference
         self._settings = settings
         self._metrics = metrics
-
-    def route(self, method: str, path: str, mimetype: str) -> Route | None:
-        """None for what Flask answers. Forms are among it: it has a parser for them."""
-        if method != "POST" or mimetype == "multipart/form-data":
-            return None
-        match = _V1.fullmatch(path)
-        return Route(path, match["verb"], match["model"], match["version"], match["label"]) if match else None
 
     def is_quick(self, route: Route, request: Request) -> bool:
         """Whether answering takes no longer than the event loop may be held up."""
@@ -60,11 +76,8 @@ class ShortRoad:
     def answer(self, route: Route, request: Request) -> Answer:
         call = Call()
         try:
-            text = v1.answer(
-                self._inference, self._settings, call, request, route.verb, route.model, route.version, route.label
-            )
-            answer = Answer(200, text)
+            answer = route.answer(self._inference, self._settings, call, request, **route.asked)
         except Exception as error:
             answer = error_answer(*status_and_message(error, "POST", route.path))
-        call.end(self._metrics, "v1", route.verb, answer.status)
+        call.end(self._metrics, route.protocol, route.verb, answer.status)
         return answer

@@ -75,16 +75,15 @@ def bytes_from_json(value: Any, where: str) -> bytes:
     return data
 
 
-def check_shape(array: Array, spec: TensorSpec, where: str) -> None:
-    """Raises InvalidRequest where the array's shape is not one that the spec takes."""
-    if spec.shape is None:
+def check_shape(name: str, array: Array, spec: TensorSpec) -> None:
+    """Raises InvalidRequest where the shape of the input `name` is not one that the spec takes."""
+    expected, given = spec.shape, array.shape
+    # Most often the batch alone is free, and to see that is quick.
+    if expected is None or (given and expected[0:1] == (-1,) and expected[1:] == given[1:]):
         return
-    fits = len(spec.shape) == array.ndim and all(
-        size in (-1, given) for size, given in zip(spec.shape, array.shape, strict=True)
-    )
-    if not fits:
+    if len(expected) != len(given) or not all(size in (-1, here) for size, here in zip(expected, given, strict=True)):
         raise InvalidRequest(
-            f"{where} has the shape {shape_text(array.shape)}; expected {shape_text(spec.shape)} (-1: any size)"
+            f"input {name!r} has the shape {shape_text(given)}; expected {shape_text(expected)} (-1: any size)"
         )
 
 

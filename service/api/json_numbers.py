@@ -7,8 +7,10 @@ whether it is the one. Nothing is decided here about what is wrong with a body: 
 
 import re
 import threading
+from dataclasses import dataclass
 from functools import lru_cache
-from math import isfinite, prod
+from math import inf, prod
+from typing import Any
 
 import numpy as np
 import simdjson
@@ -20,6 +22,9 @@ _BEGIN = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"instances"[ \t\r\n]*:[ \t\r\n]*(?=
 _SPACE = b" \t\r\n"
 _OF_NUMBERS = b"0123456789+-.eE" + _SPACE
 
+# Numbers whose squares add up to no more are each within the type's range. simdjson gives none that is not float64's.
+_SAFE_SQUARES = {"DT_FLOAT": 1e76, "DT_DOUBLE": inf}
+
 # A parser keeps its buffers from one document to the next, and serves one thread.
 _parsers = threading.local()
 
@@ -27,29 +32,46 @@ _parsers = threading.local()
 def decode_rows(data: bytes, spec: TensorSpec) -> Array | None:
     """The rows of a body that has "instances" alone, for a tensor of floats whose first size alone is free.
 
-    None for everything else: other tensors, other bodies, and whatever is wrong.
+    None for everything else: other tensors, other bodies, and whatever is wrong or may be.
     """
-    if spec.dtype not in ("DT_FLOAT", "DT_DOUBLE") or not spec.shape or spec.shape[0] != -1 or -1 in spec.shape[1:]:
+    form = _row_form(spec)
+    if form is None:
         return None
     begin, end = _BEGIN.match(data), data.rfind(b"]") + 1
     if begin is None or data[end:].strip(_SPACE) != b"}":
         return None
     brackets = data[begin.end() : end].translate(None, _OF_NUMBERS)
-    row = _brackets_of(spec.shape[1:])
     # n rows, n - 1 commas between them, two brackets around.
-    count = (len(brackets) - 1) // (len(row) + 1)
-    if count < 1 or brackets != b"[" + b",".join([row] * count) + b"]":
+    count = (len(brackets) - 1) // (len(form.brackets) + 1)
+    if count < 1 or brackets != b"[" + b",".join([form.brackets] * count) + b"]":
         return None
     numbers = _numbers(data)
     # A pair of brackets without a number in it looks like one with.
-    if numbers is None or len(numbers) != count * prod(spec.shape[1:]):
+    if numbers is None or len(numbers) != count * form.numbers:
         return None
-    with np.errstate(over="ignore"):
-        array = numbers.astype(DTYPES[spec.dtype], copy=False)
-        # One infinite number makes the sum so; should the sum alone be too large, the long way will do.
-        if not isfinite(array.sum()):
-            return None
-    return array.reshape(count, *spec.shape[1:])
+    # Not a sum: this takes a fifth of the time, and no warning comes of numbers that are too large for it.
+    if not np.vdot(numbers, numbers) <= form.safe_squares:
+        return None
+    return numbers.astype(form.dtype, copy=False).reshape(count, *form.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class _RowForm:
+    """`brackets`: what a row looks like without its numbers."""
+
+    shape: tuple[int, ...]
+    numbers: int
+    brackets: bytes
+    dtype: "np.dtype[Any]"
+    safe_squares: float
+
+
+@lru_cache(1024)
+def _row_form(spec: TensorSpec) -> _RowForm | None:
+    if spec.dtype not in _SAFE_SQUARES or not spec.shape or spec.shape[0] != -1 or -1 in spec.shape[1:]:
+        return None
+    shape = spec.shape[1:]
+    return _RowForm(shape, prod(shape), _brackets_of(shape), DTYPES[spec.dtype], _SAFE_SQUARES[spec.dtype])
 
 
 def _numbers(data: bytes) -> Array | None:
@@ -62,7 +84,6 @@ def _numbers(data: bytes) -> Array | None:
         return None
 
 
-@lru_cache(256)
 def _brackets_of(shape: tuple[int, ...]) -> bytes:
     """What an array of that shape looks like without its numbers: `[[,],[,]]` for 2 x 2, nothing for a number."""
     if not shape:

@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping
 
-import flask
 from flask import Blueprint, Response
 
 from service import classification
-from service.api import v1_codec, v1_describe
+from service.api import flask_views, v1_codec, v1_describe
 from service.api.v1_codec import Body
 from service.calls import Call, current_call
 from service.errors import InvalidRequest, json_response
 from service.image import picture_batch
 from service.inference import Inference
-from service.messages import Request
+from service.messages import Answer, Request
 from service.registry import LoadedVersion
 from service.settings import Settings
 from service.signature import DEFAULT_SIGNATURE
@@ -35,26 +34,28 @@ def answer(
     model: str,
     version: str | None = None,
     label: str | None = None,
-) -> bytes:
-    """The JSON of `:predict`, `:classify` or `:regress`. Raises ServingError."""
+) -> Answer:
+    """The answer to `:predict`, `:classify` or `:regress`. Raises ServingError."""
     loaded = inference.registry.get(model, _number(version), label)
     call.found(loaded)
     body, inputs = _decode(loaded, settings, request, verb)
+    call.decoded()
     outputs = inference.infer(loaded, body.signature_name, inputs)
+    call.inferred()
     if verb == "predict":
-        return v1_codec.encode_predictions(outputs, body.is_row_format)
-    signature = loaded.signature(body.signature_name)
+        return Answer(200, v1_codec.encode_predictions(outputs, body.is_row_format))
     if verb == "classify":
-        return v1_codec.encode_results(classification.classify(loaded, signature, outputs, _top_k(request)))
-    return v1_codec.encode_results(classification.regress(loaded, signature, outputs))
+        results: object = classification.classify(loaded, body.signature_name, outputs, _top_k(request))
+    else:
+        results = classification.regress(loaded, body.signature_name, outputs)
+    return Answer(200, v1_codec.encode_results(results))
 
 
 def blueprint(inference: Inference, settings: Settings) -> Blueprint:
     views = Blueprint("v1", __name__)
 
     def act(**asked: str) -> Response:
-        text = answer(inference, settings, current_call(), _request(), **asked)
-        return Response(text, mimetype="application/json")
+        return flask_views.response(answer(inference, settings, current_call(), flask_views.current_request(), **asked))
 
     def status(model: str, version: str | None = None, label: str | None = None) -> Response:
         number = _number(version) if label is None else inference.registry.get(model, label=label).version
@@ -90,17 +91,6 @@ def _decode(loaded: LoadedVersion, settings: Settings, request: Request, verb: s
     signature = loaded.signature(body.signature_name)
     decode = v1_codec.decode_predict if verb == "predict" else v1_codec.decode_examples
     return body, decode(body, signature)
-
-
-def _request() -> Request:
-    """Flask's request as the views take it."""
-    if flask.request.mimetype == "multipart/form-data":
-        files = {
-            f"file {number} ({file.filename or field})": file.read()
-            for number, (field, file) in enumerate(flask.request.files.items(multi=True), start=1)
-        }
-        return Request(flask.request.mimetype, flask.request.args, files=files)
-    return Request(flask.request.mimetype, flask.request.args, flask.request.get_data(cache=False))
 
 
 def _pictures(request: Request) -> Mapping[str, bytes]:

@@ -38,13 +38,14 @@ class LiteRTEngine:
         self._idle = [first]
 
     def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        shapes = tuple(inputs[name].shape for name in self.signatures[signature].inputs)
+        shapes = tuple([inputs[name].shape for name in self.signatures[signature].inputs])
         runner = self._take(shapes)
         outputs = runner.run(signature, inputs, shapes)
         # Only now: one that failed may be in any state.
         with self._lock:
             self._idle.append(runner)
-            del self._idle[:-KEPT]
+            if len(self._idle) > KEPT:
+                del self._idle[0]
         return outputs
 
     def _take(self, shapes: Shapes) -> "_Runner":

@@ -1,28 +1,23 @@
 """What a connection and whoever answers its requests agree on."""
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from service.messages import Answer
 
 
-@dataclass(slots=True)
-class HttpRequest:
-    """Header names in lower case; `target` as the client wrote it."""
+class HttpRequest(msgspec.Struct):
+    """`headers` by their names in lower case, of one that comes several times all values with commas between;
+    `target` as the client wrote it."""
 
     method: str = ""
     target: bytes = b""
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    headers: dict[bytes, bytes] = {}
     body: bytes = b""
     http_version: str = "1.1"
     keep_alive: bool = True
-
-    def header(self, wanted: bytes) -> bytes:
-        for name, value in self.headers:
-            if name == wanted:
-                return value
-        return b""
 
 
 class Answerer(Protocol):

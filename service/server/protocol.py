@@ -7,15 +7,13 @@ to read its answer, for the next request. Every size has a limit.
 import asyncio
 import time
 from collections import deque
-from email.utils import formatdate
 from enum import Enum
-from functools import lru_cache
-from http import HTTPStatus
 from typing import cast
 
 import httptools
 
 from service.messages import Answer, error_answer
+from service.server.answers import answer_bytes
 from service.server.interface import Answerer, HttpRequest
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -25,8 +23,6 @@ BODY_SECONDS = 30  # without a single byte
 WRITE_SECONDS = 60
 KEEP_ALIVE_SECONDS = 75
 DISCARD_SECONDS = 5
-
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
 class Wait(Enum):
@@ -54,7 +50,10 @@ class HttpConnection(asyncio.Protocol):
         self._in_head = True
         self._waiting: deque[HttpRequest] = deque()
         self._pending: asyncio.Future[Answer] | None = None
+        # Once something is refused, no request is read any more; a body under way is read and thrown away.
         self._refused = False
+        self._discards_body = False
+        self._refusal: Answer | None = None
         self._closing = False
         self._is_last_answer = False
         self._write_paused = False
@@ -79,12 +78,16 @@ class HttpConnection(asyncio.Protocol):
             self._head_bytes += len(data)
         elif self._wait is Wait.BODY:
             self._since = time.monotonic()
+        if self._refused and not self._discards_body:
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # no upgrade is offered; the request is answered as it is
         except httptools.HttpParserError as error:
-            if not self._closing:
+            if self._refused:
+                self._end_discarding()
+            elif not self._closing:
                 self._refuse(400, f"Malformed request: this is not HTTP ({error})")
             return
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
@@ -93,7 +96,7 @@ class HttpConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         # A client may close its half and still wait for answers.
         self._is_last_answer = True
-        return bool(self._waiting or self._pending)
+        return bool(self._waiting or self._pending or self._refusal)
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -115,36 +118,39 @@ class HttpConnection(asyncio.Protocol):
         self._request.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._request.headers.append((name.lower(), value))
+        headers = self._request.headers
+        name = name.lower()
+        headers[name] = headers[name] + b"," + value if name in headers else value
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_bytes = 0
         if self._refused:
             return
-        length = self._request.header(b"content-length")
+        headers = self._request.headers
+        length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > self._max_body_bytes:
-            self._refuse_body(int(length))
+            self._refuse(413, too_long(int(length), self._max_body_bytes), discards_body=True)
             return
         if self._pending is None:
             self._expect(Wait.BODY)
-        if self._request.header(b"expect").lower() == b"100-continue":
+        if headers.get(b"expect", b"").lower() == b"100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, data: bytes) -> None:
         self._body_bytes += len(data)
         if self._refused:
             if self._body_bytes > 8 * self._max_body_bytes:
-                self._close()
+                self._end_discarding()
         elif self._body_bytes > self._max_body_bytes:
-            self._refuse_body(None)
+            self._refuse(413, too_long(None, self._max_body_bytes), discards_body=True)
         else:
             self._body.append(data)
 
     def on_message_complete(self) -> None:
         self._in_head = True
         if self._refused:
-            self._close()
+            self._end_discarding()
             return
         request = self._request
         request.method = self._parser.get_method().decode()
@@ -152,7 +158,7 @@ class HttpConnection(asyncio.Protocol):
         request.keep_alive = self._parser.should_keep_alive()
         request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []
-        if self._pending is not None or self._write_paused or self._waiting:
+        if self._is_busy():
             self._waiting.append(request)
             if len(self._waiting) >= MAX_PIPELINED:
                 self._transport.pause_reading()
@@ -179,28 +185,23 @@ class HttpConnection(asyncio.Protocol):
 
         answer.add_done_callback(answered)
 
+    def _is_busy(self) -> bool:
+        return self._pending is not None or self._write_paused or bool(self._waiting)
+
     def _answer_waiting(self) -> None:
         while self._waiting and self._pending is None and not self._write_paused and not self._closing:
             self._answer(self._waiting.popleft())
-        if not self._closing and len(self._waiting) < MAX_PIPELINED:
+        if self._closing:
+            return
+        if self._refusal and not self._is_busy():
+            self._write_refusal(self._refusal)
+        elif len(self._waiting) < MAX_PIPELINED:
             self._transport.resume_reading()
 
     def _write(self, request: HttpRequest, answer: Answer) -> None:
-        keep_alive = request.keep_alive and not self._closing and not (self._is_last_answer and not self._waiting)
-        head = [
-            f"HTTP/1.1 {answer.status} {_REASONS.get(answer.status, '')}\r\n"
-            f"content-type: {answer.content_type}\r\n"
-            f"content-length: {len(answer.body)}\r\n"
-            f"date: {_date(int(time.time()))}\r\n"
-        ]
-        head += [f"{name}: {value}\r\n" for name, value in answer.headers]
-        if not keep_alive:
-            head.append("connection: close\r\n")
-        elif request.http_version == "1.0":
-            head.append("connection: keep-alive\r\n")
-        head.append("\r\n")
-        body = b"" if request.method == "HEAD" else answer.body
-        self._transport.write("".join(head).encode("latin-1", "replace") + body)
+        is_last = self._is_last_answer and not self._waiting and not self._refusal
+        keep_alive = request.keep_alive and not self._closing and not is_last
+        self._transport.write(answer_bytes(request, answer, keep_alive=keep_alive))
         if not self._write_paused:
             self._expect(Wait.NEXT)
         if not keep_alive:
@@ -208,19 +209,32 @@ class HttpConnection(asyncio.Protocol):
 
     # Refusals and ends
 
-    def _refuse(self, status: int, message: str) -> None:
-        """For what never becomes a request: answered, and the connection closed."""
-        self._answerer.refused(status)
-        self._write(HttpRequest(keep_alive=False), error_answer(status, message))
+    def _refuse(self, status: int, message: str, *, discards_body: bool = False) -> None:
+        """For what never becomes a request: answered after the requests before it, and the connection closed.
 
-    def _refuse_body(self, length: int | None) -> None:
-        """Answered at once, but read on for a while: a client that sends all of its body before it looks for an answer
-        would else see a broken connection."""
+        A body is read on for a while: a client that sends all of it before it looks for an answer would else see a
+        broken connection.
+        """
         self._refused = True
+        self._discards_body = discards_body
         self._body = []
-        self._answerer.refused(413)
-        self._write(HttpRequest(), error_answer(413, too_long(length, self._max_body_bytes)))
-        self._expect(Wait.DISCARD)
+        self._answerer.refused(status)
+        self._refusal = error_answer(status, message)
+        if not self._is_busy():
+            self._write_refusal(self._refusal)
+
+    def _write_refusal(self, refusal: Answer) -> None:
+        self._refusal = None
+        self._transport.write(answer_bytes(HttpRequest(), refusal, keep_alive=False))
+        if self._discards_body:
+            self._expect(Wait.DISCARD)
+        else:
+            self._close()
+
+    def _end_discarding(self) -> None:
+        self._discards_body = False
+        if self._refusal is None:
+            self._close()
 
     def _expect(self, wait: Wait) -> None:
         self._wait = wait
@@ -250,11 +264,6 @@ class HttpConnection(asyncio.Protocol):
         self._is_last_answer = True
         if close_idle and self._pending is None and self._in_head and not self._head_bytes:
             self._close()
-
-
-@lru_cache(1)
-def _date(second: int) -> str:
-    return formatdate(second, usegmt=True)
 
 
 def too_long(length: int | None, most: int) -> str:

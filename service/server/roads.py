@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 from flask import Flask
 
@@ -14,10 +15,12 @@ from service.metrics import Metrics
 from service.server.interface import HttpRequest
 from service.server.wsgi import run_wsgi
 from service.settings import Settings
-from service.short_road import ShortRoad
+from service.short_road import ShortRoad, find_route
 
 # What the server turns away itself, as serving_rejected_total calls it.
 REFUSALS = {400: "malformed", 408: "too_slow", 413: "too_large", 429: "queue_full", 431: "head_too_large"}
+
+LONGEST_CONTENT_TYPE = 256
 
 
 class Roads:
@@ -34,15 +37,16 @@ class Roads:
 
     def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
         target, _, query = request.target.partition(b"?")
-        mimetype = request.header(b"content-type").partition(b";")[0].strip().lower().decode("latin-1")
-        route = self._short_road.route(request.method, unquote(target.decode("latin-1")), mimetype)
+        mimetype = _mimetype(request.headers.get(b"content-type", b"")[:LONGEST_CONTENT_TYPE])
+        # Forms are Flask's: it has a parser for them.
+        route = find_route(target) if request.method == "POST" and mimetype != "multipart/form-data" else None
         if route is None:
             if request.method in ("GET", "HEAD"):
                 return asyncio.get_running_loop().run_in_executor(self._operators_threads, self._flask, request)
             return self._in_thread(self._flask, request)
         # Of a name that comes twice the first counts, as it does in Flask.
         args = dict(reversed(parse_qsl(query.decode("latin-1"), keep_blank_values=True))) if query else {}
-        asked = Request(mimetype, args, request.body)
+        asked = Request(mimetype, args, request.headers, request.body)
         if self._short_road.is_quick(route, asked):
             return self._short_road.answer(route, asked)
         return self._in_thread(self._short_road.answer, route, asked)
@@ -74,3 +78,8 @@ class Roads:
         # Flask answers its own errors; this is for one in the answering.
         except Exception as error:
             return error_answer(*status_and_message(error, request.method, request.target.decode("latin-1")))
+
+
+@lru_cache(256)
+def _mimetype(content_type: bytes) -> str:
+    return content_type.partition(b";")[0].strip().lower().decode("latin-1")

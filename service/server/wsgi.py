@@ -55,12 +55,10 @@ def environ(request: HttpRequest, address: tuple[str, int]) -> dict[str, Any]:
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
     }
-    for name, value in request.headers:
+    for name, value in request.headers.items():
         # X_Y and X-Y would become one name; a proxy in front that strips the second would be got round by the first.
         if b"_" in name or name in (b"content-length", b"transfer-encoding"):
             continue
         key = name.decode("latin-1").upper().replace("-", "_")
-        key = key if key == "CONTENT_TYPE" else f"HTTP_{key}"
-        text = value.decode("latin-1")
-        values[key] = f"{values[key]},{text}" if key in values else text
+        values[key if key == "CONTENT_TYPE" else f"HTTP_{key}"] = value.decode("latin-1")
     return values

@@ -16,13 +16,13 @@ SCORES = signature({"x": any_shape("DT_FLOAT")}, {"scores": tensor("DT_FLOAT", -
 
 def rank(scores: Array, top_k: int | None = None) -> list[list[list[object]]]:
     loaded = loaded_version(SCORES, config=ServingConfig(labels=LABELS))
-    return classify(loaded, SCORES, {"scores": scores}, top_k)
+    return classify(loaded, "serving_default", {"scores": scores}, top_k)
 
 
 def without_labels(outputs: dict[str, Array], top_k: int | None = None) -> Any:
     specs: dict[str, TensorSpec] = {name: any_shape("DT_FLOAT") for name in outputs}
     of: Signature = signature({"x": any_shape("DT_FLOAT")}, specs)
-    return classify(loaded_version(of), of, outputs, top_k)
+    return classify(loaded_version(of), "serving_default", outputs, top_k)
 
 
 def names(rankings: list[list[list[object]]]) -> list[list[object]]:
@@ -104,7 +104,7 @@ def test_classes_and_scores_of_other_shapes_are_refused_with_their_shapes(
 def test_a_model_without_labels_says_that_it_cannot_classify() -> None:
     of = signature({"x": any_shape("DT_FLOAT")}, {"y": tensor("DT_FLOAT", -1, 2), "z": any_shape("DT_INT8")})
     with pytest.raises(InvalidRequest) as raised:
-        classify(loaded_version(of), of, {"y": np.zeros((1, 2)), "z": np.zeros(1)}, None)
+        classify(loaded_version(of), "serving_default", {"y": np.zeros((1, 2)), "z": np.zeros(1)}, None)
     assert str(raised.value) == (
         "model cannot classify: its serving.json names no labels for 'y' [-1, 2], 'z' of any shape, and the "
         "outputs are not 'classes' and 'scores'; ask with :predict"
@@ -113,7 +113,7 @@ def test_a_model_without_labels_says_that_it_cannot_classify() -> None:
 
 def regression(*arrays: Array) -> Any:
     of = signature({"x": any_shape("DT_FLOAT")}, {f"y{number}": any_shape("DT_FLOAT") for number in range(len(arrays))})
-    return regress(loaded_version(of), of, dict(zip(of.outputs, arrays, strict=True)))
+    return regress(loaded_version(of), "serving_default", dict(zip(of.outputs, arrays, strict=True)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.uint8])

@@ -191,4 +191,4 @@ def test_the_labels_output_is_the_only_one_with_a_score_for_each_label(
     outputs: dict[str, object], labels: tuple[str, ...], expected: str | None
 ) -> None:
     of = signature({"x": any_shape("DT_FLOAT")}, outputs)  # type: ignore[arg-type]
-    assert loaded_version(of, config=ServingConfig(labels=labels)).label_output(of) == expected
+    assert loaded_version(of, config=ServingConfig(labels=labels)).label_output("serving_default") == expected

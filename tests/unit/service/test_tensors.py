@@ -235,12 +235,12 @@ def test_a_bad_scalar_string_is_named_without_a_place() -> None:
     [((2, 3), (2, 3)), ((2, 3), (-1, 3)), ((0, 3), (-1, 3)), ((), ()), ((5, 4, 3), (-1, -1, -1))],
 )
 def test_a_shape_that_the_model_declares_fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> None:
-    check_shape(np.zeros(shape), tensor("DT_FLOAT", *declared), "input 'x'")
+    check_shape("x", np.zeros(shape), tensor("DT_FLOAT", *declared))
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3, 4)])
 def test_every_shape_fits_where_even_the_rank_is_free(shape: tuple[int, ...]) -> None:
-    check_shape(np.zeros(shape), any_shape("DT_FLOAT"), "input 'x'")
+    check_shape("x", np.zeros(shape), any_shape("DT_FLOAT"))
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_a_shape_that_does_not_fit_is_refused_with_both_shapes(
     shape: tuple[int, ...], declared: tuple[int, ...], message: str
 ) -> None:
     with pytest.raises(InvalidRequest) as raised:
-        check_shape(np.zeros(shape), tensor("DT_FLOAT", *declared), "input 'x'")
+        check_shape("x", np.zeros(shape), tensor("DT_FLOAT", *declared))
     assert str(raised.value) == message
 
 

@@ -156,6 +156,32 @@ def test_pipelined_requests_are_answered_in_their_order() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("refused", "status"),
+    [
+        (b"this is not HTTP\r\n\r\n", 400),
+        (post(b"x" * 300), 413),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n\r\nonly its beginning", 413),
+        (b"GET /" + b"x" * protocol.MAX_HEAD_BYTES, 431),
+    ],
+)
+def test_a_refusal_waits_for_the_answers_before_it(refused: bytes, status: int) -> None:
+    async def scenario() -> None:
+        client = connect()
+        client.send(GET.replace(b"/ ", b"/slow ") + GET)
+        client.send(refused)
+        client.send(GET)
+        assert client.statuses == []
+        client.echo.slow[0].set_result(Answer(200, b"slow"))
+        await asyncio.sleep(0)
+        assert client.statuses == [200, 200, status]
+        client.later(protocol.DISCARD_SECONDS + 1)
+        assert client.is_closed
+        assert client.echo.refusals == [status]
+
+    asyncio.run(scenario())
+
+
 def test_a_client_that_pipelines_without_end_is_not_read_further() -> None:
     async def scenario() -> None:
         client = connect()

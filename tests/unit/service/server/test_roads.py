@@ -34,7 +34,7 @@ def add(app: Flask, engine: FakeEngine, *, is_quick: bool) -> None:
 
 
 def predict(body: bytes = b'{"instances": [1.0]}', path: bytes = b"/v1/models/model:predict") -> HttpRequest:
-    return HttpRequest("POST", path, [(b"content-type", b"application/json")], body)
+    return HttpRequest("POST", path, {b"content-type": b"application/json"}, body)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def predict(body: bytes = b'{"instances": [1.0]}', path: bytes = b"/v1/models/mo
         (predict(b'{"instances": [1.0]}'.ljust(100_000)), True, False),
         (predict(path=b"/v1/models/nowhere:predict"), True, True),
         (HttpRequest("GET", b"/v1/models"), True, False),
-        (HttpRequest("POST", b"/v1/models/model:predict", [(b"content-type", b"multipart/form-data")]), True, False),
+        (HttpRequest("POST", b"/v1/models/model:predict", {b"content-type": b"multipart/form-data"}), True, False),
     ],
     ids=["quick model", "slow model", "long body", "no such model", "other route", "form"],
 )
