@@ -1,10 +1,11 @@
 """Pictures: the bytes that a client sends, as the array that a model wants."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageCms, ImageOps, UnidentifiedImageError
 
 from service.errors import InvalidRequest, PayloadTooLarge
 from service.serving_config import Ground, ImageSpec
@@ -15,6 +16,7 @@ from service.tensors import DTYPES, Array
 Image.MAX_IMAGE_PIXELS = None
 
 _MAGIC_NUMBERS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
+_PNG_HEAD = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _FORMATS_TEXT = "PNG, JPEG, WebP, GIF, BMP or TIFF"
 _RESAMPLING = Image.Resampling.LANCZOS
@@ -28,6 +30,9 @@ def looks_like_picture(data: bytes) -> bool:
 
 def picture_pixels(data: bytes) -> int:
     """Width times height as the header has it; 0 for what is no picture."""
+    if data.startswith(_PNG_HEAD):
+        # Always at the same place; to have Pillow look costs as much as half of a prediction.
+        return int.from_bytes(data[16:20]) * int.from_bytes(data[20:24])
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             return image.width * image.height
@@ -80,7 +85,7 @@ def decode_picture(data: bytes, spec: ImageSpec, max_pixels: int, where: str = "
     except ValueError as error:
         raise InvalidRequest(f"{where}: the picture's colours cannot be read ({error})") from None
     if spec.ground and (ground or _ground(image)) != spec.ground:
-        image = ImageOps.invert(image)
+        image = ImageChops.invert(image)
     return np.asarray(_fit(image, spec))
 
 
@@ -113,11 +118,10 @@ def _open(data: bytes, spec: ImageSpec, max_pixels: int, where: str) -> Image.Im
         image.load()
     except Exception as error:
         raise InvalidRequest(f"{where}: the {image.format} picture is truncated or damaged ({error})") from None
-    try:
-        return ImageOps.exif_transpose(image)
     # A damaged note about the picture does not make it another one.
-    except Exception:
-        return image
+    with suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _to_8_bit(image: Image.Image, where: str) -> Image.Image:
