@@ -1,0 +1,177 @@
+"""Every metric of the service, and the page that Prometheus scrapes."""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from service.batch import BatchObserver
+from service.metrics.instruments import Counter, Counters, Family, Gauges, Histogram, Histograms
+from service.metrics.page import Page
+from service.metrics.predictions import PredictionMetrics
+from service.metrics.totals import Totals
+from service.registry import LoadedVersion, Registry
+from service.series.store import FileStore, Store
+from service.shadow import ShadowObserver
+
+# Seconds. A small model takes 20 µs to run, a picture 10 ms to decode, a big one a second.
+BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+CONFIDENCE_BUCKETS = tuple(step / 10 for step in range(1, 11))
+
+
+class Metrics:
+    """`folder`: where worker processes share what they count, so that each can show the sum; None for one alone.
+
+    To be made in the process that counts, after the fork.
+    """
+
+    def __init__(self, registry: CollectorRegistry, folder: Path | None = None) -> None:
+        store = FileStore(folder, str(os.getpid())) if folder else Store()
+        version = ("model", "version")
+        call = (*version, "protocol", "verb")
+        self.registry = registry
+        self.totals = Totals(store, folder)
+        self.requests = Counters(store, "serving_requests", "Requests answered, by status.", (*call, "status"))
+        self.request_duration = Histograms(
+            store, "serving_request_duration_seconds", "From a request's headers to its answer.", call, BUCKETS
+        )
+        self.decode_seconds = Counters(
+            store, "serving_decode_seconds", "Seconds spent turning requests into tensors.", version
+        )
+        self.encode_seconds = Counters(
+            store, "serving_encode_seconds", "Seconds spent turning outputs into answers.", version
+        )
+        self.inference_duration = Histograms(
+            store,
+            "serving_inference_duration_seconds",
+            "Running the model, without decoding and encoding.",
+            (*version, "engine"),
+            BUCKETS,
+        )
+        self.batch_size = Histograms(store, "serving_batch_size", "Rows run together.", version, BATCH_BUCKETS)
+        self.queue_length = Gauges(store, "serving_queue_length", "Rows that wait for a busy model.", version)
+        self.queue_wait = Histograms(
+            store, "serving_queue_wait_seconds", "From a request's arrival at a model to its run.", version, BUCKETS
+        )
+        self.rejected = Counters(store, "serving_rejected", "Requests turned away unread.", ("reason",))
+        self.predictions = Counters(
+            store,
+            "serving_prediction",
+            "Predictions of models with labels, by the label that came first.",
+            (*version, "label"),
+        )
+        self.confidence = Histograms(
+            store, "serving_prediction_confidence", "The first label's score.", version, CONFIDENCE_BUCKETS
+        )
+        self.load_failures = Counters(
+            store, "serving_model_load_failures", "Tries to load a version that failed.", version
+        )
+        self.shadow = Counters(
+            store,
+            "serving_shadow",
+            "Requests that a shadow ran, too, by whether it agrees with the version that answered.",
+            (*version, "agrees"),
+        )
+        self.shadow_failed = Counters(store, "serving_shadow_failed", "Requests that a shadow could not run.", version)
+        self.shadow_dropped = Counters(
+            store, "serving_shadow_dropped", "Requests that a busy shadow did not get.", version
+        )
+        registry.register(Page(self.families, self.totals))
+
+    @property
+    def families(self) -> list[Family[Any]]:
+        return [part for part in vars(self).values() if isinstance(part, Family)]
+
+    # To find the instruments takes longer than to count. What was found is kept; models, versions, verbs and statuses
+    # are few.
+
+    @cache  # noqa: B019  # there is one instance, as long as the process
+    def of_call(self, model: str, version: str, protocol: str, verb: str, status: int) -> "CallMetrics":
+        labels = (model, version, protocol, verb)
+        return CallMetrics(
+            self.requests.labels(*labels, str(status)),
+            self.request_duration.labels(*labels),
+            self.decode_seconds.labels(model, version),
+            self.encode_seconds.labels(model, version),
+        )
+
+    @cache  # noqa: B019
+    def of_inference(self, model: str, version: int, engine: str) -> Histogram:
+        return self.inference_duration.labels(model, str(version), engine)
+
+    @cache  # noqa: B019
+    def of_batch(self, model: str, version: int) -> Histogram:
+        return self.batch_size.labels(model, str(version))
+
+    @cache  # noqa: B019
+    def of_predictions(self, model: str, version: int) -> PredictionMetrics:
+        labels = (model, str(version))
+        return PredictionMetrics(self.predictions, self.confidence.labels(*labels), *labels)
+
+
+class CallMetrics:
+    """Of requests with the same labels and status."""
+
+    __slots__ = ("_decode", "_duration", "_encode", "_lock", "_requests")
+
+    def __init__(self, requests: Counter, duration: Histogram, decode: Counter, encode: Counter) -> None:
+        self._lock = requests.lock
+        self._requests = requests.cells
+        self._duration = duration
+        self._decode = decode.cells
+        self._encode = encode.cells
+
+    def record(self, seconds: float, decode_seconds: float, encode_seconds: float) -> None:
+        with self._lock:
+            self._requests[0] += 1.0
+            self._duration.observe_locked(seconds)
+            self._decode[0] += decode_seconds
+            self._encode[0] += encode_seconds
+
+
+class BatchMetrics(BatchObserver):
+    """One version's batching, as metrics."""
+
+    def __init__(self, metrics: Metrics, model: str, version: int) -> None:
+        labels = (model, str(version))
+        self._size = metrics.batch_size.labels(*labels)
+        self._wait = metrics.queue_wait.labels(*labels)
+        self._length = metrics.queue_length.labels(*labels)
+
+    def ran(self, rows: int) -> None:
+        self._size.observe(rows)
+
+    def waited(self, seconds: float) -> None:
+        self._wait.observe(seconds)
+
+    def queued(self, rows: int) -> None:
+        self._length.set(rows)
+
+
+class ShadowMetrics(ShadowObserver):
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def compared(self, shadow: LoadedVersion, agrees: bool) -> None:
+        self._metrics.shadow.labels(shadow.model, shadow.version_text, str(agrees).lower()).inc()
+
+    def failed(self, shadow: LoadedVersion) -> None:
+        self._metrics.shadow_failed.labels(shadow.model, shadow.version_text).inc()
+
+    def dropped(self, shadow: LoadedVersion) -> None:
+        self._metrics.shadow_dropped.labels(shadow.model, shadow.version_text).inc()
+
+
+def scrape_page(metrics: Metrics, registry: Registry) -> Page:
+    """What a scrape shows: the metrics of all worker processes, the states of the versions, and the processes."""
+    return Page(metrics.families, metrics.totals, registry)
+
+
+def scrape_registry(metrics: Metrics, registry: Registry) -> CollectorRegistry:
+    """The same for prometheus_client's tools."""
+    page = CollectorRegistry()
+    page.register(scrape_page(metrics, registry))
+    return page

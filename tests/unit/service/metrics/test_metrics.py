@@ -1,0 +1,134 @@
+import sys
+import threading
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.metrics import BatchMetrics, Metrics
+
+MODEL = {"model": "model", "version": "1"}
+CALL = {**MODEL, "protocol": "v1", "verb": "predict"}
+
+
+@pytest.fixture
+def page() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def metrics(page: CollectorRegistry) -> Metrics:
+    return Metrics(page)
+
+
+def test_every_metric_has_the_prefix_and_its_unit(metrics: Metrics, page: CollectorRegistry) -> None:
+    assert {family.name: family.type for family in page.collect()} == {
+        "serving_requests": "counter",
+        "serving_request_duration_seconds": "histogram",
+        "serving_decode_seconds": "counter",
+        "serving_encode_seconds": "counter",
+        "serving_inference_duration_seconds": "histogram",
+        "serving_batch_size": "histogram",
+        "serving_queue_length": "gauge",
+        "serving_queue_wait_seconds": "histogram",
+        "serving_rejected": "counter",
+        "serving_prediction": "counter",
+        "serving_prediction_confidence": "histogram",
+        "serving_model_load_failures": "counter",
+        "serving_shadow": "counter",
+        "serving_shadow_failed": "counter",
+        "serving_shadow_dropped": "counter",
+    }
+
+
+def test_two_services_in_one_process_do_not_share_their_metrics() -> None:
+    first, second = CollectorRegistry(), CollectorRegistry()
+    Metrics(first).rejected.labels("too_large").inc()
+    Metrics(second)
+    assert first.get_sample_value("serving_rejected_total", {"reason": "too_large"}) == 1
+    assert second.get_sample_value("serving_rejected_total", {"reason": "too_large"}) is None
+
+
+def test_a_counter_counts_by_any_number(metrics: Metrics, page: CollectorRegistry) -> None:
+    metrics.rejected.labels("too_large").inc()
+    metrics.rejected.labels("too_large").inc(2.5)
+    assert page.get_sample_value("serving_rejected_total", {"reason": "too_large"}) == 3.5
+
+
+def test_a_gauge_has_the_last_value(metrics: Metrics, page: CollectorRegistry) -> None:
+    for rows in (3, 2):
+        metrics.queue_length.labels("model", "1").set(rows)
+    assert page.get_sample_value("serving_queue_length", MODEL) == 2
+
+
+def test_a_bucket_holds_what_is_at_most_its_bound(metrics: Metrics, page: CollectorRegistry) -> None:
+    for rows in (1, 2, 3, 300):
+        metrics.batch_size.labels("model", "1").observe(rows)
+    buckets = {"1.0": 1, "2.0": 2, "4.0": 3, "256.0": 3, "+Inf": 4}
+    for bound, count in buckets.items():
+        assert page.get_sample_value("serving_batch_size_bucket", {**MODEL, "le": bound}) == count
+    assert page.get_sample_value("serving_batch_size_count", MODEL) == 4
+    assert page.get_sample_value("serving_batch_size_sum", MODEL) == 306
+
+
+def test_labels_that_are_too_few_are_named(metrics: Metrics) -> None:
+    with pytest.raises(ValueError, match=r"serving_batch_size has the labels \('model', 'version'\), not 1: \('m',\)"):
+        metrics.batch_size.labels("m")
+
+
+def test_a_call_is_counted_and_its_time_is_told_apart(metrics: Metrics, page: CollectorRegistry) -> None:
+    for status in (200, 200, 400):
+        metrics.of_call("model", "1", "v1", "predict", status).record(0.75, 0.25, 0.125)
+    assert page.get_sample_value("serving_requests_total", {**CALL, "status": "200"}) == 2
+    assert page.get_sample_value("serving_requests_total", {**CALL, "status": "400"}) == 1
+    assert page.get_sample_value("serving_request_duration_seconds_count", CALL) == 3
+    assert page.get_sample_value("serving_request_duration_seconds_sum", CALL) == 2.25
+    assert page.get_sample_value("serving_decode_seconds_total", MODEL) == 0.75
+    assert page.get_sample_value("serving_encode_seconds_total", MODEL) == 0.375
+
+
+@pytest.mark.parametrize("times", [1, 20], ids=["few rows", "many rows"])
+def test_predictions_count_their_first_label_and_its_score(
+    metrics: Metrics, page: CollectorRegistry, times: int
+) -> None:
+    scores = np.array([[0.75, 0.25], [0.5, 0.25], [0.25, 0.5], [np.nan, np.nan]] * times)
+    metrics.of_predictions("model", 1).record(("cat", "dog"), scores)
+    assert page.get_sample_value("serving_prediction_total", {**MODEL, "label": "cat"}) == 2 * times
+    assert page.get_sample_value("serving_prediction_total", {**MODEL, "label": "dog"}) == times
+    assert page.get_sample_value("serving_prediction_confidence_bucket", {**MODEL, "le": "0.5"}) == 2 * times
+    assert page.get_sample_value("serving_prediction_confidence_count", MODEL) == 3 * times
+    assert page.get_sample_value("serving_prediction_confidence_sum", MODEL) == 1.75 * times
+
+
+def test_a_version_has_its_batching_from_the_start(metrics: Metrics, page: CollectorRegistry) -> None:
+    batch = BatchMetrics(metrics, "model", 1)
+    assert page.get_sample_value("serving_batch_size_count", MODEL) == 0
+    batch.ran(4)
+    batch.waited(0.5)
+    batch.queued(3)
+    assert page.get_sample_value("serving_batch_size_sum", MODEL) == 4
+    assert page.get_sample_value("serving_queue_wait_seconds_sum", MODEL) == 0.5
+    assert page.get_sample_value("serving_queue_length", MODEL) == 3
+
+
+def test_what_is_asked_for_twice_is_kept(metrics: Metrics) -> None:
+    assert metrics.rejected.labels("a") is metrics.rejected.labels("a")
+    assert metrics.of_inference("model", 1, "litert") is metrics.of_inference("model", 1, "litert")
+
+
+def test_threads_lose_no_request(metrics: Metrics, page: CollectorRegistry) -> None:
+    def serve() -> None:
+        for _ in range(3000):
+            metrics.of_call("model", "1", "v1", "predict", 200).record(0.5, 0.25, 0.25)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=serve) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(interval)
+    assert page.get_sample_value("serving_requests_total", {**CALL, "status": "200"}) == 12000
+    assert page.get_sample_value("serving_request_duration_seconds_count", CALL) == 12000
+    assert page.get_sample_value("serving_request_duration_seconds_sum", CALL) == 6000
