@@ -18,35 +18,39 @@ def classify(
     """For each row [[label, score], ...]: best first where serving.json names labels, else as the model gives them.
 
     Raises:
-        InvalidRequest: the model has neither labels nor the outputs "classes" and "scores".
+        InvalidRequest: the model has neither labels nor the outputs "classes" and "scores", or gives no row.
     """
     if output := loaded.label_output(signature_name):
         labels = loaded.config.labels
-        return [_ranked(labels, row)[:top_k] for row in outputs[output]]
-    if outputs.keys() <= {"classes", "scores"}:
-        return [row[:top_k] for row in _as_given(outputs)]
-    raise InvalidRequest(
-        f"{loaded.model} cannot classify: its serving.json names no labels for {_outputs(loaded.signature(signature_name))}, and the "
-        "outputs are not 'classes' and 'scores'; ask with :predict"
-    )
+        rankings = [_ranked(labels, row)[:top_k] for row in outputs[output]]
+    elif outputs and outputs.keys() <= {"classes", "scores"}:
+        rankings = [row[:top_k] for row in _as_given(outputs)]
+    else:
+        raise InvalidRequest(
+            f"{loaded.model} cannot classify: its serving.json names no labels for "
+            f"{_outputs(loaded.signature(signature_name))}, and the outputs are not 'classes' and 'scores'; ask with "
+            ":predict"
+        )
+    if not rankings:
+        raise InvalidRequest(f"Cannot convert empty ClassificationResults to JSON: {loaded.model} gave no row")
+    return rankings
 
 
 def regress(loaded: LoadedVersion, signature_name: str, outputs: Mapping[str, Array]) -> Array:
     """One number per row, from the only output, which is [batch] or [batch, 1].
 
     Raises:
-        InvalidRequest: the model gives something else.
+        InvalidRequest: the model gives something else, or no row.
     """
     values = next(iter(outputs.values())) if len(outputs) == 1 else None
-    if values is not None and values.dtype.kind in "iuf":
-        if values.ndim == 1:
-            return values
-        if values.ndim == 2 and values.shape[1] == 1:
-            return np.ascontiguousarray(values[:, 0])
-    raise InvalidRequest(
-        f"{loaded.model} cannot regress: expected one output with one number per row, it has "
-        f"{_outputs(loaded.signature(signature_name))}; ask with :predict"
-    )
+    if values is None or values.dtype.kind not in "iuf" or values.shape[1:] not in ((), (1,)) or not values.ndim:
+        raise InvalidRequest(
+            f"{loaded.model} cannot regress: expected one output with one number per row, it has "
+            f"{_outputs(loaded.signature(signature_name))}; ask with :predict"
+        )
+    if not len(values):
+        raise InvalidRequest(f"Cannot convert empty RegressionResults to JSON: {loaded.model} gave no row")
+    return np.ascontiguousarray(values.reshape(-1))
 
 
 def _ranked(labels: tuple[str, ...], scores: Array) -> Ranking:

@@ -47,7 +47,7 @@ def decode(body: bytes, content_encoding: bytes, max_bytes: int) -> bytes:
 
 def encode(answer: Answer, accept_encoding: bytes) -> Answer:
     """The answer in the coding that its reader likes best, where it is long enough to gain by one."""
-    if len(answer.body) < SHORTEST_ENCODED_BYTES or _is_compressed(answer):
+    if not accept_encoding or len(answer.body) < SHORTEST_ENCODED_BYTES or _is_settled(answer):
         return answer
     # Caches must tell the forms apart, and so must know of it with either.
     headers = (*answer.headers, ("vary", "accept-encoding"))
@@ -60,7 +60,7 @@ def encode(answer: Answer, accept_encoding: bytes) -> Answer:
 
 
 def preferred(accept_encoding: bytes) -> str | None:
-    """Of gzip and deflate the one that the header weighs highest; None where it wants none, or rather the plain form."""
+    """Of gzip and deflate the one that the header weighs highest; None where it wants neither, or rather none."""
     if not accept_encoding:
         return None
     weights = _weights(accept_encoding.decode("latin-1"))
@@ -98,11 +98,11 @@ def _deflate_form(body: bytes) -> int:
     return _ZLIB if has_head else _RAW_DEFLATE
 
 
-def _is_compressed(answer: Answer) -> bool:
+def _is_settled(answer: Answer) -> bool:
     content_type = answer.content_type.lower()
     if content_type.startswith(_COMPRESSED) and not content_type.startswith(_NOT_COMPRESSED):
         return True
-    return any(name == "content-encoding" for name, _ in answer.headers)
+    return any(name in ("content-encoding", "vary") for name, _ in answer.headers)
 
 
 def _weights(accept_encoding: str) -> dict[str, float]:

@@ -27,6 +27,10 @@ class PayloadTooLarge(ServingError):
     status = 413
 
 
+class UnsupportedMediaType(ServingError):
+    status = 415
+
+
 class Unavailable(ServingError):
     status = 503
 

@@ -10,12 +10,14 @@ class TensorSpec:
     """One tensor of a signature.
 
     `name` is the tensor's name in the graph ("serving_default_pixels:0"), `dtype` TensorFlow's name of its
-    type ("DT_FLOAT"), `shape` its sizes with -1 for one that is free; None where even the rank is free.
+    type ("DT_FLOAT"), `shape` its sizes with -1 for one that is free; None where even the rank is free. `is_held`
+    is False where nothing in the graph holds an input to that shape.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...] | None
+    is_held: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
 """Tensors: TensorFlow's types as NumPy's, and JSON values as arrays of the type and shape that a model declares."""
 
 import base64
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from service.errors import InvalidRequest
+from service.json_misfits import ragged, subscripts, uneven, wrong_type
 from service.signature import TensorSpec
 
 Array = np.ndarray[Any, Any]
@@ -27,6 +28,24 @@ DTYPES: Mapping[str, "np.dtype[Any]"] = {
     "DT_FLOAT": np.dtype(np.float32),
     "DT_DOUBLE": np.dtype(np.float64),
     "DT_STRING": np.dtype(object),
+}
+
+# As the Open Inference Protocol calls them.
+DATATYPES: Mapping[str, str] = {
+    "DT_BOOL": "BOOL",
+    "DT_INT8": "INT8",
+    "DT_INT16": "INT16",
+    "DT_INT32": "INT32",
+    "DT_INT64": "INT64",
+    "DT_UINT8": "UINT8",
+    "DT_UINT16": "UINT16",
+    "DT_UINT32": "UINT32",
+    "DT_UINT64": "UINT64",
+    "DT_HALF": "FP16",
+    "DT_FLOAT": "FP32",
+    "DT_DOUBLE": "FP64",
+    "DT_BFLOAT16": "BF16",
+    "DT_STRING": "BYTES",
 }
 
 # NumPy's limit.
@@ -53,33 +72,39 @@ def array_from_json(value: Any, spec: TensorSpec, where: str) -> Array:
     while (kinds := set(map(type, level))) == {list}:
         lengths = set(map(len, level))
         if len(lengths) > 1:
-            raise _ragged(value, len(shape), where)
+            raise ragged(value, len(shape), where)
         if len(shape) == MAX_DIMENSIONS:
             raise InvalidRequest(f"{where}: lists are nested too deep; expected at most {MAX_DIMENSIONS} levels")
         shape.append(lengths.pop())
         level = list(chain.from_iterable(level))
     if list in kinds:
-        raise _uneven(value, len(shape), where)
+        raise uneven(value, len(shape), where)
     if not kinds <= allowed:
-        raise _wrong_type(value, len(shape), spec, where, allowed)
+        expected = _EXPECTED.get(dtype.kind, _STRING_EXPECTED)
+        raise wrong_type(value, len(shape), where, allowed, f"{expected} (not of expected type: {_type_name(spec)})")
     if dtype.kind == "O":
         return _strings(level, shape, where)
-    return _numbers(level, dtype, where).reshape(shape)
+    return _numbers(level, dtype, spec, where).reshape(shape)
 
 
 def bytes_from_json(value: Any, where: str) -> bytes:
     """A string's UTF-8, or what `{"b64": "..."}` stands for. Raises InvalidRequest."""
     data = _bytes(value)
     if data is None:
-        raise InvalidRequest(f"{where}: expected {_STRING_EXPECTED}")
+        raise _no_bytes(value, where)
     return data
+
+
+def is_base64(value: Any) -> bool:
+    """Whether it is the object that stands for bytes; not whether its base64 is valid."""
+    return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
 
 
 def check_shape(name: str, array: Array, spec: TensorSpec) -> None:
     """Raises InvalidRequest where the shape of the input `name` is not one that the spec takes."""
     expected, given = spec.shape, array.shape
     # Most often the batch alone is free, and to see that is quick.
-    if expected is None or (given and expected[0:1] == (-1,) and expected[1:] == given[1:]):
+    if expected is None or (given and expected[0:1] == (-1,) and expected[1:] == given[1:]) or not spec.is_held:
         return
     if len(expected) != len(given) or not all(size in (-1, here) for size, here in zip(expected, given, strict=True)):
         raise InvalidRequest(
@@ -98,7 +123,7 @@ def _dtype(spec: TensorSpec, where: str) -> "np.dtype[Any]":
         raise InvalidRequest(f"{where}: a tensor of type {spec.dtype} cannot be sent as JSON") from None
 
 
-def _numbers(flat: list[Any], dtype: "np.dtype[Any]", where: str) -> Array:
+def _numbers(flat: list[Any], dtype: "np.dtype[Any]", spec: TensorSpec, where: str) -> Array:
     try:
         with np.errstate(over="ignore"):
             array = np.array(flat, dtype)
@@ -111,7 +136,10 @@ def _numbers(flat: list[Any], dtype: "np.dtype[Any]", where: str) -> Array:
     kind = float if dtype.kind == "f" else int
     least, most = kind(limits.min), kind(limits.max)
     outside = next((number for number in flat if not least <= number <= most), "a number")
-    raise InvalidRequest(f"{where}: {outside} is out of the range of {dtype.name} ({least} to {most})")
+    raise InvalidRequest(
+        f"{where}: {outside} is out of the range of {dtype.name} ({least} to {most}), so not of expected type: "
+        f"{_type_name(spec)}"
+    )
 
 
 def _strings(flat: list[Any], shape: list[int], where: str) -> Array:
@@ -120,65 +148,32 @@ def _strings(flat: list[Any], shape: list[int], where: str) -> Array:
         array[index] = _bytes(item)
         if array[index] is None:
             place = np.unravel_index(index, shape) if shape else ()
-            raise InvalidRequest(f"{where}{_subscripts(int(at) for at in place)}: expected {_STRING_EXPECTED}")
+            raise _no_bytes(item, f"{where}{subscripts(int(at) for at in place)}")
     return array.reshape(shape)
 
 
 def _bytes(value: Any) -> bytes | None:
     if isinstance(value, str):
         return value.encode()
+    if not is_base64(value):
+        return None
+    text = value["b64"]
     try:
-        return base64.b64decode(value["b64"], validate=True) if value.keys() == {"b64"} else None
-    except (AttributeError, TypeError, ValueError):
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        # TensorFlow Serving reads it with spaces in it and without its padding as well.
+        text = "".join(text.split())
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
         return None
 
 
-def _subscripts(path: Iterable[int]) -> str:
-    return "".join(f"[{index}]" for index in path)
+def _no_bytes(value: Any, where: str) -> InvalidRequest:
+    reason = "Unable to base64 decode" if is_base64(value) else "not formatted correctly for base64 data"
+    return InvalidRequest(f"{where}: expected {_STRING_EXPECTED} ({reason})")
 
 
-def _ragged(value: Any, depth: int, where: str) -> InvalidRequest:
-    first = value
-    for _ in range(depth):
-        first = first[0]
-    path, item = _find(value, depth, lambda item: len(item) != len(first))
-    here, there = f"{len(item)} value{'s' * (len(item) != 1)}", len(first)
-    return InvalidRequest(
-        f"{where}{path} has {here} where {where}{'[0]' * depth} has {there}; rows must be of one length"
-    )
-
-
-def _uneven(value: Any, depth: int, where: str) -> InvalidRequest:
-    path, item = _find(value, depth, lambda item: not isinstance(item, list))
-    return InvalidRequest(f"{where}{path} is {_noun(item)} where its neighbours are lists; rows must be of one depth")
-
-
-def _wrong_type(value: Any, depth: int, spec: TensorSpec, where: str, allowed: set[type]) -> InvalidRequest:
-    path, item = _find(value, depth, lambda item: type(item) not in allowed)
-    expected = _EXPECTED.get(DTYPES[spec.dtype].kind, _STRING_EXPECTED)
-    return InvalidRequest(f"{where}{path} is {_noun(item)}; expected {expected} (a value of type {spec.dtype})")
-
-
-def _find(value: Any, depth: int, is_wrong: Callable[[Any], bool]) -> tuple[str, Any]:
-    """The first item at that depth that is wrong, and its place ("[3][0]"). One must be."""
-
-    def search(item: Any, path: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
-        if len(path) < depth:
-            for index, child in enumerate(item):
-                yield from search(child, (*path, index))
-        elif is_wrong(item):
-            yield _subscripts(path), item
-
-    return next(search(value, ()))
-
-
-def _noun(item: Any) -> str:
-    if item is None:
-        return "null"
-    if isinstance(item, bool):
-        return str(item).lower()
-    if isinstance(item, (int, float)):
-        return f"the number {item}"
-    if isinstance(item, str):
-        return f"the string {item[:40]!r}"
-    return "a list" if isinstance(item, list) else "an object"
+def _type_name(spec: TensorSpec) -> str:
+    """As TensorFlow writes it: "float" for DT_FLOAT."""
+    return spec.dtype.removeprefix("DT_").lower()

@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from flask import Blueprint, Response
 
 from service import classification
-from service.api import flask_views, v1_codec, v1_describe
+from service.api import flask_views, v1_answers, v1_codec, v1_describe
 from service.api.v1_codec import Body
 from service.calls import Call, current_call
 from service.errors import InvalidRequest, json_response
 from service.image import picture_batch
 from service.inference import Inference
 from service.messages import Answer, Request
-from service.registry import LoadedVersion
+from service.prediction import Prediction
+from service.registry import LoadedVersion, Registry
 from service.settings import Settings
 from service.signature import DEFAULT_SIGNATURE
 from service.tensors import Array
@@ -25,8 +26,8 @@ _PLACES = (
 _VERB = ":<any(predict, classify, regress):verb>"
 
 
-def answer(
-    inference: Inference,
+def decode(
+    registry: Registry,
     settings: Settings,
     call: Call,
     request: Request,
@@ -34,35 +35,40 @@ def answer(
     model: str,
     version: str | None = None,
     label: str | None = None,
-) -> Answer:
-    """The answer to `:predict`, `:classify` or `:regress`. Raises ServingError."""
-    loaded = inference.registry.get(model, _number(version), label)
+) -> Prediction:
+    """A request for `:predict`, `:classify` or `:regress`. Raises ServingError."""
+    loaded = registry.get(model, _number(version), label)
     call.found(loaded)
     body, inputs = _decode(loaded, settings, request, verb)
     call.decoded()
-    outputs = inference.infer(loaded, body.signature_name, inputs)
-    call.inferred()
-    if verb == "predict":
-        return Answer(200, v1_codec.encode_predictions(outputs, body.is_row_format))
-    if verb == "classify":
-        results: object = classification.classify(loaded, body.signature_name, outputs, _top_k(request))
-    else:
-        results = classification.regress(loaded, body.signature_name, outputs)
-    return Answer(200, v1_codec.encode_results(results))
+
+    def encode(outputs: Mapping[str, Array]) -> Answer:
+        if verb == "predict":
+            return Answer(200, v1_answers.encode_predictions(outputs, body.is_row_format))
+        if verb == "classify":
+            results: object = classification.classify(loaded, body.signature_name, outputs, _top_k(request))
+        else:
+            results = classification.regress(loaded, body.signature_name, outputs)
+        return Answer(200, v1_answers.encode_results(results))
+
+    return Prediction(loaded, body.signature_name, inputs, encode)
 
 
 def blueprint(inference: Inference, settings: Settings) -> Blueprint:
     views = Blueprint("v1", __name__)
+    registry = inference.registry
 
     def act(**asked: str) -> Response:
-        return flask_views.response(answer(inference, settings, current_call(), flask_views.current_request(), **asked))
+        call = current_call()
+        prediction = decode(registry, settings, call, flask_views.current_request(), **asked)
+        return flask_views.response(inference.answer(prediction, call))
 
     def status(model: str, version: str | None = None, label: str | None = None) -> Response:
-        number = _number(version) if label is None else inference.registry.get(model, label=label).version
-        return json_response(v1_describe.model_version_status(inference.registry, model, number))
+        number = _number(version) if label is None else registry.get(model, label=label).version
+        return json_response(v1_describe.model_version_status(registry, model, number))
 
     def metadata(model: str, version: str | None = None, label: str | None = None) -> Response:
-        loaded = inference.registry.get(model, _number(version), label)
+        loaded = registry.get(model, _number(version), label)
         current_call().found(loaded)
         return json_response(v1_describe.metadata(loaded))
 
@@ -73,7 +79,7 @@ def blueprint(inference: Inference, settings: Settings) -> Blueprint:
 
     @views.get("/v1/models")
     def models() -> Response:
-        return json_response({"models": sorted(inference.registry.statuses())})
+        return json_response({"models": sorted(registry.statuses())})
 
     return views
 
@@ -106,18 +112,27 @@ def _top_k(request: Request) -> int | None:
     text = request.args.get("top_k")
     if text is None:
         return None
-    if not _is_whole_number(text) or int(text) == 0:
+    number = _whole_number(text)
+    if not number:
         raise InvalidRequest(f"top_k={text[:40]!r}: expected a whole number of at least 1")
-    return int(text)
+    return number
 
 
 def _number(version: str | None) -> int | None:
     if version is None:
         return None
-    if not _is_whole_number(version):
-        raise InvalidRequest(f"Failed to convert version: {version[:40]} to numeric; expected a whole number")
-    return int(version)
+    number = _whole_number(version)
+    if number is None:
+        raise InvalidRequest(
+            f"Malformed request: Failed to convert version: {version[:40]} to numeric; expected a whole number"
+        )
+    return number
 
 
-def _is_whole_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 18  # within int64, as everywhere else
+def _whole_number(text: str) -> int | None:
+    """None where it is none, or none of int64."""
+    digits = text.lstrip("0") or "0"
+    if not (text.isascii() and text.isdigit()) or len(digits) > 19:
+        return None
+    number = int(digits)
+    return number if number < 2**63 else None

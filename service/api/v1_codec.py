@@ -1,8 +1,6 @@
-"""TensorFlow Serving's JSON: request bodies as tensors, tensors as answers."""
+"""TensorFlow Serving's JSON: request bodies as tensors."""
 
-import base64
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +8,10 @@ import numpy as np
 import orjson
 
 from service.api.json_numbers import decode_rows
-from service.errors import InvalidRequest, ServingError
+from service.errors import InvalidRequest
 from service.image import looks_like_picture
 from service.signature import DEFAULT_SIGNATURE, Signature
-from service.tensors import Array, array_from_json
+from service.tensors import Array, array_from_json, is_base64
 from service.tf_example import encode_example
 
 _BODY_EXPECTED = 'expected {"instances": [...]} or {"inputs": ...}'
@@ -39,7 +37,7 @@ def parse_body(data: bytes) -> Body:
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"JSON Parse error: {_json_error(data, error)}") from None
     if not isinstance(fields, dict):
-        raise InvalidRequest(f"the body is a JSON {_kind(fields)}; {_BODY_EXPECTED}")
+        raise InvalidRequest(f"Is not object: the body is a JSON {_kind(fields)}; {_BODY_EXPECTED}")
     signature_name = fields.get("signature_name", DEFAULT_SIGNATURE)
     if not isinstance(signature_name, str):
         raise InvalidRequest("'signature_name' key must be a string value")
@@ -62,7 +60,9 @@ def decode_predict(body: Body, signature: Signature) -> dict[str, Array]:
     if not given:
         raise InvalidRequest(f"Missing 'inputs' or 'instances' key; {_BODY_EXPECTED}")
     if len(given) == 2:
-        raise InvalidRequest("Both 'inputs' and 'instances' are there; expecting only one of them")
+        raise InvalidRequest(
+            "Not formatted correctly: expecting only one of 'inputs' or 'instances' keys to exist; both are there"
+        )
     return _columns(body.fields["inputs"], signature) if given == ["inputs"] else _rows(body, "instances", signature)
 
 
@@ -72,18 +72,25 @@ def decode_examples(body: Body, signature: Signature) -> dict[str, Array]:
     A signature with one string input takes examples as serialized tf.train.Example; any other takes the features
     as its inputs of these names.
     """
-    if "examples" not in body.fields:
-        if not body.fields.keys() & {"instances", "inputs"}:
-            raise InvalidRequest(f"Missing 'examples' key; {_EXAMPLES_EXPECTED}")
+    if "examples" not in body.fields and body.fields.keys() & {"instances", "inputs"}:
         return decode_predict(body, signature)
+    context = _example(body.fields.get("context", {}), "context")
+    if "examples" not in body.fields:
+        raise InvalidRequest(f"key 'examples' is expected and was not found; {_EXAMPLES_EXPECTED}")
     if extra := body.fields.keys() & {"instances", "inputs"}:
-        raise InvalidRequest(f"Both 'examples' and {sorted(extra)[0]!r} are there; expecting only one of them")
-    examples, context = body.fields["examples"], body.fields.get("context", {})
-    if not isinstance(examples, list) or not examples or not all(isinstance(example, dict) for example in examples):
-        raise InvalidRequest(f"'examples' must be a list of at least one JSON object; {_EXAMPLES_EXPECTED}")
-    if not isinstance(context, dict):
-        raise InvalidRequest(f"'context' must be a JSON object of features, not a JSON {_kind(context)}")
-    merged = [context | example for example in examples]
+        raise InvalidRequest(
+            f"Not formatted correctly: expecting only one of 'examples' or {sorted(extra)[0]!r} keys to exist; "
+            "both are there"
+        )
+    examples = body.fields["examples"]
+    if not isinstance(examples, list):
+        raise InvalidRequest(
+            f"Expecting 'examples' value to be a list/array, not a JSON {_kind(examples)}; {_EXAMPLES_EXPECTED}"
+        )
+    if not examples:
+        raise InvalidRequest(f"'examples' value is an empty array; {_EXAMPLES_EXPECTED}")
+    # Of a feature that stands in both, the example's counts.
+    merged = [context | _example(example, f"examples[{row}]") for row, example in enumerate(examples)]
     inputs = list(signature.inputs.items())
     if len(inputs) == 1 and inputs[0][1].dtype == "DT_STRING":
         serialized = [encode_example(example, f"examples[{row}]") for row, example in enumerate(merged)]
@@ -93,115 +100,97 @@ def decode_examples(body: Body, signature: Signature) -> dict[str, Array]:
     return _rows(Body({"examples": merged}, body.signature_name), "examples", signature)
 
 
-def encode_predictions(outputs: Mapping[str, Array], is_row_format: bool) -> bytes:
-    """`predictions`, a value or an object per row; or `outputs`, a tensor or an object of tensors."""
-    columns = {name: _jsonable(name, array) for name, array in outputs.items()}
-    only = next(iter(columns.values())) if len(columns) == 1 else None
-    if not is_row_format:
-        return _dumps({"outputs": columns if only is None else only})
-    sizes = {name: array.shape[0] if array.ndim else None for name, array in outputs.items()}
-    rows = next(iter(sizes.values()))
-    for name, size in sizes.items():
-        if size is None or size != rows:
-            raise InvalidRequest(
-                f"Tensor name: {name} has inconsistent batch size: {size} expecting: {rows}; "
-                'ask in the column format {"inputs": ...}'
-            )
-    if only is not None:
-        return _dumps({"predictions": only})
-    return _dumps(
-        {"predictions": [{name: column[row] for name, column in columns.items()} for row in range(rows or 0)]}
-    )
-
-
-def encode_results(results: object) -> bytes:
-    return _dumps({"results": results})
+def _example(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{where}: Example must be JSON object but got JSON {_kind(value)}; {_EXAMPLES_EXPECTED}")
+    return value
 
 
 def _rows(body: Body, key: str, signature: Signature) -> dict[str, Array]:
     rows = body.fields[key]
     if not isinstance(rows, list):
-        raise InvalidRequest(f"'{key}' must be a list with an entry per row, not a JSON {_kind(rows)}")
+        raise InvalidRequest(f"Expecting '{key}' to be a list/array with an entry per row, not a JSON {_kind(rows)}")
     if not rows:
-        raise InvalidRequest(f"'{key}' is empty; expected at least one row")
-    named = [isinstance(row, dict) and row.keys() != {"b64"} for row in rows]
-    if not any(named):
-        name = _only_input(signature, f"'{key}'")
-        return {name: array_from_json(rows, signature.inputs[name], key)}
-    names = rows[named.index(True)].keys()
+        raise InvalidRequest(f"No values in '{key}' array; expected at least one row")
+    if _is_named(rows[0]):
+        for index, row in enumerate(rows):
+            _check_names(row, index, key, signature)
+        return {
+            name: array_from_json([row[name] for row in rows], spec, f"{key}[...][{name!r}]")
+            for name, spec in signature.inputs.items()
+        }
     for index, row in enumerate(rows):
-        if not named[index] or row.keys() != names:
-            found = sorted(row) if isinstance(row, dict) else f"a JSON {_kind(row)}"
-            raise InvalidRequest(f"{key}[{index}] has {found}; expected the inputs {sorted(names)} in every row")
-    return {
-        name: array_from_json([row[name] for row in rows], signature.inputs[name], f"{key}[...][{name!r}]")
-        for name in _known(names, signature)
-    }
+        if _is_named(row):
+            raise InvalidRequest(
+                f"Expecting value/list but got object at item {index} of '{key}': {key}[0] has no input names, "
+                f"{key}[{index}] has; expected them in every row or in none"
+            )
+    if len(signature.inputs) != 1:
+        raise InvalidRequest(
+            f"{key} is a plain list, but expecting list of objects, for the signature takes "
+            f"{len(signature.inputs)} inputs: {_names(signature.inputs)}"
+        )
+    ((name, spec),) = signature.inputs.items()
+    return {name: array_from_json(rows, spec, key)}
+
+
+def _is_named(row: Any) -> bool:
+    """Whether a row gives its tensors by their names."""
+    return isinstance(row, dict) and not is_base64(row)
+
+
+def _check_names(row: Any, index: int, key: str, signature: Signature) -> None:
+    if not _is_named(row):
+        raise InvalidRequest(
+            f"Expecting object but got list at item {index} of '{key}': {key}[{index}] is a JSON {_kind(row)}; "
+            f"expected an object with {_names(signature.inputs)}"
+        )
+    if row.keys() == signature.inputs.keys():
+        return
+    for name in row:
+        if name not in signature.inputs:
+            raise InvalidRequest(
+                f"Failed to process element: {index} key: {name} of '{key}' list. JSON object: does not have named "
+                f"input: {name}; expected {_names(signature.inputs)}"
+            )
+    raise InvalidRequest(
+        f"Failed to process element: {index} of '{key}' list: it has {_names(row) or 'no names'}; keys must be equal "
+        f"to: {','.join(signature.inputs)}"
+    )
 
 
 def _columns(inputs: Any, signature: Signature) -> dict[str, Array]:
-    if not isinstance(inputs, dict) or inputs.keys() == {"b64"}:
-        name = _only_input(signature, "'inputs'")
-        return {name: array_from_json(inputs, signature.inputs[name], "inputs")}
-    return {
-        name: array_from_json(inputs[name], signature.inputs[name], f"inputs[{name!r}]")
-        for name in _known(inputs, signature)
-    }
+    if not _is_named(inputs):
+        if len(signature.inputs) != 1:
+            raise InvalidRequest(
+                "inputs is a plain value/list, but expecting an object, for the signature takes "
+                f"{len(signature.inputs)} inputs: {_names(signature.inputs)}"
+            )
+        ((name, spec),) = signature.inputs.items()
+        return {name: array_from_json(inputs, spec, "inputs")}
+    for name in signature.inputs:
+        if name not in inputs:
+            raise InvalidRequest(
+                f"Missing named input: {name} in 'inputs' object; it has {_names(inputs) or 'none'}, expected "
+                f"{_names(signature.inputs)}"
+            )
+    # What the signature does not take is passed over, as TensorFlow Serving does.
+    return {name: array_from_json(inputs[name], spec, f"inputs[{name!r}]") for name, spec in signature.inputs.items()}
 
 
-def _known(names: Any, signature: Signature) -> list[str]:
-    for name in names:
-        if name not in signature.inputs:
-            raise InvalidRequest(f"unknown input {name!r}; expected {', '.join(map(repr, signature.inputs))}")
-    return list(names)
-
-
-def _only_input(signature: Signature, where: str) -> str:
-    if len(signature.inputs) != 1:
-        raise InvalidRequest(
-            f"{where} has no input names, and the signature takes {len(signature.inputs)} inputs: "
-            f"expected an object with {', '.join(map(repr, signature.inputs))}"
-        )
-    return next(iter(signature.inputs))
-
-
-def _jsonable(name: str, array: Array) -> Any:
-    """What orjson writes for a tensor: the array itself, for strings nested lists. A name that ends in `_bytes`
-    asks for base64; what is not UTF-8 comes in base64 whatever the name."""
-    kind = array.dtype.kind
-    if kind in "biuf":
-        # orjson takes arrays in C order and the machine's byte order, but none without dimensions.
-        return np.ascontiguousarray(array, array.dtype.newbyteorder("=")) if array.ndim else array[()]
-    if kind in "OS":
-        as_base64 = name.endswith("_bytes")
-        texts = np.empty(array.size, object)
-        texts[:] = [_text_or_b64(value, as_base64) for value in array.ravel()]
-        return texts.reshape(array.shape).tolist()
-    if array.dtype.name == "bfloat16":
-        return _jsonable(name, array.astype(np.float32))
-    raise ServingError(f"the output {name!r} is of the type {array.dtype.name}, which has no JSON form")
-
-
-def _text_or_b64(value: bytes | str, as_base64: bool) -> str | dict[str, str]:
-    data = value.encode() if isinstance(value, str) else value
-    if not as_base64:
-        with suppress(UnicodeDecodeError):
-            return data.decode()
-    return {"b64": base64.b64encode(data).decode()}
-
-
-def _dumps(body: object) -> bytes:
-    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))
 
 
 def _json_error(data: bytes, error: orjson.JSONDecodeError) -> str:
     if not data:
-        return f"the body is empty; {_BODY_EXPECTED}"
+        return f"The document is empty; {_BODY_EXPECTED}"
     if looks_like_picture(data):
-        return "the body is a picture; say so with Content-Type: image/png (or jpeg, webp, ...)"
+        return "Invalid value: the body is a picture; say so with Content-Type: image/png (or jpeg, webp, ...)"
+    what = error.msg
     if data[error.pos :].lstrip(b"-").startswith((b"NaN", b"Infinity", b"Inf")):
-        return f"JSON has no NaN and no Infinity, at line {error.lineno} column {error.colno}"
-    return f"{error.msg}, at line {error.lineno} column {error.colno}"
+        what = "JSON has no NaN and no Infinity"
+    return f"Invalid value: {what}, at line {error.lineno} column {error.colno}"
 
 
 def _kind(value: Any) -> str:

@@ -1,7 +1,7 @@
 """What TensorFlow Serving's REST API says about a model: the states of its versions, its signatures."""
 
 from service.errors import NotFound
-from service.registry import LoadedVersion, Registry, State, VersionStatus
+from service.registry import LoadedVersion, Registry, VersionStatus
 from service.signature import TensorSpec
 
 
@@ -26,6 +26,7 @@ def metadata(loaded: LoadedVersion) -> dict[str, object]:
             "inputs": {key: _tensor_info(spec) for key, spec in signature.inputs.items()},
             "outputs": {key: _tensor_info(spec) for key, spec in signature.outputs.items()},
             "method_name": signature.method_name,
+            "defaults": {},
         }
         for name, signature in loaded.engine.signatures.items()
     }
@@ -36,11 +37,10 @@ def metadata(loaded: LoadedVersion) -> dict[str, object]:
 
 
 def _status(number: int, status: VersionStatus) -> dict[str, object]:
-    failed = status.state is State.END
     return {
         "version": str(number),
         "state": status.state,
-        "status": {"error_code": "FAILED_PRECONDITION" if failed else "OK", "error_message": status.error},
+        "status": {"error_code": "FAILED_PRECONDITION" if status.error else "OK", "error_message": status.error},
     }
 
 

@@ -58,6 +58,8 @@ _QUICK: dict[str, tuple[Any, list[Any]]] = {
     "TF_NewGraph": (c_void_p, []),
     "TF_GraphOperationByName": (c_void_p, [c_void_p, c_char_p]),
     "TF_OperationNumOutputs": (c_int, [c_void_p]),
+    "TF_OperationOpType": (c_char_p, [c_void_p]),
+    "TF_OperationOutputType": (c_int, [Output]),
     "TF_NewTensor": (c_void_p, [c_int, _SIZES, c_int, c_void_p, c_size_t, DEALLOCATOR, c_void_p]),
     "TF_AllocateTensor": (c_void_p, [c_int, _SIZES, c_int, c_size_t]),
     "TF_DeleteTensor": (None, [c_void_p]),

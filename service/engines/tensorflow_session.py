@@ -5,12 +5,13 @@ import os
 import weakref
 from collections.abc import Iterable, Mapping
 from ctypes import c_char_p, c_void_p
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from service.engines.meta_graph import has_variables, read_signatures
+from service.engines.meta_graph import DATA_TYPES, has_variables, read_signatures
 from service.engines.tensorflow_c import NOT_FOUND, Buffer, Library, Output, TensorFlowError, check, tensorflow
 from service.engines.tensorflow_tensor import TYPE_NUMBERS, new_tensor, to_array
 from service.host import usable_cores
@@ -39,13 +40,27 @@ class Session:
         finalizer = weakref.finalize(self, _close, self.library, self.address, self._graph)
         # When the process ends, threads may still run in the session; and its memory goes anyway.
         finalizer.atexit = False
-        self.signatures = read_signatures(meta_graph)
+        self.signatures = {name: self._as_in_graph(found) for name, found in read_signatures(meta_graph).items()}
         self.has_variables = has_variables(meta_graph)
 
     def outputs(self, specs: Iterable[TensorSpec]) -> "ctypes.Array[Output]":
         """The tensors of these names. Raises TensorFlowError where the graph has no such tensor."""
         found = [self._output(spec.name) for spec in specs]
         return (Output * len(found))(*found)
+
+    def _as_in_graph(self, signature: Signature) -> Signature:
+        return replace(signature, inputs={name: self._input(spec) for name, spec in signature.inputs.items()})
+
+    def _input(self, spec: TensorSpec) -> TensorSpec:
+        """The graph knows an input's type better than a signature, and whether anything holds to the shape: TensorFlow
+        1 takes any tensor as an input, and gives as its shape what it would have without being fed."""
+        try:
+            output = self._output(spec.name)
+        except TensorFlowError:
+            return spec  # said once somebody wants to run it
+        dtype = DATA_TYPES.get(self.library.TF_OperationOutputType(output), spec.dtype)
+        is_placeholder = self.library.TF_OperationOpType(output.operation).startswith(b"Placeholder")
+        return replace(spec, dtype=dtype, is_held=is_placeholder)
 
     def _output(self, name: str) -> Output:
         operation_name, _, number = name.partition(":")

@@ -19,6 +19,10 @@ class HttpRequest(msgspec.Struct):
     http_version: str = "1.1"
     keep_alive: bool = True
 
+    @property
+    def accept_encoding(self) -> bytes:
+        return self.headers.get(b"accept-encoding", b"")
+
 
 class Answerer(Protocol):
     def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":

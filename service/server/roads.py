@@ -9,13 +9,14 @@ from urllib.parse import parse_qsl
 
 from flask import Flask
 
-from service.errors import status_and_message
+from service import content_coding
+from service.errors import PayloadTooLarge, ServingError, UnsupportedMediaType, status_and_message
 from service.messages import Answer, Request, error_answer
 from service.metrics import Metrics
 from service.server.interface import HttpRequest
 from service.server.wsgi import run_wsgi
 from service.settings import Settings
-from service.short_road import ShortRoad, find_route
+from service.short_road import Route, ShortRoad, find_route
 
 # What the server turns away itself, as serving_rejected_total calls it.
 REFUSALS = {400: "malformed", 408: "too_slow", 413: "too_large", 429: "queue_full", 431: "head_too_large"}
@@ -36,20 +37,18 @@ class Roads:
         self._operators_threads = ThreadPoolExecutor(2, "operator")
 
     def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
-        target, _, query = request.target.partition(b"?")
-        mimetype = _mimetype(request.headers.get(b"content-type", b"")[:LONGEST_CONTENT_TYPE])
-        # Forms are Flask's: it has a parser for them.
-        route = find_route(target) if request.method == "POST" and mimetype != "multipart/form-data" else None
+        if b"content-encoding" in request.headers:
+            # A short body may unpack to a long one.
+            return self._in_thread(self._answer_coded, request)
+        route = self._route(request)
         if route is None:
             if request.method in ("GET", "HEAD"):
                 return asyncio.get_running_loop().run_in_executor(self._operators_threads, self._flask, request)
             return self._in_thread(self._flask, request)
-        # Of a name that comes twice the first counts, as it does in Flask.
-        args = dict(reversed(parse_qsl(query.decode("latin-1"), keep_blank_values=True))) if query else {}
-        asked = Request(mimetype, args, request.headers, request.body)
+        asked = _asked(request)
         if self._short_road.is_quick(route, asked):
-            return self._short_road.answer(route, asked)
-        return self._in_thread(self._short_road.answer, route, asked)
+            return self._short_road.answer_in_turn(route, asked, self._in_thread)
+        return self._in_thread(self._by_short_road, route, request)
 
     def refused(self, status: int) -> None:
         self._metrics.rejected.labels(REFUSALS[status]).inc()
@@ -72,14 +71,49 @@ class Roads:
     def _ended(self, _answer: "asyncio.Future[Answer]") -> None:
         self._under_way -= 1
 
+    # What threads do. Long answers are made shorter there; the connection sees to those of the event loop.
+
+    def _answer_coded(self, request: HttpRequest) -> Answer:
+        coding = request.headers.pop(b"content-encoding")
+        try:
+            request.body = content_coding.decode(request.body, coding, self._settings.max_body_bytes)
+        except ServingError as error:
+            if isinstance(error, PayloadTooLarge):
+                self.refused(error.status)
+            taken = [("accept-encoding", content_coding.TAKEN)] if isinstance(error, UnsupportedMediaType) else []
+            return error_answer(error.status, str(error), *taken)
+        route = self._route(request)
+        return self._flask(request) if route is None else self._by_short_road(route, request)
+
+    def _by_short_road(self, route: Route, request: HttpRequest) -> Answer:
+        return content_coding.encode(self._short_road.answer(route, _asked(request)), request.accept_encoding)
+
     def _flask(self, request: HttpRequest) -> Answer:
         try:
-            return run_wsgi(self._app, request, self._address)
+            answer = run_wsgi(self._app, request, self._address)
         # Flask answers its own errors; this is for one in the answering.
         except Exception as error:
-            return error_answer(*status_and_message(error, request.method, request.target.decode("latin-1")))
+            answer = error_answer(*status_and_message(error, request.method, request.target.decode("latin-1")))
+        return content_coding.encode(answer, request.accept_encoding)
+
+    def _route(self, request: HttpRequest) -> Route | None:
+        # Forms are Flask's: it has a parser for them.
+        if request.method != "POST" or _mimetype(request) == "multipart/form-data":
+            return None
+        return find_route(request.target.partition(b"?")[0])
+
+
+def _asked(request: HttpRequest) -> Request:
+    query = request.target.partition(b"?")[2]
+    # Of a name that comes twice the first counts, as it does in Flask.
+    args = dict(reversed(parse_qsl(query.decode("latin-1"), keep_blank_values=True))) if query else {}
+    return Request(_mimetype(request), args, request.headers, request.body)
+
+
+def _mimetype(request: HttpRequest) -> str:
+    return _mimetype_of(request.headers.get(b"content-type", b"")[:LONGEST_CONTENT_TYPE])
 
 
 @lru_cache(256)
-def _mimetype(content_type: bytes) -> str:
+def _mimetype_of(content_type: bytes) -> str:
     return content_type.partition(b";")[0].strip().lower().decode("latin-1")

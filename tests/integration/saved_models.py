@@ -83,6 +83,49 @@ def save_examples(path: Path) -> None:
     (path / "saved_model.pb").write_bytes(saved.SerializeToString())
 
 
+def save_halves(path: Path, plus: float = 2.0) -> None:
+    """y = x / 2 + 2 as TensorFlow 1 wrote such models: any tensor of the graph may be an input, also one that comes out
+    of the examples; and signatures are made for classify and regress."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        examples = v1.placeholder(tf.string, [None], name="examples")
+        features = {"x": tf.io.FixedLenFeature([1], tf.float32), "more": tf.io.FixedLenFeature([1], tf.float32, [0.0])}
+        parsed = v1.io.parse_example(examples, features)
+        x = tf.identity(parsed["x"], name="x")
+        y = tf.identity(x / 2.0 + plus, name="y")
+        total = tf.identity(y + parsed["more"], name="total")
+        tensors = v1.saved_model.utils.build_tensor_info
+        signatures = {
+            "serving_default": ({"x": x}, {"y": y}, "predict"),
+            "regress": ({"inputs": examples}, {"outputs": total}, "regress"),
+            "classify": ({"inputs": examples}, {"scores": total}, "classify"),
+        }
+        builder = v1.saved_model.Builder(str(path))
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            {
+                name: v1.saved_model.signature_def_utils.build_signature_def(
+                    {key: tensors(tensor) for key, tensor in inputs.items()},
+                    {key: tensors(tensor) for key, tensor in outputs.items()},
+                    f"tensorflow/serving/{method}",
+                )
+                for name, (inputs, outputs, method) in signatures.items()
+            },
+        )
+        builder.save()
+
+
+def save_identities(path: Path, dtypes: dict[str, tf.DType]) -> None:
+    """A signature for each type, which gives back what it gets."""
+    module = tf.Module()
+    signatures = {
+        name: tf.function(lambda x: {"x": tf.identity(x)}, input_signature=[Spec([None], dtype, name="x")])
+        for name, dtype in dtypes.items()
+    }
+    tf.saved_model.save(module, str(path), signatures=signatures)
+
+
 def save_logarithm(path: Path) -> None:
     """Answers NaN and infinity; refuses values above 100 itself."""
 

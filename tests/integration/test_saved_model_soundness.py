@@ -122,7 +122,8 @@ def grown(script: str, version: Path) -> float:
     """Megabytes by which a process that never imports the package tensorflow grew while it did what the script says."""
     command = [sys.executable, "-c", GROWTH + script, str(version)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr) == (0, "")
+    # TensorFlow itself writes a line to stderr on some processors.
+    assert done.returncode == 0, done.stderr
     return float(done.stdout)
 
 

@@ -58,8 +58,11 @@ def test_the_least_number_of_a_type_is_the_least_score() -> None:
     assert names(rank(np.array([[-128, 0, 127]], np.int8))) == [["cow", "dog", "cat"]]
 
 
-def test_no_rows_give_no_rankings() -> None:
-    assert rank(np.zeros((0, 3))) == []
+def test_no_rows_cannot_be_classified() -> None:
+    with pytest.raises(
+        InvalidRequest, match=r"^Cannot convert empty ClassificationResults to JSON: model gave no row$"
+    ):
+        rank(np.zeros((0, 3)))
 
 
 def test_classes_and_scores_come_as_the_model_gives_them() -> None:
@@ -136,3 +139,16 @@ def test_regression_gives_a_number_for_each_row(dtype: type[np.generic], shape: 
 def test_what_is_not_one_number_a_row_cannot_regress(arrays: tuple[Array, ...]) -> None:
     with pytest.raises(InvalidRequest, match=r"^model cannot regress: expected one output .*; ask with :predict$"):
         regression(*arrays)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 1)])
+def test_no_rows_cannot_regress(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidRequest, match=r"^Cannot convert empty RegressionResults to JSON: model gave no row$"):
+        regression(np.zeros(shape))
+
+
+def test_a_model_without_outputs_can_neither_classify_nor_regress() -> None:
+    with pytest.raises(InvalidRequest, match="cannot classify"):
+        without_labels({})
+    with pytest.raises(InvalidRequest, match="cannot regress"):
+        regress(loaded_version(signature({"x": any_shape("DT_FLOAT")})), "serving_default", {})

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_st
 
 from service.errors import InvalidRequest
+from service.signature import TensorSpec
 from service.tensors import DTYPES, Array, array_from_json, bytes_from_json, check_shape, shape_text
 from tests.unit.service.fakes import any_shape, tensor
 
@@ -64,7 +65,8 @@ def test_a_whole_number_beyond_its_type_is_refused_with_the_range(dtype: str, en
     outside = limits.min - 1 if end == "min" else limits.max + 1
     message = refusal([0, outside], dtype)
     assert message == (
-        f"instances: {outside} is out of the range of {DTYPES[dtype].name} ({limits.min} to {limits.max})"
+        f"instances: {outside} is out of the range of {DTYPES[dtype].name} ({limits.min} to {limits.max}), "
+        f"so not of expected type: {DTYPES[dtype].name}"
     )
 
 
@@ -113,7 +115,7 @@ def test_whole_numbers_are_fine_for_a_tensor_of_floats() -> None:
 def test_a_value_of_a_wrong_type_is_refused_with_its_place(value: Any, dtype: str, place: str, found: str) -> None:
     message = refusal(value, dtype)
     assert message.startswith(f"{place} is {found}; expected ")
-    assert message.endswith(f"(a value of type {dtype})")
+    assert message.endswith(f"(not of expected type: {dtype.removeprefix('DT_').lower()})")
 
 
 @pytest.mark.parametrize(
@@ -132,17 +134,59 @@ def test_a_refusal_says_what_the_model_takes(dtype: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([[1, 2], [3]], "instances[1] has 1 value where instances[0] has 2; rows must be of one length"),
-        ([[], [1]], "instances[1] has 1 value where instances[0] has 0; rows must be of one length"),
+        (
+            [[1, 2], [3]],
+            "instances[1] has 1 value where instances[0] has 2; rows must be of one length "
+            "(Expecting tensor size: 2 but got: 1)",
+        ),
+        (
+            [[], [1]],
+            "instances[1] has 1 value where instances[0] has 0; rows must be of one length "
+            "(Expecting tensor size: 0 but got: 1)",
+        ),
         (
             [[[1], [2]], [[3], [4, 5]]],
-            "instances[1][1] has 2 values where instances[0][0] has 1; rows must be of one length",
+            "instances[1][1] has 2 values where instances[0][0] has 1; rows must be of one length "
+            "(Expecting tensor size: 2 but got: 3)",
         ),
-        ([1, [2]], "instances[0] is the number 1 where its neighbours are lists; rows must be of one depth"),
-        ([[1], 2], "instances[1] is the number 2 where its neighbours are lists; rows must be of one depth"),
-        ([[1], None], "instances[1] is null where its neighbours are lists; rows must be of one depth"),
-        ([[[1]], [2]], "instances[1][0] is the number 2 where its neighbours are lists; rows must be of one depth"),
-        ([[1], "x"], "instances[1] is the string 'x' where its neighbours are lists; rows must be of one depth"),
+        (
+            [[[1, 2, 3, 4]], [[1, 2], [3, 4]]],
+            "instances[1] has 2 values where instances[0] has 1; rows must be of one length "
+            "(Expecting shape [1, 4] but got: [2, 2])",
+        ),
+        (
+            [[[1], [2, 3]], [[4], [5, 6]]],
+            "instances[0][1] has 2 values where instances[0][0] has 1; rows must be of one length",
+        ),
+        (
+            [1, [2]],
+            "instances[0] is the number 1 where its neighbours are lists; rows must be of one depth "
+            "(Expecting shape [] but got: [1])",
+        ),
+        (
+            [[1], 2],
+            "instances[1] is the number 2 where its neighbours are lists; rows must be of one depth "
+            "(Expecting shape [1] but got: [])",
+        ),
+        (
+            [[1], None],
+            "instances[1] is null where its neighbours are lists; rows must be of one depth "
+            "(Expecting shape [1] but got: [])",
+        ),
+        (
+            [[[1]], [2]],
+            "instances[1][0] is the number 2 where its neighbours are lists; rows must be of one depth "
+            "(Expecting shape [1, 1] but got: [1])",
+        ),
+        (
+            [[1], "x"],
+            "instances[1] is the string 'x' where its neighbours are lists; rows must be of one depth "
+            "(Expecting shape [1] but got: [])",
+        ),
+        (
+            [[1, [2]]],
+            "instances[0][0] is the number 1 where its neighbours are lists; rows must be of one depth",
+        ),
     ],
 )
 def test_ragged_rows_are_refused_with_the_place_that_differs(value: Any, message: str) -> None:
@@ -194,32 +238,41 @@ def test_a_wrong_value_at_the_end_of_a_long_list_does_not_cost_many_times_the_li
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("text", b"text"), ("ü", "ü".encode()), ({"b64": "AP8="}, b"\x00\xff"), ({"b64": ""}, b"")],
+    [
+        ("text", b"text"),
+        ("ü", "ü".encode()),
+        ({"b64": "AP8="}, b"\x00\xff"),
+        ({"b64": ""}, b""),
+        ({"b64": "AP8"}, b"\x00\xff"),
+        ({"b64": " A P\n8=\t"}, b"\x00\xff"),
+    ],
 )
 def test_bytes_come_as_text_or_as_base64(value: Any, expected: bytes) -> None:
     assert bytes_from_json(value, "instances[0]") == expected
 
 
 @pytest.mark.parametrize(
-    "value",
+    ("value", "reason"),
     [
-        {"b64": "A"},
-        {"b64": "not base64!"},
-        {"b64": "é"},
-        {"b64": 1},
-        {"b64": None},
-        {"b64": ["AP8="]},
-        {"b64": "AP8=", "more": 1},
-        {"text": "x"},
-        {},
-        1,
-        None,
+        ({"b64": "A"}, "Unable to base64 decode"),
+        ({"b64": "not base64!"}, "Unable to base64 decode"),
+        ({"b64": "AP8=AP8="}, "Unable to base64 decode"),
+        ({"b64": "AP8_"}, "Unable to base64 decode"),
+        ({"b64": "é"}, "Unable to base64 decode"),
+        ({"b64": 1}, "not formatted correctly for base64 data"),
+        ({"b64": None}, "not formatted correctly for base64 data"),
+        ({"b64": ["AP8="]}, "not formatted correctly for base64 data"),
+        ({"b64": "AP8=", "more": 1}, "not formatted correctly for base64 data"),
+        ({"text": "x"}, "not formatted correctly for base64 data"),
+        ({}, "not formatted correctly for base64 data"),
+        (1, "not formatted correctly for base64 data"),
+        (None, "not formatted correctly for base64 data"),
     ],
 )
-def test_bytes_that_are_neither_are_refused_with_their_place(value: Any) -> None:
+def test_bytes_that_are_neither_are_refused_with_their_place(value: Any, reason: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         bytes_from_json(value, "instances[0]")
-    assert str(raised.value) == 'instances[0]: expected a string or {"b64": "..."} with valid base64'
+    assert str(raised.value) == f'instances[0]: expected a string or {{"b64": "..."}} with valid base64 ({reason})'
 
 
 def test_a_bad_string_is_named_by_its_place_in_the_nesting() -> None:
@@ -236,6 +289,11 @@ def test_a_bad_scalar_string_is_named_without_a_place() -> None:
 )
 def test_a_shape_that_the_model_declares_fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> None:
     check_shape("x", np.zeros(shape), tensor("DT_FLOAT", *declared))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3)])
+def test_every_shape_fits_where_nothing_holds_to_the_one_declared(shape: tuple[int, ...]) -> None:
+    check_shape("x", np.zeros(shape), TensorSpec("x:0", "DT_FLOAT", (-1, 1), is_held=False))
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3, 4)])

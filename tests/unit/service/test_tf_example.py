@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from service.errors import InvalidRequest
 from service.tf_example import encode_example
 
+UNEXPECTED = "Feature: age has element with unexpected JSON type:"
+EXPECTED = 'expected numbers, booleans, strings or {"b64": "..."}, or a list of them'
+
 
 def fields(data: bytes) -> Iterator[tuple[int, bytes]]:
     """The length-delimited fields of a protocol buffer message, by number."""
@@ -65,11 +68,17 @@ def test_an_example_is_written_as_protoc_writes_it() -> None:
 
 
 def test_text_bytes_and_numbers_find_their_lists() -> None:
-    example = {"text": "ü", "bytes": [{"b64": "AP8="}, "x"], "whole": [1, -1], "float": [1, 2.5], "none": []}
+    example = {
+        "text": "ü",
+        "bytes": [{"b64": "AP8="}, "x"],
+        "whole": [1, -1, True, False],
+        "float": [1.0, 2.5],
+        "none": [],
+    }
     assert read_example(encode_example(example, "examples[0]")) == {
         "text": ["ü".encode()],
         "bytes": [b"\x00\xff", b"x"],
-        "whole": [1, -1],
+        "whole": [1, -1, 1, 0],
         "float": [1.0, 2.5],
         "none": [],
     }
@@ -98,15 +107,21 @@ def test_every_example_can_be_read_back(example: dict[str, list[Any]]) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (True, "expected numbers or strings of one kind, or a list of them"),
-        (None, "expected numbers or strings of one kind, or a list of them"),
-        ([1, "x"], "expected numbers or strings of one kind, or a list of them"),
-        ([[1]], "expected numbers or strings of one kind, or a list of them"),
-        (2**63, "9223372036854775808 is out of the range of int64"),
-        (-(2**63) - 1, "-9223372036854775809 is out of the range of int64"),
+        (None, f"{UNEXPECTED} Null; {EXPECTED}"),
+        ([[1]], f"{UNEXPECTED} Array; {EXPECTED}"),
+        ({"nested": 1}, f"{UNEXPECTED} Object; {EXPECTED}"),
+        ({"b64": 1}, f"{UNEXPECTED} Object; {EXPECTED}"),
+        ([1, "x"], "Unexpected element type in feature: age expecting type: int64, the type of its first value"),
+        ([1, 1.0], "Unexpected element type in feature: age expecting type: int64, the type of its first value"),
+        ([1.0, 1], "Unexpected element type in feature: age expecting type: float, the type of its first value"),
+        (["x", 1], "Unexpected element type in feature: age expecting type: bytes, the type of its first value"),
+        (2**63, "9223372036854775808 is out of the range of int64 (Only int64_t is supported)"),
+        (-(2**63) - 1, "-9223372036854775809 is out of the range of int64 (Only int64_t is supported)"),
         ([1.0, 1e39], "a number is out of the range of float32"),
-        ({"b64": "?"}, 'expected a string or {"b64": "..."} with valid base64'),
-        ({"nested": 1}, 'expected a string or {"b64": "..."} with valid base64'),
+        (
+            {"b64": "?"},
+            'expected a string or {"b64": "..."} with valid base64 (Unable to base64 decode)',
+        ),
     ],
 )
 def test_a_feature_that_no_example_can_hold_is_refused_with_its_name(value: Any, message: str) -> None:

@@ -109,17 +109,17 @@ def test_unknown_query_parameters_are_ignored(linear: FakeService) -> None:
         ("/v1/models/model:frobnicate", {"instances": [1]}, 400, "Malformed request: POST"),
         ("/v1/models/model", {"instances": [1]}, 400, "Malformed request: POST"),
         ("/v1/models/model:predict/", {"instances": [1]}, 400, "Malformed request: POST"),
-        ("/v1/models/model:predict", b"", 400, "the body is empty"),
+        ("/v1/models/model:predict", b"", 400, "The document is empty"),
         ("/v1/models/model:predict", b"{", 400, "JSON Parse error"),
         ("/v1/models/model:predict", [1], 400, "the body is a JSON list"),
         ("/v1/models/model:predict", {}, 400, "Missing 'inputs' or 'instances' key"),
         ("/v1/models/model:predict", {"instances": [[1]]}, 400, "input 'x' has the shape [1, 1]; expected [-1]"),
         ("/v1/models/model:predict", {"inputs": 1}, 400, "input 'x' has the shape []; expected [-1]"),
-        ("/v1/models/model:predict", {"inputs": {}}, 400, "missing input 'x'; expected 'x'"),
-        ("/v1/models/model:predict", {"instances": [{}]}, 400, "missing input 'x'; expected 'x'"),
+        ("/v1/models/model:predict", {"inputs": {}}, 400, "Missing named input: x in 'inputs' object"),
+        ("/v1/models/model:predict", {"instances": [{}]}, 400, "keys must be equal to: x"),
         ("/v1/models/model:predict", {"instances": ["10"]}, 400, "instances[0] is the string '10'"),
         ("/v1/models/model:classify", {"instances": [1]}, 400, "model cannot classify"),
-        ("/v1/models/model:classify", {}, 400, "Missing 'examples' key"),
+        ("/v1/models/model:classify", {}, 400, "key 'examples' is expected and was not found"),
     ],
 )
 def test_a_request_that_cannot_be_answered_is_told_why(
@@ -152,7 +152,10 @@ def test_lists_that_go_too_deep_are_the_clients_mistake(
 def test_a_missing_input_is_named(service: FakeService) -> None:
     service.add(PAIR)
     response = service.post("/v1/models/model:predict", {"inputs": {"a": [1]}})
-    assert (response.status_code, error(response)) == (400, "missing input 'b'; expected 'a', 'b'")
+    assert (response.status_code, error(response)) == (
+        400,
+        "Missing named input: b in 'inputs' object; it has 'a', expected 'a', 'b'",
+    )
 
 
 def test_what_the_model_refuses_is_the_clients_mistake(service: FakeService) -> None:
@@ -458,6 +461,7 @@ def test_the_metadata_describe_the_signatures(service: FakeService) -> None:
                             }
                         },
                         "method_name": "tensorflow/serving/predict",
+                        "defaults": {},
                     }
                 }
             }

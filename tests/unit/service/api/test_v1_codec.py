@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_st
 
-from service.api.v1_codec import Body, decode_examples, decode_predict, encode_predictions, encode_results, parse_body
-from service.errors import InvalidRequest, ServingError
+from service.api.v1_answers import encode_predictions, encode_results
+from service.api.v1_codec import Body, decode_examples, decode_predict, parse_body
+from service.errors import InvalidRequest
 from service.signature import Signature
 from service.tensors import DTYPES, Array
 from tests.unit.service.fakes import any_shape, signature
@@ -46,12 +47,12 @@ def strings(*values: bytes) -> Array:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", 'JSON Parse error: the body is empty; expected {"instances": [...]} or {"inputs": ...}'),
-        (b"[1]", 'the body is a JSON list; expected {"instances": [...]} or {"inputs": ...}'),
-        (b"3", 'the body is a JSON number; expected {"instances": [...]} or {"inputs": ...}'),
-        (b"null", 'the body is a JSON null; expected {"instances": [...]} or {"inputs": ...}'),
-        (b'"x"', 'the body is a JSON string; expected {"instances": [...]} or {"inputs": ...}'),
-        (b"true", 'the body is a JSON boolean; expected {"instances": [...]} or {"inputs": ...}'),
+        (b"", 'JSON Parse error: The document is empty; expected {"instances": [...]} or {"inputs": ...}'),
+        (b"[1]", 'Is not object: the body is a JSON list; expected {"instances": [...]} or {"inputs": ...}'),
+        (b"3", 'Is not object: the body is a JSON number; expected {"instances": [...]} or {"inputs": ...}'),
+        (b"null", 'Is not object: the body is a JSON null; expected {"instances": [...]} or {"inputs": ...}'),
+        (b'"x"', 'Is not object: the body is a JSON string; expected {"instances": [...]} or {"inputs": ...}'),
+        (b"true", 'Is not object: the body is a JSON boolean; expected {"instances": [...]} or {"inputs": ...}'),
     ],
 )
 def test_a_body_that_is_no_json_object_is_refused_with_what_was_expected(data: bytes, message: str) -> None:
@@ -147,20 +148,42 @@ def test_keys_that_nobody_knows_are_ignored() -> None:
         ),
         (
             {"instances": [1], "inputs": [1]},
-            "Both 'inputs' and 'instances' are there; expecting only one of them",
+            "Not formatted correctly: expecting only one of 'inputs' or 'instances' keys to exist; both are there",
         ),
-        ({"instances": 1.0}, "'instances' must be a list with an entry per row, not a JSON number"),
-        ({"instances": {"x": [1]}}, "'instances' must be a list with an entry per row, not a JSON object"),
-        ({"instances": None}, "'instances' must be a list with an entry per row, not a JSON null"),
-        ({"instances": "abc"}, "'instances' must be a list with an entry per row, not a JSON string"),
-        ({"instances": []}, "'instances' is empty; expected at least one row"),
-        ({"instances": [{"y": 1}]}, "unknown input 'y'; expected 'x'"),
-        ({"inputs": {"y": 1}}, "unknown input 'y'; expected 'x'"),
-        ({"instances": [{"x": 1}, 2]}, "instances[1] has a JSON number; expected the inputs ['x'] in every row"),
-        ({"instances": [2, {"x": 1}]}, "instances[0] has a JSON number; expected the inputs ['x'] in every row"),
-        ({"instances": [{"x": 1}, {"z": 1}]}, "instances[1] has ['z']; expected the inputs ['x'] in every row"),
-        ({"instances": [{"x": 1}, {}]}, "instances[1] has []; expected the inputs ['x'] in every row"),
-        ({"instances": [None]}, "instances[0] is null; expected a number (a value of type DT_FLOAT)"),
+        ({"instances": 1.0}, "Expecting 'instances' to be a list/array with an entry per row, not a JSON number"),
+        (
+            {"instances": {"x": [1]}},
+            "Expecting 'instances' to be a list/array with an entry per row, not a JSON object",
+        ),
+        ({"instances": None}, "Expecting 'instances' to be a list/array with an entry per row, not a JSON null"),
+        ({"instances": "abc"}, "Expecting 'instances' to be a list/array with an entry per row, not a JSON string"),
+        ({"instances": []}, "No values in 'instances' array; expected at least one row"),
+        (
+            {"instances": [{"y": 1}]},
+            "Failed to process element: 0 key: y of 'instances' list. JSON object: does not have named input: y; "
+            "expected 'x'",
+        ),
+        ({"inputs": {"y": 1}}, "Missing named input: x in 'inputs' object; it has 'y', expected 'x'"),
+        ({"inputs": {}}, "Missing named input: x in 'inputs' object; it has none, expected 'x'"),
+        (
+            {"instances": [{"x": 1}, 2]},
+            "Expecting object but got list at item 1 of 'instances': instances[1] is a JSON number; expected an object "
+            "with 'x'",
+        ),
+        (
+            {"instances": [2, {"x": 1}]},
+            "Expecting value/list but got object at item 1 of 'instances': instances[0] has no input names, "
+            "instances[1] has; expected them in every row or in none",
+        ),
+        (
+            {"instances": [{"x": 1}, {"z": 1}]},
+            "Failed to process element: 1 key: z of 'instances' list. JSON object: does not have named input: z",
+        ),
+        (
+            {"instances": [{"x": 1}, {}]},
+            "Failed to process element: 1 of 'instances' list: it has no names; keys must be equal to: x",
+        ),
+        ({"instances": [None]}, "instances[0] is null; expected a number (not of expected type: float)"),
         ({"instances": [{"x": "a"}]}, "instances[...]['x'][0] is the string 'a'; expected a number"),
         ({"inputs": {"x": ["a"]}}, "inputs['x'][0] is the string 'a'; expected a number"),
         ({"inputs": None}, "inputs is null; expected a number"),
@@ -170,16 +193,20 @@ def test_a_request_that_is_wrong_is_told_what_where_and_what_was_expected(fields
     assert refusal(fields).startswith(message)
 
 
-@pytest.mark.parametrize(("fields", "where"), [({"instances": [1]}, "'instances'"), ({"inputs": [1]}, "'inputs'")])
-def test_several_inputs_need_their_names(fields: dict[str, Any], where: str) -> None:
-    assert refusal(fields, TWO) == (
-        f"{where} has no input names, and the signature takes 2 inputs: expected an object with 'a', 'b'"
-    )
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"instances": [1]}, "instances is a plain list, but expecting list of objects"),
+        ({"inputs": [1]}, "inputs is a plain value/list, but expecting an object"),
+    ],
+)
+def test_several_inputs_need_their_names(fields: dict[str, Any], words: str) -> None:
+    assert refusal(fields, TWO) == f"{words}, for the signature takes 2 inputs: 'a', 'b'"
 
 
 def test_rows_with_different_names_are_told_apart() -> None:
     assert refusal({"instances": [{"a": 1, "b": "x"}, {"a": 1}]}, TWO) == (
-        "instances[1] has ['a']; expected the inputs ['a', 'b'] in every row"
+        "Failed to process element: 1 of 'instances' list: it has 'a'; keys must be equal to: a,b"
     )
 
 
@@ -245,17 +272,26 @@ def test_classify_takes_what_predict_takes() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({}, "Missing 'examples' key; expected"),
-        ({"examples": [{"x": 1}], "instances": [1]}, "Both 'examples' and 'instances' are there"),
-        ({"examples": [{"x": 1}], "inputs": [1]}, "Both 'examples' and 'inputs' are there"),
-        ({"examples": []}, "'examples' must be a list of at least one JSON object"),
-        ({"examples": {"x": 1}}, "'examples' must be a list of at least one JSON object"),
-        ({"examples": [{"x": 1}, 2]}, "'examples' must be a list of at least one JSON object"),
-        ({"examples": None}, "'examples' must be a list of at least one JSON object"),
-        ({"examples": [{"x": 1}], "context": [1]}, "'context' must be a JSON object of features, not a JSON list"),
-        ({"examples": [{"x": 1}], "context": None}, "'context' must be a JSON object of features, not a JSON null"),
+        ({}, "key 'examples' is expected and was not found; expected"),
+        (
+            {"examples": [{"x": 1}], "instances": [1]},
+            "Not formatted correctly: expecting only one of 'examples' or 'instances' keys to exist; both are there",
+        ),
+        (
+            {"examples": [{"x": 1}], "inputs": [1]},
+            "Not formatted correctly: expecting only one of 'examples' or 'inputs'",
+        ),
+        ({"examples": []}, "'examples' value is an empty array; expected"),
+        ({"examples": {"x": 1}}, "Expecting 'examples' value to be a list/array, not a JSON object; expected"),
+        ({"examples": [{"x": 1}, 2]}, "examples[1]: Example must be JSON object but got JSON number; expected"),
+        ({"examples": None}, "Expecting 'examples' value to be a list/array, not a JSON null; expected"),
+        ({"examples": [{"x": 1}], "context": [1]}, "context: Example must be JSON object but got JSON list; expected"),
+        ({"examples": [{"x": 1}], "context": None}, "context: Example must be JSON object but got JSON null; expected"),
         ({"examples": [{"x": True}]}, "examples[...]['x'][0] is true; expected a number"),
-        ({"examples": [{"z": 1}]}, "unknown input 'z'; expected 'x'"),
+        (
+            {"examples": [{"z": 1}]},
+            "Failed to process element: 0 key: z of 'examples' list. JSON object: does not have",
+        ),
     ],
 )
 def test_examples_that_are_wrong_are_told_what_was_expected(fields: dict[str, Any], words: str) -> None:
@@ -265,7 +301,7 @@ def test_examples_that_are_wrong_are_told_what_was_expected(fields: dict[str, An
 
 
 def test_a_bad_feature_is_named_with_its_example() -> None:
-    with pytest.raises(InvalidRequest, match=r"^examples\[1\]\['a'\]: expected numbers or strings"):
+    with pytest.raises(InvalidRequest, match=r"^examples\[1\]\['a'\]: Feature: a has element with unexpected"):
         decode_examples(body({"examples": [{"a": 1}, {"a": None}]}), TEXT)
 
 
@@ -341,14 +377,14 @@ def test_every_bytes_come_back(values: list[bytes]) -> None:
 @pytest.mark.parametrize(
     ("outputs", "message"),
     [
-        ({"y": np.float32(1).reshape(())}, "Tensor name: y has inconsistent batch size: None expecting: None"),
+        ({"y": np.float32(1).reshape(())}, "Tensor name: y has no shape information, so no rows"),
         (
             {"y": np.zeros(2), "z": np.zeros((3, 1))},
             "Tensor name: z has inconsistent batch size: 3 expecting: 2",
         ),
         (
             {"y": np.zeros(2), "z": np.zeros(())},
-            "Tensor name: z has inconsistent batch size: None expecting: 2",
+            "Tensor name: z has no shape information, so no rows",
         ),
     ],
 )
@@ -365,7 +401,7 @@ def test_no_rows_are_an_empty_list() -> None:
 
 
 def test_an_output_of_a_type_without_json_is_named() -> None:
-    with pytest.raises(ServingError, match="the output 'y' is of the type complex64, which has no JSON form"):
+    with pytest.raises(InvalidRequest, match="tensor type: complex64: the output 'y' has no JSON form"):
         encode_predictions({"y": np.zeros(1, np.complex64)}, is_row_format=True)
 
 

@@ -75,7 +75,7 @@ def test_what_else_a_meta_graph_holds_is_passed_over() -> None:
 @pytest.mark.parametrize(
     ("field", "expected"),
     [
-        (b"", ()),
+        (b"", None),
         (shape(), ()),
         (shape(0), (0,)),
         (shape(-1, 2**40, 3), (-1, 2**40, 3)),
