@@ -24,6 +24,8 @@ train: .venv/train/installed ## train and export every model as its next version
 	.venv/train/bin/python -m training clothing
 
 test: lint ## lint, types, and every test that this machine can run; says which it skipped and why
+	@# Other servers' clients, whose packages do not go with ours; where they cannot be had, their tests are skipped.
+	@$(MAKE) --no-print-directory .venv/clients/installed || true
 	.venv/dev/bin/coverage erase
 	.venv/dev/bin/coverage run -m pytest
 	.venv/dev/bin/coverage combine --quiet
@@ -53,11 +55,11 @@ down: ## stop the containers
 	docker compose down
 
 lock: .venv/dev/installed ## write requirements/*.txt anew from pyproject.toml and requirements/*.in
-	@for name in serve full train dev $(YARDSTICKS); do \
+	@for name in serve full train dev clients $(YARDSTICKS); do \
 		case $$name in \
 			serve) from=pyproject.toml ;; \
 			full) from='--extra tensorflow pyproject.toml' ;; \
-			bench-*) from=requirements/$$name.in ;; \
+			bench-*|clients) from=requirements/$$name.in ;; \
 			*) from="--extra $$name pyproject.toml" ;; \
 		esac; \
 		.venv/dev/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

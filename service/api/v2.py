@@ -1,0 +1,140 @@
+"""The Open Inference Protocol, version 2, which KServe, Triton and others speak."""
+
+from collections.abc import Mapping
+
+import flask
+import orjson
+from flask import Blueprint, Response
+from prometheus_client.registry import Collector
+
+from service.api import flask_views, v2_codec, v2_describe, v2_statistics
+from service.calls import Call, current_call
+from service.errors import InvalidRequest, ServingError, Unavailable, json_response
+from service.inference import Inference
+from service.messages import Answer, Request
+from service.prediction import Prediction
+from service.registry import LoadedVersion, Registry
+from service.settings import Settings
+from service.signature import DEFAULT_SIGNATURE
+from service.tensors import Array
+from service.watcher import Watcher
+
+
+class AdminIsOff(ServingError):
+    status = 403
+
+
+_PLACES = ("/v2/models/<name:model>", "/v2/models/<name:model>/versions/<version>")
+
+
+def decode(
+    registry: Registry,
+    settings: Settings,  # noqa: ARG001  # every protocol's decode takes them
+    call: Call,
+    request: Request,
+    model: str,
+    version: str | None = None,
+) -> Prediction:
+    """A request for inference. Raises ServingError."""
+    loaded = registry.get(model, _number(version))
+    call.found(loaded)
+    signature = loaded.signature(DEFAULT_SIGNATURE)
+    head, inputs = v2_codec.decode(request.body, request.headers.get(b"inference-header-content-length"), signature)
+    call.decoded()
+
+    def encode(outputs: Mapping[str, Array]) -> Answer:
+        return v2_codec.encode(loaded, head, outputs)
+
+    return Prediction(loaded, DEFAULT_SIGNATURE, inputs, encode)
+
+
+def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scraped: Collector) -> Blueprint:
+    """`scraped`: where the metrics of all worker processes are read."""
+    views = Blueprint("v2", __name__)
+    registry = inference.registry
+
+    def find(model: str, version: str | None) -> LoadedVersion:
+        loaded = registry.get(model, _number(version))
+        current_call().found(loaded)
+        return loaded
+
+    def infer(**asked: str) -> Response:
+        call = current_call()
+        prediction = decode(registry, settings, call, flask_views.current_request(), **asked)
+        return flask_views.response(inference.answer(prediction, call))
+
+    def metadata(model: str, version: str | None = None) -> Response:
+        return json_response(v2_describe.model_metadata(registry, find(model, version)))
+
+    def ready(model: str, version: str | None = None) -> Response:
+        # Who asks this wants to be told, not to wait.
+        if not registry.first_scan_done.is_set():
+            raise Unavailable("the models are still being loaded")
+        return json_response({"name": find(model, version).model, "ready": True})
+
+    def config(model: str, version: str | None = None) -> Response:
+        return json_response(v2_describe.model_config(find(model, version), settings))
+
+    def stats(model: str, version: str | None = None) -> Response:
+        find(model, version)
+        return json_response(v2_statistics.statistics(registry, scraped, model, _number(version)))
+
+    for place in _PLACES:
+        views.add_url_rule(place + "/infer", "infer", infer, methods=["POST"])
+        views.add_url_rule(place, "metadata", metadata, methods=["GET"])
+        views.add_url_rule(place + "/ready", "ready", ready, methods=["GET"])
+        views.add_url_rule(place + "/config", "config", config, methods=["GET"])
+        views.add_url_rule(place + "/stats", "stats", stats, methods=["GET"])
+
+    @views.get("/v2")
+    def server() -> Response:
+        return json_response(v2_describe.server_metadata())
+
+    @views.get("/v2/models/stats")
+    def all_stats() -> Response:
+        return json_response(v2_statistics.statistics(registry, scraped))
+
+    @views.post("/v2/repository/index")
+    def index() -> Response:
+        return json_response(v2_describe.repository_index(registry, _wants_ready_only(flask.request.get_data())))
+
+    @views.post("/v2/repository/models/<name:model>/load")
+    def load(model: str) -> Response:
+        _check_admin(settings)
+        watcher.load(model)
+        return json_response({})
+
+    @views.post("/v2/repository/models/<name:model>/unload")
+    def unload(model: str) -> Response:
+        _check_admin(settings)
+        watcher.unload(model)
+        return json_response({})
+
+    return views
+
+
+def _check_admin(settings: Settings) -> None:
+    if not settings.admin:
+        raise AdminIsOff("loading and unloading by request is off; SERVING_ADMIN=1 turns it on")
+
+
+def _wants_ready_only(body: bytes) -> bool:
+    """The body may be empty: Triton's client sends none."""
+    if not body.strip():
+        return False
+    try:
+        asked = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f'the body is no JSON: {error.msg}; expected {{"ready": true}} or nothing') from None
+    ready = asked.get("ready", False) if isinstance(asked, dict) else None
+    if not isinstance(ready, bool):
+        raise InvalidRequest('expected {"ready": true} or {"ready": false}')
+    return ready
+
+
+def _number(version: str | None) -> int | None:
+    if version is None:
+        return None
+    if not (version.isascii() and version.isdigit() and len(version) <= 19 and int(version) < 2**63):
+        raise InvalidRequest(f"the version {version[:40]!r} is no whole number of 64 bits")
+    return int(version)

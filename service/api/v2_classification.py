@@ -1,0 +1,34 @@
+"""The best classes instead of scores (the extension classification)."""
+
+import numpy as np
+
+from service.errors import InvalidRequest
+from service.registry import LoadedVersion
+from service.signature import DEFAULT_SIGNATURE
+from service.tensors import Array
+
+
+def classify(loaded: LoadedVersion, output: str, scores: Array, count: int) -> Array:
+    """Strings "score:index" or "score:index:label", best first: `count` for each row, or as many as there are.
+
+    Raises:
+        InvalidRequest: the output has no scores.
+    """
+    if scores.dtype.kind not in "iuf":
+        raise InvalidRequest(f"output {output!r} cannot be classified: it is of the type {scores.dtype.name}")
+    labels = loaded.config.labels if loaded.label_output(DEFAULT_SIGNATURE) == output else ()
+    is_batch = scores.ndim > 1
+    rows = [row.ravel() for row in scores] if is_batch else [scores.ravel()]
+    best = [text for row in rows for text in _best(row, labels, count)]
+    array = np.empty(len(best), object)
+    array[:] = best
+    return array.reshape(len(rows), len(best) // max(1, len(rows))) if is_batch else array
+
+
+def _best(scores: Array, labels: tuple[str, ...], count: int) -> list[bytes]:
+    # Floats, because unsigned scores have no negative. NaN last: it is no score, and must not hide the others.
+    order = np.argsort(-np.nan_to_num(scores.astype(np.float64), nan=-np.inf), kind="stable")[:count]
+    # str, because a float32 in an f-string becomes a Python float, with digits that it does not have.
+    return [
+        ":".join([str(scores[index]), str(index), *([labels[index]] if labels else [])]).encode() for index in order
+    ]

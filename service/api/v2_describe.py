@@ -1,0 +1,88 @@
+"""What the Open Inference Protocol tells of the server, a model and the repository."""
+
+from typing import Any
+
+from service.api.v2_binary import datatype
+from service.batch import is_batchable
+from service.registry import LoadedVersion, Registry, State, VersionStatus
+from service.settings import Settings
+from service.signature import DEFAULT_SIGNATURE, TensorSpec
+
+NAME, VERSION = "fitting-room", "0.1.0"
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
+# What the versions are, whichever engine runs them.
+PLATFORM = "tensorflow_savedmodel"
+
+# As Triton's repository index calls them.
+_STATES = {
+    State.START: "UNKNOWN",
+    State.LOADING: "LOADING",
+    State.AVAILABLE: "READY",
+    State.UNLOADING: "UNLOADING",
+    State.END: "UNAVAILABLE",
+}
+
+
+def server_metadata() -> dict[str, object]:
+    return {"name": NAME, "version": VERSION, "extensions": EXTENSIONS}
+
+
+def model_metadata(registry: Registry, loaded: LoadedVersion) -> dict[str, object]:
+    """`versions`: those that are AVAILABLE."""
+    signature = loaded.signature(DEFAULT_SIGNATURE)
+    versions = registry.statuses().get(loaded.model, {})
+    return {
+        "name": loaded.model,
+        "versions": [str(number) for number in sorted(versions) if versions[number].state is State.AVAILABLE],
+        "platform": PLATFORM,
+        "inputs": [_tensor(name, spec) for name, spec in signature.inputs.items()],
+        "outputs": [_tensor(name, spec) for name, spec in signature.outputs.items()],
+    }
+
+
+def model_config(loaded: LoadedVersion, settings: Settings) -> dict[str, object]:
+    """Triton's ModelConfig, as far as it says something here. Where a batch can be made of rows, the first size, which
+    every tensor has free, is not among the `dims`."""
+    signature = loaded.signature(DEFAULT_SIGNATURE)
+    is_batched = is_batchable(signature)
+    config: dict[str, Any] = {
+        "name": loaded.model,
+        "platform": PLATFORM,
+        "backend": loaded.engine.name,
+        "version_policy": {"all": {}},
+        "max_batch_size": settings.max_batch_size if is_batched else 0,
+        "input": [
+            _config(name, spec, is_batched) | {"optional": False, "is_shape_tensor": False}
+            for name, spec in signature.inputs.items()
+        ],
+        "output": [
+            _config(name, spec, is_batched) | {"is_shape_tensor": False} for name, spec in signature.outputs.items()
+        ],
+    }
+    if loaded.batcher is not None or loaded.turn_batcher is not None:
+        config["dynamic_batching"] = {"max_queue_delay_microseconds": settings.batch_timeout_micros}
+    return config
+
+
+def repository_index(registry: Registry, ready_only: bool) -> list[dict[str, str]]:
+    return [
+        {"name": model, "version": str(number), "state": _STATES[status.state], "reason": _reason(status)}
+        for model, versions in sorted(registry.statuses().items())
+        for number, status in sorted(versions.items())
+        if status.state is State.AVAILABLE or not ready_only
+    ]
+
+
+def _reason(status: VersionStatus) -> str:
+    return status.error or ("unloaded" if status.state is State.END else "")
+
+
+def _tensor(name: str, spec: TensorSpec) -> dict[str, object]:
+    """The protocol has no word for a tensor of any rank: it is said to have one free size."""
+    return {"name": name, "datatype": datatype(spec), "shape": [-1] if spec.shape is None else spec.shape}
+
+
+def _config(name: str, spec: TensorSpec, is_batched: bool) -> dict[str, object]:
+    shape = [-1] if spec.shape is None else spec.shape
+    kind = "STRING" if spec.dtype == "DT_STRING" else datatype(spec)
+    return {"name": name, "data_type": f"TYPE_{kind}", "dims": shape[1:] if is_batched else shape}

@@ -1,0 +1,62 @@
+"""A tensor's JSON `data` as an array without a Python object for each number: what makes large tensors in JSON cheap.
+
+As in json_numbers.py nothing is decided here about what is wrong: the long way (service/tensors.py) says that.
+"""
+
+import threading
+from math import prod
+from typing import Any
+
+import numpy as np
+import simdjson
+
+from service.tensors import Array
+
+_OF_NUMBERS = b"0123456789+-.eE \t\r\n"
+# As simdjson calls what it gives for a kind of NumPy's types, and what that is.
+_KINDS = {"f": ("d", np.float64), "i": ("i", np.int64), "u": ("u", np.uint64)}
+
+# A parser keeps its buffers from one document to the next, and serves one thread.
+_parsers = threading.local()
+
+
+def decode_data(data: bytes, dtype: "np.dtype[Any]", shape: tuple[int, ...]) -> Array | None:
+    """The numbers of a flat list, or of lists nested like the shape.
+
+    None for everything else, and for whatever is wrong or may be.
+    """
+    if dtype.kind not in _KINDS or not (data.count(b"[") == 1 or _is_nested_like(data, shape)):
+        return None
+    numbers = _numbers(data, dtype.kind)
+    if numbers is None or not len(numbers) or len(numbers) != prod(shape):
+        return None
+    limits: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    if not (limits.min <= numbers.min() and numbers.max() <= limits.max):
+        return None
+    return numbers.astype(dtype, copy=False).reshape(shape)
+
+
+def _is_nested_like(data: bytes, shape: tuple[int, ...]) -> bool:
+    """Whether the brackets and commas are those of the shape: `[[,],[,]]` for 2 x 2."""
+    brackets = data.translate(None, _OF_NUMBERS)
+    # What the shape asks for is only written down where it is as long as what is there.
+    length = 0
+    for size in reversed(shape):
+        length = size * (length + 1) + 1
+    expected = b""
+    if not shape or length != len(brackets):
+        return False
+    for size in reversed(shape):
+        expected = b"[" + b",".join([expected] * size) + b"]"
+    return brackets == expected
+
+
+def _numbers(data: bytes, kind: str) -> Array | None:
+    if not hasattr(_parsers, "parser"):
+        _parsers.parser = simdjson.Parser()
+    of_type, dtype = _KINDS[kind]
+    try:
+        # Refuses what is no JSON, and every value that is no number of the kind.
+        return np.frombuffer(_parsers.parser.parse(data).as_buffer(of_type=of_type), dtype)
+    except (ValueError, TypeError, RuntimeError, AttributeError):
+        return None
