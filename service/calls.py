@@ -31,10 +31,12 @@ class Call:
         self._inferred = perf_counter()
 
     def end(self, metrics: Metrics, protocol: str, verb: str, status: int) -> None:
-        now = perf_counter()
-        requests, duration = metrics.of_call(self.model, self.version, protocol, verb, status)
-        requests.inc()
-        duration.observe(now - self._started)
+        ended = perf_counter()
+        metrics.of_call(self.model, self.version, protocol, verb, status).record(
+            ended - self._started,
+            self._decoded - self._started if self._decoded else 0.0,
+            ended - self._inferred if self._inferred else 0.0,
+        )
         if status == 413:
             metrics.rejected.labels("too_large").inc()
 

@@ -1,9 +1,10 @@
 """The short road: predictions from the server's event loop to the model and back, without Flask.
 
-The same functions answer as behind Flask's routes (api/v1.py); only finding the route, errors and metrics are done
-here.
+The same functions decode and encode as behind Flask's routes (api/v1.py, api/v2.py); only finding the route, errors
+and metrics are done here.
 """
 
+import asyncio
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,36 +13,50 @@ from urllib.parse import unquote
 
 import msgspec
 
-from service.api import v1
+from service.api import v1, v2
+from service.api.v2_head import HEAD_LENGTH
+from service.batch import row_count
 from service.calls import Call
 from service.errors import status_and_message
 from service.image import picture_pixels
 from service.inference import Inference
 from service.messages import Answer, Request, error_answer
 from service.metrics import Metrics
+from service.prediction import Prediction
 from service.settings import Settings
 
 _V1 = re.compile(
     r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[^/]+)|/labels/(?P<label>[^/]+))?"
     r":(?P<verb>predict|classify|regress)"
 )
+_V2 = re.compile(r"/v2/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[^/]+))?/infer")
 
-# What the event loop itself may do while all other connections wait: about a millisecond.
-QUICK_BODY_BYTES = 64 * 1024
+# What the event loop itself may do while all other connections wait: about a millisecond each, for one request.
+QUICK_JSON_BYTES = 160 * 1024
+QUICK_BINARY_BYTES = 1024 * 1024
+QUICK_STRING_BYTES = 16 * 1024
 QUICK_PICTURE_BYTES = 16 * 1024
 QUICK_PIXELS = 64 * 1024
+QUICK_RUN_SECONDS = 0.001
+HEAD_LENGTH_HEADER = HEAD_LENGTH.lower().encode()
+
+# Requests. The first of a turn must not wait for however many came with it.
+LONGEST_TURN = 32
 
 LONGEST_KEPT_TARGET = 256
 
 
+InThread = Callable[..., "Answer | asyncio.Future[Answer]"]
+
+
 class Route(msgspec.Struct, frozen=True):
-    """`asked`: what the path names, as the protocol's `answer` takes it."""
+    """`asked`: what the path names, as the protocol's `decode` takes it."""
 
     path: str
     protocol: str
     verb: str
     model: str
-    answer: Callable[..., Answer]
+    decode: Callable[..., Prediction]
     asked: dict[str, Any]
 
 
@@ -55,7 +70,9 @@ def find_route(target: bytes) -> Route | None:
 def _find_route(target: bytes) -> Route | None:
     path = unquote(target.decode("latin-1"))
     if match := _V1.fullmatch(path):
-        return Route(path, "v1", match["verb"], match["model"], v1.answer, match.groupdict())
+        return Route(path, "v1", match["verb"], match["model"], v1.decode, match.groupdict())
+    if match := _V2.fullmatch(path):
+        return Route(path, "v2", "infer", match["model"], v2.decode, match.groupdict())
     return None
 
 
@@ -64,24 +81,95 @@ class ShortRoad:
         self._inference = inference
         self._settings = settings
         self._metrics = metrics
+        self._turn: list[_Waiting] = []
 
     def is_quick(self, route: Route, request: Request) -> bool:
-        """Whether answering takes no longer than the event loop may be held up."""
+        """Whether decoding takes no longer than the event loop may be held up, and the model's rows neither."""
         registry = self._inference.registry
-        if len(request.body) > QUICK_BODY_BYTES or not registry.first_scan_done.is_set():
+        if not registry.first_scan_done.is_set():
             return False
-        # By its bytes where they say enough: to look into a picture takes a while, too.
-        if request.mimetype.startswith("image/") and (
-            len(request.body) > QUICK_PICTURE_BYTES or picture_pixels(request.body) > QUICK_PIXELS
-        ):
-            return False
+        size = len(request.body)
+        if request.mimetype.startswith("image/"):
+            # By its bytes where they say enough: to look into a picture takes a while, too.
+            if size > QUICK_PICTURE_BYTES or picture_pixels(request.body) > QUICK_PIXELS:
+                return False
+        else:
+            longest = QUICK_BINARY_BYTES if HEAD_LENGTH_HEADER in request.headers else QUICK_JSON_BYTES
+            if size > (QUICK_STRING_BYTES if registry.takes_strings(route.model) else longest):
+                return False
         return registry.is_quick(route.model)
 
     def answer(self, route: Route, request: Request) -> Answer:
         call = Call()
         try:
-            answer = route.answer(self._inference, self._settings, call, request, **route.asked)
+            prediction = self._decode(route, request, call)
         except Exception as error:
-            answer = error_answer(*status_and_message(error, "POST", route.path))
+            return self._ended(route, call, _error(route, error))
+        return self._answer_decoded(route, call, prediction)
+
+    def _answer_decoded(self, route: Route, call: Call, prediction: Prediction) -> Answer:
+        try:
+            answer = self._inference.answer(prediction, call)
+        except Exception as error:
+            answer = _error(route, error)
+        return self._ended(route, call, answer)
+
+    def answer_in_turn(
+        self, route: Route, request: Request, in_thread: InThread
+    ) -> "Answer | asyncio.Future[Answer]":
+        """The same on the event loop, where what comes in one turn of it is run at the turn's end.
+
+        Nothing waits for more to come, and yet under load much comes at once: models that gain by batches get them,
+        and to decode all, run all and encode all takes half the time of one request after the other.
+        """
+        call = Call()
+        try:
+            prediction = self._decode(route, request, call)
+        except Exception as error:
+            return self._ended(route, call, _error(route, error))
+        if (row_count(prediction.inputs) or 1) * prediction.loaded.row_seconds > QUICK_RUN_SECONDS:
+            return in_thread(self._answer_decoded, route, call, prediction)
+        loop = asyncio.get_running_loop()
+        if not self._turn:
+            loop.call_soon(self._run_turn)
+        waiting = _Waiting(route, call, prediction, loop.create_future())
+        self._turn.append(waiting)
+        if len(self._turn) >= LONGEST_TURN:
+            self._run_turn()
+        return waiting.answer
+
+    def _decode(self, route: Route, request: Request, call: Call) -> Prediction:
+        return route.decode(self._inference.registry, self._settings, call, request, **route.asked)
+
+    def _ended(self, route: Route, call: Call, answer: Answer) -> Answer:
         call.end(self._metrics, route.protocol, route.verb, answer.status)
         return answer
+
+    def _run_turn(self) -> None:
+        turn, self._turn = self._turn, []
+        outcomes = self._inference.infer_together([waiting.prediction for waiting in turn])
+        for waiting, outcome in zip(turn, outcomes, strict=True):
+            waiting.call.inferred()
+            try:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                answer = waiting.prediction.encode(outcome)
+            except Exception as error:
+                answer = _error(waiting.route, error)
+            waiting.answer.set_result(self._ended(waiting.route, waiting.call, answer))
+
+
+class _Waiting:
+    """A prediction that waits for the end of the turn."""
+
+    __slots__ = ("answer", "call", "prediction", "route")
+
+    def __init__(self, route: Route, call: Call, prediction: Prediction, answer: "asyncio.Future[Answer]") -> None:
+        self.route = route
+        self.call = call
+        self.prediction = prediction
+        self.answer = answer
+
+
+def _error(route: Route, error: Exception) -> Answer:
+    return error_answer(*status_and_message(error, "POST", route.path))

@@ -12,6 +12,7 @@ import uvloop
 from flask import Flask
 from gunicorn.workers.base import Worker
 
+from service import memory
 from service.registry import Registry
 from service.server.protocol import HttpConnection
 from service.server.roads import Roads
@@ -26,6 +27,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     """Small predictions are answered on the event loop itself, everything else by a pool of threads."""
 
     def init_process(self) -> None:
+        memory.keep_what_is_freed()
         self.loop = uvloop.new_event_loop()
         asyncio.set_event_loop(self.loop)
         self._stopped = asyncio.Event()
@@ -75,6 +77,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
                 connection.sweep(now)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), SWEEP_SECONDS)
+        registry.draining = True
         for server in servers:
             server.close()
         await self._drain()

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from service.batcher import Batcher, BatchLimits, BatchObserver
+from service.batch import BatchObserver
+from service.batcher import Batcher, BatchLimits
 from service.errors import InvalidRequest
 from service.signature import Signature
 from service.tensors import Array

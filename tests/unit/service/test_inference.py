@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
@@ -8,6 +10,7 @@ from service.metrics import Metrics
 from service.registry import LoadedVersion, Registry
 from service.serving_config import ServingConfig
 from service.tensors import Array
+from service.version import Shadow
 from tests.unit.service.fakes import Arrays, FakeEngine, any_shape, loaded_version, signature, tensor
 
 PAIR = signature({"a": tensor("DT_FLOAT", -1), "b": tensor("DT_FLOAT", -1, 2)})
@@ -102,3 +105,30 @@ def test_what_the_engine_raises_comes_through(inference: Inference, page: Collec
     with pytest.raises(InvalidRequest, match="the model refuses this input"):
         inference.infer(loaded, "serving_default", {"x": np.zeros(1)})
     assert page.get_sample_value("serving_inference_duration_seconds_count", {**MODEL, "engine": "fake"}) is None
+
+
+def test_a_shadow_gets_a_copy_and_whether_it_agrees_is_counted_by_its_version(
+    inference: Inference, page: CollectorRegistry
+) -> None:
+    cat, dog = (np.array([row], np.float32) for row in ([0.9, 0.1], [0.1, 0.9]))
+    shadow = replace(labelled(dog), version=2)
+    inputs = {"x": np.zeros(1, np.float32)}
+    for scores in (cat, dog, dog):
+        outputs = inference.infer(replace(labelled(scores), shadow=Shadow(shadow, 1.0)), "serving_default", inputs)
+        assert outputs["scores"] is scores
+    inference.mirror.wait()
+
+    def compared(agrees: str) -> float | None:
+        return page.get_sample_value("serving_shadow_total", {"model": "model", "version": "2", "agrees": agrees})
+
+    assert (compared("true"), compared("false")) == (2, 1)
+
+
+def test_a_shadow_that_fails_fails_no_request(inference: Inference, page: CollectorRegistry) -> None:
+    def refuse(_inputs: Arrays) -> dict[str, Array]:
+        raise MemoryError
+
+    answering = replace(labelled(np.array([[0.9, 0.1]])), shadow=Shadow(loaded_version(LABELLED, refuse), 1.0))
+    inference.infer(answering, "serving_default", {"x": np.zeros(1, np.float32)})
+    inference.mirror.wait()
+    assert page.get_sample_value("serving_shadow_failed_total", MODEL) == 1

@@ -2,24 +2,35 @@
 
 import asyncio
 import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import orjson
 import pytest
 from flask import Flask
 
 from service import create_app
-from service.batcher import Batcher, BatchLimits, BatchObserver
+from service.batch import BatchObserver
+from service.batcher import Batcher, BatchLimits
+from service.errors import InvalidRequest
 from service.messages import Answer
 from service.registry import LoadedVersion
 from service.server.interface import HttpRequest
 from service.server.roads import Roads
 from service.serving_config import ServingConfig
 from service.settings import Settings
+from service.short_road import LONGEST_TURN
 from service.signature import DEFAULT_SIGNATURE
+from service.tensors import Array
+from service.turn_batcher import TurnBatcher
 from tests.unit.service.fakes import FakeEngine, any_shape, echo, make_available, signature, tensor
 
 ADDRESS = ("127.0.0.1", 8501)
 OF = signature({"x": tensor("DT_FLOAT", -1)})
+ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 
 
 def make_app(tmp_path: Path, **settings: int) -> Flask:
@@ -37,29 +48,158 @@ def predict(body: bytes = b'{"instances": [1.0]}', path: bytes = b"/v1/models/mo
     return HttpRequest("POST", path, {b"content-type": b"application/json"}, body)
 
 
+def infer(values: Array) -> HttpRequest:
+    """Raw input: the body is the tensor."""
+    headers = {b"content-type": b"application/octet-stream", b"inference-header-content-length": b"0"}
+    return HttpRequest("POST", b"/v2/models/model/infer", headers, values.tobytes())
+
+
+class CountingPool(ThreadPoolExecutor):
+    submitted = 0
+
+    def submit(self, *arguments: Any, **named: Any) -> Any:
+        CountingPool.submitted += 1
+        return super().submit(*arguments, **named)
+
+
 @pytest.mark.parametrize(
-    ("request_", "is_quick", "at_once"),
+    ("request_", "is_quick", "by_thread"),
     [
-        (predict(), True, True),
-        (predict(), False, False),
-        (predict(b'{"instances": [1.0]}'.ljust(100_000)), True, False),
-        (predict(path=b"/v1/models/nowhere:predict"), True, True),
-        (HttpRequest("GET", b"/v1/models"), True, False),
-        (HttpRequest("POST", b"/v1/models/model:predict", {b"content-type": b"multipart/form-data"}), True, False),
+        (predict(), True, False),
+        (predict(), False, True),
+        (predict(b'{"instances": [1.0]}'.ljust(200_000)), True, True),
+        (infer(np.zeros(100_000, np.float32)), True, False),
+        (infer(np.zeros(400_000, np.float32)), True, True),
+        (predict(path=b"/v1/models/nowhere:predict"), True, False),
+        (HttpRequest("GET", b"/v1/models"), True, True),
+        (HttpRequest("POST", b"/v1/models/model:predict", {b"content-type": b"multipart/form-data"}), True, True),
     ],
-    ids=["quick model", "slow model", "long body", "no such model", "other route", "form"],
+    ids=["quick model", "slow model", "long JSON", "binary", "long binary", "no such model", "other route", "form"],
 )
-def test_what_is_quick_is_answered_at_once_and_the_rest_by_a_thread(
-    tmp_path: Path, request_: HttpRequest, is_quick: bool, at_once: bool
+def test_what_is_quick_is_answered_by_the_loop_and_the_rest_by_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: HttpRequest, is_quick: bool, by_thread: bool
 ) -> None:
+    monkeypatch.setattr("service.server.roads.ThreadPoolExecutor", CountingPool)
+    monkeypatch.setattr(CountingPool, "submitted", 0)
+
     async def scenario() -> None:
         app = make_app(tmp_path)
         add(app, FakeEngine({DEFAULT_SIGNATURE: OF}, echo), is_quick=is_quick)
         roads = Roads(app, app.extensions["settings"], ADDRESS)
         answer = roads.answer(request_)
-        assert isinstance(answer, Answer) is at_once
-        if not isinstance(answer, Answer):
-            assert (await answer).status in (200, 400)
+        assert (answer if isinstance(answer, Answer) else await answer).status in (200, 400, 404)
+        assert CountingPool.submitted == by_thread
+        roads.close()
+
+    asyncio.run(scenario())
+
+
+def test_rows_that_take_long_in_all_are_run_by_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.server.roads.ThreadPoolExecutor", CountingPool)
+    monkeypatch.setattr(CountingPool, "submitted", 0)
+
+    async def scenario() -> None:
+        app = make_app(tmp_path)
+        engine = FakeEngine({DEFAULT_SIGNATURE: OF}, echo)
+        make_available(
+            app.extensions["registry"], LoadedVersion("model", 1, engine, ServingConfig(), row_seconds=0.0005)
+        )
+        roads = Roads(app, app.extensions["settings"], ADDRESS)
+        for rows, by_threads in ((2, 0), (3, 1)):
+            answer = roads.answer(predict(orjson.dumps({"instances": [1.0] * rows})))
+            assert not isinstance(answer, Answer)
+            assert orjson.loads((await answer).body) == {"predictions": [1.0] * rows}
+            assert CountingPool.submitted == by_threads
+        roads.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("strings", "by_thread"), [(3, False), (10_000, True)])
+def test_many_strings_are_decoded_by_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strings: int, by_thread: bool
+) -> None:
+    monkeypatch.setattr("service.server.roads.ThreadPoolExecutor", CountingPool)
+    monkeypatch.setattr(CountingPool, "submitted", 0)
+
+    async def scenario() -> None:
+        app = make_app(tmp_path)
+        add(app, FakeEngine({DEFAULT_SIGNATURE: signature({"x": tensor("DT_STRING", -1)})}, echo), is_quick=True)
+        roads = Roads(app, app.extensions["settings"], ADDRESS)
+        answer = roads.answer(predict(orjson.dumps({"instances": [""] * strings})))
+        assert not isinstance(answer, Answer)
+        assert (await answer).status == 200
+        assert CountingPool.submitted == by_thread
+        roads.close()
+
+    asyncio.run(scenario())
+
+
+def turn(tmp_path: Path, engine: FakeEngine, requests: list[HttpRequest], *, gains: bool = True) -> list[Answer]:
+    """The answers to requests that come in one turn of the loop."""
+
+    async def scenario() -> list[Answer]:
+        app = make_app(tmp_path)
+        batcher = TurnBatcher(engine.run, engine.signatures, 8, BatchObserver()) if gains else None
+        loaded = LoadedVersion("model", 1, engine, ServingConfig(), turn_batcher=batcher)
+        make_available(app.extensions["registry"], loaded)
+        roads = Roads(app, app.extensions["settings"], ADDRESS)
+        answers = [roads.answer(request) for request in requests]
+        ended = [answer if isinstance(answer, Answer) else await answer for answer in answers]
+        sample = app.extensions["metrics"].registry.get_sample_value
+        call = {"model": "model", "version": "1", "protocol": "v1", "verb": "predict"}
+        assert sample("serving_request_duration_seconds_count", call) == len(requests)
+        roads.close()
+        return ended
+
+    return asyncio.run(scenario())
+
+
+def value(number: float) -> HttpRequest:
+    return predict(orjson.dumps({"instances": [number]}))
+
+
+def refuse_negatives(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    if (inputs["x"] < 0).any():
+        raise InvalidRequest("negative")
+    return {"y": inputs["x"] * 2}
+
+
+def test_what_comes_in_one_turn_is_run_together_and_each_gets_its_own(tmp_path: Path) -> None:
+    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, refuse_negatives)
+    answers = turn(tmp_path, engine, [value(number) for number in range(5)])
+    assert [orjson.loads(answer.body) for answer in answers] == [{"predictions": [2.0 * n]} for n in range(5)]
+    assert [inputs["x"].tolist() for _, inputs in engine.asked] == [[0, 1, 2, 3, 4]]
+
+
+def test_a_bad_request_of_a_turn_fails_alone(tmp_path: Path) -> None:
+    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, refuse_negatives)
+    wrong_shape = predict(b'{"instances": [[1.0]]}')
+    answers = turn(tmp_path, engine, [value(1), value(-1), wrong_shape, value(3)])
+    assert [answer.status for answer in answers] == [200, 400, 400, 200]
+    assert orjson.loads(answers[3].body) == {"predictions": [6.0]}
+
+
+def test_a_model_that_gains_nothing_by_batches_is_run_for_each(tmp_path: Path) -> None:
+    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, refuse_negatives)
+    answers = turn(tmp_path, engine, [value(1), value(-1), value(3)], gains=False)
+    assert [answer.status for answer in answers] == [200, 400, 200]
+    assert len(engine.asked) == 3
+
+
+def test_the_first_of_a_turn_does_not_wait_for_however_many_came_with_it(tmp_path: Path) -> None:
+    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, refuse_negatives)
+    turn(tmp_path, engine, [value(1)] * (LONGEST_TURN + 3), gains=False)
+    engine.asked.clear()
+
+    async def scenario() -> None:
+        app = make_app(tmp_path)
+        make_available(app.extensions["registry"], LoadedVersion("model", 1, engine, ServingConfig()))
+        roads = Roads(app, app.extensions["settings"], ADDRESS)
+        for _ in range(LONGEST_TURN):
+            assert not engine.asked
+            roads.answer(value(1))
+        assert len(engine.asked) == LONGEST_TURN
         roads.close()
 
     asyncio.run(scenario())

@@ -1,0 +1,103 @@
+"""Several requests' rows as one batch: which can be run together, and how each gets its own outputs back."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from service.signature import Signature
+from service.tensors import Array
+
+Arrays = Mapping[str, Array]
+Run = Callable[[str, Arrays], dict[str, Array]]
+Outcome = dict[str, Array] | Exception
+
+
+class BatchObserver:
+    """Told what happens; does nothing with it."""
+
+    def ran(self, rows: int) -> None: ...
+
+    def waited(self, seconds: float) -> None: ...
+
+    def queued(self, rows: int) -> None: ...
+
+
+class Rows(msgspec.Struct, eq=False):
+    """One request's rows, and once they were run what came of it. `kind` is equal for those that can be
+    run together; None: only alone."""
+
+    signature: str
+    inputs: Arrays
+    count: int
+    kind: Any
+    outcome: Outcome = RuntimeError("not run")
+
+
+class RowsOf:
+    """Requests as rows, for one version's signatures."""
+
+    def __init__(self, signatures: Mapping[str, Signature]) -> None:
+        self._batchable = {name for name, signature in signatures.items() if is_batchable(signature)}
+        # Where the batch alone is free, every request for the signature has rows of one shape.
+        self._uniform = {name for name in self._batchable if _is_uniform(signatures[name])}
+
+    def __call__(self, signature: str, inputs: Arrays) -> Rows:
+        """`inputs` fit the signature."""
+        count = row_count(inputs)
+        if signature not in self._batchable or count is None:
+            return Rows(signature, inputs, count or 1, None)
+        kind: Any = signature
+        if signature not in self._uniform:
+            kind = (signature, tuple((name, array.shape[1:]) for name, array in sorted(inputs.items())))
+        return Rows(signature, inputs, count, kind)
+
+
+def row_count(inputs: Arrays) -> int | None:
+    """The first size that all inputs have in common; None where there is none."""
+    sizes = {array.shape[0] if array.ndim else None for array in inputs.values()}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def run_rows(run: Run, batch: Sequence[Rows], observer: BatchObserver) -> None:
+    """Runs rows of one kind together. A bad request fails alone: where the run fails, each is run by itself."""
+    if len(batch) > 1 and _run_together(run, batch, observer):
+        return
+    for rows in batch:
+        try:
+            rows.outcome = run(rows.signature, rows.inputs)
+            observer.ran(rows.count)
+        except Exception as error:
+            rows.outcome = error
+
+
+def _run_together(run: Run, batch: Sequence[Rows], observer: BatchObserver) -> bool:
+    """False where it did not work out, and each is to be run alone."""
+    total = sum(rows.count for rows in batch)
+    try:
+        inputs = {name: np.concatenate([rows.inputs[name] for rows in batch]) for name in batch[0].inputs}
+        outputs = run(batch[0].signature, inputs)
+    # One bad row spoils the run for all: each alone, the bad one fails and the others do not.
+    except Exception:
+        return False
+    if any(not array.ndim or len(array) != total for array in outputs.values()):
+        return False
+    observer.ran(total)
+    start = 0
+    for rows in batch:
+        rows.outcome = {name: array[start : start + rows.count] for name, array in outputs.items()}
+        start += rows.count
+    return True
+
+
+def is_batchable(signature: Signature) -> bool:
+    """Every tensor has a row for each of the request's, as far as the signature says."""
+    specs = [*signature.inputs.values(), *signature.outputs.values()]
+    return bool(signature.inputs) and all(
+        spec.shape is not None and spec.shape[:1] == (-1,) and spec.is_held for spec in specs
+    )
+
+
+def _is_uniform(signature: Signature) -> bool:
+    return all(spec.shape is not None and -1 not in spec.shape[1:] for spec in signature.inputs.values())

@@ -1,0 +1,69 @@
+"""Batches of one turn of the event loop."""
+
+import numpy as np
+
+from service.batch import Arrays, BatchObserver
+from service.errors import InvalidRequest
+from service.signature import Signature
+from service.tensors import Array
+from service.turn_batcher import TurnBatcher
+from tests.unit.service.fakes import signature, tensor
+
+ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
+PAIRS = signature({"x": tensor("DT_FLOAT", -1, -1)}, {"y": tensor("DT_FLOAT", -1)})
+WHOLE = signature({"x": tensor("DT_FLOAT", 2)}, {"y": tensor("DT_FLOAT", -1)})
+
+
+class Model(BatchObserver):
+    """Sums what is behind the first size. A negative value is refused, with all that came with it."""
+
+    def __init__(self) -> None:
+        self.runs: list[list[float]] = []
+        self.sizes: list[int] = []
+
+    def run(self, _signature: str, inputs: Arrays) -> dict[str, Array]:
+        x = inputs["x"]
+        self.runs.append(x.ravel().tolist())
+        if (x < 0).any():
+            raise InvalidRequest("negative")
+        return {"y": x if x.ndim == 1 else x.sum(axis=1)}
+
+    def ran(self, rows: int) -> None:
+        self.sizes.append(rows)
+
+
+def run(model: Model, of: Signature, *requests: object, most: int = 8) -> list[object]:
+    batcher = TurnBatcher(model.run, {"of": of}, most, model)
+    ran = batcher.run([("of", {"x": np.array(request, np.float32)}) for request in requests])
+    return [str(outcome) if isinstance(outcome, Exception) else outcome["y"].tolist() for outcome in ran]
+
+
+def test_requests_are_run_together_and_their_answers_kept_apart() -> None:
+    model = Model()
+    assert run(model, ROWS, [1], [2, 3], [4]) == [[1], [2, 3], [4]]
+    assert model.runs == [[1, 2, 3, 4]]
+    assert model.sizes == [4]
+
+
+def test_no_batch_has_more_rows_than_it_may_and_no_request_is_split() -> None:
+    model = Model()
+    assert run(model, ROWS, [1, 2], [3], [4, 5], [6, 7, 8, 9], most=3) == [[1, 2], [3], [4, 5], [6, 7, 8, 9]]
+    assert model.runs == [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
+
+
+def test_rows_of_different_lengths_are_not_run_together() -> None:
+    model = Model()
+    assert run(model, PAIRS, [[1, 2]], [[1, 2, 3]], [[4, 5]]) == [[3], [6], [9]]
+    assert model.runs == [[1, 2, 4, 5], [1, 2, 3]]
+
+
+def test_a_signature_without_a_free_first_size_is_run_for_each() -> None:
+    model = Model()
+    assert run(model, WHOLE, [1, 2], [3, 4]) == [[1, 2], [3, 4]]
+    assert model.runs == [[1, 2], [3, 4]]
+
+
+def test_a_bad_request_fails_alone() -> None:
+    model = Model()
+    assert run(model, ROWS, [1], [-2], [3]) == [[1], "negative", [3]]
+    assert model.runs == [[1, -2, 3], [1], [-2], [3]]
