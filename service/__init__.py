@@ -3,25 +3,37 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flask import Flask
 
     from service.settings import Settings
 
 
-def create_app(settings: "Settings") -> "Flask":
-    """The app with its routes. Nothing is loaded until `app.extensions["watcher"]` is started or scans."""
+def create_app(
+    settings: "Settings", metrics_folder: "Path | None" = None, board_folder: "Path | None" = None
+) -> "Flask":
+    """The app with its routes. Nothing is loaded until `app.extensions["watcher"]` is started or scans.
+
+    `metrics_folder`: where worker processes share what they count; `board_folder`: where they agree on versions. None
+    for a process that is alone.
+    """
     # Imported here, in the worker process: what a worker needs (NumPy, LiteRT, Pillow) must neither slow down nor
-    # fatten the process that only watches over it, and prometheus_client looks at its environment when imported.
+    # fatten the process that only watches over it.
     from flask import Flask
     from prometheus_client import CollectorRegistry
     from werkzeug.routing import BaseConverter
 
     from service import calls, errors
-    from service.api import ops, v1
-    from service.batcher import Batcher, BatchLimits
+    from service.agreement import Agreement
+    from service.api import ops, v1, v2
+    from service.batcher import BatchLimits
+    from service.board import Board
     from service.engines import load_engine
     from service.inference import Inference
-    from service.metrics import BatchMetrics, Metrics, scrape_registry
+    from service.metrics import BatchMetrics, Metrics, scrape_page
+    from service.model_policies import policy_file
+    from service.preparation import Preparation
     from service.registry import Registry
     from service.repository import Repository
     from service.short_road import ShortRoad
@@ -33,16 +45,21 @@ def create_app(settings: "Settings") -> "Flask":
         regex = "[^/:]+"
 
     registry = Registry()
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics(CollectorRegistry(), metrics_folder)
     limits = BatchLimits(settings.max_batch_size, timeout_seconds=settings.batch_timeout_micros / 1e6)
+    preparation = Preparation(
+        lambda path, config: load_engine(path, config, settings.engine),
+        lambda model, version: BatchMetrics(metrics, model, version),
+        limits,
+    )
     watcher = Watcher(
         Repository(settings.models, settings.model_name),
         registry,
-        lambda on_disk, config: load_engine(on_disk.path, config, settings.engine),
-        lambda model, version, engine: Batcher(
-            engine.run, engine.signatures, limits, BatchMetrics(metrics, model, version)
-        ),
+        preparation,
         settings.poll_seconds,
+        policy_file(settings, board_folder),
+        Agreement(registry, Board(board_folder)),
+        on_failure=lambda model, version: metrics.load_failures.labels(model, str(version)).inc(),
     )
 
     app = Flask(__name__, static_folder=None)
@@ -58,5 +75,7 @@ def create_app(settings: "Settings") -> "Flask":
     inference = Inference(registry, metrics)
     app.extensions["short_road"] = ShortRoad(inference, settings, metrics)
     app.register_blueprint(v1.blueprint(inference, settings))
-    app.register_blueprint(ops.blueprint(registry, scrape_registry(metrics, registry)))
+    page = scrape_page(metrics, registry)
+    app.register_blueprint(v2.blueprint(inference, settings, watcher, page))
+    app.register_blueprint(ops.blueprint(registry, page))
     return app

@@ -11,13 +11,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, get_args
 
 from gunicorn.app.base import BaseApplication
 
 from service import create_app
+from service.board import forget_worker
 from service.host import usable_cores
 from service.logs import logging_config
+from service.model_policies import InvalidPolicies, policy_file
+from service.series.folder import Retired
 from service.settings import InvalidSetting, Settings, from_environment, variable
 
 
@@ -31,11 +35,15 @@ def main() -> None:
         parser.error(str(error))
     if not settings.models.is_dir():
         parser.error(f"SERVING_MODELS={str(settings.models)!r}: there is no such folder")
+    try:
+        policy_file(settings).check()
+    except InvalidPolicies as error:
+        parser.error(str(error))
     if obstacle := _listen_obstacle(settings):
         parser.error(obstacle)
     settings = replace(settings, workers=settings.workers or usable_cores())
-    with _shared_metrics(settings.workers):
-        _Gunicorn(settings).run()
+    with _metrics_folder(settings.workers) as folder:
+        _Gunicorn(settings, folder).run()
 
 
 def _listen_obstacle(settings: Settings) -> str | None:
@@ -73,8 +81,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics_folder: Path | None) -> None:
         self._settings = settings
+        self._metrics_folder = metrics_folder
+        self._retired = Retired(metrics_folder) if metrics_folder else None
+        self._board_folder = metrics_folder / "versions" if metrics_folder else None
+        if self._board_folder:
+            self._board_folder.mkdir()
         super().__init__(prog="python -m service")
 
     def load_config(self) -> None:
@@ -94,14 +107,14 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "logconfig_dict": logging_config(settings),
             "proc_name": "fitting-room",
             "post_worker_init": self._post_worker_init,
-            "child_exit": _child_exit,
+            "child_exit": self._child_exit,
         }
         for name, value in options.items():
             self.cfg.set(name, value)
 
     def load(self) -> Any:
         # In the worker, after the fork: TensorFlow's threads do not survive one.
-        return create_app(self._settings)
+        return create_app(self._settings, self._metrics_folder, self._board_folder)
 
     def _post_worker_init(self, worker: Any) -> None:
         extensions = worker.app.wsgi().extensions
@@ -109,6 +122,12 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         # Once, and only for a person: a collector of JSON lines has the log.
         if worker.age == 1 and self._settings.log_format == "text":
             threading.Thread(target=_greet, args=(extensions["registry"], self._settings), daemon=True).start()
+
+    def _child_exit(self, _server: Any, worker: Any) -> None:
+        if self._board_folder is not None:
+            forget_worker(self._board_folder, worker.pid)
+        if self._retired is not None:
+            self._retired.take_in(worker.pid)
 
 
 def _greet(registry: Any, settings: Settings) -> None:
@@ -119,28 +138,19 @@ def _greet(registry: Any, settings: Settings) -> None:
 
 
 @contextmanager
-def _shared_metrics(workers: int) -> Iterator[None]:
-    """Several processes share their metrics through files, in a folder that lives as long as the service."""
-    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+def _metrics_folder(workers: int) -> Iterator[Path | None]:
+    """Where several processes share what they count; it lives as long as the service. None for a single one."""
     if workers == 1:
-        yield
+        yield None
         return
     owner = os.getpid()
-    folder = tempfile.mkdtemp(prefix="serving-metrics-")
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    folder = Path(tempfile.mkdtemp(prefix="serving-metrics-"))
     try:
-        yield
+        yield folder
     finally:
         # Workers leave through here as well.
         if os.getpid() == owner:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _child_exit(_server: Any, worker: Any) -> None:
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        from prometheus_client.multiprocess import mark_process_dead
-
-        mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 import json
 import shlex
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from service.registry import LoadedVersion, Registry, State
+from service.errors import NotFound
+from service.registry import LoadedVersion, Registry, State, VersionStatus
 from service.serving_config import ASSETS
 from service.settings import Settings
 
@@ -19,19 +22,28 @@ def greeting(registry: Registry, settings: Settings) -> str:
     width = max(map(len, registry.statuses()), default=0)
     for model, versions in registry.statuses().items():
         for version, status in versions.items():
-            told = f"engine {status.engine}" if status.state is State.AVAILABLE else status.error
-            lines.append(f"  {model:<{width}} version {version}  {status.state:<9}  {told}")
+            lines.append(f"  {model:<{width}} version {version}  {status.state:<9}  {_told(status)}".rstrip())
     if not registry.statuses():
         lines.append(f"  no models yet: put a SavedModel into {settings.models}/<name>/1/ and it is served")
-    examples = [
-        command
-        for model, versions in registry.statuses().items()
-        if any(status.state is State.AVAILABLE for status in versions.values())
-        and (command := _curl(registry.get(model), settings.models, address))
-    ]
+    examples = [command for loaded in _answering(registry) if (command := _curl(loaded, settings.models, address))]
     if examples:
         lines += ["Try:", *(f"  {command}" for command in examples[:2])]
     return "\n".join(lines)
+
+
+def _told(status: VersionStatus) -> str:
+    if status.state is State.AVAILABLE:
+        return f"engine {status.engine}"
+    return "is loaded when it is first asked for" if status.state is State.START else status.error
+
+
+def _answering(registry: Registry) -> Iterator[LoadedVersion]:
+    """For each model the version that answers who names none."""
+    for model, versions in registry.statuses().items():
+        if any(status.state is State.AVAILABLE for status in versions.values()):
+            # What is loaded may be a shadow alone.
+            with suppress(NotFound):
+                yield registry.get(model)
 
 
 def _curl(loaded: LoadedVersion, models: Path, address: str) -> str | None:

@@ -1,149 +1,186 @@
-"""The registry: which versions are loaded, and in which state every known one is."""
+"""The registry: which versions are loaded, in which state every known one is, and who answers a request."""
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from random import random
 from typing import TypeVar
 
-from service.batcher import Batcher
-from service.engines import Engine
 from service.errors import InvalidRequest, NotFound, Unavailable
-from service.serving_config import ServingConfig
-from service.signature import Signature
+from service.model_policies import Policies
+from service.traffic import Traffic, route
+from service.version import LoadedVersion, State, VersionStatus
+
+__all__ = ["LoadedVersion", "Registry", "State", "VersionStatus"]
 
 Entry = TypeVar("Entry")
 
-
-class State(StrEnum):
-    """TensorFlow Serving's states."""
-
-    START = "START"
-    LOADING = "LOADING"
-    AVAILABLE = "AVAILABLE"
-    UNLOADING = "UNLOADING"
-    END = "END"
-
-
-@dataclass(frozen=True, slots=True)
-class VersionStatus:
-    """`error` says why a version that ended could not be loaded."""
-
-    state: State
-    error: str = ""
-    engine: str = ""
-    load_seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedVersion:
-    model: str
-    version: int
-    engine: Engine
-    config: ServingConfig
-    # None for a version whose row takes less than a millisecond: to wait for others would cost more than to run it.
-    batcher: Batcher | None = None
-    # As metrics write it.
-    version_text: str = field(init=False)
-    _label_outputs: Mapping[str, str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "version_text", str(self.version))
-        found = {name: _label_output(signature, self.config) for name, signature in self.engine.signatures.items()}
-        object.__setattr__(self, "_label_outputs", {name: output for name, output in found.items() if output})
-
-    def signature(self, name: str) -> Signature:
-        """Raises InvalidRequest where there is none of that name."""
-        try:
-            return self.engine.signatures[name]
-        except KeyError:
-            known = ", ".join(map(repr, sorted(self.engine.signatures)))
-            raise InvalidRequest(f'Serving signature key "{name}" not found; {self.model} has {known}') from None
-
-    def label_output(self, signature_name: str) -> str | None:
-        """The output that holds a score for each label: the only one whose rows are as long as the labels."""
-        return self._label_outputs.get(signature_name)
-
-
-def _label_output(signature: Signature, config: ServingConfig) -> str | None:
-    if not config.labels:
-        return None
-    fitting = [
-        name
-        for name, spec in signature.outputs.items()
-        if spec.dtype != "DT_STRING" and spec.shape is not None and spec.shape[1:] == (len(config.labels),)
-    ]
-    return fitting[0] if len(fitting) == 1 else None
+_NO_TRAFFIC = Traffic()
+_UNSETTLED = (State.START, State.LOADING)
 
 
 class Registry:
     """Read by every request without a lock: what it holds is replaced, never changed, by the one watcher."""
 
-    def __init__(self, patience_seconds: float = 30) -> None:
+    def __init__(self, patience_seconds: float = 30, draw: Callable[[], float] = random) -> None:
+        """`draw`: a number of [0, 1) for each request that a canary may answer."""
         self._patience_seconds = patience_seconds
-        self._lock = threading.Lock()
+        self._draw = draw
+        self._changed = threading.Condition()
+        self._policies = Policies()
+        self.policies_error = ""
         self._statuses: Mapping[str, Mapping[int, VersionStatus]] = {}
-        self._loaded: Mapping[str, Mapping[int, LoadedVersion]] = {}
+        self._traffic: Mapping[str, Traffic] = {}
         self._slow: frozenset[str] = frozenset()
+        self._of_strings: frozenset[str] = frozenset()
+        self._when_wanted: Callable[[str], None] = lambda _model: None
         self.first_scan_done = threading.Event()
+        # Set once the service is told to stop: it finishes what it has, and is not ready for more.
+        self.draining = False
 
     @property
     def ready(self) -> bool:
-        """Everything found at the start was tried, and unless there was nothing, something is AVAILABLE."""
-        return self.first_scan_done.is_set() and (bool(self._loaded) or not self._statuses)
+        """Everything that was to be loaded at the start was tried, and unless there was nothing to load, something is
+        AVAILABLE; and the service does not drain."""
+        if self.draining or not self.first_scan_done.is_set():
+            return False
+        statuses = [status for versions in self._statuses.values() for status in versions.values()]
+        return any(status.state is State.AVAILABLE for status in statuses) or not any(
+            status.state is State.LOADING or status.error for status in statuses
+        )
 
     def get(self, model: str, version: int | None = None, label: str | None = None) -> LoadedVersion:
-        """The version asked for; the highest AVAILABLE one where none is.
+        """The version asked for; where none is, the `stable` one, else the highest AVAILABLE one.
 
         While the first scan is still loading models, who asks waits: another worker process may already have
-        said that the service is ready.
+        said that the service is ready. So does who asks for a model that is loaded on demand.
 
         Raises:
             NotFound: no such model or version is AVAILABLE.
             InvalidRequest: no such label.
-            Unavailable: the first scan takes too long.
+            Unavailable: the first scan, or loading on demand, takes too long.
         """
         if not (self.first_scan_done.is_set() or self.first_scan_done.wait(self._patience_seconds)):
             raise Unavailable("the models are still being loaded; /v2/health/ready tells when that is done")
-        loaded = self._loaded.get(model, {})
-        if label is not None and model in self._statuses:
-            raise InvalidRequest(f"Unrecognized servable version label: {label}; {model} has no labels")
-        if version is None and loaded:
-            return loaded[max(loaded)]
-        if version is not None and version in loaded:
-            return loaded[version]
-        raise NotFound(self._why_not(model, version))
+        if loaded := self._find(model, version, label):
+            return loaded
+        if self._is_on_demand(model):
+            self._load_on_demand(model, version, label)
+            if loaded := self._find(model, version, label):
+                return loaded
+        raise NotFound(self._why_not(model, version, label))
 
     def is_quick(self, model: str) -> bool:
         """Whether every version of the model is; True where there is none, for to say so is quick as well."""
         return model not in self._slow
 
+    def takes_strings(self, model: str) -> bool:
+        return model in self._of_strings
+
     def statuses(self) -> Mapping[str, Mapping[int, VersionStatus]]:
         """By model and version, of all that are or were known and are still on disk."""
         return self._statuses
 
+    def labels(self) -> Mapping[str, Mapping[str, int]]:
+        """By model and label, the version that it names now."""
+        return {model: traffic.labels for model, traffic in self._traffic.items() if traffic.labels}
+
+    def loaded(self) -> list[LoadedVersion]:
+        return [loaded for traffic in self._traffic.values() for loaded in traffic.versions.values()]
+
+    def when_wanted(self, callback: Callable[[str], None]) -> None:
+        """It is called, by any thread, with a model that is asked for and is loaded on demand."""
+        self._when_wanted = callback
+
+    def set_policies(self, policies: Policies, error: str = "") -> None:
+        """`error`: why what models.toml says now does not count; then `policies` are those before."""
+        with self._changed:
+            self._policies = policies
+            self.policies_error = error
+            for model in self._statuses:
+                self._route(model, self._versions(model))
+
     def set_status(self, model: str, version: int, status: VersionStatus, loaded: LoadedVersion | None = None) -> None:
-        """`loaded` comes with the state AVAILABLE; in every other state requests do not reach the version."""
-        with self._lock:
+        """`loaded` comes with the state AVAILABLE, and with LOADING where it only waits for other worker processes:
+        then it answers those who ask for this version. Without it requests do not reach the version."""
+        with self._changed:
             self._statuses = _with(self._statuses, model, version, status)
-            self._replace_loaded(_with(self._loaded, model, version, loaded))
+            self._route(model, _with({model: self._versions(model)}, model, version, loaded).get(model, {}))
+            self._changed.notify_all()
+
+    def make_available(self, model: str, version: int) -> None:
+        """What is loaded, once every worker process is so far."""
+        status = replace(self._statuses[model][version], state=State.AVAILABLE)
+        self.set_status(model, version, status, self._traffic[model].versions[version])
+
+    def replace_loaded(self, loaded: LoadedVersion) -> None:
+        self.set_status(loaded.model, loaded.version, self._statuses[loaded.model][loaded.version], loaded)
+
+    def retire(self, model: str, version: int) -> LoadedVersion | None:
+        """Takes a loaded version out of the traffic. Requests that already hold it finish on it."""
+        loaded = self._traffic[model].versions.get(version)
+        if loaded is not None:
+            self.set_status(model, version, replace(self._statuses[model][version], state=State.UNLOADING))
+        return loaded
 
     def remove(self, model: str, version: int) -> None:
-        """Requests that already hold the version finish on it; with the last of them its memory is given back."""
-        with self._lock:
-            self._replace_loaded(_with(self._loaded, model, version, None))
+        with self._changed:
             self._statuses = _with(self._statuses, model, version, None)
+            self._route(model, _with({model: self._versions(model)}, model, version, None).get(model, {}))
+            self._changed.notify_all()
 
-    def _replace_loaded(self, table: Mapping[str, Mapping[int, LoadedVersion]]) -> None:
-        self._loaded = table
-        self._slow = frozenset(
-            model
-            for model, versions in table.items()
-            if any(loaded.batcher is not None for loaded in versions.values())
+    def _versions(self, model: str) -> Mapping[int, LoadedVersion]:
+        return self._traffic.get(model, _NO_TRAFFIC).versions
+
+    def _route(self, model: str, versions: Mapping[int, LoadedVersion]) -> None:
+        others = {name: traffic for name, traffic in self._traffic.items() if name != model}
+        if statuses := self._statuses.get(model):
+            before = self._traffic.get(model, _NO_TRAFFIC).labels
+            others[model] = route(self._policies.of(model), statuses, versions, before)
+        self._traffic = others
+        self._slow = frozenset(name for name in others if self._is_slow(name))
+        self._of_strings = frozenset(
+            name for name in others if any(loaded.takes_strings for loaded in others[name].versions.values())
         )
 
-    def _why_not(self, model: str, version: int | None) -> str:
+    def _is_slow(self, model: str) -> bool:
+        return self._is_on_demand(model) or any(
+            loaded.batcher is not None for loaded in self._traffic[model].versions.values()
+        )
+
+    def _is_on_demand(self, model: str) -> bool:
+        """And not loaded yet."""
+        return self._policies.of(model).load == "on_demand" and any(
+            status.state in _UNSETTLED for status in self._statuses.get(model, {}).values()
+        )
+
+    def _find(self, model: str, version: int | None, label: str | None) -> LoadedVersion | None:
+        traffic = self._traffic.get(model, _NO_TRAFFIC)
+        if version is not None:
+            return traffic.versions.get(version)
+        if label is None:
+            return traffic.canary if traffic.canary is not None and self._draw() < traffic.share else traffic.default
+        if label in traffic.labels:
+            return traffic.versions.get(traffic.labels[label])
+        if model in self._statuses:
+            known = f"the labels {', '.join(sorted(traffic.labels))}" if traffic.labels else "no labels"
+            raise InvalidRequest(f"Unrecognized servable version label: {label}; {model} has {known}")
+        return None
+
+    def _load_on_demand(self, model: str, version: int | None, label: str | None) -> None:
+        self._when_wanted(model)
+        with self._changed:
+            settled = self._changed.wait_for(
+                lambda: self._find(model, version, label) is not None or not self._is_on_demand(model),
+                self._patience_seconds,
+            )
+        if not settled:
+            raise Unavailable(f"{model} is loaded on demand, which takes longer than {self._patience_seconds:g} s")
+
+    def _why_not(self, model: str, version: int | None, label: str | None) -> str:
         """In TensorFlow Serving's words, and then the reason."""
+        if label is not None:
+            version = self._traffic.get(model, _NO_TRAFFIC).labels.get(label)
         asked = f"Latest({model})" if version is None else f"Specific({model}, {version})"
         statuses = self._statuses.get(model, {})
         if not statuses:

@@ -1,16 +1,7 @@
 """The repository: which versions exist on disk, as <models>/<model>/<version>/."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-
-
-@dataclass(frozen=True, slots=True)
-class VersionOnDisk:
-    """`fingerprint` changes whenever a file of the version appears, vanishes, grows or is written."""
-
-    path: Path
-    fingerprint: int
 
 
 class Repository:
@@ -18,7 +9,7 @@ class Repository:
         self.root = root
         self.only_model = only_model
 
-    def versions(self) -> dict[tuple[str, int], VersionOnDisk]:
+    def versions(self) -> dict[tuple[str, int], Path]:
         """Every version by (model, number).
 
         Names with a dot in front (exports under way) do not count, nor models that no URL can name: with a colon, or
@@ -27,32 +18,47 @@ class Repository:
         Raises:
             OSError: the root itself cannot be read. Models that vanish meanwhile are passed over.
         """
-        found: dict[tuple[str, int], VersionOnDisk] = {}
-        for model in sorted(self.root.iterdir()):
-            if model.name.startswith(".") or ":" in model.name or not model.name.isprintable():
+        found: dict[tuple[str, int], Path] = {}
+        with os.scandir(self.root) as models:
+            names = sorted(model.name for model in models)
+        for model in names:
+            if model.startswith(".") or ":" in model or not model.isprintable():
                 continue
-            if self.only_model not in ("", model.name):
+            if self.only_model not in ("", model):
                 continue
-            for version in _children(model):
-                if version.name.isascii() and version.name.isdigit() and version.is_dir():
-                    found[model.name, int(version.name)] = VersionOnDisk(version, _fingerprint(version))
+            for version in _children(self.root / model):
+                if version.name.isascii() and version.name.isdigit() and _is_folder(version):
+                    found[model, int(version.name)] = Path(version.path)
         return found
 
 
-def _children(folder: Path) -> list[Path]:
+def fingerprint(version: Path) -> int:
+    """Changes whenever a file of the version appears, vanishes, grows or is written."""
+    files = []
+    folders = [str(version)]
+    while folders:
+        for child in _children(folders.pop()):
+            try:
+                if child.is_dir(follow_symlinks=False):
+                    folders.append(child.path)
+                else:
+                    stat = child.stat()
+                    files.append((child.path, stat.st_size, stat.st_mtime_ns, stat.st_ino))
+            except OSError:
+                continue
+    return hash(tuple(sorted(files)))
+
+
+def _children(folder: "os.PathLike[str] | str") -> list["os.DirEntry[str]"]:
     try:
-        return sorted(folder.iterdir())
+        with os.scandir(folder) as children:
+            return sorted(children, key=lambda child: child.name)
     except OSError:
         return []
 
 
-def _fingerprint(version: Path) -> int:
-    stats = []
-    for folder, _, names in os.walk(version):
-        for name in names:
-            try:
-                stat = (file := Path(folder, name)).stat()
-            except OSError:
-                continue
-            stats.append((str(file), stat.st_size, stat.st_mtime_ns, stat.st_ino))
-    return hash(tuple(sorted(stats)))
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link to itself

@@ -12,6 +12,9 @@ LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
+_SWITCH = {"1": True, "true": True, "0": False, "false": False}
+
+
 class InvalidSetting(ValueError):
     """A setting that the service cannot start with; the message names it, its value and what was expected."""
 
@@ -36,6 +39,10 @@ class Settings:
         aliases=("MODEL_BASE_PATH",),
     )
     model_name: str = setting("", "serve only this model of the folder (empty: all)", aliases=("MODEL_NAME",))
+    models_config: str = setting(
+        "", "file with policies per model: versions, labels, batching (empty: models.toml in the models folder, if any)"
+    )
+    admin: bool = setting(False, "let clients load and unload models: 1 or 0")
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8501, "port to listen on", least=1, most=65535)
     engine: EngineChoice = setting(
@@ -89,9 +96,9 @@ def from_environment(environ: Mapping[str, str] = os.environ, flags: Mapping[str
 def _parse(spec: "Field[Any]", source: str, text: str) -> Any:
     kind: type[Any] = type(cast(object, spec.default))
     try:
-        value = kind(text)
-    except ValueError:
-        noun = {int: "a whole number", float: "a number"}[kind]
+        value = _SWITCH[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        noun = {int: "a whole number", float: "a number", bool: "1 or 0"}[kind]
         raise InvalidSetting(f"{source}={text!r}: expected {noun}") from None
     _check(spec, source, value, text)
     return value

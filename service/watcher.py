@@ -1,25 +1,31 @@
-"""The watcher: polls the repository and reconciles the registry with it. The only one who loads versions."""
+"""The watcher: polls the repository and reconciles the registry with it. The only one who loads and unloads."""
 
 import logging
 import threading
 import time
+import weakref
+from collections import Counter, deque
 from collections.abc import Callable
+from pathlib import Path
 
-from service.batcher import Batcher
-from service.engines import Engine, LoadError
+from service import memory
+from service.agreement import Agreement
+from service.engines import LoadError
+from service.errors import NotFound
+from service.host import usable_cores
+from service.load_queue import Key, LoadQueue
+from service.model_policies import Policies, PolicyFile
+from service.preparation import Preparation
 from service.registry import LoadedVersion, Registry, State, VersionStatus
-from service.repository import Repository, VersionOnDisk
-from service.serving_config import InvalidServingConfig, ServingConfig, read_serving_config
-from service.warm_up import warm_up
+from service.repository import Repository, fingerprint
+from service.retries import Retries
+from service.serving_config import InvalidServingConfig
 
-# A version that answers one row within it is run by the server's event loop itself.
-QUICK_SECONDS = 0.001
+# How often the others are asked while something is under way.
+EAGER_SECONDS = 0.05
+MOST_LOADERS = 4
 
 logger = logging.getLogger(__name__)
-
-Key = tuple[str, int]
-LoadEngine = Callable[[VersionOnDisk, ServingConfig], Engine]
-MakeBatcher = Callable[[str, int, Engine], Batcher]
 
 
 class Watcher:
@@ -27,81 +33,236 @@ class Watcher:
         self,
         repository: Repository,
         registry: Registry,
-        load_engine: LoadEngine,
-        make_batcher: MakeBatcher,
+        preparation: Preparation,
         poll_seconds: float,
+        policy_file: PolicyFile,
+        agreement: Agreement,
+        *,
+        on_failure: Callable[[str, int], None] = lambda _model, _version: None,
+        retries: Retries | None = None,
+        loaders: int | None = None,
     ) -> None:
+        """`on_failure` is told of every try to load a version that failed."""
         self._repository = repository
         self._registry = registry
-        self._load_engine = load_engine
-        self._make_batcher = make_batcher
+        self._preparation = preparation
         self._poll_seconds = poll_seconds
-        self._seen: dict[Key, VersionOnDisk] = {}
-        self._tried: dict[Key, VersionOnDisk] = {}
-        self._stop = threading.Event()
+        self._policy_file = policy_file
+        self._agreement = agreement
+        self._on_failure = on_failure
+        self._retries = retries or Retries()
+        self._queue = LoadQueue(self._load, loaders or min(usable_cores(), MOST_LOADERS))
+        self._policies = Policies()
+        self._wanted: dict[Key, Path] = {}
+        self._seen: dict[Key, int] = {}
+        # What is no longer in use, noted by whoever used it last. To note it takes no lock: that may be anybody, and
+        # at any moment.
+        self._gone: deque[Key] = deque()
+        # Held while a version goes from one state to the next.
+        self._lock = threading.Lock()
+        self._is_stopped = False
+        registry.when_wanted(self._agreement.ask_for)
 
     def start(self) -> None:
+        self._agreement.publish()
         threading.Thread(target=self._watch, name="watcher", daemon=True).start()
 
     def stop(self) -> None:
-        self._stop.set()
+        self._is_stopped = True
+        self._agreement.wake.set()
+
+    def load(self, model: str) -> None:
+        """All versions that its policy wants, in all worker processes. Raises ServingError where that is not to be."""
+        self._check_known(model)
+        self._agreement.load(model)
+
+    def unload(self, model: str) -> None:
+        """All versions, in all worker processes, after their last requests: until `load`, or where the model is loaded
+        on demand until the next request for it. Raises ServingError where that is not to be."""
+        self._check_known(model)
+        self._agreement.unload(model)
 
     def scan(self) -> None:
-        """One look at the repository.
+        """A look, and everything that it finds is loaded."""
+        # First what clients wished before this worker process began.
+        self._coordinate()
+        self.look()
+        self._queue.wait()
+        self._coordinate()
+        if not self._registry.first_scan_done.is_set():
+            self._agreement.wait_until_all_agree(self._coordinate, EAGER_SECONDS)
+            self._registry.first_scan_done.set()
+
+    def look(self) -> None:
+        """One look at the repository; what is due begins to be loaded.
 
         What lies there at the first look is loaded at once. What appears later may still be being copied: it is
-        loaded once two looks in a row find the same files. A failed version is tried again when its files change.
+        loaded once two looks in a row find the same files. A failed version is tried again after a while, and when
+        its files change.
         """
+        if State.UNLOADING in self._states():
+            # A request that failed may hold its version in a circle of references.
+            memory.give_back()
         try:
             found = self._repository.versions()
         except OSError as error:
             logger.error("cannot read the models folder (what is loaded goes on serving): %s", error)
             return
-        known = {(model, version) for model, versions in self._registry.statuses().items() for version in versions}
-        for key in sorted(known - found.keys()):
-            self._registry.remove(*key)
-            self._tried.pop(key, None)
-            logger.info("%s version %d has vanished: unloaded", *key)
-        for key in sorted(found.keys() - known):
-            self._registry.set_status(*key, VersionStatus(State.START))
-        # Newest first: the version that unversioned requests want is there soonest.
-        for key, on_disk in sorted(found.items(), key=lambda item: (item[0][0], -item[0][1])):
-            settled = not self._registry.first_scan_done.is_set() or self._seen.get(key) == on_disk
-            if settled and self._is_due(key, on_disk):
-                self._load(key, on_disk)
-        self._seen = found
-        self._registry.first_scan_done.set()
+        # After the folder, so that a label that was moved before its version was taken away has moved here, too.
+        self._read_policies()
+        wanted = self._policies.wanted(found)
+        with self._lock:
+            self._wanted = {key: found[key] for key in wanted}
+            known = {(model, version) for model, versions in self._registry.statuses().items() for version in versions}
+            for key in sorted(known - self._wanted.keys()):
+                logger.info("%s version %d %s", *key, "is not wanted any more" if key in found else "has vanished")
+                self._unload(key)
+            for key in sorted(self._wanted.keys() - known):
+                self._enter(key)
+        # What is loaded is not looked at.
+        files = {key: fingerprint(path) for key, path in self._wanted.items() if self._is_idle(key)}
+        is_first = not self._registry.first_scan_done.is_set()
+        settled = {key: files[key] for key in files if is_first or self._seen.get(key) == files[key]}
+        self._seen = files
+        due = [key for key in settled if self._is_allowed(key[0]) and self._retries.is_due(key, settled[key])]
+        self._queue.add(_newest_first(due))
 
-    def _is_due(self, key: Key, on_disk: VersionOnDisk) -> bool:
-        model, version = key
-        state = self._registry.statuses()[model][version].state
-        return state is State.START or (state is State.END and self._tried[key] != on_disk)
+    def _check_known(self, model: str) -> None:
+        on_disk = {name for name, version in self._repository.versions()}
+        if model not in on_disk and model not in self._registry.statuses():
+            raise NotFound(f"no such model: {model}; GET /v1/models lists them")
 
-    def _load(self, key: Key, on_disk: VersionOnDisk) -> None:
-        self._tried[key] = on_disk
-        self._registry.set_status(*key, VersionStatus(State.LOADING))
+    def _read_policies(self) -> None:
+        if not self._policy_file.read():
+            return
+        before, self._policies = self._policies, self._policy_file.policies
+        self._registry.set_policies(self._policies, self._policy_file.error)
+        if self._policy_file.error:
+            logger.error("%s; what it said before goes on to count", self._policy_file.error)
+        for loaded in self._registry.loaded():
+            batching = self._policies.of(loaded.model).batching
+            if batching != before.of(loaded.model).batching:
+                self._registry.replace_loaded(self._preparation.with_batcher(loaded, batching))
+
+    def _coordinate(self) -> None:
+        """Does what other worker processes wish, and tells them how far this one is."""
+        heard = self._agreement.hear()
+        for wish in heard:
+            with self._lock:
+                for version in self._registry.statuses().get(wish.model, {}):
+                    key = (wish.model, version)
+                    self._retries.forget(key)
+                    if wish.action == "unload":
+                        self._unload(key)
+                    elif self._state(key) is State.END:
+                        self._enter(key)
+        if heard:
+            self.look()
+        if self._gone:
+            self._end_what_is_gone()
+        self._agreement.acknowledge(heard)
+        for model, version in self._agreement.promote():
+            status = self._registry.statuses()[model][version]
+            told = (model, version, status.engine, status.load_seconds)
+            logger.info("%s version %d is AVAILABLE (engine %s, loaded in %.2f s)", *told)
+
+    def _state(self, key: Key) -> State | None:
+        status = self._registry.statuses().get(key[0], {}).get(key[1])
+        return status.state if status else None
+
+    def _is_idle(self, key: Key) -> bool:
+        return self._state(key) in (State.START, State.END)
+
+    def _is_allowed(self, model: str) -> bool:
+        wished = self._agreement.wished(model)
+        return self._policies.of(model).load == "preload" if wished is None else wished == "load"
+
+    def _enter(self, key: Key) -> None:
+        """A version that is wanted and not loaded."""
+        is_ended = self._agreement.wished(key[0]) == "unload" and self._policies.of(key[0]).load == "preload"
+        self._registry.set_status(*key, VersionStatus(State.END if is_ended else State.START))
+
+    def _unload(self, key: Key) -> None:
+        if self._state(key) is State.UNLOADING:
+            return
+        if (loaded := self._registry.retire(*key)) is None:
+            self._end(key)
+            return
+        finalizer = weakref.finalize(loaded.engine, self._gone.append, key)
+        finalizer.atexit = False
+
+    def _end_what_is_gone(self) -> None:
+        while self._gone:
+            key = self._gone.popleft()
+            with self._lock:
+                self._end(key)
+            logger.info("%s version %d is unloaded", *key)
+        memory.give_back()
+
+    def _end(self, key: Key) -> None:
+        self._registry.remove(*key)
+        self._retries.forget(key)
+        if key in self._wanted:
+            self._enter(key)
+
+    def _load(self, key: Key) -> None:
+        with self._lock:
+            if key not in self._wanted or not self._is_idle(key):
+                return
+            path, files = self._wanted[key], self._seen.get(key, 0)
+            self._registry.set_status(*key, VersionStatus(State.LOADING))
         started = time.monotonic()
         try:
-            config = read_serving_config(on_disk.path)
-            engine = self._load_engine(on_disk, config)
-            batcher = None if warm_up(engine) < QUICK_SECONDS else self._make_batcher(*key, engine)
-            loaded = LoadedVersion(*key, engine, config, batcher)
+            loaded = self._preparation.prepare(*key, path, self._policies.of(key[0]).batching)
         # Whatever a stranger's model does wrong, the others must go on being loaded and watched.
         except Exception as error:
             expected = isinstance(error, (LoadError, InvalidServingConfig))
-            logger.error("%s version %d cannot be loaded: %s", *key, error, exc_info=None if expected else error)
-            self._registry.set_status(*key, VersionStatus(State.END, error=str(error) or type(error).__name__))
-            return
-        seconds = time.monotonic() - started
-        status = VersionStatus(State.AVAILABLE, engine=loaded.engine.name, load_seconds=seconds)
-        self._registry.set_status(*key, status, loaded)
-        logger.info("%s version %d is AVAILABLE (engine %s, loaded in %.2f s)", *key, status.engine, seconds)
+            reason = self._retries.failed(key, files, str(error) or type(error).__name__)
+            logger.error("%s version %d cannot be loaded: %s", *key, reason, exc_info=None if expected else error)
+            self._on_failure(*key)
+            self._finish(key, VersionStatus(State.END, error=reason))
+        else:
+            self._retries.forget(key)
+            seconds = time.monotonic() - started
+            self._finish(key, VersionStatus(State.LOADING, engine=loaded.engine.name, load_seconds=seconds), loaded)
+
+    def _finish(self, key: Key, status: VersionStatus, loaded: LoadedVersion | None = None) -> None:
+        with self._lock:
+            # Otherwise it has vanished or been unloaded meanwhile.
+            if self._state(key) is State.LOADING:
+                self._registry.set_status(*key, status, loaded)
+        self._agreement.wake.set()
 
     def _watch(self) -> None:
-        while True:
+        next_look = time.monotonic()
+        while not self._is_stopped:
+            self._agreement.wake.clear()
             try:
-                self.scan()
+                if not self._registry.first_scan_done.is_set():
+                    self.scan()
+                elif time.monotonic() >= next_look:
+                    self.look()
+                self._coordinate()
             except Exception:
                 logger.exception("looking through the models folder failed; trying again")
-            if self._stop.wait(self._poll_seconds):
-                return
+            now = time.monotonic()
+            if now >= next_look:
+                next_look = now + self._poll_seconds
+            self._agreement.wake.wait(self._pause(next_look - now))
+
+    def _pause(self, until_next_look: float) -> float:
+        is_under_way = not self._states().isdisjoint((State.LOADING, State.UNLOADING))
+        return min(until_next_look, EAGER_SECONDS) if is_under_way else until_next_look
+
+    def _states(self) -> set[State]:
+        return {status.state for versions in self._registry.statuses().values() for status in versions.values()}
+
+
+def _newest_first(keys: list[Key]) -> list[Key]:
+    """The newest of every model, for unversioned requests want them; then those before them, and so on."""
+    newer: Counter[str] = Counter()
+    ranked = []
+    for model, version in sorted(keys, key=lambda key: -key[1]):
+        ranked.append((newer[model], model, version))
+        newer[model] += 1
+    return [(model, version) for _, model, version in sorted(ranked)]

@@ -1,13 +1,14 @@
 """What the operator's tools ask: health and metrics."""
 
 from flask import Blueprint, Response
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from service.errors import json_response
+from service.metrics.page import Page
 from service.registry import Registry
 
 
-def blueprint(registry: Registry, scraped: CollectorRegistry) -> Blueprint:
+def blueprint(registry: Registry, page: Page) -> Blueprint:
     views = Blueprint("ops", __name__)
 
     @views.get("/v2/health/live")
@@ -21,6 +22,6 @@ def blueprint(registry: Registry, scraped: CollectorRegistry) -> Blueprint:
     @views.get("/metrics")
     @views.get("/monitoring/prometheus/metrics")
     def metrics_page() -> Response:
-        return Response(generate_latest(scraped), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+        return Response(page.text(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return views

@@ -8,7 +8,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service import create_app
-from service.metrics import Metrics, scrape_registry
+from service.metrics import Metrics, scrape_page
+from service.model_policies import Batching, Label, ModelPolicy, decode
 from service.registry import Registry, State
 from service.serving_config import ImageSpec, ServingConfig
 from service.settings import Settings, variable
@@ -23,17 +24,18 @@ def test_every_setting_is_documented_with_its_default() -> None:
     assert documented == expected
 
 
-def test_every_metric_is_documented_with_its_labels(tmp_path: Path) -> None:
+def test_every_metric_is_documented_with_its_labels() -> None:
     metrics = Metrics(CollectorRegistry())
-    states = [family.name for family in scrape_registry(metrics, Registry()).collect() if "model" in family.name]
-    labelled = {
-        metric.describe()[0].name + ("_total" if metric.describe()[0].type == "counter" else ""): metric._labelnames
-        for metric in vars(metrics).values()
-        if hasattr(metric, "describe") and hasattr(metric, "_labelnames")
-    }
-    documented = dict(re.findall(r"^\| `(serving_\w+)` \| ([\w, ]+) \|", DOCS["operations.md"], re.MULTILINE))
+    suffix = {"counter": "_total"}
+    labelled = {family.name + suffix.get(family.type, ""): family.label_names for family in metrics.families}
+    others = [
+        family.name + suffix.get(family.type, "")
+        for family in scrape_page(metrics, Registry()).collect()
+        if family.name + suffix.get(family.type, "") not in labelled
+    ]
+    documented = dict(re.findall(r"^\| `(serving_\w+)` \| ([\w, ]*?) ?\|", DOCS["operations.md"], re.MULTILINE))
     assert {name: tuple(documented.get(name, "").split(", ")) for name in labelled} == labelled
-    assert set(documented) == {*labelled, *states}
+    assert set(documented) == {*labelled, *others}
 
 
 def test_every_route_is_documented() -> None:
@@ -49,11 +51,18 @@ def test_every_route_is_documented() -> None:
             assert suffix in DOCS["api.md"]
 
 
-def test_every_state_and_every_part_of_serving_json_is_documented() -> None:
-    for part in (*ServingConfig.__struct_fields__, *ImageSpec.__struct_fields__):
+def test_every_state_and_every_part_of_serving_json_and_models_toml_is_documented() -> None:
+    parts = (ServingConfig, ImageSpec, ModelPolicy, Label, Batching)
+    for part in (name for struct in parts for name in struct.__struct_fields__):
         assert f"`{part}`" in DOCS["operations.md"], part
-    for state in (State.START, State.LOADING, State.AVAILABLE, State.END):
+    for state in State:
         assert f"| {state} |" in DOCS["api.md"], state
+
+
+def test_the_example_of_models_toml_is_read_as_it_stands() -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", DOCS["operations.md"], re.DOTALL)
+    policies = decode(example.encode(), Path("models.toml"))
+    assert (policies.of("clothing").canary, policies.of("seldom").load) == (("canary", 0.1), "on_demand")
 
 
 @pytest.mark.parametrize("name", [name for name in DOCS if name != "CHANGELOG.md"])

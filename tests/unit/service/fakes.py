@@ -94,10 +94,19 @@ class FakeService:
     def get(self, path: str) -> TestResponse:
         return self._exchange(EnvironBuilder(path))
 
-    def post(self, path: str, body: object = None, content_type: str = "application/json") -> TestResponse:
+    def post(
+        self,
+        path: str,
+        body: object = None,
+        content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
+    ) -> TestResponse:
         """`body`: bytes as they are, anything else as JSON."""
         data = body if isinstance(body, bytes) else orjson.dumps(body)
-        return self._exchange(EnvironBuilder(path, method="POST", data=data, content_type=content_type))
+        builder = EnvironBuilder(
+            path, method="POST", data=data, content_type=content_type, headers=(headers or {}).items()
+        )
+        return self._exchange(builder)
 
     def post_form(self, path: str, form: Mapping[str, Any]) -> TestResponse:
         return self._exchange(EnvironBuilder(path, method="POST", data=form, content_type="multipart/form-data"))

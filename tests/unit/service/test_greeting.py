@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from service.greeting import greeting
+from service.model_policies import decode
 from service.registry import Registry, State, VersionStatus
 from service.serving_config import ServingConfig
 from service.settings import Settings
@@ -109,3 +110,13 @@ def test_a_command_survives_the_shell_whatever_the_model_is_called(registry: Reg
 def test_an_example_that_is_none_does_not_silence_the_greeting(registry: Registry, example: dict[str, Any]) -> None:
     add(registry, example)
     assert "model version 1  AVAILABLE" in greeting(registry, Settings())
+
+
+def test_a_model_on_demand_and_a_shadow_alone_are_shown_without_an_example(registry: Registry) -> None:
+    registry.set_policies(decode(b"[models.model.labels]\nnext = {version = 1, shadow = 1}", Path("models.toml")))
+    add(registry, {"instances": [10.0]})
+    registry.set_status("seldom", 1, VersionStatus(State.START))
+    assert greeting(registry, Settings()).splitlines()[1:] == [
+        "  model  version 1  AVAILABLE  engine fake",
+        "  seldom version 1  START      is loaded when it is first asked for",
+    ]

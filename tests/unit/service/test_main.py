@@ -10,23 +10,25 @@ from typing import Any
 import pytest
 
 from service.__main__ import main
+from service.board import Board, Report
 from service.host import usable_cores
+from service.series.folder import COUNT, shared_files
+from service.series.store import FileStore, records
 from service.settings import Settings, variable
 from tests.unit.service.fakes import FakeService
 
 SECONDS_AT_MOST = 10
-SHARED = "PROMETHEUS_MULTIPROC_DIR"
 
 Run = Callable[..., "Started"]
 
 
 @dataclass
 class Started:
-    """What gunicorn was given to run, and the environment at that moment."""
+    """What gunicorn was given to run, and whether there was a folder for metrics at that moment."""
 
     app: Any
-    shared_folder: Path | None
-    shared_folder_is_there: bool
+    folder: Path | None
+    folder_is_there: bool
 
     @property
     def config(self) -> Any:
@@ -51,7 +53,6 @@ def command_line(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Calls main() with these flags, and with no variable of ours but what the test sets."""
     for name in [name for name in os.environ if name.startswith(("SERVING_", "MODEL_"))]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv(SHARED, "/left/over")
 
     def call(*flags: str) -> None:
         monkeypatch.setattr(sys, "argv", ["python -m service", *flags])
@@ -70,7 +71,7 @@ def run(command_line: Callable[..., None], tmp_path: Path, monkeypatch: pytest.M
         app: Any
 
         def run(self) -> None:
-            folder = Path(os.environ[SHARED]) if SHARED in os.environ else None
+            folder = self.app._metrics_folder
             started.append(Started(self.app, folder, folder is not None and folder.is_dir()))
 
     monkeypatch.setattr("gunicorn.app.base.Arbiter", FakeArbiter)
@@ -204,44 +205,69 @@ def test_without_a_number_there_is_a_worker_for_each_core(run: Run) -> None:
 
 def test_several_workers_share_a_folder_for_their_metrics_as_long_as_they_live(run: Run) -> None:
     started = run("--workers", "2")
-    assert started.shared_folder is not None
-    assert started.shared_folder_is_there
-    assert not started.shared_folder.exists()
+    assert started.folder is not None
+    assert started.folder_is_there
+    assert not started.folder.exists()
 
 
-def test_one_worker_needs_no_folder_also_where_one_was_left_in_the_environment(run: Run) -> None:
-    assert run("--workers", "1").shared_folder is None
+def test_one_worker_needs_no_folder(run: Run) -> None:
+    started = run("--workers", "1")
+    assert started.folder is None
+    # Nor has it anything to leave behind when it ends.
+    started.config.child_exit(None, FakeWorker(started.app, age=1))
 
 
-def test_a_worker_that_ends_leaves_the_folder_to_the_others(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def kept_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where the metrics are, and stay, as when it is a worker that leaves."""
     folder = tmp_path / "shared"
     folder.mkdir()
     monkeypatch.setattr("tempfile.mkdtemp", lambda prefix: str(folder))
     pids = iter([1, 2])
     monkeypatch.setattr("service.__main__.os.getpid", lambda: next(pids, 2))
+    return folder
+
+
+def test_a_worker_that_ends_leaves_the_folder_to_the_others(run: Run, kept_folder: Path) -> None:
     run("--workers", "2")
-    assert folder.is_dir()
+    assert kept_folder.is_dir()
 
 
-def test_what_a_dead_worker_measured_at_the_moment_is_forgotten(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_dead_worker_counted_is_kept_without_its_file(run: Run, kept_folder: Path) -> None:
     started = run("--workers", "2")
-    live, counted = tmp_path / "gauge_livesum_4711.db", tmp_path / "counter_4711.db"
-    live.touch()
-    counted.touch()
-    monkeypatch.setenv(SHARED, str(tmp_path))
+    store = FileStore(kept_folder, "4711")
+    store.cells((COUNT, "metric"), 1)[0] = 5
+    path = store.path
+    del store
     started.config.child_exit(None, FakeWorker(started.app, age=1))
-    assert not live.exists()
-    assert counted.exists()
+    assert not path.exists()
+    with shared_files(kept_folder) as files:
+        ((retired, counted),) = [(file, list(records(file.area))) for file in files]
+    assert [retired.area.cast("d")[record.first] for record in counted] == [5]
 
 
-def test_a_single_worker_that_ends_has_nothing_to_forget(run: Run) -> None:
-    started = run("--workers", "1")
+def test_a_worker_that_ended_is_waited_for_by_nobody(run: Run, kept_folder: Path) -> None:
+    started = run("--workers", "2")
+    (folder,) = kept_folder.glob("versions")
+    Board(folder, worker=4711).publish(Report())
+    assert Board(folder, worker=1).others() == [Report()]
     started.config.child_exit(None, FakeWorker(started.app, age=1))
-    assert SHARED not in os.environ
+    assert Board(folder, worker=1).others() == []
+
+
+@pytest.mark.parametrize("text", ["[models.m]\nversions = 'newest'", None])
+def test_bad_policies_stop_the_start(
+    command_line: Callable[..., None], capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str | None
+) -> None:
+    if text is not None:
+        (tmp_path / "policies.toml").write_text(text)
+    with pytest.raises(SystemExit) as raised:
+        command_line("--models", str(tmp_path), "--models-config", str(tmp_path / "policies.toml"))
+    assert raised.value.code == 2
+    expected = (
+        "there is no such file" if text is None else "Invalid enum value 'newest' - at `versions` - in `models.m`"
+    )
+    assert f"policies.toml: {expected}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("age", "greets"), [(1, True), (2, False)])

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from service.repository import Repository
+from service.repository import Repository, fingerprint
 
 
 def add(root: Path, model: str, version: str, content: bytes = b"graph") -> Path:
@@ -22,7 +22,7 @@ def test_versions_are_folders_with_numbers_in_folders_with_names(tmp_path: Path)
         add(tmp_path, "clothing", version)
     folder = add(tmp_path, "regression", "7")
     assert names(tmp_path) == [("clothing", 1), ("clothing", 2), ("clothing", 10), ("regression", 7)]
-    assert Repository(tmp_path).versions()["regression", 7].path == folder
+    assert Repository(tmp_path).versions()["regression", 7] == folder
 
 
 @pytest.mark.parametrize("version", ["v1", "latest", "1.5", "-1", "1a", ".staging", "٣", "²", " 1"])
@@ -107,22 +107,26 @@ def test_a_root_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_stays_while_nothing_changes(tmp_path: Path) -> None:
-    add(tmp_path, "model", "1")
-    assert Repository(tmp_path).versions() == Repository(tmp_path).versions()
+    folder = add(tmp_path, "model", "1")
+    assert fingerprint(folder) == fingerprint(folder)
+
+
+def test_the_fingerprint_of_what_is_not_there_is_none_of_anything_else(tmp_path: Path) -> None:
+    assert fingerprint(tmp_path / "nowhere") != fingerprint(add(tmp_path, "model", "1"))
 
 
 def test_the_fingerprint_tells_a_file_that_appears_vanishes_grows_or_is_replaced(tmp_path: Path) -> None:
     folder = add(tmp_path, "model", "1")
-    seen = {Repository(tmp_path).versions()["model", 1].fingerprint}
+    seen = {fingerprint(folder)}
     variables = folder / "variables" / "variables.index"
     variables.parent.mkdir()
 
     variables.write_bytes(b"a")
-    seen.add(Repository(tmp_path).versions()["model", 1].fingerprint)
+    seen.add(fingerprint(folder))
     variables.write_bytes(b"ab")
-    seen.add(Repository(tmp_path).versions()["model", 1].fingerprint)
+    seen.add(fingerprint(folder))
     os.utime(variables, ns=(1, 1))
-    seen.add(Repository(tmp_path).versions()["model", 1].fingerprint)
+    seen.add(fingerprint(folder))
     variables.rename(variables.with_name("renamed"))
-    seen.add(Repository(tmp_path).versions()["model", 1].fingerprint)
+    seen.add(fingerprint(folder))
     assert len(seen) == 5

@@ -9,6 +9,8 @@ from service.settings import InvalidSetting, Settings, from_environment, variabl
 ONE_OF_EACH = [
     ("SERVING_MODELS", "/srv/models", "models", Path("/srv/models")),
     ("SERVING_MODEL_NAME", "clothing", "model_name", "clothing"),
+    ("SERVING_MODELS_CONFIG", "/etc/models.toml", "models_config", "/etc/models.toml"),
+    ("SERVING_ADMIN", "1", "admin", True),
     ("SERVING_HOST", "0.0.0.0", "host", "0.0.0.0"),
     ("SERVING_PORT", "80", "port", 80),
     ("SERVING_ENGINE", "litert", "engine", "litert"),

@@ -1,0 +1,133 @@
+"""How the worker processes agree: a version is AVAILABLE once all of them have loaded it, or could not."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from service.board import PREPARED, Board, Report, Wish
+from service.errors import InvalidRequest, Unavailable
+from service.registry import Registry, State
+
+Key = tuple[str, int]
+
+_SETTLED_HERE = (PREPARED, State.AVAILABLE, State.END)
+ASK_SECONDS = 0.02
+
+
+class Agreement:
+    """`patience_seconds`: for loading or unloading by command; `start_seconds`: for the others at the start."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        board: Board | None = None,
+        patience_seconds: float = 120,
+        start_seconds: float = 10,
+    ) -> None:
+        self._registry = registry
+        self._board = board or Board()
+        self._patience_seconds = patience_seconds
+        self._start_seconds = start_seconds
+        self._heard: dict[str, Wish] = {}
+        self._acknowledged: dict[str, int] = {}
+        # Set when the watcher has something to do before its next look.
+        self.wake = threading.Event()
+
+    def load(self, model: str) -> None:
+        """In all worker processes; also what failed before.
+
+        Raises:
+            InvalidRequest: a version cannot be loaded.
+            Unavailable: it takes too long. It goes on.
+        """
+        self._command(model, "load", (State.AVAILABLE, State.END))
+        statuses = self._registry.statuses().get(model, {})
+        reasons = [f"version {version}: {status.error}" for version, status in statuses.items() if status.error]
+        for report in self._board.others():
+            failed = [version for version, state in report.progress.get(model, {}).items() if state == State.END]
+            reasons += [f"version {version}: not by every worker process; the log says why" for version in failed]
+        if reasons:
+            raise InvalidRequest(f"{model} cannot be loaded: {'; '.join(reasons)}")
+
+    def unload(self, model: str) -> None:
+        """In all worker processes, after the last requests; until `load`.
+
+        Raises:
+            Unavailable: it takes too long. It goes on.
+        """
+        self._command(model, "unload", (State.START, State.END))
+
+    def ask_for(self, model: str) -> None:
+        """A request needs a model that is loaded on demand."""
+        if self.wished(model) != "load":
+            self._board.wish(model, "load")
+        self.wake.set()
+
+    def wished(self, model: str) -> Literal["load", "unload"] | None:
+        wish = self._heard.get(model)
+        return wish.action if wish else None
+
+    def hear(self) -> list[Wish]:
+        """The wishes that are new here."""
+        new = [wish for wish in self._board.wishes().values() if self._heard.get(wish.model) != wish]
+        self._heard.update({wish.model: wish for wish in new})
+        return new
+
+    def acknowledge(self, wishes: list[Wish]) -> None:
+        """They have been acted upon."""
+        self._acknowledged |= {wish.model: wish.number for wish in wishes}
+        self.publish()
+
+    def promote(self) -> list[Key]:
+        """Makes AVAILABLE what all workers have loaded, or could not load; says what that was."""
+        pending = self._pending()
+        reports = self._board.others() if pending else []
+        agreed = [key for key in pending if all(report.of(*key) in _SETTLED_HERE for report in reports)]
+        for key in agreed:
+            self._registry.make_available(*key)
+        self.publish()
+        return agreed
+
+    def publish(self) -> None:
+        self._board.publish(self._report())
+
+    def wait_until_all_agree(self, coordinate: Callable[[], None], pause_seconds: float) -> None:
+        """Not for long: a worker that is stuck must not hold up one that could answer."""
+        deadline = time.monotonic() + self._start_seconds
+        while self._pending() and time.monotonic() < deadline:
+            self.wake.wait(pause_seconds)
+            self.wake.clear()
+            coordinate()
+
+    def _pending(self) -> list[Key]:
+        statuses = self._registry.statuses()
+        keys = [(loaded.model, loaded.version) for loaded in self._registry.loaded()]
+        return [key for key in keys if statuses[key[0]][key[1]].state is State.LOADING]
+
+    def _report(self) -> Report:
+        pending = set(self._pending())
+        progress = {
+            model: {
+                version: PREPARED if (model, version) in pending else str(status.state)
+                for version, status in versions.items()
+            }
+            for model, versions in self._registry.statuses().items()
+        }
+        return Report(progress, dict(self._acknowledged))
+
+    def _command(self, model: str, action: Literal["load", "unload"], states: tuple[State, ...]) -> None:
+        number = self._board.wish(model, action)
+        self.wake.set()
+        deadline = time.monotonic() + self._patience_seconds
+        while not all(
+            report.heard.get(model, 0) >= number
+            and all(state in states for state in report.progress.get(model, {}).values())
+            for report in (self._report(), *self._board.others())
+        ):
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"to {action} {model} takes longer than {self._patience_seconds:g} s; it goes on, "
+                    f"and GET /v1/models/{model} tells how far it is"
+                )
+            time.sleep(ASK_SECONDS)

@@ -1,0 +1,93 @@
+"""What the worker processes tell each other: small files in a folder that lives as long as the service.
+
+Each worker writes how far it is with every version. A wish is for all of them: to load a model, or to unload it.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+# A version that is loaded and warmed up, in this worker at least; whether the others are so far is another question.
+PREPARED = "PREPARED"
+
+_REPORT, _WISH = "worker-", "wish-"
+
+Kind = TypeVar("Kind")
+# PREPARED or one of TensorFlow Serving's states, by model and version.
+Progress = dict[str, dict[int, str]]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """`heard`: by model, the last wish that the worker has acted upon."""
+
+    progress: Progress = {}
+    heard: dict[str, int] = {}
+
+    def of(self, model: str, version: int) -> str | None:
+        return self.progress.get(model, {}).get(version)
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """The last one for a model counts. `number` grows from wish to wish."""
+
+    model: str
+    action: Literal["load", "unload"]
+    number: int
+
+
+class Board:
+    def __init__(self, folder: Path | None = None, worker: int | None = None) -> None:
+        """`folder` None: there is one worker only, and nobody to tell."""
+        self._folder = folder
+        self._own = f"{_REPORT}{os.getpid() if worker is None else worker}"
+        self._published: Report | None = None
+        self._wishes: dict[str, Wish] = {}
+
+    def publish(self, report: Report) -> None:
+        if report != self._published:
+            self._write(self._own, report)
+            self._published = report
+
+    def others(self) -> list[Report]:
+        """The reports of all other workers that live."""
+        return self._read(lambda name: name.startswith(_REPORT) and name != self._own, Report)
+
+    def wish(self, model: str, action: Literal["load", "unload"]) -> int:
+        """Its number."""
+        wish = Wish(model, action, time.time_ns())
+        # Replaced, not changed: the watcher may be going through it.
+        self._wishes = {**self._wishes, model: wish}
+        self._write(_WISH + hashlib.sha256(model.encode()).hexdigest(), wish)
+        return wish.number
+
+    def wishes(self) -> dict[str, Wish]:
+        if self._folder is not None:
+            self._wishes = {wish.model: wish for wish in self._read(lambda name: name.startswith(_WISH), Wish)}
+        return self._wishes
+
+    def _write(self, name: str, content: msgspec.Struct) -> None:
+        if self._folder is not None:
+            # With a dot until it is whole, and a name of its own: several may wish at a time.
+            draft = self._folder / f".{name}-{self._own}-{time.time_ns()}"
+            draft.write_bytes(msgspec.json.encode(content))
+            draft.rename(self._folder / name)
+
+    def _read(self, is_wanted: Callable[[str], bool], kind: type[Kind]) -> list[Kind]:
+        found = []
+        for path in self._folder.iterdir() if self._folder is not None else ():
+            if is_wanted(path.name):
+                try:
+                    found.append(msgspec.json.decode(path.read_bytes(), type=kind))
+                except FileNotFoundError:
+                    continue  # its worker has just ended
+        return found
+
+
+def forget_worker(folder: Path, worker: int) -> None:
+    """To be called when a worker process has ended: nobody waits for it any more."""
+    (folder / f"{_REPORT}{worker}").unlink(missing_ok=True)

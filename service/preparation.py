@@ -1,0 +1,61 @@
+"""Loading a version and warming it up, before anybody is answered by it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from service.batch import BatchObserver
+from service.batcher import Batcher, BatchLimits
+from service.engines import Engine
+from service.model_policies import Batching
+from service.serving_config import ServingConfig, read_serving_config
+from service.turn_batcher import TurnBatcher
+from service.version import LoadedVersion
+from service.warm_up import replay, warm_up, warm_up_sizes
+
+# A version that answers one row within it is run by the server's event loop itself.
+QUICK_SECONDS = 0.001
+# To join a row with others and to split the answers takes about half of that.
+GAIN_SECONDS = 20e-6
+TRIED_ROWS = 8
+
+LoadEngine = Callable[[Path, ServingConfig], Engine]
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """`limits` are for models whose policy says nothing about batching; `observe` gives a version's observer."""
+
+    load_engine: LoadEngine
+    observe: Callable[[str, int], BatchObserver]
+    limits: BatchLimits
+
+    def prepare(self, model: str, version: int, path: Path, batching: Batching) -> LoadedVersion:
+        """Raises LoadError, InvalidServingConfig, and whatever a stranger's model does wrong."""
+        config = read_serving_config(path)
+        engine = self.load_engine(path, config)
+        replay(engine, path)
+        row_seconds = warm_up(engine)
+        gain = row_seconds - warm_up(engine, TRIED_ROWS) / TRIED_ROWS if row_seconds < QUICK_SECONDS else 0.0
+        loaded = LoadedVersion(model, version, engine, config, row_seconds=row_seconds, batch_gain_seconds=gain)
+        if row_seconds >= QUICK_SECONDS or gain > GAIN_SECONDS:
+            warm_up_sizes(engine, self._limits(batching).max_batch_size, row_seconds)
+        return self.with_batcher(loaded, batching)
+
+    def with_batcher(self, loaded: LoadedVersion, batching: Batching) -> LoadedVersion:
+        engine, limits = loaded.engine, self._limits(batching)
+        observer = self.observe(loaded.model, loaded.version)
+        if loaded.row_seconds >= QUICK_SECONDS:
+            return replace(loaded, batcher=Batcher(engine.run, engine.signatures, limits, observer))
+        if loaded.batch_gain_seconds > GAIN_SECONDS:
+            batcher = TurnBatcher(engine.run, engine.signatures, limits.max_batch_size, observer)
+            return replace(loaded, turn_batcher=batcher)
+        return loaded
+
+    def _limits(self, batching: Batching) -> BatchLimits:
+        limits = self.limits
+        if batching.max_batch_size is not None:
+            limits = replace(limits, max_batch_size=batching.max_batch_size)
+        if batching.batch_timeout_micros is not None:
+            limits = replace(limits, timeout_seconds=batching.batch_timeout_micros / 1e6)
+        return limits

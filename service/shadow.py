@@ -1,0 +1,120 @@
+"""Shadows: versions that get a copy of what others are asked, so that one sees whether they would answer alike."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from random import random
+
+import numpy as np
+
+from service.tensors import DTYPES, Array
+from service.version import LoadedVersion, Shadow
+
+# Copies that wait for the one thread that runs them; what comes beyond is dropped.
+MOST_WAITING = 64
+# How far numbers may be apart and still agree: what other kernels or orders of adding up make of float32.
+RELATIVE, ABSOLUTE = 1e-3, 1e-5
+
+logger = logging.getLogger(__name__)
+
+Arrays = Mapping[str, Array]
+Infer = Callable[[LoadedVersion, str, Arrays], Arrays]
+Copy = tuple[LoadedVersion, LoadedVersion, str, Arrays, Arrays]
+
+
+class ShadowObserver:
+    """Told what became of a copy for this version; does nothing with it."""
+
+    def compared(self, shadow: LoadedVersion, agrees: bool) -> None: ...
+
+    def failed(self, shadow: LoadedVersion) -> None: ...
+
+    def dropped(self, shadow: LoadedVersion) -> None: ...
+
+
+class Mirror:
+    """Runs copies of requests on a thread of its own: no answer waits for them, and none fails with them."""
+
+    def __init__(
+        self,
+        infer: Infer,
+        observer: ShadowObserver,
+        draw: Callable[[], float] = random,
+        most_waiting: int = MOST_WAITING,
+    ) -> None:
+        """`draw`: a number of [0, 1) for each request that a shadow may get."""
+        self._infer = infer
+        self._observer = observer
+        self._draw = draw
+        self._waiting: queue.Queue[Copy] = queue.Queue(most_waiting)
+        self._lock = threading.Lock()
+        self._is_started = False
+
+    def offer(self, shadow: Shadow, answered: LoadedVersion, signature: str, inputs: Arrays, outputs: Arrays) -> None:
+        """What `answered` made of a request. Never blocks."""
+        if self._draw() >= shadow.share:
+            return
+        try:
+            self._waiting.put_nowait((shadow.loaded, answered, signature, inputs, outputs))
+        except queue.Full:
+            self._observer.dropped(shadow.loaded)
+            return
+        if not self._is_started:
+            self._start()
+
+    def wait(self) -> None:
+        """Until nothing waits any more."""
+        self._waiting.join()
+
+    def _start(self) -> None:
+        with self._lock:
+            if not self._is_started:
+                self._is_started = True
+                threading.Thread(target=self._run, name="shadow", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            # No name holds on to the copy: a version that is unloaded meanwhile would wait for the next one.
+            self._compare(*self._waiting.get())
+            self._waiting.task_done()
+
+    def _compare(
+        self, shadow: LoadedVersion, answered: LoadedVersion, signature: str, inputs: Arrays, outputs: Arrays
+    ) -> None:
+        try:
+            _check_types(shadow, signature, inputs)
+            self._observer.compared(
+                shadow, agree(answered, outputs, shadow, self._infer(shadow, signature, inputs), signature)
+            )
+        # Its own fault or that of a request that it does not take: no client is told.
+        except Exception as error:
+            logger.debug("%s version %d as a shadow failed: %s", shadow.model, shadow.version, error)
+            self._observer.failed(shadow)
+
+
+def agree(one: LoadedVersion, of_one: Arrays, other: LoadedVersion, of_other: Arrays, signature: str) -> bool:
+    """The same label comes first in every row, where both have labels; else all outputs are close."""
+    label_output, other_output = one.label_output(signature), other.label_output(signature)
+    if label_output and other_output:
+        return _first_labels(one, of_one[label_output]) == _first_labels(other, of_other[other_output])
+    return of_one.keys() == of_other.keys() and all(_close(array, of_other[name]) for name, array in of_one.items())
+
+
+def _first_labels(loaded: LoadedVersion, scores: Array) -> list[str]:
+    return [loaded.config.labels[index] for index in scores.argmax(axis=-1)]
+
+
+def _close(one: Array, other: Array) -> bool:
+    if one.shape != other.shape:
+        return False
+    if "O" in (one.dtype.kind, other.dtype.kind):
+        return bool(np.array_equal(one, other))
+    return bool(np.allclose(one, other, rtol=RELATIVE, atol=ABSOLUTE, equal_nan=True))
+
+
+def _check_types(shadow: LoadedVersion, signature: str, inputs: Arrays) -> None:
+    """The inputs were decoded for another version; an engine takes its own types only."""
+    for name, spec in shadow.signature(signature).inputs.items():
+        if name in inputs and inputs[name].dtype != DTYPES.get(spec.dtype):
+            raise TypeError(f"input {name!r} is {inputs[name].dtype}, expected {spec.dtype}")

@@ -1,0 +1,93 @@
+"""A version in its life: the states it goes through, and what it is once it is loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from service.batcher import Batcher
+from service.engines import Engine
+from service.errors import InvalidRequest
+from service.serving_config import ServingConfig
+from service.signature import Signature
+from service.turn_batcher import TurnBatcher
+
+
+class State(StrEnum):
+    """TensorFlow Serving's states."""
+
+    START = "START"
+    LOADING = "LOADING"
+    AVAILABLE = "AVAILABLE"
+    UNLOADING = "UNLOADING"
+    END = "END"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatus:
+    """`error` says why a version that ended could not be loaded; without one it was unloaded on demand."""
+
+    state: State
+    error: str = ""
+    engine: str = ""
+    load_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedVersion:
+    model: str
+    version: int
+    engine: Engine
+    config: ServingConfig
+    # None for a version whose row takes less than a millisecond: to wait for others would cost more than to run it.
+    batcher: Batcher | None = None
+    # Of such a quick version, where rows run together take clearly less than each alone.
+    turn_batcher: TurnBatcher | None = None
+    # What one row takes to run, and how much less it takes among eight; measured when the version was warmed up.
+    row_seconds: float = 0.0
+    batch_gain_seconds: float = 0.0
+    # Who gets a copy of what this one answers; set in what requests without a version get.
+    shadow: "Shadow | None" = None
+    # As metrics write it.
+    version_text: str = field(init=False)
+    _label_outputs: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "version_text", str(self.version))
+        found = {name: _label_output(signature, self.config) for name, signature in self.engine.signatures.items()}
+        object.__setattr__(self, "_label_outputs", {name: output for name, output in found.items() if output})
+
+    def signature(self, name: str) -> Signature:
+        """Raises InvalidRequest where there is none of that name."""
+        try:
+            return self.engine.signatures[name]
+        except KeyError:
+            known = ", ".join(map(repr, sorted(self.engine.signatures)))
+            raise InvalidRequest(f'Serving signature key "{name}" not found; {self.model} has {known}') from None
+
+    @property
+    def takes_strings(self) -> bool:
+        signatures = self.engine.signatures.values()
+        return any(spec.dtype == "DT_STRING" for signature in signatures for spec in signature.inputs.values())
+
+    def label_output(self, signature_name: str) -> str | None:
+        """The output that holds a score for each label: the only one whose rows are as long as the labels."""
+        return self._label_outputs.get(signature_name)
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """`share`: of how many requests it gets a copy."""
+
+    loaded: LoadedVersion
+    share: float
+
+
+def _label_output(signature: Signature, config: ServingConfig) -> str | None:
+    if not config.labels:
+        return None
+    fitting = [
+        name
+        for name, spec in signature.outputs.items()
+        if spec.dtype != "DT_STRING" and spec.shape is not None and spec.shape[1:] == (len(config.labels),)
+    ]
+    return fitting[0] if len(fitting) == 1 else None

@@ -1,0 +1,45 @@
+"""Memory is given back: a version is loaded and unloaded fifty times."""
+
+import gc
+import shutil
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from service import create_app
+from service.registry import Registry
+from service.settings import EngineChoice, Settings
+from service.watcher import Watcher
+from tests.integration.conftest import SHIPPED
+
+# One version of the model takes more than a megabyte, by either engine.
+MOST_GROWTH_BYTES = 10 * 2**20
+
+
+@pytest.mark.parametrize("engine", ["litert", "tensorflow"])
+def test_fifty_versions_later_the_process_is_as_large_as_before(tmp_path: Path, engine: EngineChoice) -> None:
+    app = create_app(Settings(models=tmp_path, engine=engine))
+    watcher: Watcher = app.extensions["watcher"]
+    registry: Registry = app.extensions["registry"]
+    watcher.scan()
+    # As a worker process does after its first scan; and what other tests left need not be gone through each time.
+    gc.freeze()
+    sizes = []
+    for number in range(1, 61):
+        version = tmp_path / "clothing" / str(number)
+        shutil.copytree(SHIPPED / "clothing" / "1", version)
+        watcher.scan()
+        watcher.scan()
+        loaded = registry.get("clothing")
+        for rows in (1, 3, 8):
+            ((name, spec),) = loaded.engine.signatures["serving_default"].inputs.items()
+            loaded.engine.run("serving_default", {name: np.zeros((rows, *(spec.shape or ())[1:]), np.float32)})
+        del loaded
+        shutil.rmtree(version)
+        watcher.scan()
+        assert not registry.statuses()
+        sizes.append(psutil.Process().memory_info().rss)
+    gc.unfreeze()
+    assert sizes[-1] - sizes[9] < MOST_GROWTH_BYTES, sizes

@@ -1,0 +1,94 @@
+"""Warm-up requests as TensorFlow writes them: TFRecord files, TensorProtos, tf.train.Examples."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from service.engines import LoadError
+from service.engines.saved_model import SavedModelEngine
+from service.serving_config import ASSETS
+from service.tensor_proto import read_tensor
+from service.warm_up import replay
+from service.warm_up_requests import WARM_UP_FILE
+from tests.unit.service.protobufs import examples_log, predict_log
+
+
+def write(version: Path, *logs: bytes) -> None:
+    (version / ASSETS).mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(version / ASSETS / WARM_UP_FILE)) as writer:
+        for log in logs:
+            writer.write(log)
+
+
+def proto(values: Any, dtype: Any = None) -> bytes:
+    content: bytes = tf.make_tensor_proto(values, dtype).SerializeToString()
+    return content
+
+
+@pytest.fixture
+def linear(strangers: Path, tmp_path: Path) -> Path:
+    """y = 3x + 1, in a folder of its own."""
+    return shutil.copytree(strangers / "linear" / "1", tmp_path / "1")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([[1.5, -2.0], [0.0, np.inf]], np.float32),
+        np.array([1.0, 2.0]),
+        np.array([-1, 2**31 - 1], np.int32),
+        np.array([-1, 2**63 - 1], np.int64),
+        np.array([255, 0], np.uint8),
+        np.array([-128, 127], np.int8),
+        np.array([True, False]),
+        np.array([1.5, -0.25], np.float16),
+        np.array(7.0, np.float32),
+        np.zeros((0, 3), np.float32),
+        np.full((3, 2), 5, np.int64),
+    ],
+    ids=lambda values: f"{values.dtype}{values.shape}",
+)
+def test_tensors_are_read_as_tensorflow_writes_them(values: Any) -> None:
+    array = read_tensor(memoryview(proto(values)))
+    assert (array.dtype, array.shape, array.tolist()) == (values.dtype, values.shape, values.tolist())
+    by_value = tf.compat.v1.make_tensor_proto(values.ravel().tolist() or values, values.dtype, values.shape)
+    array = read_tensor(memoryview(by_value.SerializeToString()))
+    assert (array.shape, array.tolist()) == (values.shape, values.tolist())
+
+
+def test_strings_are_read_as_tensorflow_writes_them() -> None:
+    assert read_tensor(memoryview(proto([["shirt", "Füße"]]))).tolist() == [[b"shirt", "Füße".encode()]]
+
+
+def test_a_saved_model_is_warmed_up_by_its_requests(linear: Path) -> None:
+    engine = SavedModelEngine(linear)
+    assert not replay(engine, linear)
+    write(linear, predict_log("serving_default", {"x": proto([1.0, 2.0], tf.float32)}))
+    assert replay(engine, linear)
+
+
+def test_a_request_that_the_saved_model_does_not_take_is_named(linear: Path) -> None:
+    engine = SavedModelEngine(linear)
+    write(linear, predict_log("", {"x": proto([1.0], tf.float32)}), predict_log("", {"x": proto([1], tf.int64)}))
+    with pytest.raises(LoadError, match="record 2 does not fit the signature 'serving_default': input 'x' is int64"):
+        replay(engine, linear)
+
+
+def test_examples_warm_up_classify_and_regress(strangers: Path, tmp_path: Path) -> None:
+    version = shutil.copytree(strangers / "examples" / "1", tmp_path / "1")
+
+    def example(**features: list[float]) -> bytes:
+        of_floats = {name: tf.train.Feature(float_list={"value": values}) for name, values in features.items()}
+        content: bytes = tf.train.Example(features={"feature": of_floats}).SerializeToString()
+        return content
+
+    engine = SavedModelEngine(version)
+    write(version, examples_log(2, example(), context=example(x=[1.0, 2.0])), examples_log(2, example(x=[3.0, 4.0])))
+    assert replay(engine, version)
+    write(version, examples_log(2, example(x=[3.0])))
+    with pytest.raises(LoadError, match="record 1: the model refuses this input"):
+        replay(engine, version)

@@ -1,0 +1,56 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from service.batch import BatchObserver
+from service.batcher import BatchLimits
+from service.model_policies import Batching
+from service.preparation import QUICK_SECONDS, Preparation
+from service.serving_config import InvalidServingConfig, ServingConfig, write_serving_config
+from service.signature import DEFAULT_SIGNATURE, TensorSpec
+from tests.unit.service.fakes import FakeEngine, any_shape, echo, loaded_version, signature, tensor
+
+LIMITS = BatchLimits(max_batch_size=32, timeout_seconds=0)
+SLOW = replace(loaded_version(signature({"x": tensor("DT_FLOAT", -1)})), row_seconds=QUICK_SECONDS)
+
+
+def preparation(spec: TensorSpec) -> Preparation:
+    engine = FakeEngine({DEFAULT_SIGNATURE: signature({"x": spec})}, echo)
+    return Preparation(lambda _path, _config: engine, lambda _model, _version: BatchObserver(), LIMITS)
+
+
+@pytest.mark.parametrize(("spec", "is_quick"), [(tensor("DT_FLOAT", -1), True), (any_shape("DT_FLOAT"), False)])
+def test_a_version_that_is_not_known_to_be_quick_gets_a_batcher(
+    tmp_path: Path, spec: TensorSpec, is_quick: bool
+) -> None:
+    loaded = preparation(spec).prepare("model", 1, tmp_path, Batching())
+    assert (loaded.batcher is None) is is_quick
+
+
+def test_what_serving_json_says_comes_with_the_version(tmp_path: Path) -> None:
+    write_serving_config(tmp_path, ServingConfig(labels=("cat", "dog")))
+    loaded = preparation(tensor("DT_FLOAT", -1)).prepare("model", 1, tmp_path, Batching())
+    assert loaded.config.labels == ("cat", "dog")
+    (tmp_path / "assets.extra" / "serving.json").write_text("[]")
+    with pytest.raises(InvalidServingConfig):
+        preparation(tensor("DT_FLOAT", -1)).prepare("model", 1, tmp_path, Batching())
+
+
+@pytest.mark.parametrize(
+    ("batching", "expected"),
+    [
+        (Batching(), LIMITS),
+        (Batching(max_batch_size=4), BatchLimits(4, 0)),
+        (Batching(batch_timeout_micros=500), BatchLimits(32, 0.0005)),
+    ],
+)
+def test_a_policy_counts_more_than_the_settings(
+    monkeypatch: pytest.MonkeyPatch, batching: Batching, expected: BatchLimits
+) -> None:
+    given: list[BatchLimits] = []
+    monkeypatch.setattr(
+        "service.preparation.Batcher", lambda _run, _signatures, limits, _observer: given.append(limits)
+    )
+    preparation(tensor("DT_FLOAT", -1)).with_batcher(SLOW, batching)
+    assert given == [expected]

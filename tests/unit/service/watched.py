@@ -1,0 +1,88 @@
+"""A watcher over a folder of fake models."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from service.agreement import Agreement
+from service.batch import BatchObserver
+from service.batcher import BatchLimits
+from service.board import Board
+from service.engines import Engine
+from service.model_policies import PolicyFile
+from service.preparation import Preparation
+from service.registry import Registry, State
+from service.repository import Repository
+from service.retries import Retries
+from service.serving_config import ServingConfig
+from service.signature import DEFAULT_SIGNATURE
+from service.watcher import Watcher
+from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature
+
+NEVER_SECONDS = 3600
+
+
+@dataclass
+class FakeLoader:
+    """Loads a fake engine for every version, but for those with an error of their own."""
+
+    errors: dict[str, Exception] = field(default_factory=dict)
+    loaded: list[str] = field(default_factory=list)
+    meanwhile: Callable[[], None] = lambda: None
+
+    def __call__(self, path: Path, config: ServingConfig) -> Engine:
+        name = "/".join(path.parts[-2:])
+        self.loaded.append(name)
+        self.meanwhile()
+        if error := self.errors.get(name):
+            raise error
+        return FakeEngine({DEFAULT_SIGNATURE: signature({"x": any_shape("DT_FLOAT")})}, echo)
+
+
+def preparation(loader: FakeLoader) -> Preparation:
+    return Preparation(loader, lambda _model, _version: BatchObserver(), BatchLimits(8, 0))
+
+
+@dataclass
+class Watched:
+    """`now`: seconds, by the clock that retries go by."""
+
+    models: Path
+    registry: Registry = field(default_factory=Registry)
+    loader: FakeLoader = field(default_factory=FakeLoader)
+    board: Board = field(default_factory=Board)
+    now: float = 0.0
+    patience_seconds: float = 10
+    failures: list[tuple[str, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.models.mkdir(exist_ok=True)
+        self.watcher = Watcher(
+            Repository(self.models),
+            self.registry,
+            preparation(self.loader),
+            NEVER_SECONDS,
+            PolicyFile(self.models / "models.toml"),
+            Agreement(self.registry, self.board, self.patience_seconds, self.patience_seconds),
+            on_failure=lambda model, version: self.failures.append((model, version)),
+            retries=Retries(lambda: self.now),
+            loaders=1,
+        )
+
+    def add(self, name: str, content: bytes = b"graph") -> Path:
+        folder = self.models / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "saved_model.pb").write_bytes(content)
+        return folder
+
+    def write_policies(self, text: str) -> None:
+        """Anew, so that it counts as changed however quickly one follows the other."""
+        (draft := self.models / ".models.toml").write_text(text)
+        draft.rename(self.models / "models.toml")
+
+    def states(self) -> dict[str, State]:
+        return {
+            f"{model}/{version}": status.state
+            for model, versions in self.registry.statuses().items()
+            for version, status in versions.items()
+        }
