@@ -45,6 +45,7 @@ class Preparation:
     def with_batcher(self, loaded: LoadedVersion, batching: Batching) -> LoadedVersion:
         engine, limits = loaded.engine, self._limits(batching)
         observer = self.observe(loaded.model, loaded.version)
+        loaded = replace(loaded, limits=limits)
         if loaded.row_seconds >= QUICK_SECONDS:
             return replace(loaded, batcher=Batcher(engine.run, engine.signatures, limits, observer))
         if loaded.batch_gain_seconds > GAIN_SECONDS:

@@ -70,6 +70,11 @@ class Registry:
                 return loaded
         raise NotFound(self._why_not(model, version, label))
 
+    def check_ready(self, model: str, version: int | None = None) -> None:
+        """Raises NotFound where `get` would, without waiting for a model to be loaded on demand."""
+        if self._find(model, version, None) is None and not self._is_on_demand(model):
+            raise NotFound(self._why_not(model, version, None))
+
     def is_quick(self, model: str) -> bool:
         """Whether every version of the model is; True where there is none, for to say so is quick as well."""
         return model not in self._slow

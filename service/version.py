@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from service.batcher import Batcher
+from service.batcher import Batcher, BatchLimits
 from service.engines import Engine
 from service.errors import InvalidRequest
 from service.serving_config import ServingConfig
 from service.signature import Signature
 from service.turn_batcher import TurnBatcher
+
+
+UNBATCHED = BatchLimits(max_batch_size=1, timeout_seconds=0.0)
 
 
 class State(StrEnum):
@@ -42,6 +45,7 @@ class LoadedVersion:
     batcher: Batcher | None = None
     # Of such a quick version, where rows run together take clearly less than each alone.
     turn_batcher: TurnBatcher | None = None
+    limits: BatchLimits = UNBATCHED
     # What one row takes to run, and how much less it takes among eight; measured when the version was warmed up.
     row_seconds: float = 0.0
     batch_gain_seconds: float = 0.0

@@ -70,10 +70,11 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
         # Who asks this wants to be told, not to wait.
         if not registry.first_scan_done.is_set():
             raise Unavailable("the models are still being loaded")
-        return json_response({"name": find(model, version).model, "ready": True})
+        registry.check_ready(model, _number(version))
+        return json_response({"name": model, "ready": True})
 
     def config(model: str, version: str | None = None) -> Response:
-        return json_response(v2_describe.model_config(find(model, version), settings))
+        return json_response(v2_describe.model_config(find(model, version)))
 
     def stats(model: str, version: str | None = None) -> Response:
         find(model, version)

@@ -5,7 +5,6 @@ from typing import Any
 from service.api.v2_binary import datatype
 from service.batch import is_batchable
 from service.registry import LoadedVersion, Registry, State, VersionStatus
-from service.settings import Settings
 from service.signature import DEFAULT_SIGNATURE, TensorSpec
 
 NAME, VERSION = "fitting-room", "0.1.0"
@@ -40,7 +39,7 @@ def model_metadata(registry: Registry, loaded: LoadedVersion) -> dict[str, objec
     }
 
 
-def model_config(loaded: LoadedVersion, settings: Settings) -> dict[str, object]:
+def model_config(loaded: LoadedVersion) -> dict[str, object]:
     """Triton's ModelConfig, as far as it says something here. Where a batch can be made of rows, the first size, which
     every tensor has free, is not among the `dims`."""
     signature = loaded.signature(DEFAULT_SIGNATURE)
@@ -50,7 +49,7 @@ def model_config(loaded: LoadedVersion, settings: Settings) -> dict[str, object]
         "platform": PLATFORM,
         "backend": loaded.engine.name,
         "version_policy": {"all": {}},
-        "max_batch_size": settings.max_batch_size if is_batched else 0,
+        "max_batch_size": loaded.limits.max_batch_size if is_batched else 0,
         "input": [
             _config(name, spec, is_batched) | {"optional": False, "is_shape_tensor": False}
             for name, spec in signature.inputs.items()
@@ -60,7 +59,7 @@ def model_config(loaded: LoadedVersion, settings: Settings) -> dict[str, object]
         ],
     }
     if loaded.batcher is not None or loaded.turn_batcher is not None:
-        config["dynamic_batching"] = {"max_queue_delay_microseconds": settings.batch_timeout_micros}
+        config["dynamic_batching"] = {"max_queue_delay_microseconds": round(loaded.limits.timeout_seconds * 1e6)}
     return config
 
 

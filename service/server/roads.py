@@ -42,7 +42,9 @@ class Roads:
             return self._in_thread(self._answer_coded, request)
         route = self._route(request)
         if route is None:
-            if request.method in ("GET", "HEAD"):
+            # A model's own routes may wait until it is loaded; health and metrics must not wait behind them.
+            may_wait = request.target.startswith((b"/v1/models/", b"/v2/models/"))
+            if request.method in ("GET", "HEAD") and not may_wait:
                 return asyncio.get_running_loop().run_in_executor(self._operators_threads, self._flask, request)
             return self._in_thread(self._flask, request)
         asked = _asked(request)

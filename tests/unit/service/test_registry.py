@@ -3,6 +3,7 @@ import threading
 import pytest
 
 from service.errors import InvalidRequest, NotFound, Unavailable
+from service.model_policies import ModelPolicy, Policies
 from service.registry import LoadedVersion, Registry, State, VersionStatus
 from service.serving_config import ServingConfig
 from tests.unit.service.fakes import any_shape, loaded_version, make_available, signature, tensor
@@ -192,3 +193,15 @@ def test_the_labels_output_is_the_only_one_with_a_score_for_each_label(
 ) -> None:
     of = signature({"x": any_shape("DT_FLOAT")}, outputs)  # type: ignore[arg-type]
     assert loaded_version(of, config=ServingConfig(labels=labels)).label_output("serving_default") == expected
+
+
+def test_a_model_on_demand_is_ready_before_it_is_loaded_and_to_ask_loads_nothing() -> None:
+    registry = Registry()
+    registry.first_scan_done.set()
+    registry.when_wanted(lambda _model: pytest.fail("nobody wanted it"))
+    registry.set_policies(Policies(default=ModelPolicy(load="on_demand")))
+    registry.set_status("model", 1, VersionStatus(State.START))
+    registry.check_ready("model")
+    registry.set_status("model", 1, VersionStatus(State.END, error="damaged"))
+    with pytest.raises(NotFound, match="damaged"):
+        registry.check_ready("model")

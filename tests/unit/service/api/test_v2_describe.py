@@ -1,4 +1,5 @@
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ from service.batch import BatchObserver
 from service.batcher import Batcher, BatchLimits
 from service.registry import LoadedVersion
 from service.signature import Signature
-from tests.unit.service.conftest import MakeService
 from tests.unit.service.fakes import FakeService, any_shape, echo, error, make_available, signature, tensor
 
 LINEAR = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
@@ -80,9 +80,10 @@ def test_a_model_without_the_default_signature_says_so(service: FakeService) -> 
         assert "model has 'train'" in error(response)
 
 
-def test_the_config_has_the_sizes_without_the_batch(make_service: MakeService) -> None:
-    service = make_service(max_batch_size=8)
+def test_the_config_has_the_sizes_without_the_batch(service: FakeService) -> None:
     service.add(PICTURES)
+    loaded = replace(service.registry.get("model"), limits=BatchLimits(8, timeout_seconds=0.0))
+    make_available(service.registry, loaded)
     config = service.get("/v2/models/model/config").get_json()
     assert config["name"] == "model"
     assert config["max_batch_size"] == 8
@@ -112,9 +113,12 @@ def test_the_config_of_a_model_without_rows_has_no_batch(service: FakeService, o
 def test_the_config_says_whether_requests_are_batched(service: FakeService) -> None:
     engine = service.add(LINEAR)
     assert "dynamic_batching" not in service.get("/v2/models/model/config").get_json()
-    batcher = Batcher(engine.run, engine.signatures, BatchLimits(8, timeout_seconds=0.0), BatchObserver())
-    make_available(service.registry, LoadedVersion("model", 2, engine, service.registry.get("model").config, batcher))
-    assert "dynamic_batching" in service.get("/v2/models/model/config").get_json()
+    limits = BatchLimits(8, timeout_seconds=0.0005)
+    batcher = Batcher(engine.run, engine.signatures, limits, BatchObserver())
+    config = service.registry.get("model").config
+    make_available(service.registry, LoadedVersion("model", 2, engine, config, batcher, limits=limits))
+    batching = service.get("/v2/models/model/config").get_json()["dynamic_batching"]
+    assert batching == {"max_queue_delay_microseconds": 500}
 
 
 def test_perf_analyzer_finds_all_that_it_reads(service: FakeService) -> None:
