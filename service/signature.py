@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
 DEFAULT_SIGNATURE = "serving_default"
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """One tensor of a signature.
 
     `name` is the tensor's name in the graph ("serving_default_pixels:0"), `dtype` TensorFlow's name of its

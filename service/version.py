@@ -11,7 +11,6 @@ from service.serving_config import ServingConfig
 from service.signature import Signature
 from service.turn_batcher import TurnBatcher
 
-
 UNBATCHED = BatchLimits(max_batch_size=1, timeout_seconds=0.0)
 
 

@@ -1,10 +1,10 @@
 """The Open Inference Protocol's requests as tensors, and tensors as its answers."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from math import prod
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 
@@ -126,7 +126,7 @@ def _decode_json(given: Input, spec: TensorSpec) -> Array:
     if not data:
         raise InvalidRequest(f"input {name!r} has neither 'data' nor the parameter 'binary_data_size'")
     if spec.dtype == v2_binary.BFLOAT16:
-        spec = replace(spec, dtype="DT_FLOAT")
+        spec = msgspec.structs.replace(spec, dtype="DT_FLOAT")
     dtype = DTYPES.get(spec.dtype)
     array = None if dtype is None else v2_numbers.decode_data(data, dtype, shape)
     if array is not None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 from service.engines.meta_graph import DATA_TYPES, has_variables, read_signatures
@@ -60,7 +61,7 @@ class Session:
             return spec  # said once somebody wants to run it
         dtype = DATA_TYPES.get(self.library.TF_OperationOutputType(output), spec.dtype)
         is_placeholder = self.library.TF_OperationOpType(output.operation).startswith(b"Placeholder")
-        return replace(spec, dtype=dtype, is_held=is_placeholder)
+        return msgspec.structs.replace(spec, dtype=dtype, is_held=is_placeholder)
 
     def _output(self, name: str) -> Output:
         operation_name, _, number = name.partition(":")

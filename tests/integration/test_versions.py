@@ -55,7 +55,8 @@ def test_a_version_that_one_worker_calls_available_is_served_by_all(models: Path
 def test_a_worker_that_is_replaced_agrees_with_the_others(models: Path, tmp_path: Path) -> None:
     with running(models, tmp_path / "log", workers=2) as server:
         watching = psutil.Process(server.process.pid)
-        killed, _ = watching.children()
+        server.wait_for(lambda: len(watching.children()) == 2, "the second worker does not start")
+        killed = watching.children()[0]
         killed.kill()
         server.wait_for(lambda: len({*watching.children()} - {killed}) == 2, "it is not replaced")
         publish(VERSION_1, models / "regression" / "2")

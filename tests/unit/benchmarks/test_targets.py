@@ -34,6 +34,7 @@ def test_at_least_means_at_least() -> None:
 def test_a_figure_can_stand_alone_or_less_another() -> None:
     assert judged(Target("", ONE, 90), 91.0) == (91.0, "missed")
     assert judged(Target("", ONE, 45, less=OTHER), 120.0, 80.0) == (40.0, "reached")
+    assert judged(Target("", ONE, 1, less=OTHER, per=100), 120.0, 80.0) == (0.4, "reached")
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(None, 1.0), (1.0, None), (None, None)])
