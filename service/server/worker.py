@@ -6,17 +6,18 @@ import os
 import signal
 import time
 from contextlib import suppress
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import uvloop
-from flask import Flask
 from gunicorn.workers.base import Worker
 
 from service import memory
-from service.registry import Registry
-from service.server.protocol import HttpConnection
-from service.server.roads import Roads
-from service.settings import Settings
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from service.registry import Registry
+    from service.server.protocol import HttpConnection
+    from service.settings import Settings
 
 SWEEP_SECONDS = 1.0
 # How long connections that are kept alive stay open after SIGTERM for a request that may be on its way.
@@ -27,6 +28,9 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     """Small predictions are answered on the event loop itself, everything else by a pool of threads."""
 
     def init_process(self) -> None:
+        # gunicorn's own process loads this module, and must not grow fat by what only workers need.
+        import uvloop
+
         memory.keep_what_is_freed()
         self.loop = uvloop.new_event_loop()
         asyncio.set_event_loop(self.loop)
@@ -52,7 +56,10 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self.loop.close()
 
     async def _serve(self) -> None:
-        app = cast(Flask, self.wsgi)
+        from service.server.protocol import HttpConnection
+        from service.server.roads import Roads
+
+        app = cast("Flask", self.wsgi)
         settings: Settings = app.extensions["settings"]
         roads = Roads(app, settings, self.sockets[0].getsockname())
         servers = [

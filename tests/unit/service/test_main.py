@@ -1,5 +1,6 @@
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -284,3 +285,12 @@ def test_a_worker_watches_its_models_and_the_first_one_greets(
         thread.join(SECONDS_AT_MOST)
     assert service.registry.ready
     assert ("Fitting Room serves http://127.0.0.1:" in capsys.readouterr().out) is greets
+
+
+def test_the_process_that_watches_does_not_load_what_only_workers_need() -> None:
+    script = (
+        "import sys, service.__main__, service.server.worker\n"
+        "print(sorted({'flask', 'numpy', 'PIL', 'prometheus_client', 'simdjson', 'uvloop'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
