@@ -6,7 +6,7 @@ and metrics are done here.
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
@@ -15,7 +15,7 @@ import msgspec
 
 from service.api import v1, v2
 from service.api.v2_head import HEAD_LENGTH
-from service.batch import row_count
+from service.batch import Outcome, row_count
 from service.calls import Call
 from service.errors import status_and_message
 from service.image import picture_pixels
@@ -44,7 +44,6 @@ HEAD_LENGTH_HEADER = HEAD_LENGTH.lower().encode()
 LONGEST_TURN = 32
 
 LONGEST_KEPT_TARGET = 256
-
 
 InThread = Callable[..., "Answer | asyncio.Future[Answer]"]
 
@@ -114,9 +113,7 @@ class ShortRoad:
             answer = _error(route, error)
         return self._ended(route, call, answer)
 
-    def answer_in_turn(
-        self, route: Route, request: Request, in_thread: InThread
-    ) -> "Answer | asyncio.Future[Answer]":
+    def answer_in_turn(self, route: Route, request: Request, in_thread: InThread) -> "Answer | asyncio.Future[Answer]":
         """The same on the event loop, where what comes in one turn of it is run at the turn's end.
 
         Nothing waits for more to come, and yet under load much comes at once: models that gain by batches get them,
@@ -147,7 +144,12 @@ class ShortRoad:
 
     def _run_turn(self) -> None:
         turn, self._turn = self._turn, []
-        outcomes = self._inference.infer_together([waiting.prediction for waiting in turn])
+        outcomes: Sequence[Outcome]
+        try:
+            outcomes = self._inference.infer_together([waiting.prediction for waiting in turn])
+        # A bug; whoever waits must hear of it all the same.
+        except Exception as error:
+            outcomes = [error] * len(turn)
         for waiting, outcome in zip(turn, outcomes, strict=True):
             waiting.call.inferred()
             try:

@@ -16,6 +16,7 @@ from service import create_app
 from service.batch import BatchObserver
 from service.batcher import Batcher, BatchLimits
 from service.errors import InvalidRequest
+from service.inference import Inference
 from service.messages import Answer
 from service.registry import LoadedVersion
 from service.server.interface import HttpRequest
@@ -185,6 +186,15 @@ def test_a_model_that_gains_nothing_by_batches_is_run_for_each(tmp_path: Path) -
     answers = turn(tmp_path, engine, [value(1), value(-1), value(3)], gains=False)
     assert [answer.status for answer in answers] == [200, 400, 200]
     assert len(engine.asked) == 3
+
+
+def test_a_bug_in_the_turn_is_a_500_for_each_and_nobody_waits_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Inference, "infer_together", lambda *_: 1 / 0)
+    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, refuse_negatives)
+    answers = turn(tmp_path, engine, [value(1), value(2)])
+    assert [answer.status for answer in answers] == [500, 500]
 
 
 def test_the_first_of_a_turn_does_not_wait_for_however_many_came_with_it(tmp_path: Path) -> None:
