@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from gunicorn.workers.base import Worker
 
 from service import memory
+from service.server.listener import connect_no_more
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 SWEEP_SECONDS = 1.0
 # How long connections that are kept alive stay open after SIGTERM for a request that may be on its way.
 LINGER_SECONDS = 1.0
+# How long what is being connected at SIGTERM may take for it.
+HANDSHAKE_SECONDS = 0.1
 
 
 class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
@@ -85,6 +88,9 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), SWEEP_SECONDS)
         registry.draining = True
+        for listener in self.sockets:
+            connect_no_more(listener.sock)
+        await asyncio.sleep(HANDSHAKE_SECONDS)
         for server in servers:
             server.close()
         await self._drain()

@@ -133,6 +133,37 @@ def test_no_request_is_lost_when_the_service_is_stopped_under_load(tmp_path: Pat
         assert server.process.wait(DEADLINE_SECONDS) == 0
 
 
+def test_no_connection_that_was_made_is_lost_when_the_service_is_stopped_under_load(tmp_path: Path) -> None:
+    body = json.dumps(TEN).encode()
+    request = (
+        f"POST {REGRESSION} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
+
+    def ask_until_refused(port: int) -> int:
+        """Each request over a connection of its own; how many were answered."""
+        for count in range(1_000_000):
+            with socket.socket() as client:
+                client.settimeout(DEADLINE_SECONDS)
+                if client.connect_ex(("127.0.0.1", port)):
+                    return count
+                client.sendall(request)
+                answer = b"".join(iter(lambda: client.recv(4096), b""))
+                assert answer.startswith(b"HTTP/1.1 200"), answer
+            if count == 20:
+                warm.release()
+        raise AssertionError("the service never stopped")
+
+    warm = threading.Semaphore(0)
+    with running(SHIPPED, tmp_path / "log", workers=2) as server, ThreadPoolExecutor(8) as pool:
+        clients = [pool.submit(ask_until_refused, server.port) for _ in range(8)]
+        for _ in clients:
+            assert warm.acquire(timeout=DEADLINE_SECONDS)
+        server.process.send_signal(signal.SIGTERM)
+        assert all(client.result() > 20 for client in clients)
+        assert server.process.wait(DEADLINE_SECONDS) == 0
+
+
 def test_a_thousand_idle_connections_do_not_keep_others_out(tmp_path: Path) -> None:
     with running(SHIPPED, tmp_path / "log") as server, ExitStack() as idle:
         for _ in range(1000):
