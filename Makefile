@@ -43,9 +43,10 @@ format: .venv/dev/installed ## mend what the formatter and the linter can mend
 e2e: .venv/dev/installed ## the container tests alone (need a Docker engine)
 	.venv/dev/bin/pytest tests/e2e
 
-bench: .venv/dev/installed ## measure speed beside yardsticks in the same run (needs wrk; 15 minutes; QUICK=1: one)
+bench: .venv/dev/installed ## measure speed beside yardsticks in the same run (needs wrk; 18 minutes; QUICK=1: two)
 	@# A yardstick whose packages cannot be had is left out, and the table says so.
 	@$(MAKE) --no-print-directory --keep-going $(YARDSTICKS:%=.venv/%/installed) || true
+	.venv/dev/bin/python -m benchmarks.reload $(if $(QUICK),--seconds 10)
 	.venv/dev/bin/python -m benchmarks $(if $(QUICK),--quick)
 
 up: ## start service, Prometheus and Grafana in containers

@@ -11,15 +11,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import bodies, machine, report
+from benchmarks import bodies, machine, report, soak
 from benchmarks.load import find_wrk
 from benchmarks.measure import Bench, Result, body_name
+from benchmarks.reload import section as reload_section
 from benchmarks.scenarios import SCENARIOS, SLOW, Scenario
+from benchmarks.sections import DOCUMENT
 from benchmarks.servers import Server, all_servers
 
 RESULTS = Path("benchmarks/results.json")
 TEMPLATE = Path("benchmarks/performance.md")
-DOCUMENT = Path("docs/performance.md")
 ROUNDS, SECONDS = 3, 3
 
 
@@ -55,7 +56,10 @@ def main() -> None:
         print(f"\nA part of the whole: {RESULTS} and {DOCUMENT} are left as they are.")
         return
     RESULTS.write_text(json.dumps(report.as_json(run), indent=1, ensure_ascii=False) + "\n")
-    DOCUMENT.write_text(report.document(TEMPLATE.read_text(), run))
+    page = report.document(TEMPLATE.read_text(), run)
+    for section in (reload_section.SECTION, soak.SECTION):
+        page = section.place(page)
+    DOCUMENT.write_text(page)
     print(f"\nWritten to {RESULTS} and {DOCUMENT}.")
 
 

@@ -20,12 +20,16 @@ def cores() -> tuple[int, int]:
 
 
 def describe() -> str:
+    # wrk prints its version with its help, and leaves with 1.
+    wrk = subprocess.run([find_wrk(), "--version"], capture_output=True, text=True, timeout=10).stdout.split()[1]
+    return f"{hardware()}, wrk {wrk}"
+
+
+def hardware() -> str:
     model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     processor = model[1] if model else platform.machine()
     memory = psutil.virtual_memory().total / 2**30
-    # wrk prints its version with its help, and leaves with 1.
-    wrk = subprocess.run([find_wrk(), "--version"], capture_output=True, text=True, timeout=10).stdout.split()[1]
     return (
         f"{processor}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}, "
-        f"Python {platform.python_version()}, wrk {wrk}"
+        f"Python {platform.python_version()}"
     )

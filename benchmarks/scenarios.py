@@ -20,6 +20,7 @@ class Scenario:
 
 
 OURS = ("fitting_room",)
+MANY = ("fitting_room_100_models", "fitting_room_2_models")
 PEERS = ("mlserver_tensorflow", "bentoml_tensorflow")
 # Slow to start and slow under load: `--quick` does without.
 SLOW = ("tutorial", *PEERS)
@@ -32,6 +33,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         start=True,
     ),
     "start_two_workers": Scenario("Start and memory with two workers", OURS, workers=2, start=True),
+    "many_models_start": Scenario("A hundred small models more: start and memory, one worker", MANY, start=True),
     "one_picture": Scenario(
         "One picture as JSON, 16 connections, one worker",
         ("fitting_room", "gunicorn_hello", "tutorial", "fastapi_tensorflow", *PEERS),
@@ -39,6 +41,11 @@ SCENARIOS: Mapping[str, Scenario] = {
     "one_connection": Scenario(
         "One picture as JSON, one connection, one worker",
         ("fitting_room", "gunicorn_hello", "fastapi_tensorflow", *PEERS),
+        connections=1,
+    ),
+    "many_models": Scenario(
+        "A hundred small models more: one picture as JSON to one of the others, one connection, one worker",
+        MANY,
         connections=1,
     ),
     "batch_json": Scenario(

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks.hundred_models import FURTHER
+
 # The median of a figure: of a scenario, a server, by its name in measure.Figures; None where it was not measured.
 Median = Callable[[str, str, str], float | None]
 
@@ -16,13 +18,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Target:
-    """`of` ÷ `to`, or `of` − `less`, or `of` itself: at most `limit`, or at least where `at_least` is set."""
+    """`of` ÷ `to`, or `of` − `less` for each of `per`, or `of` itself: at most `limit`, or at least where `at_least`
+    is set."""
 
     text: str
     of: Figure
     limit: float
     to: Figure | None = None
     less: Figure | None = None
+    per: int = 1
     at_least: bool = False
     # What to aim at, beyond the limit.
     aim: float | None = None
@@ -49,6 +53,7 @@ class Verdict:
 
 
 OURS, HELLO, FASTAPI, IN_PROCESS = "fitting_room", "gunicorn_hello", "fastapi_tensorflow", "in_process"
+MANY, FEW = "fitting_room_100_models", "fitting_room_2_models"
 PEERS = {"mlserver_tensorflow": "MLServer", "bentoml_tensorflow": "BentoML"}
 
 
@@ -106,6 +111,19 @@ TARGETS = (
         Figure("start", "fitting_room_tensorflow", "start_seconds"),
         1.5,
     ),
+    Target(
+        "PSS of each model more, MB",
+        Figure("many_models_start", MANY, "pss_mb"),
+        1,
+        less=Figure("many_models_start", FEW, "pss_mb"),
+        per=FURTHER,
+    ),
+    Target(
+        "p50 of one model's requests ÷ without the others (1.1: no more than the noise)",
+        Figure("many_models", MANY, "p50_ms"),
+        1.1,
+        to=Figure("many_models", FEW, "p50_ms"),
+    ),
     versus("CPU a request ÷ (c)", "tensorflow_engine", "cpu_us", FASTAPI, 1 / 3),
     Target(
         "requests/s ÷ batching off",
@@ -138,4 +156,4 @@ def verdict(target: Target, median: Median) -> Verdict:
         return Verdict(target, None)
     if target.to:
         return Verdict(target, of / other if other else None)
-    return Verdict(target, of - (other or 0.0))
+    return Verdict(target, (of - (other or 0.0)) / target.per)

@@ -2,9 +2,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.__main__ import TEMPLATE
 from benchmarks.reload.__main__ import _seconds
-from benchmarks.reload.section import HEADING, NEXT, place, write
+from benchmarks.reload.section import HEADING, write
 
 RESULTS: dict[str, Any] = {
     "machine": "a machine",
@@ -34,15 +33,6 @@ def test_the_tables_rows_stand_beside_each_other_with_their_ratios() -> None:
     ]
     assert "Versions: 5 added, 5 removed." in lines[2]
     assert "48,000 were checked, 1 failed" in lines[4]
-
-
-def test_the_section_takes_the_place_of_the_one_before_and_leaves_the_others() -> None:
-    page = place(TEMPLATE.read_text(), f"{HEADING}\n\nold")
-    assert page.index(HEADING) < page.index(NEXT)
-    again = place(page, f"{HEADING}\n\nnew\n")
-    assert "old" not in again
-    assert again.replace("new\n", "old") == page
-    assert place("# Page\n\n## Other\n\ntext\n", "section").startswith("# Page\n\n## Other\n\ntext\n")
 
 
 @pytest.mark.parametrize("text", ["4", "-1", "ten"])

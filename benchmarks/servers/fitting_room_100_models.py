@@ -1,0 +1,12 @@
+"""This service with a hundred small models beside the shipped ones, and two versions of one of these."""
+
+from dataclasses import replace
+
+from benchmarks.servers import fitting_room
+
+SERVER = replace(
+    fitting_room.SERVER,
+    title="Fitting Room, 100 models more",
+    prepare=("-m", "benchmarks.hundred_models", "{folder}"),
+    command=(*fitting_room.SERVER.command, "--models", "{folder}"),
+)

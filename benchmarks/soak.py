@@ -1,0 +1,161 @@
+"""Full load for long: does anything grow? Code 1 where memory, file descriptors or threads did."""
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import bodies, machine
+from benchmarks.bodies import Body
+from benchmarks.load import drive
+from benchmarks.processes import Running, start, stop
+from benchmarks.report import number
+from benchmarks.sections import Section
+from benchmarks.servers import fitting_room
+
+HEADING = "## Full load for long"
+WHOLE_MINUTES = 10
+CONNECTIONS = 16
+# What a slice sends, and for how many seconds: every road that a prediction can take.
+MIX = (("json", 1, 20), ("png", 1, 2), ("jpeg", 1, 4), ("json", 240, 4))
+# Until then caches and arenas fill: what grows later grows for ever.
+SETTLED_SLICES = 2
+MOST_GROWTH_MB = 2.0
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Of half a minute; `cpu_us` of a request with one picture as JSON."""
+
+    requests: int
+    cpu_us: float
+    p99_ms: float
+    pss_mb: float
+    fds: int
+    threads: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    parser.add_argument(
+        "--minutes",
+        type=int,
+        default=WHOLE_MINUTES,
+        help=f"how long (default: %(default)s; from {WHOLE_MINUTES} on the result is written into docs/performance.md)",
+    )
+    minutes = max(2, parser.parse_args().minutes)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    cores = machine.cores()
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        wanted = {f"{fitting_room.SERVER.routes[sends].encoding}-{pictures}" for sends, pictures, _ in MIX}
+        made = bodies.make(wanted, Path(folder))
+        first = made[f"{fitting_room.SERVER.routes['json'].encoding}-1"]
+        os.sched_setaffinity(0, {cores[1]})
+        running = start(
+            fitting_room.SERVER, 1, {cores[0]}, fitting_room.SERVER.routes["json"].path, first, Path(folder)
+        )
+        try:
+            slices = []
+            for index in range(2 * minutes):
+                slices.append(_slice(running, made, cores[1]))
+                print(f"{(index + 1) / 2:4.1f} min  {slices[-1]}", flush=True)
+        finally:
+            stop(running)
+    results = {
+        "machine": machine.describe(),
+        "made": f"{datetime.now(UTC):%Y-%m-%d}",
+        "minutes": minutes,
+        "slices": [asdict(one) for one in slices],
+    }
+    print(f"\n{section(results)}")
+    if minutes >= WHOLE_MINUTES:
+        SECTION.keep(results)
+    sys.exit(1 if grown(slices) else 0)
+
+
+def _slice(running: Running, made: dict[str, Body], cpu: int) -> Slice:
+    total, figures = 0, None
+    for sends, pictures, seconds in MIX:
+        route = fitting_room.SERVER.routes[sends]
+        before = running.cpu_seconds()
+        load = drive(
+            f"http://127.0.0.1:{running.port}{route.path}",
+            made[f"{route.encoding}-{pictures}"],
+            CONNECTIONS,
+            seconds,
+            cpu,
+        )
+        total += load.requests
+        figures = figures or ((running.cpu_seconds() - before) / load.requests * 1e6, load.p99 / 1000)
+    assert figures is not None  # noqa: S101  # the mix is not empty
+    return Slice(
+        requests=total,
+        cpu_us=figures[0],
+        p99_ms=figures[1],
+        pss_mb=running.pss_bytes() / 2**20,
+        fds=sum(process.num_fds() for process in running.tree()),
+        threads=sum(process.num_threads() for process in running.tree()),
+    )
+
+
+def grown(slices: list[Slice]) -> list[str]:
+    """What did, from when all had settled to the end."""
+    settled, last = slices[SETTLED_SLICES], slices[-1]
+    checks = {
+        "memory": last.pss_mb - settled.pss_mb > MOST_GROWTH_MB,
+        "file descriptors": last.fds > settled.fds,
+        "threads": last.threads > settled.threads,
+    }
+    return [what for what, grew in checks.items() if grew]
+
+
+def section(results: Mapping[str, Any]) -> str:
+    slices = [Slice(**one) for one in results["slices"]]
+    half = len(slices) // 2
+    columns = (
+        ("after the first minute", slices[SETTLED_SLICES : SETTLED_SLICES + 1]),
+        ("median of the first half", slices[:half]),
+        ("median of the second half", slices[half:]),
+        ("at the end", slices[-1:]),
+    )
+    rows = [
+        ("CPU µs a request of one picture", "cpu_us"),
+        ("p99 ms", "p99_ms"),
+        ("PSS MB", "pss_mb"),
+        ("file descriptors", "fds"),
+        ("threads", "threads"),
+    ]
+    mix = ", ".join(
+        f"{seconds} s of {pictures} picture{'s' * (pictures > 1)} as {sends}" for sends, pictures, seconds in MIX
+    )
+    found = grown(slices)
+    return "\n".join(
+        [
+            HEADING,
+            "",
+            f"{results['machine']}; {results['made']}. {results['minutes']} minutes at full load, one worker, "
+            f"{CONNECTIONS} connections; each half minute {mix}. "
+            f"{sum(one.requests for one in slices):,} requests, none failed. "
+            + (f"**Grown: {', '.join(found)}.**" if found else "Nothing grew."),
+            "",
+            f"| | {' | '.join(title for title, _ in columns)} |",
+            f"|---|{'--:|' * len(columns)}",
+            *(
+                f"| {title} | {' | '.join(number(median(getattr(one, name) for one in part)) for _, part in columns)} |"
+                for title, name in rows
+            ),
+        ]
+    )
+
+
+SECTION = Section(HEADING, Path("benchmarks/soak.json"), section)
+
+if __name__ == "__main__":
+    main()
