@@ -6,15 +6,14 @@ whether it is the one. Nothing is decided here about what is wrong with a body: 
 """
 
 import re
-import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf, prod
 from typing import Any
 
 import numpy as np
-import simdjson
 
+from service.api.json_parsers import parser_for
 from service.signature import TensorSpec
 from service.tensors import DTYPES, Array
 
@@ -24,9 +23,6 @@ _OF_NUMBERS = b"0123456789+-.eE" + _SPACE
 
 # Numbers whose squares add up to no more are each within the type's range. simdjson gives none that is not float64's.
 _SAFE_SQUARES = {"DT_FLOAT": 1e76, "DT_DOUBLE": inf}
-
-# A parser keeps its buffers from one document to the next, and serves one thread.
-_parsers = threading.local()
 
 
 def decode_rows(data: bytes, spec: TensorSpec) -> Array | None:
@@ -75,11 +71,9 @@ def _row_form(spec: TensorSpec) -> _RowForm | None:
 
 
 def _numbers(data: bytes) -> Array | None:
-    if not hasattr(_parsers, "parser"):
-        _parsers.parser = simdjson.Parser()
     try:
         # Refuses what is no JSON, and every value that is no number.
-        return np.frombuffer(_parsers.parser.parse(data)["instances"].as_buffer(of_type="d"), np.float64)
+        return np.frombuffer(parser_for(data).parse(data)["instances"].as_buffer(of_type="d"), np.float64)
     except (ValueError, TypeError, RuntimeError):
         return None
 

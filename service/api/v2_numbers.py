@@ -3,21 +3,17 @@
 As in json_numbers.py nothing is decided here about what is wrong: the long way (service/tensors.py) says that.
 """
 
-import threading
 from math import prod
 from typing import Any
 
 import numpy as np
-import simdjson
 
+from service.api.json_parsers import parser_for
 from service.tensors import Array
 
 _OF_NUMBERS = b"0123456789+-.eE \t\r\n"
 # As simdjson calls what it gives for a kind of NumPy's types, and what that is.
 _KINDS = {"f": ("d", np.float64), "i": ("i", np.int64), "u": ("u", np.uint64)}
-
-# A parser keeps its buffers from one document to the next, and serves one thread.
-_parsers = threading.local()
 
 
 def decode_data(data: bytes, dtype: "np.dtype[Any]", shape: tuple[int, ...]) -> Array | None:
@@ -52,11 +48,9 @@ def _is_nested_like(data: bytes, shape: tuple[int, ...]) -> bool:
 
 
 def _numbers(data: bytes, kind: str) -> Array | None:
-    if not hasattr(_parsers, "parser"):
-        _parsers.parser = simdjson.Parser()
     of_type, dtype = _KINDS[kind]
     try:
         # Refuses what is no JSON, and every value that is no number of the kind.
-        return np.frombuffer(_parsers.parser.parse(data).as_buffer(of_type=of_type), dtype)
+        return np.frombuffer(parser_for(data).parse(data).as_buffer(of_type=of_type), dtype)
     except (ValueError, TypeError, RuntimeError, AttributeError):
         return None

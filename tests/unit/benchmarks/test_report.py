@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -72,8 +73,10 @@ def test_a_server_that_could_not_be_measured_is_named_with_the_reason(run: repor
 
 def test_the_caption_says_how_load_and_server_were_held_apart(run: report.Run) -> None:
     assert report.caption(run, "one_picture") == (
-        "4.7 KB a request, 16 kept-alive connections. The server is held to core 0, wrk to core 1."
+        "4.7 KB a request, 16 kept-alive connections. Server and wrk share cores 0 and 1, as the scheduler has it."
     )
+    held = replace(run, results={"one_connection": run.results["one_picture"]})
+    assert report.caption(held, "one_connection").endswith("The server is held to core 0, wrk to core 1.")
 
 
 def test_the_page_has_no_place_left_to_fill(run: report.Run) -> None:
