@@ -84,7 +84,9 @@ def _measure(
                 for index, name in enumerate(names):
                     _say(f"{index + 1} of {len(names)}: {name}")
                     later = [chosen[other] for other in names[index:] if not chosen[other].start]
-                    bench.keep({(server, scenario.workers) for scenario in later for server in scenario.servers})
+                    bench.keep(
+                        {(server, scenario.workers, scenario.held) for scenario in later for server in scenario.servers}
+                    )
                     results[name] = bench.scenario(chosen[name], list(chosen[name].servers), rounds, seconds)
             finally:
                 bench.keep(set())

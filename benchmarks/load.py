@@ -44,7 +44,7 @@ def find_wrk() -> str:
     return wrk
 
 
-def drive(url: str, body: Body, connections: int, seconds: int, cpu: int) -> Load:
+def drive(url: str, body: Body, connections: int, seconds: int, cpus: set[int]) -> Load:
     """Raises RuntimeError if a single request fails."""
     with tempfile.TemporaryDirectory() as folder:
         content = Path(folder) / "body"
@@ -55,7 +55,7 @@ def drive(url: str, body: Body, connections: int, seconds: int, cpu: int) -> Loa
         # Slow servers need the time: the tutorial's sixteenth connection waits a second and more.
         command = [find_wrk(), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=15s", "-s", str(script), url]
         before = _children_cpu()
-        with held_to({cpu}):
+        with held_to(cpus):
             done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
         used = _children_cpu() - before
     if done.returncode:

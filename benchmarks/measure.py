@@ -42,6 +42,10 @@ class Result:
     body_bytes: int = 0
 
 
+# What a later scenario must have in common to take over a server: its name, its workers, and whether it is held.
+Kept = tuple[str, int, bool]
+
+
 class Bench:
     """Holds the servers that are up. A server stays up while a later scenario needs it as it is."""
 
@@ -56,8 +60,8 @@ class Bench:
         """`folder` takes what servers need on disk, and must outlive this."""
         self._servers, self._bodies, self._folder, self._say = servers, bodies, folder, say
         self._server_core, self._load_core = cores
-        self._up: dict[tuple[str, int], Running] = {}
-        self._lost: dict[tuple[str, int], str] = {}
+        self._up: dict[Kept, Running] = {}
+        self._lost: dict[Kept, str] = {}
 
     def scenario(self, scenario: Scenario, names: list[str], rounds: int, seconds: int) -> Result:
         result = Result({name: [] for name in names}, {})
@@ -77,8 +81,8 @@ class Bench:
         result.body_bytes = sizes[0] if sizes else 0
         return result
 
-    def keep(self, needed: set[tuple[str, int]]) -> None:
-        """Stops what is up and not among these (server, workers)."""
+    def keep(self, needed: set[Kept]) -> None:
+        """Stops what is up and not among these."""
         for key in [key for key in self._up if key not in needed]:
             stop(self._up.pop(key))
 
@@ -96,10 +100,11 @@ class Bench:
         return self._bodies[body_name(scenario, self._servers[name])]
 
     def _cpus(self, scenario: Scenario) -> set[int]:
-        return {self._server_core} if scenario.workers == 1 else {self._server_core, self._load_core}
+        alone = scenario.held and scenario.workers == 1
+        return {self._server_core} if alone else {self._server_core, self._load_core}
 
     def _running(self, scenario: Scenario, name: str) -> Running:
-        key = (name, scenario.workers)
+        key = (name, scenario.workers, scenario.held)
         path, body = self._servers[name].routes[scenario.sends].path, self._body(scenario, name)
         if key in self._lost:
             raise LeftOut(self._lost[key])
@@ -117,11 +122,12 @@ class Bench:
     def _driven(self, running: Running, scenario: Scenario, name: str, seconds: int) -> Figures:
         body = self._body(scenario, name)
         url = f"http://127.0.0.1:{running.port}{self._servers[name].routes[scenario.sends].path}"
-        drive(url, body, scenario.connections, WARM_UP_SECONDS, self._load_core)
+        load_cores = {self._load_core} if scenario.held else {self._server_core, self._load_core}
+        drive(url, body, scenario.connections, WARM_UP_SECONDS, load_cores)
         # A slow server still works on what wrk has given up: its answer to one more stands behind all of that.
         running.ask(self._servers[name].routes[scenario.sends].path, body)
         busy, cpu = _busy_seconds(), running.cpu_seconds()
-        load = drive(url, body, scenario.connections, seconds, self._load_core)
+        load = drive(url, body, scenario.connections, seconds, load_cores)
         busy, cpu = _busy_seconds() - busy, running.cpu_seconds() - cpu
         cpus = self._cpus(scenario)
         taken = load.cpu_seconds / load.seconds if self._load_core in cpus else 0.0
@@ -133,7 +139,7 @@ class Bench:
         cpus = {self._server_core, self._load_core}
         running = start(server, scenario.workers, cpus, path, body, self._folder)
         try:
-            drive(f"http://127.0.0.1:{running.port}{path}", body, scenario.connections, 1, self._load_core)
+            drive(f"http://127.0.0.1:{running.port}{path}", body, scenario.connections, 1, {self._load_core})
             return Figures(start_seconds=running.start_seconds, pss_mb=running.pss_bytes() / 1e6)
         finally:
             stop(running)

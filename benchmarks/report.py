@@ -89,6 +89,8 @@ def caption(run: Run, name: str) -> str:
     size = run.results[name].body_bytes
     sent = f"{size / 1000:.1f} KB a request" if size else "No request"
     connections = f"{scenario.connections} kept-alive {_plural(scenario.connections, 'connection')}"
+    if not scenario.held:
+        return f"{sent}, {connections}. Server and wrk share cores {first} and {second}, as the scheduler has it."
     if scenario.workers == 1:
         return f"{sent}, {connections}. The server is held to core {first}, wrk to core {second}."
     return (

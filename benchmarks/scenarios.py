@@ -15,6 +15,8 @@ class Scenario:
     pictures: int = 1
     connections: int = 16
     workers: int = 1
+    # To a core of its own; else server and load share both cores, as the scheduler has it.
+    held: bool = True
     # Measures the start and the memory, each server alone, instead of requests.
     start: bool = False
 
@@ -37,6 +39,11 @@ SCENARIOS: Mapping[str, Scenario] = {
     "one_picture": Scenario(
         "One picture as JSON, 16 connections, one worker",
         ("fitting_room", "gunicorn_hello", "tutorial", "fastapi_tensorflow", *PEERS),
+        held=False,
+    ),
+    "one_picture_held": Scenario(
+        "The same, the server held to one core and the load to the other",
+        ("fitting_room", "gunicorn_hello", "fastapi_tensorflow"),
     ),
     "one_connection": Scenario(
         "One picture as JSON, one connection, one worker",

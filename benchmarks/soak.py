@@ -90,7 +90,7 @@ def _slice(running: Running, made: dict[str, Body], cpu: int) -> Slice:
             made[f"{route.encoding}-{pictures}"],
             CONNECTIONS,
             seconds,
-            cpu,
+            {cpu},
         )
         total += load.requests
         figures = figures or ((running.cpu_seconds() - before) / load.requests * 1e6, load.p99 / 1000)
