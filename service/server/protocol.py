@@ -70,6 +70,9 @@ class HttpConnection(asyncio.Protocol):
         self._connections.discard(self)
         self._closing = True
         self._waiting.clear()
+        self._body = []
+        # It refers to this connection as this to it: the two, and a body, would stay until the collector comes.
+        del self._parser
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
@@ -152,7 +155,8 @@ class HttpConnection(asyncio.Protocol):
         if self._refused:
             self._end_discarding()
             return
-        request = self._request
+        # Not kept: a connection that waits for its next request must not hold the last one's body.
+        request, self._request = self._request, HttpRequest()
         request.method = self._parser.get_method().decode()
         request.http_version = self._parser.get_http_version()
         request.keep_alive = self._parser.should_keep_alive()

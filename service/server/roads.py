@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
@@ -45,7 +46,7 @@ class Roads:
             # A model's own routes may wait until it is loaded; health and metrics must not wait behind them.
             may_wait = request.target.startswith((b"/v1/models/", b"/v2/models/"))
             if request.method in ("GET", "HEAD") and not may_wait:
-                return asyncio.get_running_loop().run_in_executor(self._operators_threads, self._flask, request)
+                return self._by_thread(self._operators_threads, self._flask, request)
             return self._in_thread(self._flask, request)
         asked = _asked(request)
         if self._short_road.is_quick(route, asked):
@@ -66,12 +67,29 @@ class Roads:
             message = f"{waiting} requests wait already; at most {self._settings.max_queue_size} may"
             return error_answer(429, f"{message} (SERVING_MAX_QUEUE_SIZE)", ("retry-after", "1"))
         self._under_way += 1
-        answer = asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        answer = self._by_thread(self._threads, function, *arguments)
         answer.add_done_callback(self._ended)
         return answer
 
     def _ended(self, _answer: "asyncio.Future[Answer]") -> None:
         self._under_way -= 1
+
+    def _by_thread(
+        self, pool: ThreadPoolExecutor, function: Callable[..., Answer], *arguments: Any
+    ) -> "asyncio.Future[Answer]":
+        """Not by run_in_executor: its two futures refer to each other, and keep the answer until the collector
+        comes."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
+
+        def run() -> None:
+            ended = function(*arguments)
+            # Else the service was stopped meanwhile, and nobody waits.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(answer.set_result, ended)
+
+        pool.submit(run)
+        return answer
 
     # What threads do. Long answers are made shorter there; the connection sees to those of the event loop.
 

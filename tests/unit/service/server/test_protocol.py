@@ -1,8 +1,10 @@
 """A connection against clients that are slow, broken or rude. No sockets: bytes in, bytes out."""
 
 import asyncio
+import gc
 import re
 import time
+import weakref
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
@@ -180,6 +182,28 @@ def test_a_refusal_waits_for_the_answers_before_it(refused: bytes, status: int) 
         assert client.echo.refusals == [status]
 
     asyncio.run(scenario())
+
+
+def test_a_connection_that_ends_leaves_nothing_for_the_collector() -> None:
+    gc.disable()
+    try:
+        client = connect()
+        client.send(post(b"body"))
+        client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbo")
+        connection = weakref.ref(client.connection)
+        client.connection.connection_lost(None)
+        del client
+        assert connection() is None
+    finally:
+        gc.enable()
+
+
+def test_a_connection_that_waits_does_not_hold_the_last_body() -> None:
+    client = connect()
+    client.send(post(b"body"))
+    request = client.echo.requests.pop()
+    assert request.body == b"body"
+    assert not [holder for holder in gc.get_referrers(request) if holder is client.connection.__dict__]
 
 
 def test_a_client_that_pipelines_without_end_is_not_read_further() -> None:
