@@ -10,7 +10,7 @@ import numpy as np
 from service.engines import Engine, LoadError
 from service.errors import ServingError
 from service.signature import DEFAULT_SIGNATURE, Signature
-from service.tensors import DTYPES, Array
+from service.tensors import DTYPES, Array, has_fitting_shape
 from service.warm_up_requests import RecordedRequest, recorded_requests
 
 logger = logging.getLogger(__name__)
@@ -106,10 +106,6 @@ def _mismatch(inputs: Mapping[str, Array], signature: Signature) -> str | None:
         return f"its inputs are {sorted(inputs)}; expected {sorted(signature.inputs)}"
     for name, array in inputs.items():
         spec = signature.inputs[name]
-        fits = spec.shape is None or (
-            len(spec.shape) == array.ndim
-            and all(size in (-1, given) for size, given in zip(spec.shape, array.shape, strict=True))
-        )
-        if array.dtype != DTYPES.get(spec.dtype) or not fits:
+        if array.dtype != DTYPES.get(spec.dtype) or not has_fitting_shape(array, spec):
             return f"input {name!r} is {array.dtype} {array.shape}; expected {spec.dtype} {spec.shape}"
     return None
