@@ -53,10 +53,14 @@ def regress(loaded: LoadedVersion, signature_name: str, outputs: Mapping[str, Ar
     return np.ascontiguousarray(values.reshape(-1))
 
 
+def best_first(scores: Array) -> Array:
+    """The places of the scores, [classes]. NaN comes last: it is no score, and must not hide the others."""
+    # As floats, because unsigned scores have no negative.
+    return np.argsort(-np.nan_to_num(scores.astype(np.float64), nan=-np.inf), kind="stable")
+
+
 def _ranked(labels: tuple[str, ...], scores: Array) -> Ranking:
-    # Floats, because unsigned scores have no negative. NaN last: it is no score, and must not hide the others.
-    order = np.argsort(-np.nan_to_num(scores.astype(np.float64), nan=-np.inf), kind="stable")
-    return [[labels[index], scores[index]] for index in order]
+    return [[labels[index], scores[index]] for index in best_first(scores)]
 
 
 def _as_given(outputs: Mapping[str, Array]) -> list[Ranking]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from service.classification import best_first
 from service.errors import InvalidRequest
 from service.registry import LoadedVersion
 from service.signature import DEFAULT_SIGNATURE
@@ -26,9 +27,8 @@ def classify(loaded: LoadedVersion, output: str, scores: Array, count: int) -> A
 
 
 def _best(scores: Array, labels: tuple[str, ...], count: int) -> list[bytes]:
-    # Floats, because unsigned scores have no negative. NaN last: it is no score, and must not hide the others.
-    order = np.argsort(-np.nan_to_num(scores.astype(np.float64), nan=-np.inf), kind="stable")[:count]
     # str, because a float32 in an f-string becomes a Python float, with digits that it does not have.
     return [
-        ":".join([str(scores[index]), str(index), *([labels[index]] if labels else [])]).encode() for index in order
+        ":".join([str(scores[index]), str(index), *([labels[index]] if labels else [])]).encode()
+        for index in best_first(scores)[:count]
     ]
