@@ -19,7 +19,7 @@ from service.tensors import DTYPES, Array
 
 _BEGIN = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"instances"[ \t\r\n]*:[ \t\r\n]*(?=\[)')
 _SPACE = b" \t\r\n"
-_OF_NUMBERS = b"0123456789+-.eE" + _SPACE
+OF_NUMBERS = b"0123456789+-.eE" + _SPACE
 
 # Numbers whose squares add up to no more are each within the type's range. simdjson gives none that is not float64's.
 _SAFE_SQUARES = {"DT_FLOAT": 1e76, "DT_DOUBLE": inf}
@@ -36,7 +36,7 @@ def decode_rows(data: bytes, spec: TensorSpec) -> Array | None:
     begin, end = _BEGIN.match(data), data.rfind(b"]") + 1
     if begin is None or data[end:].strip(_SPACE) != b"}":
         return None
-    brackets = data[begin.end() : end].translate(None, _OF_NUMBERS)
+    brackets = data[begin.end() : end].translate(None, OF_NUMBERS)
     # n rows, n - 1 commas between them, two brackets around.
     count = (len(brackets) - 1) // (len(form.brackets) + 1)
     if count < 1 or brackets != b"[" + b",".join([form.brackets] * count) + b"]":
@@ -67,7 +67,7 @@ def _row_form(spec: TensorSpec) -> _RowForm | None:
     if spec.dtype not in _SAFE_SQUARES or not spec.shape or spec.shape[0] != -1 or -1 in spec.shape[1:]:
         return None
     shape = spec.shape[1:]
-    return _RowForm(shape, prod(shape), _brackets_of(shape), DTYPES[spec.dtype], _SAFE_SQUARES[spec.dtype])
+    return _RowForm(shape, prod(shape), brackets_of(shape), DTYPES[spec.dtype], _SAFE_SQUARES[spec.dtype])
 
 
 def _numbers(data: bytes) -> Array | None:
@@ -78,8 +78,8 @@ def _numbers(data: bytes) -> Array | None:
         return None
 
 
-def _brackets_of(shape: tuple[int, ...]) -> bytes:
+def brackets_of(shape: tuple[int, ...]) -> bytes:
     """What an array of that shape looks like without its numbers: `[[,],[,]]` for 2 x 2, nothing for a number."""
     if not shape:
         return b""
-    return b"[" + b",".join([_brackets_of(shape[1:])] * shape[0]) + b"]"
+    return b"[" + b",".join([brackets_of(shape[1:])] * shape[0]) + b"]"

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from service.api.json_numbers import OF_NUMBERS, brackets_of
 from service.api.json_parsers import parser_for
 from service.tensors import Array
 
-_OF_NUMBERS = b"0123456789+-.eE \t\r\n"
 # As simdjson calls what it gives for a kind of NumPy's types, and what that is.
 _KINDS = {"f": ("d", np.float64), "i": ("i", np.int64), "u": ("u", np.uint64)}
 
@@ -34,17 +34,12 @@ def decode_data(data: bytes, dtype: "np.dtype[Any]", shape: tuple[int, ...]) -> 
 
 def _is_nested_like(data: bytes, shape: tuple[int, ...]) -> bool:
     """Whether the brackets and commas are those of the shape: `[[,],[,]]` for 2 x 2."""
-    brackets = data.translate(None, _OF_NUMBERS)
+    brackets = data.translate(None, OF_NUMBERS)
     # What the shape asks for is only written down where it is as long as what is there.
     length = 0
     for size in reversed(shape):
         length = size * (length + 1) + 1
-    expected = b""
-    if not shape or length != len(brackets):
-        return False
-    for size in reversed(shape):
-        expected = b"[" + b",".join([expected] * size) + b"]"
-    return brackets == expected
+    return bool(shape) and length == len(brackets) and brackets == brackets_of(shape)
 
 
 def _numbers(data: bytes, kind: str) -> Array | None:
