@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import msgspec
 
 from service.api import v1, v2
-from service.api.v2_head import HEAD_LENGTH
+from service.api.v2_head import HEAD_LENGTH_HEADER
 from service.batch import Outcome, row_count
 from service.calls import Call
 from service.errors import status_and_message
@@ -38,7 +38,6 @@ QUICK_STRING_BYTES = 16 * 1024
 QUICK_PICTURE_BYTES = 16 * 1024
 QUICK_PIXELS = 64 * 1024
 QUICK_RUN_SECONDS = 0.001
-HEAD_LENGTH_HEADER = HEAD_LENGTH.lower().encode()
 
 # Requests. The first of a turn must not wait for however many came with it.
 LONGEST_TURN = 32

@@ -8,6 +8,7 @@ from flask import Blueprint, Response
 from prometheus_client.registry import Collector
 
 from service.api import flask_views, v2_codec, v2_describe, v2_statistics
+from service.api.v2_head import HEAD_LENGTH_HEADER
 from service.calls import Call, current_call
 from service.errors import InvalidRequest, ServingError, Unavailable, json_response
 from service.inference import Inference
@@ -39,7 +40,7 @@ def decode(
     loaded = registry.get(model, _number(version))
     call.found(loaded)
     signature = loaded.signature(DEFAULT_SIGNATURE)
-    head, inputs = v2_codec.decode(request.body, request.headers.get(b"inference-header-content-length"), signature)
+    head, inputs = v2_codec.decode(request.body, request.headers.get(HEAD_LENGTH_HEADER), signature)
     call.decoded()
 
     def encode(outputs: Mapping[str, Array]) -> Answer:

@@ -8,6 +8,8 @@ from service.errors import InvalidRequest
 from service.tensors import MAX_DIMENSIONS
 
 HEAD_LENGTH = "Inference-Header-Content-Length"
+# As a request has it.
+HEAD_LENGTH_HEADER = HEAD_LENGTH.lower().encode()
 
 _EXPECTED = 'expected {"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}, ...]}'
 _MOST_DIGITS = 18
