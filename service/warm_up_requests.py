@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from service.engines import LoadError
-from service.protobuf import as_bytes, as_text, entries, fields, last, submessage
+from service.protobuf import NOTHING, as_bytes, as_text, entries, fields, last, submessage
 from service.serving_config import ASSETS
 from service.signature import DEFAULT_SIGNATURE
 from service.tensor_proto import read_tensor
@@ -100,7 +100,7 @@ def _request(log: memoryview, where: str) -> RecordedRequest | None:
 def _examples(given: memoryview) -> Array:
     """Serialized tf.train.Examples. One message after the other is both merged, so the context comes in front."""
     kinds = dict(fields(given))
-    examples = as_bytes(kinds.get(1) or kinds.get(2) or memoryview(b""))
+    examples = as_bytes(kinds.get(1) or kinds.get(2) or NOTHING)
     context = bytes(submessage(examples, 2)) if 2 in kinds else b""
     found = [context + bytes(as_bytes(value)) for number, value in fields(examples) if number == 1]
     array = np.empty(len(found), object)
