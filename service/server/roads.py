@@ -83,7 +83,11 @@ class Roads:
         answer: asyncio.Future[Answer] = loop.create_future()
 
         def run() -> None:
-            ended = function(*arguments)
+            try:
+                ended = function(*arguments)
+            # A bug; whoever waits must hear of it, and the place in the queue become free.
+            except Exception as error:
+                ended = error_answer(*status_and_message(error, "running", function.__qualname__))
             # Else the service was stopped meanwhile, and nobody waits.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(answer.set_result, ended)

@@ -264,3 +264,22 @@ def test_a_bug_in_the_flask_app_is_a_500_in_json_and_in_the_log(
 
     asyncio.run(scenario())
     assert "GET /metrics failed" in caplog.text
+
+
+def test_a_bug_in_a_thread_is_a_500_and_its_place_in_the_queue_becomes_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        app = make_app(tmp_path, threads=1, max_queue_size=1)
+        add(app, FakeEngine({DEFAULT_SIGNATURE: OF}, echo), is_quick=False)
+        roads = Roads(app, app.extensions["settings"], ADDRESS)
+        monkeypatch.setattr(roads._short_road, "answer", lambda *_: 1 / 0)
+        for _ in range(3):
+            answer = roads.answer(predict())
+            assert not isinstance(answer, Answer)
+            assert (await answer).status == 500
+            await asyncio.sleep(0)
+        roads.close()
+
+    asyncio.run(scenario())
+    assert "Roads._by_short_road failed" in caplog.text
