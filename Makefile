@@ -22,6 +22,7 @@ serve: $(SERVE)/installed ## serve the models in models/ on http://127.0.0.1:850
 train: .venv/train/installed ## train and export every model as its next version
 	.venv/train/bin/python -m training regression
 	.venv/train/bin/python -m training clothing
+	.venv/train/bin/python -m training activity
 
 test: lint ## lint, types, and every test that this machine can run; says which it skipped and why
 	@# Other servers' clients, whose packages do not go with ours; where they cannot be had, their tests are skipped.

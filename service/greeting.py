@@ -13,6 +13,9 @@ from service.registry import LoadedVersion, Registry, State, VersionStatus
 from service.serving_config import ASSETS
 from service.settings import Settings
 
+# Characters. A longer one fills the screen, and nobody pastes it.
+LONGEST_BODY = 300
+
 
 def greeting(registry: Registry, settings: Settings) -> str:
     # 0.0.0.0 is where one listens, not where one connects to.
@@ -55,4 +58,7 @@ def _curl(loaded: LoadedVersion, models: Path, address: str) -> str | None:
         picture = models / loaded.model / str(loaded.version) / ASSETS / example["picture"]
         kind = "jpeg" if picture.suffix in (".jpg", ".jpeg") else picture.suffix[1:]
         return f"curl -s -H 'Content-Type: image/{kind}' --data-binary @{shlex.quote(str(picture))} {url}:classify"
-    return f"curl -s -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(example))} {url}:predict"
+    body = shlex.quote(json.dumps(example))
+    if len(body) > LONGEST_BODY:
+        return None
+    return f"curl -s -H 'Content-Type: application/json' -d {body} {url}:predict"

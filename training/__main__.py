@@ -9,12 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from training import clothing, regression
+from training import activity, clothing, regression
 from training.config import HELP
 from training.errors import ConfigError, RunError
 
 # A new model is a new file with NAME, Config, run(config) and a docstring, and its name here.
-MODELS: tuple[ModuleType, ...] = (regression, clothing)
+MODELS: tuple[ModuleType, ...] = (regression, clothing, activity)
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     except RunError as error:
         return _failed(str(error))
     except ModuleNotFoundError as error:
-        return _failed(f"{error.name} is missing; training needs pip install -r requirements/train.txt")
+        return _failed(f"{error.name} is missing; training needs pip install --no-deps -r requirements/train.txt")
     except OSError as error:
         return _failed(f"{error.filename or config.output}: {error.strerror or error}")
     return 0

@@ -35,7 +35,7 @@ def learning_curve(history: dict[str, list[float]], path: Path, *, log: bool = F
     _save(figure, path)
 
 
-def confusion(matrix: Numbers, names: tuple[str, ...], path: Path) -> None:
+def confusion(matrix: Numbers, names: tuple[str, ...], path: Path, examples: str = "pictures") -> None:
     """Every cell has its count; its shade is the share of the row, so that rare classes show as well."""
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(8.2, 7.4), layout="constrained")
@@ -49,7 +49,7 @@ def confusion(matrix: Numbers, names: tuple[str, ...], path: Path) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("called by the model")
     axes.set_ylabel("what it is")
-    axes.set_title(f"Confusion matrix, {matrix.sum():,} test pictures", loc="left")
+    axes.set_title(f"Confusion matrix, {matrix.sum():,} test {examples}", loc="left")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the row")

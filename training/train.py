@@ -41,7 +41,7 @@ def batches(
     return data.batch(size).prefetch(2)
 
 
-def fit(model: Any, training: Any, *, epochs: int, validation: Any = None) -> Fit:
+def fit(model: Any, training: Any, *, epochs: int, validation: Any = None, quiet: bool = False) -> Fit:
     """Fits a compiled model in place. FitError where the loss leaves the numbers."""
     start = time.perf_counter()
     history = model.fit(
@@ -49,6 +49,7 @@ def fit(model: Any, training: Any, *, epochs: int, validation: Any = None) -> Fi
         validation_data=validation,
         epochs=epochs,
         shuffle=False,  # batches() has seen to it
+        verbose=0 if quiet else "auto",
         callbacks=[keras.callbacks.TerminateOnNaN()],
     ).history
     seconds = time.perf_counter() - start

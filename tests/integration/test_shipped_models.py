@@ -11,6 +11,8 @@ from PIL import Image, ImageOps
 from service.tensors import Array
 from tests.integration.conftest import SHIPPED
 from tests.integration.server import Answer, Server, running
+from training import basic_motions
+from training.basic_motions import BasicMotions
 from training.datasets import HOW_TO_GET, FashionMnist, fashion_mnist, local_folder
 
 CLOTHING = "/v1/models/clothing"
@@ -34,6 +36,13 @@ def data() -> FashionMnist:
     if local_folder() is None:
         pytest.skip(f"Fashion-MNIST is not on this machine. {HOW_TO_GET}")
     return fashion_mnist()
+
+
+@pytest.fixture(scope="module")
+def recordings() -> BasicMotions:
+    if basic_motions.local_folder() is None:
+        pytest.skip("aeon, which carries BasicMotions, is not installed (requirements/train.txt)")
+    return basic_motions.basic_motions()
 
 
 def png(picture: "Image.Image | Array") -> bytes:
@@ -63,6 +72,19 @@ def test_test_pictures_as_json_reach_the_accuracy_of_the_model_card(engine_serve
     accuracy = float(np.mean(np.array(labels) == data.test_labels))
     stated = json.loads((SHIPPED / "clothing/1/assets.extra/metrics.json").read_text())["accuracy"]
     assert accuracy == pytest.approx(stated, abs=0.001)
+
+
+def test_test_recordings_reach_the_accuracy_of_the_model_card(engine_server: Server, recordings: BasicMotions) -> None:
+    rows = {"instances": recordings.test_motions.tolist()}
+    predictions = engine_server.request("/v1/models/activity:predict", rows).json()["predictions"]
+    right = int((np.argmax(predictions, axis=1) == recordings.test_labels).sum())
+    stated = json.loads((SHIPPED / "activity/1/assets.extra/metrics.json").read_text())["accuracy"]
+    assert right == round(stated * 40) >= 39
+
+
+def test_the_example_of_the_activity_model_is_a_request_that_it_gets_right(engine_server: Server) -> None:
+    example = json.loads((SHIPPED / "activity/1/assets.extra/serving.json").read_text())["example"]
+    assert first_label(engine_server.request("/v1/models/activity:classify", example)) == "Badminton"
 
 
 def test_test_pictures_as_png_files_come_back_as_their_json_does(engine_server: Server, data: FashionMnist) -> None:
@@ -133,7 +155,7 @@ def test_versions_can_be_asked_for_by_number(server: Server) -> None:
 
 
 def test_the_models_are_listed_with_their_states(server: Server) -> None:
-    assert {"clothing", "regression"} <= set(server.request("/v1/models").json()["models"])
+    assert {"activity", "clothing", "regression"} <= set(server.request("/v1/models").json()["models"])
     assert server.request("/v1/models/regression").json() == {
         "model_version_status": [
             {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}

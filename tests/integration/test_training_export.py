@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 ASSETS = {
     "regression": {"fitted_line.png"},
     "clothing": {"confusion_matrix.png", "sample.png"},
+    "activity": {"confusion_matrix.png"},
 }
 EVERY_MODEL = {"README.md", "learning_curve.png", "metrics.json", "model.tflite", "serving.json"}
 

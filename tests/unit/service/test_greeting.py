@@ -99,6 +99,11 @@ def test_a_model_without_an_example_has_no_command(registry: Registry) -> None:
     assert "Try:" not in greeting(registry, Settings())
 
 
+def test_an_example_too_long_to_paste_is_not_shown(registry: Registry) -> None:
+    add(registry, {"instances": [[0.5] * 100]})
+    assert commands(registry) == []
+
+
 def test_a_command_survives_the_shell_whatever_the_model_is_called(registry: Registry) -> None:
     add(registry, {"instances": ["it's"]}, "my model; echo $HOME")
     (command,) = commands(registry)

@@ -36,11 +36,13 @@ def test_help_names_every_model_with_its_result_and_cost(capsys: pytest.CaptureF
     text = help_of(["--help"], capsys)
     assert "regression" in text
     assert "clothing" in text
-    assert text.count("Result: ") == text.count("Cost: ") == 2
+    assert "activity" in text
+    assert text.count("Result: ") == text.count("Cost: ") == 3
 
 
 @pytest.mark.parametrize(
-    ("model", "epochs", "batch_size", "learning_rate"), [("regression", 200, 6, 0.1), ("clothing", 12, 128, 0.002)]
+    ("model", "epochs", "batch_size", "learning_rate"),
+    [("regression", 200, 6, 0.1), ("clothing", 12, 128, 0.002), ("activity", 12, 32, 0.002)],
 )
 def test_help_states_each_default(
     model: str, epochs: int, batch_size: int, learning_rate: float, capsys: pytest.CaptureFixture[str]
@@ -110,7 +112,7 @@ def test_missing_tensorflow_is_a_line_that_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "keras", None)
     assert main(["regression", "--output", str(tmp_path)]) == 1
-    assert "pip install -r requirements/train.txt" in one_line(capsys)
+    assert "pip install --no-deps -r requirements/train.txt" in one_line(capsys)
 
 
 def test_ctrl_c_is_a_line_too(

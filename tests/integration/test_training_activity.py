@@ -1,0 +1,107 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requirements/train.txt)")
+
+from ai_edge_litert.interpreter import Interpreter
+
+from training import activity, basic_motions
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "models" / "activity" / "1"
+
+if basic_motions.local_folder() is None:
+    pytest.skip("aeon, which carries BasicMotions, is not installed (requirements/train.txt)", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The version that `python -m training activity` exports after few epochs, and what it prints."""
+    output = tmp_path_factory.mktemp("models")
+    command = [sys.executable, "-m", "training", "activity", "--epochs", "3", "--output", str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return output / "activity" / "1", done.stdout
+
+
+def read(version_dir: Path, name: str) -> Any:
+    return json.loads((version_dir / "assets.extra" / name).read_text())
+
+
+@pytest.mark.parametrize("which", ["new", "shipped"])
+def test_the_twin_has_the_accuracy_that_the_metrics_state(which: str, run: tuple[Path, str]) -> None:
+    version_dir = run[0] if which == "new" else SHIPPED
+    data = basic_motions.basic_motions()
+    runner = Interpreter(str(version_dir / "assets.extra" / "model.tflite")).get_signature_runner("serving_default")
+    answers = runner(motion=data.test_motions)["probabilities"]
+    right = (answers.argmax(axis=1) == data.test_labels).mean()
+    assert right == pytest.approx(read(version_dir, "metrics.json")["accuracy"])
+
+
+def test_the_shipped_model_gets_39_of_40_right_and_rules_by_hand_do_not() -> None:
+    found = read(SHIPPED, "metrics.json")
+    assert found["accuracy"] >= 39 / 40
+    assert found["rules_accuracy"] < 0.6
+    assert found["tuned_rules_accuracy"] <= found["accuracy"]
+
+
+def test_the_candidate_with_the_best_cross_validation_is_the_one_that_is_shipped(run: tuple[Path, str]) -> None:
+    for version_dir in (run[0], SHIPPED):
+        found = read(version_dir, "metrics.json")
+        best = max(found["cross_validation"], key=lambda each: (each["accuracy"], -each["loss"]))
+        assert [each for each in found["cross_validation"] if each["chosen"]] == [best]
+        assert len(found["cross_validation"]) == len(activity.CANDIDATES)
+        assert found["validation_accuracy"] == best["accuracy"]
+        assert found["validation_loss"] == best["loss"]
+        assert found["parameters"] < 50_000
+
+
+def test_the_metrics_add_up(run: tuple[Path, str]) -> None:
+    found = read(run[0], "metrics.json")
+    matrix = np.array(found["confusion_matrix"])
+    assert matrix.shape == (4, 4)
+    assert matrix.sum() == found["test_examples"] == found["training_examples"] == 40
+    assert np.trace(matrix) / 40 == found["accuracy"]
+    assert list(found["classes"]) == ["Standing", "Running", "Walking", "Badminton"]
+    assert [each["support"] for each in found["classes"].values()] == [10] * 4
+
+
+def test_the_service_is_told_labels_and_an_example(run: tuple[Path, str]) -> None:
+    config = read(run[0], "serving.json")
+    assert config["labels"] == ["Standing", "Running", "Walking", "Badminton"]
+    assert np.shape(config["example"]["instances"]) == (1, 100, 6)
+    assert config["signatures"]["serving_default"]["inputs"]["motion"]["shape"] == [-1, 100, 6]
+    assert config["twin"]["inputs_tried"] == 1_000
+    assert config["twin"]["largest_difference"] <= 1e-5
+
+
+def test_the_model_card_states_both_rules_beside_the_model(run: tuple[Path, str]) -> None:
+    for version_dir in (run[0], SHIPPED):
+        found, text = read(version_dir, "metrics.json"), (version_dir / "assets.extra" / "README.md").read_text()
+        assert f"else Badminton | {found['rules_accuracy']:.3f} | – |" in text
+        assert f"else Running | {found['tuned_rules_accuracy']:.3f} |" in text
+        assert f"| this model | {found['accuracy']:.3f} |" in text
+
+
+def test_it_says_what_came_out_and_what_to_do_next(run: tuple[Path, str]) -> None:
+    version_dir, printed = run
+    assert printed.count("accuracy") > len(activity.CANDIDATES)
+    assert "Chosen: Candidate(" in printed
+    assert "Epoch 3/3" in printed
+    assert f"Exported    {version_dir}" in printed
+    assert "Twin        proved equal on 1,000 real inputs" in printed
+    assert "Next        python -m service --models" in printed
+
+
+def test_the_same_seed_gives_the_accuracy_of_the_shipped_model(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "training", "activity", "--output", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    found, shipped = read(tmp_path / "activity" / "1", "metrics.json"), read(SHIPPED, "metrics.json")
+    assert found["accuracy"] == pytest.approx(shipped["accuracy"], abs=0.026)  # one recording
+    for setting in ("seed", "epochs", "batch_size", "learning_rate", "rules_accuracy", "tuned_rules"):
+        assert found[setting] == shipped[setting]
