@@ -3,50 +3,53 @@
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 
-from service.batch import Arrays, Outcome, row_count
+from service.batch import Arrays, row_count
 from service.calls import Call
 from service.errors import InvalidRequest
 from service.messages import Answer
 from service.metrics import Metrics, ShadowMetrics
+from service.outlier_score import Inferred, relative
 from service.prediction import Prediction
 from service.registry import LoadedVersion, Registry
 from service.shadow import Mirror
-from service.signature import Signature
-from service.tensors import Array, check_shape
+from service.signature import DEFAULT_SIGNATURE, Signature
+from service.tensors import check_shape
 from service.turn_batcher import TurnBatcher
+
+_NOT_RUN = RuntimeError("not run")
 
 
 class Inference:
     def __init__(self, registry: Registry, metrics: Metrics) -> None:
         self.registry = registry
         self._metrics = metrics
-        self.mirror = Mirror(self.infer, ShadowMetrics(metrics))
+        self.mirror = Mirror(lambda *asked: self.infer(*asked).outputs, ShadowMetrics(metrics))
 
     def answer(self, prediction: Prediction, call: Call) -> Answer:
         """Raises ServingError."""
-        outputs = self.infer(prediction.loaded, prediction.signature_name, prediction.inputs)
+        inferred = self.infer(prediction.loaded, prediction.signature_name, prediction.inputs)
         call.inferred()
-        return prediction.encode(outputs)
+        return prediction.encode(inferred)
 
-    def infer(self, loaded: LoadedVersion, signature_name: str, inputs: Arrays) -> dict[str, Array]:
-        """Every output of the signature, by name.
+    def infer(self, loaded: LoadedVersion, signature_name: str, inputs: Arrays) -> Inferred:
+        """Every output of the signature.
 
         Raises:
             InvalidRequest: an input is missing, unknown or of a wrong shape, or the model refuses its values.
         """
         check_inputs(loaded.signature(signature_name), inputs)
+        run_name = loaded.signature_to_run(signature_name)
         started = perf_counter()
         if loaded.batcher is None:
-            outputs = loaded.engine.run(signature_name, inputs)
+            outputs = loaded.engine.run(run_name, inputs)
             self._metrics.of_batch(loaded.model, loaded.version).observe(row_count(inputs) or 1)
         else:
-            outputs = loaded.batcher.run(signature_name, inputs)
-        self._observe(loaded, signature_name, inputs, outputs, perf_counter() - started)
-        return outputs
+            outputs = loaded.batcher.run(run_name, inputs)
+        return self._inferred(loaded, signature_name, inputs, outputs, perf_counter() - started)
 
-    def infer_together(self, predictions: Sequence[Prediction]) -> list[Outcome]:
-        """For each its outputs, or what `infer` raises. Those of a version that gains by it are run as batches."""
-        outcomes: list[Outcome] = []
+    def infer_together(self, predictions: Sequence[Prediction]) -> list[Inferred | Exception]:
+        """For each what `infer` gives or raises. Those of a version that gains by it are run as batches."""
+        outcomes: list[Inferred | Exception] = []
         batches: dict[TurnBatcher, list[int]] = {}
         for place, prediction in enumerate(predictions):
             loaded, name, inputs = prediction.loaded, prediction.signature_name, prediction.inputs
@@ -55,29 +58,40 @@ class Inference:
                     outcomes.append(self.infer(loaded, name, inputs))
                 else:
                     check_inputs(loaded.signature(name), inputs)
-                    outcomes.append({})
+                    outcomes.append(_NOT_RUN)
                     batches.setdefault(loaded.turn_batcher, []).append(place)
             except Exception as error:
                 outcomes.append(error)
         for batcher, places in batches.items():
             started = perf_counter()
-            ran = batcher.run([(predictions[place].signature_name, predictions[place].inputs) for place in places])
+            together = [predictions[place] for place in places]
+            ran = batcher.run([(one.loaded.signature_to_run(one.signature_name), one.inputs) for one in together])
             seconds = perf_counter() - started
-            for place, outcome in zip(places, ran, strict=True):
-                outcomes[place] = outcome
-                if not isinstance(outcome, Exception):
-                    prediction = predictions[place]
-                    self._observe(prediction.loaded, prediction.signature_name, prediction.inputs, outcome, seconds)
+            for place, one, outcome in zip(places, together, ran, strict=True):
+                outcomes[place] = (
+                    outcome
+                    if isinstance(outcome, Exception)
+                    else self._inferred(one.loaded, one.signature_name, one.inputs, outcome, seconds)
+                )
         return outcomes
 
-    def _observe(
+    def _inferred(
         self, loaded: LoadedVersion, signature_name: str, inputs: Arrays, outputs: Arrays, seconds: float
-    ) -> None:
+    ) -> Inferred:
+        """`outputs`: of the signature that was run."""
         self._metrics.of_inference(loaded.model, loaded.version, loaded.engine.name).observe(seconds)
+        scores: Sequence[float] = ()
+        score = loaded.config.outlier_score
+        if score is not None and signature_name in (DEFAULT_SIGNATURE, score.signature):
+            scores = relative(outputs[score.output], score.threshold)
+            self._metrics.of_outlier_scores(loaded.model, loaded.version).record(scores)
+            if signature_name == DEFAULT_SIGNATURE:
+                outputs = {name: array for name, array in outputs.items() if name != score.output}
         if output := loaded.label_output(signature_name):
             self._metrics.of_predictions(loaded.model, loaded.version).record(loaded.config.labels, outputs[output])
         if loaded.shadow is not None:
             self.mirror.offer(loaded.shadow, loaded, signature_name, inputs, outputs)
+        return Inferred(outputs, scores)
 
 
 def check_inputs(signature: Signature, inputs: Arrays) -> None:

@@ -5,14 +5,15 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from service.messages import Answer
+from service.outlier_score import Inferred
 from service.registry import LoadedVersion
 from service.tensors import Array
 
 
 class Prediction(msgspec.Struct, frozen=True):
-    """`encode` writes the answer from the signature's outputs; it raises ServingError where they do not fit."""
+    """`encode` writes the answer from what came of it; it raises ServingError where the outputs do not fit."""
 
     loaded: LoadedVersion
     signature_name: str
     inputs: Mapping[str, Array]
-    encode: Callable[[Mapping[str, Array]], Answer]
+    encode: Callable[[Inferred], Answer]

@@ -4,6 +4,7 @@ Every part is optional: `{}` and no file at all mean the same. docs/operations.m
 """
 
 import hashlib
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,7 +47,9 @@ class Twin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     """The proof that `model.tflite` answers as the SavedModel does.
 
     `largest_difference` is the largest absolute one of any output value over `inputs_tried` real inputs;
-    `saved_model_sha256` is `saved_model_digest` of the SavedModel that it was made from.
+    `saved_model_sha256` is `saved_model_digest` of the SavedModel that it was made from. `tolerance`: of float32 how
+    large the difference may be; of a lower precision how much less the twin's `accuracy` may be than the SavedModel's,
+    both on the same labelled inputs.
     """
 
     sha256: str
@@ -54,7 +57,26 @@ class Twin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     inputs_tried: int
     largest_difference: float
     tolerance: float
-    precision: Literal["float32"] = "float32"
+    precision: Literal["float32", "float16", "int8"] = "float32"
+    accuracy: float | None = None
+    saved_model_accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision != "float32" and (self.accuracy is None or self.saved_model_accuracy is None):
+            raise ValueError(f"a twin in {self.precision} is proved by 'accuracy' and 'saved_model_accuracy'")
+
+
+class OutlierScore(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which signature gives what `serving_default` gives and, as `output`, a number for each row that is above
+    `threshold` where the row is unlike what the model was trained on."""
+
+    signature: str
+    output: str
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if not (self.threshold > 0 and isfinite(self.threshold)):
+            raise ValueError(f"'threshold' is {self.threshold}; expected a finite number above 0")
 
 
 class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -69,6 +91,7 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     image: ImageSpec | None = None
     example: dict[str, Any] | None = None
     twin: Twin | None = None
+    outlier_score: OutlierScore | None = None
     no_twin: str | None = None
 
 

@@ -15,13 +15,14 @@ import msgspec
 
 from service.api import v1, v2
 from service.api.v2_head import HEAD_LENGTH_HEADER
-from service.batch import Outcome, row_count
+from service.batch import row_count
 from service.calls import Call
 from service.errors import status_and_message
 from service.image import picture_pixels
 from service.inference import Inference
 from service.messages import Answer, Request, error_answer
 from service.metrics import Metrics
+from service.outlier_score import Inferred
 from service.prediction import Prediction
 from service.settings import Settings
 
@@ -143,7 +144,7 @@ class ShortRoad:
 
     def _run_turn(self) -> None:
         turn, self._turn = self._turn, []
-        outcomes: Sequence[Outcome]
+        outcomes: Sequence[Inferred | Exception]
         try:
             outcomes = self._inference.infer_together([waiting.prediction for waiting in turn])
         # A bug; whoever waits must hear of it all the same.

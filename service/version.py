@@ -8,7 +8,7 @@ from service.batcher import Batcher, BatchLimits
 from service.engines import Engine
 from service.errors import InvalidRequest
 from service.serving_config import ServingConfig
-from service.signature import Signature
+from service.signature import DEFAULT_SIGNATURE, Signature
 from service.turn_batcher import TurnBatcher
 
 UNBATCHED = BatchLimits(max_batch_size=1, timeout_seconds=0.0)
@@ -66,6 +66,11 @@ class LoadedVersion:
         except KeyError:
             known = ", ".join(map(repr, sorted(self.engine.signatures)))
             raise InvalidRequest(f'Serving signature key "{name}" not found; {self.model} has {known}') from None
+
+    def signature_to_run(self, asked: str) -> str:
+        """The one whose run answers it: instead of the default one that which gives the outlier score, too."""
+        score = self.config.outlier_score
+        return score.signature if score is not None and asked == DEFAULT_SIGNATURE else asked
 
     @property
     def takes_strings(self) -> bool:

@@ -12,6 +12,7 @@ from service.errors import InvalidRequest, json_response
 from service.image import picture_batch
 from service.inference import Inference
 from service.messages import Answer, Request
+from service.outlier_score import Inferred, headers
 from service.prediction import Prediction
 from service.registry import LoadedVersion, Registry
 from service.settings import Settings
@@ -39,17 +40,20 @@ def decode(
     """A request for `:predict`, `:classify` or `:regress`. Raises ServingError."""
     loaded = registry.get(model, _number(version), label)
     call.found(loaded)
-    body, inputs = _decode(loaded, settings, request, verb)
+    pictures = _pictures(request)
+    body, inputs = _decode(loaded, settings, request, pictures, verb)
     call.decoded()
 
-    def encode(outputs: Mapping[str, Array]) -> Answer:
+    def encode(inferred: Inferred) -> Answer:
+        outputs = inferred.outputs
         if verb == "predict":
-            return Answer(200, v1_answers.encode_predictions(outputs, body.is_row_format))
+            predictions = v1_answers.encode_predictions(outputs, body.is_row_format)
+            return Answer(200, predictions, headers=headers(inferred.outlier_scores) if pictures else ())
         if verb == "classify":
-            results: object = classification.classify(loaded, body.signature_name, outputs, _top_k(request))
-        else:
-            results = classification.regress(loaded, body.signature_name, outputs)
-        return Answer(200, v1_answers.encode_results(results))
+            rankings = classification.classify(loaded, body.signature_name, outputs, _top_k(request))
+            return Answer(200, v1_answers.encode_results(rankings), headers=headers(inferred.outlier_scores))
+        numbers = classification.regress(loaded, body.signature_name, outputs)
+        return Answer(200, v1_answers.encode_results(numbers))
 
     return Prediction(loaded, body.signature_name, inputs, encode)
 
@@ -84,8 +88,10 @@ def blueprint(inference: Inference, settings: Settings) -> Blueprint:
     return views
 
 
-def _decode(loaded: LoadedVersion, settings: Settings, request: Request, verb: str) -> tuple[Body, Mapping[str, Array]]:
-    if pictures := _pictures(request):
+def _decode(
+    loaded: LoadedVersion, settings: Settings, request: Request, pictures: Mapping[str, bytes], verb: str
+) -> tuple[Body, Mapping[str, Array]]:
+    if pictures:
         body = Body({}, request.args.get("signature_name") or DEFAULT_SIGNATURE)
         signature = loaded.signature(body.signature_name)
         return body, picture_batch(pictures, signature, loaded.config.image, settings.max_image_pixels)

@@ -1,7 +1,5 @@
 """The Open Inference Protocol, version 2, which KServe, Triton and others speak."""
 
-from collections.abc import Mapping
-
 import flask
 import orjson
 from flask import Blueprint, Response
@@ -13,11 +11,11 @@ from service.calls import Call, current_call
 from service.errors import InvalidRequest, ServingError, Unavailable, json_response
 from service.inference import Inference
 from service.messages import Answer, Request
+from service.outlier_score import Inferred
 from service.prediction import Prediction
 from service.registry import LoadedVersion, Registry
 from service.settings import Settings
 from service.signature import DEFAULT_SIGNATURE
-from service.tensors import Array
 from service.watcher import Watcher
 
 
@@ -43,8 +41,8 @@ def decode(
     head, inputs = v2_codec.decode(request.body, request.headers.get(HEAD_LENGTH_HEADER), signature)
     call.decoded()
 
-    def encode(outputs: Mapping[str, Array]) -> Answer:
-        return v2_codec.encode(loaded, head, outputs)
+    def encode(inferred: Inferred) -> Answer:
+        return v2_codec.encode(loaded, head, inferred.outputs)
 
     return Prediction(loaded, DEFAULT_SIGNATURE, inputs, encode)
 

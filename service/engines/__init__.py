@@ -5,8 +5,10 @@ import logging
 from pathlib import Path
 
 from service.engines.interface import Engine, LoadError
+from service.engines.scored import ScoredEngine
 from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, saved_model_digest
 from service.settings import EngineChoice
+from service.signature import DEFAULT_SIGNATURE
 
 __all__ = ["Engine", "LoadError", "load_engine"]
 
@@ -25,14 +27,13 @@ def load_engine(version_dir: Path, config: ServingConfig, choice: EngineChoice) 
         raise LoadError("not a SavedModel: it holds no saved_model.pb")
     obstacle = _twin_obstacle(version_dir, config) if choice != "tensorflow" else "SERVING_ENGINE=tensorflow"
     if obstacle is None:
-        from service.engines.litert import LiteRTEngine
-
-        return LiteRTEngine(version_dir / ASSETS / TWIN_FILE, config.signatures)
+        return _load_twin(version_dir / ASSETS / TWIN_FILE, config)
     if choice == "litert":
         raise LoadError(f"SERVING_ENGINE=litert, but {obstacle}")
     if config.twin is not None and choice == "auto":
         logger.warning("%s: %s; TensorFlow runs the SavedModel instead", "/".join(version_dir.parts[-2:]), obstacle)
-    return _load_saved_model(version_dir, obstacle)
+    engine = _load_saved_model(version_dir, obstacle)
+    return engine if config.outlier_score is None else ScoredEngine(engine, engine.signatures, config.outlier_score)
 
 
 def _twin_obstacle(version_dir: Path, config: ServingConfig) -> str | None:
@@ -49,6 +50,16 @@ def _twin_obstacle(version_dir: Path, config: ServingConfig) -> str | None:
     if saved_model_digest(version_dir) != config.twin.saved_model_sha256:
         return "its twin was made from another SavedModel (the digest in serving.json differs)"
     return None
+
+
+def _load_twin(twin: Path, config: ServingConfig) -> Engine:
+    from service.engines.litert import LiteRTEngine
+
+    if config.outlier_score is None:
+        return LiteRTEngine(twin, config.signatures)
+    # Nobody asks it for the default one; and a twin of one signature is quicker.
+    held = {name: signature for name, signature in config.signatures.items() if name != DEFAULT_SIGNATURE}
+    return ScoredEngine(LiteRTEngine(twin, held), config.signatures, config.outlier_score)
 
 
 def _load_saved_model(version_dir: Path, why: str) -> Engine:

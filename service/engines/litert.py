@@ -3,12 +3,14 @@
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from service.engines.interface import LoadError
-from service.signature import Signature
-from service.tensors import Array
+from service.signature import Signature, TensorSpec
+from service.tensors import DTYPES, Array
 
 # Interpreters that are kept, each prepared for the shapes it ran last. To prepare one for other shapes costs more than
 # to run a small model; to keep one costs the weights once more.
@@ -34,6 +36,9 @@ class LiteRTEngine:
                 or set(tensors["outputs"]) != set(signature.outputs)
             ):
                 raise LoadError(f"the twin's signatures are not the SavedModel's: {name!r} is {tensors} in the twin")
+            details = first.interpreter.get_signature_runner(name)
+            _check_types(name, signature.inputs, details.get_input_details())
+            _check_types(name, signature.outputs, details.get_output_details())
         # An interpreter serves one thread at a time; those that are free wait here, the one used last at the end.
         self._idle = [first]
 
@@ -57,6 +62,15 @@ class LiteRTEngine:
             if len(self._idle) >= KEPT:
                 return self._idle.pop(0)
         return _Runner(self._model)
+
+
+def _check_types(signature: str, specs: Mapping[str, TensorSpec], details: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises LoadError. A twin of lower precision may want it in its tensors, too, where it means other numbers."""
+    for name, spec in specs.items():
+        expected, found = DTYPES.get(spec.dtype), np.dtype(details[name]["dtype"])
+        # Strings have a type of NumPy's here.
+        if expected is not None and expected.kind != "O" and expected != found:
+            raise LoadError(f"the twin's {name!r} of {signature!r} is {found}, the SavedModel's {expected}")
 
 
 class _Runner:

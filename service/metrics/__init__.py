@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from service.batch import BatchObserver
 from service.metrics.instruments import Counter, Counters, Family, Gauges, Histogram, Histograms
+from service.metrics.outlier_scores import OutlierScoreMetrics
 from service.metrics.page import Page
 from service.metrics.predictions import PredictionMetrics
 from service.metrics.totals import Totals
@@ -20,6 +21,8 @@ from service.shadow import ShadowObserver
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CONFIDENCE_BUCKETS = tuple(step / 10 for step in range(1, 11))
+# What is above 1 is unlike the training data.
+OUTLIER_BUCKETS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, 8, 16)
 
 
 class Metrics:
@@ -66,6 +69,13 @@ class Metrics:
         self.confidence = Histograms(
             store, "serving_prediction_confidence", "The first label's score.", version, CONFIDENCE_BUCKETS
         )
+        self.outlier_score = Histograms(
+            store,
+            "serving_outlier_score",
+            "How unlike the training data a row is; above 1, it looks like nothing the model knows.",
+            version,
+            OUTLIER_BUCKETS,
+        )
         self.load_failures = Counters(
             store, "serving_model_load_failures", "Tries to load a version that failed.", version
         )
@@ -110,6 +120,10 @@ class Metrics:
     def of_predictions(self, model: str, version: int) -> PredictionMetrics:
         labels = (model, str(version))
         return PredictionMetrics(self.predictions, self.confidence.labels(*labels), *labels)
+
+    @cache  # noqa: B019
+    def of_outlier_scores(self, model: str, version: int) -> OutlierScoreMetrics:
+        return OutlierScoreMetrics(self.outlier_score.labels(model, str(version)))
 
 
 class CallMetrics:

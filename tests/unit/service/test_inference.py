@@ -38,7 +38,7 @@ def test_the_engine_gets_the_inputs_and_its_outputs_come_back(inference: Inferen
 
     loaded = loaded_version(PAIR, add)
     inputs = {"a": np.array([1.0]), "b": np.array([[2.0, 3.0]])}
-    assert inference.infer(loaded, "serving_default", inputs)["y"].tolist() == [6.0]
+    assert inference.infer(loaded, "serving_default", inputs).outputs["y"].tolist() == [6.0]
     assert isinstance(loaded.engine, FakeEngine)
     assert loaded.engine.asked == [("serving_default", inputs)]
 
@@ -114,8 +114,8 @@ def test_a_shadow_gets_a_copy_and_whether_it_agrees_is_counted_by_its_version(
     shadow = replace(labelled(dog), version=2)
     inputs = {"x": np.zeros(1, np.float32)}
     for scores in (cat, dog, dog):
-        outputs = inference.infer(replace(labelled(scores), shadow=Shadow(shadow, 1.0)), "serving_default", inputs)
-        assert outputs["scores"] is scores
+        inferred = inference.infer(replace(labelled(scores), shadow=Shadow(shadow, 1.0)), "serving_default", inputs)
+        assert inferred.outputs["scores"] is scores
     inference.mirror.wait()
 
     def compared(agrees: str) -> float | None:

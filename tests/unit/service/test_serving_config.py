@@ -9,6 +9,7 @@ from service.serving_config import (
     CONFIG_FILE,
     ImageSpec,
     InvalidServingConfig,
+    OutlierScore,
     ServingConfig,
     Twin,
     read_serving_config,
@@ -23,6 +24,7 @@ WHOLE = ServingConfig(
     image=ImageSpec(height=28, width=20, mode="L", fit="contain", ground="black"),
     example={"instances": [10.0]},
     twin=Twin(sha256="a", saved_model_sha256="b", inputs_tried=1000, largest_difference=1e-6, tolerance=1e-5),
+    outlier_score=OutlierScore(signature="scored", output="outlier_score", threshold=1.0),
 )
 
 
@@ -68,6 +70,29 @@ BROKEN: dict[str, tuple[str, str]] = {
     "misspelt_ground": ('{"image": {"height": 1, "width": 1, "mode": "L", "ground": "grey"}}', "$.image.ground"),
     "ground_of_colour": ('{"image": {"height": 1, "width": 1, "ground": "black"}}', "'ground' goes with the mode 'L'"),
     "twin_without_proof": ('{"twin": {"sha256": "a"}}', "$.twin"),
+    "twin_of_unknown_precision": (
+        '{"twin": {"sha256": "", "saved_model_sha256": "", "inputs_tried": 1, "largest_difference": 0, '
+        '"tolerance": 0, "precision": "int4"}}',
+        "$.twin.precision",
+    ),
+    "twin_of_lower_precision_without_accuracy": (
+        '{"twin": {"sha256": "", "saved_model_sha256": "", "inputs_tried": 1, "largest_difference": 0, '
+        '"tolerance": 0, "precision": "int8", "accuracy": 0.9}}',
+        "a twin in int8 is proved by 'accuracy' and 'saved_model_accuracy' - at `$.twin`",
+    ),
+    "score_without_threshold": ('{"outlier_score": {"signature": "s", "output": "o"}}', "`threshold`"),
+    "score_of_threshold_0": (
+        '{"outlier_score": {"signature": "s", "output": "o", "threshold": 0}}',
+        "'threshold' is 0.0; expected a finite number above 0 - at `$.outlier_score`",
+    ),
+    "score_of_endless_threshold": (
+        '{"outlier_score": {"signature": "s", "output": "o", "threshold": 1e999}}',
+        "$.outlier_score",
+    ),
+    "score_of_unknown_part": (
+        '{"outlier_score": {"signature": "s", "output": "o", "threshold": 1, "quantile": 0.99}}',
+        "unknown field `quantile`",
+    ),
     "shape_of_text": (
         '{"signatures": {"s": {"method_name": "", "outputs": {}, '
         '"inputs": {"x": {"name": "", "dtype": "", "shape": "?"}}}}}',
@@ -88,6 +113,22 @@ def test_a_broken_file_is_refused_with_the_part_and_what_was_expected(name: str,
 def test_a_ground_for_colour_pictures_is_refused_in_python_too() -> None:
     with pytest.raises(ValueError, match="'ground' goes with the mode 'L' only"):
         ImageSpec(height=1, width=1, mode="RGB", ground="white")
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_threshold_that_divides_nothing_is_refused_in_python_too(threshold: float) -> None:
+    with pytest.raises(ValueError, match="expected a finite number above 0"):
+        OutlierScore(signature="scored", output="outlier_score", threshold=threshold)
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_a_twin_of_lower_precision_comes_with_both_accuracies(tmp_path: Path, precision: Any) -> None:
+    assert WHOLE.twin is not None
+    twin = msgspec.structs.replace(WHOLE.twin, precision=precision, accuracy=0.91, saved_model_accuracy=0.92)
+    write_serving_config(tmp_path, ServingConfig(twin=twin))
+    assert read_serving_config(tmp_path).twin == twin
+    with pytest.raises(ValueError, match=f"a twin in {precision} is proved by"):
+        msgspec.structs.replace(twin, saved_model_accuracy=None)
 
 
 def test_a_signature_of_free_rank_survives_the_file(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from service.engines import Engine, LoadError, load_engine
 from service.engines.tensorflow_c import tensorflow
 from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, Twin, saved_model_digest
+from tests.unit.service import scored
 from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature
 
 SIGNATURES = {"serving_default": signature({"x": any_shape("DT_FLOAT")})}
@@ -76,6 +77,60 @@ def test_a_proved_twin_is_served(version: Path, choice: Any) -> None:
     engine: Engine = load_engine(version, proved(version), choice)
     assert engine.name == "litert of model.tflite"
     assert engine.signatures == SIGNATURES
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_a_twin_of_lower_precision_is_served_as_any_other(version: Path, precision: Any) -> None:
+    config = proved(version)
+    assert config.twin is not None
+    twin = msgspec.structs.replace(config.twin, precision=precision, accuracy=0.91, saved_model_accuracy=0.92)
+    engine = load_engine(version, msgspec.structs.replace(config, twin=twin), "auto")
+    assert engine.name == "litert of model.tflite"
+
+
+@pytest.fixture
+def with_score(version: Path, monkeypatch: pytest.MonkeyPatch) -> ServingConfig:
+    """Of the version, which gives an outlier score; the engines give what their signatures say."""
+    litert, saved_model = (sys.modules[f"service.engines.{name}"] for name in ("litert", "saved_model"))
+    monkeypatch.setattr(litert, "LiteRTEngine", lambda _, held: FakeEngine(held, scored.with_score, "litert"))
+    tensorflow = FakeEngine(scored.SIGNATURES, scored.with_score, "tensorflow")
+    monkeypatch.setattr(saved_model, "SavedModelEngine", lambda _: tensorflow)
+    return msgspec.structs.replace(proved(version), signatures=dict(scored.SIGNATURES), outlier_score=scored.SCORE)
+
+
+@pytest.mark.parametrize("choice", ["litert", "tensorflow"])
+def test_where_there_is_an_outlier_score_the_default_signature_is_run_by_that_which_gives_it(
+    version: Path, with_score: ServingConfig, choice: Any
+) -> None:
+    engine = load_engine(version, with_score, choice)
+    assert (engine.name, engine.signatures) == (choice, scored.SIGNATURES)
+    # The fake gives the score whatever it is asked.
+    assert list(engine.run("serving_default", scored.pixels(0))) == ["probabilities"]
+
+
+def test_a_twin_needs_every_signature_but_the_default_one(
+    version: Path, with_score: ServingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for: list[set[str]] = []
+    litert = sys.modules["service.engines.litert"]
+
+    def load(_: Path, signatures: Any) -> FakeEngine:
+        asked_for.append(set(signatures))
+        return FakeEngine(signatures, echo)
+
+    monkeypatch.setattr(litert, "LiteRTEngine", load)
+    load_engine(version, with_score, "litert")
+    load_engine(version, msgspec.structs.replace(with_score, outlier_score=None), "litert")
+    assert asked_for == [{"scored"}, {"scored", "serving_default"}]
+
+
+@pytest.mark.parametrize("choice", ["auto", "litert", "tensorflow"])
+def test_an_outlier_score_that_the_model_does_not_give_is_not_loaded(
+    version: Path, with_score: ServingConfig, choice: Any
+) -> None:
+    misnamed = msgspec.structs.replace(scored.SCORE, signature="scord")
+    message = refusal(version, msgspec.structs.replace(with_score, outlier_score=misnamed), choice)
+    assert message.endswith("it takes the signature 'scord'; there is 'scored', 'serving_default'")
 
 
 def test_tensorflow_runs_the_saved_model_where_it_is_asked_for(version: Path, caplog: pytest.LogCaptureFixture) -> None:

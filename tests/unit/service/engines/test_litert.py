@@ -90,3 +90,17 @@ def test_a_twin_with_other_signatures_than_the_saved_model_is_refused(
     of = signature(inputs, outputs)  # type: ignore[arg-type]
     with pytest.raises(LoadError, match=f"the twin's signatures are not the SavedModel's: '{name}' is"):
         LiteRTEngine(TWIN, {name: of})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "message"),
+    [
+        ("DT_INT8", "DT_FLOAT", "the twin's 'x' of 'serving_default' is float32, the SavedModel's int8"),
+        ("DT_FLOAT", "DT_DOUBLE", "the twin's 'y' of 'serving_default' is float32, the SavedModel's float64"),
+    ],
+)
+def test_a_twin_with_other_types_than_the_saved_model_is_refused(inputs: str, outputs: str, message: str) -> None:
+    of = signature({"x": any_shape(inputs)}, {"y": any_shape(outputs)})
+    with pytest.raises(LoadError) as raised:
+        LiteRTEngine(TWIN, {"serving_default": of})
+    assert str(raised.value) == message

@@ -1,3 +1,4 @@
+import math
 import sys
 import threading
 
@@ -34,6 +35,7 @@ def test_every_metric_has_the_prefix_and_its_unit(metrics: Metrics, page: Collec
         "serving_rejected": "counter",
         "serving_prediction": "counter",
         "serving_prediction_confidence": "histogram",
+        "serving_outlier_score": "histogram",
         "serving_model_load_failures": "counter",
         "serving_shadow": "counter",
         "serving_shadow_failed": "counter",
@@ -98,6 +100,22 @@ def test_predictions_count_their_first_label_and_its_score(
     assert page.get_sample_value("serving_prediction_confidence_bucket", {**MODEL, "le": "0.5"}) == 2 * times
     assert page.get_sample_value("serving_prediction_confidence_count", MODEL) == 3 * times
     assert page.get_sample_value("serving_prediction_confidence_sum", MODEL) == 1.75 * times
+
+
+def test_outlier_scores_show_how_many_are_above_the_threshold(metrics: Metrics, page: CollectorRegistry) -> None:
+    metrics.of_outlier_scores("model", 1).record([0.25, 1.0, 1.25, 100.0])
+    for bound, count in {"0.1": 0, "0.25": 1, "1.0": 2, "1.5": 3, "16.0": 3, "+Inf": 4}.items():
+        assert page.get_sample_value("serving_outlier_score_bucket", {**MODEL, "le": bound}) == count
+    assert page.get_sample_value("serving_outlier_score_sum", MODEL) == 102.5
+
+
+def test_outlier_scores_that_are_no_finite_numbers_are_above_all_bounds_and_do_not_spoil_the_sum(
+    metrics: Metrics, page: CollectorRegistry
+) -> None:
+    metrics.of_outlier_scores("model", 1).record([math.nan, math.inf, -math.inf, 0.5])
+    assert page.get_sample_value("serving_outlier_score_bucket", {**MODEL, "le": "16.0"}) == 1
+    assert page.get_sample_value("serving_outlier_score_count", MODEL) == 4
+    assert page.get_sample_value("serving_outlier_score_sum", MODEL) == 0.5
 
 
 def test_a_version_has_its_batching_from_the_start(metrics: Metrics, page: CollectorRegistry) -> None:

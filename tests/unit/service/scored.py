@@ -1,0 +1,47 @@
+"""A version that gives an outlier score: how bright a picture of 2 x 2 pixels is, where it knows none above 128."""
+
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+
+from service.batch import BatchObserver
+from service.batcher import Batcher, BatchLimits
+from service.registry import LoadedVersion
+from service.serving_config import ImageSpec, OutlierScore, ServingConfig
+from service.signature import DEFAULT_SIGNATURE, Signature
+from service.tensors import Array
+from service.turn_batcher import TurnBatcher
+from tests.unit.service.fakes import FakeEngine, signature, tensor
+
+INPUTS = {"pixels": tensor("DT_FLOAT", -1, 2, 2)}
+OUTPUTS = {"probabilities": tensor("DT_FLOAT", -1, 2)}
+SIGNATURES: Mapping[str, Signature] = {
+    DEFAULT_SIGNATURE: signature(INPUTS, OUTPUTS),
+    "scored": signature(INPUTS, OUTPUTS | {"outlier_score": tensor("DT_FLOAT", -1)}),
+}
+SCORE = OutlierScore(signature="scored", output="outlier_score", threshold=128.0)
+CONFIG = ServingConfig(labels=("dark", "bright"), image=ImageSpec(height=2, width=2, mode="L"), outlier_score=SCORE)
+WITHOUT_SCORE = msgspec.structs.replace(CONFIG, outlier_score=None)
+
+
+def without_score(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    bright = inputs["pixels"].mean(axis=(1, 2)) / 255
+    return {"probabilities": np.stack([1 - bright, bright], axis=1)}
+
+
+def with_score(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {"outlier_score": inputs["pixels"].mean(axis=(1, 2))} | without_score(inputs)
+
+
+def scored_version(config: ServingConfig = CONFIG, *, version: int = 1, batching: str = "none") -> LoadedVersion:
+    """`batching`: "none", "threads" or "turns"."""
+    engine = FakeEngine(SIGNATURES, with_score if config.outlier_score else without_score)
+    in_threads = Batcher(engine.run, SIGNATURES, BatchLimits(8, 0), BatchObserver()) if batching == "threads" else None
+    in_turns = TurnBatcher(engine.run, SIGNATURES, 8, BatchObserver()) if batching == "turns" else None
+    return LoadedVersion("model", version, engine, config, batcher=in_threads, turn_batcher=in_turns)
+
+
+def pixels(*levels: float) -> dict[str, Array]:
+    """Pictures of these levels, as the model takes them."""
+    return {"pixels": np.repeat(np.array(levels, np.float32), 4).reshape(-1, 2, 2)}
