@@ -1,0 +1,75 @@
+"""A small fit as one of several workers, or alone: `python -m tests.integration.shared_fit STRATEGY FOLDER [STEP]`.
+
+Prints what came out as JSON. With STEP it kills itself at that step of the third epoch.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from training import strategy, train
+from training.errors import RunError
+
+EPOCHS, BATCH_SIZE, SEED = 4, 32, 1
+
+
+class Killed(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step, self.epoch = step, 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if (self.epoch, batch) == (2, self.step):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def examples(count: int, seed: int) -> tuple[Any, Any]:
+    """Three overlapping clouds in eight dimensions."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(3, size=count)
+    centers = np.random.default_rng(0).normal(size=(3, 8))
+    return (centers[labels] + generator.normal(size=(count, 8))).astype(np.float32), labels
+
+
+def main(name: str, folder: Path, step: int | None) -> None:
+    worker = strategy.start(name)
+    train.make_repeatable(SEED)
+    with worker.scope():
+        inputs = keras.Input((8,))
+        values = keras.layers.Dense(16, activation="relu")(inputs)
+        model = worker.model(inputs, keras.layers.Dense(3)(values))
+        rate = keras.optimizers.schedules.CosineDecay(0.1, EPOCHS * 10)
+        model.compile(
+            keras.optimizers.SGD(rate, momentum=0.9),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+    validation = examples(200, seed=2)
+    fit = train.fit(
+        model,
+        train.batches(*examples(310, seed=1), BATCH_SIZE, shuffle_seed=SEED),  # the last batch is a smaller one
+        epochs=EPOCHS,
+        validation=train.batches(*validation, 50),
+        quiet=True,
+        backup=folder,
+        worker=worker,
+        callbacks=() if step is None else (Killed(step),),
+    )
+    weights = [each.tolist() for each in model.get_weights()]
+    print(json.dumps({"history": fit.history, "weights": weights, "chief": worker.chief}))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else None)
+    except RunError as error:
+        sys.exit(f"{error}")
