@@ -1,18 +1,19 @@
-"""The shipped models, and a hundred small ones beside them: `python -m benchmarks.hundred_models FOLDER`."""
+"""The models of first_models.py, and a hundred small ones beside them: `python -m benchmarks.hundred_models FOLDER`."""
 
 import shutil
 import sys
 from pathlib import Path
 
-SHIPPED = Path("models")
-SMALL = SHIPPED / "regression" / "1"
+from benchmarks import first_models
+
+SMALL = Path("models", "regression", "1")
 MODELS = 100
-# Each of the hundred, and a second version of one that is shipped.
+# Each of the hundred, and a second version of one of the first.
 FURTHER = MODELS + 1
 
 
 def copy(folder: Path) -> None:
-    shutil.copytree(SHIPPED, folder)
+    first_models.copy(folder)
     shutil.copytree(SMALL, folder / "regression" / "2")
     for number in range(MODELS):
         shutil.copytree(SMALL, folder / f"regression_{number:02}" / "1")

@@ -1,4 +1,4 @@
-"""This service with the shipped models, as `make serve` starts it."""
+"""This service with its two smallest models, as `make serve` starts it."""
 
 from benchmarks.servers import Route, Server
 
@@ -12,6 +12,7 @@ ROUTES = {
 
 SERVER = Server(
     title="Fitting Room",
-    command=("-m", "service", "--port", "{port}", "--workers", "{workers}"),
+    prepare=("-m", "benchmarks.first_models", "{folder}"),
+    command=("-m", "service", "--port", "{port}", "--workers", "{workers}", "--models", "{folder}"),
     routes=ROUTES,
 )

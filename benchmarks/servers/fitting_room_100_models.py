@@ -1,4 +1,4 @@
-"""This service with a hundred small models beside the shipped ones, and two versions of one of these."""
+"""This service with a hundred small models beside the two, and two versions of one of these."""
 
 from dataclasses import replace
 
@@ -8,5 +8,4 @@ SERVER = replace(
     fitting_room.SERVER,
     title="Fitting Room, 100 models more",
     prepare=("-m", "benchmarks.hundred_models", "{folder}"),
-    command=(*fitting_room.SERVER.command, "--models", "{folder}"),
 )

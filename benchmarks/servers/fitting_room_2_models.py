@@ -1,4 +1,4 @@
-"""The same with the shipped models alone: what a hundred more are measured by."""
+"""The same with the two models alone: what a hundred more are measured by."""
 
 from dataclasses import replace
 

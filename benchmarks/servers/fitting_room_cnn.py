@@ -8,5 +8,4 @@ SERVER = replace(
     fitting_room.SERVER,
     title="Fitting Room, CNN",
     prepare=("-m", "benchmarks.cnn", "{folder}"),
-    command=(*fitting_room.SERVER.command, "--models", "{folder}"),
 )
