@@ -6,12 +6,11 @@ Cost: about a minute on two cores, most of it the cross-validation.
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from training import basic_motions, evaluate, folds, speed_rules
+from training import basic_motions, folds, probes, speed_rules
 from training.activity_card import card
 from training.basic_motions import BasicMotions, Labels, Motions
 from training.config import Config as BaseConfig
@@ -45,18 +44,14 @@ CANDIDATES = (Candidate(8, False), Candidate(8, True), Candidate(16, False), Can
 def build(filters: int, motions: Motions) -> Any:
     import keras  # here and below: `--help` and the defaults need no TensorFlow
 
-    return keras.Sequential(
-        [
-            keras.Input(motions.shape[1:], name="motion"),
-            keras.layers.Normalization(mean=motions.mean(axis=(0, 1)), variance=motions.var(axis=(0, 1))),
-            keras.layers.Conv1D(filters, 5, activation="relu"),
-            keras.layers.MaxPooling1D(2),
-            keras.layers.Conv1D(2 * filters, 5, activation="relu"),
-            keras.layers.GlobalAveragePooling1D(),
-            keras.layers.Dropout(0.3),
-            keras.layers.Dense(4, activation="softmax"),
-        ]
-    )
+    inputs = keras.Input(motions.shape[1:], name="motion")
+    values = keras.layers.Normalization(mean=motions.mean(axis=(0, 1)), variance=motions.var(axis=(0, 1)))(inputs)
+    values = keras.layers.Conv1D(filters, 5, activation="relu")(values)
+    values = keras.layers.MaxPooling1D(2)(values)
+    values = keras.layers.Conv1D(2 * filters, 5, activation="relu")(values)
+    features = keras.layers.GlobalAveragePooling1D()(values)
+    logits = keras.layers.Dense(4)(keras.layers.Dropout(0.3)(features))
+    return keras.Model(inputs, {"features": features, "logits": logits})
 
 
 def copies(motions: Motions, labels: Labels, *, altered: bool, seed: int) -> tuple[Motions, Labels]:
@@ -75,39 +70,66 @@ def copies(motions: Motions, labels: Labels, *, altered: bool, seed: int) -> tup
     return (strength * shifted + noise).astype(np.float32), labels
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """`distance` is that of the altered copies, which are what the network was fitted to."""
+
+    network: Any
+    distance: Any
+    fit: Any
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Validation loss and accuracy per epoch, averaged over the folds, and what came out for the held-out recordings
+    in the end, each by the network that had not seen it."""
+
+    history: History
+    held_out: Any
+
+
 def fit(
     candidate: Candidate, config: Config, motions: Motions, labels: Labels, validation: tuple[Motions, Labels] | None
-) -> tuple[Any, Any]:
-    """A model and its train.Fit: quiet with validation, which is one of many, else with progress bars."""
+) -> Fitted:
+    """Quiet with validation, which is one of many, else with progress bars."""
     import keras
 
-    from training import train
+    from training import classifier, outliers, train
 
     train.make_repeatable(config.seed)
-    model = build(candidate.filters, motions)
+    network = build(candidate.filters, motions)
     many = copies(motions, labels, altered=candidate.altered, seed=config.seed)
     steps = config.epochs * -(-len(many[0]) // config.batch_size)
+    model = keras.Model(network.inputs, network.output["logits"])
     model.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)),
-        loss="sparse_categorical_crossentropy",
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    return model, train.fit(
+    fitted = train.fit(
         model,
         train.batches(*many, config.batch_size, shuffle_seed=config.seed),
         epochs=config.epochs,
         validation=validation and train.batches(*validation, len(validation[0])),
         quiet=validation is not None,
     )
+    return Fitted(network, outliers.fit(classifier.run(network, many[0])[0], many[1]), fitted)
 
 
-def cross_validate(candidate: Candidate, config: Config, motions: Motions, labels: Labels) -> History:
-    """Validation loss and accuracy per epoch, averaged over the folds, which are of one size."""
-    histories = []
+def cross_validate(candidate: Candidate, config: Config, motions: Motions, labels: Labels) -> Tried:
+    """The folds are of one size."""
+    from training import classifier
+
+    histories, held_outs = [], []
     for train, held_out in folds.stratified(labels, FOLDS, config.seed):
         validation = motions[held_out], labels[held_out]
-        histories.append(fit(candidate, config, motions[train], labels[train], validation)[1].history)
-    return {name: np.mean([each[name] for each in histories], axis=0).tolist() for name in ("val_loss", "val_accuracy")}
+        fitted = fit(candidate, config, motions[train], labels[train], validation)
+        histories.append(fitted.fit.history)
+        held_outs.append(classifier.hold_out(fitted.network, fitted.distance, classifier.Examples(*validation)))
+    history = {
+        name: np.mean([each[name] for each in histories], axis=0).tolist() for name in ("val_loss", "val_accuracy")
+    }
+    return Tried(history, classifier.join(held_outs))
 
 
 def cross_validate_rules(config: Config, data: BasicMotions) -> float:
@@ -122,41 +144,44 @@ def cross_validate_rules(config: Config, data: BasicMotions) -> float:
     return float(np.mean(found))
 
 
-def choose(config: Config, motions: Motions, labels: Labels) -> tuple[Candidate, dict[Candidate, History]]:
+def choose(config: Config, motions: Motions, labels: Labels) -> tuple[Candidate, dict[Candidate, Tried]]:
     """The candidate that calls most held-out recordings right after the last epoch; of equals the surest."""
-    tried = {}
+    found = {}
     print(f"Cross-validation on the {len(motions)} training recordings, {FOLDS} folds each:")
     for candidate in CANDIDATES:
-        tried[candidate] = history = cross_validate(candidate, config, motions, labels)
-        accuracy, loss = history["val_accuracy"][-1], history["val_loss"][-1]
+        found[candidate] = tried = cross_validate(candidate, config, motions, labels)
+        accuracy, loss = tried.history["val_accuracy"][-1], tried.history["val_loss"][-1]
         print(f"  {candidate}: accuracy {accuracy:.3f}, loss {loss:.3f}", flush=True)
-    return max(tried, key=lambda each: (round(tried[each]["val_accuracy"][-1], 6), -tried[each]["val_loss"][-1])), tried
+
+    def rank(candidate: Candidate) -> tuple[float, float]:
+        history = found[candidate].history
+        return round(history["val_accuracy"][-1], 6), -history["val_loss"][-1]
+
+    return max(found, key=rank), found
 
 
 def run(config: Config) -> None:
     data = basic_motions.basic_motions()
 
-    from training import export, plots
+    from training import classifier, export, twin
 
     start = time.perf_counter()
     chosen, tried = choose(config, data.train_motions, data.train_labels)
     print(f"Chosen: {chosen}; now fitted to all training recordings")
-    model, fitted = fit(chosen, config, data.train_motions, data.train_labels, None)
+    fitted = fit(chosen, config, data.train_motions, data.train_labels, None)
     seconds = time.perf_counter() - start
-    history = fitted.history | tried[chosen]
+    history = fitted.fit.history | tried[chosen].history
 
-    probabilities = model.predict(data.test_motions, verbose=0)
-    matrix = evaluate.confusion_matrix(data.test_labels, probabilities.argmax(axis=1), len(data.names))
+    # A network fitted to all recordings has none left to be calibrated by: the folds' say how sure it may be.
+    assembled = classifier.assemble_cross_validated(fitted.network, data.names, fitted.distance, tried[chosen].held_out)
+    test = classifier.Examples(data.test_motions, data.test_labels)
+    unlike = probes.recordings(proof_inputs(data.train_motions), config.seed)
     tuned = speed_rules.tune(data.train_motions, data.train_labels, data.names)
 
     def rules_accuracy(rules: speed_rules.Rules) -> float:
         return speed_rules.accuracy(rules, data.test_motions, data.test_labels, data.names)
 
-    metrics = {
-        "accuracy": evaluate.accuracy(matrix),
-        "loss": round(evaluate.cross_entropy(data.test_labels, probabilities), 6),
-        "validation_accuracy": round(history["val_accuracy"][-1], 6),
-        "validation_loss": round(history["val_loss"][-1], 6),
+    metrics = classifier.metrics(assembled, test, unlike) | {
         "rules_accuracy": rules_accuracy(speed_rules.BY_HAND),
         "tuned_rules_accuracy": rules_accuracy(tuned),
         "tuned_rules_validation_accuracy": cross_validate_rules(config, data),
@@ -165,41 +190,30 @@ def run(config: Config) -> None:
             {
                 "filters": each.filters,
                 "altered": each.altered,
-                "accuracy": round(found["val_accuracy"][-1], 6),
-                "loss": round(found["val_loss"][-1], 6),
+                "accuracy": round(found.history["val_accuracy"][-1], 6),
+                "loss": round(found.history["val_loss"][-1], 6),
                 "chosen": each == chosen,
             }
             for each, found in tried.items()
         ],
-        "parameters": model.count_params(),
         "training_examples": len(data.train_motions),
-        "validation_examples": len(data.train_motions),  # each is held out once
-        "test_examples": len(data.test_motions),
         "seed": config.seed,
         "epochs": config.epochs,
         "batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
         "seconds": round(seconds, 1),
-        "cores": fitted.cores,
-        "classes": evaluate.per_class(matrix, data.names),
-        "confusion_matrix": matrix.tolist(),
+        "cores": fitted.fit.cores,
     }
-    worst = evaluate.confusions(matrix, data.names)
-
-    def pictures(folder: Path) -> None:
-        plots.learning_curve(history, folder / "learning_curve.png")
-        plots.confusion(matrix, data.names, folder / "confusion_matrix.png", "recordings")
 
     exported = export.export(
         export.Package(
             name=NAME,
-            model=model,
-            input_name="motion",
-            output_name="probabilities",
-            proof_inputs=proof_inputs(data.train_motions),
+            graph=assembled.graph("motion"),
+            twin=twin.Plan(inputs=proof_inputs(data.train_motions)),
             metrics=metrics,
-            card=lambda version, twin: card(metrics, worst, version, twin),
-            pictures=pictures,
+            reference=assembled.reference("motion", data.train_motions),
+            card=card,
+            pictures=lambda folder: classifier.pictures(assembled, metrics, history, folder, "recordings"),
             example={"instances": np.round(data.train_motions[-1:].astype(float), 1).tolist()},
             labels=data.names,
         ),

@@ -1,22 +1,15 @@
 """The model card of `activity`."""
 
-from typing import Any
+from training import classifier_card
+from training.classifier_card import Metrics
 
 
-def card(metrics: dict[str, Any], worst: list[tuple[str, str, int]], version: int, twin: str) -> str:
-    def share(value: float | None) -> str:
-        return "–" if value is None else f"{value:.3f}"
-
-    classes = "\n".join(
-        f"| {name} | {share(each['precision'])} | {share(each['recall'])} | {each['support']} |"
-        for name, each in metrics["classes"].items()
-    )
+def card(metrics: Metrics, twin: str) -> str:
     candidates = "\n".join(
         f"| {each['filters']} | {'altered' if each['altered'] else 'as recorded'} | {each['accuracy']:.3f} "
         f"| {each['loss']:.3f} | {'chosen' if each['chosen'] else ''} |"
         for each in metrics["cross_validation"]
     )
-    errors = "\n".join(f"- {truth} called {called}: {count}" for truth, called, count in worst) or "- None."
     chosen = next(each for each in metrics["cross_validation"] if each["chosen"])
     filters = chosen["filters"]
     trained_on = (
@@ -29,14 +22,15 @@ def card(metrics: dict[str, Any], worst: list[tuple[str, str, int]], version: in
     )
     rules, tuned_rules = metrics["rules_accuracy"], metrics["tuned_rules_accuracy"]
     right = round(metrics["accuracy"] * metrics["test_examples"])
-    return f"""# activity, version {version}
+    return f"""# activity, version {metrics["version"]}
 
 Tells by ten seconds of a smart watch's motion whether its wearer stands, runs, walks or plays badminton.
 **{right} of {metrics["test_examples"]}** test recordings right.
 
 - **Input** `motion`: float32 [-1, 100, 6], a step every tenth of a second: acceleration along x, y and z, then
   rotation about them, in the sensors' own units.
-  **Output** `probabilities`: float32 [-1, 4], in the order of the table below.
+  **Output** `probabilities`: float32 [-1, 4], in the order of the table below; the signature `scored` gives
+  `outlier_score` [-1] too.
 - **Intended use:** demonstrations, and as an example of a model whose input is a time series. Not for medicine, nor
   for anything that depends on it.
 - **Data:** BasicMotions of the UEA archive (Bagnall et al., 2018): four students recorded each activity five times.
@@ -52,20 +46,16 @@ Tells by ten seconds of a smart watch's motion whether its wearer stands, runs, 
   {trained_on}.
 - **Cost:** {metrics["seconds"]} s on {metrics["cores"]} cores, cross-validation included.
 - **Twin:** {twin}; the inputs are the training recordings, each begun at 25 moments.
+- **Sizes:** {classifier_card.sizes(metrics)}.
 
-| | precision | recall | test recordings |
-|---|---|---|---|
-{classes}
-
-| | accuracy | loss (cross-entropy) |
-|---|---|---|
-| validation (mean of the folds) | {metrics["validation_accuracy"]:.4f} | {metrics["validation_loss"]:.4f} |
-| test | {metrics["accuracy"]:.4f} | {metrics["loss"]:.4f} |
-
-![Learning curve](learning_curve.png)
-![Confusion matrix](confusion_matrix.png)
+{classifier_card.results(metrics, "recordings", validation="validation (each recording by a fold's network)")}
 
 In the learning curve, training is the last fit, on all training recordings; validation is the mean of the five folds.
+
+{classifier_card.confidence(metrics, "recordings")}
+
+The folds' held-out recordings take the part of a validation split: 40 tell temperature and limit only roughly. The
+inputs to be flagged are made from the training recordings, each begun at 25 moments.
 
 ## What it is measured against
 
@@ -94,14 +84,14 @@ By cross-validation on the training recordings; most right wins, of equals the l
 
 Errors of the test:
 
-{errors}
+{classifier_card.errors(metrics, "recordings")}
 
 Beyond the test:
 
 - Four people and one kind of watch. The archive does not say who recorded what, so the same people may well be in
   both splits: with a stranger or another watch it may do worse.
 - The test is small: one more error is {100 / metrics["test_examples"]:g} points of accuracy.
-- It has no "something else": whoever cycles or sleeps gets one of the four.
+- It has no "something else": whoever cycles or sleeps gets one of the four; the outlier score may tell, but nothing
+  of the kind was at hand to try.
 - Ten seconds of one activity. What a change from one to another gives was not tried.
-- The probabilities are not calibrated.
 """

@@ -6,36 +6,65 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
-from service.serving_config import ASSETS, TWIN_FILE, ImageSpec, ServingConfig, Twin, write_serving_config
+from service.serving_config import ASSETS, TWIN_FILE, ImageSpec, OutlierScore, ServingConfig, Twin, write_serving_config
 from service.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from training import twin
 from training.publish import publish, staging
+from training.reference import REFERENCE_FILE
 
 CARD_FILE = "README.md"
 METRICS_FILE = "metrics.json"
+SCORED_SIGNATURE = "scored"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """What is computed: `answer` takes a float32 tensor [batch, ...] of `input_shape` and gives outputs by name,
+    reading `variables`. With an `outlier_output`, serving_default gives the others and the signature "scored" all.
+    `labels_output`: the one with a probability for each class.
+    """
+
+    input_name: str
+    input_shape: tuple[int | None, ...]
+    answer: Callable[[Any], dict[str, Any]]
+    variables: list[Any]
+    labels_output: str | None = None
+    outlier_output: str | None = None
+
+    @property
+    def whole_signature(self) -> str:
+        return SCORED_SIGNATURE if self.outlier_output else DEFAULT_SIGNATURE
+
+
+def graph_of(model: Any, input_name: str, output_name: str) -> Graph:
+    """Of a keras.Model with one input and one output."""
+    return Graph(
+        input_name=input_name,
+        input_shape=tuple(model.inputs[0].shape),
+        answer=lambda values: {output_name: model(values, training=False)},
+        variables=[weight.value for weight in model.weights],
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
     """What a model's module knows of a version; the rest is found out here.
 
-    `proof_inputs`: real inputs for the twin's proof, first axis the batch. `metrics` becomes metrics.json,
-    with the version. `card` makes the model card of the version and what came of the twin. `pictures` writes
-    the PNGs into the folder that it is given.
+    `metrics` becomes metrics.json, with the version and the sizes in bytes; `reference` becomes reference.json.
+    `card` makes the model card of these metrics and what came of the twin. `pictures` writes the PNGs into the folder
+    that it is given.
     """
 
     name: str
-    model: Any
-    input_name: str
-    output_name: str
-    proof_inputs: np.ndarray[Any, Any]
+    graph: Graph
+    twin: twin.Plan
     metrics: dict[str, Any]
-    card: Callable[[int, str], str]
+    reference: dict[str, Any]
+    card: Callable[[dict[str, Any], str], str]
     pictures: Callable[[Path], None]
     example: dict[str, Any]
     labels: tuple[str, ...] = ()
@@ -46,12 +75,17 @@ class Package:
 class Exported:
     version_dir: Path
     twin: str
+    metrics: dict[str, Any]
 
 
-def export(package: Package, output: Path, *, convert: Callable[[Path], bytes] = twin.convert) -> Exported:
+def export(package: Package, output: Path, *, convert: Callable[..., bytes] = twin.convert) -> Exported:
     """Writes `output`/`package.name`/<next version>."""
+    outlier_score = None
+    if package.graph.outlier_output:
+        output_name = package.graph.outlier_output
+        outlier_score = OutlierScore(signature=SCORED_SIGNATURE, output=output_name, threshold=1.0)
     with staging(output / package.name) as folder:
-        write_saved_model(package, folder)
+        write_saved_model(package.graph, folder)
         assets = folder / ASSETS
         assets.mkdir()
         proof, no_twin = make_twin(package, folder, convert)
@@ -64,41 +98,48 @@ def export(package: Package, output: Path, *, convert: Callable[[Path], bytes] =
                 example=package.example,
                 twin=proof,
                 no_twin=no_twin,
+                outlier_score=outlier_score,
             ),
         )
+        write_json(assets / REFERENCE_FILE, package.reference, indent=None)
         package.pictures(assets)
         outcome = describe(proof, no_twin)
+        metrics = {"model": package.name, "version": 0, **package.metrics, **sizes(folder)}
 
         def finish(version: int) -> None:
-            metrics = {"model": package.name, "version": version, **package.metrics}
-            text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
-            (assets / METRICS_FILE).write_text(text + "\n", "utf-8")
-            (assets / CARD_FILE).write_text(package.card(version, outcome), "utf-8")
+            metrics["version"] = version
+            write_json(assets / METRICS_FILE, metrics, indent=2)
+            (assets / CARD_FILE).write_text(package.card(metrics, outcome), "utf-8")
 
-        return Exported(publish(folder, finish), outcome)
+        return Exported(publish(folder, finish), outcome, metrics)
 
 
-def write_saved_model(package: Package, folder: Path) -> None:
-    """One signature whose input and output have the names that requests use; the batch's size is free.
+def write_saved_model(graph: Graph, folder: Path) -> None:
+    """Signatures whose input and outputs have the names that requests use; the batch's size is free.
 
     keras.export.ExportArchive does the same, but writes every variable twice.
     """
-    serve = tf.function(
-        lambda values: {package.output_name: package.model(values, training=False)},
-        input_signature=[tf.TensorSpec(package.model.inputs[0].shape, tf.float32, name=package.input_name)],
-    )
+    shape = tf.TensorSpec(graph.input_shape, tf.float32, name=graph.input_name)
+    whole = tf.function(graph.answer, input_signature=[shape])
+    signatures = {graph.whole_signature: whole}
+    if graph.outlier_output:
+        # It calls the other, so that the file holds the network's graph once.
+        signatures[DEFAULT_SIGNATURE] = tf.function(
+            lambda values: {name: tensor for name, tensor in whole(values).items() if name != graph.outlier_output},
+            input_signature=[shape],
+        )
     module = tf.Module()
-    module.weights = [weight.value for weight in package.model.weights]  # what is saved hangs on the module
-    tf.saved_model.save(module, str(folder), signatures={DEFAULT_SIGNATURE: serve})
+    module.variables_of_graph = graph.variables  # what is saved hangs on the module
+    tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def make_twin(package: Package, folder: Path, convert: Callable[[Path], bytes]) -> tuple[Twin | None, str | None]:
+def make_twin(package: Package, folder: Path, convert: Callable[..., bytes]) -> tuple[Twin | None, str | None]:
     """The twin's proof, or why there is no twin: a model that cannot have one is still worth serving."""
     path = folder / ASSETS / TWIN_FILE
+    graph, plan = package.graph, package.twin
     try:
-        path.write_bytes(convert(folder))
-        inputs = {package.input_name: package.proof_inputs}
-        proof = twin.prove(folder, inputs, classifies=bool(package.labels))
+        path.write_bytes(convert(folder, graph.whole_signature, plan.precision, plan.representative))
+        proof = twin.prove(folder, graph.input_name, graph.whole_signature, plan, graph.labels_output)
     except Exception as error:  # converter and runtime raise many kinds, each a reason to ship none
         path.unlink(missing_ok=True)
         reason = " ".join(str(error).replace(str(folder), "the SavedModel").split())
@@ -109,10 +150,30 @@ def make_twin(package: Package, folder: Path, convert: Callable[[Path], bytes]) 
 def describe(proof: Twin | None, no_twin: str | None) -> str:
     if proof is None:
         return f"none shipped ({no_twin})"
+    if proof.precision == "float32":
+        return (
+            f"proved equal on {proof.inputs_tried:,} real inputs, "
+            f"largest difference {proof.largest_difference:.2g} (allowed {proof.tolerance:g})"
+        )
     return (
-        f"proved equal on {proof.inputs_tried:,} real inputs, "
-        f"largest difference {proof.largest_difference:.2g} (allowed {proof.tolerance:g})"
+        f"in {proof.precision}; of {proof.inputs_tried:,} labelled inputs it calls {proof.accuracy:.4f} right, "
+        f"the SavedModel {proof.saved_model_accuracy:.4f} (allowed is {proof.tolerance:g} less)"
     )
+
+
+def sizes(folder: Path) -> dict[str, int | None]:
+    """In bytes: of the SavedModel without assets.extra, and of the twin."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    path = folder / ASSETS / TWIN_FILE
+    return {
+        "saved_model_bytes": sum(file.stat().st_size for file in files if folder / ASSETS not in file.parents),
+        "twin_bytes": path.stat().st_size if path.exists() else None,
+    }
+
+
+def write_json(path: Path, content: dict[str, Any], *, indent: int | None) -> None:
+    """ValueError where a number is none: NaN and infinity are no JSON."""
+    path.write_text(json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
 
 def read_signatures(saved_model: Path) -> dict[str, Signature]:

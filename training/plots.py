@@ -8,6 +8,8 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from training.calibration import Bin
+
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9622b", "#5b6470"
 Numbers = npt.NDArray[np.floating[Any]] | npt.NDArray[np.integer[Any]]
 
@@ -53,6 +55,23 @@ def confusion(matrix: Numbers, names: tuple[str, ...], path: Path, examples: str
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the row")
+    _save(figure, path)
+
+
+def reliability(before: list[Bin], after: list[Bin], path: Path, examples: str = "pictures") -> None:
+    """How often answers of each confidence are right, before and after the temperature; a point's size is its share."""
+    figure = Figure(figsize=(5.2, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="as sure as right")
+    for bins, colour, label in ((before, ORANGE, "before"), (after, BLUE, "after the temperature")):
+        confidence, accuracy = [each.confidence for each in bins], [each.accuracy for each in bins]
+        axes.plot(confidence, accuracy, color=colour, linewidth=1, label=label)
+        axes.scatter(confidence, accuracy, [8 + 200 * each.share for each in bins], color=colour, alpha=0.8)
+    axes.set_title(f"Confidence and accuracy, validation {examples}", loc="left")
+    axes.set_xlabel("confidence of the answers")
+    axes.set_ylabel("share that is right")
+    axes.legend(frameon=False, loc="upper left")
+    _tidy(axes)
     _save(figure, path)
 
 

@@ -46,7 +46,7 @@ def build() -> Any:
 def run(config: Config) -> None:
     import keras
 
-    from training import export, plots, train
+    from training import export, plots, reference, train, twin
 
     train.make_repeatable(config.seed)
     model = build()
@@ -77,12 +77,11 @@ def run(config: Config) -> None:
     exported = export.export(
         export.Package(
             name=NAME,
-            model=model,
-            input_name="x",
-            output_name="y",
-            proof_inputs=PROOF_INPUTS,
+            graph=export.graph_of(model, "x", "y"),
+            twin=twin.Plan(inputs=PROOF_INPUTS),
             metrics=metrics,
-            card=lambda version, twin: card(metrics, version, twin),
+            reference=reference.reference({"x": X}),
+            card=card,
             pictures=pictures,
             example={"instances": [ASKED]},
         ),
@@ -96,8 +95,8 @@ def run(config: Config) -> None:
     print(f'            and post {{"instances": [{ASKED}]}} to /v1/models/{NAME}:predict')
 
 
-def card(metrics: dict[str, Any], version: int, twin: str) -> str:
-    return f"""# {NAME}, version {version}
+def card(metrics: dict[str, Any], twin: str) -> str:
+    return f"""# {NAME}, version {metrics["version"]}
 
 One `Dense(1)` unit ({metrics["parameters"]} parameters) fitted to six points of the line y = 3x + 1: the
 smallest model that can be trained, exported and served.

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requirements/train.txt)")
 
+import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from training import activity, basic_motions
@@ -37,7 +38,7 @@ def read(version_dir: Path, name: str) -> Any:
 def test_the_twin_has_the_accuracy_that_the_metrics_state(which: str, run: tuple[Path, str]) -> None:
     version_dir = run[0] if which == "new" else SHIPPED
     data = basic_motions.basic_motions()
-    runner = Interpreter(str(version_dir / "assets.extra" / "model.tflite")).get_signature_runner("serving_default")
+    runner = Interpreter(str(version_dir / "assets.extra" / "model.tflite")).get_signature_runner("scored")
     answers = runner(motion=data.test_motions)["probabilities"]
     right = (answers.argmax(axis=1) == data.test_labels).mean()
     assert right == pytest.approx(read(version_dir, "metrics.json")["accuracy"])
@@ -57,7 +58,6 @@ def test_the_candidate_with_the_best_cross_validation_is_the_one_that_is_shipped
         assert [each for each in found["cross_validation"] if each["chosen"]] == [best]
         assert len(found["cross_validation"]) == len(activity.CANDIDATES)
         assert found["validation_accuracy"] == best["accuracy"]
-        assert found["validation_loss"] == best["loss"]
         assert found["parameters"] < 50_000
 
 
@@ -71,11 +71,49 @@ def test_the_metrics_add_up(run: tuple[Path, str]) -> None:
     assert [each["support"] for each in found["classes"].values()] == [10] * 4
 
 
+def test_confidence_and_outliers_are_stated(run: tuple[Path, str]) -> None:
+    for version_dir in (run[0], SHIPPED):
+        found = read(version_dir, "metrics.json")
+        for name in ("ece", "ece_uncalibrated", "validation_ece", "validation_ece_uncalibrated"):
+            assert 0 <= found[name] < 0.6
+        assert 0.05 < found["temperature"] < 20
+        assert found["outlier_threshold"] > 0
+        assert found["saved_model_bytes"] > found["twin_bytes"] > 10_000
+    flagged = found["outliers_flagged"]
+    assert flagged["test"] <= 0.1
+    assert min(flagged["noise"], flagged["a constant"], flagged["in other units (× 9.81)"]) > 0.5
+    assert flagged["steps in random order"] > 0.2
+
+
+def test_the_reference_says_what_was_trained_on(run: tuple[Path, str]) -> None:
+    for version_dir in (run[0], SHIPPED):
+        found = read(version_dir, "reference.json")
+        assert len(found["inputs"]) == 6 * 4
+        assert len(found["inputs"]["motion[0] mean"]["shares"]) == 10
+        assert found["labels"].keys() == {"Standing", "Running", "Walking", "Badminton"}
+        assert sum(found["labels"].values()) == pytest.approx(1)
+        assert found["confidence"]["edges"]
+        assert (version_dir / "assets.extra" / "reference.json").stat().st_size < 8_000
+
+
+def test_both_signatures_of_the_saved_model_give_what_the_twin_gives() -> None:
+    motions = basic_motions.basic_motions().train_motions
+    signatures = tf.saved_model.load(str(SHIPPED)).signatures
+    twin = Interpreter(str(SHIPPED / "assets.extra" / "model.tflite")).get_signature_runner("scored")(motion=motions)
+    scored = signatures["scored"](motion=tf.constant(motions))
+    for name, values in twin.items():
+        np.testing.assert_allclose(scored[name], values, rtol=1e-4, atol=1e-5)
+    plain = signatures["serving_default"](motion=tf.constant(motions))
+    assert list(plain) == ["probabilities"]
+    np.testing.assert_allclose(plain["probabilities"], twin["probabilities"], atol=1e-5)
+
+
 def test_the_service_is_told_labels_and_an_example(run: tuple[Path, str]) -> None:
     config = read(run[0], "serving.json")
     assert config["labels"] == ["Standing", "Running", "Walking", "Badminton"]
     assert np.shape(config["example"]["instances"]) == (1, 100, 6)
     assert config["signatures"]["serving_default"]["inputs"]["motion"]["shape"] == [-1, 100, 6]
+    assert config["outlier_score"] == {"signature": "scored", "output": "outlier_score", "threshold": 1.0}
     assert config["twin"]["inputs_tried"] == 1_000
     assert config["twin"]["largest_difference"] <= 1e-5
 

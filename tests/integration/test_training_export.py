@@ -14,39 +14,22 @@ pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requireme
 
 import keras
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 
+from service import drift_features
 from service.serving_config import saved_model_digest
+from tests.integration.packages import package, scored_package, serving_config
 from training import export, regression, twin
 
 ROOT = Path(__file__).parents[2]
+SHIPPED = sorted((ROOT / "models").glob("*/[1-9]*"))
+EVERY_MODEL = {"README.md", "learning_curve.png", "metrics.json", "model.tflite", "reference.json", "serving.json"}
+CLASSIFIER = EVERY_MODEL | {"confusion_matrix.png", "reliability.png"}
 ASSETS = {
-    "regression": {"fitted_line.png"},
-    "clothing": {"confusion_matrix.png", "sample.png"},
-    "activity": {"confusion_matrix.png"},
+    "regression": EVERY_MODEL | {"fitted_line.png"},
+    "clothing": CLASSIFIER | {"sample.png"},
+    "activity": CLASSIFIER,
+    "photos": CLASSIFIER | {"sample.jpg"},
 }
-EVERY_MODEL = {"README.md", "learning_curve.png", "metrics.json", "model.tflite", "serving.json"}
-
-
-def package(**changed: Any) -> export.Package:
-    """An untrained regression: what it answers does not matter here."""
-    settings: dict[str, Any] = {
-        "name": "line",
-        "model": regression.build(),
-        "input_name": "x",
-        "output_name": "y",
-        "proof_inputs": regression.PROOF_INPUTS,
-        "metrics": {"loss": 0.5},
-        "card": lambda version, outcome: f"# line, version {version}\n\n{outcome}\n",
-        "pictures": lambda folder: (folder / "curve.png").write_bytes(b"png"),
-        "example": {"instances": [10.0]},
-    }
-    return export.Package(**settings | changed)
-
-
-def serving_config(version_dir: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((version_dir / "assets.extra" / "serving.json").read_text())
-    return loaded
 
 
 def visible(folder: Path) -> list[str]:
@@ -57,8 +40,21 @@ def test_a_version_holds_model_twin_and_what_is_known_of_them(tmp_path: Path) ->
     exported = export.export(package(), tmp_path)
     assert exported.version_dir == tmp_path / "line" / "1"
     assets = exported.version_dir / "assets.extra"
-    assert visible(assets) == ["README.md", "curve.png", "metrics.json", "model.tflite", "serving.json"]
-    assert json.loads((assets / "metrics.json").read_text()) == {"model": "line", "version": 1, "loss": 0.5}
+    assert visible(assets) == [
+        "README.md",
+        "curve.png",
+        "metrics.json",
+        "model.tflite",
+        "reference.json",
+        "serving.json",
+    ]
+    metrics = json.loads((assets / "metrics.json").read_text())
+    twin_bytes = (assets / "model.tflite").stat().st_size
+    saved_model_bytes = sum(path.stat().st_size for path in exported.version_dir.glob("[!a]*") if path.is_file())
+    saved_model_bytes += sum(path.stat().st_size for path in exported.version_dir.glob("variables/*"))
+    sizes = {"saved_model_bytes": saved_model_bytes, "twin_bytes": twin_bytes}
+    assert metrics == {"model": "line", "version": 1, "loss": 0.5, **sizes} == exported.metrics
+    assert json.loads((assets / "reference.json").read_text()) == {"inputs": {}}
     assert "# line, version 1" in (assets / "README.md").read_text()
     assert "proved equal on 4,001 real inputs" in (assets / "README.md").read_text()
     assert visible(tmp_path / "line") == ["1"]
@@ -75,12 +71,35 @@ def test_signatures_are_told_as_the_saved_model_has_them(tmp_path: Path) -> None
     assert signature["outputs"]["y"]["shape"] == [-1]
 
 
-def test_the_twin_takes_batches_of_any_size(tmp_path: Path) -> None:
-    version_dir = export.export(package(), tmp_path).version_dir
-    interpreter = Interpreter(str(version_dir / "assets.extra" / "model.tflite"))
-    assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["x"], "outputs": ["y"]}}
-    runner = interpreter.get_signature_runner("serving_default")
-    assert [len(runner(x=np.zeros(size, np.float32))["y"]) for size in (1, 7, 2)] == [1, 7, 2]
+def test_a_classifier_has_one_signature_for_plain_answers_and_one_with_the_score(tmp_path: Path) -> None:
+    version_dir = export.export(scored_package(), tmp_path).version_dir
+    config = serving_config(version_dir)
+    assert config["outlier_score"] == {"signature": "scored", "output": "outlier_score", "threshold": 1.0}
+    assert {name: sorted(each["outputs"]) for name, each in config["signatures"].items()} == {
+        "scored": ["outlier_score", "probabilities"],
+        "serving_default": ["probabilities"],
+    }
+    assert {each["method_name"] for each in config["signatures"].values()} == {"tensorflow/serving/predict"}
+    assert config["signatures"]["scored"]["outputs"]["outlier_score"]["shape"] == [-1]
+    loaded = tf.saved_model.load(str(version_dir)).signatures
+    values = tf.constant(np.random.default_rng(2).normal(size=(5, 4)), tf.float32)
+    plain, scored = loaded["serving_default"](values=values), loaded["scored"](values=values)
+    assert list(plain) == ["probabilities"]
+    np.testing.assert_array_equal(plain["probabilities"], scored["probabilities"])
+    np.testing.assert_array_equal(scored["outlier_score"], np.abs(values[:, 0]))
+
+
+def test_variables_that_both_signatures_read_are_written_once(tmp_path: Path) -> None:
+    version_dir = export.export(scored_package(), tmp_path).version_dir
+    names = [name for name, _ in tf.train.list_variables(str(version_dir / "variables" / "variables"))]
+    assert len([name for name in names if name.startswith("variables_of_graph")]) == 1
+
+
+def test_what_is_no_number_never_reaches_a_file(tmp_path: Path) -> None:
+    for broken in ({"metrics": {"loss": float("nan")}}, {"reference": {"edge": float("inf")}}):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            export.export(package(**broken), tmp_path)
+    assert visible(tmp_path / "line") == []
 
 
 def test_the_proof_says_what_it_was_made_from(tmp_path: Path) -> None:
@@ -102,19 +121,19 @@ def test_an_existing_version_is_never_overwritten(tmp_path: Path) -> None:
     assert json.loads((second / "assets.extra" / "metrics.json").read_text())["version"] == 2
 
 
-def another_model(folder: Path) -> bytes:
+def another_model(folder: Path, *_: Any) -> bytes:
     """A well-formed twin with the right names and shapes, of other weights."""
     other = regression.build()
     other.set_weights([np.array([[5.0]]), np.array([0.001])])
-    export.write_saved_model(package(model=other), folder / "other")
+    export.write_saved_model(export.graph_of(other, "x", "y"), folder / "other")
     return twin.convert(folder / "other")
 
 
-def not_a_model(folder: Path) -> bytes:
+def not_a_model(folder: Path, *_: Any) -> bytes:
     return b"TFL3 or so"
 
 
-def no_conversion(folder: Path) -> bytes:
+def no_conversion(folder: Path, *_: Any) -> bytes:
     raise RuntimeError(f"{folder} uses an op\nthat has no counterpart")
 
 
@@ -137,32 +156,6 @@ def test_a_twin_without_proof_is_not_shipped_and_the_reason_is(convert: Any, rea
     assert "serving_default" in tf.saved_model.load(str(exported.version_dir)).signatures
 
 
-def test_a_twin_that_prefers_another_class_is_refused() -> None:
-    close = {"p": np.array([[0.500001, 0.499999]])}
-    with pytest.raises(twin.TwinError, match="another class comes first in p"):
-        twin._difference(close, {"p": close["p"][:, ::-1]}, classifies=True)
-    assert twin._difference(close, {"p": close["p"][:, ::-1]}, classifies=False) == pytest.approx(2e-6)
-
-
-@pytest.mark.parametrize(
-    ("answered", "says"),
-    [
-        ({"p": np.array([[np.nan, 1.0]])}, "p differs by nan"),
-        ({"p": np.array([0.0, 1.0])}, "p has shape"),
-        ({"q": np.array([[0.0, 1.0]])}, "gives"),
-    ],
-    ids=["not a number", "another shape", "another name"],
-)
-def test_a_twin_that_answers_something_else_is_refused(answered: dict[str, Any], says: str) -> None:
-    with pytest.raises(twin.TwinError, match=says):
-        twin._difference({"p": np.array([[0.0, 1.0]])}, answered, classifies=True)
-
-
-def test_too_few_inputs_prove_nothing(tmp_path: Path) -> None:
-    exported = export.export(package(proof_inputs=np.zeros(999, np.float32)), tmp_path)
-    assert "999 inputs prove nothing" in exported.twin
-
-
 def test_an_export_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def no_pictures(folder: Path) -> None:
         raise OSError("disk full")
@@ -175,16 +168,16 @@ def test_an_export_that_fails_leaves_nothing(tmp_path: Path) -> None:
 KILLED_HALFWAY = """
 import signal, sys
 from pathlib import Path
-from training import export, regression
+from training import export, regression, twin
 
-def convert(folder):
+def convert(folder, *_):
     print("halfway", flush=True)
     signal.pause()
 
 export.export(export.Package(
-    name="line", model=regression.build(), input_name="x", output_name="y", proof_inputs=regression.PROOF_INPUTS,
-    metrics={}, card=lambda version, outcome: "", pictures=lambda folder: None, example={}), Path(sys.argv[1]),
-    convert=convert)
+    name="line", graph=export.graph_of(regression.build(), "x", "y"), twin=twin.Plan(inputs=regression.PROOF_INPUTS),
+    metrics={}, reference={}, card=lambda metrics, outcome: "", pictures=lambda folder: None, example={}),
+    Path(sys.argv[1]), convert=convert)
 """
 
 
@@ -200,23 +193,45 @@ def test_an_export_that_is_killed_leaves_nothing_that_a_server_would_load(tmp_pa
     assert export.export(package(), tmp_path).version_dir == tmp_path / "line" / "1"
 
 
-@pytest.mark.parametrize("name", ASSETS)
-def test_the_shipped_version_is_whole_and_its_proof_is_about_it(name: str) -> None:
-    version_dir = ROOT / "models" / name / "1"
+@pytest.mark.parametrize("version_dir", SHIPPED, ids=lambda path: "/".join(path.parts[-2:]))
+def test_the_shipped_version_is_whole_and_its_proof_is_about_it(version_dir: Path) -> None:
     assets = version_dir / "assets.extra"
-    assert set(visible(assets)) == EVERY_MODEL | ASSETS[name]
-    proof = serving_config(version_dir)["twin"]
-    assert proof["sha256"] == hashlib.sha256((assets / "model.tflite").read_bytes()).hexdigest()
-    assert proof["saved_model_sha256"] == saved_model_digest(version_dir)
-    signatures = export.read_signatures(version_dir)
-    told = serving_config(version_dir)["signatures"]["serving_default"]
-    assert told["outputs"].keys() == signatures["serving_default"].outputs.keys()
-    assert json.loads((assets / "metrics.json").read_text())["version"] == 1
+    assert set(visible(assets)) == ASSETS[version_dir.parent.name]
+    config = serving_config(version_dir)
+    assert config["twin"]["sha256"] == hashlib.sha256((assets / "model.tflite").read_bytes()).hexdigest()
+    assert config["twin"]["saved_model_sha256"] == saved_model_digest(version_dir)
+    assert {name: each["outputs"].keys() for name, each in config["signatures"].items()} == {
+        name: each.outputs.keys() for name, each in export.read_signatures(version_dir).items()
+    }
+    metrics = json.loads((assets / "metrics.json").read_text())
+    assert metrics["version"] == int(version_dir.name)
+    assert metrics["twin_bytes"] == (assets / "model.tflite").stat().st_size
 
 
-@pytest.mark.parametrize("name", ASSETS)
-def test_no_shipped_file_tells_where_it_was_made(name: str) -> None:
-    for file in (ROOT / "models" / name / "1").rglob("*"):
+@pytest.mark.parametrize("version_dir", SHIPPED, ids=lambda path: "/".join(path.parts[-2:]))
+def test_the_reference_has_the_features_that_the_service_will_look_at(version_dir: Path) -> None:
+    config = serving_config(version_dir)
+    reference = json.loads((version_dir / "assets.extra" / "reference.json").read_text())
+    inputs = {
+        name: np.zeros([2, *spec["shape"][1:]], np.float32)
+        for name, spec in config["signatures"]["serving_default"]["inputs"].items()
+    }
+    assert reference["inputs"].keys() == drift_features.features(inputs).keys()
+    assert list(reference.get("labels", {})) == config.get("labels", [])
+    binned = [*reference["inputs"].values(), *([reference["confidence"]] if "labels" in config else [])]
+    for each in binned:
+        assert (np.diff(each["edges"]) > 0).all()
+        assert len(each["shares"]) == len(each["edges"]) + 1
+        assert sum(each["shares"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_all_shipped_models_together_stay_below_40_mb() -> None:
+    assert sum(path.stat().st_size for path in (ROOT / "models").rglob("*") if path.is_file()) < 40_000_000
+
+
+@pytest.mark.parametrize("version_dir", SHIPPED, ids=lambda path: "/".join(path.parts[-2:]))
+def test_no_shipped_file_tells_where_it_was_made(version_dir: Path) -> None:
+    for file in version_dir.rglob("*"):
         content = file.read_bytes() if file.is_file() else b""
         for place in (str(ROOT), str(Path.home()), str(Path(keras.__file__).parent), "/.export-"):
             assert place.encode() not in content, f"{file} names {place}"

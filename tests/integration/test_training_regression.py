@@ -63,6 +63,13 @@ def test_it_says_what_came_out_and_what_to_do_next(run: tuple[Path, str]) -> Non
     assert "Next        python -m service --models" in printed
 
 
+def test_its_reference_has_a_bin_for_each_of_the_six_points(run: tuple[Path, str]) -> None:
+    found = json.loads((run[0] / "assets.extra" / "reference.json").read_text())
+    assert list(found) == ["inputs"]
+    assert found["inputs"]["x"]["edges"] == pytest.approx([-1.005, -0.5, 0.5, 1.5, 2.5, 3.5, 4.005])
+    assert found["inputs"]["x"]["shares"] == pytest.approx([0, *[1 / 6] * 6, 0], abs=1e-5)
+
+
 def test_a_learning_rate_that_diverges_exports_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "training", "regression", "--learning-rate", "9", "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

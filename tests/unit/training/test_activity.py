@@ -97,9 +97,9 @@ def test_the_candidate_that_calls_most_right_is_chosen_and_of_equals_the_surest(
 ) -> None:
     results = dict(zip(activity.CANDIDATES, [(0.95, 0.1), (0.975, 0.3), (0.975, 0.2), (0.9, 0.05)], strict=True))
 
-    def cross_validate(candidate: Candidate, *_: object) -> activity.History:
+    def cross_validate(candidate: Candidate, *_: object) -> activity.Tried:
         accuracy, loss = results[candidate]
-        return {"val_accuracy": [1.0, accuracy], "val_loss": [0.0, loss]}
+        return activity.Tried({"val_accuracy": [1.0, accuracy], "val_loss": [0.0, loss]}, None)
 
     monkeypatch.setattr(activity, "cross_validate", cross_validate)
     chosen, tried = activity.choose(activity.Config(), steady(1), np.array([0]))

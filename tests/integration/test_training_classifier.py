@@ -1,0 +1,147 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requirements/train.txt)")
+
+import keras
+import tensorflow as tf
+
+from training import calibration, classifier, classifier_card, export, outliers, twin
+from training.classifier import Classifier, Examples
+
+NAMES = ("hat", "sock", "glove")
+
+
+def examples(count: int, seed: int) -> Examples:
+    """Three overlapping clouds in four dimensions, as bytes."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    centers = np.array([[60, 60, 60, 200], [60, 200, 60, 60], [200, 60, 60, 60]])
+    return Examples(generator.normal(centers[labels], 45).clip(0, 255).astype(np.uint8), labels)
+
+
+def network(policy: str = "float32") -> Any:
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((4,), name="values")
+    scaled = keras.layers.Rescaling(1 / 255)(inputs)
+    features = keras.layers.Dense(16, activation="relu", dtype=policy)(scaled)
+    return keras.Model(inputs, {"features": features, "logits": keras.layers.Dense(3)(features)})
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Classifier:
+    training, validation = examples(900, 0), examples(600, 1)
+    net = network()
+    model = keras.Model(net.inputs, net.output["logits"])
+    model.compile(keras.optimizers.Adam(0.02), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(training.inputs.astype(np.float32), training.labels, epochs=10, batch_size=64, verbose=0)
+    return classifier.assemble(net, NAMES, training, validation)
+
+
+def test_the_graph_computes_what_was_measured(fitted: Classifier) -> None:
+    inputs = np.concatenate([examples(50, 3).inputs, np.full((1, 4), 0, np.uint8), np.full((1, 4), 255, np.uint8)])
+    expected = fitted.answers(inputs)
+    found = fitted.graph("values").answer(tf.constant(inputs, tf.float32))
+    np.testing.assert_allclose(found["probabilities"], expected.probabilities, atol=1e-5)
+    np.testing.assert_allclose(found["outlier_score"], expected.scores, rtol=1e-4)
+
+
+def test_one_in_a_hundred_held_out_examples_is_flagged_and_what_is_unlike_them_is(fitted: Classifier) -> None:
+    assert (fitted.held_out_answers().scores > 1).mean() == pytest.approx(0.01, abs=0.002)
+    unlike = np.array([[255, 255, 255, 255], [0, 0, 0, 0]], np.uint8)
+    assert (fitted.answers(unlike).scores > 1).all()
+
+
+def test_the_probabilities_are_those_of_the_logits_at_the_temperature(fitted: Classifier) -> None:
+    answers = fitted.answers(examples(50, 3).inputs)
+    _, logits = classifier.run(fitted.network, examples(50, 3).inputs)
+    np.testing.assert_allclose(answers.probabilities, calibration.softmax(logits, fitted.temperature))
+    assert (answers.probabilities.argmax(axis=1) == logits.argmax(axis=1)).all()
+
+
+def test_inputs_go_through_in_slices_that_give_the_same(fitted: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = examples(50, 3).inputs
+    whole = classifier.run(fitted.network, inputs)
+    monkeypatch.setattr(classifier, "SLICE_BYTES", 16 * 7)
+    for part, expected in zip(classifier.run(fitted.network, inputs), whole, strict=True):
+        np.testing.assert_allclose(part, expected, rtol=1e-5)
+
+
+def test_folds_are_joined_to_one_held_out_set(fitted: Classifier) -> None:
+    distance = fitted.distance
+    folds = [classifier.hold_out(fitted.network, distance, examples(60, seed)) for seed in (5, 6)]
+    joined = classifier.join(folds)
+    assembled = classifier.assemble_cross_validated(fitted.network, NAMES, distance, joined)
+    assert len(joined.labels) == len(joined.logits) == len(joined.distances) == 120
+    assert assembled.threshold == outliers.threshold(joined.distances)
+
+
+def test_the_metrics_state_what_every_classifier_has(fitted: Classifier) -> None:
+    test = examples(300, 2)
+    found = classifier.metrics(fitted, test, {"white": np.full((9, 4), 255)})
+    json.dumps(found, allow_nan=False)
+    answers = fitted.answers(test.inputs)
+    assert found["accuracy"] == (answers.probabilities.argmax(axis=1) == test.labels).mean()
+    assert found["ece"] == pytest.approx(
+        calibration.expected_calibration_error(test.labels, answers.probabilities), abs=1e-6
+    )
+    assert found["outliers_flagged"] == {"test": pytest.approx((answers.scores > 1).mean(), abs=1e-4), "white": 1.0}
+    assert (found["validation_examples"], found["test_examples"]) == (600, 300)
+    assert found["parameters"] == 4 * 16 + 16 + 16 * 3 + 3
+    assert np.sum(found["confusion_matrix"]) == 300
+
+
+def test_a_network_that_computes_in_less_than_float32_is_not_exported(fitted: Classifier) -> None:
+    half = Classifier(
+        network("mixed_bfloat16"), NAMES, fitted.temperature, fitted.distance, fitted.threshold, fitted.held_out
+    )
+    with pytest.raises(ValueError, match="computes in bfloat16, expected float32"):
+        half.graph("values")
+
+
+def test_all_that_it_needs_comes_out_of_an_export(fitted: Classifier, tmp_path: Path) -> None:
+    metrics = classifier.metrics(fitted, examples(300, 2))
+    history = {"loss": [1.0, 0.5], "accuracy": [0.5, 0.9]}
+    exported = export.export(
+        export.Package(
+            name="clouds",
+            graph=fitted.graph("values"),
+            twin=twin.Plan(inputs=examples(1_000, 4).inputs),
+            metrics=metrics,
+            reference=fitted.reference("values", examples(900, 0).inputs),
+            card=lambda metrics, outcome: "\n".join(
+                [
+                    classifier_card.results(metrics, "clouds"),
+                    classifier_card.confidence(metrics, "clouds"),
+                    classifier_card.errors(metrics, "clouds"),
+                    classifier_card.sizes(metrics),
+                ]
+            ),
+            pictures=lambda folder: classifier.pictures(fitted, metrics, history, folder, "clouds"),
+            example={"instances": [[1, 2, 3, 4]]},
+            labels=NAMES,
+        ),
+        tmp_path,
+    )
+    assert exported.twin.startswith("proved equal on 1,000 real inputs")
+    assets = exported.version_dir / "assets.extra"
+    assert {path.name for path in assets.glob("*.png")} == {
+        "confusion_matrix.png",
+        "learning_curve.png",
+        "reliability.png",
+    }
+    card = (assets / "README.md").read_text()
+    for stated in (
+        f"| test | {metrics['accuracy']:.4f} |",
+        f"divided by {metrics['temperature']:.3f} before the softmax",
+        "| hat | ",
+        f"| test | {metrics['outliers_flagged']['test']:.1%} |",
+    ):
+        assert stated in card
+    reference = json.loads((assets / "reference.json").read_text())
+    assert list(reference["inputs"]) == [f"values[{place}]" for place in range(4)]
+    assert list(reference["labels"]) == list(NAMES)

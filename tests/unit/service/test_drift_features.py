@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from service.drift_features import count, features
+
+
+def test_a_small_row_is_watched_value_by_value() -> None:
+    found = features({"x": np.array([1.0, 2.0], np.float32), "sizes": np.array([[1, 2, 3], [4, 5, 6]], np.int32)})
+    assert list(found) == ["x", "sizes[0]", "sizes[1]", "sizes[2]"]
+    assert found["x"].tolist() == [1, 2]
+    assert found["sizes[2]"].tolist() == [3, 6]
+
+
+def test_a_picture_is_watched_by_its_statistics() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 28, 28)).astype(np.uint8)
+    found = features({"pixels": pixels})
+    assert list(found) == ["pixels mean", "pixels deviation", "pixels smallest", "pixels largest"]
+    np.testing.assert_allclose(found["pixels mean"], pixels.mean(axis=(1, 2)))
+    np.testing.assert_allclose(found["pixels deviation"], pixels.std(axis=(1, 2)))
+    assert found["pixels smallest"].tolist() == pixels.min(axis=(1, 2)).tolist()
+    assert found["pixels largest"].tolist() == pixels.max(axis=(1, 2)).tolist()
+
+
+def test_each_channel_has_its_own_statistics_where_there_are_few() -> None:
+    motion = np.random.default_rng(0).normal(size=(3, 100, 6)).astype(np.float32)
+    found = features({"motion": motion})
+    assert len(found) == 24
+    np.testing.assert_allclose(found["motion[4] mean"], motion[..., 4].mean(axis=1), atol=1e-6)
+    assert len(features({"rgb": np.zeros((2, 64, 64, 3))})) == 12
+    assert next(iter(features({"grey": np.zeros((2, 28, 28, 1))}))) == "grey mean"
+    assert len(features({"rows": np.zeros((2, 28, 28))})) == 4
+    assert len(features({"flat": np.zeros((2, 784))})) == 4
+
+
+def test_what_is_no_number_has_no_features() -> None:
+    assert features({"text": np.array([b"a", b"b"], object), "scalar": np.array(1.0)}) == {}
+
+
+@pytest.mark.parametrize("value", [0.0, 255.0, 0.1])
+def test_a_picture_of_one_shade_has_no_deviation(value: float) -> None:
+    found = features({"pixels": np.full((1, 28, 28), value, np.float32)})
+    assert found["pixels deviation"][0] == pytest.approx(0, abs=1e-6)
+
+
+def test_values_are_counted_by_bin_and_those_on_an_edge_below_it() -> None:
+    edges = np.array([0.0, 1.0])
+    assert count(np.array([-5, 0, 0.5, 1, 1.1, 9]), edges).tolist() == [2, 2, 2]
+    assert count(np.array([]), edges).tolist() == [0, 0, 0]
+    assert count(np.array([3.0, np.nan, np.inf, -np.inf]), edges).tolist() == [1, 0, 2]
+    assert count(np.array([3.0]), np.array([])).tolist() == [1]
+
+
+def test_an_empty_batch_has_no_features() -> None:
+    assert features({"x": np.zeros((0, 3)), "pixels": np.zeros((0, 28, 28)), "nothing": np.zeros((2, 0))}) == {}
