@@ -70,7 +70,7 @@ def test_test_pictures_as_json_reach_the_accuracy_of_the_model_card(engine_serve
         predictions = engine_server.request(f"{CLOTHING}:predict", {"instances": rows}).json()["predictions"]
         labels += np.argmax(predictions, axis=1).tolist()
     accuracy = float(np.mean(np.array(labels) == data.test_labels))
-    stated = json.loads((SHIPPED / "clothing/1/assets.extra/metrics.json").read_text())["accuracy"]
+    stated = json.loads((SHIPPED / "clothing/2/assets.extra/metrics.json").read_text())["accuracy"]
     assert accuracy == pytest.approx(stated, abs=0.001)
 
 
@@ -109,7 +109,7 @@ def test_a_png_of_a_test_picture_gets_the_right_label_first(server: Server, data
 
 
 def test_the_sample_and_its_negative_get_the_same_answer(server: Server) -> None:
-    sample = Image.open(SHIPPED / "clothing/1/assets.extra/sample.png")
+    sample = Image.open(SHIPPED / "clothing/2/assets.extra/sample.png")
     bright_on_black = server.request(f"{CLOTHING}:classify", png(sample), "image/png")
     dark_on_white = server.request(f"{CLOTHING}:classify", png(ImageOps.invert(sample)), "image/png")
     assert bright_on_black.status == 200
@@ -118,14 +118,14 @@ def test_the_sample_and_its_negative_get_the_same_answer(server: Server) -> None
 
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_every_format_of_an_enlarged_colour_sample_gets_its_label(server: Server, name: str) -> None:
-    sample = Image.open(SHIPPED / "clothing/1/assets.extra/sample.png")
+    sample = Image.open(SHIPPED / "clothing/2/assets.extra/sample.png")
     expected = first_label(server.request(f"{CLOTHING}:classify", png(sample), "image/png"))
     sample.resize((280, 280)).convert("RGB").save(buffer := BytesIO(), name)
     assert first_label(server.request(f"{CLOTHING}:classify", buffer.getvalue(), f"image/{name.lower()}")) == expected
 
 
 def test_labels_come_best_first_and_at_most_top_k(server: Server) -> None:
-    sample = (SHIPPED / "clothing/1/assets.extra/sample.png").read_bytes()
+    sample = (SHIPPED / "clothing/2/assets.extra/sample.png").read_bytes()
     (ranking,) = server.request(f"{CLOTHING}:classify", sample, "image/png").json()["results"]
     assert len(ranking) == 10
     assert [score for _, score in ranking] == sorted((score for _, score in ranking), reverse=True)
@@ -134,7 +134,7 @@ def test_labels_come_best_first_and_at_most_top_k(server: Server) -> None:
 
 
 def test_instances_can_be_classified_as_well(server: Server) -> None:
-    sample = SHIPPED / "clothing/1/assets.extra/sample.png"
+    sample = SHIPPED / "clothing/2/assets.extra/sample.png"
     rows = [np.asarray(Image.open(sample)).tolist()]
     as_json = server.request(f"{CLOTHING}:classify", {"instances": rows}).json()
     assert as_json == server.request(f"{CLOTHING}:classify", sample.read_bytes(), "image/png").json()
