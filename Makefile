@@ -11,10 +11,10 @@ export PYTHONDONTWRITEBYTECODE :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test lint format lock up down e2e bench clean
+.PHONY: help serve train exercises test lint format lock up down e2e bench clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(SERVE)/installed ## serve the models in models/ on http://127.0.0.1:8501 (settings: SERVING_* variables; TENSORFLOW=1 adds TensorFlow)
 	@exec $(SERVE)/bin/python -m service
@@ -23,6 +23,11 @@ train: .venv/train/installed ## train and export every model as its next version
 	.venv/train/bin/python -m training regression
 	.venv/train/bin/python -m training clothing
 	.venv/train/bin/python -m training activity
+	$(if $(CLOTHING_PHOTOS_DIR),.venv/train/bin/python -m training photos,@echo "photos is left out: CLOTHING_PHOTOS_DIR names no folder with its pictures")
+	.venv/train/bin/python -m training report
+
+exercises: .venv/train/installed ## what units, epochs and convolutions do: table and curves in exercises/ (20 minutes of processor time; QUICK=1: one)
+	.venv/train/bin/python -m training exercises $(if $(QUICK),--quick)
 
 test: lint ## lint, types, and every test that this machine can run; says which it skipped and why
 	@# Other servers' clients, whose packages do not go with ours; where they cannot be had, their tests are skipped.

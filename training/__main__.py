@@ -1,4 +1,4 @@
-"""`python -m training MODEL`: dataset → fit → evaluate → export."""
+"""`python -m training NAME`: a model's whole road (dataset → fit → evaluate → export), or a command."""
 
 import argparse
 import dataclasses
@@ -7,14 +7,15 @@ import sys
 import textwrap
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from training import activity, clothing, regression
+from training import activity, clothing, exercises, folder, photos, regression, report
 from training.config import HELP
 from training.errors import ConfigError, RunError
 
-# A new model is a new file with NAME, Config, run(config) and a docstring, and its name here.
-MODELS: tuple[ModuleType, ...] = (regression, clothing, activity)
+# A new model or command is a new file with NAME, Config, run(config) and a docstring, and its name here.
+MODELS: tuple[ModuleType, ...] = (regression, clothing, activity, photos)
+COMMANDS: tuple[ModuleType, ...] = (folder, exercises, report)
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,53 +24,70 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> Parser:
-    results = "\n\n".join(f"{model.NAME}\n{textwrap.indent(_text(model), '  ')}" for model in MODELS)
+    modules = MODELS + COMMANDS
+    results = "\n\n".join(f"{module.NAME}\n{textwrap.indent(_text(module), '  ')}" for module in modules)
     top = Parser(
         prog="python -m training",
-        description="Train a model and export it as the next version under OUTPUT/MODEL/.",
-        epilog=f"{results}\n\nEach model's flags and defaults: python -m training MODEL --help",
+        description="Train a model and export it as the next version under OUTPUT/MODEL/, or run a command.",
+        epilog=f"{results}\n\nEach one's flags and defaults: python -m training NAME --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = top.add_subparsers(title="models", metavar="MODEL", required=True)
-    for model in MODELS:
-        command = commands.add_parser(
-            model.NAME,
-            help=_text(model).splitlines()[0],
-            description=_text(model),
+    names = top.add_subparsers(title="models and commands", metavar="NAME", required=True)
+    for module in modules:
+        command = names.add_parser(
+            module.NAME,
+            help=_text(module).splitlines()[0],
+            description=_text(module),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.set_defaults(model=model)
-        for field in dataclasses.fields(model.Config):
-            kind = type(field.default)
-            command.add_argument(
-                f"--{field.name.replace('_', '-')}",
-                type=kind,
-                default=field.default,
-                metavar="FOLDER" if issubclass(kind, Path) else kind.__name__.upper(),
-                help=f"{HELP[field.name]} (default: %(default)s)",
-            )
+        command.set_defaults(module=module)
+        for field in dataclasses.fields(module.Config):
+            _add(command, field)
     return top
 
 
-def _text(model: ModuleType) -> str:
-    return (model.__doc__ or "").strip()
+def _add(command: Parser, field: "dataclasses.Field[Any]") -> None:
+    kind = field.type
+    assert isinstance(kind, type), f"{field.name} is {kind}, of which no flag can be made"  # noqa: S101
+    needed = field.default is dataclasses.MISSING
+    options: dict[str, Any] = {} if needed else {"default": field.default}
+    if kind is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    elif "choices" in field.metadata:
+        options["choices"] = field.metadata["choices"]
+    else:
+        options |= {"type": kind, "metavar": "FOLDER" if issubclass(kind, Path) else kind.__name__.upper()}
+    if field.metadata.get("positional"):
+        added = command.add_argument(field.name, **options | {"metavar": field.name.upper()})
+    else:
+        added = command.add_argument(f"--{field.name.replace('_', '-')}", required=needed, **options)
+    # Set afterwards, because BooleanOptionalAction would say the default a second time.
+    added.help = field.metadata.get("help") or HELP[field.name]
+    if not needed:
+        added.help += " (default: %(default)s)"
+
+
+def _text(module: ModuleType) -> str:
+    return (module.__doc__ or "").strip()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0, or 1 where the training could not be done; exits with 2 where the arguments make no sense."""
+    """0, or 1 where the run could not be done; exits with 2 where the arguments make no sense."""
     commands = parser()
     given = vars(commands.parse_args(arguments))
-    model = given.pop("model")
+    module = given.pop("module")
     try:
-        config = model.Config(**given)
+        config = module.Config(**given)
     except ConfigError as error:
         commands.error(str(error))
-    # Both are read when TensorFlow and Keras are imported, which model.run does. Errors, no start-up greetings:
+    # Both are read when TensorFlow and Keras are imported, which module.run does. Errors, no start-up greetings:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["KERAS_BACKEND"] = "tensorflow"  # no other can write a SavedModel
+    output: Path | None = given.get("output")  # a command that only reads has none
     try:
-        config.output.mkdir(parents=True, exist_ok=True)  # rather now than after minutes of training
-        model.run(config)
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)  # rather now than after minutes of training
+        module.run(config)
     except KeyboardInterrupt:
         return _failed("interrupted, nothing was exported", 130)
     except RunError as error:
@@ -77,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         return _failed(f"{error.name} is missing; training needs pip install --no-deps -r requirements/train.txt")
     except OSError as error:
-        return _failed(f"{error.filename or config.output}: {error.strerror or error}")
+        return _failed(f"{error.filename or output or module.NAME}: {error.strerror or error}")
     return 0
 
 

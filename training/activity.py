@@ -46,12 +46,11 @@ def build(filters: int, motions: Motions) -> Any:
 
     inputs = keras.Input(motions.shape[1:], name="motion")
     values = keras.layers.Normalization(mean=motions.mean(axis=(0, 1)), variance=motions.var(axis=(0, 1)))(inputs)
-    values = keras.layers.Conv1D(filters, 5, activation="relu")(values)
-    values = keras.layers.MaxPooling1D(2)(values)
-    values = keras.layers.Conv1D(2 * filters, 5, activation="relu")(values)
-    features = keras.layers.GlobalAveragePooling1D()(values)
-    logits = keras.layers.Dense(4)(keras.layers.Dropout(0.3)(features))
-    return keras.Model(inputs, {"features": features, "logits": logits})
+    first = keras.layers.Conv1D(filters, 5, activation="relu")(values)
+    second = keras.layers.Conv1D(2 * filters, 5, activation="relu")(keras.layers.MaxPooling1D(2)(first))
+    means = [keras.layers.GlobalAveragePooling1D()(each) for each in (first, second)]
+    logits = keras.layers.Dense(4)(keras.layers.Dropout(0.3)(means[1]))
+    return keras.Model(inputs, {"features": means, "logits": logits})
 
 
 def copies(motions: Motions, labels: Labels, *, altered: bool, seed: int) -> tuple[Motions, Labels]:

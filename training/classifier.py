@@ -1,7 +1,9 @@
 """A classifier: a network, the temperature of its probabilities and the outlier score, assembled and measured.
 
 The network is a keras.Model with outputs {"features": [n, d], "logits": [n, classes]}, both float32, and computes in
-float32 (one that was fitted in mixed precision is built anew and given the weights).
+float32 (one that was fitted in mixed precision is built anew and given the weights). `features` may be a list of such
+tensors, say the means over all places after each block of convolutions: early blocks see noise and strange textures
+that the last one, made to tell classes apart, no longer does.
 """
 
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ Array = np.ndarray[Any, Any]
 
 OUTPUT = "probabilities"
 OUTLIER_OUTPUT = "outlier_score"
+SHORTEST = 1e-12  # square of the length of features: all may be 0
 SLICE_BYTES = 32 * 2**20  # of float32 inputs that go through the network at once
 
 
@@ -59,8 +62,8 @@ class Classifier:
     held_out: HeldOut
 
     def answers(self, inputs: Array) -> Answers:
-        features, logits = run(self.network, inputs)
-        return self._answers(logits, self.distance(features))
+        found, logits = run(self.network, inputs)
+        return self._answers(logits, self.distance(found))
 
     def held_out_answers(self) -> Answers:
         return self._answers(self.held_out.logits, self.held_out.distances)
@@ -94,11 +97,9 @@ class Classifier:
 
         def answer(values: Any) -> dict[str, Any]:
             out = self.network(values, training=False)
-            squares = tf.reduce_sum(tf.square(out["features"]), axis=1, keepdims=True)
-            squares = tf.maximum(squares, outliers.SMALLEST)
-            places = tf.concat([out["features"] * tf.math.rsqrt(squares), tf.math.log(squares) / 2], axis=1)
-            inside = tf.matmul(places, constants["directions"])
-            outside = places * constants["scale"] - tf.matmul(inside, constants["back"])
+            found = places(out["features"])
+            inside = tf.matmul(found, constants["directions"])
+            outside = found * constants["scale"] - tf.matmul(inside, constants["back"])
             away = tf.concat([inside, outside], axis=1)[:, tf.newaxis]
             distances = tf.reduce_sum(tf.math.squared_difference(away, constants["centers"]), axis=2)
             return {
@@ -137,8 +138,8 @@ def assemble_cross_validated(
 
 
 def hold_out(network: Any, distance: outliers.Distance, examples: Examples) -> HeldOut:
-    features, logits = run(network, examples.inputs)
-    return HeldOut(examples.labels, logits, distance(features))
+    found, logits = run(network, examples.inputs)
+    return HeldOut(examples.labels, logits, distance(found))
 
 
 def join(folds: list[HeldOut]) -> HeldOut:
@@ -150,12 +151,25 @@ def join(folds: list[HeldOut]) -> HeldOut:
 
 
 def run(network: Any, inputs: Array) -> tuple[Floats, Floats]:
-    """Features and logits of all inputs, as numpy arrays."""
+    """Places and logits of all inputs, as numpy arrays."""
     step = max(1, SLICE_BYTES // (4 * int(np.prod(inputs.shape[1:]))))
-    call = tf.function(lambda values: network(values, training=False), reduce_retracing=True)
-    outs = [call(tf.constant(inputs[start : start + step].astype(np.float32))) for start in range(0, len(inputs), step)]
-    features, logits = (np.concatenate([out[name].numpy() for out in outs]) for name in ("features", "logits"))
-    return features, logits
+    outs = [
+        network(tf.constant(inputs[start : start + step].astype(np.float32)), training=False)
+        for start in range(0, len(inputs), step)
+    ]
+    found = np.concatenate([places(out["features"]).numpy() for out in outs])
+    return found, np.concatenate([out["logits"].numpy() for out in outs])
+
+
+def places(features: Any) -> Any:
+    """Of each tensor of features its direction and the logarithm of its length, side by side. Directions tell kinds of
+    inputs apart better than the features themselves; the length tells what is too weak, too strong or in other units.
+    """
+    parts = []
+    for part in features if isinstance(features, list) else [features]:
+        squares = tf.maximum(tf.reduce_sum(tf.square(part), axis=1, keepdims=True), SHORTEST)
+        parts += [part * tf.math.rsqrt(squares), tf.math.log(squares) / 2]
+    return tf.concat(parts, axis=1)
 
 
 def metrics(classifier: Classifier, test: Examples, unlike: Mapping[str, Array] | None = None) -> dict[str, Any]:

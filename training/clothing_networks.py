@@ -24,12 +24,13 @@ def convolution() -> Any:
     values = keras.layers.Rescaling(1 / DEVIATION, -MEAN / DEVIATION)(pixels)
     values = keras.layers.Reshape((28, 28, 1))(values)
     values = _convolved(_convolved(values, 24), 48, stride=2)
+    blocks = [values]
     for filters, stride in ((48, 1), (48, 1), (96, 2), (96, 1)):
-        values = _residual(values, filters, stride)
-    # float32, also where the fit computes in less: sums over 49 places, and differences that decide.
-    features = keras.layers.GlobalAveragePooling2D(dtype="float32")(values)
-    logits = keras.layers.Dense(CLASSES, dtype="float32")(features)
-    return keras.Model(pixels, {"features": features, "logits": logits})
+        blocks.append(_residual(blocks[-1], filters, stride))
+    # float32, also where the fit computes in less: sums over many places, and differences that decide.
+    means = [keras.layers.GlobalAveragePooling2D(dtype="float32")(block) for block in blocks]
+    logits = keras.layers.Dense(CLASSES, dtype="float32")(means[-1])
+    return keras.Model(pixels, {"features": means, "logits": logits})
 
 
 NETWORKS: dict[str, Callable[[], Any]] = {"convolution": convolution, "dense": dense}

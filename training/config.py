@@ -1,4 +1,8 @@
-"""What a run is told. Every model's module subclasses Config with its own defaults; each field is a flag."""
+"""What a run is told: a frozen dataclass, each field a flag of `python -m training NAME`.
+
+A field's metadata may hold `help` (else HELP has it), `choices` (the strings that it may be) and `positional` (True:
+given without a flag). A field without a default has to be given; a bool is switched by --field and --no-field.
+"""
 
 import math
 from dataclasses import dataclass
@@ -17,6 +21,8 @@ HELP = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
+    """What every fit has. A model's Config subclasses it with its own defaults; a command's need not."""
+
     epochs: int
     batch_size: int
     learning_rate: float
@@ -30,7 +36,15 @@ class Config:
                 raise ConfigError(f"{name} is {value}, expected 1 or more")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ConfigError(f"learning_rate is {self.learning_rate}, expected a number above 0")
-        if not 0 <= self.seed < 2**32:  # what numpy takes
-            raise ConfigError(f"seed is {self.seed}, expected 0 to {2**32 - 1}")
-        if self.output.exists() and not self.output.is_dir():
-            raise ConfigError(f"output is {self.output}, which is a file, expected a folder")
+        check_seed(self.seed)
+        check_output(self.output)
+
+
+def check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:  # what numpy takes
+        raise ConfigError(f"seed is {seed}, expected 0 to {2**32 - 1}")
+
+
+def check_output(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"output is {output}, which is a file, expected a folder")

@@ -1,7 +1,8 @@
-"""How unlike its training data a network finds an input. The fit needs numpy only.
+"""How unlike its training data a network finds an input. Needs numpy only.
 
-The score is a Mahalanobis distance: from the direction and the length of an input's features to those of the nearest
-class, measured in the spread that they have within classes. Why this one: docs/adr/0012-outlier-score.md.
+The score is a Mahalanobis distance: from the place of an input (directions and lengths of its features, see
+classifier.places) to that of the nearest class, measured in the spread that places have within classes. Why this one:
+docs/adr/0012-outlier-score.md.
 """
 
 from dataclasses import dataclass
@@ -13,15 +14,15 @@ from training.evaluate import Floats, Integers
 QUANTILE = 0.99  # of held-out examples; the others are what the score flags wrongly
 MOST_DIRECTIONS = 64
 SHRINKAGE = 0.01  # of all variances towards their mean, so that none is 0
-SMALLEST = 1e-12  # square of a length
+SMALLEST = 1e-12  # variance
 
 
 @dataclass(frozen=True)
 class Distance:
-    """From features [n, d] to the distance to the nearest class, [n].
+    """From places [n, d] to the distance to the nearest class, [n].
 
-    `directions` [d + 1, k]: in which direction and length spread most within classes, `variances` [k]: by how much; in
-    all other directions by `rest` each (probabilistic PCA, Tipping and Bishop, 1999). `centers` [classes, d + 1].
+    `directions` [d, k]: in which places spread most within classes, `variances` [k]: by how much; in all other
+    directions by `rest` each (probabilistic PCA, Tipping and Bishop, 1999). `centers` [classes, d]: the means.
     """
 
     directions: Floats
@@ -29,8 +30,8 @@ class Distance:
     rest: float
     centers: Floats
 
-    def __call__(self, features: Floats) -> Floats:
-        inside, outside = self.split(direction_and_length(features))
+    def __call__(self, places: Floats) -> Floats:
+        inside, outside = self.split(places.astype(np.float64))
         squares = [
             ((inside - center_inside) ** 2).sum(axis=1) + ((outside - center_outside) ** 2).sum(axis=1)
             for center_inside, center_outside in zip(*self.split(self.centers), strict=True)
@@ -39,15 +40,15 @@ class Distance:
         return distances
 
     def split(self, places: Floats) -> tuple[Floats, Floats]:
-        """[n, d + 1] along `directions`, [n, k], and what is left, [n, d + 1], both in units of the spread."""
+        """[n, k] along `directions` and [n, d] of what is left, both in units of the spread."""
         along = places @ self.directions
         left = places - along @ self.directions.T
         return along / np.sqrt(self.variances), left / np.sqrt(self.rest)
 
 
-def fit(features: Floats, labels: Integers) -> Distance:
-    """From training features [n, d] and labels [n]. A class without examples has no centre."""
-    places = direction_and_length(features)
+def fit(places: Floats, labels: Integers) -> Distance:
+    """From the places [n, d] and labels [n] of training examples. A class without examples has no centre."""
+    places = places.astype(np.float64)
     classes = np.unique(labels)
     centers = np.stack([places[labels == label].mean(axis=0) for label in classes])
     away = places - centers[np.searchsorted(classes, labels)]
@@ -55,14 +56,6 @@ def fit(features: Floats, labels: Integers) -> Distance:
     variances = (1 - SHRINKAGE) * np.maximum(variances, 0) + SHRINKAGE * variances.mean() + SMALLEST
     count = min(MOST_DIRECTIONS, len(variances) // 2)
     return Distance(directions[:, -count:], variances[-count:], float(variances[:-count].mean()), centers)
-
-
-def direction_and_length(features: Floats) -> Floats:
-    """[n, d] → [n, d + 1]: divided by their length, and its logarithm. Directions tell kinds of inputs apart better
-    than the features themselves; the length tells what is too weak, too strong or in other units."""
-    features = features.astype(np.float64)
-    squares = np.maximum((features**2).sum(axis=1, keepdims=True), SMALLEST)
-    return np.concatenate([features / np.sqrt(squares), np.log(squares) / 2], axis=1)
 
 
 def threshold(distances: Floats) -> float:

@@ -46,9 +46,10 @@ Most frequent errors of the test:
 
 Beyond the test:
 
-- T-shirts, longsleeves and shirts run into each other, in the photos' own labels too; outwear and shirts as well.
-- One garment a photo, laid out or hung up, filling the frame: so it was trained. Worn clothes are rare in the data,
-  several garments at once are not in it.
+- In cross-validation most errors are between shirt, longsleeve, outwear and T-shirt, and dresses called T-shirt: what
+  tells them apart is often small, or left out by the cut to a square.
+- It knows what the photos to train on show: one garment, laid out or hung up, nearly filling the frame. Clothes that
+  are worn, and several at once, are outside of that.
 - The longer side is cut to a square: what decides should not lie at the ends.
 - It has no "something else": whatever it is shown, the ten probabilities add up to 1. See the outlier score.
 """
@@ -95,9 +96,11 @@ def _body(metrics: Metrics, twin: str) -> str:
   residual branches left out, targets smoothed by 0.1, seed {metrics["seed"]}. Each epoch sees another view of each
   photo: a part of 50 % or more, up to a third wider or narrower, mirrored or not, brightness, contrast, saturation and
   tint changed; after the frozen stages it is mixed with another photo's.
-- **Cost:** {metrics["seconds"] / 60:.0f} minutes on {metrics["cores"]} core(s), cross-validation included.
+- **Cost:** {metrics["seconds"] / 60:.0f} minutes on {metrics["cores"]} core{"" if metrics["cores"] == 1 else "s"},
+  cross-validation included.
 - **Size:** {classifier_card.sizes(metrics)}.
-- **Twin:** {twin}; the inputs are the photos to train.
+- **Twin:** {twin}.
+  The inputs are photos to train on.
 - **Each fold's accuracy:** {folds}.
 
 {classifier_card.results(metrics, "photos", validation="cross-validation")}

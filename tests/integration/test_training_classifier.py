@@ -71,6 +71,35 @@ def test_inputs_go_through_in_slices_that_give_the_same(fitted: Classifier, monk
         np.testing.assert_allclose(part, expected, rtol=1e-5)
 
 
+def test_a_place_is_direction_and_length_of_each_tensor_of_features() -> None:
+    first, second = np.array([[3.0, 4.0], [0.0, 0.0]], np.float32), np.array([[2.0], [-1.0]], np.float32)
+    found = classifier.places([tf.constant(first), tf.constant(second)]).numpy()
+    np.testing.assert_allclose(found[0], [0.6, 0.8, np.log(5), 1, np.log(2)], rtol=1e-6)
+    np.testing.assert_allclose(found[1], [0, 0, np.log(1e-6), -1, 0], rtol=1e-6)
+    np.testing.assert_array_equal(classifier.places(tf.constant(first)), found[:, :3])
+
+
+@pytest.mark.parametrize("times", [0.05, 9.81])
+def test_inputs_in_other_units_are_flagged(fitted: Classifier, times: float) -> None:
+    inputs = examples(300, 3).inputs
+    flagged = [(fitted.answers(each).scores > 1).mean() for each in (inputs, times * inputs)]
+    assert flagged[0] < 0.05
+    assert flagged[1] > 0.9
+
+
+def test_features_may_be_several_tensors() -> None:
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((4,), name="values")
+    first = keras.layers.Dense(8, activation="relu")(keras.layers.Rescaling(1 / 255)(inputs))
+    second = keras.layers.Dense(6, activation="relu")(first)
+    net = keras.Model(inputs, {"features": [first, second], "logits": keras.layers.Dense(3)(second)})
+    assembled = classifier.assemble(net, NAMES, examples(300, 0), examples(300, 1))
+    assert assembled.distance.centers.shape == (3, 8 + 1 + 6 + 1)
+    values = tf.constant(examples(20, 2).inputs, tf.float32)
+    found = assembled.graph("values").answer(values)
+    np.testing.assert_allclose(found["outlier_score"], assembled.answers(values.numpy()).scores, rtol=1e-4)
+
+
 def test_folds_are_joined_to_one_held_out_set(fitted: Classifier) -> None:
     distance = fitted.distance
     folds = [classifier.hold_out(fitted.network, distance, examples(60, seed)) for seed in (5, 6)]

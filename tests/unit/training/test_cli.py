@@ -1,14 +1,38 @@
 """`python -m training` up to where TensorFlow would start."""
 
+import dataclasses
+import re
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
-from training.__main__ import main
+import training.__main__ as cli
+from training.__main__ import COMMANDS, MODELS, main
 
 ROOT = Path(__file__).parents[3]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HatsConfig:
+    folder: Path = field(metadata={"positional": True, "help": "where the hats are"})
+    name: str = field(metadata={"help": "what they are called"})
+    brim: str = field(default="wide", metadata={"help": "the part that shades", "choices": ("wide", "narrow")})
+    worn: bool = field(default=False, metadata={"help": "whether one wears them"})
+
+
+@pytest.fixture
+def hats(monkeypatch: pytest.MonkeyPatch) -> list[HatsConfig]:
+    """What a command with flags of every kind is run with."""
+    runs: list[HatsConfig] = []
+    module: Any = ModuleType("hats")
+    module.NAME, module.Config, module.run, module.__doc__ = "hats", HatsConfig, runs.append, "Hats.\n\nResult: hats."
+    monkeypatch.setattr(cli, "COMMANDS", (module,))
+    return runs
 
 
 def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -32,36 +56,59 @@ def help_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
-def test_help_names_every_model_with_its_result_and_cost(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_model_and_command_with_its_result_and_cost(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(["--help"], capsys)
-    assert "regression" in text
-    assert "clothing" in text
-    assert "activity" in text
-    assert text.count("Result: ") == text.count("Cost: ") == 3
+    assert {"regression", "clothing", "activity", "photos", "folder", "exercises", "report"} == {
+        each.NAME for each in MODELS + COMMANDS
+    }
+    assert all(f" {each.NAME} " in text for each in MODELS + COMMANDS)
+    assert text.count("Result: ") == text.count("Cost: ") == len(MODELS + COMMANDS)
 
 
-@pytest.mark.parametrize(
-    ("model", "epochs", "batch_size", "learning_rate"),
-    [("regression", 200, 6, 0.1), ("clothing", 12, 128, 0.002), ("activity", 12, 32, 0.002)],
-)
-def test_help_states_each_default(
-    model: str, epochs: int, batch_size: int, learning_rate: float, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = help_of([model, "--help"], capsys)
-    assert f"--epochs INT passes over the training data (default: {epochs})" in text
-    assert f"--batch-size INT examples per step (default: {batch_size})" in text
-    assert f"(default: {learning_rate})" in text
-    assert "--seed INT" in text
-    assert "(default: 1)" in text
-    assert "--output FOLDER" in text
-    assert "(default: models)" in text
+@pytest.mark.parametrize("module", MODELS + COMMANDS, ids=lambda module: module.NAME)
+def test_help_states_each_flag_and_default(module: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of([module.NAME, "--help"], capsys)
+    for each in dataclasses.fields(module.Config):
+        name = each.name.upper() if each.metadata.get("positional") else f"--{each.name.replace('_', '-')}"
+        assert re.search(rf"[ \[]{re.escape(name)}[ ,\]]", text)
+        if each.default is not dataclasses.MISSING:
+            assert f"(default: {each.default})" in text
     assert "Result: " in text
     assert "Cost: " in text
 
 
+def test_a_flag_of_each_kind_is_made_of_a_field(hats: list[HatsConfig], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["hats", "shelf", "--name", "bowler", "--brim", "narrow", "--worn"]) == 0
+    assert main(["hats", "--no-worn", "--name", "bowler", "shelf"]) == 0
+    assert hats == [
+        HatsConfig(folder=Path("shelf"), name="bowler", brim="narrow", worn=True),
+        HatsConfig(folder=Path("shelf"), name="bowler"),
+    ]
+    text = help_of(["hats", "--help"], capsys)
+    assert "--worn, --no-worn whether one wears them (default: False)" in text
+    assert "the part that shades (default: wide)" in text
+    assert "--name STR what they are called" in text
+    assert text.count("(default: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--name", "bowler"], "the following arguments are required: FOLDER"),
+        (["shelf"], "the following arguments are required: --name"),
+        (["shelf", "--name", "bowler", "--brim", "none"], "argument --brim: invalid choice: 'none'"),
+    ],
+)
+@pytest.mark.usefixtures("hats")
+def test_what_a_field_asks_for_is_insisted_on(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert says in refusal(["hats", *arguments], capsys)
+
+
 def test_help_needs_no_tensorflow() -> None:
     code = "import sys, training.__main__ as m\ntry: m.main(['clothing', '--help'])\nexcept SystemExit: pass\n"
-    loaded = "print(sorted({'tensorflow', 'keras', 'matplotlib'} & sys.modules.keys()))"
+    loaded = "print(sorted({'tensorflow', 'keras', 'matplotlib', 'aeon', 'torch'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code + loaded], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
@@ -69,16 +116,19 @@ def test_help_needs_no_tensorflow() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "the following arguments are required: MODEL"),
+        ([], "the following arguments are required: NAME"),
         (["hats"], "invalid choice: 'hats'"),
-        (["clothing", "--epochs", "0"], "epochs is 0, expected 1 or more"),
-        (["clothing", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
-        (["clothing", "--batch-size", "-3"], "batch_size is -3, expected 1 or more"),
+        (["activity", "--epochs", "0"], "epochs is 0, expected 1 or more"),
+        (["activity", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
+        (["activity", "--batch-size", "-3"], "batch_size is -3, expected 1 or more"),
         (["regression", "--learning-rate", "0"], "learning_rate is 0.0, expected a number above 0"),
         (["regression", "--learning-rate", "nan"], "learning_rate is nan, expected a number above 0"),
         (["regression", "--seed", "-1"], "seed is -1, expected 0 to 4294967295"),
         (["regression", "--output", __file__], "which is a file, expected a folder"),
         (["regression", "--speed", "9"], "unrecognized arguments: --speed 9"),
+        (["exercises", "--only", "units-128,hats"], "only has 'hats', expected of units-128, units-512"),
+        (["exercises", "--seed", "-1"], "seed is -1, expected 0 to 4294967295"),
+        (["exercises", "--output", __file__], "which is a file, expected a folder"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused_in_a_line(
@@ -124,3 +174,11 @@ def test_ctrl_c_is_a_line_too(
     monkeypatch.setattr("training.regression.run", interrupted)
     assert main(["regression", "--output", str(tmp_path)]) == 130
     assert "nothing was exported" in one_line(capsys)
+
+
+@pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.NAME)
+def test_every_flag_of_a_command_stands_in_the_docs(module: Any) -> None:
+    docs = (ROOT / "docs" / "training.md").read_text("utf-8")
+    for each in dataclasses.fields(module.Config):
+        if not each.metadata.get("positional"):
+            assert f"`--{each.name.replace('_', '-')}`" in docs

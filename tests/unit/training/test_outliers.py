@@ -6,7 +6,7 @@ from training.evaluate import Floats, Integers
 
 
 def clouds(count: int = 600, size: int = 8, seed: int = 0) -> tuple[Floats, Integers]:
-    """Features of three classes, each about its own axis, with little spread along these three axes and hardly any
+    """Places of three classes, each about its own axis, with little spread along these three axes and hardly any
     along the others."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % 3
@@ -31,13 +31,6 @@ def test_a_step_in_a_direction_of_little_spread_counts_more() -> None:
     assert distance(middle + 0.5 * np.eye(8)[7]) > 3 * distance(middle + 0.5 * np.eye(8)[1])
 
 
-@pytest.mark.parametrize("times", [0.1, 9.81])
-def test_the_right_direction_with_another_length_is_far(times: float) -> None:
-    features, labels = clouds()
-    distance = outliers.fit(features, labels)
-    assert distance(times * features).min() > outliers.threshold(distance(features))
-
-
 def test_the_distance_is_to_the_nearest_class() -> None:
     distance = outliers.fit(*clouds())
     middles = distance(5 * np.eye(8)[:3])
@@ -52,7 +45,7 @@ def test_features_of_which_some_never_move_give_finite_distances() -> None:
     assert distance(features + np.eye(8)[6]).min() > distance(features).max()
 
 
-@pytest.mark.parametrize("features", [np.zeros((6, 4)), np.ones((6, 4)), np.ones((6, 1))])
+@pytest.mark.parametrize("features", [np.zeros((6, 4)), np.ones((6, 4)), np.ones((6, 2))])
 def test_features_that_are_all_equal_give_finite_distances(features: Floats) -> None:
     distance = outliers.fit(features, np.arange(6) % 2)
     assert np.isfinite(distance(features)).all()
@@ -64,7 +57,7 @@ def test_more_features_than_examples_and_than_directions_are_kept() -> None:
     generator = np.random.default_rng(0)
     features, labels = generator.normal(size=(30, 200)), np.arange(30) % 3
     distance = outliers.fit(features, labels)
-    assert distance.directions.shape == (201, outliers.MOST_DIRECTIONS)
+    assert distance.directions.shape == (200, outliers.MOST_DIRECTIONS)
     assert distance.rest > 0
     assert (distance.variances > 0).all()
     assert distance(100 * generator.normal(size=(5, 200))).min() > distance(features).max()
@@ -73,7 +66,7 @@ def test_more_features_than_examples_and_than_directions_are_kept() -> None:
 def test_a_class_without_examples_has_no_centre() -> None:
     features, labels = clouds()
     distance = outliers.fit(features[labels != 1], labels[labels != 1])
-    assert distance.centers.shape == (2, 9)
+    assert distance.centers.shape == (2, 8)
 
 
 def test_auroc_is_how_often_an_outlier_scores_higher() -> None:

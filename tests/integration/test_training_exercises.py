@@ -1,0 +1,102 @@
+"""`python -m training exercises` on few pictures, and the snippets of docs/exercises.md."""
+
+import contextlib
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requirements/train.txt)")
+
+from training import datasets, exercise_fit
+from training.exercises import EXERCISES, Exercise
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "exercises.md").read_text("utf-8")
+
+needs_fashion_mnist = pytest.mark.skipif(
+    datasets.local_folder() is None,
+    reason="Fashion-MNIST is not on this machine (apt-get install dataset-fashion-mnist, or set FASHION_MNIST_DIR)",
+)
+
+
+def table(text: str) -> dict[str, list[str]]:
+    """The cells of each row by the exercise's name."""
+    rows = [line.strip("|").split("|") for line in text.splitlines() if re.match(r"\| [a-z]+-", line)]
+    return {name.strip(): [cell.strip() for cell in cells] for name, *cells in rows}
+
+
+@needs_fashion_mnist
+def test_a_quick_look_writes_table_and_pictures_and_says_that_it_is_one(tmp_path: Path) -> None:
+    names = "units-128,one-convolution"
+    command = [sys.executable, "-m", "training", "exercises", "--quick", "--only", names, "--output", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    text = (tmp_path / "table.md").read_text("utf-8")
+    assert text in done.stdout
+    assert text.startswith("**Quick look with fewer pictures and epochs")
+    assert "6,000 pictures to train, 2,000 to test" in text
+    rows = table(text)
+    assert list(rows) == names.split(",")
+    for layers, epochs, parameters, *_, train_accuracy, test_accuracy, size, microseconds in rows.values():
+        assert layers.endswith("→ 10")
+        assert epochs == "1"
+        # A twin in float32 has four bytes for a parameter and little beside.
+        assert number(size) * 1000 == pytest.approx(4 * number(parameters), rel=0.05)
+        assert 0.5 < number(test_accuracy) < 0.9
+        assert 0.5 < number(train_accuracy) < 0.9
+        assert number(microseconds) > 0
+    pictures = {path.name for path in tmp_path.glob("*.png")}
+    assert pictures == {"one-convolution-boot.png", "units.png", "scaling.png", "convolutions.png"}
+
+
+def number(cell: str) -> float:
+    return float(cell.replace(",", "").removesuffix(" KB"))
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.name)
+def test_the_page_states_the_parameters_that_the_network_has(exercise: Exercise) -> None:
+    assert table(PAGE)[exercise.name][2] == f"{exercise_fit.build(exercise).count_params():,}"
+
+
+def test_a_fit_does_not_depend_on_what_was_fitted_before() -> None:
+    random = np.random.default_rng(1)
+    split = exercise_fit.Split(random.uniform(0, 255, (64, 28, 28)).astype(np.float32), random.integers(10, size=64))
+    small = Exercise(name="small", filters=(2,), units=(4,))
+    first, other, again = (
+        exercise_fit.outcome(exercise, 2, 1, split, split, split)
+        for exercise in (small, Exercise(name="other", units=(3,)), small)
+    )
+    assert first.history == again.history != other.history
+    assert first.test_accuracy == first.train_accuracy == again.test_accuracy
+
+
+@pytest.mark.parametrize(("accuracy", "stops"), [(0.9, False), (0.91, True)])
+def test_the_jams_callback_stops_above_its_level(accuracy: float, stops: bool) -> None:
+    model = SimpleNamespace(stop_training=False)
+    (callback,) = exercise_fit.stopping(Exercise(name="level", stop="level"), model)
+    callback.on_epoch_end(0, {"accuracy": accuracy})
+    assert model.stop_training is stops
+
+
+def test_patience_watches_the_validation_and_keeps_the_best_weights() -> None:
+    (callback,) = exercise_fit.stopping(Exercise(name="patience", stop="patience"), None)
+    assert (callback.monitor, callback.patience, callback.restore_best_weights) == ("val_loss", 3, True)
+    assert exercise_fit.stopping(Exercise(name="never"), None) == ()
+
+
+@needs_fashion_mnist
+def test_the_snippets_of_the_page_print_what_stands_beside_them() -> None:
+    snippets = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert any("# → 429" in snippet for snippet in snippets)
+    names: dict[str, Any] = {}
+    for snippet in snippets:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(snippet, "docs/exercises.md", "exec"), names)
+        assert printed.getvalue().split("\n")[:-1] == re.findall(r"# → (.+)", snippet)

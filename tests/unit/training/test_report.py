@@ -1,0 +1,162 @@
+"""The table of models, with made-up engines."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.engines import LoadError
+from service.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from service.tensors import Array
+from training import report
+from training.errors import RunError
+
+SIGNATURE = Signature("", {"x": TensorSpec("x:0", "DT_FLOAT", (-1, 3))}, {"y": TensorSpec("y:0", "DT_FLOAT", (-1,))})
+
+
+class FakeEngine:
+    name = "litert"
+
+    def __init__(self, signature: Signature = SIGNATURE) -> None:
+        self.signatures = {DEFAULT_SIGNATURE: signature}
+        self.asked: list[Mapping[str, Array]] = []
+
+    def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        assert signature == DEFAULT_SIGNATURE
+        self.asked.append(inputs)
+        return {}
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    """What runs every twin; TensorFlow is not installed."""
+    engine = FakeEngine()
+
+    def load(folder: Path, config: object, choice: str) -> FakeEngine:
+        if choice == "tensorflow":
+            raise LoadError("TensorFlow is not installed")
+        return engine
+
+    monkeypatch.setattr(report, "load_engine", load)
+    monkeypatch.setattr(report, "microseconds", lambda predict: predict() or 12.3)
+    return engine
+
+
+def version(models: Path, metrics: object = None, twin: dict[str, Any] | None = None) -> Path:
+    folder = models / "hats" / "2"
+    (folder / "assets.extra").mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(b"\0" * 1_200_000)
+    (folder / "variables").mkdir()
+    (folder / "variables" / "variables.index").write_bytes(b"\0" * 300_000)
+    if metrics is not None:
+        (folder / "assets.extra" / "metrics.json").write_text(json.dumps(metrics))
+    if twin is not None:
+        (folder / "assets.extra" / "model.tflite").write_bytes(b"\0" * 42_000)
+        proof = {"sha256": "", "saved_model_sha256": "", "inputs_tried": 1, "largest_difference": 0, "tolerance": 0}
+        (folder / "assets.extra" / "serving.json").write_text(json.dumps({"twin": {**proof, **twin}}))
+    return folder
+
+
+def row(models: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    report.run(report.Config(models=models))
+    lines = capsys.readouterr().out.splitlines()
+    columns, cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], lines[2]))
+    return dict(zip(columns, cells, strict=True))
+
+
+def test_a_row_says_what_the_versions_files_say(
+    tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = {"accuracy": 0.91234, "test_examples": 10_000, "ece": 0.0123, "parameters": 243_786, "seconds": 61.2}
+    version(tmp_path, metrics, {"precision": "int8", "accuracy": 0.9, "saved_model_accuracy": 0.9})
+    assert row(tmp_path, capsys) == {
+        "model": "hats",
+        "version": "2",
+        "on the test split": "0.9123 of 10,000",
+        "calibration error": "0.0123",
+        "parameters": "243,786",
+        "SavedModel": "1.5 MB",
+        "twin": "42 KB int8",
+        "µs, litert": "12",
+        "µs, tensorflow": "–",
+        "training": "61 s",
+    }
+
+
+def test_a_version_of_which_nothing_is_known_has_its_row_too(
+    tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version(tmp_path)
+    found = row(tmp_path, capsys)
+    assert found["SavedModel"] == "1.5 MB"
+    assert {found[name] for name in ("on the test split", "parameters", "twin", "training")} == {"–"}
+
+
+def test_one_row_is_timed_on_one_core(
+    tmp_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cores: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda process, to: cores.append(to), raising=False)
+    version(tmp_path)
+    row(tmp_path, capsys)
+    assert [inputs["x"].shape for inputs in engine.asked] == [(1, 3)]
+    assert engine.asked[0]["x"].dtype == np.float32
+    assert cores == [{2}, {0, 1, 2}] * 2
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("DT_STRING", (-1,)), ("DT_FLOAT", None), ("DT_RESOURCE", (1,))])
+def test_no_row_is_made_up_where_the_model_wants_text_or_says_no_shape(
+    dtype: str, shape: tuple[int, ...] | None
+) -> None:
+    assert report.a_row(Signature("", {"x": TensorSpec("x:0", dtype, shape)}, {})) is None
+    assert not report.a_row(None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "–"), (2.2, "2 s"), (89, "89 s"), (300, "5 min"), (5_340, "89 min"), (9_000, "2.5 h")]
+)
+def test_a_duration_is_said_in_the_unit_that_suits_it(seconds: float | None, text: str) -> None:
+    assert report.duration(seconds) == text
+
+
+def test_a_folder_without_versions_is_an_error_that_says_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="has no version, expected MODEL/NUMBER/ in it"):
+        report.run(report.Config(models=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("metrics.json", "[1]"), ("metrics.json", "{"), ("serving.json", '{"labels": 1}')]
+)
+def test_a_damaged_file_is_named_with_its_version(tmp_path: Path, file: str, content: str) -> None:
+    folder = version(tmp_path)
+    (folder / "assets.extra" / file).write_text(content)
+    with pytest.raises(RunError, match=f"hats/2: .*{file}"):
+        report.run(report.Config(models=tmp_path))
+
+
+def test_a_twin_of_float32_is_one_without_precision_in_its_proof(
+    tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version(tmp_path, twin={})
+    assert row(tmp_path, capsys)["twin"] == "42 KB float32"
+
+
+def test_the_models_table_in_the_readme_is_what_report_prints_but_for_the_times(
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(__file__).parents[3]
+    report.run(report.Config(models=root / "models"))
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    lines = (root / "README.md").read_text("utf-8").splitlines()
+    start = lines.index(printed[0])
+    assert [without_times(line) for line in lines[start : start + len(printed)]] == list(map(without_times, printed))
+
+
+def without_times(line: str) -> list[str]:
+    times = [place for place, column in enumerate(report.COLUMNS) if column.startswith("µs")]
+    return [cell for place, cell in enumerate(line.strip("|").split("|")) if place not in times]
