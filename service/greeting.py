@@ -30,7 +30,7 @@ def greeting(registry: Registry, settings: Settings) -> str:
         lines.append(f"  no models yet: put a SavedModel into {settings.models}/<name>/1/ and it is served")
     examples = [command for loaded in _answering(registry) if (command := _curl(loaded, settings.models, address))]
     if examples:
-        lines += ["Try:", *(f"  {command}" for command in examples[:2])]
+        lines += ["Try:", *(f"  {command}" for command in examples[:3])]
     return "\n".join(lines)
 
 

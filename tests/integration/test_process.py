@@ -32,7 +32,7 @@ def test_the_terminal_says_what_is_served_and_its_curl_lines_work(tmp_path: Path
         assert f"Fitting Room serves http://127.0.0.1:{server.port}" in text
         assert re.search(r"regression +version 1 +AVAILABLE +engine litert", text)
         lines = [line.strip() for line in text.splitlines() if line.startswith("  curl ")]
-        assert len(lines) == 2
+        assert len(lines) == 3
         answers = [subprocess.run(shlex.split(line), capture_output=True, check=True).stdout for line in lines]
         assert {next(iter(json.loads(answer))) for answer in answers} == {"predictions", "results"}
 

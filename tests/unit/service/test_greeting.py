@@ -88,10 +88,10 @@ def test_a_picture_is_sent_as_what_it_is(registry: Registry, file: str, kind: st
     ]
 
 
-def test_two_commands_are_enough_to_try(registry: Registry) -> None:
-    for model in ("a", "b", "c"):
+def test_three_commands_are_enough_to_try(registry: Registry) -> None:
+    for model in ("a", "b", "c", "d"):
         add(registry, {"instances": [1.0]}, model)
-    assert [command[-1].rpartition("/")[2] for command in commands(registry)] == ["a:predict", "b:predict"]
+    assert [command[-1].rpartition("/")[2] for command in commands(registry)] == ["a:predict", "b:predict", "c:predict"]
 
 
 def test_a_model_without_an_example_has_no_command(registry: Registry) -> None:
