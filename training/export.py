@@ -139,7 +139,8 @@ def make_twin(package: Package, folder: Path, convert: Callable[..., bytes]) -> 
     graph, plan = package.graph, package.twin
     try:
         path.write_bytes(convert(folder, graph.whole_signature, plan.precision, plan.representative))
-        proof = twin.prove(folder, graph.input_name, graph.whole_signature, plan, graph.labels_output)
+        outputs = graph.labels_output, graph.outlier_output
+        proof = twin.prove(folder, graph.input_name, graph.whole_signature, plan, *outputs)
     except Exception as error:  # converter and runtime raise many kinds, each a reason to ship none
         path.unlink(missing_ok=True)
         reason = " ".join(str(error).replace(str(folder), "the SavedModel").split())

@@ -35,9 +35,9 @@ class Plan:
     """How the twin is made and by what it is proved.
 
     `inputs`: real ones, first axis the batch, converted to float32 slice by slice. For float32 at least 1,000; for
-    float16 and int8 at least 100 with their `labels`, none of them trained on, none of the test split.
-    `accuracy_loss`: how much less of them the twin may call right than the SavedModel. `representative`: training
-    inputs by which int8 sets its ranges.
+    float16 and int8 at least 100 with their `labels`, none of the test split. `accuracy_loss`: how much less of them
+    the twin may call right than the SavedModel, and about how many they may disagree whether they are outliers.
+    `representative`: training inputs by which int8 sets its ranges.
     """
 
     inputs: Array
@@ -74,10 +74,18 @@ def convert(
     return content
 
 
-def prove(version_dir: Path, input_name: str, signature: str, plan: Plan, labels_output: str | None) -> Twin:
+def prove(
+    version_dir: Path,
+    input_name: str,
+    signature: str,
+    plan: Plan,
+    labels_output: str | None = None,
+    outlier_output: str | None = None,
+) -> Twin:
     """Runs the SavedModel, as it lies on disk, and the twin, on the runtime that serves it, on the same inputs.
 
-    TwinError where they are not alike enough. `labels_output`: the output with a probability for each class.
+    TwinError where they are not alike enough. `labels_output`: the output with a probability for each class;
+    `outlier_output`: the one that is above 1 for outliers.
     """
     count = len(plan.inputs)
     if plan.precision == "float32":
@@ -87,7 +95,7 @@ def prove(version_dir: Path, input_name: str, signature: str, plan: Plan, labels
     else:
         if plan.labels is None or labels_output is None or count < LEAST_LABELLED:
             raise ValueError(f"a twin in {plan.precision} is proved by at least {LEAST_LABELLED} labelled inputs")
-        outcome = _prove_accurate(version_dir, input_name, signature, plan, labels_output)
+        outcome = _prove_accurate(version_dir, input_name, signature, plan, labels_output, outlier_output)
     return Twin(
         sha256=hashlib.sha256((version_dir / ASSETS / TWIN_FILE).read_bytes()).hexdigest(),
         saved_model_sha256=saved_model_digest(version_dir),
@@ -107,25 +115,32 @@ def _prove_equal(
 
 
 def _prove_accurate(
-    version_dir: Path, input_name: str, signature: str, plan: Plan, labels_output: str
+    version_dir: Path, input_name: str, signature: str, plan: Plan, labels_output: str, outlier_output: str | None
 ) -> dict[str, Any]:
     assert plan.labels is not None  # noqa: S101
     right = {"accuracy": 0, "saved_model_accuracy": 0}
-    largest = 0.0
+    otherwise, largest = 0, 0.0
     for start, expected, answered in _both(version_dir, input_name, signature, plan.inputs, (32,)):
         _check_form(expected, answered)
-        labels = plan.labels[start : start + 32]
+        labels = plan.labels[start : start + len(expected[labels_output])]
         for key, outputs in (("accuracy", answered), ("saved_model_accuracy", expected)):
             right[key] += int((outputs[labels_output].argmax(axis=1) == labels).sum())
+        if outlier_output is not None:
+            otherwise += int(((expected[outlier_output] > 1) != (answered[outlier_output] > 1)).sum())
         largest = max(largest, float(np.abs(expected[labels_output] - answered[labels_output]).max()))
-    shares = {key: count / len(plan.labels) for key, count in right.items()}
-    loss = shares["saved_model_accuracy"] - shares["accuracy"]
-    if not (loss <= plan.accuracy_loss and np.isfinite(largest)):
+    count, allowed = len(plan.labels), plan.accuracy_loss
+    shares = {key: places / count for key, places in right.items()}
+    if not (shares["saved_model_accuracy"] - shares["accuracy"] <= allowed and np.isfinite(largest)):
         raise TwinError(
             f"in {plan.precision} it calls {shares['accuracy']:.4f} right, the SavedModel "
-            f"{shares['saved_model_accuracy']:.4f}; allowed is {plan.accuracy_loss:g} less"
+            f"{shares['saved_model_accuracy']:.4f}; allowed is {allowed:g} less"
         )
-    return {"largest_difference": largest, "tolerance": plan.accuracy_loss, **shares}
+    if otherwise / count > allowed:
+        raise TwinError(
+            f"in {plan.precision} it takes {otherwise / count:.4f} of the inputs for outliers that are none to the "
+            f"SavedModel, or the reverse; allowed is {allowed:g}"
+        )
+    return {"largest_difference": largest, "tolerance": allowed, **shares}
 
 
 def _both(

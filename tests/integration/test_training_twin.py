@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,23 @@ def test_a_twin_that_loses_more_accuracy_than_allowed_is_not_shipped(tmp_path: P
     exported = export.export(scored_package(twin=plan), tmp_path, convert=of_other_weights)
     assert "TwinError: in float16 it calls 0." in exported.twin
     assert "the SavedModel 1.0000; allowed is 0.005 less" in exported.twin
+
+
+def test_a_twin_in_lower_precision_that_takes_others_for_outliers_is_not_shipped(tmp_path: Path) -> None:
+    inputs = np.random.default_rng(1).normal(size=(200, 4)).astype(np.float32)
+    labels = scored_graph().answer(tf.constant(inputs))["probabilities"].numpy().argmax(axis=1)
+
+    def of_another_score(folder: Path, signature: str, *_: Any) -> bytes:
+        graph = scored_graph()
+        changed = dataclasses.replace(
+            graph, answer=lambda values: graph.answer(values) | {"outlier_score": 2 * tf.abs(values[:, 0])}
+        )
+        export.write_saved_model(changed, folder / "other")
+        return twin.convert(folder / "other", signature)
+
+    plan = twin.Plan(inputs=inputs, labels=labels, precision="int8", representative=inputs)
+    exported = export.export(scored_package(twin=plan), tmp_path, convert=of_another_score)
+    assert "TwinError: in int8 it takes 0." in exported.twin
 
 
 @pytest.mark.parametrize("broken", [{"labels": None}, {"inputs": np.zeros((99, 4)), "labels": np.zeros(99, np.int64)}])

@@ -32,6 +32,14 @@ def test_each_channel_has_its_own_statistics_where_there_are_few() -> None:
     assert len(features({"flat": np.zeros((2, 784))})) == 4
 
 
+def test_of_a_large_picture_some_places_tell_about_as_much() -> None:
+    photo = np.random.default_rng(0).normal(100, 20, (2, 224, 224, 3)).astype(np.float32)
+    found = features({"photo": photo})
+    for channel in range(3):
+        np.testing.assert_allclose(found[f"photo[{channel}] mean"], photo[..., channel].mean(axis=(1, 2)), atol=1.5)
+        np.testing.assert_allclose(found[f"photo[{channel}] deviation"], photo[..., channel].std(axis=(1, 2)), atol=1.5)
+
+
 def test_what_is_no_number_has_no_features() -> None:
     assert features({"text": np.array([b"a", b"b"], object), "scalar": np.array(1.0)}) == {}
 
