@@ -46,8 +46,8 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
 class Twin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """The proof that `model.tflite` answers as the SavedModel does.
 
-    `largest_difference` over `inputs_tried` real inputs: of float32 that of any output value (absolute up to 1, relative
-    above), of a lower precision that of any probability;
+    `largest_difference` over `inputs_tried` real inputs: of float32 that of any output value (absolute up to 1,
+    relative above), of a lower precision that of any probability;
     `saved_model_sha256` is `saved_model_digest` of the SavedModel that it was made from. `tolerance`: of float32 how
     large the difference may be; of a lower precision how much less the twin's `accuracy` may be than the SavedModel's,
     both on the same labelled inputs.
