@@ -7,52 +7,25 @@ to read its answer, for the next request. Every size has a limit.
 import asyncio
 import time
 from collections import deque
-from enum import Enum
 from typing import cast
-
-import httptools
 
 from service.messages import Answer, error_answer
 from service.server.answers import answer_bytes
 from service.server.interface import Answerer, HttpRequest
+from service.server.reader import RequestReader
+from service.server.waits import Wait
 
-MAX_HEAD_BYTES = 64 * 1024
 MAX_PIPELINED = 64
-HEAD_SECONDS = 15
-BODY_SECONDS = 30  # without a single byte
-WRITE_SECONDS = 60
-KEEP_ALIVE_SECONDS = 75
-DISCARD_SECONDS = 5
-
-
-class Wait(Enum):
-    """What a connection waits for, and for how many seconds at most."""
-
-    HEAD = HEAD_SECONDS
-    BODY = BODY_SECONDS
-    ANSWER = 0  # the application has its own limits
-    CLIENT_READS = WRITE_SECONDS
-    NEXT = KEEP_ALIVE_SECONDS
-    DISCARD = DISCARD_SECONDS
 
 
 class HttpConnection(asyncio.Protocol):
     def __init__(self, answerer: Answerer, connections: "set[HttpConnection]", max_body_bytes: int) -> None:
         self._answerer = answerer
         self._connections = connections
-        self._max_body_bytes = max_body_bytes
-        self._parser = httptools.HttpRequestParser(self)
+        self._reader = RequestReader(self, max_body_bytes)
         self._transport: asyncio.Transport
-        self._request = HttpRequest()
-        self._body: list[bytes] = []
-        self._body_bytes = 0
-        self._head_bytes = 0
-        self._in_head = True
         self._waiting: deque[HttpRequest] = deque()
         self._pending: asyncio.Future[Answer] | None = None
-        # Once something is refused, no request is read any more; a body under way is read and thrown away.
-        self._refused = False
-        self._discards_body = False
         self._refusal: Answer | None = None
         self._closing = False
         self._is_last_answer = False
@@ -70,31 +43,14 @@ class HttpConnection(asyncio.Protocol):
         self._connections.discard(self)
         self._closing = True
         self._waiting.clear()
-        self._body = []
-        # It refers to this connection as this to it: the two, and a body, would stay until the collector comes.
-        del self._parser
+        self._reader.close()
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            if self._wait is Wait.NEXT:
-                self._expect(Wait.HEAD)
-            self._head_bytes += len(data)
+        if self._wait is Wait.NEXT and self._reader.is_in_head:
+            self._expect(Wait.HEAD)
         elif self._wait is Wait.BODY:
             self._since = time.monotonic()
-        if self._refused and not self._discards_body:
-            return
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # no upgrade is offered; the request is answered as it is
-        except httptools.HttpParserError as error:
-            if self._refused:
-                self._end_discarding()
-            elif not self._closing:
-                self._refuse(400, f"Malformed request: this is not HTTP ({error})")
-            return
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(431, f"the request's head is too long: at most {MAX_HEAD_BYTES} bytes are taken")
+        self._reader.feed(data)
 
     def eof_received(self) -> bool:
         # A client may close its half and still wait for answers.
@@ -110,64 +66,34 @@ class HttpConnection(asyncio.Protocol):
         self._expect(Wait.NEXT)
         self._answer_waiting()
 
-    # What httptools calls
+    # What the reader calls
 
-    def on_message_begin(self) -> None:
-        self._request = HttpRequest()
-        self._body = []
-        self._body_bytes = 0
-
-    def on_url(self, url: bytes) -> None:
-        self._request.target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        headers = self._request.headers
-        name = name.lower()
-        headers[name] = headers[name] + b"," + value if name in headers else value
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._head_bytes = 0
-        if self._refused:
-            return
-        headers = self._request.headers
-        length = headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) > self._max_body_bytes:
-            self._refuse(413, too_long(int(length), self._max_body_bytes), discards_body=True)
-            return
+    def head_came(self, request: HttpRequest) -> None:
         if self._pending is None:
             self._expect(Wait.BODY)
-        if headers.get(b"expect", b"").lower() == b"100-continue":
+        if request.headers.get(b"expect", b"").lower() == b"100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def on_body(self, data: bytes) -> None:
-        self._body_bytes += len(data)
-        if self._refused:
-            if self._body_bytes > 8 * self._max_body_bytes:
-                self._end_discarding()
-        elif self._body_bytes > self._max_body_bytes:
-            self._refuse(413, too_long(None, self._max_body_bytes), discards_body=True)
-        else:
-            self._body.append(data)
-
-    def on_message_complete(self) -> None:
-        self._in_head = True
-        if self._refused:
-            self._end_discarding()
-            return
-        # Not kept: a connection that waits for its next request must not hold the last one's body.
-        request, self._request = self._request, HttpRequest()
-        request.method = self._parser.get_method().decode()
-        request.http_version = self._parser.get_http_version()
-        request.keep_alive = self._parser.should_keep_alive()
-        request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body = []
+    def request_came(self, request: HttpRequest) -> None:
         if self._is_busy():
             self._waiting.append(request)
             if len(self._waiting) >= MAX_PIPELINED:
                 self._transport.pause_reading()
         else:
             self._answer(request)
+
+    def refuse(self, refusal: Answer) -> None:
+        """Answered after the requests before it, and the connection closed."""
+        if self._closing:
+            return
+        self._answerer.refused(refusal.status)
+        self._refusal = refusal
+        if not self._is_busy():
+            self._write_refusal(refusal)
+
+    def all_is_discarded(self) -> None:
+        if self._refusal is None:
+            self._close()
 
     # Answers
 
@@ -211,33 +137,12 @@ class HttpConnection(asyncio.Protocol):
         if not keep_alive:
             self._close()
 
-    # Refusals and ends
-
-    def _refuse(self, status: int, message: str, *, discards_body: bool = False) -> None:
-        """For what never becomes a request: answered after the requests before it, and the connection closed.
-
-        A body is read on for a while: a client that sends all of it before it looks for an answer would else see a
-        broken connection.
-        """
-        self._refused = True
-        self._discards_body = discards_body
-        self._body = []
-        self._answerer.refused(status)
-        self._refusal = error_answer(status, message)
-        if not self._is_busy():
-            self._write_refusal(self._refusal)
-
     def _write_refusal(self, refusal: Answer) -> None:
         self._refusal = None
         self._transport.write(answer_bytes(HttpRequest(), refusal, keep_alive=False))
-        if self._discards_body:
+        if self._reader.discards_body:
             self._expect(Wait.DISCARD)
         else:
-            self._close()
-
-    def _end_discarding(self) -> None:
-        self._discards_body = False
-        if self._refusal is None:
             self._close()
 
     def _expect(self, wait: Wait) -> None:
@@ -254,9 +159,10 @@ class HttpConnection(asyncio.Protocol):
         """Ends a wait that took too long."""
         if self._wait is Wait.ANSWER or self._pending is not None or now - self._since < self._wait.value:
             return
-        if self._wait in (Wait.HEAD, Wait.BODY) and (self._head_bytes or not self._in_head):
-            what = "head" if self._in_head else "body"
-            self._refuse(408, f"the request's {what} did not come within {self._wait.value} s")
+        if self._wait in (Wait.HEAD, Wait.BODY) and self._reader.is_within_request:
+            what = "head" if self._reader.is_in_head else "body"
+            self._reader.stop()
+            self.refuse(error_answer(408, f"the request's {what} did not come within {self._wait.value} s"))
         elif self._wait is Wait.CLIENT_READS:
             self._transport.abort()
         else:
@@ -266,10 +172,5 @@ class HttpConnection(asyncio.Protocol):
         """The next answer is the last. A connection that waits for a request may just be getting one: closing it would
         lose that, so it is closed only when told."""
         self._is_last_answer = True
-        if close_idle and self._pending is None and self._in_head and not self._head_bytes:
+        if close_idle and self._pending is None and not self._reader.is_within_request:
             self._close()
-
-
-def too_long(length: int | None, most: int) -> str:
-    body = "the body" if length is None else f"a body of {length} bytes"
-    return f"{body} is too long: at most {most} bytes are taken (SERVING_MAX_BODY_BYTES)"

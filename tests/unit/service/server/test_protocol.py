@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 import pytest
 
 from service.messages import Answer
-from service.server import protocol
+from service.server import protocol, reader, waits
 from service.server.interface import HttpRequest
 from service.server.protocol import HttpConnection
 from tests.unit.service.fakes import FakeTransport
@@ -164,7 +164,7 @@ def test_pipelined_requests_are_answered_in_their_order() -> None:
         (b"this is not HTTP\r\n\r\n", 400),
         (post(b"x" * 300), 413),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n\r\nonly its beginning", 413),
-        (b"GET /" + b"x" * protocol.MAX_HEAD_BYTES, 431),
+        (b"GET /" + b"x" * reader.MAX_HEAD_BYTES, 431),
     ],
 )
 def test_a_refusal_waits_for_the_answers_before_it(refused: bytes, status: int) -> None:
@@ -177,7 +177,7 @@ def test_a_refusal_waits_for_the_answers_before_it(refused: bytes, status: int) 
         client.echo.slow[0].set_result(Answer(200, b"slow"))
         await asyncio.sleep(0)
         assert client.statuses == [200, 200, status]
-        client.later(protocol.DISCARD_SECONDS + 1)
+        client.later(waits.DISCARD_SECONDS + 1)
         assert client.is_closed
         assert client.echo.refusals == [status]
 
@@ -234,7 +234,7 @@ def test_a_client_that_never_reads_is_cut_off() -> None:
     client = connect()
     client.send(GET)
     client.connection.pause_writing()
-    client.later(protocol.WRITE_SECONDS + 1)
+    client.later(waits.WRITE_SECONDS + 1)
     assert client.is_closed
 
 
@@ -314,9 +314,9 @@ def test_who_sends_far_too_much_is_cut_off() -> None:
 @pytest.mark.parametrize(
     ("sent", "seconds", "status"),
     [
-        (b"GET / HT", protocol.HEAD_SECONDS, 408),
-        (post(b"body")[:-1], protocol.BODY_SECONDS, 408),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n\r\n", protocol.DISCARD_SECONDS, 413),
+        (b"GET / HT", waits.HEAD_SECONDS, 408),
+        (post(b"body")[:-1], waits.BODY_SECONDS, 408),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n\r\n", waits.DISCARD_SECONDS, 413),
     ],
 )
 def test_who_stops_sending_is_told_so_and_cut_off(sent: bytes, seconds: float, status: int) -> None:
@@ -331,7 +331,7 @@ def test_who_stops_sending_is_told_so_and_cut_off(sent: bytes, seconds: float, s
 
 def test_who_sends_nothing_at_all_is_cut_off_without_a_word() -> None:
     client = connect()
-    client.later(protocol.HEAD_SECONDS + 1)
+    client.later(waits.HEAD_SECONDS + 1)
     assert client.is_closed
     assert client.transport.written == b""
 
@@ -339,9 +339,9 @@ def test_who_sends_nothing_at_all_is_cut_off_without_a_word() -> None:
 def test_a_connection_without_a_further_request_is_closed_in_the_end() -> None:
     client = connect()
     client.send(GET)
-    client.later(protocol.KEEP_ALIVE_SECONDS - 1)
+    client.later(waits.KEEP_ALIVE_SECONDS - 1)
     assert not client.is_closed
-    client.later(protocol.KEEP_ALIVE_SECONDS + 1)
+    client.later(waits.KEEP_ALIVE_SECONDS + 1)
     assert client.is_closed
 
 

@@ -1,0 +1,20 @@
+"""What a connection waits for, and how long."""
+
+from enum import Enum
+
+HEAD_SECONDS = 15
+BODY_SECONDS = 30  # without a single byte
+WRITE_SECONDS = 60
+KEEP_ALIVE_SECONDS = 75
+DISCARD_SECONDS = 5
+
+
+class Wait(Enum):
+    """The value: for how many seconds at most."""
+
+    HEAD = HEAD_SECONDS
+    BODY = BODY_SECONDS
+    ANSWER = 0  # the application has its own limits
+    CLIENT_READS = WRITE_SECONDS
+    NEXT = KEEP_ALIVE_SECONDS
+    DISCARD = DISCARD_SECONDS
