@@ -7,10 +7,29 @@ from service.host import usable_cores
 
 
 @pytest.fixture
-def quota_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cgroup's cpu.max, on a machine with eight cores."""
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file system of a machine with eight cores."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    return tmp_path / "cpu.max"
+    (tmp_path / "proc/self").mkdir(parents=True)
+    return tmp_path
+
+
+def belongs_to(root: Path, *lines: str) -> None:
+    (root / "proc/self/cgroup").write_text("".join(f"{line}\n" for line in lines))
+
+
+def limit(root: Path, quota: str, cgroup: str = "") -> None:
+    """A cgroup of version 2."""
+    folder = root / "sys/fs/cgroup" / cgroup
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cpu.max").write_text(quota)
+
+
+def limit_version_1(root: Path, quota: str, cgroup: str = "", period: str = "100000") -> None:
+    folder = root / "sys/fs/cgroup/cpu" / cgroup
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (folder / "cpu.cfs_period_us").write_text(f"{period}\n")
 
 
 @pytest.mark.parametrize(
@@ -18,26 +37,75 @@ def quota_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("max 100000", 8),
         ("400000 100000", 4),
+        ("100000 50000", 2),
         ("250000 100000", 2),
-        ("1600000 100000", 8),
+        ("150000 100000", 1),
         ("50000 100000", 1),
+        ("1600000 100000", 8),
         ("", 8),
         ("nonsense", 8),
+        ("100000 0", 8),
     ],
 )
-def test_the_quota_of_the_container_limits_the_cores(quota_file: Path, quota: str, cores: int) -> None:
-    quota_file.write_text(quota)
-    assert usable_cores(quota_file) == cores
+def test_the_quota_of_the_container_limits_the_cores(root: Path, quota: str, cores: int) -> None:
+    belongs_to(root, "0::/")
+    limit(root, quota)
+    assert usable_cores(root) == cores
 
 
-def test_without_a_cgroup_the_affinity_decides(quota_file: Path) -> None:
-    assert usable_cores(quota_file) == 8
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("-1", 8), ("400000", 4), ("150000", 1), ("50000", 1), ("", 8), ("nonsense", 8)]
+)
+def test_so_does_a_quota_of_cgroup_version_1(root: Path, quota: str, cores: int) -> None:
+    belongs_to(root, "9:name=systemd:/", "4:cpu,cpuacct:/", "0::/")
+    limit_version_1(root, quota)
+    assert usable_cores(root) == cores
+
+
+def test_a_period_of_version_1_counts(root: Path) -> None:
+    belongs_to(root, "1:cpu:/")
+    limit_version_1(root, "100000", period="50000")
+    assert usable_cores(root) == 2
+
+
+@pytest.mark.parametrize("tightest", ["", "system.slice", "system.slice/fitting-room.service"])
+def test_the_tightest_of_the_cgroups_around_the_process_counts(root: Path, tightest: str) -> None:
+    belongs_to(root, "0::/system.slice/fitting-room.service")
+    for cgroup in ("", "system.slice", "system.slice/fitting-room.service"):
+        limit(root, "300000 100000" if cgroup == tightest else "600000 100000", cgroup)
+    assert usable_cores(root) == 3
+
+
+def test_cgroups_of_others_do_not_count(root: Path) -> None:
+    belongs_to(root, "2:cpuset:/small", "1:cpu:/docker/ours", "0::/small")
+    limit_version_1(root, "100000", "docker/other")
+    limit_version_1(root, "500000", "docker/ours")
+    limit_version_1(root, "100000", "small")
+    assert usable_cores(root) == 5
+
+
+def test_a_container_that_sees_its_own_cgroup_as_the_mount_is_limited_by_that(root: Path) -> None:
+    # Docker without a cgroup namespace: the path is the machine's, the mount shows the container's part alone.
+    belongs_to(root, "1:cpu:/docker/bbc7a2ac4200")
+    limit_version_1(root, "200000")
+    assert usable_cores(root) == 2
+
+
+def test_a_process_moved_out_of_its_namespace_is_limited_by_what_it_sees(root: Path) -> None:
+    belongs_to(root, "0::/../elsewhere")
+    limit(root, "200000 100000")
+    limit(root, "100000 100000", "../elsewhere")
+    assert usable_cores(root) == 2
+
+
+def test_without_a_cgroup_the_affinity_decides(root: Path) -> None:
+    assert usable_cores(root) == 8
 
 
 @pytest.mark.parametrize(("counted", "cores"), [(6, 6), (None, 1)])
 def test_where_there_is_no_affinity_the_machines_cores_count(
-    quota_file: Path, monkeypatch: pytest.MonkeyPatch, counted: int | None, cores: int
+    root: Path, monkeypatch: pytest.MonkeyPatch, counted: int | None, cores: int
 ) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: counted)
-    assert usable_cores(quota_file) == cores
+    assert usable_cores(root) == cores
