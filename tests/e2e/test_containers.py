@@ -86,6 +86,12 @@ def test_the_container_is_healthy_and_answers(image: str, start: Callable[..., C
     assert (status, answer) == (200, {"predictions": [pytest.approx(31, abs=0.01)]})
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="this machine has one core: nothing to be held back from")
+def test_a_container_held_to_one_core_takes_one_worker(image: str, start: Callable[..., Container], ask: Ask) -> None:
+    container = start(image, "--cpus", "1")
+    assert "\nserving_workers 1.0\n" in ask(f"{container.url}/metrics")[1]
+
+
 def test_the_image_holds_neither_pip_nor_tensorflow(docker: Docker, image: str) -> None:
     code = "import importlib.util as u; print([n for n in ('pip', 'tensorflow') if u.find_spec(n)])"
     assert docker("run", "--rm", "--entrypoint", "python", image, "-I", "-c", code) == "[]"
