@@ -162,7 +162,7 @@ def choose(config: Config, motions: Motions, labels: Labels) -> tuple[Candidate,
 def run(config: Config) -> None:
     data = basic_motions.basic_motions()
 
-    from training import classifier, export, twin
+    from training import classifier, export, train, twin
 
     start = time.perf_counter()
     chosen, tried = choose(config, data.train_motions, data.train_labels)
@@ -196,12 +196,7 @@ def run(config: Config) -> None:
             for each, found in tried.items()
         ],
         "training_examples": len(data.train_motions),
-        "seed": config.seed,
-        "epochs": config.epochs,
-        "batch_size": config.batch_size,
-        "learning_rate": config.learning_rate,
-        "seconds": round(seconds, 1),
-        "cores": fitted.fit.cores,
+        **train.settings_and_cost(config, seconds, fitted.fit.cores),
     }
 
     exported = export.export(
@@ -218,12 +213,11 @@ def run(config: Config) -> None:
         ),
         config.output,
     )
-    print(f"\nExported    {exported.version_dir}")
-    print(f"Accuracy    {metrics['accuracy']:.4f} on {metrics['test_examples']} test recordings")
-    print(f"Rules       {metrics['rules_accuracy']:.4f} by hand, {metrics['tuned_rules_accuracy']:.4f} tuned")
-    print(f"Twin        {exported.twin}")
-    print(f"Next        python -m service --models {config.output}")
-    print(f"            and post the example in its serving.json to /v1/models/{NAME}:classify")
+    exported.say(
+        f"the example in its serving.json to /v1/models/{NAME}:classify",
+        Accuracy=f"{metrics['accuracy']:.4f} on {metrics['test_examples']} test recordings",
+        Rules=f"{metrics['rules_accuracy']:.4f} by hand, {metrics['tuned_rules_accuracy']:.4f} tuned",
+    )
 
 
 def proof_inputs(motions: Motions) -> Motions:

@@ -5,7 +5,6 @@ Cost: 77 minutes of fitting on one busy core with --precision mixed_bfloat16 (de
 where it was when it is run again.
 """
 
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,7 +28,7 @@ def run(config: Config) -> None:
 
     from PIL import Image
 
-    from training import backup, classifier, clothing_fit, devices, export, probes, strategy, twin
+    from training import backup, classifier, clothing_fit, devices, export, probes, strategy, train, twin
     from training.clothing_card import card
 
     worker = strategy.start(config.strategy)
@@ -51,13 +50,8 @@ def run(config: Config) -> None:
         **classifier.metrics(fitted, test, unlike),
         "training_examples": len(training.labels),
         "network": config.network,
-        "seed": config.seed,
-        "epochs": config.epochs,
-        "batch_size": config.batch_size,
-        "learning_rate": config.learning_rate,
         "precision": devices.chosen(config.precision),
-        "seconds": round(fit.seconds, 1),
-        "cores": fit.cores * worker.count,
+        **train.settings_and_cost(config, fit.seconds, fit.cores * worker.count),
     }
 
     def pictures(folder: Path) -> None:
@@ -83,10 +77,9 @@ def run(config: Config) -> None:
         ),
         config.output,
     )
-    shutil.rmtree(kept)
+    backup.Backup(kept, worker).forget()
     sample = exported.version_dir / "assets.extra" / "sample.png"
-    print(f"\nExported    {exported.version_dir}")
-    print(f"Accuracy    {metrics['accuracy']:.4f} on {metrics['test_examples']:,} test pictures")
-    print(f"Twin        {exported.twin}")
-    print(f"Next        python -m service --models {config.output}")
-    print(f"            and post {sample} to /v1/models/{NAME}:classify")
+    exported.say(
+        f"{sample} to /v1/models/{NAME}:classify",
+        Accuracy=f"{metrics['accuracy']:.4f} on {metrics['test_examples']:,} test pictures",
+    )

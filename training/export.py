@@ -77,6 +77,14 @@ class Exported:
     twin: str
     metrics: dict[str, Any]
 
+    def say(self, request: str, **results: str) -> None:
+        """What came out, and what to do next: `request` is what to post, and where."""
+        print(f"\n{'Exported':12}{self.version_dir}")
+        for name, result in {**results, "Twin": self.twin}.items():
+            print(f"{name:12}{result}")
+        print(f"{'Next':12}python -m service --models {self.version_dir.parents[1]}")
+        print(f"{'':12}and post {request}")
+
 
 def export(package: Package, output: Path, *, convert: Callable[..., bytes] = twin.convert) -> Exported:
     """Writes `output`/`package.name`/<next version>."""

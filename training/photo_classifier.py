@@ -15,6 +15,7 @@ from training.classifier import Classifier, Examples
 from training.export import Package, export
 from training.photos_config import IMAGE, Config
 from training.picture_folder import PictureFolder, Pictures
+from training.train import settings_and_cost
 from training.twin import LEAST_LABELLED, Plan
 
 PROOF = 1_000  # photos for the twin
@@ -51,12 +52,7 @@ def train_and_publish(
         "fold_accuracies": trained.fold_accuracies,
         "training_examples": len(photos.files),
         "skipped": skipped,
-        "seed": config.seed,
-        "epochs": config.epochs,
-        "batch_size": config.batch_size,
-        "learning_rate": config.learning_rate,
-        "seconds": round(trained.seconds, 1),
-        "cores": trained.cores,
+        **settings_and_cost(config, trained.seconds, trained.cores),
     }
 
     def pictures(folder: Path) -> None:
@@ -80,11 +76,10 @@ def train_and_publish(
     )
     sample = exported.version_dir / "assets.extra" / "sample.jpg"
     accuracy, validation = metrics["accuracy"], metrics["validation_accuracy"]
-    print(f"\nExported    {exported.version_dir}")
-    print(f"Accuracy    {validation:.4f} in cross-validation, {accuracy:.4f} on {len(test.files):,} other photos")
-    print(f"Twin        {exported.twin}")
-    print(f"Next        python -m service --models {config.output}")
-    print(f"            and post {sample} to /v1/models/{name}:classify")
+    exported.say(
+        f"{sample} to /v1/models/{name}:classify",
+        Accuracy=f"{validation:.4f} in cross-validation, {accuracy:.4f} on {len(test.files):,} other photos",
+    )
 
 
 def train(config: Config, photos: PictureFolder) -> Trained:

@@ -61,12 +61,7 @@ def run(config: Config) -> None:
         "prediction_for_10": answer,
         "parameters": model.count_params(),
         "training_examples": len(X),
-        "seed": config.seed,
-        "epochs": config.epochs,
-        "batch_size": config.batch_size,
-        "learning_rate": config.learning_rate,
-        "seconds": round(fit.seconds, 1),
-        "cores": fit.cores,
+        **train.settings_and_cost(config, fit.seconds, fit.cores),
     }
 
     def pictures(folder: Path) -> None:
@@ -86,12 +81,11 @@ def run(config: Config) -> None:
         ),
         config.output,
     )
-    print(f"\nExported    {exported.version_dir}")
-    print(f"Fitted      y = {weight:.4f}·x + {bias:.4f}, loss {metrics['loss']:.2g}")
-    print(f"Answer      {answer:.4f} for x = {ASKED:g}")
-    print(f"Twin        {exported.twin}")
-    print(f"Next        python -m service --models {config.output}")
-    print(f'            and post {{"instances": [{ASKED}]}} to /v1/models/{NAME}:predict')
+    exported.say(
+        f'{{"instances": [{ASKED}]}} to /v1/models/{NAME}:predict',
+        Fitted=f"y = {weight:.4f}·x + {bias:.4f}, loss {metrics['loss']:.2g}",
+        Answer=f"{answer:.4f} for x = {ASKED:g}",
+    )
 
 
 def card(metrics: dict[str, Any], twin: str) -> str:

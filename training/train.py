@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from training import devices
 from training.backup import Backup
+from training.config import Config
 from training.errors import FitError
 from training.strategy import ALONE, Worker
 
@@ -28,6 +29,18 @@ class Fit:
     history: dict[str, list[float]]
     seconds: float
     cores: int
+
+
+def settings_and_cost(config: Config, seconds: float, cores: int) -> dict[str, Any]:
+    """What metrics.json states of every fit."""
+    return {
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "learning_rate": config.learning_rate,
+        "seconds": round(seconds, 1),
+        "cores": cores,
+    }
 
 
 def make_repeatable(seed: int) -> None:
