@@ -1,8 +1,4 @@
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +8,9 @@ pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requireme
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
+from tests.integration.training_run import ROOT, read, train
 from training import activity, basic_motions
 
-ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "models" / "activity" / "1"
 
 if basic_motions.local_folder() is None:
@@ -24,14 +20,7 @@ if basic_motions.local_folder() is None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The version that `python -m training activity` exports after few epochs, and what it prints."""
-    output = tmp_path_factory.mktemp("models")
-    command = [sys.executable, "-m", "training", "activity", "--epochs", "3", "--output", str(output)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return output / "activity" / "1", done.stdout
-
-
-def read(version_dir: Path, name: str) -> Any:
-    return json.loads((version_dir / "assets.extra" / name).read_text())
+    return train("activity", tmp_path_factory.mktemp("models"), "--epochs", "3")
 
 
 @pytest.mark.parametrize("which", ["new", "shipped"])
@@ -137,9 +126,8 @@ def test_it_says_what_came_out_and_what_to_do_next(run: tuple[Path, str]) -> Non
 
 
 def test_the_same_seed_gives_the_accuracy_of_the_shipped_model(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "training", "activity", "--output", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-    found, shipped = read(tmp_path / "activity" / "1", "metrics.json"), read(SHIPPED, "metrics.json")
+    version_dir, _ = train("activity", tmp_path)
+    found, shipped = read(version_dir, "metrics.json"), read(SHIPPED, "metrics.json")
     assert found["accuracy"] == pytest.approx(shipped["accuracy"], abs=0.026)  # one recording
     for setting in ("seed", "epochs", "batch_size", "learning_rate", "rules_accuracy", "tuned_rules"):
         assert found[setting] == shipped[setting]

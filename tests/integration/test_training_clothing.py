@@ -1,6 +1,3 @@
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +10,10 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
+from tests.integration.training_run import ROOT, read, train
 from training import augmentation, datasets
 from training.clothing_networks import convolution
 
-ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "models" / "clothing"
 DENSE, CONVOLUTION = SHIPPED / "1", SHIPPED / "2"
 
@@ -30,14 +27,7 @@ if datasets.local_folder() is None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The version that `python -m training clothing --network dense` exports, and what it prints."""
-    output = tmp_path_factory.mktemp("models")
-    command = [sys.executable, "-m", "training", "clothing", "--network", "dense", "--output", str(output)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return output / "clothing" / "1", done.stdout
-
-
-def read(version_dir: Path, name: str) -> Any:
-    return json.loads((version_dir / "assets.extra" / name).read_text())
+    return train("clothing", tmp_path_factory.mktemp("models"), "--network", "dense")
 
 
 def twin_answers(version_dir: Path, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

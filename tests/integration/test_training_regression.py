@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,21 +9,13 @@ pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requireme
 
 from ai_edge_litert.interpreter import Interpreter
 
-ROOT = Path(__file__).parents[2]
+from tests.integration.training_run import ROOT, read, train
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The version that `python -m training regression` exports, and what it prints."""
-    output = tmp_path_factory.mktemp("models")
-    command = [sys.executable, "-m", "training", "regression", "--output", str(output)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return output / "regression" / "1", done.stdout
-
-
-def metrics(version_dir: Path) -> dict[str, float]:
-    loaded: dict[str, float] = json.loads((version_dir / "assets.extra" / "metrics.json").read_text())
-    return loaded
+    return train("regression", tmp_path_factory.mktemp("models"))
 
 
 def test_the_exported_model_answers_31_for_10(run: tuple[Path, str]) -> None:
@@ -41,7 +32,7 @@ def test_the_twin_answers_31_for_10(run: tuple[Path, str]) -> None:
 
 
 def test_weight_and_bias_are_those_of_the_line(run: tuple[Path, str]) -> None:
-    found = metrics(run[0])
+    found = read(run[0], "metrics.json")
     assert found["weight"] == pytest.approx(3, abs=0.01)
     assert found["bias"] == pytest.approx(1, abs=0.01)
     assert found["prediction_for_10"] == pytest.approx(31, abs=0.01)
@@ -49,9 +40,9 @@ def test_weight_and_bias_are_those_of_the_line(run: tuple[Path, str]) -> None:
 
 
 def test_the_same_seed_gives_the_shipped_model(run: tuple[Path, str]) -> None:
-    shipped = metrics(ROOT / "models" / "regression" / "1")
+    shipped = read(ROOT / "models" / "regression" / "1", "metrics.json")
     for name in ("weight", "bias", "prediction_for_10"):
-        assert metrics(run[0])[name] == pytest.approx(shipped[name], abs=1e-5)
+        assert read(run[0], "metrics.json")[name] == pytest.approx(shipped[name], abs=1e-5)
 
 
 def test_it_says_what_came_out_and_what_to_do_next(run: tuple[Path, str]) -> None:
@@ -64,7 +55,7 @@ def test_it_says_what_came_out_and_what_to_do_next(run: tuple[Path, str]) -> Non
 
 
 def test_its_reference_has_a_bin_for_each_of_the_six_points(run: tuple[Path, str]) -> None:
-    found = json.loads((run[0] / "assets.extra" / "reference.json").read_text())
+    found = read(run[0], "reference.json")
     assert list(found) == ["inputs"]
     assert found["inputs"]["x"]["edges"] == pytest.approx([-1.005, -0.5, 0.5, 1.5, 2.5, 3.5, 4.005])
     assert found["inputs"]["x"]["shares"] == pytest.approx([0, *[1 / 6] * 6, 0], abs=1e-5)
