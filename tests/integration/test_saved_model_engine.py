@@ -15,7 +15,7 @@ from service.engines.tensorflow_session import _config
 from service.engines.tensorflow_tensor import _string_memory
 from service.host import usable_cores
 from service.tensors import DTYPES, Array
-from tests.integration import saved_models
+from tests.integration import odd_saved_models, saved_models
 from tests.integration.arrays import floats, run, texts
 from tests.integration.conftest import SHIPPED
 
@@ -66,7 +66,7 @@ def test_strings_of_every_length_and_any_bytes_come_back_as_they_were(tmp_path: 
 
 
 def test_strings_that_tensorflow_makes_are_read(tmp_path: Path) -> None:
-    engine = load(saved_models.save_strings, tmp_path)
+    engine = load(odd_saved_models.save_strings, tmp_path)
     long = b"long " * 20
     assert run(engine, text=texts(b"one two", long)) == {
         "twice": [b"one twoone two", long + long],
@@ -88,7 +88,7 @@ def test_what_is_no_string_is_refused_and_its_memory_given_back(tmp_path: Path) 
 
 
 def test_what_a_model_keeps_outlives_the_request_that_brought_it(tmp_path: Path) -> None:
-    engine = load(saved_models.save_keeper, tmp_path)
+    engine = load(odd_saved_models.save_keeper, tmp_path)
     kept: dict[str, Any] = {"number": 0.0, "text": b"nothing"}
     for index in range(50):
         number, text = float(index), b"%d " % index * (index + 1)
@@ -98,7 +98,7 @@ def test_what_a_model_keeps_outlives_the_request_that_brought_it(tmp_path: Path)
 
 
 def test_an_answer_does_not_change_when_the_next_request_comes(tmp_path: Path) -> None:
-    engine = load(saved_models.save_keeper, tmp_path)
+    engine = load(odd_saved_models.save_keeper, tmp_path)
     first = engine.run("serving_default", {"number": np.array(1, np.float32), "text": np.array(b"one", object)})
     run(engine, number=np.array(2, np.float32), text=np.array(b"two", object))
     assert (first["number"].item(), first["text"].item()) == (0.0, b"nothing")
@@ -107,29 +107,29 @@ def test_an_answer_does_not_change_when_the_next_request_comes(tmp_path: Path) -
 
 
 def test_types_that_numpy_does_not_know_are_given_out(tmp_path: Path) -> None:
-    outputs = load(saved_models.save_bfloat16, tmp_path).run("serving_default", {"x": floats(1.5, -2)})
+    outputs = load(odd_saved_models.save_bfloat16, tmp_path).run("serving_default", {"x": floats(1.5, -2)})
     assert outputs["bfloat16"].dtype == np.dtype(ml_dtypes.bfloat16)
     assert outputs["bfloat16"].astype(np.float32).tolist() == [1.5, -2]
     assert outputs["complex"].tolist() == [1.5 - 1.5j, -2 + 2j]
 
 
 def test_a_table_is_filled_from_its_file_in_assets(tmp_path: Path) -> None:
-    engine = load(saved_models.save_vocabulary_file, tmp_path)
+    engine = load(odd_saved_models.save_vocabulary_file, tmp_path)
     assert run(engine, words=texts(b"shoe", "Füße".encode(), b"hat")) == {"id": [1, 2, -1]}
 
 
 def test_a_signature_may_have_no_inputs(tmp_path: Path) -> None:
-    assert run(load(saved_models.save_without_inputs, tmp_path)) == {"answer": 42}
+    assert run(load(odd_saved_models.save_without_inputs, tmp_path)) == {"answer": 42}
 
 
 def test_loops_and_conditions_of_tensorflow_1_run(tmp_path: Path) -> None:
-    engine = load(saved_models.save_tensorflow_1_control_flow, tmp_path)
+    engine = load(odd_saved_models.save_tensorflow_1_control_flow, tmp_path)
     assert run(engine, x=floats(1, 2)) == {"conditional": [2, 3], "eightfold": [8, 16], "again": [1, 2]}
     assert run(engine, x=floats(9, 2)) == {"conditional": [18, 4], "eightfold": [72, 16], "again": [9, 2]}
 
 
 def test_variables_of_tensorflow_1_run(tmp_path: Path) -> None:
-    assert run(load(saved_models.save_tensorflow_1_variable, tmp_path), x=floats(1, 2)) == {"y": [3, 6]}
+    assert run(load(odd_saved_models.save_tensorflow_1_variable, tmp_path), x=floats(1, 2)) == {"y": [3, 6]}
 
 
 def test_the_shipped_models_answer_as_in_tensorflow_itself() -> None:

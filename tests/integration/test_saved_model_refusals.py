@@ -12,7 +12,7 @@ import tensorflow as tf
 from service.engines import LoadError, tensorflow_c
 from service.engines.saved_model import SavedModelEngine
 from service.errors import InvalidRequest
-from tests.integration import saved_models
+from tests.integration import odd_saved_models, saved_models
 from tests.integration.arrays import floats, run
 from tests.integration.conftest import SHIPPED
 
@@ -36,7 +36,7 @@ def test_what_a_model_refuses_is_said_in_its_words_alone(tmp_path: Path) -> None
 
 
 def test_a_file_that_is_missing_from_assets_is_named_without_its_folder(tmp_path: Path) -> None:
-    saved_models.save_vocabulary_file(tmp_path / "1")
+    odd_saved_models.save_vocabulary_file(tmp_path / "1")
     (file,) = (tmp_path / "1" / "assets").iterdir()
     file.unlink()
     assert refusal(tmp_path / "1") == f"TensorFlow cannot load it: assets/{file.name}; No such file or directory"

@@ -14,13 +14,15 @@ import tensorflow as tf
 
 from service.engines.saved_model import SavedModelEngine
 from service.errors import InvalidRequest
-from tests.integration import saved_models
+from tests.integration import odd_saved_models, saved_models
 from tests.integration.arrays import floats, run, texts
 
 Save = Callable[[Path], None]
 
 
-@pytest.mark.parametrize("save", [saved_models.save_sum_and_difference, saved_models.save_tensorflow_1_control_flow])
+@pytest.mark.parametrize(
+    "save", [saved_models.save_sum_and_difference, odd_saved_models.save_tensorflow_1_control_flow]
+)
 def test_many_threads_get_each_its_own_answer(save: Save, tmp_path: Path) -> None:
     save(tmp_path / "1")
     engine = SavedModelEngine(tmp_path / "1")
@@ -144,13 +146,13 @@ def test_requests_leave_no_memory_behind(act: str, save: Save, tmp_path: Path) -
 
 def test_versions_that_are_unloaded_leave_no_memory_behind(tmp_path: Path) -> None:
     """50 times 10 MB of weights, half of them in the graph."""
-    saved_models.save_large(tmp_path / "1")
+    odd_saved_models.save_large(tmp_path / "1")
     script = "growth(50, lambda index: numbers(SavedModelEngine(version), index))"
     assert grown(script, tmp_path / "1") < 100
 
 
 def test_versions_that_cannot_be_loaded_leave_no_memory_behind(tmp_path: Path) -> None:
-    saved_models.save_large(tmp_path / "1")
+    odd_saved_models.save_large(tmp_path / "1")
     data = tmp_path / "1" / "variables" / "variables.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:-1_000_000])
     script = """
