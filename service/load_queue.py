@@ -1,7 +1,7 @@
 """Loads versions a few at a time."""
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
 Key = tuple[str, int]
@@ -46,3 +46,13 @@ class LoadQueue:
             with self._changed:
                 self._under_way.discard(key)
                 self._changed.notify_all()
+
+
+def newest_first(keys: list[Key]) -> list[Key]:
+    """The newest of every model, for unversioned requests want them; then those before them, and so on."""
+    newer: Counter[str] = Counter()
+    ranked = []
+    for model, version in sorted(keys, key=lambda key: -key[1]):
+        ranked.append((newer[model], model, version))
+        newer[model] += 1
+    return [(model, version) for _, model, version in sorted(ranked)]

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from service.agreement import Agreement
 from service.engines import LoadError
 from service.errors import NotFound
 from service.host import usable_cores
-from service.load_queue import Key, LoadQueue
+from service.load_queue import Key, LoadQueue, newest_first
 from service.model_policies import Policies, PolicyFile
 from service.preparation import Preparation
 from service.registry import LoadedVersion, Registry, State, VersionStatus
@@ -125,7 +125,7 @@ class Watcher:
         settled = {key: files[key] for key in files if is_first or self._seen.get(key) == files[key]}
         self._seen = files
         due = [key for key in settled if self._is_allowed(key[0]) and self._retries.is_due(key, settled[key])]
-        self._queue.add(_newest_first(due))
+        self._queue.add(newest_first(due))
 
     def _check_known(self, model: str) -> None:
         on_disk = {name for name, version in self._repository.versions()}
@@ -256,13 +256,3 @@ class Watcher:
 
     def _states(self) -> set[State]:
         return {status.state for versions in self._registry.statuses().values() for status in versions.values()}
-
-
-def _newest_first(keys: list[Key]) -> list[Key]:
-    """The newest of every model, for unversioned requests want them; then those before them, and so on."""
-    newer: Counter[str] = Counter()
-    ranked = []
-    for model, version in sorted(keys, key=lambda key: -key[1]):
-        ranked.append((newer[model], model, version))
-        newer[model] += 1
-    return [(model, version) for _, model, version in sorted(ranked)]
