@@ -3,8 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from service import create_app
+from service.inference import Inference
+from service.metrics import Metrics
+from service.registry import Registry
 from service.settings import Settings
 from tests.unit.service.fakes import FakeService
 
@@ -22,6 +26,16 @@ def make_service(tmp_path: Path, request: pytest.FixtureRequest) -> MakeService:
         return service
 
     return make
+
+
+@pytest.fixture
+def page() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def inference(page: CollectorRegistry) -> Inference:
+    return Inference(Registry(), Metrics(page))
 
 
 @pytest.fixture

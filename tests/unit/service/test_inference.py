@@ -6,8 +6,7 @@ from prometheus_client import CollectorRegistry
 
 from service.errors import InvalidRequest
 from service.inference import Inference
-from service.metrics import Metrics
-from service.registry import LoadedVersion, Registry
+from service.registry import LoadedVersion
 from service.serving_config import ServingConfig
 from service.tensors import Array
 from service.version import Shadow
@@ -16,16 +15,6 @@ from tests.unit.service.fakes import Arrays, FakeEngine, any_shape, loaded_versi
 PAIR = signature({"a": tensor("DT_FLOAT", -1), "b": tensor("DT_FLOAT", -1, 2)})
 LABELLED = signature({"x": any_shape("DT_FLOAT")}, {"scores": tensor("DT_FLOAT", -1, 2)})
 MODEL = {"model": "model", "version": "1"}
-
-
-@pytest.fixture
-def page() -> CollectorRegistry:
-    return CollectorRegistry()
-
-
-@pytest.fixture
-def inference(page: CollectorRegistry) -> Inference:
-    return Inference(Registry(), Metrics(page))
 
 
 def labelled(scores: Array) -> LoadedVersion:

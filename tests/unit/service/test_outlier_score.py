@@ -14,10 +14,9 @@ from werkzeug.test import TestResponse
 
 from service.inference import Inference
 from service.messages import Answer
-from service.metrics import Metrics
 from service.outlier_score import MOST_IN_HEADER, headers, relative
 from service.prediction import Prediction
-from service.registry import LoadedVersion, Registry
+from service.registry import LoadedVersion
 from service.signature import DEFAULT_SIGNATURE
 from service.version import Shadow
 from tests.unit.service.fakes import FakeEngine, FakeService, make_available
@@ -31,16 +30,6 @@ PREDICT, CLASSIFY, INFER = "/v1/models/model:predict", "/v1/models/model:classif
 def asked(loaded: LoadedVersion) -> list[str]:
     assert isinstance(loaded.engine, FakeEngine)
     return [name for name, _ in loaded.engine.asked]
-
-
-@pytest.fixture
-def page() -> CollectorRegistry:
-    return CollectorRegistry()
-
-
-@pytest.fixture
-def inference(page: CollectorRegistry) -> Inference:
-    return Inference(Registry(), Metrics(page))
 
 
 @pytest.mark.parametrize("batching", ["none", "threads"])

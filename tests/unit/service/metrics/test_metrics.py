@@ -13,11 +13,6 @@ CALL = {**MODEL, "protocol": "v1", "verb": "predict"}
 
 
 @pytest.fixture
-def page() -> CollectorRegistry:
-    return CollectorRegistry()
-
-
-@pytest.fixture
 def metrics(page: CollectorRegistry) -> Metrics:
     return Metrics(page)
 
