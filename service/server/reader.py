@@ -33,8 +33,10 @@ class RequestReader:
         self._max_body_bytes = max_body_bytes
         self._parser = httptools.HttpRequestParser(self)
         self._request = HttpRequest()
+        self._headers = self._request.headers
         self._body: list[bytes] = []
         self._body_bytes = 0
+        # Since the head began, or within a body since there was some of it: chunks' extensions, and trailers.
         self._head_bytes = 0
         self._refused = False
         self.is_in_head = True
@@ -45,22 +47,20 @@ class RequestReader:
         return not self.is_in_head or self._head_bytes > 0
 
     def feed(self, data: bytes) -> None:
-        if self.is_in_head:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         if self._refused and not self.discards_body:
             return
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # no upgrade is offered; the request is answered as it is
+            self._parse(data)
         except httptools.HttpParserError as error:
             if self._refused:
                 self._end_discarding()
             else:
                 self._refuse(400, f"Malformed request: this is not HTTP ({error})")
             return
-        if self.is_in_head and self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(431, f"the request's head is too long: at most {MAX_HEAD_BYTES} bytes are taken")
+        if self._head_bytes > MAX_HEAD_BYTES:
+            what = "request's head is" if self.is_in_head else "body's chunk extensions or trailers are"
+            self._refuse(431, f"the {what} too long: at most {MAX_HEAD_BYTES} bytes are taken")
 
     def stop(self, *, discards_body: bool = False) -> None:
         self._refused = True
@@ -71,10 +71,33 @@ class RequestReader:
         """The parser refers to this as this to it: the two, and a body, would stay until the collector comes."""
         del self._parser, self._taker
 
+    def _parse(self, data: "bytes | memoryview") -> None:
+        while True:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                # Nothing is offered to upgrade to, and httptools leaves out the body of who asks for it, which would be
+                # taken for the next request. So it is read again as the request that it is without.
+                if self._parser.get_method() == b"CONNECT":
+                    self._refuse(400, "Malformed request: this is no proxy, and CONNECT is not taken")
+                    return
+                data = memoryview(data)[upgrade.args[0] :]
+                head = self._head_without_upgrade()
+                self._parser = httptools.HttpRequestParser(self)
+                self._parser.feed_data(head)
+
+    def _head_without_upgrade(self) -> bytes:
+        method, version = self._parser.get_method(), self._parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (method, self._request.target, version)]
+        lines += [b"%s: %s" % header for header in self._request.headers.items() if header[0] != b"upgrade"]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
     # What httptools calls
 
     def on_message_begin(self) -> None:
         self._request = HttpRequest()
+        self._headers = self._request.headers
         self._body = []
         self._body_bytes = 0
 
@@ -82,23 +105,36 @@ class RequestReader:
         self._request.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        headers = self._request.headers
+        headers = self._headers
         name = name.lower()
         headers[name] = headers[name] + b"," + value if name in headers else value
 
     def on_headers_complete(self) -> None:
+        if self._parser.should_upgrade():
+            return  # it is read again
         self.is_in_head = False
         self._head_bytes = 0
+        request = self._request
+        # A trailer is no header: a proxy in front has not looked at it.
+        self._headers = {}
         if self._refused:
             return
-        length = self._request.headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) > self._max_body_bytes:
+        if not request.target.startswith(b"/"):
+            request.target = origin_form(request.target)
+        length = request.headers.get(b"content-length")
+        if length is None:
+            coding = request.headers.get(b"transfer-encoding", b"chunked")
+            if coding.lower() != b"chunked":
+                self._refuse(501, f"Transfer-Encoding {coding.decode('latin-1')[:40]!r} is not taken; expected chunked")
+                return
+        elif length.isdigit() and int(length) > self._max_body_bytes:
             self._refuse(413, too_long(int(length), self._max_body_bytes), discards_body=True)
-        else:
-            self._taker.head_came(self._request)
+            return
+        self._taker.head_came(request)
 
     def on_body(self, data: bytes) -> None:
         self._body_bytes += len(data)
+        self._head_bytes = 0
         if self._refused:
             if self._body_bytes > 8 * self._max_body_bytes:
                 self._end_discarding()
@@ -108,7 +144,10 @@ class RequestReader:
             self._body.append(data)
 
     def on_message_complete(self) -> None:
+        if self._parser.should_upgrade():
+            return
         self.is_in_head = True
+        self._head_bytes = 0
         if self._refused:
             self._end_discarding()
             return
@@ -133,3 +172,12 @@ class RequestReader:
 def too_long(length: int | None, most: int) -> str:
     body = "the body" if length is None else f"a body of {length} bytes"
     return f"{body} is too long: at most {most} bytes are taken (SERVING_MAX_BODY_BYTES)"
+
+
+def origin_form(target: bytes) -> bytes:
+    """Path and query of a target in absolute form, which every server has to take (RFC 9112, 3.2.2)."""
+    try:
+        url = httptools.parse_url(target)
+    except httptools.HttpParserInvalidURLError:
+        return target
+    return (url.path or b"/") + (b"?" + url.query if url.query is not None else b"")

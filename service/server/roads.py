@@ -20,7 +20,14 @@ from service.settings import Settings
 from service.short_road import Route, ShortRoad, find_route
 
 # What the server turns away itself, as serving_rejected_total calls it.
-REFUSALS = {400: "malformed", 408: "too_slow", 413: "too_large", 429: "queue_full", 431: "head_too_large"}
+REFUSALS = {
+    400: "malformed",
+    408: "too_slow",
+    413: "too_large",
+    429: "queue_full",
+    431: "head_too_large",
+    501: "malformed",
+}
 
 LONGEST_CONTENT_TYPE = 256
 

@@ -1,0 +1,181 @@
+"""What is taken for a request, and where it ends: a proxy in front must not see another one there."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from service.messages import Answer
+from service.server.interface import HttpRequest
+from service.server.reader import MAX_HEAD_BYTES, RequestReader
+
+POST = b"POST /first HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+NEXT = b"GET /next HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@dataclass
+class Taker:
+    heads: list[bytes] = field(default_factory=list)
+    requests: list[HttpRequest] = field(default_factory=list)
+    refusals: list[Answer] = field(default_factory=list)
+
+    def head_came(self, request: HttpRequest) -> None:
+        self.heads.append(request.target)
+
+    def request_came(self, request: HttpRequest) -> None:
+        self.requests.append(request)
+
+    def refuse(self, refusal: Answer) -> None:
+        self.refusals.append(refusal)
+
+    def all_is_discarded(self) -> None:
+        pass
+
+
+def read(data: bytes, size: int | None = None) -> Taker:
+    """In pieces of so many bytes."""
+    taker = Taker()
+    reader = RequestReader(taker, 1_000_000)
+    for start in range(0, len(data), size or len(data)):
+        reader.feed(data[start : start + size] if size else data)
+    return taker
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        POST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n1\r\na\r\n0\r\n\r\n",
+        POST + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\na",
+        POST + b"Content-Length: 1, 1\r\n\r\na",
+        POST + b"Content-Length: +1\r\n\r\na",
+        POST + b"Content-Length: 0x1\r\n\r\na",
+        POST + b"Content-Length: 1 1\r\n\r\na",
+        POST + b"Content-Length:\r\n\r\na",
+        POST + b"Content-Length: 18446744073709551617\r\n\r\na",
+        POST + b"Content-Length : 1\r\n\r\na",
+        POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+        POST + b"A: b\r\n c\r\nContent-Length: 0\r\n\r\n",
+        POST + b"A: b\nContent-Length: 0\r\n\r\n",
+        POST + b"A: b\rContent-Length: 0\r\n\r\n",
+        POST + b"A: b\r\n\rContent-Length: 0\r\n\r\n",
+        POST + b"A: b\x00c\r\nContent-Length: 0\r\n\r\n",
+        POST + b"A\x00: b\r\nContent-Length: 0\r\n\r\n",
+        POST + b"A B: b\r\nContent-Length: 0\r\n\r\n",
+        POST + b": b\r\nContent-Length: 0\r\n\r\n",
+        b"GET /a b HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /a\x00b HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET \\a HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
+        CHUNKED + b"1;a\nb\r\na\r\n0\r\n\r\n",
+        CHUNKED + b"1\na\r\n0\r\n\r\n",
+        CHUNKED + b"1\r\na\n0\r\n\r\n",
+        CHUNKED + b"1\r\naa\r\n0\r\n\r\n",
+        CHUNKED + b"0x1\r\na\r\n0\r\n\r\n",
+        CHUNKED + b"+1\r\na\r\n0\r\n\r\n",
+        CHUNKED + b"-1\r\na\r\n0\r\n\r\n",
+        CHUNKED + b"10000000000000001\r\na\r\n0\r\n\r\n",
+    ],
+)
+def test_what_others_could_read_otherwise_is_refused_and_nothing_after_it_is_read(request_: bytes) -> None:
+    taker = read(request_ + NEXT)
+    assert [refusal.status for refusal in taker.refusals] == [400]
+    assert taker.requests == []
+
+
+@pytest.mark.parametrize("coding", [b"identity", b"gzip, chunked", b"xchunked", b'"chunked"'])
+def test_a_transfer_coding_that_is_not_taken_is_refused(coding: bytes) -> None:
+    taker = read(POST + b"Transfer-Encoding: " + coding + b"\r\n\r\n0\r\n\r\n" + NEXT)
+    assert [refusal.status for refusal in taker.refusals] == [501]
+    assert b"is not taken; expected chunked" in taker.refusals[0].body
+    assert taker.requests == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "body"),
+    [
+        (POST + b"Content_Length: 1\r\n\r\n", b""),
+        (POST + b"Content-Length: 1\r\n\r\na", b"a"),
+        (POST + b"Transfer-Encoding:\tCHUNKED\r\n\r\n1\r\na\r\n0\r\n\r\n", b"a"),
+        (CHUNKED + b"1;b=c\r\na\r\n0\r\n\r\n", b"a"),
+        (b"\r\n" + POST + b"Content-Length: 0\r\n\r\n", b""),
+    ],
+)
+def test_what_the_standard_allows_is_taken_and_ends_where_it_says(request_: bytes, body: bytes) -> None:
+    taker = read(request_ + NEXT)
+    assert [(request.target, request.body) for request in taker.requests] == [(b"/first", body), (b"/next", b"")]
+
+
+def test_a_trailer_cannot_pass_for_a_header() -> None:
+    taker = read(CHUNKED + b"1\r\na\r\n0\r\nX-API-Key: stolen\r\nHost: y\r\n\r\n" + NEXT)
+    assert [dict(request.headers) for request in taker.requests] == [
+        {b"host": b"x", b"transfer-encoding": b"chunked"},
+        {b"host": b"x"},
+    ]
+
+
+@pytest.mark.parametrize("piece", [b"1;" + b"a" * 2_000_000, b"0\r\nA: " + b"a" * 2_000_000])
+def test_what_frames_a_body_is_no_longer_than_a_head(piece: bytes) -> None:
+    taker = read(CHUNKED + b"1\r\na\r\n" + piece, 4096)
+    assert [refusal.status for refusal in taker.refusals] == [431]
+    assert b"chunk extensions or trailers are too long" in taker.refusals[0].body
+
+
+def test_a_body_in_many_small_chunks_may_be_longer_than_a_head() -> None:
+    body = b"1;extension=long\r\na\r\n" * MAX_HEAD_BYTES
+    taker = read(CHUNKED + body + b"0\r\n\r\n", 4096)
+    assert taker.requests[0].body == b"a" * MAX_HEAD_BYTES
+    assert taker.refusals == []
+
+
+@pytest.mark.parametrize("size", [None, 1, 7])
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 4\r\n\r\nbody", b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"]
+)
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+def test_who_offers_an_upgrade_is_answered_without_and_its_body_is_no_request(
+    protocol: bytes, framing: bytes, size: int | None
+) -> None:
+    """Java's own HTTP client offers h2c with every request."""
+    offer = (
+        POST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: " + protocol + b"\r\nHTTP2-Settings: a\r\n" + framing
+    )
+    taker = read(offer + offer + NEXT, size)
+    assert [(request.target, request.body) for request in taker.requests] == [
+        (b"/first", b"body"),
+        (b"/first", b"body"),
+        (b"/next", b""),
+    ]
+    assert taker.heads == [request.target for request in taker.requests]
+    assert [request.method for request in taker.requests] == ["POST", "POST", "GET"]
+    assert taker.requests[0].headers[b"http2-settings"] == b"a"
+
+
+def test_a_request_hidden_in_the_body_of_one_that_offers_an_upgrade_stays_hidden() -> None:
+    hidden = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(hidden)
+    taker = Taker()
+    reader = RequestReader(taker, 1000)
+    reader.feed(head)
+    reader.feed(hidden)
+    assert [(request.target, request.body) for request in taker.requests] == [(b"/first", hidden)]
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (b"http://x/v2/health/live?a=b", b"/v2/health/live?a=b"),
+        (b"HTTP://user@x:80/a", b"/a"),
+        (b"http://x", b"/"),
+        (b"http://x?a", b"/?a"),
+        (b"/a?b=http://x/c", b"/a?b=http://x/c"),
+        (b"//x/a", b"//x/a"),
+        (b"*", b"*"),
+    ],
+)
+def test_a_target_with_the_servers_name_is_read_as_the_path_in_it(target: bytes, expected: bytes) -> None:
+    taker = read(b"OPTIONS " + target + b" HTTP/1.1\r\nHost: y\r\n\r\n")
+    assert [request.target for request in taker.requests] == [expected]
