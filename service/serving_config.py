@@ -80,6 +80,19 @@ class OutlierScore(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError(f"'threshold' is {self.threshold}; expected a finite number above 0")
 
 
+class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Something to try the model with: `file`, a picture or a recording (CSV, a step a line) that lies beside, or
+    `instance`, an entry of a v1 request's `instances`. `expected`: the label, or the output, that is right for it."""
+
+    file: str | None = None
+    instance: Any = None
+    expected: str | float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.file is None) == (self.instance is None):
+            raise ValueError("a sample has either 'file' or 'instance'")
+
+
 class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """`no_twin` says why none was shipped.
 
@@ -91,6 +104,7 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     labels: tuple[str, ...] = ()
     image: ImageSpec | None = None
     example: dict[str, Any] | None = None
+    samples: tuple[Sample, ...] = ()
     twin: Twin | None = None
     outlier_score: OutlierScore | None = None
     no_twin: str | None = None

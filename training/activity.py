@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from training import basic_motions, folds, probes, speed_rules
+from training import basic_motions, folds, probes, samples, speed_rules
 from training.activity_card import card
 from training.basic_motions import BasicMotions, Labels, Motions
 from training.config import Config as BaseConfig
@@ -210,6 +210,9 @@ def run(config: Config) -> None:
             pictures=lambda folder: classifier.pictures(assembled, metrics, history, folder, "recordings"),
             example={"instances": np.round(data.train_motions[-1:].astype(float), 1).tolist()},
             labels=data.names,
+            samples=lambda assets: samples.recordings(
+                assets, data.test_motions, data.test_labels, data.names, basic_motions.CHANNELS
+            ),
         ),
         config.output,
     )

@@ -18,6 +18,7 @@ FILES = {
     "BasicMotions_TRAIN.ts": "8dc43cc6306cb679c888c01e26f91772ac4441a916da43bac8b79734a538b9d6",
     "BasicMotions_TEST.ts": "79213102bc6fca1a398ad98ce1185dff0208fa3d1465e687f48288946b0ff8dc",
 }
+CHANNELS = tuple(f"{what} {axis}" for what in ("acceleration", "rotation") for axis in "xyz")
 HOW_TO_GET = "To get BasicMotions: pip install --no-deps aeon (its dependencies are not needed)."
 
 

@@ -28,7 +28,7 @@ def run(config: Config) -> None:
 
     from PIL import Image
 
-    from training import backup, classifier, clothing_fit, devices, export, probes, strategy, train, twin
+    from training import backup, classifier, clothing_fit, devices, export, probes, samples, strategy, train, twin
     from training.clothing_card import card
 
     worker = strategy.start(config.strategy)
@@ -74,6 +74,7 @@ def run(config: Config) -> None:
             example={"picture": "sample.png"},
             labels=data.names,
             image=IMAGE,
+            samples=lambda assets: samples.pictures(assets, data.test_images, data.test_labels, data.names),
         ),
         config.output,
     )

@@ -10,7 +10,16 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
-from service.serving_config import ASSETS, TWIN_FILE, ImageSpec, OutlierScore, ServingConfig, Twin, write_serving_config
+from service.serving_config import (
+    ASSETS,
+    TWIN_FILE,
+    ImageSpec,
+    OutlierScore,
+    Sample,
+    ServingConfig,
+    Twin,
+    write_serving_config,
+)
 from service.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from training import twin
 from training.publish import publish, staging
@@ -56,7 +65,7 @@ class Package:
 
     `metrics` becomes metrics.json, with the version and the sizes in bytes; `reference` becomes reference.json.
     `card` makes the model card of these metrics and what came of the twin. `pictures` writes the PNGs into the folder
-    that it is given.
+    that it is given, `samples` what to try the version with.
     """
 
     name: str
@@ -69,6 +78,7 @@ class Package:
     example: dict[str, Any]
     labels: tuple[str, ...] = ()
     image: ImageSpec | None = None
+    samples: Callable[[Path], tuple[Sample, ...]] = lambda _assets: ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,7 @@ def export(package: Package, output: Path, *, convert: Callable[..., bytes] = tw
                 labels=package.labels,
                 image=package.image,
                 example=package.example,
+                samples=package.samples(assets),
                 twin=proof,
                 no_twin=no_twin,
                 outlier_score=outlier_score,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from training import classifier, folds, outliers, photo_views, probes, transfer
+from training import classifier, folds, outliers, photo_views, probes, samples, transfer
 from training.classifier import Classifier, Examples
 from training.export import Package, export
 from training.photos_config import IMAGE, Config
@@ -71,6 +71,7 @@ def train_and_publish(
             example={"picture": "sample.jpg"},
             labels=photos.names,
             image=IMAGE,
+            samples=lambda assets: samples.photos(assets, test.files, test.labels, test.names),
         ),
         config.output,
     )

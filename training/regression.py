@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from service.serving_config import Sample
 from training.config import Config as BaseConfig
 
 NAME = "regression"
@@ -78,6 +79,9 @@ def run(config: Config) -> None:
             card=card,
             pictures=pictures,
             example={"instances": [ASKED]},
+            samples=lambda _assets: tuple(
+                Sample(instance=x, expected=y) for x, y in zip(X.tolist(), Y.tolist(), strict=True)
+            ),
         ),
         config.output,
     )
