@@ -26,7 +26,7 @@ def create_app(
 
     from service import calls, errors
     from service.agreement import Agreement
-    from service.api import ops, v1, v2
+    from service.api import ops, playground, v1, v2
     from service.batcher import BatchLimits
     from service.board import Board
     from service.engines import load_engine
@@ -52,8 +52,9 @@ def create_app(
         lambda model, version: BatchMetrics(metrics, model, version),
         limits,
     )
+    repository = Repository(settings.models, settings.model_name)
     watcher = Watcher(
-        Repository(settings.models, settings.model_name),
+        repository,
         registry,
         preparation,
         settings.poll_seconds,
@@ -78,4 +79,5 @@ def create_app(
     page = scrape_page(metrics, registry)
     app.register_blueprint(v2.blueprint(inference, settings, watcher, page))
     app.register_blueprint(ops.blueprint(registry, page))
+    app.register_blueprint(playground.blueprint(registry, repository, settings))
     return app

@@ -51,8 +51,8 @@ def picture_batch(
         InvalidRequest: the signature takes no pictures; or see `decode_picture`.
         PayloadTooLarge: see `decode_picture`.
     """
-    spec = spec or _spec_from_shape(signature)
-    if spec is None or len(signature.inputs) != 1:
+    spec = picture_spec(signature, spec)
+    if spec is None:
         raise InvalidRequest(
             'the model takes no pictures: its serving.json has no "image", and it does not have one input of the '
             "shape [batch, height, width, 1 or 3]; send JSON"
@@ -89,12 +89,17 @@ def decode_picture(data: bytes, spec: ImageSpec, max_pixels: int, where: str = "
     return np.asarray(_fit(image, spec))
 
 
-def _spec_from_shape(signature: Signature) -> ImageSpec | None:
-    """The shape [batch, height, width, 1 or 3] says enough; stretched to it as Keras's own loader does."""
-    for tensor in signature.inputs.values():
-        match tensor.shape:
-            case (_, height, width, 1 | 3 as channels) if height > 0 and width > 0:
-                return ImageSpec(height=height, width=width, mode="L" if channels == 1 else "RGB")
+def picture_spec(signature: Signature, spec: ImageSpec | None) -> ImageSpec | None:
+    """How a picture becomes the signature's only input; None where it cannot. `spec` is what serving.json says; where
+    it says nothing, the shape [batch, height, width, 1 or 3] does, stretched to it as Keras's own loader does."""
+    if len(signature.inputs) != 1:
+        return None
+    if spec is not None:
+        return spec
+    (tensor,) = signature.inputs.values()
+    match tensor.shape:
+        case (_, height, width, 1 | 3 as channels) if height > 0 and width > 0:
+            return ImageSpec(height=height, width=width, mode="L" if channels == 1 else "RGB")
     return None
 
 

@@ -90,6 +90,10 @@ class Registry:
         """By model and label, the version that it names now."""
         return {model: traffic.labels for model, traffic in self._traffic.items() if traffic.labels}
 
+    def defaults(self) -> Mapping[str, int]:
+        """By model, the version that answers who names none, canaries aside."""
+        return {model: traffic.default.version for model, traffic in self._traffic.items() if traffic.default}
+
     def loaded(self) -> list[LoadedVersion]:
         return [loaded for traffic in self._traffic.values() for loaded in traffic.versions.values()]
 

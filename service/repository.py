@@ -3,11 +3,20 @@
 import os
 from pathlib import Path
 
+from service.errors import NotFound
+
 
 class Repository:
     def __init__(self, root: Path, only_model: str = "") -> None:
         self.root = root
         self.only_model = only_model
+
+    def path(self, model: str, version: int) -> Path:
+        """Where it is. Raises NotFound where it is no longer there."""
+        try:
+            return self.versions()[model, version]
+        except (OSError, KeyError):
+            raise NotFound(f"{model} version {version} is no longer on disk") from None
 
     def versions(self) -> dict[tuple[str, int], Path]:
         """Every version by (model, number).

@@ -38,9 +38,9 @@ def decode(
     label: str | None = None,
 ) -> Prediction:
     """A request for `:predict`, `:classify` or `:regress`. Raises ServingError."""
-    loaded = registry.get(model, _number(version), label)
+    loaded = registry.get(model, version_number(version), label)
     call.found(loaded)
-    pictures = _pictures(request)
+    pictures = pictures_of(request)
     body, inputs = _decode(loaded, settings, request, pictures, verb)
     call.decoded()
 
@@ -68,11 +68,11 @@ def blueprint(inference: Inference, settings: Settings) -> Blueprint:
         return flask_views.response(inference.answer(prediction, call))
 
     def status(model: str, version: str | None = None, label: str | None = None) -> Response:
-        number = _number(version) if label is None else registry.get(model, label=label).version
+        number = version_number(version) if label is None else registry.get(model, label=label).version
         return json_response(v1_describe.model_version_status(registry, model, number))
 
     def metadata(model: str, version: str | None = None, label: str | None = None) -> Response:
-        loaded = registry.get(model, _number(version), label)
+        loaded = registry.get(model, version_number(version), label)
         current_call().found(loaded)
         return json_response(v1_describe.metadata(loaded))
 
@@ -105,7 +105,7 @@ def _decode(
     return body, decode(body, signature)
 
 
-def _pictures(request: Request) -> Mapping[str, bytes]:
+def pictures_of(request: Request) -> Mapping[str, bytes]:
     """The request's pictures; none where it is neither a picture nor a form."""
     if request.mimetype.startswith("image/"):
         return {"the body": request.body}
@@ -124,7 +124,7 @@ def _top_k(request: Request) -> int | None:
     return number
 
 
-def _number(version: str | None) -> int | None:
+def version_number(version: str | None) -> int | None:
     if version is None:
         return None
     number = _whole_number(version)
