@@ -20,9 +20,10 @@ from service import create_app
 from service.board import forget_worker
 from service.host import usable_cores
 from service.logs import logging_config
-from service.model_policies import InvalidPolicies, policy_file
+from service.model_policies import policy_file
 from service.series.folder import Retired
 from service.settings import InvalidSetting, Settings, from_environment, variable
+from service.toml_file import InvalidFile
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
         parser.error(f"SERVING_MODELS={str(settings.models)!r}: there is no such folder")
     try:
         policy_file(settings).check()
-    except InvalidPolicies as error:
+    except InvalidFile as error:
         parser.error(str(error))
     if obstacle := _listen_obstacle(settings):
         parser.error(obstacle)

@@ -4,13 +4,15 @@ Every part is optional. docs/operations.md describes the parts.
 """
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import msgspec
 
+from service import toml_file
 from service.settings import Settings
+from service.toml_file import TomlFile
 
 FILE_NAME = "models.toml"
 
@@ -19,13 +21,6 @@ Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 LabelName = Annotated[str, msgspec.Meta(pattern=r"^[^/:]+$")]
 # The label whose version answers requests that name none.
 STABLE = "stable"
-
-
-Table = TypeVar("Table")
-
-
-class InvalidPolicies(ValueError):
-    """models.toml is not what it should be; the message says where."""
 
 
 class Latest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,93 +113,13 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return {(model, version) for model, known in numbers.items() for version in self.of(model).wanted(known)}
 
 
-class PolicyFile:
-    """Read again whenever it changes. One that `must_exist` was named by a setting; any other may come and go.
-
-    `kept`: where to leave a copy of what counts. A worker process that begins while the file is bad goes by it, as the
-    others do.
-    """
-
-    def __init__(self, path: Path, must_exist: bool = False, kept: Path | None = None) -> None:
-        self._path = path
-        self._must_exist = must_exist
-        self._kept = kept
-        self._seen: object = None
-        self.policies = Policies()
-        # Why what the file says now does not count.
-        self.error = ""
-
-    def read(self) -> bool:
-        """Whether it had changed. Where it is bad, what was read before goes on to count, and `error` says why."""
-        if (seen := self._fingerprint()) == self._seen:
-            return False
-        is_first, self._seen = self._seen is None, seen
-        try:
-            content = self._content()
-            self.policies = decode(content, self._path)
-            self.error = ""
-        except InvalidPolicies as error:
-            self.error = str(error)
-            if is_first and self._kept is not None and self._kept.exists():
-                self.policies = decode(self._kept.read_bytes(), self._kept)
-        else:
-            self._keep(content)
-        return True
-
-    def check(self) -> None:
-        """Raises InvalidPolicies."""
-        decode(self._content(), self._path)
-
-    def _content(self) -> bytes:
-        try:
-            return self._path.read_bytes()
-        except FileNotFoundError:
-            if self._must_exist:
-                raise InvalidPolicies(f"{self._path}: there is no such file") from None
-            return b""
-        except OSError as error:
-            raise InvalidPolicies(f"{self._path} cannot be read: {error.strerror}") from None
-
-    def _keep(self, content: bytes) -> None:
-        if self._kept is not None:
-            draft = self._kept.with_name(f".{self._kept.name}-{os.getpid()}")
-            draft.write_bytes(content)
-            draft.rename(self._kept)
-
-    def _fingerprint(self) -> object:
-        try:
-            stat = self._path.stat()
-        except OSError as error:
-            return error.errno
-        return stat.st_mtime_ns, stat.st_size, stat.st_ino
-
-
-def policy_file(settings: Settings, shared: Path | None = None) -> PolicyFile:
+def policy_file(settings: Settings, shared: Path | None = None) -> TomlFile[Policies]:
     """`shared`: a folder that worker processes share."""
-    kept = shared / FILE_NAME if shared else None
-    if settings.models_config:
-        return PolicyFile(Path(settings.models_config), must_exist=True, kept=kept)
-    return PolicyFile(settings.models / FILE_NAME, kept=kept)
+    named = settings.models_config
+    path = Path(named) if named else settings.models / FILE_NAME
+    return TomlFile(path, decode, Policies(), must_exist=bool(named), kept=shared / FILE_NAME if shared else None)
 
 
-def decode(content: bytes, path: "os.PathLike[str]") -> Policies:
-    """Raises InvalidPolicies, with file, place and what was expected."""
-    try:
-        tables: Mapping[str, object] = msgspec.toml.decode(content)
-        models = tables.get("models")
-        if isinstance(models, dict):
-            # One by one: of a table of tables msgspec does not say in which one the fault is.
-            for name, policy in models.items():
-                _convert(policy, ModelPolicy, path, f" - in `models.{name}`")
-        return _convert(tables, Policies, path, "")
-    except UnicodeDecodeError as error:
-        raise InvalidPolicies(f"{path}: expected UTF-8; {error.reason} at byte {error.start}") from None
-    except msgspec.DecodeError as error:
-        raise InvalidPolicies(f"{path}: {error}") from None
-
-
-def _convert(value: object, kind: type[Table], path: "os.PathLike[str]", place: str) -> Table:
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise InvalidPolicies(f"{path}: {str(error).replace('$.', '')}{place}") from None
+def decode(written: bytes, path: "os.PathLike[str]") -> Policies:
+    """Raises InvalidFile, with file, place and what was expected."""
+    return toml_file.decode(written, path, Policies, "models", ModelPolicy)

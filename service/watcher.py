@@ -14,12 +14,13 @@ from service.engines import LoadError
 from service.errors import NotFound
 from service.host import usable_cores
 from service.load_queue import Key, LoadQueue, newest_first
-from service.model_policies import Policies, PolicyFile
+from service.model_policies import Policies
 from service.preparation import Preparation
 from service.registry import LoadedVersion, Registry, State, VersionStatus
 from service.repository import Repository, fingerprint
 from service.retries import Retries
 from service.serving_config import InvalidServingConfig
+from service.toml_file import TomlFile
 
 # How often the others are asked while something is under way.
 EAGER_SECONDS = 0.05
@@ -35,7 +36,7 @@ class Watcher:
         registry: Registry,
         preparation: Preparation,
         poll_seconds: float,
-        policy_file: PolicyFile,
+        policy_file: TomlFile[Policies],
         agreement: Agreement,
         *,
         on_failure: Callable[[str, int], None] = lambda _model, _version: None,
@@ -135,7 +136,7 @@ class Watcher:
     def _read_policies(self) -> None:
         if not self._policy_file.read():
             return
-        before, self._policies = self._policies, self._policy_file.policies
+        before, self._policies = self._policies, self._policy_file.content
         self._registry.set_policies(self._policies, self._policy_file.error)
         if self._policy_file.error:
             logger.error("%s; what it said before goes on to count", self._policy_file.error)

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from service.model_policies import InvalidPolicies, Label, Latest, Policies, PolicyFile, decode, policy_file
+from service.model_policies import Label, Latest, Policies, decode, policy_file
 from service.settings import Settings
+from service.toml_file import InvalidFile
 
 PATH = Path("models.toml")
 
@@ -22,15 +23,9 @@ versions = [1, 3]
 
 
 def message(text: str) -> str:
-    with pytest.raises(InvalidPolicies) as raised:
+    with pytest.raises(InvalidFile) as raised:
         decode(text.encode(), PATH)
     return str(raised.value)
-
-
-def write(path: Path, text: str) -> None:
-    """Anew, so that it counts as changed however quickly one follows the other."""
-    (draft := path.with_suffix(".draft")).write_text(text)
-    draft.rename(path)
 
 
 def test_every_part_is_read() -> None:
@@ -99,61 +94,18 @@ def test_a_fault_is_named_with_its_place_and_what_was_expected(text: str, words:
 
 
 def test_what_is_no_text_is_refused() -> None:
-    with pytest.raises(InvalidPolicies, match=r"models\.toml: expected UTF-8; invalid start byte at byte 0"):
+    with pytest.raises(InvalidFile, match=r"models\.toml: expected UTF-8; invalid start byte at byte 0"):
         decode(b"\xff", PATH)
-
-
-def test_the_file_is_read_when_it_appears_changes_and_vanishes(tmp_path: Path) -> None:
-    file = PolicyFile(path := tmp_path / "models.toml")
-    assert file.read()
-    assert not file.read()
-    write(path, "[default]\nload = 'on_demand'")
-    assert file.read()
-    assert file.policies.default.load == "on_demand"
-    assert not file.read()
-    path.unlink()
-    assert file.read()
-    assert (file.policies, file.error) == (Policies(), "")
-
-
-def test_while_the_file_is_bad_what_it_said_before_counts(tmp_path: Path) -> None:
-    file = PolicyFile(path := tmp_path / "models.toml")
-    write(path, "[default]\nload = 'on_demand'")
-    file.read()
-    write(path, "[default]\nload = 'lazy'")
-    assert file.read()
-    assert file.policies.default.load == "on_demand"
-    assert "Invalid enum value 'lazy'" in file.error
-    write(path, "")
-    assert file.read()
-    assert file.error == ""
-
-
-def test_a_worker_that_begins_while_the_file_is_bad_goes_by_what_the_others_go_by(tmp_path: Path) -> None:
-    path, kept = tmp_path / "models.toml", tmp_path / "kept.toml"
-    write(path, "[default]\nload = 'on_demand'")
-    PolicyFile(path, kept=kept).read()
-    write(path, "[default]\nload = 'lazy'")
-    beginning = PolicyFile(path, kept=kept)
-    assert beginning.read()
-    assert beginning.policies.default.load == "on_demand"
-    assert "Invalid enum value 'lazy'" in beginning.error
 
 
 def test_a_file_that_a_setting_names_must_exist(tmp_path: Path) -> None:
     missing = tmp_path / "missing.toml"
-    with pytest.raises(InvalidPolicies, match=r"missing\.toml: there is no such file"):
+    with pytest.raises(InvalidFile, match=r"missing\.toml: there is no such file"):
         policy_file(Settings(models_config=str(missing))).check()
     policy_file(Settings(models=tmp_path)).check()
 
 
 def test_without_the_setting_it_lies_in_the_models_folder(tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_text("[default]\nload = 'lazy'")
-    with pytest.raises(InvalidPolicies, match="Invalid enum value 'lazy'"):
-        policy_file(Settings(models=tmp_path)).check()
-
-
-def test_what_cannot_be_read_is_no_policy(tmp_path: Path) -> None:
-    (tmp_path / "models.toml").mkdir()
-    with pytest.raises(InvalidPolicies, match=r"models\.toml cannot be read: Is a directory"):
+    with pytest.raises(InvalidFile, match="Invalid enum value 'lazy'"):
         policy_file(Settings(models=tmp_path)).check()

@@ -7,10 +7,11 @@ import pytest
 
 from service.agreement import Agreement
 from service.engines import Engine, LoadError
-from service.model_policies import PolicyFile
+from service.model_policies import policy_file
 from service.registry import Registry, State
 from service.repository import Repository
 from service.serving_config import ASSETS, CONFIG_FILE, ServingConfig, write_serving_config
+from service.settings import Settings
 from service.watcher import Watcher
 from tests.unit.service.watched import FakeLoader, Watched, preparation
 
@@ -203,8 +204,8 @@ def test_it_looks_again_and_again_until_it_is_stopped(tmp_path: Path, caplog: py
             return {}
 
     registry = Registry()
-    policy_file = PolicyFile(tmp_path / "models.toml")
-    watcher = Watcher(Flaky(tmp_path), registry, preparation(FakeLoader()), 0.001, policy_file, Agreement(registry))
+    policies = policy_file(Settings(models=tmp_path))
+    watcher = Watcher(Flaky(tmp_path), registry, preparation(FakeLoader()), 0.001, policies, Agreement(registry))
     watcher.start()
     assert looked_thrice.wait(SECONDS_AT_MOST)
     watcher.stop()

@@ -9,12 +9,13 @@ from service.batch import BatchObserver
 from service.batcher import BatchLimits
 from service.board import Board
 from service.engines import Engine
-from service.model_policies import PolicyFile
+from service.model_policies import policy_file
 from service.preparation import Preparation
 from service.registry import Registry, State
 from service.repository import Repository
 from service.retries import Retries
 from service.serving_config import ServingConfig
+from service.settings import Settings
 from service.signature import DEFAULT_SIGNATURE
 from service.watcher import Watcher
 from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature
@@ -62,7 +63,7 @@ class Watched:
             self.registry,
             preparation(self.loader),
             NEVER_SECONDS,
-            PolicyFile(self.models / "models.toml"),
+            policy_file(Settings(models=self.models)),
             Agreement(self.registry, self.board, self.patience_seconds, self.patience_seconds),
             on_failure=lambda model, version: self.failures.append((model, version)),
             retries=Retries(lambda: self.now),
