@@ -1,6 +1,7 @@
 """Several requests' rows as one batch: which can be run together, and how each gets its own outputs back."""
 
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 import msgspec
@@ -26,13 +27,26 @@ class BatchObserver:
 
 class Rows(msgspec.Struct, eq=False):
     """One request's rows, and once they were run what came of it. `kind` is equal for those that can be
-    run together; None: only alone."""
+    run together; None: only alone. `batch_size`: rows of the run that it was part of, which began at `run_began`, in
+    perf_counter's seconds."""
 
     signature: str
     inputs: Arrays
     count: int
     kind: Any
     outcome: Outcome = RuntimeError("not run")
+    run_began: float = 0.0
+    run_seconds: float = 0.0
+    batch_size: int = 0
+
+    def outputs(self) -> dict[str, Array]:
+        """Raises what came instead."""
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+    def note_run(self, began: float, seconds: float, batch_size: int) -> None:
+        self.run_began, self.run_seconds, self.batch_size = began, seconds, batch_size
 
 
 class RowsOf:
@@ -65,16 +79,19 @@ def run_rows(run: Run, batch: Sequence[Rows], observer: BatchObserver) -> None:
     if len(batch) > 1 and _run_together(run, batch, observer):
         return
     for rows in batch:
+        began = perf_counter()
         try:
             rows.outcome = run(rows.signature, rows.inputs)
             observer.ran(rows.count)
         except Exception as error:
             rows.outcome = error
+        rows.note_run(began, perf_counter() - began, rows.count)
 
 
 def _run_together(run: Run, batch: Sequence[Rows], observer: BatchObserver) -> bool:
     """False where it did not work out, and each is to be run alone."""
     total = sum(rows.count for rows in batch)
+    began = perf_counter()
     try:
         inputs = {name: np.concatenate([rows.inputs[name] for rows in batch]) for name in batch[0].inputs}
         outputs = run(batch[0].signature, inputs)
@@ -83,10 +100,12 @@ def _run_together(run: Run, batch: Sequence[Rows], observer: BatchObserver) -> b
         return False
     if any(not array.ndim or len(array) != total for array in outputs.values()):
         return False
+    seconds = perf_counter() - began
     observer.ran(total)
     start = 0
     for rows in batch:
         rows.outcome = {name: array[start : start + rows.count] for name, array in outputs.items()}
+        rows.note_run(began, seconds, total)
         start += rows.count
     return True
 

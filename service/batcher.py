@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from service.batch import Arrays, BatchObserver, Rows, RowsOf, Run, run_rows
 from service.signature import Signature
-from service.tensors import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +46,10 @@ class Batcher:
         self._waiting_rows = 0
         self._is_busy = False
 
-    def run(self, signature: str, inputs: Arrays) -> dict[str, Array]:
-        """The outputs for these rows, and for no others. Blocks until they are there; safe from many threads.
+    def run(self, signature: str, inputs: Arrays) -> Rows:
+        """What came of these rows, and of no others. Blocks until it is there; safe from many threads.
 
-        Raises what the engine raises for these rows; a bad request fails alone, not its batch.
+        A bad request fails alone, not its batch.
         """
         call = _Call(self._rows_of(signature, inputs))
         with self._lock:
@@ -65,9 +64,7 @@ class Batcher:
         if not call.is_done:
             # To lead is to run the call at the head of the queue: one's own.
             self._lead()
-        if isinstance(call.rows.outcome, Exception):
-            raise call.rows.outcome
-        return call.rows.outcome
+        return call.rows
 
     def _lead(self) -> None:
         """Runs the next batch, wakes those it answers, and whoever leads next."""

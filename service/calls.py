@@ -1,44 +1,100 @@
-"""A call: what one request asks for and how long its stages took, noted on the way for metrics."""
+"""A call: what one request asks for and how long its stages took, noted on the way for metrics and the log.
 
+From its arrival to its answer a request is decoded, waits (for a thread, for a busy model, for the others of its turn),
+is run, and encoded; what is none of the others is waiting.
+"""
+
+from collections.abc import Mapping
 from time import perf_counter
+from types import MappingProxyType
 from typing import cast
 
 from flask import Flask, Response, g, request
 
+from service import request_ids, trace_context
 from service.metrics import Metrics
 from service.registry import LoadedVersion
 
+# Where a WSGI environment keeps it.
+ENVIRON_KEY = "service.call"
+
+_NO_HEADERS: Mapping[bytes, bytes] = MappingProxyType({})
+
 
 class Call:
-    """`model` and `version` stay empty until a version is found, so that no client can make up new metrics."""
+    """`model` and `version` stay empty until a version is found, so that no client can make up new metrics. Times are
+    perf_counter's, and 0 for what did not happen. `batch_size`: rows that were run together, with these."""
 
-    __slots__ = ("_decoded", "_inferred", "_started", "model", "version")
+    __slots__ = (
+        "arrived",
+        "batch_size",
+        "began",
+        "body_bytes",
+        "decoded_at",
+        "ended",
+        "inferred_at",
+        "model",
+        "protocol",
+        "request_id",
+        "run_began",
+        "run_seconds",
+        "trace",
+        "verb",
+        "version",
+    )
 
-    def __init__(self) -> None:
-        self.model = self.version = ""
-        self._started = perf_counter()
-        self._decoded = self._inferred = 0.0
+    def __init__(self, headers: Mapping[bytes, bytes] = _NO_HEADERS, body_bytes: int = 0) -> None:
+        self.arrived = perf_counter()
+        self.request_id = request_ids.request_id(headers.get(request_ids.HEADER))
+        self.trace = trace_context.trace_context(headers.get(trace_context.HEADER))
+        self.body_bytes = body_bytes
+        self.protocol = self.verb = self.model = self.version = ""
+        self.began = self.decoded_at = self.run_began = self.run_seconds = self.inferred_at = self.ended = 0.0
+        self.batch_size = 0
+
+    def begin(self) -> None:
+        """Somebody works at it; up to now it waited."""
+        if not self.began:
+            self.began = perf_counter()
 
     def found(self, loaded: LoadedVersion) -> None:
         self.model, self.version = loaded.model, loaded.version_text
 
     def decoded(self) -> None:
         """The request's tensors are there."""
-        self._decoded = perf_counter()
+        self.decoded_at = perf_counter()
+
+    def ran(self, began: float, seconds: float, batch_size: int) -> None:
+        self.run_began, self.run_seconds, self.batch_size = began, seconds, batch_size
 
     def inferred(self) -> None:
-        """The model's outputs are there; what is left is to write the answer."""
-        self._inferred = perf_counter()
+        """The model's outputs are there, and it is this request's turn: what is left is to write the answer."""
+        self.inferred_at = perf_counter()
 
-    def end(self, metrics: Metrics, protocol: str, verb: str, status: int) -> None:
-        ended = perf_counter()
-        metrics.of_call(self.model, self.version, protocol, verb, status).record(
-            ended - self._started,
-            self._decoded - self._started if self._decoded else 0.0,
-            ended - self._inferred if self._inferred else 0.0,
+    def end(self, metrics: Metrics, status: int) -> None:
+        self.ended = perf_counter()
+        metrics.of_call(self.model, self.version, self.protocol, self.verb, status).record(
+            self.ended - self.arrived, self.decode_seconds, self.encode_seconds
         )
         if status == 413:
             metrics.rejected.labels("too_large").inc()
+
+    @property
+    def decode_seconds(self) -> float:
+        return self.decoded_at - self.began if self.decoded_at else 0.0
+
+    @property
+    def encode_seconds(self) -> float:
+        return self.ended - self.inferred_at if self.inferred_at else 0.0
+
+    @property
+    def queue_seconds(self) -> float:
+        """Until somebody began, and between decoding and encoding whatever was not its own run."""
+        waited = self.began - self.arrived if self.began else 0.0
+        run_or_given_up = self.inferred_at or self.ended
+        if self.decoded_at and run_or_given_up:
+            waited += run_or_given_up - self.decoded_at - self.run_seconds
+        return waited
 
 
 def current_call() -> Call:
@@ -50,12 +106,14 @@ def register(app: Flask, metrics: Metrics) -> None:
 
     @app.before_request
     def begin() -> None:
-        g.call = Call()
+        call = g.call = request.environ.get(ENVIRON_KEY) or Call()
+        call.begin()
+        call.protocol = request.blueprint or ""
+        call.verb = (request.view_args or {}).get("verb") or (request.endpoint or "").partition(".")[2]
 
     @app.after_request
     def end(response: Response) -> Response:
         # The operator's own routes (health, metrics) would drown what clients do.
         if request.blueprint in ("v1", "v2"):
-            verb = (request.view_args or {}).get("verb") or (request.endpoint or "").partition(".")[2]
-            current_call().end(metrics, request.blueprint, verb, response.status_code)
+            current_call().end(metrics, response.status_code)
         return response

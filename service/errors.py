@@ -3,7 +3,7 @@
 import logging
 
 import orjson
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 logger = logging.getLogger(__name__)
@@ -39,13 +39,17 @@ def json_response(body: object, status: int = 200) -> Response:
     return Response(orjson.dumps(body), status, mimetype="application/json")
 
 
-def status_and_message(error: Exception, method: str, path: str) -> tuple[int, str]:
+def status_and_message(error: Exception, method: str, path: str, request_id: str) -> tuple[int, str]:
     """What the client is told. What is the service's own fault goes to the log."""
     status, message = 500, "internal error; the service's log has the details"
     if isinstance(error, ServingError):
         status, message = error.status, str(error)
     if status >= 500:
-        logger.error("%s %s failed", method, path, exc_info=error)
+        # No path may look like lines of the log, or move the cursor of who reads them.
+        path = path.encode("unicode_escape").decode()
+        logger.error(
+            "%s %s failed (request %s)", method, path, request_id, exc_info=error, extra={"request_id": request_id}
+        )
     return status, message
 
 
@@ -54,7 +58,7 @@ def register(app: Flask) -> None:
     def answer(error: Exception) -> Response:
         if isinstance(error, HTTPException):
             return _answer_http_exception(error)
-        status, message = status_and_message(error, request.method, request.path)
+        status, message = status_and_message(error, request.method, request.path, g.call.request_id)
         return json_response({"error": message}, status)
 
     def _answer_http_exception(error: HTTPException) -> Response:

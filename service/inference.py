@@ -23,15 +23,17 @@ class Inference:
     def __init__(self, registry: Registry, metrics: Metrics) -> None:
         self.registry = registry
         self._metrics = metrics
-        self.mirror = Mirror(lambda *asked: self.infer(*asked).outputs, ShadowMetrics(metrics))
+        self.mirror = Mirror(
+            lambda loaded, name, inputs: self.infer(loaded, name, inputs, Call()).outputs, ShadowMetrics(metrics)
+        )
 
-    def answer(self, prediction: Prediction, call: Call) -> Answer:
+    def answer(self, prediction: Prediction) -> Answer:
         """Raises ServingError."""
-        inferred = self.infer(prediction.loaded, prediction.signature_name, prediction.inputs)
-        call.inferred()
+        inferred = self.infer(prediction.loaded, prediction.signature_name, prediction.inputs, prediction.call)
+        prediction.call.inferred()
         return prediction.encode(inferred)
 
-    def infer(self, loaded: LoadedVersion, signature_name: str, inputs: Arrays) -> Inferred:
+    def infer(self, loaded: LoadedVersion, signature_name: str, inputs: Arrays, call: Call) -> Inferred:
         """Every output of the signature.
 
         Raises:
@@ -39,13 +41,19 @@ class Inference:
         """
         check_inputs(loaded.signature(signature_name), inputs)
         run_name = loaded.signature_to_run(signature_name)
-        started = perf_counter()
         if loaded.batcher is None:
-            outputs = loaded.engine.run(run_name, inputs)
-            self._metrics.of_batch(loaded.model, loaded.version).observe(row_count(inputs) or 1)
+            count = row_count(inputs) or 1
+            began = perf_counter()
+            try:
+                outputs = loaded.engine.run(run_name, inputs)
+            finally:
+                call.ran(began, perf_counter() - began, count)
+            self._metrics.of_batch(loaded.model, loaded.version).observe(count)
         else:
-            outputs = loaded.batcher.run(run_name, inputs)
-        return self._inferred(loaded, signature_name, inputs, outputs, perf_counter() - started)
+            rows = loaded.batcher.run(run_name, inputs)
+            call.ran(rows.run_began, rows.run_seconds, rows.batch_size)
+            outputs = rows.outputs()
+        return self._inferred(loaded, signature_name, inputs, outputs, call)
 
     def infer_together(self, predictions: Sequence[Prediction]) -> list[Inferred | Exception]:
         """For each what `infer` gives or raises. Those of a version that gains by it are run as batches."""
@@ -55,7 +63,7 @@ class Inference:
             loaded, name, inputs = prediction.loaded, prediction.signature_name, prediction.inputs
             try:
                 if loaded.turn_batcher is None:
-                    outcomes.append(self.infer(loaded, name, inputs))
+                    outcomes.append(self.infer(loaded, name, inputs, prediction.call))
                 else:
                     check_inputs(loaded.signature(name), inputs)
                     outcomes.append(_NOT_RUN)
@@ -63,23 +71,22 @@ class Inference:
             except Exception as error:
                 outcomes.append(error)
         for batcher, places in batches.items():
-            started = perf_counter()
             together = [predictions[place] for place in places]
             ran = batcher.run([(one.loaded.signature_to_run(one.signature_name), one.inputs) for one in together])
-            seconds = perf_counter() - started
-            for place, one, outcome in zip(places, together, ran, strict=True):
+            for place, one, rows in zip(places, together, ran, strict=True):
+                one.call.ran(rows.run_began, rows.run_seconds, rows.batch_size)
                 outcomes[place] = (
-                    outcome
-                    if isinstance(outcome, Exception)
-                    else self._inferred(one.loaded, one.signature_name, one.inputs, outcome, seconds)
+                    rows.outcome
+                    if isinstance(rows.outcome, Exception)
+                    else self._inferred(one.loaded, one.signature_name, one.inputs, rows.outcome, one.call)
                 )
         return outcomes
 
     def _inferred(
-        self, loaded: LoadedVersion, signature_name: str, inputs: Arrays, outputs: Arrays, seconds: float
+        self, loaded: LoadedVersion, signature_name: str, inputs: Arrays, outputs: Arrays, call: Call
     ) -> Inferred:
         """`outputs`: of the signature that was run."""
-        self._metrics.of_inference(loaded.model, loaded.version, loaded.engine.name).observe(seconds)
+        self._metrics.of_inference(loaded.model, loaded.version, loaded.engine.name).observe(call.run_seconds)
         scores: Sequence[float] = ()
         score = loaded.config.outlier_score
         if score is not None and signature_name in (DEFAULT_SIGNATURE, score.signature):

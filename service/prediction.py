@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from service.calls import Call
 from service.messages import Answer
 from service.outlier_score import Inferred
 from service.registry import LoadedVersion
@@ -17,3 +18,4 @@ class Prediction(msgspec.Struct, frozen=True):
     signature_name: str
     inputs: Mapping[str, Array]
     encode: Callable[[Inferred], Answer]
+    call: Call

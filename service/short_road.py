@@ -98,48 +98,50 @@ class ShortRoad:
                 return False
         return registry.is_quick(route.model)
 
-    def answer(self, route: Route, request: Request) -> Answer:
-        call = Call()
+    def answer(self, route: Route, request: Request, call: Call) -> Answer:
         try:
             prediction = self._decode(route, request, call)
         except Exception as error:
-            return self._ended(route, call, _error(route, error))
-        return self._answer_decoded(route, call, prediction)
+            return self._ended(call, _error(route, call, error))
+        return self._answer_decoded(route, prediction)
 
-    def _answer_decoded(self, route: Route, call: Call, prediction: Prediction) -> Answer:
+    def _answer_decoded(self, route: Route, prediction: Prediction) -> Answer:
         try:
-            answer = self._inference.answer(prediction, call)
+            answer = self._inference.answer(prediction)
         except Exception as error:
-            answer = _error(route, error)
-        return self._ended(route, call, answer)
+            answer = _error(route, prediction.call, error)
+        return self._ended(prediction.call, answer)
 
-    def answer_in_turn(self, route: Route, request: Request, in_thread: InThread) -> "Answer | asyncio.Future[Answer]":
+    def answer_in_turn(
+        self, route: Route, request: Request, call: Call, in_thread: InThread
+    ) -> "Answer | asyncio.Future[Answer]":
         """The same on the event loop, where what comes in one turn of it is run at the turn's end.
 
         Nothing waits for more to come, and yet under load much comes at once: models that gain by batches get them,
         and to decode all, run all and encode all takes half the time of one request after the other.
         """
-        call = Call()
         try:
             prediction = self._decode(route, request, call)
         except Exception as error:
-            return self._ended(route, call, _error(route, error))
+            return self._ended(call, _error(route, call, error))
         if (row_count(prediction.inputs) or 1) * prediction.loaded.row_seconds > QUICK_RUN_SECONDS:
-            return in_thread(self._answer_decoded, route, call, prediction)
+            return in_thread(call, self._answer_decoded, route, prediction)
         loop = asyncio.get_running_loop()
         if not self._turn:
             loop.call_soon(self._run_turn)
-        waiting = _Waiting(route, call, prediction, loop.create_future())
+        waiting = _Waiting(route, prediction, loop.create_future())
         self._turn.append(waiting)
         if len(self._turn) >= LONGEST_TURN:
             self._run_turn()
         return waiting.answer
 
     def _decode(self, route: Route, request: Request, call: Call) -> Prediction:
+        call.begin()
+        call.protocol, call.verb = route.protocol, route.verb
         return route.decode(self._inference.registry, self._settings, call, request, **route.asked)
 
-    def _ended(self, route: Route, call: Call, answer: Answer) -> Answer:
-        call.end(self._metrics, route.protocol, route.verb, answer.status)
+    def _ended(self, call: Call, answer: Answer) -> Answer:
+        call.end(self._metrics, answer.status)
         return answer
 
     def _run_turn(self) -> None:
@@ -151,27 +153,27 @@ class ShortRoad:
         except Exception as error:
             outcomes = [error] * len(turn)
         for waiting, outcome in zip(turn, outcomes, strict=True):
-            waiting.call.inferred()
+            call = waiting.prediction.call
+            call.inferred()
             try:
                 if isinstance(outcome, Exception):
                     raise outcome
                 answer = waiting.prediction.encode(outcome)
             except Exception as error:
-                answer = _error(waiting.route, error)
-            waiting.answer.set_result(self._ended(waiting.route, waiting.call, answer))
+                answer = _error(waiting.route, call, error)
+            waiting.answer.set_result(self._ended(call, answer))
 
 
 class _Waiting:
     """A prediction that waits for the end of the turn."""
 
-    __slots__ = ("answer", "call", "prediction", "route")
+    __slots__ = ("answer", "prediction", "route")
 
-    def __init__(self, route: Route, call: Call, prediction: Prediction, answer: "asyncio.Future[Answer]") -> None:
+    def __init__(self, route: Route, prediction: Prediction, answer: "asyncio.Future[Answer]") -> None:
         self.route = route
-        self.call = call
         self.prediction = prediction
         self.answer = answer
 
 
-def _error(route: Route, error: Exception) -> Answer:
-    return error_answer(*status_and_message(error, "POST", route.path))
+def _error(route: Route, call: Call, error: Exception) -> Answer:
+    return error_answer(*status_and_message(error, "POST", route.path, call.request_id))

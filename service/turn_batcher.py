@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from service.batch import Arrays, BatchObserver, Outcome, Rows, RowsOf, Run, run_rows
+from service.batch import Arrays, BatchObserver, Rows, RowsOf, Run, run_rows
 from service.signature import Signature
 
 
@@ -17,7 +17,7 @@ class TurnBatcher:
         self._max_batch_size = max_batch_size
         self._observer = observer
 
-    def run(self, requests: Sequence[tuple[str, Arrays]]) -> list[Outcome]:
+    def run(self, requests: Sequence[tuple[str, Arrays]]) -> list[Rows]:
         """`requests`: signature and inputs of each. What came of them, in the same order."""
         all_rows = [self._rows_of(signature, inputs) for signature, inputs in requests]
         batches: dict[object, list[Rows]] = {}
@@ -27,7 +27,7 @@ class TurnBatcher:
         for of_one_kind in batches.values():
             for batch in self._fitting(of_one_kind):
                 run_rows(self._run, batch, self._observer)
-        return [rows.outcome for rows in all_rows]
+        return all_rows
 
     def _fitting(self, of_one_kind: list[Rows]) -> list[list[Rows]]:
         """Batches of at most max_batch_size rows; a request is never split, however many rows it has."""

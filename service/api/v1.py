@@ -55,7 +55,7 @@ def decode(
         numbers = classification.regress(loaded, body.signature_name, outputs)
         return Answer(200, v1_answers.encode_results(numbers))
 
-    return Prediction(loaded, body.signature_name, inputs, encode)
+    return Prediction(loaded, body.signature_name, inputs, encode, call)
 
 
 def blueprint(inference: Inference, settings: Settings) -> Blueprint:
@@ -63,9 +63,8 @@ def blueprint(inference: Inference, settings: Settings) -> Blueprint:
     registry = inference.registry
 
     def act(**asked: str) -> Response:
-        call = current_call()
-        prediction = decode(registry, settings, call, flask_views.current_request(), **asked)
-        return flask_views.response(inference.answer(prediction, call))
+        prediction = decode(registry, settings, current_call(), flask_views.current_request(), **asked)
+        return flask_views.response(inference.answer(prediction))
 
     def status(model: str, version: str | None = None, label: str | None = None) -> Response:
         number = version_number(version) if label is None else registry.get(model, label=label).version

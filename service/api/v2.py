@@ -44,7 +44,7 @@ def decode(
     def encode(inferred: Inferred) -> Answer:
         return v2_codec.encode(loaded, head, inferred.outputs)
 
-    return Prediction(loaded, DEFAULT_SIGNATURE, inputs, encode)
+    return Prediction(loaded, DEFAULT_SIGNATURE, inputs, encode, call)
 
 
 def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scraped: Collector) -> Blueprint:
@@ -58,9 +58,8 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
         return loaded
 
     def infer(**asked: str) -> Response:
-        call = current_call()
-        prediction = decode(registry, settings, call, flask_views.current_request(), **asked)
-        return flask_views.response(inference.answer(prediction, call))
+        prediction = decode(registry, settings, current_call(), flask_views.current_request(), **asked)
+        return flask_views.response(inference.answer(prediction))
 
     def metadata(model: str, version: str | None = None) -> Response:
         return json_response(v2_describe.model_metadata(registry, find(model, version)))

@@ -39,7 +39,7 @@ class Metrics:
         self.totals = Totals(store, folder)
         self.requests = Counters(store, "serving_requests", "Requests answered, by status.", (*call, "status"))
         self.request_duration = Histograms(
-            store, "serving_request_duration_seconds", "From a request's headers to its answer.", call, BUCKETS
+            store, "serving_request_duration_seconds", "From a request's last byte to its answer.", call, BUCKETS
         )
         self.decode_seconds = Counters(
             store, "serving_decode_seconds", "Seconds spent turning requests into tensors.", version

@@ -15,7 +15,8 @@ _REASONS = {status.value: status.phrase for status in HTTPStatus}
 def answer_bytes(request: HttpRequest, answer: Answer, *, keep_alive: bool) -> bytes:
     """In a shorter coding where the client takes one and the answer is long."""
     answer = content_coding.encode(answer, request.accept_encoding)
-    head = _shared_head(answer.status, answer.content_type, int(time.time())) % len(answer.body)
+    shared = _shared_head(answer.status, answer.content_type, int(time.time()))
+    head = shared % (len(answer.body), request.call.request_id.encode())
     for name, value in answer.headers:
         head += f"{name}: {value}\r\n".encode("latin-1", "replace")
     if not keep_alive:
@@ -27,10 +28,11 @@ def answer_bytes(request: HttpRequest, answer: Answer, *, keep_alive: bool) -> b
 
 @lru_cache(64)
 def _shared_head(status: int, content_type: str, second: int) -> bytes:
-    """The lines that many answers share, with a place for the body's length."""
+    """The lines that many answers share, with places for the body's length and the request's id."""
     return (
         f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n"
         f"content-type: {content_type.replace('%', '%%')}\r\n"
         f"date: {formatdate(second, usegmt=True)}\r\n"
         "content-length: %d\r\n"
+        "x-request-id: %b\r\n"
     ).encode("latin-1", "replace")

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import msgspec
 
+from service.calls import Call
 from service.messages import Answer
 
 
@@ -18,6 +19,7 @@ class HttpRequest(msgspec.Struct):
     body: bytes = b""
     http_version: str = "1.1"
     keep_alive: bool = True
+    call: Call = msgspec.field(default_factory=Call)
 
     @property
     def accept_encoding(self) -> bytes:

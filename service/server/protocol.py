@@ -7,6 +7,7 @@ to read its answer, for the next request. Every size has a limit.
 import asyncio
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import cast
 
 from service.messages import Answer, error_answer
@@ -26,7 +27,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._waiting: deque[HttpRequest] = deque()
         self._pending: asyncio.Future[Answer] | None = None
-        self._refusal: Answer | None = None
+        self._refusal: tuple[HttpRequest, Answer] | None = None
         self._closing = False
         self._is_last_answer = False
         self._write_paused = False
@@ -68,10 +69,10 @@ class HttpConnection(asyncio.Protocol):
 
     # What the reader calls
 
-    def head_came(self, request: HttpRequest) -> None:
+    def head_came(self, headers: Mapping[bytes, bytes]) -> None:
         if self._pending is None:
             self._expect(Wait.BODY)
-        if request.headers.get(b"expect", b"").lower() == b"100-continue":
+        if headers.get(b"expect", b"").lower() == b"100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def request_came(self, request: HttpRequest) -> None:
@@ -82,14 +83,14 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._answer(request)
 
-    def refuse(self, refusal: Answer) -> None:
+    def refuse(self, request: HttpRequest, refusal: Answer) -> None:
         """Answered after the requests before it, and the connection closed."""
         if self._closing:
             return
         self._answerer.refused(refusal.status)
-        self._refusal = refusal
+        self._refusal = (request, refusal)
         if not self._is_busy():
-            self._write_refusal(refusal)
+            self._write_refusal(request, refusal)
 
     def all_is_discarded(self) -> None:
         if self._refusal is None:
@@ -124,7 +125,7 @@ class HttpConnection(asyncio.Protocol):
         if self._closing:
             return
         if self._refusal and not self._is_busy():
-            self._write_refusal(self._refusal)
+            self._write_refusal(*self._refusal)
         elif len(self._waiting) < MAX_PIPELINED:
             self._transport.resume_reading()
 
@@ -137,9 +138,9 @@ class HttpConnection(asyncio.Protocol):
         if not keep_alive:
             self._close()
 
-    def _write_refusal(self, refusal: Answer) -> None:
+    def _write_refusal(self, request: HttpRequest, refusal: Answer) -> None:
         self._refusal = None
-        self._transport.write(answer_bytes(HttpRequest(), refusal, keep_alive=False))
+        self._transport.write(answer_bytes(request, refusal, keep_alive=False))
         if self._reader.discards_body:
             self._expect(Wait.DISCARD)
         else:
@@ -161,8 +162,8 @@ class HttpConnection(asyncio.Protocol):
             return
         if self._wait in (Wait.HEAD, Wait.BODY) and self._reader.is_within_request:
             what = "head" if self._reader.is_in_head else "body"
-            self._reader.stop()
-            self.refuse(error_answer(408, f"the request's {what} did not come within {self._wait.value} s"))
+            refusal = error_answer(408, f"the request's {what} did not come within {self._wait.value} s")
+            self.refuse(self._reader.stop(), refusal)
         elif self._wait is Wait.CLIENT_READS:
             self._transport.abort()
         else:

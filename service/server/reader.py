@@ -1,9 +1,11 @@
 """A connection's bytes as requests, head and body each of bounded size."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import httptools
 
+from service.calls import Call
 from service.messages import Answer, error_answer
 from service.server.interface import HttpRequest
 
@@ -13,12 +15,12 @@ MAX_HEAD_BYTES = 64 * 1024
 class RequestTaker(Protocol):
     """Told what was read."""
 
-    def head_came(self, request: HttpRequest) -> None: ...
+    def head_came(self, headers: Mapping[bytes, bytes]) -> None: ...
 
     def request_came(self, request: HttpRequest) -> None: ...
 
-    def refuse(self, refusal: Answer) -> None:
-        """For what never becomes a request."""
+    def refuse(self, request: HttpRequest, refusal: Answer) -> None:
+        """`request`: as far as it came."""
 
     def all_is_discarded(self) -> None:
         """No more of a refused body needs to be read."""
@@ -32,15 +34,21 @@ class RequestReader:
         self._taker = taker
         self._max_body_bytes = max_body_bytes
         self._parser = httptools.HttpRequestParser(self)
-        self._request = HttpRequest()
-        self._headers = self._request.headers
-        self._body: list[bytes] = []
-        self._body_bytes = 0
+        self._begin()
         # Since the head began, or within a body since there was some of it: chunks' extensions, and trailers.
         self._head_bytes = 0
         self._refused = False
         self.is_in_head = True
         self.discards_body = False
+
+    def _begin(self) -> None:
+        self._method = ""
+        self._target = b""
+        # Where header lines go; the first of them are the head's.
+        self._lines: dict[bytes, bytes] = {}
+        self._headers = self._lines
+        self._body: list[bytes] = []
+        self._body_bytes = 0
 
     @property
     def is_within_request(self) -> bool:
@@ -62,10 +70,13 @@ class RequestReader:
             what = "request's head is" if self.is_in_head else "body's chunk extensions or trailers are"
             self._refuse(431, f"the {what} too long: at most {MAX_HEAD_BYTES} bytes are taken")
 
-    def stop(self, *, discards_body: bool = False) -> None:
+    def stop(self, *, discards_body: bool = False) -> HttpRequest:
+        """The request as far as it came."""
         self._refused = True
         self.discards_body = discards_body
         self._body = []
+        call = Call(self._headers, self._body_bytes)
+        return HttpRequest(self._method, self._target, self._headers, keep_alive=False, call=call)
 
     def close(self) -> None:
         """The parser refers to this as this to it: the two, and a body, would stay until the collector comes."""
@@ -84,28 +95,23 @@ class RequestReader:
                     return
                 data = memoryview(data)[upgrade.args[0] :]
                 head = self._head_without_upgrade()
+                self._begin()
                 self._parser = httptools.HttpRequestParser(self)
                 self._parser.feed_data(head)
 
     def _head_without_upgrade(self) -> bytes:
         method, version = self._parser.get_method(), self._parser.get_http_version().encode()
-        lines = [b"%s %s HTTP/%s" % (method, self._request.target, version)]
-        lines += [b"%s: %s" % header for header in self._request.headers.items() if header[0] != b"upgrade"]
+        lines = [b"%s %s HTTP/%s" % (method, self._target, version)]
+        lines += [b"%s: %s" % header for header in self._headers.items() if header[0] != b"upgrade"]
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
     # What httptools calls
 
-    def on_message_begin(self) -> None:
-        self._request = HttpRequest()
-        self._headers = self._request.headers
-        self._body = []
-        self._body_bytes = 0
-
     def on_url(self, url: bytes) -> None:
-        self._request.target += url
+        self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        headers = self._headers
+        headers = self._lines
         name = name.lower()
         headers[name] = headers[name] + b"," + value if name in headers else value
 
@@ -114,23 +120,24 @@ class RequestReader:
             return  # it is read again
         self.is_in_head = False
         self._head_bytes = 0
-        request = self._request
+        self._method = self._parser.get_method().decode()
+        headers = self._headers
         # A trailer is no header: a proxy in front has not looked at it.
-        self._headers = {}
+        self._lines = {}
         if self._refused:
             return
-        if not request.target.startswith(b"/"):
-            request.target = origin_form(request.target)
-        length = request.headers.get(b"content-length")
+        if not self._target.startswith(b"/"):
+            self._target = origin_form(self._target)
+        length = headers.get(b"content-length")
         if length is None:
-            coding = request.headers.get(b"transfer-encoding", b"chunked")
+            coding = headers.get(b"transfer-encoding", b"chunked")
             if coding.lower() != b"chunked":
                 self._refuse(501, f"Transfer-Encoding {coding.decode('latin-1')[:40]!r} is not taken; expected chunked")
                 return
         elif length.isdigit() and int(length) > self._max_body_bytes:
             self._refuse(413, too_long(int(length), self._max_body_bytes), discards_body=True)
             return
-        self._taker.head_came(request)
+        self._taker.head_came(headers)
 
     def on_body(self, data: bytes) -> None:
         self._body_bytes += len(data)
@@ -151,18 +158,21 @@ class RequestReader:
         if self._refused:
             self._end_discarding()
             return
+        request = HttpRequest(
+            self._method,
+            self._target,
+            self._headers,
+            self._body[0] if len(self._body) == 1 else b"".join(self._body),
+            self._parser.get_http_version(),
+            self._parser.should_keep_alive(),
+            Call(self._headers, self._body_bytes),
+        )
         # Not kept: a connection that waits for its next request must not hold the last one's body.
-        request, self._request = self._request, HttpRequest()
-        request.method = self._parser.get_method().decode()
-        request.http_version = self._parser.get_http_version()
-        request.keep_alive = self._parser.should_keep_alive()
-        request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body = []
+        self._begin()
         self._taker.request_came(request)
 
     def _refuse(self, status: int, message: str, *, discards_body: bool = False) -> None:
-        self.stop(discards_body=discards_body)
-        self._taker.refuse(error_answer(status, message))
+        self._taker.refuse(self.stop(discards_body=discards_body), error_answer(status, message))
 
     def _end_discarding(self) -> None:
         self.discards_body = False

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 from flask import Flask
 
 from service import content_coding
+from service.calls import Call
 from service.errors import PayloadTooLarge, ServingError, UnsupportedMediaType, status_and_message
 from service.messages import Answer, Request, error_answer
 from service.metrics import Metrics
@@ -47,18 +48,18 @@ class Roads:
     def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
         if b"content-encoding" in request.headers:
             # A short body may unpack to a long one.
-            return self._in_thread(self._answer_coded, request)
+            return self._in_thread(request.call, self._answer_coded, request)
         route = self._route(request)
         if route is None:
             # A model's own routes may wait until it is loaded; health and metrics must not wait behind them.
             may_wait = request.target.startswith((b"/v1/models/", b"/v2/models/"))
             if request.method in ("GET", "HEAD") and not may_wait:
-                return self._by_thread(self._operators_threads, self._flask, request)
-            return self._in_thread(self._flask, request)
+                return self._by_thread(self._operators_threads, request.call, self._flask, request)
+            return self._in_thread(request.call, self._flask, request)
         asked = _asked(request)
         if self._short_road.is_quick(route, asked):
-            return self._short_road.answer_in_turn(route, asked, self._in_thread)
-        return self._in_thread(self._by_short_road, route, request)
+            return self._short_road.answer_in_turn(route, asked, request.call, self._in_thread)
+        return self._in_thread(request.call, self._by_short_road, route, request)
 
     def refused(self, status: int) -> None:
         self._metrics.rejected.labels(REFUSALS[status]).inc()
@@ -67,14 +68,16 @@ class Roads:
         for pool in (self._threads, self._operators_threads):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _in_thread(self, function: Callable[..., Answer], *arguments: Any) -> "Answer | asyncio.Future[Answer]":
+    def _in_thread(
+        self, call: Call, function: Callable[..., Answer], *arguments: Any
+    ) -> "Answer | asyncio.Future[Answer]":
         waiting = self._under_way - self._settings.threads
         if waiting >= self._settings.max_queue_size:
             self.refused(429)
             message = f"{waiting} requests wait already; at most {self._settings.max_queue_size} may"
             return error_answer(429, f"{message} (SERVING_MAX_QUEUE_SIZE)", ("retry-after", "1"))
         self._under_way += 1
-        answer = self._by_thread(self._threads, function, *arguments)
+        answer = self._by_thread(self._threads, call, function, *arguments)
         answer.add_done_callback(self._ended)
         return answer
 
@@ -82,7 +85,7 @@ class Roads:
         self._under_way -= 1
 
     def _by_thread(
-        self, pool: ThreadPoolExecutor, function: Callable[..., Answer], *arguments: Any
+        self, pool: ThreadPoolExecutor, call: Call, function: Callable[..., Answer], *arguments: Any
     ) -> "asyncio.Future[Answer]":
         """Not by run_in_executor: its two futures refer to each other, and keep the answer until the collector
         comes."""
@@ -90,11 +93,13 @@ class Roads:
         answer: asyncio.Future[Answer] = loop.create_future()
 
         def run() -> None:
+            call.begin()
             try:
                 ended = function(*arguments)
             # A bug; whoever waits must hear of it, and the place in the queue become free.
             except Exception as error:
-                ended = error_answer(*status_and_message(error, "running", function.__qualname__))
+                what = function.__qualname__
+                ended = error_answer(*status_and_message(error, "running", what, call.request_id))
             # Else the service was stopped meanwhile, and nobody waits.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(answer.set_result, ended)
@@ -117,14 +122,17 @@ class Roads:
         return self._flask(request) if route is None else self._by_short_road(route, request)
 
     def _by_short_road(self, route: Route, request: HttpRequest) -> Answer:
-        return content_coding.encode(self._short_road.answer(route, _asked(request)), request.accept_encoding)
+        return content_coding.encode(
+            self._short_road.answer(route, _asked(request), request.call), request.accept_encoding
+        )
 
     def _flask(self, request: HttpRequest) -> Answer:
         try:
             answer = run_wsgi(self._app, request, self._address)
         # Flask answers its own errors; this is for one in the answering.
         except Exception as error:
-            answer = error_answer(*status_and_message(error, request.method, request.target.decode("latin-1")))
+            path = request.target.partition(b"?")[0].decode("latin-1")
+            answer = error_answer(*status_and_message(error, request.method, path, request.call.request_id))
         return content_coding.encode(answer, request.accept_encoding)
 
     def _route(self, request: HttpRequest) -> Route | None:

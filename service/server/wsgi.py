@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 from wsgiref.types import WSGIApplication
 
+from service.calls import ENVIRON_KEY
 from service.messages import Answer
 from service.server.interface import HttpRequest
 
@@ -54,6 +55,7 @@ def environ(request: HttpRequest, address: tuple[str, int]) -> dict[str, Any]:
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
+        ENVIRON_KEY: request.call,
     }
     for name, value in request.headers.items():
         # X_Y and X-Y would become one name; a proxy in front that strips the second would be got round by the first.

@@ -73,7 +73,7 @@ class Bench:
 
     def ask(self, *rows: float | list[float]) -> "Future[list[float]]":
         x = np.array(rows, np.float32)
-        return self.pool.submit(lambda: list(self.batcher.run("serving_default", {"x": x})["y"].tolist()))
+        return self.pool.submit(lambda: list(self.batcher.run("serving_default", {"x": x}).outputs()["y"].tolist()))
 
     def hold(self) -> "Future[list[float]]":
         """Makes the model busy, with a row of 100, until `let_go`."""

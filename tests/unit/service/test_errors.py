@@ -2,9 +2,11 @@ import logging
 
 import pytest
 from flask import Flask, abort, request
+from prometheus_client import CollectorRegistry
 
-from service import errors
+from service import calls, errors
 from service.errors import InvalidRequest, NotFound, PayloadTooLarge, ServingError, Unavailable
+from service.metrics import Metrics
 from tests.unit.service.fakes import error
 
 RAISED: dict[str, Exception] = {
@@ -20,6 +22,7 @@ RAISED: dict[str, Exception] = {
 @pytest.fixture
 def app() -> Flask:
     app = Flask(__name__)
+    calls.register(app, Metrics(CollectorRegistry()))
     errors.register(app)
 
     @app.get("/raise/<name>")
@@ -59,7 +62,8 @@ def test_our_own_mistakes_are_logged_with_the_request_and_the_traceback(
 ) -> None:
     app.test_client().get(f"/raise/{name}")
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert record.message == f"GET /raise/{name} failed"
+    request_id = record.__dict__["request_id"]
+    assert record.message == f"GET /raise/{name} failed (request {request_id})"
     assert str(RAISED[name]) in caplog.text
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from service.calls import Call
 from service.errors import InvalidRequest
 from service.inference import Inference
 from service.registry import LoadedVersion
@@ -27,7 +28,7 @@ def test_the_engine_gets_the_inputs_and_its_outputs_come_back(inference: Inferen
 
     loaded = loaded_version(PAIR, add)
     inputs = {"a": np.array([1.0]), "b": np.array([[2.0, 3.0]])}
-    assert inference.infer(loaded, "serving_default", inputs).outputs["y"].tolist() == [6.0]
+    assert inference.infer(loaded, "serving_default", inputs, Call()).outputs["y"].tolist() == [6.0]
     assert isinstance(loaded.engine, FakeEngine)
     assert loaded.engine.asked == [("serving_default", inputs)]
 
@@ -46,7 +47,7 @@ def test_inputs_that_the_signature_does_not_take_never_reach_the_engine(
 ) -> None:
     loaded = loaded_version(PAIR)
     with pytest.raises(InvalidRequest) as raised:
-        inference.infer(loaded, "serving_default", {name: np.zeros(shape) for name, shape in inputs.items()})
+        inference.infer(loaded, "serving_default", {name: np.zeros(shape) for name, shape in inputs.items()}, Call())
     assert str(raised.value) == message
     assert isinstance(loaded.engine, FakeEngine)
     assert loaded.engine.asked == []
@@ -54,19 +55,19 @@ def test_inputs_that_the_signature_does_not_take_never_reach_the_engine(
 
 def test_an_unknown_signature_never_reaches_the_engine(inference: Inference) -> None:
     with pytest.raises(InvalidRequest, match='Serving signature key "other" not found'):
-        inference.infer(loaded_version(PAIR), "other", {})
+        inference.infer(loaded_version(PAIR), "other", {}, Call())
 
 
 def test_an_inference_is_timed_by_model_version_and_engine(inference: Inference, page: CollectorRegistry) -> None:
     loaded = loaded_version(signature({"x": any_shape("DT_FLOAT")}))
     for _ in range(2):
-        inference.infer(loaded, "serving_default", {"x": np.zeros(1)})
+        inference.infer(loaded, "serving_default", {"x": np.zeros(1)}, Call())
     assert page.get_sample_value("serving_inference_duration_seconds_count", {**MODEL, "engine": "fake"}) == 2
 
 
 def test_predictions_are_counted_by_the_label_that_comes_first(inference: Inference, page: CollectorRegistry) -> None:
     scores = np.array([[0.9, 0.1], [0.25, 0.75], [0.6, 0.4]])
-    inference.infer(labelled(scores), "serving_default", {"x": np.zeros(3)})
+    inference.infer(labelled(scores), "serving_default", {"x": np.zeros(3)}, Call())
     assert page.get_sample_value("serving_prediction_total", {**MODEL, "label": "cat"}) == 2
     assert page.get_sample_value("serving_prediction_total", {**MODEL, "label": "dog"}) == 1
     assert page.get_sample_value("serving_prediction_confidence_count", MODEL) == 3
@@ -75,14 +76,16 @@ def test_predictions_are_counted_by_the_label_that_comes_first(inference: Infere
 
 def test_a_model_that_answers_nan_does_not_spoil_the_metrics(inference: Inference, page: CollectorRegistry) -> None:
     nan = labelled(np.array([[np.nan, 0.25], [np.nan, np.nan], [0.75, 0.25]]))
-    inference.infer(nan, "serving_default", {"x": np.zeros(3)})
+    inference.infer(nan, "serving_default", {"x": np.zeros(3)}, Call())
     total = page.get_sample_value("serving_prediction_confidence_sum", MODEL)
     assert total is not None
     assert np.isfinite(total)
 
 
 def test_without_labels_no_prediction_is_counted(inference: Inference, page: CollectorRegistry) -> None:
-    inference.infer(loaded_version(signature({"x": any_shape("DT_FLOAT")})), "serving_default", {"x": np.zeros(1)})
+    inference.infer(
+        loaded_version(signature({"x": any_shape("DT_FLOAT")})), "serving_default", {"x": np.zeros(1)}, Call()
+    )
     assert page.get_sample_value("serving_prediction_confidence_count", MODEL) is None
 
 
@@ -92,7 +95,7 @@ def test_what_the_engine_raises_comes_through(inference: Inference, page: Collec
 
     loaded = loaded_version(signature({"x": any_shape("DT_FLOAT")}), refuse)
     with pytest.raises(InvalidRequest, match="the model refuses this input"):
-        inference.infer(loaded, "serving_default", {"x": np.zeros(1)})
+        inference.infer(loaded, "serving_default", {"x": np.zeros(1)}, Call())
     assert page.get_sample_value("serving_inference_duration_seconds_count", {**MODEL, "engine": "fake"}) is None
 
 
@@ -103,7 +106,9 @@ def test_a_shadow_gets_a_copy_and_whether_it_agrees_is_counted_by_its_version(
     shadow = replace(labelled(dog), version=2)
     inputs = {"x": np.zeros(1, np.float32)}
     for scores in (cat, dog, dog):
-        inferred = inference.infer(replace(labelled(scores), shadow=Shadow(shadow, 1.0)), "serving_default", inputs)
+        inferred = inference.infer(
+            replace(labelled(scores), shadow=Shadow(shadow, 1.0)), "serving_default", inputs, Call()
+        )
         assert inferred.outputs["scores"] is scores
     inference.mirror.wait()
 
@@ -118,6 +123,6 @@ def test_a_shadow_that_fails_fails_no_request(inference: Inference, page: Collec
         raise MemoryError
 
     answering = replace(labelled(np.array([[0.9, 0.1]])), shadow=Shadow(loaded_version(LABELLED, refuse), 1.0))
-    inference.infer(answering, "serving_default", {"x": np.zeros(1, np.float32)})
+    inference.infer(answering, "serving_default", {"x": np.zeros(1, np.float32)}, Call())
     inference.mirror.wait()
     assert page.get_sample_value("serving_shadow_failed_total", MODEL) == 1

@@ -35,7 +35,7 @@ class Model(BatchObserver):
 def run(model: Model, of: Signature, *requests: object, most: int = 8) -> list[object]:
     batcher = TurnBatcher(model.run, {"of": of}, most, model)
     ran = batcher.run([("of", {"x": np.array(request, np.float32)}) for request in requests])
-    return [str(outcome) if isinstance(outcome, Exception) else outcome["y"].tolist() for outcome in ran]
+    return [str(rows.outcome) if isinstance(rows.outcome, Exception) else rows.outcome["y"].tolist() for rows in ran]
 
 
 def test_requests_are_run_together_and_their_answers_kept_apart() -> None:
@@ -43,6 +43,24 @@ def test_requests_are_run_together_and_their_answers_kept_apart() -> None:
     assert run(model, ROWS, [1], [2, 3], [4]) == [[1], [2, 3], [4]]
     assert model.runs == [[1, 2, 3, 4]]
     assert model.sizes == [4]
+
+
+def test_each_request_is_told_how_many_rows_were_run_with_its_own() -> None:
+    model = Model()
+    batcher = TurnBatcher(model.run, {"of": ROWS}, 8, model)
+    requests = [("of", {"x": np.array(rows, np.float32)}) for rows in ([1], [2, 3], [4] * 8)]
+    together, too, alone = batcher.run(requests)
+    assert (together.batch_size, too.batch_size, alone.batch_size) == (3, 3, 8)
+    assert (together.run_began, together.run_seconds) == (too.run_began, too.run_seconds)
+    assert alone.run_began >= too.run_began + too.run_seconds
+
+
+def test_a_request_that_fails_is_told_of_its_own_run() -> None:
+    model = Model()
+    batcher = TurnBatcher(model.run, {"of": ROWS}, 8, model)
+    good, bad = batcher.run([("of", {"x": np.array(rows, np.float32)}) for rows in ([1, 2], [-1])])
+    assert (good.batch_size, bad.batch_size) == (2, 1)
+    assert bad.run_began >= good.run_began + good.run_seconds > 0
 
 
 def test_no_batch_has_more_rows_than_it_may_and_no_request_is_split() -> None:

@@ -1,5 +1,6 @@
 """What is taken for a request, and where it ends: a proxy in front must not see another one there."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,17 +16,17 @@ NEXT = b"GET /next HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @dataclass
 class Taker:
-    heads: list[bytes] = field(default_factory=list)
+    heads: list[Mapping[bytes, bytes]] = field(default_factory=list)
     requests: list[HttpRequest] = field(default_factory=list)
     refusals: list[Answer] = field(default_factory=list)
 
-    def head_came(self, request: HttpRequest) -> None:
-        self.heads.append(request.target)
+    def head_came(self, headers: Mapping[bytes, bytes]) -> None:
+        self.heads.append(headers)
 
     def request_came(self, request: HttpRequest) -> None:
         self.requests.append(request)
 
-    def refuse(self, refusal: Answer) -> None:
+    def refuse(self, _request: HttpRequest, refusal: Answer) -> None:
         self.refusals.append(refusal)
 
     def all_is_discarded(self) -> None:
@@ -149,7 +150,7 @@ def test_who_offers_an_upgrade_is_answered_without_and_its_body_is_no_request(
         (b"/first", b"body"),
         (b"/next", b""),
     ]
-    assert taker.heads == [request.target for request in taker.requests]
+    assert taker.heads == [request.headers for request in taker.requests]
     assert [request.method for request in taker.requests] == ["POST", "POST", "GET"]
     assert taker.requests[0].headers[b"http2-settings"] == b"a"
 

@@ -1,0 +1,72 @@
+"""Where the time of a request goes. The clock is the test's: every look at it is a second later."""
+
+from itertools import count
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.calls import Call
+from service.metrics import Metrics
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = count(1000.0)
+    monkeypatch.setattr("service.calls.perf_counter", lambda: next(seconds))
+
+
+def ended(call: Call) -> Call:
+    call.end(Metrics(CollectorRegistry()), 200)
+    return call
+
+
+def stages(call: Call) -> tuple[float, float, float, float]:
+    return call.queue_seconds, call.decode_seconds, call.run_seconds, call.encode_seconds
+
+
+def test_what_is_not_spent_on_decoding_running_and_encoding_was_waited() -> None:
+    call = Call()  # 0
+    call.begin()  # 1: it waited for a thread
+    call.decoded()  # 2
+    call.ran(began=call.decoded_at + 0.25, seconds=0.5, batch_size=3)
+    call.inferred()  # 3
+    ended(call)  # 4
+    assert stages(call) == (1 + 0.5, 1, 0.5, 1)
+    assert sum(stages(call)) == call.ended - call.arrived
+
+
+def test_who_has_begun_it_first_counts() -> None:
+    call = Call()
+    call.begin()
+    call.decoded()
+    call.begin()
+    assert call.began == call.arrived + 1
+
+
+def test_a_run_that_fails_was_no_waiting() -> None:
+    call = Call()
+    call.begin()
+    call.decoded()
+    call.ran(began=call.decoded_at, seconds=0.75, batch_size=1)
+    assert stages(ended(call)) == (1 + 0.25, 1, 0.75, 0)
+
+
+def test_what_is_never_decoded_has_no_stages() -> None:
+    assert stages(ended(Call())) == (0, 0, 0, 0)
+
+
+def test_what_is_turned_away_once_decoded_has_only_been_decoded() -> None:
+    call = Call()
+    call.begin()
+    call.decoded()
+    assert stages(call) == (1, 1, 0, 0)
+
+
+def test_its_duration_begins_with_its_arrival() -> None:
+    page = CollectorRegistry()
+    call = Call()
+    call.begin()
+    call.protocol, call.verb = "v1", "predict"
+    call.end(Metrics(page), 200)
+    labels = {"model": "", "version": "", "protocol": "v1", "verb": "predict"}
+    assert page.get_sample_value("serving_request_duration_seconds_sum", labels) == 2
