@@ -13,6 +13,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from service.host import limited_memory
 from service.metrics.instruments import Family, Histograms
 from service.metrics.processes import usage
 from service.metrics.totals import Series, Sums, Totals
@@ -79,6 +80,7 @@ class Page(Collector):
         if self._registry is not None:
             yield from _states(self._registry)
             yield from _processes(sums, self._totals.parent)
+            yield from _memory()
 
 
 def _samples(family: Family[Any], series: Series) -> Iterator[tuple[str, list[Label]]]:
@@ -149,6 +151,17 @@ def _processes(sums: Sums, parent: int | None) -> Iterator[Metric]:
         "When the youngest worker process was started, in seconds since 1970.",
         used.last_start,
     )
+
+
+def _memory() -> Iterator[Metric]:
+    """Without a sample where there is no limit."""
+    limit = GaugeMetricFamily("serving_memory_limit_bytes", "Memory that the container may use.")
+    used = GaugeMetricFamily("serving_memory_used_bytes", "Memory that it uses, without files that can be read again.")
+    if (memory := limited_memory()) is not None:
+        limit.add_metric((), memory.limit)
+        used.add_metric((), memory.used)
+    yield limit
+    yield used
 
 
 def _title(name: str, kind: str, documentation: str) -> list[str]:

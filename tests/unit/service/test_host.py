@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from service.host import usable_cores
+from service.host import Memory, limited_memory, usable_cores
 
 
 @pytest.fixture
@@ -109,3 +109,45 @@ def test_where_there_is_no_affinity_the_machines_cores_count(
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: counted)
     assert usable_cores(root) == cores
+
+
+def limit_memory(root: Path, limit: str, used: int = 0, from_files: int = 0, cgroup: str = "") -> None:
+    folder = root / "sys/fs/cgroup" / cgroup
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.current").write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 100\nactive_file 20\ninactive_file {from_files}\n")
+
+
+def test_the_memory_of_a_container_is_without_files_that_can_be_read_again(root: Path) -> None:
+    belongs_to(root, "0::/")
+    limit_memory(root, "1000", used=700, from_files=200)
+    assert limited_memory(root) == Memory(limit=1000, used=500)
+
+
+def test_so_is_that_of_cgroup_version_1(root: Path) -> None:
+    belongs_to(root, "5:memory:/")
+    folder = root / "sys/fs/cgroup/memory"
+    folder.mkdir(parents=True)
+    (folder / "memory.limit_in_bytes").write_text("1000\n")
+    (folder / "memory.usage_in_bytes").write_text("700\n")
+    (folder / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 200\n")
+    assert limited_memory(root) == Memory(limit=1000, used=500)
+    (folder / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert limited_memory(root) is None
+
+
+def test_of_several_limits_of_memory_the_tightest_counts(root: Path) -> None:
+    belongs_to(root, "0::/system.slice/fitting-room.service")
+    limit_memory(root, "max")
+    limit_memory(root, "1000", used=900, cgroup="system.slice")
+    limit_memory(root, "500", used=100, cgroup="system.slice/fitting-room.service")
+    assert limited_memory(root) == Memory(limit=500, used=100)
+
+
+@pytest.mark.parametrize("limit", ["max", "", "nonsense"])
+def test_where_memory_has_no_limit_there_is_none_to_tell(root: Path, limit: str) -> None:
+    assert limited_memory(root) is None
+    belongs_to(root, "0::/")
+    limit_memory(root, limit)
+    assert limited_memory(root) is None

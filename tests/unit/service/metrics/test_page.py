@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from service.host import Memory
 from service.metrics import Metrics, scrape_page, scrape_registry
 from service.model_policies import decode
 from service.registry import Registry, State, VersionStatus
@@ -231,6 +232,13 @@ def test_the_page_tells_what_the_processes_take_of_the_machine(registry: Registr
     else:
         assert taken["open_fds"] == pytest.approx(len(list(Path("/proc/self/fd").iterdir())), abs=5)
         assert (taken["resident_memory_bytes"] or 0) > 1e6
+
+
+def test_memory_is_shown_where_it_has_a_limit(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = scrape_registry(Metrics(CollectorRegistry()), registry)
+    for memory, shown in ((None, [None, None]), (Memory(limit=1000, used=500), [1000, 500])):
+        monkeypatch.setattr("service.metrics.page.limited_memory", lambda memory=memory: memory)
+        assert [page.get_sample_value(f"serving_memory_{name}_bytes") for name in ("limit", "used")] == shown
 
 
 def test_labels_and_bad_policies_are_shown() -> None:
