@@ -55,7 +55,7 @@ bench: .venv/dev/installed ## measure speed beside yardsticks in the same run (n
 	.venv/dev/bin/python -m benchmarks.reload $(if $(QUICK),--seconds 10)
 	.venv/dev/bin/python -m benchmarks $(if $(QUICK),--quick)
 
-up: ## start service, Prometheus and Grafana in containers
+up: ## start service, Prometheus, Alertmanager and Grafana in containers
 	docker compose up --build --detach --wait
 
 down: ## stop the containers

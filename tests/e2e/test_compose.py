@@ -45,6 +45,7 @@ class Stack:
             # Port 0: the engine takes one that is free.
             "SERVING_PORT": "127.0.0.1:0",
             "PROMETHEUS_PORT": "0",
+            "ALERTMANAGER_PORT": "0",
             "SERVING_MAX_BODY_BYTES": str(BODY_LIMIT),
         }
         project = ("--project-name", self.project, "--env-file", os.devnull)
@@ -86,7 +87,7 @@ def stack(docker: Docker, image: str, ask: Ask) -> Iterator[Stack]:
         shutil.copytree(ROOT / "models", models)
         up = Stack(f"fitting-room-e2e-{uuid.uuid4().hex[:8]}", models, image, docker, ask)
         try:
-            up.compose("up", "--detach", "--build", "--wait", "service", "prometheus")
+            up.compose("up", "--detach", "--build", "--wait", "service", "prometheus", "alertmanager")
             yield up
             print(up.compose("logs", "--no-color", check=False))  # pytest shows it where a test failed
         except pytest.fail.Exception:
@@ -121,6 +122,17 @@ def test_the_service_runs_without_any_right_that_it_does_not_need(stack: Stack) 
 
 def test_prometheus_scrapes_the_service(stack: Stack, wait_until: WaitUntil) -> None:
     wait_until(lambda: stack.prometheus('up{job="fitting-room"} == 1'), what="up == 1")
+
+
+def test_prometheus_has_the_alerts_and_tells_the_alertmanager(stack: Stack, wait_until: WaitUntil) -> None:
+    def asked(path: str) -> Any:
+        return stack.ask(f"http://{stack.prometheus_address}/api/v1/{path}")[1]["data"]
+
+    names = {rule["name"] for group in asked("rules?type=alert")["groups"] for rule in group["rules"]}
+    assert "ServingDown" in names
+    wait_until(lambda: asked("alertmanagers")["activeAlertmanagers"], what="an Alertmanager that Prometheus sends to")
+    address = stack.compose("port", "alertmanager", "9093")
+    wait_until(lambda: stack.ask(f"http://{address}/api/v2/status")[1]["config"], what="the Alertmanager")
 
 
 def test_prometheus_counts_every_prediction(stack: Stack, wait_until: WaitUntil) -> None:

@@ -1,0 +1,104 @@
+"""The alerts: Prometheus takes them, each fires and stays silent, and each has its section in the on-call's book."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.unit.promql import exported_bounds, exported_names, names_in
+
+ROOT = Path(__file__).parents[2]
+RULE_TESTS = sorted((Path(__file__).parent / "monitoring").glob("*.yml"))
+GROUPS = yaml.safe_load((ROOT / "monitoring/alerts.yml").read_text())["groups"]
+ALERTS = [rule for group in GROUPS for rule in group["rules"] if "alert" in rule]
+RECORDED = [rule for group in GROUPS for rule in group["rules"] if "record" in rule]
+NAMES = sorted({alert["alert"] for alert in ALERTS})
+RUNBOOK = "docs/operations.md"
+
+
+@pytest.fixture(scope="module")
+def promtool() -> str:
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("there is no promtool (Debian's package prometheus)")
+    return found
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_takes_the_rules_and_its_configuration(promtool: str) -> None:
+    run(promtool, "check", "rules", str(ROOT / "monitoring/alerts.yml"))
+    run(promtool, "check", "config", str(ROOT / "monitoring/prometheus.yml"))
+
+
+@pytest.mark.parametrize("file", RULE_TESTS, ids=lambda file: file.stem)
+def test_alerts_fire_when_they_should_and_only_then(promtool: str, file: Path) -> None:
+    run(promtool, "test", "rules", str(file))
+
+
+def test_every_alert_is_shown_to_fire_in_every_severity_and_to_stay_silent() -> None:
+    fires, silent = set(), set()
+    for file in RULE_TESTS:
+        for case in yaml.safe_load(file.read_text())["tests"]:
+            for moment in case["alert_rule_test"]:
+                expected = moment.get("exp_alerts", [])
+                fires |= {(moment["alertname"], alert["exp_labels"]["severity"]) for alert in expected}
+                silent |= set() if expected else {moment["alertname"]}
+    assert fires == {(alert["alert"], alert["labels"]["severity"]) for alert in ALERTS}
+    assert silent == set(NAMES)
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: f"{alert['alert']} {alert['labels']['severity']}")
+def test_an_alert_says_how_bad_it_is_and_what_it_is_about(alert: Any) -> None:
+    assert alert["labels"].keys() == {"severity"}
+    assert alert["labels"]["severity"] in ("critical", "warning")
+    assert alert["annotations"].keys() == {"summary", "runbook"}
+    assert alert["annotations"]["summary"].endswith(".")
+
+
+def test_every_alert_has_its_section_in_the_runbook_and_every_section_its_alert() -> None:
+    (chapter,) = re.findall(r"^## Alerts\n(.*?)(?=^## )", (ROOT / RUNBOOK).read_text(), re.DOTALL | re.MULTILINE)
+    assert sorted(re.findall(r"^### (\w+)$", chapter, re.MULTILINE)) == NAMES
+    for alert in ALERTS:
+        assert alert["annotations"]["runbook"] == f"{RUNBOOK}#{alert['alert'].lower()}"
+
+
+@pytest.mark.parametrize("rule", ALERTS + RECORDED, ids=lambda rule: rule.get("alert") or rule["record"])
+def test_every_rule_names_metrics_that_are_exported_or_recorded_and_bounds_that_there_are(rule: Any) -> None:
+    assert names_in(rule["expr"])
+    assert names_in(rule["expr"]) <= exported_names() | {"up"} | {recorded["record"] for recorded in RECORDED}
+    assert set(re.findall(r'le="([^"]+)"', rule["expr"])) <= exported_bounds()
+
+
+def test_the_scrape_job_is_called_as_the_alerts_expect() -> None:
+    jobs = {
+        job["job_name"] for job in yaml.safe_load((ROOT / "monitoring/prometheus.yml").read_text())["scrape_configs"]
+    }
+    asked = {job for alert in ALERTS for job in re.findall(r'job="([^"]+)"', alert["expr"])}
+    assert asked == {"fitting-room"}
+    assert asked <= jobs
+
+
+def test_the_alertmanager_knows_every_severity_and_every_receiver_that_it_routes_to() -> None:
+    config = yaml.safe_load((ROOT / "monitoring/alertmanager.yml").read_text())
+    receivers = {receiver["name"] for receiver in config["receivers"]}
+    route = config["route"]
+    assert {one["receiver"] for one in (route, *route["routes"])} == receivers
+    rules = config["inhibit_rules"]
+    matchers = [matcher for one in route["routes"] for matcher in one["matchers"]]
+    matchers += [matcher for rule in rules for matcher in (*rule["source_matchers"], *rule["target_matchers"])]
+    for label, value in (re.fullmatch(r'(\w+)=~?"(.+)"', matcher).groups() for matcher in matchers):  # type: ignore[union-attr]
+        known = NAMES if label == "alertname" else ["critical", "warning"]
+        assert any(re.fullmatch(value, name) for name in known), (label, value)
+
+
+def test_nobody_is_told_until_a_receiver_is_given_an_integration() -> None:
+    config = yaml.safe_load((ROOT / "monitoring/alertmanager.yml").read_text())
+    assert all(receiver.keys() == {"name"} for receiver in config["receivers"])
