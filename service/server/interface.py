@@ -30,5 +30,5 @@ class Answerer(Protocol):
     def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
         """The answer at once, or a future of it. Raises nothing."""
 
-    def refused(self, status: int) -> None:
-        """Told of what the connection itself turned away."""
+    def refused(self, reason: str) -> None:
+        """Told of what the connection itself turned away, as serving_rejected_total calls it."""

@@ -83,11 +83,11 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._answer(request)
 
-    def refuse(self, request: HttpRequest, refusal: Answer) -> None:
+    def refuse(self, request: HttpRequest, reason: str, refusal: Answer) -> None:
         """Answered after the requests before it, and the connection closed."""
         if self._closing:
             return
-        self._answerer.refused(refusal.status)
+        self._answerer.refused(reason)
         self._refusal = (request, refusal)
         if not self._is_busy():
             self._write_refusal(request, refusal)
@@ -163,7 +163,7 @@ class HttpConnection(asyncio.Protocol):
         if self._wait in (Wait.HEAD, Wait.BODY) and self._reader.is_within_request:
             what = "head" if self._reader.is_in_head else "body"
             refusal = error_answer(408, f"the request's {what} did not come within {self._wait.value} s")
-            self.refuse(self._reader.stop(), refusal)
+            self.refuse(self._reader.stop(), "too_slow", refusal)
         elif self._wait is Wait.CLIENT_READS:
             self._transport.abort()
         else:

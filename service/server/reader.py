@@ -19,7 +19,7 @@ class RequestTaker(Protocol):
 
     def request_came(self, request: HttpRequest) -> None: ...
 
-    def refuse(self, request: HttpRequest, refusal: Answer) -> None:
+    def refuse(self, request: HttpRequest, reason: str, refusal: Answer) -> None:
         """`request`: as far as it came."""
 
     def all_is_discarded(self) -> None:
@@ -64,11 +64,11 @@ class RequestReader:
             if self._refused:
                 self._end_discarding()
             else:
-                self._refuse(400, f"Malformed request: this is not HTTP ({error})")
+                self._refuse(400, "malformed", f"Malformed request: this is not HTTP ({error})")
             return
         if self._head_bytes > MAX_HEAD_BYTES:
             what = "request's head is" if self.is_in_head else "body's chunk extensions or trailers are"
-            self._refuse(431, f"the {what} too long: at most {MAX_HEAD_BYTES} bytes are taken")
+            self._refuse(431, "head_too_large", f"the {what} too long: at most {MAX_HEAD_BYTES} bytes are taken")
 
     def stop(self, *, discards_body: bool = False) -> HttpRequest:
         """The request as far as it came."""
@@ -91,7 +91,7 @@ class RequestReader:
                 # Nothing is offered to upgrade to, and httptools leaves out the body of who asks for it, which would be
                 # taken for the next request. So it is read again as the request that it is without.
                 if self._parser.get_method() == b"CONNECT":
-                    self._refuse(400, "Malformed request: this is no proxy, and CONNECT is not taken")
+                    self._refuse(400, "malformed", "Malformed request: this is no proxy, and CONNECT is not taken")
                     return
                 data = memoryview(data)[upgrade.args[0] :]
                 head = self._head_without_upgrade()
@@ -132,10 +132,11 @@ class RequestReader:
         if length is None:
             coding = headers.get(b"transfer-encoding", b"chunked")
             if coding.lower() != b"chunked":
-                self._refuse(501, f"Transfer-Encoding {coding.decode('latin-1')[:40]!r} is not taken; expected chunked")
+                message = f"Transfer-Encoding {coding.decode('latin-1')[:40]!r} is not taken; expected chunked"
+                self._refuse(501, "malformed", message)
                 return
         elif length.isdigit() and int(length) > self._max_body_bytes:
-            self._refuse(413, too_long(int(length), self._max_body_bytes), discards_body=True)
+            self._refuse(413, "too_large", too_long(int(length), self._max_body_bytes), discards_body=True)
             return
         self._taker.head_came(headers)
 
@@ -146,7 +147,7 @@ class RequestReader:
             if self._body_bytes > 8 * self._max_body_bytes:
                 self._end_discarding()
         elif self._body_bytes > self._max_body_bytes:
-            self._refuse(413, too_long(None, self._max_body_bytes), discards_body=True)
+            self._refuse(413, "too_large", too_long(None, self._max_body_bytes), discards_body=True)
         else:
             self._body.append(data)
 
@@ -171,8 +172,8 @@ class RequestReader:
         self._begin()
         self._taker.request_came(request)
 
-    def _refuse(self, status: int, message: str, *, discards_body: bool = False) -> None:
-        self._taker.refuse(self.stop(discards_body=discards_body), error_answer(status, message))
+    def _refuse(self, status: int, reason: str, message: str, *, discards_body: bool = False) -> None:
+        self._taker.refuse(self.stop(discards_body=discards_body), reason, error_answer(status, message))
 
     def _end_discarding(self) -> None:
         self.discards_body = False

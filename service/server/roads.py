@@ -20,16 +20,6 @@ from service.server.wsgi import run_wsgi
 from service.settings import Settings
 from service.short_road import Route, ShortRoad, find_route
 
-# What the server turns away itself, as serving_rejected_total calls it.
-REFUSALS = {
-    400: "malformed",
-    408: "too_slow",
-    413: "too_large",
-    429: "queue_full",
-    431: "head_too_large",
-    501: "malformed",
-}
-
 LONGEST_CONTENT_TYPE = 256
 
 
@@ -61,8 +51,8 @@ class Roads:
             return self._short_road.answer_in_turn(route, asked, request.call, self._in_thread)
         return self._in_thread(request.call, self._by_short_road, route, request)
 
-    def refused(self, status: int) -> None:
-        self._metrics.rejected.labels(REFUSALS[status]).inc()
+    def refused(self, reason: str) -> None:
+        self._metrics.rejected.labels(reason).inc()
 
     def close(self) -> None:
         for pool in (self._threads, self._operators_threads):
@@ -73,7 +63,7 @@ class Roads:
     ) -> "Answer | asyncio.Future[Answer]":
         waiting = self._under_way - self._settings.threads
         if waiting >= self._settings.max_queue_size:
-            self.refused(429)
+            self.refused("queue_full")
             message = f"{waiting} requests wait already; at most {self._settings.max_queue_size} may"
             return error_answer(429, f"{message} (SERVING_MAX_QUEUE_SIZE)", ("retry-after", "1"))
         self._under_way += 1
@@ -115,7 +105,7 @@ class Roads:
             request.body = content_coding.decode(request.body, coding, self._settings.max_body_bytes)
         except ServingError as error:
             if isinstance(error, PayloadTooLarge):
-                self.refused(error.status)
+                self.refused("too_large")
             taken = [("accept-encoding", content_coding.TAKEN)] if isinstance(error, UnsupportedMediaType) else []
             return error_answer(error.status, str(error), *taken)
         route = self._route(request)

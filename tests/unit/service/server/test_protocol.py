@@ -25,7 +25,7 @@ class Echo:
 
     requests: list[HttpRequest] = field(default_factory=list)
     slow: "list[asyncio.Future[Answer]]" = field(default_factory=list)
-    refusals: list[int] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
 
     def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
         self.requests.append(request)
@@ -34,8 +34,8 @@ class Echo:
             return self.slow[-1]
         return Answer(200, request.target + b" " + request.body, "text/plain")
 
-    def refused(self, status: int) -> None:
-        self.refusals.append(status)
+    def refused(self, reason: str) -> None:
+        self.refusals.append(reason)
 
 
 @dataclass
@@ -159,15 +159,15 @@ def test_pipelined_requests_are_answered_in_their_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("refused", "status"),
+    ("refused", "status", "reason"),
     [
-        (b"this is not HTTP\r\n\r\n", 400),
-        (post(b"x" * 300), 413),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n\r\nonly its beginning", 413),
-        (b"GET /" + b"x" * reader.MAX_HEAD_BYTES, 431),
+        (b"this is not HTTP\r\n\r\n", 400, "malformed"),
+        (post(b"x" * 300), 413, "too_large"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n\r\nonly its beginning", 413, "too_large"),
+        (b"GET /" + b"x" * reader.MAX_HEAD_BYTES, 431, "head_too_large"),
     ],
 )
-def test_a_refusal_waits_for_the_answers_before_it(refused: bytes, status: int) -> None:
+def test_a_refusal_waits_for_the_answers_before_it(refused: bytes, status: int, reason: str) -> None:
     async def scenario() -> None:
         client = connect()
         client.send(GET.replace(b"/ ", b"/slow ") + GET)
@@ -179,7 +179,7 @@ def test_a_refusal_waits_for_the_answers_before_it(refused: bytes, status: int) 
         assert client.statuses == [200, 200, status]
         client.later(waits.DISCARD_SECONDS + 1)
         assert client.is_closed
-        assert client.echo.refusals == [status]
+        assert client.echo.refusals == [reason]
 
     asyncio.run(scenario())
 
@@ -248,7 +248,7 @@ def test_what_is_not_http_is_told_so_and_cut_off(data: bytes) -> None:
     assert client.statuses == [400]
     assert b"Malformed request" in client.transport.written
     assert client.is_closed
-    assert client.echo.refusals == [400]
+    assert client.echo.refusals == ["malformed"]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ class Taker:
     def request_came(self, request: HttpRequest) -> None:
         self.requests.append(request)
 
-    def refuse(self, _request: HttpRequest, refusal: Answer) -> None:
+    def refuse(self, _request: HttpRequest, _reason: str, refusal: Answer) -> None:
         self.refusals.append(refusal)
 
     def all_is_discarded(self) -> None:
