@@ -57,7 +57,13 @@ class Settings:
     max_queue_size: int = setting(
         1000, "most requests of a worker process that wait for a thread; more get 429", least=1
     )
+    max_connections: int = setting(10_000, "most open connections of a worker process; more get 503", least=1)
     max_body_bytes: int = setting(32 * 1024 * 1024, "longest request body, in bytes", least=1)
+    max_buffered_bytes: int = setting(
+        256 * 1024 * 1024,
+        "most bytes that a worker process keeps of bodies and unread answers at a time; more bodies get 503",
+        least=1,
+    )
     max_image_pixels: int = setting(50_000_000, "largest picture, in pixels (width x height)", least=1)
     poll_seconds: float = setting(
         1.0, "how often the models folder is looked through for new and vanished versions", least=0.01

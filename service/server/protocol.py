@@ -12,46 +12,65 @@ from typing import cast
 
 from service.messages import Answer, error_answer
 from service.server.answers import answer_bytes
+from service.server.connections import TOLD, Connections
 from service.server.interface import Answerer, HttpRequest
 from service.server.reader import RequestReader
-from service.server.waits import Wait
+from service.server.waits import BODY_SECONDS, HEAD_SECONDS, LEAST_BYTES_PER_SECOND, Wait
 
 MAX_PIPELINED = 64
 
+_TOO_SLOW = {
+    Wait.HEAD: f"the request's head did not come within {HEAD_SECONDS} s",
+    Wait.BODY: f"the request's body comes too slowly: not a byte within {BODY_SECONDS} s, or by then less than "
+    f"{LEAST_BYTES_PER_SECOND} bytes a second",
+}
+
 
 class HttpConnection(asyncio.Protocol):
-    def __init__(self, answerer: Answerer, connections: "set[HttpConnection]", max_body_bytes: int) -> None:
+    def __init__(self, answerer: Answerer, connections: Connections, max_body_bytes: int) -> None:
         self._answerer = answerer
         self._connections = connections
-        self._reader = RequestReader(self, max_body_bytes)
+        self._buffered = connections.buffered
+        self._reader = RequestReader(self, max_body_bytes, connections.buffered)
         self._transport: asyncio.Transport
         self._waiting: deque[HttpRequest] = deque()
         self._pending: asyncio.Future[Answer] | None = None
         self._refusal: tuple[HttpRequest, Answer] | None = None
+        self._is_one_too_many = False
         self._closing = False
         self._is_last_answer = False
         self._write_paused = False
+        self._unread_bytes = 0
         self._wait = Wait.HEAD
-        self._since = time.monotonic()
+        # When the wait began, and when something last came.
+        self._began = self._since = time.monotonic()
 
     # What the event loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
+        if len(self._connections) > self._connections.most + TOLD:
+            self._transport.abort()
+        elif len(self._connections) > self._connections.most:
+            self._is_one_too_many = True
+            self._expect(Wait.DISCARD)
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._connections.discard(self)
         self._closing = True
+        for request in self._waiting:
+            self._buffered.now -= len(request.body)
         self._waiting.clear()
+        self._is_read()
         self._reader.close()
 
     def data_received(self, data: bytes) -> None:
-        if self._wait is Wait.NEXT and self._reader.is_in_head:
-            self._expect(Wait.HEAD)
-        elif self._wait is Wait.BODY:
+        if self._wait is Wait.BODY:
             self._since = time.monotonic()
         self._reader.feed(data)
+        if self._wait is Wait.NEXT and self._reader.is_within_request:
+            self._expect(Wait.HEAD)
 
     def eof_received(self) -> bool:
         # A client may close its half and still wait for answers.
@@ -60,17 +79,30 @@ class HttpConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._write_paused = True
+        self._unread_bytes = self._transport.get_write_buffer_size()
+        self._buffered.now += self._unread_bytes
         self._expect(Wait.CLIENT_READS)
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        self._expect(Wait.NEXT)
-        self._answer_waiting()
+        self._is_read()
+        if not self._closing:
+            self._expect_request()
+            self._answer_waiting()
+
+    def _is_read(self) -> None:
+        self._buffered.now -= self._unread_bytes
+        self._unread_bytes = 0
 
     # What the reader calls
 
     def head_came(self, headers: Mapping[bytes, bytes]) -> None:
-        if self._pending is None:
+        if self._is_one_too_many:
+            message = f"{len(self._connections)} connections are open; at most {self._connections.most} may be"
+            refusal = error_answer(503, f"{message} (SERVING_MAX_CONNECTIONS)", ("retry-after", "1"))
+            self.refuse(self._reader.stop(discards_body=True), "too_many_connections", refusal)
+            return
+        if self._pending is None and not self._write_paused:
             self._expect(Wait.BODY)
         if headers.get(b"expect", b"").lower() == b"100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -99,10 +131,14 @@ class HttpConnection(asyncio.Protocol):
     # Answers
 
     def _answer(self, request: HttpRequest) -> None:
+        # Not the request's own: whoever answers may unpack it.
+        buffered = len(request.body)
         if self._closing:
+            self._buffered.now -= buffered
             return
         answer = self._answerer.answer(request)
         if isinstance(answer, Answer):
+            self._buffered.now -= buffered
             self._write(request, answer)
             return
         self._pending = answer
@@ -110,6 +146,7 @@ class HttpConnection(asyncio.Protocol):
 
         def answered(future: "asyncio.Future[Answer]") -> None:
             self._pending = None
+            self._buffered.now -= buffered
             if not self._closing:
                 self._write(request, future.result())
                 self._answer_waiting()
@@ -134,7 +171,7 @@ class HttpConnection(asyncio.Protocol):
         keep_alive = request.keep_alive and not self._closing and not is_last
         self._transport.write(answer_bytes(request, answer, keep_alive=keep_alive))
         if not self._write_paused:
-            self._expect(Wait.NEXT)
+            self._expect_request()
         if not keep_alive:
             self._close()
 
@@ -146,28 +183,41 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._close()
 
+    def _expect_request(self) -> None:
+        if not self._reader.is_within_request:
+            self._expect(Wait.NEXT)
+        else:
+            self._expect(Wait.HEAD if self._reader.is_in_head else Wait.BODY)
+
     def _expect(self, wait: Wait) -> None:
         self._wait = wait
-        self._since = time.monotonic()
+        self._began = self._since = time.monotonic()
 
     def _close(self) -> None:
-        self._closing = True
-        self._transport.close()
+        """Once what is written has been read; the sweep ends that wait, too."""
+        if not self._closing:
+            self._closing = True
+            self._expect(Wait.CLIENT_READS)
+            self._transport.close()
 
     # What the worker calls
 
     def sweep(self, now: float) -> None:
         """Ends a wait that took too long."""
-        if self._wait is Wait.ANSWER or self._pending is not None or now - self._since < self._wait.value:
+        if self._wait is Wait.ANSWER or self._pending is not None or not self._took_too_long(now):
             return
         if self._wait in (Wait.HEAD, Wait.BODY) and self._reader.is_within_request:
-            what = "head" if self._reader.is_in_head else "body"
-            refusal = error_answer(408, f"the request's {what} did not come within {self._wait.value} s")
-            self.refuse(self._reader.stop(), "too_slow", refusal)
+            self.refuse(self._reader.stop(), "too_slow", error_answer(408, _TOO_SLOW[self._wait]))
         elif self._wait is Wait.CLIENT_READS:
             self._transport.abort()
         else:
             self._close()
+
+    def _took_too_long(self, now: float) -> bool:
+        if now - self._since >= self._wait.value:
+            return True
+        least = LEAST_BYTES_PER_SECOND * (now - self._began - self._wait.value)
+        return self._wait is Wait.BODY and self._reader.body_bytes < least
 
     def drain(self, *, close_idle: bool) -> None:
         """The next answer is the last. A connection that waits for a request may just be getting one: closing it would

@@ -4,6 +4,8 @@ from enum import Enum
 
 HEAD_SECONDS = 15
 BODY_SECONDS = 30  # without a single byte
+# Of a body, once BODY_SECONDS are over.
+LEAST_BYTES_PER_SECOND = 500
 WRITE_SECONDS = 60
 KEEP_ALIVE_SECONDS = 75
 DISCARD_SECONDS = 5

@@ -16,8 +16,9 @@ from service.server.listener import connect_no_more
 if TYPE_CHECKING:
     from flask import Flask
 
+    from service.metrics import Metrics
     from service.registry import Registry
-    from service.server.protocol import HttpConnection
+    from service.server.connections import Connections
     from service.settings import Settings
 
 SWEEP_SECONDS = 1.0
@@ -38,7 +39,6 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         self.loop = uvloop.new_event_loop()
         asyncio.set_event_loop(self.loop)
         self._stopped = asyncio.Event()
-        self._connections: set[HttpConnection] = set()
         super().init_process()
 
     def init_signals(self) -> None:
@@ -59,15 +59,23 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self.loop.close()
 
     async def _serve(self) -> None:
+        from service.server.connections import Connections, affordable_connections
         from service.server.protocol import HttpConnection
         from service.server.roads import Roads
 
         app = cast("Flask", self.wsgi)
         settings: Settings = app.extensions["settings"]
+        metrics: Metrics = app.extensions["metrics"]
         roads = Roads(app, settings, self.sockets[0].getsockname())
+        connections = Connections(
+            affordable_connections(settings.max_connections),
+            # One request may always take what it may.
+            max(settings.max_buffered_bytes, settings.max_body_bytes),
+            on_change=metrics.connections.labels().set,
+        )
         servers = [
             await self.loop.create_server(
-                lambda: HttpConnection(roads, self._connections, settings.max_body_bytes),
+                lambda: HttpConnection(roads, connections, settings.max_body_bytes),
                 sock=listener.sock,
                 backlog=2048,
             )
@@ -82,9 +90,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
                 gc.collect()
                 gc.freeze()
                 is_frozen = True
-            now = time.monotonic()
-            for connection in list(self._connections):
-                connection.sweep(now)
+            connections.sweep(time.monotonic())
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), SWEEP_SECONDS)
         registry.draining = True
@@ -93,14 +99,13 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         await asyncio.sleep(HANDSHAKE_SECONDS)
         for server in servers:
             server.close()
-        await self._drain()
+        await self._drain(connections)
         roads.close()
 
-    async def _drain(self) -> None:
+    async def _drain(self, connections: "Connections") -> None:
         """Every connection gets the answer to what it has sent, and is closed; at the latest when the time is up."""
         started = time.monotonic()
-        while self._connections and (elapsed := time.monotonic() - started) < self.cfg.graceful_timeout:
-            for connection in list(self._connections):
-                connection.drain(close_idle=elapsed > LINGER_SECONDS)
+        while connections and (elapsed := time.monotonic() - started) < self.cfg.graceful_timeout:
+            connections.drain(close_idle=elapsed > LINGER_SECONDS)
             self.notify()
             await asyncio.sleep(0.02)

@@ -13,6 +13,7 @@ from werkzeug.test import EnvironBuilder, TestResponse
 from werkzeug.wrappers import Request
 
 from service.registry import LoadedVersion, Registry, State, VersionStatus
+from service.server.connections import Connections
 from service.server.protocol import HttpConnection
 from service.server.roads import Roads
 from service.serving_config import ServingConfig
@@ -132,6 +133,8 @@ class FakeTransport(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.is_reading_paused = False
+        self.is_aborted = False
+        self.unread_bytes = 0
         self.closed = asyncio.Event()
 
     def write(self, data: Any) -> None:
@@ -142,10 +145,14 @@ class FakeTransport(asyncio.Transport):
         self.closed.set()
 
     def abort(self) -> None:
+        self.is_aborted = True
         self.closed.set()
 
     def is_closing(self) -> bool:
         return self.closed.is_set()
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread_bytes
 
     def pause_reading(self) -> None:
         self.is_reading_paused = True
@@ -168,7 +175,7 @@ def raw_request(request: Request) -> bytes:
 async def by_server(app: Flask, request: Request) -> TestResponse:
     """What a connection of the server answers."""
     roads = Roads(app, app.extensions["settings"], ("127.0.0.1", 80))
-    connection = HttpConnection(roads, set(), app.extensions["settings"].max_body_bytes)
+    connection = HttpConnection(roads, Connections(), app.extensions["settings"].max_body_bytes)
     transport = FakeTransport()
     connection.connection_made(transport)
     connection.data_received(raw_request(request))

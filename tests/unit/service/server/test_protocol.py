@@ -4,72 +4,15 @@ import asyncio
 import gc
 import re
 import time
+import tracemalloc
 import weakref
-from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
 import pytest
 
 from service.messages import Answer
 from service.server import protocol, reader, waits
-from service.server.interface import HttpRequest
-from service.server.protocol import HttpConnection
-from tests.unit.service.fakes import FakeTransport
-
-GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-@dataclass
-class Echo:
-    """Answers with what was asked; what asks for /slow gets its answer when the test says so."""
-
-    requests: list[HttpRequest] = field(default_factory=list)
-    slow: "list[asyncio.Future[Answer]]" = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
-
-    def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
-        self.requests.append(request)
-        if request.target.startswith(b"/slow"):
-            self.slow.append(asyncio.get_running_loop().create_future())
-            return self.slow[-1]
-        return Answer(200, request.target + b" " + request.body, "text/plain")
-
-    def refused(self, reason: str) -> None:
-        self.refusals.append(reason)
-
-
-@dataclass
-class Client:
-    echo: Echo
-    transport: FakeTransport
-    connection: HttpConnection
-
-    def send(self, data: bytes) -> None:
-        self.connection.data_received(data)
-
-    def later(self, seconds: float) -> None:
-        self.connection.sweep(time.monotonic() + seconds)
-
-    @property
-    def statuses(self) -> list[int]:
-        return [int(part[:3]) for part in self.transport.written.split(b"HTTP/1.1 ")[1:]]
-
-    @property
-    def is_closed(self) -> bool:
-        return self.transport.is_closing()
-
-
-def connect(max_body_bytes: int = 100) -> Client:
-    echo = Echo()
-    connection = HttpConnection(echo, set(), max_body_bytes)
-    transport = FakeTransport()
-    connection.connection_made(transport)
-    return Client(echo, transport, connection)
-
-
-def post(body: bytes, *headers: bytes, path: bytes = b"/") -> bytes:
-    lines = [b"POST %s HTTP/1.1" % path, b"Host: x", b"Content-Length: %d" % len(body), *headers]
-    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+from tests.unit.service.server.clients import GET, connect, post
 
 
 def test_an_answer_carries_its_date() -> None:
@@ -278,6 +221,45 @@ def test_a_head_without_end_is_refused(part: bytes) -> None:
     assert client.is_closed
 
 
+HEADERS = b"POST / HTTP/1.1\r\nHost: x\r\n"
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+CHUNKED = HEADERS + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("end", [b"Content-Length: 2\r\n\r\nxy", b"", UPGRADE], ids=["whole", "no end", "upgrade"])
+@pytest.mark.parametrize("name", [b"same", b"name%d"])
+def test_a_head_of_too_many_headers_is_refused(name: bytes, end: bytes) -> None:
+    lines = [name % number if b"%" in name else name for number in range(reader.MAX_HEADERS + 1)]
+    client = connect()
+    client.send(HEADERS + b"".join(line + b": x\r\n" for line in lines) + end)
+    assert client.statuses == [431]
+    assert b"too many headers: at most 100 are taken" in client.transport.written
+    assert client.is_closed
+    assert client.echo.refusals == ["head_too_large"]
+
+
+def test_as_many_headers_as_are_taken_are_there() -> None:
+    client = connect()
+    client.send(HEADERS + b"same: x\r\n" * (reader.MAX_HEADERS - 2) + b"Content-Length: 0\r\n\r\n")
+    assert client.echo.requests[0].headers[b"same"] == b",".join([b"x"] * (reader.MAX_HEADERS - 2))
+
+
+def test_a_body_in_pieces_of_one_byte_takes_little_more_than_its_length() -> None:
+    size = 100_000
+    client = connect(max_body_bytes=size)
+    client.send(CHUNKED)
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            client.send(b"1\r\nx\r\n" * (size // 100))
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 3 * size
+    client.send(b"0\r\n\r\n")
+    assert client.echo.requests[0].body == b"x" * size
+
+
 def test_many_requests_on_one_connection_do_not_add_up_to_a_long_head() -> None:
     client = connect()
     for _ in range(3000):
@@ -329,11 +311,70 @@ def test_who_stops_sending_is_told_so_and_cut_off(sent: bytes, seconds: float, s
     assert client.is_closed
 
 
+def test_a_body_may_take_its_time_but_not_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    client = connect(max_body_bytes=100_000)
+    client.send(HEADERS + b"Content-Length: 100000\r\n\r\n" + b"x" * 20_000)
+    while not client.is_closed:
+        now += 1
+        client.send(b"x")
+        client.later(0)
+        assert now < 1000
+    expected = waits.BODY_SECONDS + 20_000 / waits.LEAST_BYTES_PER_SECOND
+    assert expected <= now <= expected + 2
+    assert client.statuses == [408]
+    assert b"by then less than 500 bytes a second" in client.transport.written
+
+
 def test_who_sends_nothing_at_all_is_cut_off_without_a_word() -> None:
     client = connect()
     client.later(waits.HEAD_SECONDS + 1)
     assert client.is_closed
     assert client.transport.written == b""
+
+
+def test_a_head_that_comes_behind_another_request_has_no_longer_than_any() -> None:
+    client = connect()
+    client.send(GET + b"GET / HT")
+    client.later(waits.HEAD_SECONDS + 1)
+    assert client.statuses == [200, 408]
+    assert client.is_closed
+
+
+def test_a_body_that_comes_behind_a_slow_request_has_no_longer_than_any() -> None:
+    async def scenario() -> None:
+        client = connect()
+        client.send(GET.replace(b"/ ", b"/slow ") + post(b"body")[:-1])
+        client.later(10 * waits.BODY_SECONDS)
+        assert not client.is_closed
+        client.echo.slow[0].set_result(Answer(200, b"slow"))
+        await asyncio.sleep(0)
+        client.later(waits.BODY_SECONDS - 1)
+        assert not client.is_closed
+        client.later(waits.BODY_SECONDS + 1)
+        assert client.statuses == [200, 408]
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_does_not_read_its_last_answer_is_cut_off() -> None:
+    client = connect()
+    client.send(GET.replace(b"Host", b"Connection: close\r\nHost"))
+    assert client.is_closed
+    client.later(waits.WRITE_SECONDS - 1)
+    assert not client.transport.is_aborted
+    client.later(waits.WRITE_SECONDS + 1)
+    assert client.transport.is_aborted
+
+
+def test_a_client_that_reads_no_answers_cannot_put_that_off_by_sending_more() -> None:
+    client = connect()
+    client.send(GET)
+    client.connection.pause_writing()
+    client.send(GET * 3 + post(b"body")[:-1])
+    client.later(waits.WRITE_SECONDS + 1)
+    assert client.transport.is_aborted
 
 
 def test_a_connection_without_a_further_request_is_closed_in_the_end() -> None:

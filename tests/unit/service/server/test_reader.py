@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from service.messages import Answer
+from service.server.connections import BufferedBytes
 from service.server.interface import HttpRequest
 from service.server.reader import MAX_HEAD_BYTES, RequestReader
 
@@ -36,7 +37,7 @@ class Taker:
 def read(data: bytes, size: int | None = None) -> Taker:
     """In pieces of so many bytes."""
     taker = Taker()
-    reader = RequestReader(taker, 1_000_000)
+    reader = RequestReader(taker, 1_000_000, BufferedBytes())
     for start in range(0, len(data), size or len(data)):
         reader.feed(data[start : start + size] if size else data)
     return taker
@@ -159,7 +160,7 @@ def test_a_request_hidden_in_the_body_of_one_that_offers_an_upgrade_stays_hidden
     hidden = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
     head = POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(hidden)
     taker = Taker()
-    reader = RequestReader(taker, 1000)
+    reader = RequestReader(taker, 1000, BufferedBytes())
     reader.feed(head)
     reader.feed(hidden)
     assert [(request.target, request.body) for request in taker.requests] == [(b"/first", hidden)]

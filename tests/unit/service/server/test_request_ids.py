@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from service import create_app
+from service.server.connections import Connections
 from service.server.protocol import HttpConnection
 from service.server.roads import Roads
 from service.server.waits import BODY_SECONDS
@@ -27,7 +28,7 @@ def exchange(tmp_path: Path, sent: bytes, status: int, *, seconds_later: float =
         service.add(OF)
         service.add(OF, lambda _: {"y": 1 / 0}, model="broken")  # type: ignore[dict-item]
         roads = Roads(service.app, service.app.extensions["settings"], ("127.0.0.1", 80))
-        connection = HttpConnection(roads, set(), MAX_BODY_BYTES)
+        connection = HttpConnection(roads, Connections(), MAX_BODY_BYTES)
         connection.connection_made(transport := FakeTransport())
         connection.data_received(sent)
         if seconds_later:

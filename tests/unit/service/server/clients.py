@@ -1,0 +1,69 @@
+"""A client on a connection without sockets: bytes in, bytes out."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from service.messages import Answer
+from service.server.connections import Connections
+from service.server.interface import HttpRequest
+from service.server.protocol import HttpConnection
+from tests.unit.service.fakes import FakeTransport
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@dataclass
+class Echo:
+    """Answers with what was asked; what asks for /slow gets its answer when the test says so."""
+
+    requests: list[HttpRequest] = field(default_factory=list)
+    slow: "list[asyncio.Future[Answer]]" = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+
+    def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
+        self.requests.append(request)
+        if request.target.startswith(b"/slow"):
+            self.slow.append(asyncio.get_running_loop().create_future())
+            return self.slow[-1]
+        return Answer(200, request.target + b" " + request.body, "text/plain")
+
+    def refused(self, reason: str) -> None:
+        self.refusals.append(reason)
+
+
+@dataclass
+class Client:
+    echo: Echo
+    transport: FakeTransport
+    connection: HttpConnection
+
+    def send(self, data: bytes) -> None:
+        self.connection.data_received(data)
+
+    def later(self, seconds: float) -> None:
+        self.connection.sweep(time.monotonic() + seconds)
+
+    @property
+    def statuses(self) -> list[int]:
+        return [int(part[:3]) for part in self.transport.written.split(b"HTTP/1.1 ")[1:]]
+
+    def leave(self) -> None:
+        self.connection.connection_lost(None)
+
+    @property
+    def is_closed(self) -> bool:
+        return self.transport.is_closing()
+
+
+def connect(max_body_bytes: int = 100, connections: Connections | None = None) -> Client:
+    echo = Echo()
+    connection = HttpConnection(echo, Connections() if connections is None else connections, max_body_bytes)
+    transport = FakeTransport()
+    connection.connection_made(transport)
+    return Client(echo, transport, connection)
+
+
+def post(body: bytes, *headers: bytes, path: bytes = b"/") -> bytes:
+    lines = [b"POST %s HTTP/1.1" % path, b"Host: x", b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
