@@ -26,7 +26,7 @@ def create_app(
 
     from service import calls, errors
     from service.agreement import Agreement
-    from service.api import ops, playground, v1, v2
+    from service.api import ops, pages, playground, v1, v2
     from service.batcher import BatchLimits
     from service.board import Board
     from service.engines import load_engine
@@ -66,6 +66,8 @@ def create_app(
     app = Flask(__name__, static_folder=None)
     # The server has limited the body; within it a text may be as long as a file.
     app.config["MAX_FORM_MEMORY_SIZE"] = None
+    # Paths are as written; else //a is answered by a redirect to /a.
+    app.url_map.merge_slashes = False
     app.url_map.converters["name"] = NameConverter
     app.extensions["settings"] = settings
     app.extensions["watcher"] = watcher
@@ -79,5 +81,6 @@ def create_app(
     page = scrape_page(metrics, registry)
     app.register_blueprint(v2.blueprint(inference, settings, watcher, page))
     app.register_blueprint(ops.blueprint(registry, page))
+    app.register_blueprint(pages.blueprint())
     app.register_blueprint(playground.blueprint(registry, repository, settings))
     return app

@@ -1,0 +1,23 @@
+"""The pages for people, and what they are made of."""
+
+from pathlib import Path
+
+from flask import Blueprint, Response, send_from_directory
+
+TEMPLATES = Path(__file__).parent.parent / "templates"
+STATIC = Path(__file__).parent.parent / "static"
+
+
+def blueprint() -> Blueprint:
+    views = Blueprint("pages", __name__)
+
+    @views.get("/")
+    def playground() -> Response:
+        return send_from_directory(TEMPLATES, "playground.html")
+
+    @views.get("/static/<path:file>")
+    def static(file: str) -> Response:
+        # A new release must not meet scripts of the one before: the browser asks each time, and mostly gets a 304.
+        return send_from_directory(STATIC, file, max_age=0)
+
+    return views

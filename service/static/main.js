@@ -1,0 +1,54 @@
+// Which view is shown, by the address behind the #.
+
+import { h } from "./elements.js";
+
+const VIEWS = {
+  try: () => import("./views/try.js"),
+};
+
+const main = document.getElementById("main");
+let leave = () => {};
+let turn = 0;
+
+async function show() {
+  const [name, ...rest] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+  const view = name in VIEWS ? name : "try";
+  for (const link of document.querySelectorAll("header nav a")) {
+    if (link.getAttribute("href") === `#/${view}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  leave();
+  leave = () => {};
+  turn += 1;
+  const mine = turn;
+  const place = h("div", { class: `view ${view}` });
+  main.replaceChildren(place);
+  try {
+    const module = await VIEWS[view]();
+    const cleanup = await module.show(place, rest);
+    if (mine === turn) leave = cleanup ?? leave;
+    else cleanup?.();
+  } catch (error) {
+    if (mine === turn) place.replaceChildren(h("p", { class: "error", role: "alert" }, error.message));
+  }
+}
+
+const theme = document.getElementById("theme");
+
+function paint(chosen) {
+  const dark = chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  if (chosen) document.documentElement.dataset.theme = chosen;
+  theme.textContent = dark ? "Light" : "Dark";
+  theme.setAttribute("aria-label", `Show the page ${dark ? "light" : "dark"}`);
+  return dark;
+}
+
+theme.addEventListener("click", () => {
+  const next = paint(localStorage.getItem("theme")) ? "light" : "dark";
+  localStorage.setItem("theme", next);
+  paint(next);
+});
+paint(localStorage.getItem("theme"));
+
+addEventListener("hashchange", show);
+show();

@@ -1,0 +1,45 @@
+// A picture by the camera, where there is one that the browser lets us have.
+
+import { h, trying } from "../elements.js";
+
+/** `take(picture, name)` gets the picture. Without https a browser has no camera for pages other than localhost. */
+export function camera(problem, take) {
+  const element = h("div", { class: "camera" });
+  if (!navigator.mediaDevices?.getUserMedia) return { element, leave() {} };
+  let stream = null;
+
+  const video = h("video", { hidden: true, muted: true, playsInline: true, "aria-label": "What the camera sees" });
+  const button = h("button", { type: "button" }, "Photograph");
+  const stop = h("button", { type: "button", hidden: true }, "Stop the camera");
+
+  function leave() {
+    stream?.getTracks().forEach((track) => track.stop());
+    stream = null;
+    video.hidden = stop.hidden = true;
+    button.textContent = "Photograph";
+  }
+
+  async function start() {
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    } catch (error) {
+      throw new Error(`No picture from the camera: ${error.message}. Choose a file instead.`);
+    }
+    video.srcObject = stream;
+    video.hidden = stop.hidden = false;
+    await video.play();
+    button.textContent = "Take this picture";
+  }
+
+  function shoot() {
+    const canvas = h("canvas", { width: video.videoWidth, height: video.videoHeight });
+    canvas.getContext("2d").drawImage(video, 0, 0);
+    canvas.toBlob((picture) => picture && take(picture, "photo.jpg"), "image/jpeg", 0.9);
+    leave();
+  }
+
+  button.addEventListener("click", () => (stream ? shoot() : trying(problem, start)));
+  stop.addEventListener("click", leave);
+  element.append(video, button, stop);
+  return { element, leave };
+}

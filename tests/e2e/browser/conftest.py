@@ -1,0 +1,80 @@
+"""A real browser before a real service: Debian's Chromium, headless. Where there is none, the tests are skipped."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.integration.server import Server, running
+
+SHIPPED = Path(__file__).parents[3] / "models"
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+
+
+@dataclass
+class OpenPage:
+    """Opens a path of the service, or of another one. `console`: errors and warnings that stand there."""
+
+    context: BrowserContext
+    service: Server
+    console: list[str] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)
+    allowed: set[str] = field(default_factory=set)
+
+    def __call__(self, path: str, server: Server | None = None) -> Page:
+        page = self.context.new_page()
+        page.on("console", lambda said: self.console.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.console.append(str(error)))
+        page.on("request", lambda request: self.asked.add(urlsplit(request.url).netloc))
+        host = f"127.0.0.1:{(server or self.service).port}"
+        self.allowed.add(host)
+        page.goto(f"http://{host}{path}")
+        return page
+
+    def forgive(self, status: int) -> None:
+        """Chromium writes a line for each answer of that status: those were meant."""
+        self.console[:] = [line for line in self.console if f"status of {status}" not in line]
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The shipped models."""
+    with running(SHIPPED, tmp_path_factory.mktemp("log") / "service.log") as server:
+        yield server
+
+
+# Not for the session: as long as Playwright's event loop runs, tests elsewhere could not run theirs.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no browser: there is no `chromium` command (Debian: apt-get install chromium)")
+    # As root, as in a CI container, Chromium has no sandbox. The camera is a moving test picture.
+    options = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    options += ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=list(SIZES))
+def open_page(browser: Browser, service: Server, request: pytest.FixtureRequest) -> Iterator[OpenPage]:
+    """On a desktop and on a phone. In the end nothing may stand in the console, and nothing may have been asked of
+    another host."""
+    width, height = SIZES[request.param]
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        has_touch=request.param == "phone",
+        permissions=["clipboard-read", "clipboard-write"],
+    )
+    opener = OpenPage(context, service)
+    yield opener
+    context.close()
+    assert opener.console == []
+    assert opener.asked - {""} <= opener.allowed  # what is made in the page (blob:, data:) has no host

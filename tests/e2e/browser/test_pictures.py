@@ -1,0 +1,131 @@
+"""Trying a model that takes pictures, as a person does."""
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.e2e.browser.conftest import SHIPPED, OpenPage
+
+SNEAKER = SHIPPED / "clothing/2/assets.extra/sample.png"
+
+
+def choose(page: Page, picture: Path) -> None:
+    page.set_input_files("input[type=file]", picture)
+
+
+def test_a_chosen_picture_gets_its_label_with_bars_best_first(open_page: OpenPage) -> None:
+    page = open_page("/#/try/clothing")
+    choose(page, SNEAKER)
+    expect(page.locator(".verdict")).to_contain_text("Sneaker Sure: 99.6 %")
+    scores = [float(text.removesuffix(" %")) for text in page.locator(".bars .score").all_inner_texts()]
+    assert len(scores) == 10
+    assert scores == sorted(scores, reverse=True)
+    expect(page.locator(".known")).to_contain_text("Looks like what it was trained on")
+
+
+def test_a_sample_says_what_it_is_and_the_model_shows_what_it_saw(open_page: OpenPage) -> None:
+    page = open_page("/#/try/clothing")
+    page.get_by_role("button", name="Sample 7: Dress").click()
+    expect(page.locator(".verdict")).to_contain_text("Dress Sure: 98.6 %. Right.")
+    seen = page.get_by_alt_text("What the model saw")
+    assert seen.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [28, 28]
+
+
+def test_both_versions_answer_side_by_side(open_page: OpenPage) -> None:
+    page = open_page("/#/try/clothing")
+    page.get_by_label("Version 1").check()
+    choose(page, SNEAKER)
+    expect(page.locator(".answer h2")).to_have_text([re.compile("Version 2"), re.compile("Version 1")])
+    page.get_by_label("Version 2").uncheck()
+    expect(page.locator(".answer h2")).to_have_text([re.compile("Version 1")])
+
+
+def test_a_drawing_is_asked_about_as_soon_as_the_pen_is_lifted(open_page: OpenPage) -> None:
+    page = open_page("/#/try/clothing")
+    page.get_by_text("Draw one").click()
+    box = page.locator(".board").bounding_box()
+    assert box
+    page.mouse.move(box["x"] + 40, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 120, box["y"] + 150)
+    page.mouse.up()
+    expect(page.get_by_alt_text("The picture: drawing.png")).to_be_visible()
+    expect(page.locator(".verdict")).to_be_visible()
+
+
+def test_what_looks_like_nothing_known_is_said_to(open_page: OpenPage, tmp_path: Path) -> None:
+    from PIL import Image
+
+    blank = tmp_path / "blank.png"
+    Image.new("L", (28, 28), 255).save(blank)
+    page = open_page("/#/try/clothing")
+    choose(page, blank)
+    expect(page.locator(".strange")).to_contain_text("do not rely on the label")
+
+
+def test_the_map_of_what_mattered_is_laid_over_the_picture_and_taken_away(open_page: OpenPage) -> None:
+    page = open_page("/#/try/photos")
+    page.get_by_role("button", name="Sample 7: outwear").click()
+    button = page.get_by_role("button", name="Which parts mattered?")
+    button.click()
+    expect(page.locator(".map")).to_be_visible()
+    expect(page.locator(".occlusion [role=status]")).to_contain_text("less sure of outwear")
+    button.click()
+    expect(page.locator(".map")).to_be_hidden()
+
+
+def test_a_photo_is_taken_by_the_camera(open_page: OpenPage) -> None:
+    page = open_page("/#/try/photos")
+    page.get_by_role("button", name="Photograph").click()
+    page.get_by_role("button", name="Take this picture").click()
+    expect(page.get_by_alt_text("The picture: photo.jpg")).to_be_visible()
+    expect(page.locator(".verdict")).to_be_visible()
+
+
+def test_a_pasted_and_a_dropped_picture_are_taken(open_page: OpenPage) -> None:
+    page = open_page("/#/try/clothing")
+    expect(page.locator(".drop")).to_be_visible()
+    give = """async ([target, event, property]) => {
+        const file = new File([await (await fetch("/playground/models/clothing/versions/2/files/sample.png")).blob()],
+                              event + ".png", {type: "image/png"});
+        const data = new DataTransfer();
+        data.items.add(file);
+        const made = event === "paste" ? new ClipboardEvent(event, {clipboardData: data, bubbles: true})
+                                       : new DragEvent(event, {dataTransfer: data, bubbles: true});
+        document.querySelector(target).dispatchEvent(made);
+    }"""
+    for target, event in (("body", "paste"), (".drop", "drop")):
+        page.evaluate(give, [target, event, ""])
+        expect(page.get_by_alt_text(f"The picture: {event}.png")).to_be_visible()
+        expect(page.locator(".verdict")).to_contain_text("Sneaker")
+
+
+def test_the_lines_to_copy_do_the_same(open_page: OpenPage) -> None:
+    page = open_page("/#/try/clothing")
+    choose(page, SNEAKER)
+    page.get_by_text("Do the same from a terminal").click()
+    page.get_by_role("button", name="Copy the curl lines").click()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied.startswith("curl -s -H 'Content-Type: image/png' --data-binary @'sample.png' 'http://127.0.0.1:")
+    assert copied.endswith("/v1/models/clothing/versions/2:classify'")
+
+
+def test_a_damaged_picture_gets_the_services_sentence_beside_where_it_was_given(
+    open_page: OpenPage, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(SNEAKER.read_bytes()[:100])
+    page = open_page("/#/try/clothing")
+    choose(page, damaged)
+    expect(page.locator(".inputs .error")).to_contain_text("truncated or damaged")
+    open_page.forgive(400)
+
+
+@pytest.mark.parametrize("model", ["clothing", "photos"])
+def test_nothing_sticks_out_of_the_page(open_page: OpenPage, model: str) -> None:
+    page = open_page(f"/#/try/{model}")
+    page.get_by_role("button", name=re.compile("Sample 1:")).click()
+    expect(page.locator(".verdict")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
