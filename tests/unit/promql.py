@@ -16,7 +16,7 @@ def names_in(expression: str) -> set[str]:
     bare = re.sub(
         r"\{[^}]*\}|\[[^\]]*\]|\b(?:by|without|on|ignoring|group_left|group_right) ?\([^)]*\)", " ", expression
     )
-    return set(re.findall(r"\b[a-z_:][a-z0-9_:]+\b(?!\s*\()", bare)) - {"or", "and", "unless"}
+    return set(re.findall(r"\b[a-zA-Z_:][a-zA-Z0-9_:]+\b(?!\s*\()", bare)) - {"or", "and", "unless"}
 
 
 def exported_names() -> set[str]:

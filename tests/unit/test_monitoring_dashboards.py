@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.unit.promql import exported_names, names_in
+from tests.unit.promql import exported_bounds, exported_names, names_in
 
 ROOT = Path(__file__).parents[2]
 DASHBOARDS = sorted((ROOT / "monitoring/grafana/dashboards").glob("*.json"))
@@ -41,8 +42,23 @@ def expressions() -> list[str]:
     return selectors + [target["expr"] for panel in query_panels() for target in panel["targets"]]
 
 
-def test_there_is_a_dashboard() -> None:
-    assert [file.name for file in DASHBOARDS] == ["serving.json"]
+def recorded_names() -> set[str]:
+    groups = yaml.safe_load((ROOT / "monitoring/alerts.yml").read_text())["groups"]
+    return {rule["record"] for group in groups for rule in group["rules"] if "record" in rule}
+
+
+def test_there_are_dashboards() -> None:
+    assert [file.name for file in DASHBOARDS] == ["models.json", "serving.json"]
+
+
+@pytest.mark.parametrize("dashboard", list(dashboards()), ids=lambda dashboard: dashboard["title"])
+def test_each_dashboard_leads_to_the_others_with_what_is_chosen(dashboard: Any) -> None:
+    (link,) = dashboard["links"]
+    assert link["type"] == "dashboards"
+    assert set(link["tags"]) <= set(dashboard["tags"])
+    assert link["includeVars"]
+    assert link["keepTime"]
+    assert [one["name"] for one in dashboard["templating"]["list"]] == ["datasource", "model", "version"]
 
 
 @pytest.mark.parametrize("panel", query_panels(), ids=lambda panel: panel["title"])
@@ -77,7 +93,8 @@ def test_dashboards_have_a_stable_uid_of_their_own() -> None:
 @pytest.mark.parametrize("expression", expressions())
 def test_every_query_names_metrics_that_are_exported(expression: str) -> None:
     assert names_in(expression), expression
-    assert names_in(expression) <= exported_names() | {"up"}
+    assert names_in(expression) <= exported_names() | recorded_names() | {"up", "ALERTS"}
+    assert set(re.findall(r'\ble="([^"]+)"', expression)) <= exported_bounds()
 
 
 @pytest.mark.parametrize("expression", expressions())

@@ -1,0 +1,172 @@
+"""Every panel of the dashboards, and the alerts: a real Prometheus scrapes a real service under traffic."""
+
+import io
+import json
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.integration.conftest import SHIPPED
+from tests.integration.prometheus import MONITORING, Prometheus, prometheus
+from tests.integration.server import DEADLINE_SECONDS, Server, running, wait_for
+
+BODY_LIMIT = 200_000
+POLICIES = """
+[models.clothing.labels]
+stable = 1
+canary = {version = 2, share = 0.5}
+
+[models.mirrored.labels]
+stable = 1
+next = {version = 2, shadow = 1.0}
+
+[models.mixed.labels]
+stable = 1
+next = {version = 2, shadow = 1.0}
+"""
+# What only a machine with another limit or fault would show.
+WITHOUT_DATA = {"Memory B", "Memory C"}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is shipped, two models with a shadow, of which one takes other inputs, and one that cannot be loaded."""
+    models = tmp_path_factory.mktemp("panels") / "models"
+    shutil.copytree(SHIPPED, models)
+    for version in ("1", "2"):
+        shutil.copytree(SHIPPED / "regression" / "1", models / "mirrored" / version)
+    shutil.copytree(SHIPPED / "regression" / "1", models / "mixed" / "1")
+    shutil.copytree(SHIPPED / "clothing" / "1", models / "mixed" / "2")
+    (models / "broken" / "1").mkdir(parents=True)
+    (models / "broken" / "1" / "saved_model.pb").write_bytes(b"\xffnot a protocol buffer")
+    (models / "models.toml").write_text(POLICIES)
+    return models
+
+
+@pytest.fixture(scope="module")
+def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("log") / "service.log"
+    limits = {"threads": 1, "max_queue_size": 1, "max_body_bytes": BODY_LIMIT}
+    with running(models, log, workers=2, **limits) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def monitor(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    with prometheus(tmp_path_factory.mktemp("prometheus"), server.port) as monitor:
+        yield monitor
+
+
+def test_every_panel_of_every_dashboard_has_data(server: Server, monitor: Prometheus) -> None:
+    missing: list[str] = []
+
+    def all_have_data() -> bool:
+        make_traffic(server)
+        missing[:] = [name for name, expression, labels in queries() if not has_data(monitor, expression, labels)]
+        return set(missing) <= WITHOUT_DATA
+
+    assert len(queries()) > 50
+    wait_for(all_have_data, lambda: f"no data in {missing}; the service's log:\n{server.log.read_text()[-3000:]}")
+
+
+def test_alerts_notice_what_is_wrong(server: Server, models: Path, monitor: Prometheus) -> None:
+    policies = models / "models.toml"
+    policies.write_text("[models.clothing]\nversions = 'sum'")
+    expected = {
+        *("ServingModelLoadFailed", "ServingModelNotServed", "ServingModelsConfigInvalid"),
+        *("ServingOverloaded", "ServingOutliers"),
+    }
+    noticed: set[str] = set()
+
+    def are_noticed() -> bool:
+        make_traffic(server)
+        noticed.update(labels["alertname"] for labels, _ in monitor.query("ALERTS"))
+        return noticed >= expected
+
+    try:
+        wait_for(are_noticed, lambda: f"noticed were {noticed}")
+    finally:
+        policies.write_text(POLICIES)
+
+
+def queries() -> list[tuple[str, str, set[str]]]:
+    """Name, expression and labels that are shown, of each panel's queries and of the variables."""
+    found = []
+    for file in sorted((MONITORING / "grafana/dashboards").glob("*.json")):
+        dashboard = json.loads(file.read_text())
+        for panel in dashboard["panels"]:
+            for target in panel.get("targets", []):
+                shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+                found.append((f"{panel['title']} {target['refId']}", target["expr"], shown))
+        for variable in dashboard["templating"]["list"]:
+            if variable["type"] == "query":
+                (selector, label) = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"]).groups()  # type: ignore[union-attr]
+                found.append((f"{dashboard['title']} ${variable['name']}", selector, {label}))
+    return found
+
+
+def has_data(monitor: Prometheus, expression: str, labels: set[str]) -> bool:
+    """Whether there is a finite number for a series with every label that is shown."""
+    # As Grafana replaces them: at least four scrape intervals, and the variables' value for "All".
+    for name, value in {"$__rate_interval": "5s", "$model": ".*", "$version": ".*"}.items():
+        expression = expression.replace(name, value)
+    return any(labels <= found.keys() for found, _ in monitor.query(expression))
+
+
+def make_traffic(server: Server) -> None:
+    """Something of everything that a panel shows."""
+    ten = {"instances": [10.0]}
+    shoe = (SHIPPED / "clothing/2/assets.extra/sample.png").read_bytes()
+    photo = (SHIPPED / "photos/1/assets.extra/sample.jpg").read_bytes()
+    pixels = {"name": "pixels", "datatype": "FP32", "shape": [1, 28, 28], "data": [7] * 784}
+    expected: list[tuple[str, Any, int]] = [
+        ("/v1/models/regression:predict", ten, 200),
+        ("/v1/models/regression:predict", {"instances": "ten"}, 400),
+        ("/v1/models/regression:predict", bytes(2 * BODY_LIMIT), 413),
+        ("/v1/models/nowhere:predict", ten, 404),
+        ("/v1/models/mixed:predict", ten, 200),
+        ("/v2/models/clothing/infer", {"inputs": [pixels]}, 200),
+        *[("/v1/models/clothing:classify", picture, 200) for picture in (shoe, noise(), noise())],
+        ("/v1/models/photos:classify", photo, 200),
+    ]
+    for path, body, status in expected:
+        kind = "application/json" if not isinstance(body, bytes) else "image/png"
+        assert server.request(path, body, kind).status == status, path
+    ask_at_once(server, "/v1/models/photos:classify", photo)
+    send_ahead(server, "/v1/models/mirrored:predict", ten)
+
+
+def noise() -> bytes:
+    pixels = np.random.default_rng(7).integers(0, 256, (28, 28), np.uint8)
+    Image.fromarray(pixels).save(out := io.BytesIO(), "PNG")
+    return out.getvalue()
+
+
+def ask_at_once(server: Server, path: str, picture: bytes) -> None:
+    """More than one thread and one place in the queue of two worker processes can take."""
+    with ThreadPoolExecutor(12) as pool:
+        statuses = list(pool.map(lambda _: server.request(path, picture, "image/jpeg").status, range(24)))
+    assert set(statuses) <= {200, 429}
+
+
+def send_ahead(server: Server, path: str, body: object) -> None:
+    """Faster than a shadow can follow."""
+    text = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n"
+    request = head.encode() + b"\r\n" + text
+    last = head.encode() + b"Connection: close\r\n\r\n" + text
+    clients = [socket.create_connection(("127.0.0.1", server.port), DEADLINE_SECONDS) for _ in range(4)]
+    for client in clients:
+        client.sendall(request * 60 + last)
+    for client in clients:
+        answers = b"".join(iter(lambda client=client: client.recv(65536), b""))  # type: ignore[misc]
+        assert answers.count(b"HTTP/1.1 200") == 61
+        client.close()
