@@ -4,7 +4,12 @@ import { aboutPath, getJson } from "../api.js";
 import { h } from "../elements.js";
 
 // The first that fits is taken.
-const PANELS = [() => import("../panels/picture.js")];
+const PANELS = [
+  () => import("../panels/picture.js"),
+  () => import("../panels/curve.js"),
+  () => import("../panels/recording.js"),
+  () => import("../panels/tensors.js"),
+];
 
 export async function show(place, [wanted]) {
   const { models } = await getJson("/playground/models");
@@ -39,7 +44,7 @@ export async function show(place, [wanted]) {
   if (!served.length) {
     stage.append(
       h("h1", {}, model.name),
-      model.versions.map(({ version, state, error }) => h("p", {}, `Version ${version} is ${state}. ${error}`)),
+      ...model.versions.map(({ version, state, error }) => h("p", {}, `Version ${version} is ${state}. ${error}`)),
     );
     return undefined;
   }

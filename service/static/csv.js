@@ -1,0 +1,24 @@
+// Recordings as text: a step a line, a channel a column, with or without names above.
+
+/** {names, steps}; `channels`: how many there must be. An Error says which line is wrong, and how. */
+export function parseRecording(text, channels) {
+  const lines = text.split(/\r?\n/).map((line, place) => [line.trim(), place + 1]).filter(([line]) => line !== "");
+  if (!lines.length) throw new Error("The file is empty; expected a step a line, with a number for each channel.");
+  const separator = [";", "\t", ","].find((mark) => lines[0][0].includes(mark)) ?? /\s+/;
+  const cells = (line) => line.split(separator).map((cell) => cell.trim());
+  const first = cells(lines[0][0]);
+  const isNamed = first.some((cell) => cell === "" || Number.isNaN(Number(cell)));
+  const names = isNamed ? first : first.map((_, place) => `channel ${place + 1}`);
+  const steps = lines.slice(isNamed ? 1 : 0).map(([line, number]) => {
+    const values = cells(line);
+    if (values.length !== channels) {
+      throw new Error(`Line ${number} has ${values.length} values; the model takes ${channels} channels.`);
+    }
+    return values.map((value) => {
+      const parsed = Number(value);
+      if (value === "" || !Number.isFinite(parsed)) throw new Error(`Line ${number}: '${value}' is no number.`);
+      return parsed;
+    });
+  });
+  return { names, steps };
+}

@@ -1,0 +1,211 @@
+// A model of one number by one number: its curve, the points it learned from, and any x.
+
+import { modelPath, postJson } from "../api.js";
+import { errorPlace, h, newId, trying } from "../elements.js";
+import { jsonSnippets, snippetBox } from "../snippets.js";
+
+const POINTS = 101; // of the curve
+const WIDTH = 640;
+const HEIGHT = 380;
+const EDGE = { left: 56, right: 16, top: 16, bottom: 40 };
+
+export const fits = ({ signatures }) => {
+  const { inputs = {}, outputs = {} } = signatures.serving_default ?? {};
+  const tensors = [...Object.values(inputs), ...Object.values(outputs)];
+  return tensors.length === 2 && tensors.every(isNumberARow);
+};
+
+const isNumberARow = ({ datatype, shape }) =>
+  /^(FP|BF|U?INT)/.test(datatype) && shape !== null && (shape.length === 1 || (shape.length === 2 && shape[1] === 1));
+
+export function panel(model, about, first) {
+  const version = about[first];
+  const path = `${modelPath(version.name, version.version)}:predict`;
+  const { inputs, outputs } = version.signatures.serving_default;
+  const [xName] = Object.keys(inputs);
+  const [yName] = Object.keys(outputs);
+  const nested = inputs[xName].shape.length === 2;
+  const entry = (x) => (nested ? [x] : x);
+  const points = version.samples
+    .filter(({ instance, expected }) => instance !== undefined && expected !== undefined)
+    .map(({ instance, expected }) => [Number([instance].flat()[0]), Number(expected)]);
+  const [low, high] = range(points.map(([x]) => x));
+  const turn = new AbortController();
+
+  const predict = async (xs) => {
+    const { predictions } = await postJson(path, { instances: xs.map(entry) }, { signal: turn.signal });
+    return predictions.flat(Infinity);
+  };
+
+  const problem = errorPlace();
+  const id = newId("x");
+  const number = h("input", { id, type: "number", step: "any", value: "10", "aria-describedby": problem.element.id });
+  const slider = h("input", {
+    type: "range",
+    min: String(low),
+    max: String(high),
+    step: String((high - low) / 200),
+    value: "10",
+    "aria-label": `${xName}, by dragging`,
+  });
+  const result = h("output", { class: "result", for: id, "aria-live": "polite" });
+  const plot = h("div", { class: "plot" });
+  const line = h("p", { class: "equation" });
+  const snippets = h("div", {});
+  let draw = () => {};
+  let asked = 0;
+
+  async function ask(text) {
+    asked += 1;
+    const mine = asked;
+    await trying(problem, async () => {
+      const x = Number(text);
+      if (text.trim() === "" || !Number.isFinite(x)) throw new Error(`${xName}: expected a number, such as 10 or -0.5`);
+      const [y] = await predict([x]);
+      if (mine !== asked) return;
+      result.textContent = `${yName} = ${tidy(y)}`;
+      draw(x, y);
+      snippets.replaceChildren(snippetBox(jsonSnippets(path, { instances: [entry(x)] })));
+    });
+  }
+
+  number.addEventListener("input", () => {
+    slider.value = number.value;
+    ask(number.value);
+  });
+  slider.addEventListener("input", () => {
+    number.value = String(tidy(Number(slider.value)));
+    ask(number.value);
+  });
+
+  trying(problem, async () => {
+    const xs = Array.from({ length: POINTS }, (_, place) => low + ((high - low) * place) / (POINTS - 1));
+    const ys = await predict(xs);
+    const chart = drawn(xs, ys, points, xName, yName, (x) => {
+      number.value = slider.value = String(tidy(x));
+      ask(number.value);
+    });
+    plot.replaceChildren(chart.element);
+    draw = chart.mark;
+    line.replaceChildren(...equation(xs, ys, xName, yName));
+    await ask(number.value);
+  });
+
+  const element = h(
+    "div",
+    { class: "curve-panel" },
+    h("h1", {}, model.name),
+    h(
+      "p",
+      { class: "lead" },
+      `${yName} by ${xName}. `,
+      points.length > 0 && `The ${points.length} dots are what it learned from; the line is what it made of them.`,
+    ),
+    h(
+      "div",
+      { class: "columns" },
+      h(
+        "div",
+        { class: "card" },
+        h("p", { class: "row" }, h("label", { for: id }, xName), number),
+        slider,
+        h("p", { class: "verdict" }, result),
+        problem.element,
+        line,
+      ),
+      h("div", { class: "card" }, plot),
+    ),
+    snippets,
+  );
+  return { element, leave: () => turn.abort() };
+}
+
+/** From where to where: the points and as much again on both sides, 10 among them. */
+function range(xs) {
+  if (!xs.length) return [-10, 10];
+  const [least, most] = [Math.min(...xs), Math.max(...xs)];
+  const margin = most - least || 1;
+  return [Math.floor(least - margin), Math.ceil(Math.max(most + margin, 12))];
+}
+
+/** Where it is a straight line, which. */
+function equation(xs, ys, xName, yName) {
+  const last = xs.length - 1;
+  const weight = (ys[last] - ys[0]) / (xs[last] - xs[0]);
+  const bias = ys[0] - weight * xs[0];
+  const size = Math.max(...ys.map(Math.abs)) || 1;
+  if (!xs.every((x, place) => Math.abs(ys[place] - (weight * x + bias)) < 1e-4 * size)) return [];
+  return [
+    h("strong", {}, `${yName} = ${tidy(weight)} · ${xName} ${bias < 0 ? "−" : "+"} ${tidy(Math.abs(bias))}`),
+    h("br"),
+    h("span", { class: "note" }, `weight w = ${tidy(weight)}, bias b = ${tidy(bias)}`),
+  ];
+}
+
+function tidy(value) {
+  return Number(Number(value).toPrecision(5));
+}
+
+function drawn(xs, ys, points, xName, yName, choose) {
+  const all = [...ys, ...points.map(([, y]) => y)].filter(Number.isFinite);
+  const [left, right] = [xs[0], xs.at(-1)];
+  const [bottom, top] = [Math.min(...all), Math.max(...all)];
+  const tall = top - bottom || 1;
+  const toX = (x) => EDGE.left + ((x - left) / (right - left)) * (WIDTH - EDGE.left - EDGE.right);
+  const toY = (y) => HEIGHT - EDGE.bottom - ((y - bottom) / tall) * (HEIGHT - EDGE.top - EDGE.bottom);
+
+  const svg = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
+  svg.append(s("title", {}, `${yName} by ${xName}`));
+  for (const x of ticks(left, right)) {
+    svg.append(s("line", { class: "grid", x1: toX(x), x2: toX(x), y1: EDGE.top, y2: HEIGHT - EDGE.bottom }));
+    svg.append(s("text", { x: toX(x), y: HEIGHT - EDGE.bottom + 18, "text-anchor": "middle" }, tidy(x)));
+  }
+  for (const y of ticks(bottom, top)) {
+    svg.append(s("line", { class: "grid", x1: EDGE.left, x2: WIDTH - EDGE.right, y1: toY(y), y2: toY(y) }));
+    svg.append(s("text", { x: EDGE.left - 8, y: toY(y) + 4, "text-anchor": "end" }, tidy(y)));
+  }
+  svg.append(s("text", { x: WIDTH - EDGE.right, y: HEIGHT - 6, "text-anchor": "end" }, xName));
+  svg.append(s("text", { x: 8, y: EDGE.top + 4 }, yName));
+  const path = xs.map((x, place) => `${toX(x).toFixed(1)},${toY(ys[place]).toFixed(1)}`).join(" ");
+  svg.append(s("polyline", { class: "learned", points: path }));
+  for (const [x, y] of points) svg.append(s("circle", { class: "point", cx: toX(x), cy: toY(y), r: 5 }));
+  const marker = s("circle", { class: "marker", r: 7, visibility: "hidden" });
+  svg.append(marker);
+
+  const move = (event) => {
+    const box = svg.getBoundingClientRect();
+    const place = ((event.clientX - box.left) / box.width) * WIDTH;
+    const share = (place - EDGE.left) / (WIDTH - EDGE.left - EDGE.right);
+    choose(left + Math.min(1, Math.max(0, share)) * (right - left));
+  };
+  svg.addEventListener("pointerdown", (event) => {
+    svg.setPointerCapture(event.pointerId);
+    move(event);
+  });
+  svg.addEventListener("pointermove", (event) => event.buttons && move(event));
+  return {
+    element: svg,
+    mark(x, y) {
+      const inside = x >= left && x <= right && y >= bottom && y <= top;
+      marker.setAttribute("visibility", inside ? "visible" : "hidden");
+      marker.setAttribute("cx", toX(x));
+      marker.setAttribute("cy", toY(y));
+    },
+  };
+}
+
+function ticks(low, high) {
+  const rough = (high - low) / 6 || 1;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= rough);
+  const found = [];
+  for (let value = Math.ceil(low / step) * step; value <= high; value += step) found.push(value);
+  return found;
+}
+
+function s(tag, attributes, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children.map(String));
+  return element;
+}
