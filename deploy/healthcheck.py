@@ -7,7 +7,8 @@ import http.client
 import os
 import sys
 
-port = int(os.environ.get("SERVING_PORT", "8501"))
+# Health may have a port of its own, where it needs no key. An empty variable counts as unset.
+port = int(os.environ.get("SERVING_OPERATIONS_PORT") or 0) or int(os.environ.get("SERVING_PORT") or 8501)
 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=4)
 try:
     connection.request("GET", "/v2/health/ready")

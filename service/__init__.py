@@ -27,6 +27,7 @@ def create_app(
     from service import calls, errors
     from service.agreement import Agreement
     from service.api import ops, pages, playground, v1, v2
+    from service.api_keys import ApiKeys, key_file
     from service.batcher import BatchLimits
     from service.board import Board
     from service.engines import load_engine
@@ -62,6 +63,7 @@ def create_app(
         Agreement(registry, Board(board_folder)),
         on_failure=lambda model, version: metrics.load_failures.labels(model, str(version)).inc(),
     )
+    api_keys = ApiKeys(key_file(settings, board_folder), settings.poll_seconds) if settings.api_keys_file else None
 
     app = Flask(__name__, static_folder=None)
     # The server has limited the body; within it a text may be as long as a file.
@@ -73,12 +75,13 @@ def create_app(
     app.extensions["watcher"] = watcher
     app.extensions["registry"] = registry
     app.extensions["metrics"] = metrics
+    app.extensions["api_keys"] = api_keys
     calls.register(app, metrics)
     errors.register(app)
     inference = Inference(registry, metrics)
     app.extensions["short_road"] = ShortRoad(inference, settings, metrics)
     app.register_blueprint(v1.blueprint(inference, settings))
-    page = scrape_page(metrics, registry)
+    page = scrape_page(metrics, registry, api_keys)
     app.register_blueprint(v2.blueprint(inference, settings, watcher, page))
     app.register_blueprint(ops.blueprint(registry, page))
     app.register_blueprint(pages.blueprint())

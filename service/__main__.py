@@ -16,7 +16,8 @@ from typing import Any, get_args
 
 from gunicorn.app.base import BaseApplication
 
-from service import create_app
+from service import create_app, key_command
+from service.api_keys import key_file
 from service.board import forget_worker
 from service.host import usable_cores
 from service.logs import logging_config
@@ -29,6 +30,9 @@ from service.toml_file import InvalidFile
 def main() -> None:
     # gunicorn takes over soon. Until then the first process of a container would not even notice the signal.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if sys.argv[1:2] == ["key"]:
+        key_command.main(sys.argv[2:])
+        return
     parser = _parser()
     try:
         settings = from_environment(flags={name: text for name, text in vars(parser.parse_args()).items() if text})
@@ -38,27 +42,29 @@ def main() -> None:
         parser.error(f"SERVING_MODELS={str(settings.models)!r}: there is no such folder")
     try:
         policy_file(settings).check()
+        if settings.api_keys_file:
+            key_file(settings).check()
     except InvalidFile as error:
         parser.error(str(error))
-    if obstacle := _listen_obstacle(settings):
-        parser.error(obstacle)
+    ports = {"SERVING_PORT": settings.port, "SERVING_OPERATIONS_PORT": settings.operations_port}
+    for name, port in ports.items():
+        if port and (obstacle := _listen_obstacle(settings.host, name, port)):
+            parser.error(obstacle)
     settings = replace(settings, workers=settings.workers or usable_cores())
     with _metrics_folder(settings.workers) as folder:
         _Gunicorn(settings, folder).run()
 
 
-def _listen_obstacle(settings: Settings) -> str | None:
+def _listen_obstacle(host: str, name: str, port: int) -> str | None:
     """Why the address cannot be listened on. gunicorn would not say: with reuse_port it joins whoever is there."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         # As gunicorn does, so that connections still winding down from the last run do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.host, settings.port))
+            probe.bind((host, port))
         except OSError as error:
-            return (
-                f"cannot listen on {settings.host}, port {settings.port} (SERVING_HOST, SERVING_PORT): {error.strerror}"
-            )
+            return f"cannot listen on {host}, port {port} (SERVING_HOST, {name}): {error.strerror}"
     return None
 
 
@@ -67,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m service",
         description="Serve the SavedModels of a folder over HTTP: TensorFlow Serving's REST API, pictures as "
         "requests, Prometheus metrics. Every flag is also an environment variable; a flag counts more.",
-        epilog="docs/settings.md says more about each; docs/api.md describes the routes.",
+        epilog="`python -m service key` makes an API key. docs/settings.md says more about each flag; docs/api.md "
+        "describes the routes.",
     )
     for spec in fields(Settings):
         choices = get_args(spec.type)
@@ -93,10 +100,10 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def load_config(self) -> None:
         settings = self._settings
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
         options: dict[str, Any] = {
-            "bind": f"[{settings.host}]:{settings.port}"
-            if ":" in settings.host
-            else f"{settings.host}:{settings.port}",
+            # The main one first: service.server.guard has the same order.
+            "bind": [f"{host}:{port}" for port in (settings.port, settings.operations_port) if port],
             "workers": settings.workers,
             "worker_class": "service.server.worker.LoopWorker",
             # Without it, connections that are kept alive pile up on one worker.
@@ -120,6 +127,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def _post_worker_init(self, worker: Any) -> None:
         extensions = worker.app.wsgi().extensions
         extensions["watcher"].start()
+        if extensions["api_keys"] is not None:
+            extensions["api_keys"].start()
         # Once, and only for a person: a collector of JSON lines has the log.
         if worker.age == 1 and self._settings.log_format == "text":
             threading.Thread(target=_greet, args=(extensions["registry"], self._settings), daemon=True).start()

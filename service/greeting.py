@@ -4,7 +4,6 @@ import json
 import shlex
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -28,7 +27,7 @@ def greeting(registry: Registry, settings: Settings) -> str:
             lines.append(f"  {model:<{width}} version {version}  {status.state:<9}  {_told(status)}".rstrip())
     if not registry.statuses():
         lines.append(f"  no models yet: put a SavedModel into {settings.models}/<name>/1/ and it is served")
-    examples = [command for loaded in _answering(registry) if (command := _curl(loaded, settings.models, address))]
+    examples = [command for loaded in _answering(registry) if (command := _curl(loaded, settings, address))]
     if examples:
         lines += ["Try:", *(f"  {command}" for command in examples[:3])]
     return "\n".join(lines)
@@ -49,16 +48,17 @@ def _answering(registry: Registry) -> Iterator[LoadedVersion]:
                 yield registry.get(model)
 
 
-def _curl(loaded: LoadedVersion, models: Path, address: str) -> str | None:
+def _curl(loaded: LoadedVersion, settings: Settings, address: str) -> str | None:
     example: dict[str, Any] | None = loaded.config.example
     if not example:
         return None
     url = f"{address}/v1/models/{quote(loaded.model)}"
+    curl = 'curl -s -H "X-API-Key: $API_KEY"' if settings.api_keys_file else "curl -s"
     if isinstance(example.get("picture"), str):
-        picture = models / loaded.model / str(loaded.version) / ASSETS / example["picture"]
+        picture = settings.models / loaded.model / str(loaded.version) / ASSETS / example["picture"]
         kind = "jpeg" if picture.suffix in (".jpg", ".jpeg") else picture.suffix[1:]
-        return f"curl -s -H 'Content-Type: image/{kind}' --data-binary @{shlex.quote(str(picture))} {url}:classify"
+        return f"{curl} -H 'Content-Type: image/{kind}' --data-binary @{shlex.quote(str(picture))} {url}:classify"
     body = shlex.quote(json.dumps(example))
     if len(body) > LONGEST_BODY:
         return None
-    return f"curl -s -H 'Content-Type: application/json' -d {body} {url}:predict"
+    return f"{curl} -H 'Content-Type: application/json' -d {body} {url}:predict"

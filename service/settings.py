@@ -43,8 +43,12 @@ class Settings:
         "", "file with policies per model: versions, labels, batching (empty: models.toml in the models folder, if any)"
     )
     admin: bool = setting(False, "let clients load and unload models: 1 or 0")
+    api_keys_file: str = setting("", "file with the API keys, one of which every client then needs (empty: none does)")
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8501, "port to listen on", least=1, most=65535)
+    operations_port: int = setting(
+        0, "port of their own for health and metrics, without a key; 0: on the main port", least=0, most=65535
+    )
     engine: EngineChoice = setting(
         "auto", "what runs the models; auto: the LiteRT twin where a proved one is there, else TensorFlow"
     )
@@ -75,6 +79,8 @@ class Settings:
     def __post_init__(self) -> None:
         for spec in fields(self):
             _check(spec, variable(spec), value := getattr(self, spec.name), str(value))
+        if self.operations_port == self.port:
+            raise InvalidSetting(f"SERVING_OPERATIONS_PORT='{self.port}': expected another port than SERVING_PORT")
 
 
 def variable(spec: "Field[Any]") -> str:

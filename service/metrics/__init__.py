@@ -7,6 +7,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from service.api_keys import ApiKeys
 from service.batch import BatchObserver
 from service.metrics.instruments import Counter, Counters, Family, Gauges, Histogram, Histograms
 from service.metrics.outlier_scores import OutlierScoreMetrics
@@ -180,9 +181,9 @@ class ShadowMetrics(ShadowObserver):
         self._metrics.shadow_dropped.labels(shadow.model, shadow.version_text).inc()
 
 
-def scrape_page(metrics: Metrics, registry: Registry) -> Page:
+def scrape_page(metrics: Metrics, registry: Registry, api_keys: ApiKeys | None = None) -> Page:
     """What a scrape shows: the metrics of all worker processes, the states of the versions, and the processes."""
-    return Page(metrics.families, metrics.totals, registry)
+    return Page(metrics.families, metrics.totals, registry, api_keys)
 
 
 def scrape_registry(metrics: Metrics, registry: Registry) -> CollectorRegistry:

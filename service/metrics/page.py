@@ -13,6 +13,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from service.api_keys import ApiKeys
 from service.host import limited_memory
 from service.metrics.instruments import Family, Histograms
 from service.metrics.processes import usage
@@ -25,10 +26,17 @@ Label = tuple[str, str]
 class Page(Collector):
     """`registry`: shown are its versions' series, their states, and the processes; without it every series, alone."""
 
-    def __init__(self, families: Sequence[Family[Any]], totals: Totals, registry: Registry | None = None) -> None:
+    def __init__(
+        self,
+        families: Sequence[Family[Any]],
+        totals: Totals,
+        registry: Registry | None = None,
+        api_keys: ApiKeys | None = None,
+    ) -> None:
         self._families = families
         self._totals = totals
         self._registry = registry
+        self._api_keys = api_keys
         self._heads: dict[int, list[str]] = {}
 
     def text(self) -> bytes:
@@ -79,6 +87,11 @@ class Page(Collector):
         """What is asked for only now, so that it never outlives what it is about."""
         if self._registry is not None:
             yield from _states(self._registry)
+            yield GaugeMetricFamily(
+                "serving_api_keys_valid",
+                "0 while what the file of API keys says is wrong and does not count.",
+                float(self._api_keys is None or self._api_keys.is_valid),
+            )
             yield from _processes(sums, self._totals.parent)
             yield from _memory()
 

@@ -1,6 +1,7 @@
 """What a connection and whoever answers its requests agree on."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -11,7 +12,7 @@ from service.messages import Answer
 
 class HttpRequest(msgspec.Struct):
     """`headers` by their names in lower case, of one that comes several times all values with commas between;
-    `target` as the client wrote it."""
+    `target` as the client wrote it. `refusal`: what is answered instead; then there is no body."""
 
     method: str = ""
     target: bytes = b""
@@ -20,10 +21,16 @@ class HttpRequest(msgspec.Struct):
     http_version: str = "1.1"
     keep_alive: bool = True
     call: Call = msgspec.field(default_factory=Call)
+    refusal: Answer | None = None
 
     @property
     def accept_encoding(self) -> bytes:
         return self.headers.get(b"accept-encoding", b"")
+
+
+# Asked once a request's head is there, with its target and headers: what to answer instead; None: it may come in. The
+# body of what may not is thrown away as it comes.
+Admit = Callable[[bytes, Mapping[bytes, bytes]], Answer | None]
 
 
 class Answerer(Protocol):

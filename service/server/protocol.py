@@ -13,7 +13,7 @@ from typing import cast
 from service.messages import Answer, error_answer
 from service.server.answers import answer_bytes
 from service.server.connections import TOLD, Connections
-from service.server.interface import Answerer, HttpRequest
+from service.server.interface import Admit, Answerer, HttpRequest
 from service.server.reader import RequestReader
 from service.server.waits import BODY_SECONDS, HEAD_SECONDS, LEAST_BYTES_PER_SECOND, Wait
 
@@ -27,8 +27,12 @@ _TOO_SLOW = {
 
 
 class HttpConnection(asyncio.Protocol):
-    def __init__(self, answerer: Answerer, connections: Connections, max_body_bytes: int) -> None:
+    def __init__(
+        self, answerer: Answerer, connections: Connections, max_body_bytes: int, admit: Admit | None = None
+    ) -> None:
+        """`admit`: where not everybody may come in."""
         self._answerer = answerer
+        self._admit = admit
         self._connections = connections
         self._buffered = connections.buffered
         self._reader = RequestReader(self, max_body_bytes, connections.buffered)
@@ -96,16 +100,22 @@ class HttpConnection(asyncio.Protocol):
 
     # What the reader calls
 
-    def head_came(self, headers: Mapping[bytes, bytes]) -> None:
+    def head_came(self, target: bytes, headers: Mapping[bytes, bytes]) -> Answer | None:
         if self._is_one_too_many:
             message = f"{len(self._connections)} connections are open; at most {self._connections.most} may be"
-            refusal = error_answer(503, f"{message} (SERVING_MAX_CONNECTIONS)", ("retry-after", "1"))
-            self.refuse(self._reader.stop(discards_body=True), "too_many_connections", refusal)
-            return
+            answer = error_answer(503, f"{message} (SERVING_MAX_CONNECTIONS)", ("retry-after", "1"))
+            self.refuse(self._reader.stop(discards_body=True), "too_many_connections", answer)
+            return None
         if self._pending is None and not self._write_paused:
             self._expect(Wait.BODY)
+        refusal = self._admit(target, headers) if self._admit is not None else None
         if headers.get(b"expect", b"").lower() == b"100-continue":
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if refusal is None:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            elif not self._closing:
+                # It waits to be told, and may then send its body or not.
+                self._turn_away(self._reader.stop(discards_body=True), refusal)
+        return refusal
 
     def request_came(self, request: HttpRequest) -> None:
         if self._is_busy():
@@ -117,9 +127,11 @@ class HttpConnection(asyncio.Protocol):
 
     def refuse(self, request: HttpRequest, reason: str, refusal: Answer) -> None:
         """Answered after the requests before it, and the connection closed."""
-        if self._closing:
-            return
-        self._answerer.refused(reason)
+        if not self._closing:
+            self._answerer.refused(reason)
+            self._turn_away(request, refusal)
+
+    def _turn_away(self, request: HttpRequest, refusal: Answer) -> None:
         self._refusal = (request, refusal)
         if not self._is_busy():
             self._write_refusal(request, refusal)
@@ -136,7 +148,7 @@ class HttpConnection(asyncio.Protocol):
         if self._closing:
             self._buffered.now -= buffered
             return
-        answer = self._answerer.answer(request)
+        answer = request.refusal or self._answerer.answer(request)
         if isinstance(answer, Answer):
             self._buffered.now -= buffered
             self._write(request, answer)

@@ -19,7 +19,8 @@ _TOO_MANY_HEADERS = f"the request has too many headers: at most {MAX_HEADERS} ar
 class RequestTaker(Protocol):
     """Told what was read."""
 
-    def head_came(self, headers: Mapping[bytes, bytes]) -> None: ...
+    def head_came(self, target: bytes, headers: Mapping[bytes, bytes]) -> Answer | None:
+        """What to answer instead, whatever the body is; it is not kept then."""
 
     def request_came(self, request: HttpRequest) -> None:
         """Its body counts as buffered until the taker says otherwise."""
@@ -57,6 +58,7 @@ class RequestReader:
         self._repeated = 0
         self._body: bytes | bytearray = b""
         self.body_bytes = 0
+        self._refusal: Answer | None = None
 
     def feed(self, data: bytes) -> None:
         if self._refused and not self.discards_body:
@@ -158,7 +160,7 @@ class RequestReader:
         elif length.isdigit() and int(length) > self._max_body_bytes:
             self._refuse(413, "too_large", too_long(int(length), self._max_body_bytes), discards_body=True)
             return
-        self._taker.head_came(headers)
+        self._refusal = self._taker.head_came(self._target, headers)
 
     def on_body(self, data: bytes) -> None:
         self.body_bytes += len(data)
@@ -168,6 +170,8 @@ class RequestReader:
                 self._end_discarding()
         elif self.body_bytes > self._max_body_bytes:
             self._refuse(413, "too_large", too_long(None, self._max_body_bytes), discards_body=True)
+        elif self._refusal is not None:
+            pass
         elif self._buffered.now + len(data) > self._buffered.most:
             self._refuse(503, "buffers_full", self._buffered.full_message(), discards_body=True)
         else:
@@ -195,6 +199,7 @@ class RequestReader:
             self._parser.get_http_version(),
             self._parser.should_keep_alive(),
             Call(self._headers, self.body_bytes),
+            self._refusal,
         )
         # Not kept: a connection that waits for its next request must not hold the last one's body.
         self._begin()

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from gunicorn.workers.base import Worker
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 SWEEP_SECONDS = 1.0
+# Connections at the port for operations.
+OPERATORS = 64
 # How long connections that are kept alive stay open after SIGTERM for a request that may be on its way.
 LINGER_SECONDS = 1.0
 # How long what is being connected at SIGTERM may take for it.
@@ -60,6 +63,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     async def _serve(self) -> None:
         from service.server.connections import Connections, affordable_connections
+        from service.server.guard import doors
         from service.server.protocol import HttpConnection
         from service.server.roads import Roads
 
@@ -73,13 +77,16 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             max(settings.max_buffered_bytes, settings.max_body_bytes),
             on_change=metrics.connections.labels().set,
         )
+        # Health and metrics must be answered however many clients there are.
+        operators = Connections(OPERATORS)
         servers = [
             await self.loop.create_server(
-                lambda: HttpConnection(roads, connections, settings.max_body_bytes),
+                partial(HttpConnection, roads, among, settings.max_body_bytes, admit),
                 sock=listener.sock,
                 backlog=2048,
             )
-            for listener in self.sockets
+            # At the main port, and that for operations if there is one.
+            for listener, among, admit in zip(self.sockets, (connections, operators), doors(app), strict=False)
         ]
         registry: Registry = app.extensions["registry"]
         is_frozen = False
@@ -90,7 +97,8 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
                 gc.collect()
                 gc.freeze()
                 is_frozen = True
-            connections.sweep(time.monotonic())
+            for among in (connections, operators):
+                among.sweep(time.monotonic())
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), SWEEP_SECONDS)
         registry.draining = True
@@ -99,13 +107,14 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         await asyncio.sleep(HANDSHAKE_SECONDS)
         for server in servers:
             server.close()
-        await self._drain(connections)
+        await self._drain(connections, operators)
         roads.close()
 
-    async def _drain(self, connections: "Connections") -> None:
+    async def _drain(self, *groups: "Connections") -> None:
         """Every connection gets the answer to what it has sent, and is closed; at the latest when the time is up."""
         started = time.monotonic()
-        while connections and (elapsed := time.monotonic() - started) < self.cfg.graceful_timeout:
-            connections.drain(close_idle=elapsed > LINGER_SECONDS)
+        while any(groups) and (elapsed := time.monotonic() - started) < self.cfg.graceful_timeout:
+            for connections in groups:
+                connections.drain(close_idle=elapsed > LINGER_SECONDS)
             self.notify()
             await asyncio.sleep(0.02)

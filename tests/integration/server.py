@@ -30,14 +30,25 @@ class Answer:
 
 @dataclass(frozen=True)
 class Server:
+    """`operations_port`: where health and metrics are; the main one, unless they have one of their own."""
+
     port: int
     process: "subprocess.Popen[str]"
     log: Path
+    operations_port: int
 
-    def request(self, path: str, body: object = None, content_type: str = "application/json") -> Answer:
+    def request(
+        self,
+        path: str,
+        body: object = None,
+        content_type: str = "application/json",
+        *,
+        headers: Mapping[str, str] | None = None,
+        port: int | None = None,
+    ) -> Answer:
         """A GET without a body, a POST with one: bytes as they are, anything else as JSON."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data)
+        request = urllib.request.Request(f"http://127.0.0.1:{port or self.port}{path}", data, dict(headers or {}))
         request.add_header("Content-Type", content_type)
         try:
             with urllib.request.urlopen(request, timeout=DEADLINE_SECONDS) as response:
@@ -52,7 +63,7 @@ class Server:
         def ready() -> bool:
             assert self.process.poll() is None, f"the service ended:\n{self.log.read_text()}"
             try:
-                return self.request("/v2/health/ready").status == 200
+                return self.request("/v2/health/ready", port=self.operations_port).status == 200
             except (urllib.error.URLError, ConnectionError):
                 return False
 
@@ -85,7 +96,7 @@ def running(models: Path | str, log: Path, **settings: object) -> Iterator[Serve
             [sys.executable, "-m", "service"], env=environment, stdout=output, stderr=subprocess.STDOUT, text=True
         )
     try:
-        server = Server(port, process, log)
+        server = Server(port, process, log, int(str(given.get("operations_port", port))))
         server.wait_until_ready()
         yield server
     finally:

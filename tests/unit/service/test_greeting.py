@@ -44,6 +44,12 @@ def test_it_shows_what_is_served_where_and_by_which_engine(registry: Registry) -
     )
 
 
+def test_where_a_key_is_needed_the_commands_have_a_place_for_it(registry: Registry) -> None:
+    add(registry, {"instances": [10.0]})
+    ((_, _, _, header, *_),) = commands(registry, api_keys_file="keys.toml")
+    assert header == "X-API-Key: $API_KEY"
+
+
 @pytest.mark.parametrize(
     ("host", "address"),
     [

@@ -153,17 +153,20 @@ def test_a_models_file_is_no_models_folder(
     assert "there is no such folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["SERVING_PORT", "SERVING_OPERATIONS_PORT"])
 def test_a_port_that_is_taken_stops_the_start(
-    command_line: Callable[..., None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    command_line: Callable[..., None], capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
 ) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = str(other.getsockname()[1])
+        flag = "--" + name.removeprefix("SERVING_").lower().replace("_", "-")
+        flags = {"--models": str(tmp_path), "--port": free_port()} | {flag: port}
         with pytest.raises(SystemExit) as raised:
-            command_line("--models", str(tmp_path), "--port", port)
+            command_line(*(word for pair in flags.items() for word in pair))
     assert raised.value.code == 2
-    assert f"cannot listen on 127.0.0.1, port {port} (SERVING_HOST, SERVING_PORT)" in capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1, port {port} (SERVING_HOST, {name})" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("host", ["not a host", "192.0.2.1", "::ffff:192.0.2.1"])
@@ -186,6 +189,19 @@ def test_gunicorn_is_told_what_the_settings_say(run: Run) -> None:
 def test_gunicorn_binds_to_host_and_port(run: Run) -> None:
     ((host, port),) = run("--host", "127.0.0.1").config.address
     assert (host, port > 0) == ("127.0.0.1", True)
+
+
+def test_gunicorn_binds_to_the_port_for_operations_after_the_main_one(run: Run) -> None:
+    config = run("--operations-port", (port := free_port())).config
+    assert [bound for _, bound in config.address][1:] == [int(port)]
+
+
+def test_the_port_for_operations_is_another_one(
+    command_line: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command_line("--operations-port", "8501")
+    assert "SERVING_OPERATIONS_PORT='8501': expected another port than SERVING_PORT" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
@@ -269,6 +285,19 @@ def test_bad_policies_stop_the_start(
         "there is no such file" if text is None else "Invalid enum value 'newest' - at `versions` - in `models.m`"
     )
     assert f"policies.toml: {expected}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["[keys]", None])
+def test_a_bad_file_of_api_keys_stops_the_start(
+    command_line: Callable[..., None], capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str | None
+) -> None:
+    if text is not None:
+        (tmp_path / "keys.toml").write_text(text)
+    with pytest.raises(SystemExit) as raised:
+        command_line("--models", str(tmp_path), "--api-keys-file", str(tmp_path / "keys.toml"))
+    assert raised.value.code == 2
+    expected = "there is no such file" if text is None else "there is no key in it"
+    assert f"keys.toml: {expected}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("age", "greets"), [(1, True), (2, False)])

@@ -21,7 +21,7 @@ class Taker:
     requests: list[HttpRequest] = field(default_factory=list)
     refusals: list[Answer] = field(default_factory=list)
 
-    def head_came(self, headers: Mapping[bytes, bytes]) -> None:
+    def head_came(self, target: bytes, headers: Mapping[bytes, bytes]) -> None:
         self.heads.append(headers)
 
     def request_came(self, request: HttpRequest) -> None:

@@ -1,0 +1,86 @@
+"""Who may come in, by which port: asked when a request's head is there, before any of its body is kept."""
+
+from collections.abc import Mapping
+from urllib.parse import unquote_to_bytes
+
+from flask import Flask
+
+from service.api_keys import ApiKeys
+from service.messages import Answer, error_answer
+from service.metrics import Metrics
+from service.server.interface import Admit
+from service.settings import Settings
+
+HEALTH = frozenset({b"/v2/health/live", b"/v2/health/ready"})
+METRICS = frozenset({b"/metrics", b"/monitoring/prometheus/metrics"})
+# What loads and unloads.
+ADMIN = b"/v2/repository/models/"
+
+BEARER = b"bearer "
+
+# The same for no key, an unknown one and one that has expired: none of them tells which keys there are.
+UNAUTHORIZED = error_answer(
+    401,
+    "this needs an API key that counts, as Authorization: Bearer <key> or X-API-Key: <key>",
+    ("www-authenticate", 'Bearer realm="models"'),
+)
+FORBIDDEN = error_answer(403, "this key may predict, but not load or unload models: that needs the scope admin")
+NO_SUCH_ROUTE = error_answer(404, "no such route")
+NO_OPERATION = error_answer(404, "no such route: this port has health (/v2/health/...) and /metrics alone")
+
+
+class Guard:
+    """At the main port. `has_operations`: whether health and metrics are for anybody there; else they have a port of
+    their own, and here health is for who has a key, and metrics for nobody."""
+
+    def __init__(self, api_keys: ApiKeys | None, metrics: Metrics, has_operations: bool) -> None:
+        self._api_keys = api_keys
+        self._rejected = metrics.rejected
+        self._has_operations = has_operations
+
+    def admit(self, target: bytes, headers: Mapping[bytes, bytes]) -> Answer | None:
+        path = _path(target)
+        if self._has_operations and (path in HEALTH or path in METRICS):
+            return None
+        if self._api_keys is not None:
+            key = self._api_keys.find(_given(headers))
+            if key is None:
+                return self._refuse("unauthorized", UNAUTHORIZED)
+            if key.scope != "admin" and path.startswith(ADMIN):
+                return self._refuse("forbidden", FORBIDDEN)
+        return NO_SUCH_ROUTE if path in METRICS and not self._has_operations else None
+
+    def _refuse(self, reason: str, answer: Answer) -> Answer:
+        self._rejected.labels(reason).inc()
+        return answer
+
+
+def admit_operations(target: bytes, _headers: Mapping[bytes, bytes]) -> Answer | None:
+    """At the port of their own."""
+    path = _path(target)
+    return None if path in HEALTH or path in METRICS else NO_OPERATION
+
+
+def doors(app: Flask) -> list[Admit | None]:
+    """For each port, as gunicorn binds them; None where everybody may come in."""
+    settings: Settings = app.extensions["settings"]
+    api_keys: ApiKeys | None = app.extensions["api_keys"]
+    has_operations = not settings.operations_port
+    if api_keys is None and has_operations:
+        return [None]
+    main = Guard(api_keys, app.extensions["metrics"], has_operations).admit
+    return [main] if has_operations else [main, admit_operations]
+
+
+def _path(target: bytes) -> bytes:
+    """As routes see it."""
+    path = target.partition(b"?")[0]
+    return unquote_to_bytes(path) if b"%" in path else path
+
+
+def _given(headers: Mapping[bytes, bytes]) -> bytes:
+    """The key; of both headers that which is for nothing else."""
+    if (key := headers.get(b"x-api-key")) is not None:
+        return key
+    authorization = headers.get(b"authorization", b"")
+    return authorization[len(BEARER) :].strip() if authorization[: len(BEARER)].lower() == BEARER else b""

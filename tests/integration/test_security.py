@@ -1,0 +1,99 @@
+"""Keys and ports of a real service with two worker processes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from service.api_keys import new_key
+from tests.integration.conftest import SHIPPED
+from tests.integration.server import Server, free_port, running
+
+PREDICT = "/v1/models/regression:predict"
+BODY = {"instances": [10.0]}
+
+
+class KeyFile:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, name: str, scope: str) -> dict[str, str]:
+        """The headers of a new key, which is in the file."""
+        key, digest = new_key()
+        before = self.path.read_text() if self.path.exists() else ""
+        self._write(f'{before}\n[keys.{name}]\nsha256 = "{digest}"\nscope = "{scope}"\n')
+        return {"Authorization": f"Bearer {key}"}
+
+    def remove(self, name: str) -> None:
+        tables = self.path.read_text().split("\n[")
+        self._write("\n[".join(table for table in tables if not table.startswith(f"keys.{name}]")))
+
+    def _write(self, text: str) -> None:
+        (draft := self.path.with_suffix(".draft")).write_text(text)
+        draft.rename(self.path)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyFile:
+    return KeyFile(tmp_path / "keys.toml")
+
+
+@pytest.fixture
+def alice(keys: KeyFile) -> dict[str, str]:
+    return keys.add("alice", "predict")
+
+
+@pytest.fixture
+def server(tmp_path: Path, keys: KeyFile, alice: dict[str, str]) -> Iterator[Server]:
+    settings = {"model_name": "regression", "workers": 2, "admin": 1, "operations_port": free_port()}
+    with running(SHIPPED, tmp_path / "service.log", api_keys_file=keys.path, **settings) as started:
+        yield started
+
+
+def statuses(server: Server, headers: dict[str, str]) -> set[int]:
+    """Of many requests, each on a connection of its own: any worker may answer."""
+    return {server.request(PREDICT, BODY, headers=headers).status for _ in range(20)}
+
+
+def test_keys_and_ports_are_kept_by_every_worker_also_when_the_file_changes(
+    server: Server, keys: KeyFile, alice: dict[str, str]
+) -> None:
+    assert statuses(server, alice) == {200}
+    assert statuses(server, {}) == {401}
+    assert server.request("/v2/repository/models/regression/unload", b"", headers=alice).status == 403
+
+    bob = keys.add("bob", "admin")
+    server.wait_for(lambda: statuses(server, bob) == {200}, "the new key counts everywhere")
+    assert server.request("/v2/repository/models/regression/unload", b"", headers=bob).status == 200
+    assert server.request("/v2/repository/models/regression/load", b"", headers=bob).status == 200
+    keys.remove("alice")
+    server.wait_for(lambda: statuses(server, alice) == {401}, "the key that was taken away counts nowhere")
+    assert statuses(server, bob) == {200}
+
+    assert server.request("/metrics", headers=bob).status == 404
+    assert server.request("/v1/models", headers=bob, port=server.operations_port).status == 404
+    page = server.request("/metrics", port=server.operations_port).body.decode()
+    assert 'serving_rejected_total{reason="forbidden"} 1.0' in page
+    assert "serving_api_keys_valid 1.0" in page
+    assert "serving_workers 2.0" in page
+    for table in ("alice", "bob"):
+        assert table not in page
+
+
+def test_a_worker_that_is_replaced_while_the_file_is_bad_takes_the_keys_that_the_others_take(
+    server: Server, keys: KeyFile, alice: dict[str, str]
+) -> None:
+    def says(line: str) -> bool:
+        return line in server.request("/metrics", port=server.operations_port).body.decode()
+
+    keys.path.write_text("[keys]\n")
+    server.wait_for(lambda: says("serving_api_keys_valid 0.0"), "the bad file is noticed")
+    killed, kept = psutil.Process(server.process.pid).children()
+    killed.kill()
+    server.wait_for(
+        lambda: {killed, kept} != set(psutil.Process(server.process.pid).children()) and says("serving_workers 2.0"),
+        "the worker is replaced",
+    )
+    assert statuses(server, alice) == {200}
+    assert "; the keys before go on to count" in server.log.read_text()
