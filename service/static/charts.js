@@ -28,7 +28,7 @@ export const colour = (place) => COLOURS[place % COLOURS.length];
  * A chart in `place`, as wide as that. `x`: numbers, seconds since 1970 where `time` is set; `series`: [{label, values}].
  * `under(context, toPixels, box)` paints behind the lines. Gives {update(x, series), redraw(), leave()}.
  */
-export async function lineChart(place, { x, series, height = 220, time = false, unit = "", under = () => {} }) {
+export async function lineChart(place, { x, series, height = 220, time = false, unit = "", fromZero = false, under = () => {} }) {
   const UPlot = await load();
   const axis = () => {
     const style = getComputedStyle(place);
@@ -42,7 +42,7 @@ export async function lineChart(place, { x, series, height = 220, time = false, 
   const options = {
     width: Math.max(place.clientWidth, 200),
     height,
-    scales: { x: { time } },
+    scales: { x: { time }, y: fromZero ? { range: (_, __, most) => [0, 1.05 * most || 1] } : {} },
     axes: [axis(), { ...axis(), size: 64, values: (_, values) => values.map(written) }],
     series: [
       { label: time ? "time" : "step" },

@@ -4,6 +4,8 @@ import { h } from "./elements.js";
 
 const VIEWS = {
   try: () => import("./views/try.js"),
+  models: () => import("./views/models.js"),
+  live: () => import("./views/live.js"),
 };
 
 const main = document.getElementById("main");

@@ -1,0 +1,48 @@
+// Model cards. They come with the models, and so from strangers: what they would run is taken out.
+
+import { h } from "./elements.js";
+
+let loading = null;
+
+function load() {
+  loading ??= Promise.all([
+    import("/static/vendor/marked-18.2.1/marked.esm.js"),
+    new Promise((resolve, reject) => {
+      const onerror = () => reject(new Error("What makes model cards safe could not be loaded."));
+      document.head.append(
+        h("script", { src: "/static/vendor/dompurify-3.4.18/purify.min.js", onload: resolve, onerror }),
+      );
+    }),
+  ]);
+  return loading;
+}
+
+/** An element with the text as Markdown says. Pictures beside the card come from `pictureUrl(name)`, a promise. */
+export async function rendered(text, pictureUrl) {
+  const [{ marked }] = await load();
+  const fragment = window.DOMPurify.sanitize(marked.parse(text), {
+    RETURN_DOM_FRAGMENT: true,
+    FORBID_TAGS: ["style", "form", "input", "button", "textarea", "select"],
+    FORBID_ATTR: ["style", "id", "name", "class"],
+  });
+  for (const image of fragment.querySelectorAll("img")) {
+    const source = image.getAttribute("src") ?? "";
+    image.removeAttribute("src");
+    image.loading = "lazy";
+    if (/^[\w./-]+$/.test(source)) pictureUrl(source).then((url) => (image.src = url), () => image.remove());
+    else image.remove();
+  }
+  for (const link of fragment.querySelectorAll("a")) link.rel = "noopener noreferrer";
+  for (const table of fragment.querySelectorAll("table")) {
+    const scroll = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table" });
+    table.replaceWith(scroll);
+    scroll.append(table);
+  }
+  // The page has its own h1 and h2.
+  for (const heading of [...fragment.querySelectorAll("h1, h2, h3, h4")]) {
+    const deeper = h(`h${Math.min(6, Number(heading.tagName[1]) + 2)}`, {});
+    deeper.append(...heading.childNodes);
+    heading.replaceWith(deeper);
+  }
+  return h("div", { class: "markdown" }, fragment);
+}
