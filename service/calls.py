@@ -12,11 +12,15 @@ from typing import cast
 from flask import Flask, Response, g, request
 
 from service import request_ids, trace_context
+from service.deadline import Deadline, DeadlineExceeded
 from service.metrics import Metrics
 from service.registry import LoadedVersion
 
 # Where a WSGI environment keeps it.
 ENVIRON_KEY = "service.call"
+
+# The operator's own routes (health, metrics) would drown what clients do.
+COUNTED = ("v1", "v2")
 
 _NO_HEADERS: Mapping[bytes, bytes] = MappingProxyType({})
 
@@ -30,6 +34,7 @@ class Call:
         "batch_size",
         "began",
         "body_bytes",
+        "deadline",
         "decoded_at",
         "ended",
         "inferred_at",
@@ -51,6 +56,8 @@ class Call:
         self.protocol = self.verb = self.model = self.version = ""
         self.began = self.decoded_at = self.run_began = self.run_seconds = self.inferred_at = self.ended = 0.0
         self.batch_size = 0
+        # Of requests that threads answer, and of those that ask for one.
+        self.deadline: Deadline | None = None
 
     def begin(self) -> None:
         """Somebody works at it; up to now it waited."""
@@ -72,6 +79,17 @@ class Call:
         self.inferred_at = perf_counter()
 
     def end(self, metrics: Metrics, status: int) -> None:
+        # Else its answer comes too late, and whoever answered instead has counted it.
+        if self.deadline is None or self.deadline.claim():
+            self._count(metrics, status)
+
+    def exceeded_deadline(self, metrics: Metrics) -> None:
+        """It was answered so; for who has claimed the deadline."""
+        metrics.rejected.labels("deadline").inc()
+        if self.protocol in COUNTED:
+            self._count(metrics, DeadlineExceeded.status)
+
+    def _count(self, metrics: Metrics, status: int) -> None:
         self.ended = perf_counter()
         metrics.of_call(self.model, self.version, self.protocol, self.verb, status).record(
             self.ended - self.arrived, self.decode_seconds, self.encode_seconds
@@ -113,7 +131,6 @@ def register(app: Flask, metrics: Metrics) -> None:
 
     @app.after_request
     def end(response: Response) -> Response:
-        # The operator's own routes (health, metrics) would drown what clients do.
-        if request.blueprint in ("v1", "v2"):
+        if request.blueprint in COUNTED:
             current_call().end(metrics, response.status_code)
         return response

@@ -40,11 +40,12 @@ def json_response(body: object, status: int = 200) -> Response:
 
 
 def status_and_message(error: Exception, method: str, path: str, request_id: str) -> tuple[int, str]:
-    """What the client is told. What is the service's own fault goes to the log."""
+    """What the client is told. What is a bug, or may be one, goes to the log."""
     status, message = 500, "internal error; the service's log has the details"
     if isinstance(error, ServingError):
         status, message = error.status, str(error)
-    if status >= 500:
+    # 503 and 504 say what is the matter, and under load there are many.
+    if status == 500:
         # No path may look like lines of the log, or move the cursor of who reads them.
         path = path.encode("unicode_escape").decode()
         logger.error(

@@ -5,6 +5,7 @@ from time import perf_counter
 
 from service.batch import Arrays, row_count
 from service.calls import Call
+from service.deadline import Stage
 from service.errors import InvalidRequest
 from service.messages import Answer
 from service.metrics import Metrics, ShadowMetrics
@@ -41,6 +42,10 @@ class Inference:
         """
         check_inputs(loaded.signature(signature_name), inputs)
         run_name = loaded.signature_to_run(signature_name)
+        deadline = call.deadline
+        if deadline is not None:
+            deadline.check()
+            deadline.stage = Stage.RUN
         if loaded.batcher is None:
             count = row_count(inputs) or 1
             began = perf_counter()
@@ -50,7 +55,7 @@ class Inference:
                 call.ran(began, perf_counter() - began, count)
             self._metrics.of_batch(loaded.model, loaded.version).observe(count)
         else:
-            rows = loaded.batcher.run(run_name, inputs)
+            rows = loaded.batcher.run(run_name, inputs, deadline)
             call.ran(rows.run_began, rows.run_seconds, rows.batch_size)
             outputs = rows.outputs()
         return self._inferred(loaded, signature_name, inputs, outputs, call)

@@ -22,8 +22,9 @@ _UNSETTLED = (State.START, State.LOADING)
 class Registry:
     """Read by every request without a lock: what it holds is replaced, never changed, by the one watcher."""
 
-    def __init__(self, patience_seconds: float = 30, draw: Callable[[], float] = random) -> None:
-        """`draw`: a number of [0, 1) for each request that a canary may answer."""
+    def __init__(self, patience_seconds: float = 25, draw: Callable[[], float] = random) -> None:
+        """`patience_seconds`: less than a request's deadline, that its client may hear why it waits. `draw`: a number
+        of [0, 1) for each request that a canary may answer."""
         self._patience_seconds = patience_seconds
         self._draw = draw
         self._changed = threading.Condition()

@@ -62,6 +62,11 @@ class Settings:
         1000, "most requests of a worker process that wait for a thread; more get 429", least=1
     )
     max_connections: int = setting(10_000, "most open connections of a worker process; more get 503", least=1)
+    request_timeout_ms: int = setting(
+        30_000,
+        "how long a request may take from its last byte to its answer, in milliseconds; then it gets 504 (0: no limit)",
+        least=0,
+    )
     max_body_bytes: int = setting(32 * 1024 * 1024, "longest request body, in bytes", least=1)
     max_buffered_bytes: int = setting(
         256 * 1024 * 1024,

@@ -17,6 +17,7 @@ from service.api import v1, v2
 from service.api.v2_head import HEAD_LENGTH_HEADER
 from service.batch import row_count
 from service.calls import Call
+from service.deadline import DeadlineExceeded, Stage
 from service.errors import status_and_message
 from service.image import picture_pixels
 from service.inference import Inference
@@ -125,7 +126,7 @@ class ShortRoad:
         except Exception as error:
             return self._ended(call, _error(route, call, error))
         if (row_count(prediction.inputs) or 1) * prediction.loaded.row_seconds > QUICK_RUN_SECONDS:
-            return in_thread(call, self._answer_decoded, route, prediction)
+            return in_thread(call, route.model, self._answer_decoded, route, prediction)
         loop = asyncio.get_running_loop()
         if not self._turn:
             loop.call_soon(self._run_turn)
@@ -145,7 +146,8 @@ class ShortRoad:
         return answer
 
     def _run_turn(self) -> None:
-        turn, self._turn = self._turn, []
+        turn = [waiting for waiting in self._turn if self._is_waited_for(waiting)]
+        self._turn = []
         outcomes: Sequence[Inferred | Exception]
         try:
             outcomes = self._inference.infer_together([waiting.prediction for waiting in turn])
@@ -162,6 +164,18 @@ class ShortRoad:
             except Exception as error:
                 answer = _error(waiting.route, call, error)
             waiting.answer.set_result(self._ended(call, answer))
+
+    def _is_waited_for(self, waiting: "_Waiting") -> bool:
+        if waiting.answer.cancelled():
+            self._metrics.rejected.labels("client_left").inc()
+            return False
+        call = waiting.prediction.call
+        if call.deadline is None or not call.deadline.is_past():
+            return True
+        call.deadline.stage = Stage.TURN
+        call.exceeded_deadline(self._metrics)
+        waiting.answer.set_result(error_answer(DeadlineExceeded.status, call.deadline.sentence))
+        return False
 
 
 class _Waiting:

@@ -35,7 +35,7 @@ Admit = Callable[[bytes, Mapping[bytes, bytes]], Answer | None]
 
 class Answerer(Protocol):
     def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
-        """The answer at once, or a future of it. Raises nothing."""
+        """The answer at once, or a future of it, which is cancelled when the client leaves. Raises nothing."""
 
     def refused(self, reason: str) -> None:
         """Told of what the connection itself turned away, as serving_rejected_total calls it."""

@@ -68,6 +68,8 @@ class HttpConnection(asyncio.Protocol):
         self._waiting.clear()
         self._is_read()
         self._reader.close()
+        if self._pending is not None:
+            self._pending.cancel()
 
     def data_received(self, data: bytes) -> None:
         if self._wait is Wait.BODY:

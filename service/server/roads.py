@@ -1,26 +1,27 @@
 """Chooses a request's road: the event loop itself, a thread, or a thread and Flask."""
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+import re
 from functools import lru_cache
-from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from flask import Flask
 
-from service import content_coding
-from service.calls import Call
-from service.errors import PayloadTooLarge, ServingError, UnsupportedMediaType, status_and_message
+from service import content_coding, deadline
+from service.deadline import Deadline, Deadlines
+from service.errors import InvalidRequest, PayloadTooLarge, ServingError, UnsupportedMediaType, status_and_message
 from service.messages import Answer, Request, error_answer
 from service.metrics import Metrics
+from service.registry import Registry
 from service.server.interface import HttpRequest
+from service.server.threads import Threads
 from service.server.wsgi import run_wsgi
 from service.settings import Settings
 from service.short_road import Route, ShortRoad, find_route
 
 LONGEST_CONTENT_TYPE = 256
+
+_OF_MODEL = re.compile(r"/v[12]/models/(?P<model>[^/:]+)")
 
 
 class Roads:
@@ -30,72 +31,50 @@ class Roads:
         self._address = address
         self._short_road: ShortRoad = app.extensions["short_road"]
         self._metrics: Metrics = app.extensions["metrics"]
-        self._threads = ThreadPoolExecutor(settings.threads, "request")
-        self._under_way = 0
-        # Health and metrics answer however long predictions wait.
-        self._operators_threads = ThreadPoolExecutor(2, "operator")
+        self._registry: Registry = app.extensions["registry"]
+        self._deadlines = Deadlines(settings.request_timeout_ms)
+        self._threads = Threads(settings, self._metrics, self._deadlines)
 
     def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
+        call = request.call
+        if deadline.HEADER in request.headers:
+            try:
+                call.deadline = self._deadlines.asked(request.headers[deadline.HEADER], call.arrived)
+            except InvalidRequest as error:
+                self.refused("malformed")
+                return error_answer(error.status, str(error))
         if b"content-encoding" in request.headers:
             # A short body may unpack to a long one.
-            return self._in_thread(request.call, self._answer_coded, request)
+            return self._threads.answer(call, self._model(request), self._answer_coded, request)
         route = self._route(request)
         if route is None:
-            # A model's own routes may wait until it is loaded; health and metrics must not wait behind them.
-            may_wait = request.target.startswith((b"/v1/models/", b"/v2/models/"))
-            if request.method in ("GET", "HEAD") and not may_wait:
-                return self._by_thread(self._operators_threads, request.call, self._flask, request)
-            return self._in_thread(request.call, self._flask, request)
+            return self._answer_by_flask(request)
         asked = _asked(request)
         if self._short_road.is_quick(route, asked):
-            return self._short_road.answer_in_turn(route, asked, request.call, self._in_thread)
-        return self._in_thread(request.call, self._by_short_road, route, request)
+            return self._short_road.answer_in_turn(route, asked, call, self._threads.answer)
+        return self._threads.answer(call, self._model(request), self._by_short_road, route, request)
 
     def refused(self, reason: str) -> None:
         self._metrics.rejected.labels(reason).inc()
 
     def close(self) -> None:
-        for pool in (self._threads, self._operators_threads):
-            pool.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
-    def _in_thread(
-        self, call: Call, function: Callable[..., Answer], *arguments: Any
-    ) -> "Answer | asyncio.Future[Answer]":
-        waiting = self._under_way - self._settings.threads
-        if waiting >= self._settings.max_queue_size:
-            self.refused("queue_full")
-            message = f"{waiting} requests wait already; at most {self._settings.max_queue_size} may"
-            return error_answer(429, f"{message} (SERVING_MAX_QUEUE_SIZE)", ("retry-after", "1"))
-        self._under_way += 1
-        answer = self._by_thread(self._threads, call, function, *arguments)
-        answer.add_done_callback(self._ended)
-        return answer
+    def _answer_by_flask(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
+        call = request.call
+        # A model's own routes may wait until it is loaded; health and metrics must not wait behind them.
+        if request.method in ("GET", "HEAD") and not request.target.startswith((b"/v1/models/", b"/v2/models/")):
+            return self._threads.operators_answer(call, self._flask, request)
+        if call.deadline is None and request.target.startswith(b"/v2/repository/models/"):
+            # To load a model may take longer than any request; it has its own limit.
+            call.deadline = Deadline.unlimited()
+        return self._threads.answer(call, self._model(request), self._flask, request)
 
-    def _ended(self, _answer: "asyncio.Future[Answer]") -> None:
-        self._under_way -= 1
-
-    def _by_thread(
-        self, pool: ThreadPoolExecutor, call: Call, function: Callable[..., Answer], *arguments: Any
-    ) -> "asyncio.Future[Answer]":
-        """Not by run_in_executor: its two futures refer to each other, and keep the answer until the collector
-        comes."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Answer] = loop.create_future()
-
-        def run() -> None:
-            call.begin()
-            try:
-                ended = function(*arguments)
-            # A bug; whoever waits must hear of it, and the place in the queue become free.
-            except Exception as error:
-                what = function.__qualname__
-                ended = error_answer(*status_and_message(error, "running", what, call.request_id))
-            # Else the service was stopped meanwhile, and nobody waits.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(answer.set_result, ended)
-
-        pool.submit(run)
-        return answer
+    def _model(self, request: HttpRequest) -> str:
+        """Whose route it is; empty where it is nobody's, or that of a model that is not known: strangers' names must
+        not be kept."""
+        match = _OF_MODEL.match(unquote(request.target.partition(b"?")[0].decode("latin-1")))
+        return match["model"] if match and match["model"] in self._registry.statuses() else ""
 
     # What threads do. Long answers are made shorter there; the connection sees to those of the event loop.
 

@@ -11,6 +11,7 @@ import pytest
 
 from service.batch import BatchObserver
 from service.batcher import Batcher, BatchLimits
+from service.deadline import Deadline, DeadlineExceeded
 from service.errors import InvalidRequest
 from service.signature import Signature
 from service.tensors import Array
@@ -71,9 +72,11 @@ class Bench:
     observer: Observer
     pool: ThreadPoolExecutor
 
-    def ask(self, *rows: float | list[float]) -> "Future[list[float]]":
+    def ask(self, *rows: float | list[float], deadline: Deadline | None = None) -> "Future[list[float]]":
         x = np.array(rows, np.float32)
-        return self.pool.submit(lambda: list(self.batcher.run("serving_default", {"x": x}).outputs()["y"].tolist()))
+        return self.pool.submit(
+            lambda: list(self.batcher.run("serving_default", {"x": x}, deadline).outputs()["y"].tolist())
+        )
 
     def hold(self) -> "Future[list[float]]":
         """Makes the model busy, with a row of 100, until `let_go`."""
@@ -230,3 +233,106 @@ def test_many_threads_at_once_all_get_their_own_rows() -> None:
         calls = [at.ask(float(row), row + 0.5) for row in range(2000)]
         assert [call.result(DEADLINE) for call in calls] == [[2.0 * row, 2 * row + 1.0] for row in range(2000)]
         assert sum(at.observer.sizes) == 4000
+
+
+def test_what_waits_when_its_deadline_is_over_is_never_run_and_its_thread_is_free_at_once() -> None:
+    with bench() as at:
+        busy = at.hold()
+        deadline = Deadline.unlimited()
+        expired, stays = at.ask(1.0, 2.0, deadline=deadline), at.ask(3.0)
+        at.observer.wait_for_length(3)
+        deadline.end()
+        with pytest.raises(DeadlineExceeded):
+            expired.result(DEADLINE)
+        at.observer.wait_for_length(1)
+        at.let_go()
+        assert (busy.result(DEADLINE), stays.result(DEADLINE)) == ([200.0], [6.0])
+        assert at.model.runs == [[100.0], [3.0]]
+
+
+def test_a_request_that_is_over_before_it_comes_is_never_run_either() -> None:
+    with bench() as at:
+        deadline = Deadline.unlimited()
+        deadline.end()
+        with pytest.raises(DeadlineExceeded):
+            at.ask(1.0, deadline=deadline).result(DEADLINE)
+        assert at.ask(2.0).result(DEADLINE) == [4.0]
+        assert at.model.runs == [[2.0]]
+
+
+def test_who_would_lead_next_and_is_over_hands_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is over at the very moment at which it is woken to lead: nothing may get stuck behind it."""
+    with bench() as at:
+        busy = at.hold()
+        deadline = Deadline.unlimited()
+        # Not told at once, as when its thread does not get to run.
+        monkeypatch.setattr(Deadline, "when_over", lambda _deadline, _wake: None)
+        leads, behind = at.ask(1.0, deadline=deadline), at.ask(2.0)
+        at.observer.wait_for_length(2)
+        deadline.end()
+        at.let_go()
+        assert busy.result(DEADLINE) == [200.0]
+        with pytest.raises(DeadlineExceeded):
+            leads.result(DEADLINE)
+        assert behind.result(DEADLINE) == [4.0]
+        assert at.model.runs == [[100.0], [2.0]]
+        at.observer.wait_for_length(0)
+
+
+def test_of_a_batch_that_hangs_only_one_thread_hangs() -> None:
+    with bench() as at:
+        busy = at.hold()
+        deadlines = [Deadline.unlimited() for _ in range(3)]
+        batch = []
+        for deadline in deadlines:
+            batch.append(at.ask(1.0, deadline=deadline))
+            at.observer.wait_for_length(len(batch))
+        at.model.go_on.release()
+        assert busy.result(DEADLINE) == [200.0]
+        assert at.model.running.acquire(timeout=DEADLINE)
+        for deadline in deadlines:
+            deadline.end()
+        for call in batch[1:]:
+            with pytest.raises(DeadlineExceeded):
+                call.result(DEADLINE)
+        assert not batch[0].done()
+        at.let_go()
+        assert batch[0].result(DEADLINE) == [2.0]
+        assert at.model.runs == [[100.0], [1.0, 1.0, 1.0]]
+
+
+def test_an_engine_that_breaks_in_a_batch_breaks_nothing_for_others() -> None:
+    """Not by a refusal, but by a bug: each of the batch is then run alone, and hears of its own error."""
+    with bench() as at:
+        honest = at.model.run
+
+        def buggy(name: str, inputs: Arrays) -> dict[str, Array]:
+            if (inputs["x"] == 13).any():
+                raise RuntimeError("out of luck")
+            return honest(name, inputs)
+
+        at.batcher._run = buggy
+        busy = at.hold()
+        waiting = [at.ask(1.0), at.ask(13.0), at.ask(3.0)]
+        at.observer.wait_for_length(3)
+        at.let_go()
+        assert busy.result(DEADLINE) == [200.0]
+        assert (waiting[0].result(DEADLINE), waiting[2].result(DEADLINE)) == ([2.0], [6.0])
+        with pytest.raises(RuntimeError, match="out of luck"):
+            waiting[1].result(DEADLINE)
+        assert at.ask(4.0).result(DEADLINE) == [8.0]
+
+
+def test_many_that_are_over_at_any_moment_leave_nothing_stuck() -> None:
+    with bench(max_batch_size=4) as at:
+        deadlines = [Deadline.unlimited() for _ in range(600)]
+        calls = [at.ask(float(row), deadline=deadline) for row, deadline in enumerate(deadlines)]
+        for deadline in deadlines[::3]:
+            deadline.end()
+        for row, call in enumerate(calls):
+            if row % 3:
+                assert call.result(DEADLINE) == [2.0 * row]
+            elif (error := call.exception(DEADLINE)) is not None:
+                assert isinstance(error, DeadlineExceeded)
+        assert at.ask(5.0).result(DEADLINE) == [10.0]
+        at.observer.wait_for_length(0)

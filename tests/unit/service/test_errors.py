@@ -5,6 +5,7 @@ from flask import Flask, abort, request
 from prometheus_client import CollectorRegistry
 
 from service import calls, errors
+from service.deadline import DeadlineExceeded
 from service.errors import InvalidRequest, NotFound, PayloadTooLarge, ServingError, Unavailable
 from service.metrics import Metrics
 from tests.unit.service.fakes import error
@@ -14,6 +15,7 @@ RAISED: dict[str, Exception] = {
     "not_found": NotFound("no such model"),
     "too_large": PayloadTooLarge("too many pixels"),
     "unavailable": Unavailable("still loading"),
+    "too_late": DeadlineExceeded("longer than 5 ms"),
     "serving": ServingError("the output has no JSON form"),
     "bug": ZeroDivisionError("secret"),
 }
@@ -50,8 +52,8 @@ def test_an_error_answers_with_its_own_status_and_words(app: Flask, name: str, s
     assert (response.status_code, error(response)) == (status, str(RAISED[name]))
 
 
-@pytest.mark.parametrize("name", ["invalid", "not_found", "too_large"])
-def test_the_clients_mistakes_are_not_logged(app: Flask, name: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("name", ["invalid", "not_found", "too_large", "unavailable", "too_late"])
+def test_what_is_no_bug_is_not_logged(app: Flask, name: str, caplog: pytest.LogCaptureFixture) -> None:
     app.test_client().get(f"/raise/{name}")
     assert caplog.records == []
 

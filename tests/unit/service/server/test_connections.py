@@ -146,14 +146,17 @@ def test_what_a_body_took_is_free_once_it_is_answered() -> None:
     asyncio.run(scenario())
 
 
-def test_a_body_counts_until_it_is_answered_even_if_its_client_has_left() -> None:
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_body_counts_until_it_is_answered_or_its_client_leaves(leaves: bool) -> None:
     async def scenario() -> None:
         some = Connections(most_buffered_bytes=150)
         client = connect(connections=some)
         client.send(post(b"x" * 90, path=b"/slow"))
-        client.leave()
         assert some.buffered.now == 90
-        client.echo.slow[0].set_result(Answer(200, b"done"))
+        if leaves:
+            client.leave()
+        else:
+            client.echo.slow[0].set_result(Answer(200, b"done"))
         await asyncio.sleep(0)
         assert some.buffered.now == 0
 

@@ -102,8 +102,7 @@ def test_the_log_of_our_own_mistake_has_the_id(tmp_path: Path, line: str, caplog
 
 def test_no_path_can_forge_a_line_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     app = create_app(Settings(models=tmp_path))
-    # Nothing is loaded, and nobody waits for it.
-    app.extensions["registry"].first_scan_done.wait = lambda *_: False
+    app.extensions["registry"].get = lambda *_: 1 / 0
     FakeService(app).post("/v1/models/x%0A1970-01-01%20ERROR%20forged%1B[2J:predict", {})
     (record,) = caplog.records
     path = "/v1/models/x\\n1970-01-01 ERROR forged\\x1b[2J:predict"

@@ -1,25 +1,29 @@
 """Which road a request takes, and what happens when too many want the same one."""
 
 import asyncio
+import gzip
 import threading
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 import pytest
 from flask import Flask
+from PIL import Image
 
 from service import create_app
 from service.batch import BatchObserver
 from service.batcher import Batcher, BatchLimits
+from service.calls import Call
 from service.errors import InvalidRequest
 from service.inference import Inference
 from service.messages import Answer
 from service.registry import LoadedVersion
 from service.server.interface import HttpRequest
+from service.server.pool import Job, Pool
 from service.server.roads import Roads
 from service.serving_config import ServingConfig
 from service.settings import Settings
@@ -49,18 +53,24 @@ def predict(body: bytes = b'{"instances": [1.0]}', path: bytes = b"/v1/models/mo
     return HttpRequest("POST", path, {b"content-type": b"application/json"}, body)
 
 
+def arrives_now(request: HttpRequest, **headers: bytes) -> HttpRequest:
+    """A parameter of a test was made long before."""
+    named = {name.replace("_", "-").encode(): value for name, value in headers.items()}
+    return msgspec.structs.replace(request, headers={**request.headers, **named}, call=Call())
+
+
 def infer(values: Array) -> HttpRequest:
     """Raw input: the body is the tensor."""
     headers = {b"content-type": b"application/octet-stream", b"inference-header-content-length": b"0"}
     return HttpRequest("POST", b"/v2/models/model/infer", headers, values.tobytes())
 
 
-class CountingPool(ThreadPoolExecutor):
+class CountingPool(Pool):
     submitted = 0
 
-    def submit(self, *arguments: Any, **named: Any) -> Any:
+    def submit(self, name: str, work: Callable[[], None]) -> Job:
         CountingPool.submitted += 1
-        return super().submit(*arguments, **named)
+        return super().submit(name, work)
 
 
 @pytest.mark.parametrize(
@@ -80,14 +90,14 @@ class CountingPool(ThreadPoolExecutor):
 def test_what_is_quick_is_answered_by_the_loop_and_the_rest_by_a_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: HttpRequest, is_quick: bool, by_thread: bool
 ) -> None:
-    monkeypatch.setattr("service.server.roads.ThreadPoolExecutor", CountingPool)
+    monkeypatch.setattr("service.server.threads.Pool", CountingPool)
     monkeypatch.setattr(CountingPool, "submitted", 0)
 
     async def scenario() -> None:
         app = make_app(tmp_path)
         add(app, FakeEngine({DEFAULT_SIGNATURE: OF}, echo), is_quick=is_quick)
         roads = Roads(app, app.extensions["settings"], ADDRESS)
-        answer = roads.answer(request_)
+        answer = roads.answer(arrives_now(request_))
         assert (answer if isinstance(answer, Answer) else await answer).status in (200, 400, 404)
         assert CountingPool.submitted == by_thread
         roads.close()
@@ -96,7 +106,7 @@ def test_what_is_quick_is_answered_by_the_loop_and_the_rest_by_a_thread(
 
 
 def test_rows_that_take_long_in_all_are_run_by_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.server.roads.ThreadPoolExecutor", CountingPool)
+    monkeypatch.setattr("service.server.threads.Pool", CountingPool)
     monkeypatch.setattr(CountingPool, "submitted", 0)
 
     async def scenario() -> None:
@@ -120,7 +130,7 @@ def test_rows_that_take_long_in_all_are_run_by_a_thread(tmp_path: Path, monkeypa
 def test_many_strings_are_decoded_by_a_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strings: int, by_thread: bool
 ) -> None:
-    monkeypatch.setattr("service.server.roads.ThreadPoolExecutor", CountingPool)
+    monkeypatch.setattr("service.server.threads.Pool", CountingPool)
     monkeypatch.setattr(CountingPool, "submitted", 0)
 
     async def scenario() -> None:
@@ -245,6 +255,165 @@ def test_who_comes_when_too_many_wait_is_told_when_to_come_again_and_health_stil
         assert (await after).status == 200
         sample = app.extensions["metrics"].registry.get_sample_value
         assert sample("serving_rejected_total", {"reason": "queue_full"}) == 1
+        roads.close()
+
+    asyncio.run(scenario())
+
+
+def png() -> bytes:
+    Image.new("L", (2, 2)).save(file := BytesIO(), "PNG")
+    return file.getvalue()
+
+
+PNG = png()
+PICTURES = signature({"pixels": tensor("DT_FLOAT", -1, 2, 2, 1)}, {"y": tensor("DT_FLOAT", -1)})
+FORM = (
+    b'--b\r\nContent-Disposition: form-data; name="f"; filename="f.png"\r\n\r\n' + PNG + b"\r\n--b--\r\n",
+    b"multipart/form-data; boundary=b",
+)
+V1, V2 = b"/v1/models/model:predict", b"/v2/models/model/infer"
+
+
+def post(path: bytes, body: bytes, content_type: bytes = b"application/json", **headers: bytes) -> HttpRequest:
+    named = {name.replace("_", "-").encode(): value for name, value in headers.items()}
+    return HttpRequest("POST", path, {b"content-type": content_type, **named}, body)
+
+
+@pytest.mark.parametrize(
+    ("request_", "counted"),
+    [
+        (post(V1, b'{"instances": [[[[0], [0]], [[0], [0]]]]}'), ("v1", "predict")),
+        (post(V2, np.zeros(4, np.float32).tobytes(), inference_header_content_length=b"0"), ("v2", "infer")),
+        (post(V1, PNG, b"image/png"), ("v1", "predict")),
+        (post(V1, *FORM), ("v1", "predict")),
+        (
+            post(V1, gzip.compress(b'{"instances": [[[[0], [0]], [[0], [0]]]]}'), content_encoding=b"gzip"),
+            ("v1", "predict"),
+        ),
+    ],
+    ids=["JSON", "binary", "picture", "form", "coded"],
+)
+@pytest.mark.parametrize("is_batched", [False, True])
+def test_whatever_comes_is_cut_off_at_its_deadline_also_while_its_model_hangs(
+    tmp_path: Path, request_: HttpRequest, counted: tuple[str, str], is_batched: bool
+) -> None:
+    async def scenario() -> None:
+        app = make_app(tmp_path)
+        go_on = threading.Event()
+        running = threading.Semaphore(0)
+
+        def hang(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            running.release()
+            assert go_on.wait(10)
+            return {"y": np.zeros(len(inputs["pixels"]), np.float32)}
+
+        engine = FakeEngine({DEFAULT_SIGNATURE: PICTURES}, hang)
+        batcher = Batcher(engine.run, engine.signatures, BatchLimits(8, 0), BatchObserver())
+        # Without a batcher it is on a thread for taking 1 s a row.
+        loaded = LoadedVersion(
+            "model", 1, engine, ServingConfig(), batcher=batcher if is_batched else None, row_seconds=1.0
+        )
+        make_available(app.extensions["registry"], loaded)
+        roads = Roads(app, app.extensions["settings"], ADDRESS)
+        answer = roads.answer(arrives_now(request_, x_request_timeout_ms=b"100"))
+        assert not isinstance(answer, Answer)
+        assert running.acquire(timeout=10)
+        ended = await asyncio.wait_for(answer, 10)
+        assert (ended.status, orjson.loads(ended.body)) == (
+            504,
+            {"error": "the request took longer than 100 ms (X-Request-Timeout-Ms); it was being run by its model"},
+        )
+        sample = app.extensions["metrics"].registry.get_sample_value
+        labels = {"model": "model", "version": "1", "protocol": counted[0], "verb": counted[1]}
+        assert sample("serving_requests_total", {**labels, "status": "504"}) == 1
+        assert sample("serving_rejected_total", {"reason": "deadline"}) == 1
+        go_on.set()
+        roads.close()
+        for thread in threading.enumerate():
+            if thread.name.startswith("request-"):
+                thread.join(10)
+        # Its late answer is neither given nor counted.
+        assert sample("serving_requests_total", {**labels, "status": "200"}) is None
+        assert sample("serving_request_duration_seconds_count", labels) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_quick_request_that_its_turn_comes_too_late_for_is_not_run(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        app = make_app(tmp_path)
+        engine = FakeEngine({DEFAULT_SIGNATURE: OF}, echo)
+        add(app, engine, is_quick=True)
+        roads = Roads(app, app.extensions["settings"], ADDRESS)
+        late, in_time = predict(), predict()
+        late.headers[b"x-request-timeout-ms"] = in_time.headers[b"x-request-timeout-ms"] = b"5000"
+        late.call.arrived -= 6
+        answers = [roads.answer(request) for request in (late, in_time)]
+        ended = [await answer for answer in answers if not isinstance(answer, Answer)]
+        assert [answer.status for answer in ended] == [504, 200]
+        assert b"5000 ms (X-Request-Timeout-Ms); it was waiting for its turn" in ended[0].body
+        assert len(engine.asked) == 1
+        sample = app.extensions["metrics"].registry.get_sample_value
+        assert sample("serving_rejected_total", {"reason": "deadline"}) == 1
+        roads.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_quick_request_whose_client_has_left_before_its_turn_is_not_run(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        app = make_app(tmp_path)
+        engine = FakeEngine({DEFAULT_SIGNATURE: OF}, echo)
+        add(app, engine, is_quick=True)
+        roads = Roads(app, app.extensions["settings"], ADDRESS)
+        left, stays = roads.answer(predict()), roads.answer(predict())
+        assert not isinstance(left, Answer)
+        assert not isinstance(stays, Answer)
+        left.cancel()
+        assert (await stays).status == 200
+        assert len(engine.asked) == 1
+        roads.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_wish_that_is_no_time_is_refused_on_every_road(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    roads = Roads(app, app.extensions["settings"], ADDRESS)
+    requests = [predict(), HttpRequest("GET", b"/v1/models"), HttpRequest("GET", b"/v2/health/live"), post(V1, *FORM)]
+    for request in requests:
+        request.headers = {**request.headers, b"x-request-timeout-ms": b"soon"}
+        answer = roads.answer(request)
+        assert isinstance(answer, Answer)
+        assert answer.status == 400
+        assert b"X-Request-Timeout-Ms is 'soon'; expected a whole number of milliseconds, at least 1" in answer.body
+    sample = app.extensions["metrics"].registry.get_sample_value
+    assert sample("serving_rejected_total", {"reason": "malformed"}) == len(requests)
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "seconds"),
+    [
+        (b"/v2/repository/models/model/load", {}, None),
+        (b"/v2/repository/models/model/load", {b"x-request-timeout-ms": b"5000"}, 5),
+        (b"/v2/repository/index", {}, 30),
+    ],
+)
+def test_to_load_a_model_may_take_longer_than_a_request_unless_the_client_says_so(
+    tmp_path: Path, target: bytes, headers: dict[bytes, bytes], seconds: float | None
+) -> None:
+    async def scenario() -> None:
+        app = make_app(tmp_path)
+        roads = Roads(app, app.extensions["settings"], ADDRESS)
+        request = HttpRequest("POST", target, headers)
+        answer = roads.answer(request)
+        assert request.call.deadline is not None
+        at = request.call.deadline.at
+        assert (None if at is None else at - request.call.arrived) == (
+            None if seconds is None else pytest.approx(seconds)
+        )
+        assert not isinstance(answer, Answer)
+        await answer
         roads.close()
 
     asyncio.run(scenario())

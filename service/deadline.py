@@ -1,0 +1,104 @@
+"""Deadlines: until when a request's answer is waited for, and whether anybody still does."""
+
+import threading
+from collections.abc import Callable
+from enum import StrEnum
+from time import perf_counter
+
+from service.errors import InvalidRequest, ServingError
+
+HEADER = b"x-request-timeout-ms"
+# Three weeks; more is as good as no limit, and timers take it.
+_LONGEST_MS = 2**31
+
+
+class Stage(StrEnum):
+    """What a request was doing when its time was up."""
+
+    THREAD = "waiting for a free thread"
+    TURN = "waiting for its turn"
+    READING = "being read, or waiting for its model to be loaded"
+    MODEL = "waiting for its model, which was busy with requests before it"
+    RUN = "being run by its model"
+
+
+class DeadlineExceeded(ServingError):
+    status = 504
+
+
+class Deadline:
+    """One request's. The event loop watches the time and the client, and ends it; a thread that works at the request
+    asks whether it has ended, and says what the request is waiting for.
+
+    `at`: in perf_counter's seconds; None: only the client's leaving ends it.
+    """
+
+    __slots__ = ("_is_claimed", "_wake", "at", "is_over", "stage", "time_allowed")
+
+    def __init__(self, at: float | None, time_allowed: str) -> None:
+        self.at = at
+        self.time_allowed = time_allowed
+        self.stage = Stage.THREAD
+        self.is_over = False
+        self._wake: Callable[[], object] | None = None
+        self._is_claimed = threading.Lock()
+
+    @classmethod
+    def unlimited(cls) -> "Deadline":
+        return cls(None, "")
+
+    def seconds_left(self) -> float | None:
+        return None if self.at is None else self.at - perf_counter()
+
+    def is_past(self) -> bool:
+        return self.at is not None and perf_counter() >= self.at
+
+    def claim(self) -> bool:
+        """True for the first who asks: he counts the request, and it is answered as he says."""
+        return self._is_claimed.acquire(blocking=False)
+
+    def when_over(self, wake: Callable[[], object] | None) -> None:
+        """It is called, by the event loop, once the deadline is over; at once where it is."""
+        self._wake = wake
+        if self.is_over and wake is not None:
+            wake()
+
+    def end(self) -> None:
+        self.is_over = True
+        if self._wake is not None:
+            self._wake()
+
+    def check(self) -> None:
+        """Raises DeadlineExceeded once it is over. Nobody will see that: who waited is answered by then, or has
+        left."""
+        if self.is_over:
+            raise DeadlineExceeded(self.sentence)
+
+    @property
+    def sentence(self) -> str:
+        return f"the request took longer than {self.time_allowed}; it was {self.stage}"
+
+
+class Deadlines:
+    """`longest_ms`: what a request may take that does not say; less if it says less. 0: as long as it takes."""
+
+    def __init__(self, longest_ms: int) -> None:
+        self._longest_ms = longest_ms or _LONGEST_MS
+        self._has_limit = longest_ms > 0
+
+    def default(self, arrived: float) -> Deadline:
+        """`arrived`: in perf_counter's seconds."""
+        if not self._has_limit:
+            return Deadline.unlimited()
+        return Deadline(arrived + self._longest_ms / 1000, f"{self._longest_ms} ms (SERVING_REQUEST_TIMEOUT_MS)")
+
+    def asked(self, header: bytes, arrived: float) -> Deadline:
+        """`header`: X-Request-Timeout-Ms. Raises InvalidRequest where it is no whole number of milliseconds."""
+        if not header.isdigit() or not (milliseconds := int(header[:20])):
+            raise InvalidRequest(
+                f"X-Request-Timeout-Ms is {header[:40].decode('latin-1')!r}; expected a whole number of milliseconds, "
+                "at least 1"
+            )
+        if milliseconds >= self._longest_ms:
+            return self.default(arrived)
+        return Deadline(arrived + milliseconds / 1000, f"{milliseconds} ms (X-Request-Timeout-Ms)")

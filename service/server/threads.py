@@ -1,0 +1,116 @@
+"""Answers that threads give, while the event loop watches the time and the client."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from service.calls import Call
+from service.deadline import DeadlineExceeded, Deadlines, Stage
+from service.errors import status_and_message
+from service.messages import Answer, error_answer
+from service.metrics import Metrics
+from service.server.pool import Pool
+from service.settings import Settings
+
+# Of the threads, and of the places in the queue, one in so many is kept from a model that would take them all.
+KEPT_FOR_OTHERS = 8
+# Health and metrics answer however long predictions wait.
+OPERATORS_THREADS = 2
+
+
+class Threads:
+    def __init__(self, settings: Settings, metrics: Metrics, deadlines: Deadlines) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._deadlines = deadlines
+        self._pool = Pool("request", settings.threads, _share_of_one(settings.threads))
+        self._operators_pool = Pool("operator", OPERATORS_THREADS, OPERATORS_THREADS)
+
+    def answer(
+        self, call: Call, model: str, function: Callable[..., Answer], *arguments: Any
+    ) -> "Answer | asyncio.Future[Answer]":
+        """What the function gives, unless too many wait already: in all, or for this model."""
+        if full := self._full(model):
+            self._metrics.rejected.labels("queue_full").inc()
+            return error_answer(429, full, ("retry-after", "1"))
+        return self._answer(self._pool, call, model, function, *arguments)
+
+    def operators_answer(
+        self, call: Call, function: Callable[..., Answer], *arguments: Any
+    ) -> "asyncio.Future[Answer]":
+        return self._answer(self._operators_pool, call, "", function, *arguments)
+
+    def close(self) -> None:
+        for pool in (self._pool, self._operators_pool):
+            pool.close()
+
+    def _full(self, model: str) -> str:
+        """Why no more may wait; empty where one may."""
+        threads, places = self._settings.threads, self._settings.max_queue_size
+        waiting = self._pool.size - threads
+        if waiting >= places:
+            return f"{waiting} requests wait already; at most {places} may (SERVING_MAX_QUEUE_SIZE)"
+        waiting, most = self._pool.size_of(model) - _share_of_one(threads), _share_of_one(places)
+        if waiting >= most:
+            return (
+                f"{waiting} requests for this model wait already; of the {places} that may (SERVING_MAX_QUEUE_SIZE) "
+                f"one model's are at most {most}"
+            )
+        return ""
+
+    def _answer(
+        self, pool: Pool, call: Call, line: str, function: Callable[..., Answer], *arguments: Any
+    ) -> "asyncio.Future[Answer]":
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
+        if call.deadline is None:
+            call.deadline = self._deadlines.default(call.arrived)
+        deadline = call.deadline
+
+        def work() -> None:
+            deadline.stage = Stage.READING
+            call.begin()
+            try:
+                ended = function(*arguments)
+            # A bug; whoever waits must hear of it.
+            except Exception as error:
+                what = function.__qualname__
+                ended = error_answer(*status_and_message(error, "running", what, call.request_id))
+            # Else the service was stopped meanwhile, and nobody waits.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(_set, answer, ended)
+
+        def expire() -> None:
+            # Else the answer is on its way.
+            if deadline.claim():
+                call.exceeded_deadline(self._metrics)
+                answer.set_result(error_answer(DeadlineExceeded.status, deadline.sentence))
+                give_up()
+
+        def settled(_: "asyncio.Future[Answer]") -> None:
+            if timer is not None:
+                timer.cancel()
+            if answer.cancelled():
+                if deadline.claim():
+                    self._metrics.rejected.labels("client_left").inc()
+                give_up()
+
+        def give_up() -> None:
+            deadline.end()
+            pool.drop(job)
+
+        job = pool.submit(line, work)
+        seconds = deadline.seconds_left()
+        timer = None if seconds is None else loop.call_later(seconds, expire)
+        answer.add_done_callback(settled)
+        return answer
+
+
+def _set(answer: "asyncio.Future[Answer]", ended: Answer) -> None:
+    if not answer.done():
+        answer.set_result(ended)
+
+
+def _share_of_one(places: int) -> int:
+    return places - places // KEPT_FOR_OTHERS
