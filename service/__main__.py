@@ -51,7 +51,7 @@ def main() -> None:
         if port and (obstacle := _listen_obstacle(settings.host, name, port)):
             parser.error(obstacle)
     settings = replace(settings, workers=settings.workers or usable_cores())
-    with _metrics_folder(settings.workers) as folder:
+    with _shared_folder() as folder:
         _Gunicorn(settings, folder).run()
 
 
@@ -89,13 +89,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    def __init__(self, settings: Settings, metrics_folder: Path | None) -> None:
+    def __init__(self, settings: Settings, metrics_folder: Path) -> None:
         self._settings = settings
         self._metrics_folder = metrics_folder
-        self._retired = Retired(metrics_folder) if metrics_folder else None
-        self._board_folder = metrics_folder / "versions" if metrics_folder else None
-        if self._board_folder:
-            self._board_folder.mkdir()
+        self._retired = Retired(metrics_folder)
+        self._board_folder = metrics_folder / "versions"
+        self._board_folder.mkdir()
         super().__init__(prog="python -m service")
 
     def load_config(self) -> None:
@@ -134,10 +133,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             threading.Thread(target=_greet, args=(extensions["registry"], self._settings), daemon=True).start()
 
     def _child_exit(self, _server: Any, worker: Any) -> None:
-        if self._board_folder is not None:
-            forget_worker(self._board_folder, worker.pid)
-        if self._retired is not None:
-            self._retired.take_in(worker.pid)
+        forget_worker(self._board_folder, worker.pid)
+        self._retired.take_in(worker.pid)
 
 
 def _greet(registry: Any, settings: Settings) -> None:
@@ -148,11 +145,9 @@ def _greet(registry: Any, settings: Settings) -> None:
 
 
 @contextmanager
-def _metrics_folder(workers: int) -> Iterator[Path | None]:
-    """Where several processes share what they count; it lives as long as the service. None for a single one."""
-    if workers == 1:
-        yield None
-        return
+def _shared_folder() -> Iterator[Path]:
+    """Where the worker processes share what they count, and agree on versions; it lives as long as the service. A
+    single one, too, goes on where the one before it was when it died."""
     owner = os.getpid()
     folder = Path(tempfile.mkdtemp(prefix="serving-metrics-"))
     try:

@@ -19,7 +19,7 @@ import pytest
 
 from tests.integration.conftest import SHIPPED
 from tests.integration.saved_models import save_linear
-from tests.integration.server import DEADLINE_SECONDS, Server, running, wait_for
+from tests.integration.server import DEADLINE_SECONDS, running, wait_for
 
 TEN = {"instances": [10.0]}
 REGRESSION = "/v1/models/regression:predict"
@@ -35,25 +35,6 @@ def test_the_terminal_says_what_is_served_and_its_curl_lines_work(tmp_path: Path
         assert len(lines) == 3
         answers = [subprocess.run(shlex.split(line), capture_output=True, check=True).stdout for line in lines]
         assert {next(iter(json.loads(answer))) for answer in answers} == {"predictions", "results"}
-
-
-def test_metrics_of_several_workers_add_up(tmp_path: Path) -> None:
-    def predict(server: Server) -> int:
-        return server.request(REGRESSION, TEN).status
-
-    def sample(server: Server, name: str) -> float:
-        page = server.request("/metrics").body.decode()
-        return sum(float(line.rpartition(" ")[2]) for line in page.splitlines() if line.startswith(name))
-
-    with running(SHIPPED, tmp_path / "log", workers=3) as server:
-        with ThreadPoolExecutor(8) as pool:
-            statuses = list(pool.map(predict, [server] * 200))
-        assert statuses == [200] * 200
-        labels = 'model="regression",protocol="v1"'
-        assert sample(server, f'serving_requests_total{{{labels},status="200"') == 200
-        assert sample(server, f"serving_request_duration_seconds_count{{{labels}") == 200
-        assert sample(server, 'serving_inference_duration_seconds_count{engine="litert",model="regression"') == 200
-        assert sample(server, 'serving_model_state{model="regression",state="AVAILABLE"') == 1
 
 
 def test_a_model_that_needs_a_missing_tensorflow_says_so_and_the_others_serve_on(

@@ -28,7 +28,7 @@ class Started:
     """What gunicorn was given to run, and whether there was a folder for metrics at that moment."""
 
     app: Any
-    folder: Path | None
+    folder: Path
     folder_is_there: bool
 
     @property
@@ -73,7 +73,7 @@ def run(command_line: Callable[..., None], tmp_path: Path, monkeypatch: pytest.M
 
         def run(self) -> None:
             folder = self.app._metrics_folder
-            started.append(Started(self.app, folder, folder is not None and folder.is_dir()))
+            started.append(Started(self.app, folder, folder.is_dir()))
 
     monkeypatch.setattr("gunicorn.app.base.Arbiter", FakeArbiter)
 
@@ -220,18 +220,11 @@ def test_without_a_number_there_is_a_worker_for_each_core(run: Run) -> None:
     assert run().config.workers == usable_cores()
 
 
-def test_several_workers_share_a_folder_for_their_metrics_as_long_as_they_live(run: Run) -> None:
-    started = run("--workers", "2")
-    assert started.folder is not None
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_workers_share_a_folder_for_their_metrics_as_long_as_the_service_lives(run: Run, workers: str) -> None:
+    started = run("--workers", workers)
     assert started.folder_is_there
     assert not started.folder.exists()
-
-
-def test_one_worker_needs_no_folder(run: Run) -> None:
-    started = run("--workers", "1")
-    assert started.folder is None
-    # Nor has it anything to leave behind when it ends.
-    started.config.child_exit(None, FakeWorker(started.app, age=1))
 
 
 @pytest.fixture
@@ -302,7 +295,7 @@ def test_a_bad_file_of_api_keys_stops_the_start(
 
 @pytest.mark.parametrize(("age", "greets"), [(1, True), (2, False)])
 def test_a_worker_watches_its_models_and_the_first_one_greets(
-    run: Run, capsys: pytest.CaptureFixture[str], age: int, greets: bool
+    run: Run, kept_folder: Path, capsys: pytest.CaptureFixture[str], age: int, greets: bool
 ) -> None:
     started = run("--workers", "1")
     before = set(threading.enumerate())
