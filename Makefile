@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train exercises test lint format lock up down e2e bench clean
+.PHONY: help serve train exercises test lint format lock up down e2e bench soak clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench: .venv/dev/installed ## measure speed beside yardsticks in the same run (n
 	@$(MAKE) --no-print-directory --keep-going $(YARDSTICKS:%=.venv/%/installed) || true
 	.venv/dev/bin/python -m benchmarks.reload $(if $(QUICK),--seconds 10)
 	.venv/dev/bin/python -m benchmarks $(if $(QUICK),--quick)
+
+soak: .venv/dev/installed ## full load and odd requests: does anything grow? (needs wrk; MINUTES=3; from 10 on it is written into the docs)
+	.venv/dev/bin/python -m benchmarks.soak --minutes $(or $(MINUTES),3)
 
 up: ## start service, Prometheus, Alertmanager and Grafana in containers
 	docker compose up --build --detach --wait
