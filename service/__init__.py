@@ -24,7 +24,7 @@ def create_app(
     from prometheus_client import CollectorRegistry
     from werkzeug.routing import BaseConverter
 
-    from service import calls, errors
+    from service import calls, errors, security_headers
     from service.agreement import Agreement
     from service.api import ops, pages, playground, v1, v2
     from service.api_keys import ApiKeys, key_file
@@ -78,6 +78,7 @@ def create_app(
     app.extensions["api_keys"] = api_keys
     calls.register(app, metrics)
     errors.register(app)
+    security_headers.register(app)
     inference = Inference(registry, metrics)
     app.extensions["short_road"] = ShortRoad(inference, settings, metrics)
     app.register_blueprint(v1.blueprint(inference, settings))

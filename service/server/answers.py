@@ -33,6 +33,8 @@ def _shared_head(status: int, content_type: str, second: int) -> bytes:
         f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n"
         f"content-type: {content_type.replace('%', '%%')}\r\n"
         f"date: {formatdate(second, usegmt=True)}\r\n"
+        # A browser must not make a page of what is none.
+        "x-content-type-options: nosniff\r\n"
         "content-length: %d\r\n"
         "x-request-id: %b\r\n"
     ).encode("latin-1", "replace")

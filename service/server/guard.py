@@ -13,6 +13,9 @@ from service.settings import Settings
 
 HEALTH = frozenset({b"/v2/health/live", b"/v2/health/ready"})
 METRICS = frozenset({b"/metrics", b"/monitoring/prometheus/metrics"})
+# The pages for people hold nothing but the program; what they ask for needs a key.
+PAGES = frozenset({b"/", b"/docs", b"/openapi.json"})
+PARTS_OF_PAGES = b"/static/"
 # What loads and unloads.
 ADMIN = b"/v2/repository/models/"
 
@@ -36,11 +39,11 @@ class Guard:
     def __init__(self, api_keys: ApiKeys | None, metrics: Metrics, has_operations: bool) -> None:
         self._api_keys = api_keys
         self._rejected = metrics.rejected
-        self._has_operations = has_operations
+        self._open = PAGES | HEALTH | METRICS if has_operations else PAGES
 
     def admit(self, target: bytes, headers: Mapping[bytes, bytes]) -> Answer | None:
         path = _path(target)
-        if self._has_operations and (path in HEALTH or path in METRICS):
+        if (path in self._open or path.startswith(PARTS_OF_PAGES)) and not _has_body(headers):
             return None
         if self._api_keys is not None:
             key = self._api_keys.find(_given(headers))
@@ -48,17 +51,17 @@ class Guard:
                 return self._refuse("unauthorized", UNAUTHORIZED)
             if key.scope != "admin" and path.startswith(ADMIN):
                 return self._refuse("forbidden", FORBIDDEN)
-        return NO_SUCH_ROUTE if path in METRICS and not self._has_operations else None
+        return NO_SUCH_ROUTE if path in METRICS and path not in self._open else None
 
     def _refuse(self, reason: str, answer: Answer) -> Answer:
         self._rejected.labels(reason).inc()
         return answer
 
 
-def admit_operations(target: bytes, _headers: Mapping[bytes, bytes]) -> Answer | None:
+def admit_operations(target: bytes, headers: Mapping[bytes, bytes]) -> Answer | None:
     """At the port of their own."""
     path = _path(target)
-    return None if path in HEALTH or path in METRICS else NO_OPERATION
+    return None if (path in HEALTH or path in METRICS) and not _has_body(headers) else NO_OPERATION
 
 
 def doors(app: Flask) -> list[Admit | None]:
@@ -76,6 +79,11 @@ def _path(target: bytes) -> bytes:
     """As routes see it."""
     path = target.partition(b"?")[0]
     return unquote_to_bytes(path) if b"%" in path else path
+
+
+def _has_body(headers: Mapping[bytes, bytes]) -> bool:
+    """What nobody needs a key for has none: else anybody could fill the memory."""
+    return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
 
 
 def _given(headers: Mapping[bytes, bytes]) -> bytes:

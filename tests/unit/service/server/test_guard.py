@@ -54,10 +54,14 @@ class House:
         connection.connection_made(transport)
         return connection, transport
 
-    def ask(self, path: str, headers: Mapping[str, str] | None = None, port: int = MAIN) -> "Got":
+    def ask(
+        self, path: str, headers: Mapping[str, str] | None = None, port: int = MAIN, body: bytes = b"body"
+    ) -> "Got":
         connection, transport = self.connect(port)
-        lines = [f"POST {path} HTTP/1.1", "Host: x", "Content-Length: 4", *map(": ".join, (headers or {}).items())]
-        connection.data_received("\r\n".join(lines).encode() + b"\r\n\r\nbody")
+        lines = [f"Content-Length: {len(body)}", *map(": ".join, (headers or {}).items())]
+        connection.data_received(
+            "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", *lines]).encode() + b"\r\n\r\n" + body
+        )
         head, _, body = transport.written.partition(b"\r\n\r\n")
         return Got(int(head.split()[1]), head.decode(), body)
 
@@ -123,7 +127,7 @@ def test_who_has_a_key_gets_in(house: House, headers: dict[str, str]) -> None:
     ],
 )
 def test_who_has_none_is_told_the_same_whatever_came_and_nothing_gets_in(house: House, headers: dict[str, str]) -> None:
-    for path in ("/v1/models/m:predict", "/v2", "/", "/nowhere", f"/v2?key={PREDICT}", "*"):
+    for path in ("/v1/models/m:predict", "/v2", "/playground/models", "/nowhere", f"/v2?key={PREDICT}", "*"):
         got = house.ask(path, headers)
         assert got.status == 401
         assert '\r\nwww-authenticate: Bearer realm="models"' in got.head
@@ -156,14 +160,18 @@ def test_who_may_load_may_do_all_else(house: House, path: str) -> None:
     assert house.ask(path, {"X-API-Key": ADMIN}).status == 200
 
 
-@pytest.mark.parametrize("path", [*HEALTH, *METRICS, "/metrics?a=b"])
-def test_health_and_metrics_need_no_key(house: House, path: str) -> None:
-    assert house.ask(path).status == 200
-
-
-@pytest.mark.parametrize("path", ["/metrics/", "//metrics", "/v2/health", "/v2/health/ready/x", "/METRICS"])
-def test_what_only_looks_like_health_or_metrics_needs_a_key(house: House, path: str) -> None:
+@pytest.mark.parametrize("path", [*HEALTH, *METRICS, "/metrics?a=b", "/", "/static/main.js", "/docs", "/openapi.json"])
+def test_health_metrics_and_pages_need_no_key_unless_a_body_comes_with_it(house: House, path: str) -> None:
+    assert house.ask(path, body=b"").status == 200
     assert house.ask(path).status == 401
+    assert house.ask(path, {"X-API-Key": PREDICT}).status == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/metrics/", "//metrics", "/v2/health", "/v2/health/ready/x", "/METRICS", "//", "/static", "/%2fstatic/"]
+)
+def test_what_only_looks_like_them_needs_a_key(house: House, path: str) -> None:
+    assert house.ask(path, body=b"").status == 401
 
 
 @pytest.mark.parametrize("keys", [True, False])
@@ -172,7 +180,8 @@ def test_health_and_metrics_on_a_port_of_their_own_are_answered_there_and_nothin
 ) -> None:
     house = build(keys=keys, operations_port=1234)
     for path in (*HEALTH, *METRICS):
-        assert house.ask(path, port=OPERATIONS).status == 200
+        assert house.ask(path, port=OPERATIONS, body=b"").status == 200
+        assert house.ask(path, port=OPERATIONS).status == 404
     for path in ("/v1/models/m:predict", "/v2", "/"):
         assert house.ask(path, {"X-API-Key": ADMIN}, port=OPERATIONS).status == 404
 
@@ -184,7 +193,7 @@ def test_then_the_main_port_has_no_metrics_and_health_for_who_has_a_key(build: C
         got = house.ask(path, {"X-API-Key": ADMIN})
         assert (got.status, got.body) == (404, b'{"error":"no such route"}')
     for path in HEALTH:
-        assert house.ask(path).status == 401
+        assert house.ask(path, body=b"").status == 401
         assert house.ask(path, {"X-API-Key": PREDICT}).status == 200
 
 
