@@ -19,7 +19,7 @@ from service.signature import DEFAULT_SIGNATURE
 from service.watcher import Watcher
 
 
-class AdminIsOff(ServingError):
+class Forbidden(ServingError):
     status = 403
 
 
@@ -114,7 +114,10 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
 
 def _check_admin(settings: Settings) -> None:
     if not settings.admin:
-        raise AdminIsOff("loading and unloading by request is off; SERVING_ADMIN=1 turns it on")
+        raise Forbidden("loading and unloading by request is off; SERVING_ADMIN=1 turns it on")
+    # Browsers say so of every request, and would send a form of any site's page to this machine's own ports.
+    if flask.request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        raise Forbidden("a page of another site may not load or unload models")
 
 
 def _wants_ready_only(body: bytes) -> bool:

@@ -12,6 +12,16 @@ def test_load_and_unload_are_off_unless_the_operator_turns_them_on(service: Fake
     assert "SERVING_ADMIN=1 turns it on" in error(response)
 
 
+@pytest.mark.parametrize("verb", ["load", "unload"])
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_page_of_another_site_cannot_load_or_unload(make_service: MakeService, site: str, verb: str) -> None:
+    response = make_service(admin=True).post(
+        f"/v2/repository/models/model/{verb}", b"", headers={"Sec-Fetch-Site": site}
+    )
+    assert response.status_code == 403
+    assert "another site" in error(response)
+
+
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"parameters": {"unload_dependents": false}}'])
 def test_load_and_unload_ask_the_watcher(
     make_service: MakeService, monkeypatch: pytest.MonkeyPatch, body: bytes
