@@ -21,6 +21,7 @@ from service.repository import Repository, fingerprint
 from service.retries import Retries
 from service.serving_config import InvalidServingConfig
 from service.toml_file import TomlFile
+from service.without_paths import without_paths
 
 # How often the others are asked while something is under way.
 EAGER_SECONDS = 0.05
@@ -218,7 +219,8 @@ class Watcher:
         # Whatever a stranger's model does wrong, the others must go on being loaded and watched.
         except Exception as error:
             expected = isinstance(error, (LoadError, InvalidServingConfig))
-            reason = self._retries.failed(key, files, str(error) or type(error).__name__)
+            told = without_paths(str(error), path) or type(error).__name__
+            reason = self._retries.failed(key, files, told)
             logger.error("%s version %d cannot be loaded: %s", *key, reason, exc_info=None if expected else error)
             self._on_failure(*key)
             self._finish(key, VersionStatus(State.END, error=reason))

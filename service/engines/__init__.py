@@ -14,7 +14,7 @@ __all__ = ["Engine", "LoadError", "load_engine"]
 
 logger = logging.getLogger(__name__)
 
-TENSORFLOW_INSTALL = "make serve TENSORFLOW=1 (or: pip install tensorflow-cpu==2.21.0)"
+TENSORFLOW_INSTALL = "make serve TENSORFLOW=1 (or: pip install tensorflow-cpu)"
 
 
 def load_engine(version_dir: Path, config: ServingConfig, choice: EngineChoice) -> Engine:

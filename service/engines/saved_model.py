@@ -12,6 +12,7 @@ from service.engines.tensorflow_session import EXECUTORS, Call, Executor, Sessio
 from service.errors import InvalidRequest
 from service.signature import Signature
 from service.tensors import Array
+from service.without_paths import without_paths
 
 # What TensorFlow says of the first executor where a graph needs the second.
 _EXECUTOR_REFUSES = "Single-threaded executor does not support"
@@ -89,5 +90,4 @@ def sentence(message: str, version_dir: Path) -> str:
     """What TensorFlow says, without the nodes around it, advice to programmers, and names of this machine: its host's
     and its folders'. Clients read it."""
     first = _PREFIX.sub("", message).strip().partition("\n")[0]
-    words = _NODE.sub(r"\1", _TAIL.sub("", first)).strip()
-    return words.replace(f"{version_dir}/", "").replace(str(version_dir), "its folder")
+    return without_paths(_NODE.sub(r"\1", _TAIL.sub("", first)).strip(), version_dir)

@@ -7,6 +7,7 @@ Source: tensorflow/c/{c_api,tf_tensor,tf_tstring,tf_status,tf_buffer}.h.
 import ctypes
 import functools
 import importlib.util
+import logging
 import os
 import re
 from ctypes import c_char_p, c_int, c_int64, c_size_t, c_void_p
@@ -18,6 +19,8 @@ from service.engines.interface import LoadError
 
 # The oldest that the tests have seen. The C API promises to stay compatible until version 3.
 OLDEST = (2, 21)
+
+logger = logging.getLogger(__name__)
 
 Library = SimpleNamespace
 
@@ -124,7 +127,9 @@ def tensorflow() -> Library:
         raise LoadError(f"{_found(path)} cannot be used: {str(error).replace(f'{path.parent}/', '')}") from None
     version = library.TF_Version().decode()
     if not _is_suitable(version):
-        raise LoadError(f"{_found(path)} is version {version}; expected {_expected()}")
+        # Clients read the reason.
+        logger.error("%s is version %s", _found(path), version)
+        raise LoadError(f"{_found(path)} is of another version than is needed: {_expected()}")
     return library
 
 

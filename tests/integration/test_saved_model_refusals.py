@@ -124,8 +124,11 @@ def test_one_signature_that_cannot_run_does_not_take_the_others_with_it(
     assert (record.levelno, "cannot run the signature 'length'" in record.message) == (logging.WARNING, True)
 
 
-def test_an_older_tensorflow_is_refused_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_tensorflow_is_refused_and_the_log_has_its_version(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(tensorflow_c, "OLDEST", (2, 99))
     with pytest.raises(LoadError) as raised:
         tensorflow_c.tensorflow.__wrapped__()
-    assert f"is version {tf.__version__}; expected 2.99 or a later 2.x" in str(raised.value)
+    assert str(raised.value).endswith("is of another version than is needed: 2.99 or a later 2.x")
+    assert caplog.messages[-1].endswith(f"is version {tf.__version__}")

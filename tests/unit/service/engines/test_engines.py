@@ -16,7 +16,7 @@ from tests.unit.service import scored
 from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature
 
 SIGNATURES = {"serving_default": signature({"x": any_shape("DT_FLOAT")})}
-INSTALL = "TensorFlow is not installed; install it with make serve TENSORFLOW=1 (or: pip install tensorflow-cpu=="
+INSTALL = "TensorFlow is not installed; install it with make serve TENSORFLOW=1 (or: pip install tensorflow-cpu)"
 
 
 @pytest.fixture(autouse=True)
