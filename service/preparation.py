@@ -1,12 +1,13 @@
 """Loading a version and warming it up, before anybody is answered by it."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from service.batch import BatchObserver
 from service.batcher import Batcher, BatchLimits
-from service.engines import Engine
+from service.engines import Engine, LoadError
 from service.model_policies import Batching
 from service.serving_config import ServingConfig, read_serving_config
 from service.turn_batcher import TurnBatcher
@@ -32,9 +33,12 @@ class Preparation:
 
     def prepare(self, model: str, version: int, path: Path, batching: Batching) -> LoadedVersion:
         """Raises LoadError, InvalidServingConfig, and whatever a stranger's model does wrong."""
-        config = read_serving_config(path)
-        engine = self.load_engine(path, config)
-        replay(engine, path)
+        try:
+            config = read_serving_config(path)
+            engine = self.load_engine(path, config)
+            replay(engine, path)
+        except OSError as error:
+            raise LoadError(_unreadable(error, path)) from error
         row_seconds = warm_up(engine)
         gain = row_seconds - warm_up(engine, TRIED_ROWS) / TRIED_ROWS if row_seconds < QUICK_SECONDS else 0.0
         loaded = LoadedVersion(model, version, engine, config, row_seconds=row_seconds, batch_gain_seconds=gain)
@@ -60,3 +64,10 @@ class Preparation:
         if batching.batch_timeout_micros is not None:
             limits = replace(limits, timeout_seconds=batching.batch_timeout_micros / 1e6)
         return limits
+
+
+def _unreadable(error: OSError, version: Path) -> str:
+    """Which file, and why; without the folders of this machine, for clients read it."""
+    file = Path(os.fsdecode(error.filename or "one of its files"))
+    name = file.relative_to(version) if file.is_relative_to(version) else file.name
+    return f"{name} cannot be read: {error.strerror or type(error).__name__}"

@@ -1,15 +1,20 @@
 """The repository: which versions exist on disk, as <models>/<model>/<version>/."""
 
+import logging
 import os
 from pathlib import Path
 
 from service.errors import NotFound
+
+logger = logging.getLogger(__name__)
 
 
 class Repository:
     def __init__(self, root: Path, only_model: str = "") -> None:
         self.root = root
         self.only_model = only_model
+        self._found: dict[tuple[str, int], Path] = {}
+        self._unreadable: dict[str, str] = {}
 
     def path(self, model: str, version: int) -> Path:
         """Where it is. Raises NotFound where it is no longer there."""
@@ -19,7 +24,8 @@ class Repository:
             raise NotFound(f"{model} version {version} is no longer on disk") from None
 
     def versions(self) -> dict[tuple[str, int], Path]:
-        """Every version by (model, number).
+        """Every version by (model, number). Of a model whose folder is there and cannot be read, what was there before:
+        a file server that fails for a while must not take away what is served.
 
         Names with a dot in front (exports under way) do not count, nor models that no URL can name: with a colon, or
         with bytes that are no text.
@@ -28,6 +34,7 @@ class Repository:
             OSError: the root itself cannot be read. Models that vanish meanwhile are passed over.
         """
         found: dict[tuple[str, int], Path] = {}
+        unreadable: dict[str, str] = {}
         with os.scandir(self.root) as models:
             names = sorted(model.name for model in models)
         for model in names:
@@ -35,9 +42,16 @@ class Repository:
                 continue
             if self.only_model not in ("", model):
                 continue
-            for version in _children(self.root / model):
-                if version.name.isascii() and version.name.isdigit() and _is_folder(version):
-                    found[model, int(version.name)] = Path(version.path)
+            try:
+                for version in _children(self.root / model):
+                    if version.name.isascii() and version.name.isdigit() and _is_folder(version):
+                        found[model, int(version.name)] = Path(version.path)
+            except OSError as error:
+                unreadable[model] = error.strerror or str(error)
+                found |= {key: path for key, path in self._found.items() if key[0] == model}
+        for model, reason in unreadable.items() - self._unreadable.items():
+            logger.error("%s cannot be read (what is loaded of it goes on serving): %s", model, reason)
+        self._found, self._unreadable = found, unreadable
         return found
 
 
@@ -46,7 +60,11 @@ def fingerprint(version: Path) -> int:
     files = []
     folders = [str(version)]
     while folders:
-        for child in _children(folders.pop()):
+        try:
+            children = _children(folders.pop())
+        except OSError:
+            continue
+        for child in children:
             try:
                 if child.is_dir(follow_symlinks=False):
                     folders.append(child.path)
@@ -59,10 +77,11 @@ def fingerprint(version: Path) -> int:
 
 
 def _children(folder: "os.PathLike[str] | str") -> list["os.DirEntry[str]"]:
+    """Of what is no folder, or none any more, none. Raises OSError where it cannot be read."""
     try:
         with os.scandir(folder) as children:
             return sorted(children, key=lambda child: child.name)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

@@ -58,7 +58,9 @@ def _look(path: Path) -> SharedFile:
             is_locked = True
         # Of a chunk that it is just adding there may be a part.
         length = path.stat().st_size // CHUNK * CHUNK
-        return SharedFile(path.name, memoryview(mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)), is_locked)
+        # There is none where the disk was full from the beginning.
+        area = memoryview(mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ) if length else b"")
+        return SharedFile(path.name, area, is_locked)
 
 
 class Retired:

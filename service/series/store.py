@@ -88,10 +88,10 @@ class FileStore(Store):
         # Nobody looks at a name with a dot. Seen unlocked, it would be taken for a dead process's.
         descriptor, hidden = tempfile.mkstemp(dir=folder, prefix=".")
         self._file = os.fdopen(descriptor, "r+b", buffering=0)
+        self.path = folder / f"{owner}{Path(hidden).name}{SUFFIX}"
         self._size = 0
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        self._free = self._map(CHUNK)
-        self.path = folder / f"{owner}{Path(hidden).name}{SUFFIX}"
+        self._free = self._grow(CHUNK)
         Path(hidden).rename(self.path)
 
     def _grow(self, length: int) -> memoryview:

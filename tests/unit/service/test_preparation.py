@@ -5,6 +5,7 @@ import pytest
 
 from service.batch import BatchObserver
 from service.batcher import BatchLimits
+from service.engines import LoadError
 from service.model_policies import Batching
 from service.preparation import QUICK_SECONDS, Preparation
 from service.serving_config import InvalidServingConfig, ServingConfig, write_serving_config
@@ -35,6 +36,27 @@ def test_what_serving_json_says_comes_with_the_version(tmp_path: Path) -> None:
     (tmp_path / "assets.extra" / "serving.json").write_text("[]")
     with pytest.raises(InvalidServingConfig):
         preparation(tensor("DT_FLOAT", -1)).prepare("model", 1, tmp_path, Batching())
+
+
+@pytest.mark.parametrize("file", ["serving.json", "tf_serving_warmup_requests"])
+def test_a_file_that_cannot_be_read_is_named_without_the_folders_of_this_machine(tmp_path: Path, file: str) -> None:
+    (tmp_path / "assets.extra").mkdir()
+    (tmp_path / "assets.extra" / file).symlink_to(file)
+    with pytest.raises(LoadError, match=f"^assets.extra/{file} cannot be read: Too many levels of symbolic links$"):
+        preparation(tensor("DT_FLOAT", -1)).prepare("model", 1, tmp_path, Batching())
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("no number"), OSError(5, "Input/output error"), OSError(5, "Input/output error", "/srv/secret/x")]
+)
+def test_an_error_of_the_disk_is_told_as_one(tmp_path: Path, error: OSError) -> None:
+    def load(_path: Path, _config: ServingConfig) -> FakeEngine:
+        raise error
+
+    broken = Preparation(load, lambda _model, _version: BatchObserver(), LIMITS)
+    with pytest.raises(LoadError, match="cannot be read: ") as refusal:
+        broken.prepare("model", 1, tmp_path, Batching())
+    assert "/" not in str(refusal.value).replace("Input/output", "")
 
 
 @pytest.mark.parametrize(

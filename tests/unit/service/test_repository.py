@@ -1,5 +1,8 @@
+import errno
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,6 +102,28 @@ def test_a_model_that_may_not_be_read_does_not_hide_the_others(tmp_path: Path) -
         assert names(tmp_path) == [("model", 1)]
     finally:
         secret.chmod(0o755)
+
+
+def test_a_model_that_cannot_be_read_for_a_while_keeps_its_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def scandir(path: Path | str) -> Any:
+        if Path(path).name == "remote":
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return really(path)
+
+    really = os.scandir
+    add(tmp_path, "remote", "1")
+    repository = Repository(tmp_path)
+    repository.versions()
+    add(tmp_path, "model", "1")
+    with monkeypatch.context() as down:
+        down.setattr(os, "scandir", scandir)
+        for _ in range(2):
+            assert sorted(repository.versions()) == [("model", 1), ("remote", 1)]
+    assert caplog.text.count("remote cannot be read (what is loaded of it goes on serving): Stale file handle") == 1
+    shutil.rmtree(tmp_path / "remote")
+    assert sorted(repository.versions()) == [("model", 1)]
 
 
 def test_a_root_that_is_not_there_is_an_error(tmp_path: Path) -> None:

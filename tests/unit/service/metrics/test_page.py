@@ -223,6 +223,19 @@ def test_a_worker_that_starts_after_a_scrape_is_on_the_next(tmp_path: Path, regi
     assert page.get_sample_value("serving_rejected_total", {"reason": "4999"}) == 1
 
 
+def test_a_worker_that_found_the_disk_full_shows_what_the_others_counted(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Metrics(CollectorRegistry(), tmp_path)
+    one.rejected.labels("malformed").inc()
+    monkeypatch.setattr("os.pwrite", lambda *_: 0)
+    other = Metrics(CollectorRegistry(), tmp_path)
+    other.rejected.labels("malformed").inc()
+    for metrics in (one, other):
+        assert 'serving_rejected_total{reason="malformed"} 1.0' in scrape_page(metrics, registry).text().decode()
+        assert scrape_registry(metrics, registry).get_sample_value("serving_workers") == 2
+
+
 def test_the_page_tells_what_the_processes_take_of_the_machine(registry: Registry) -> None:
     page = scrape_registry(Metrics(CollectorRegistry()), registry)
     assert page.get_sample_value("serving_workers") == 1

@@ -147,6 +147,17 @@ def test_a_full_disk_costs_metrics_but_no_error(
     assert values(store)[("count", "metric", "3999")] == [1]
 
 
+def test_a_disk_that_is_full_from_the_beginning_costs_metrics_but_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("os.pwrite", lambda *_: 0)
+    store = FileStore(tmp_path, "1")
+    store.cells(KEY, 1)[0] += 1
+    assert store.cells(KEY, 1)[0] == 1
+    assert f"{store.path} cannot grow: No space left on device" in caplog.text
+    assert values(store) == {}
+
+
 def test_a_record_is_what_its_writer_gave(store: Store) -> None:
     store.cells(KEY, 5)
     assert list(records(content(store))) == [Record(b'["count", "metric", "a"]', 5, 5, 80)]
