@@ -39,7 +39,7 @@ class Agreement:
 
         Raises:
             InvalidRequest: a version cannot be loaded.
-            Unavailable: it takes too long. It goes on.
+            Unavailable: it takes too long, and goes on; or the disk is full.
         """
         self._command(model, "load", (State.AVAILABLE, State.END))
         statuses = self._registry.statuses().get(model, {})
@@ -54,14 +54,14 @@ class Agreement:
         """In all worker processes, after the last requests; until `load`.
 
         Raises:
-            Unavailable: it takes too long. It goes on.
+            Unavailable: it takes too long, and goes on; or the disk is full.
         """
         self._command(model, "unload", (State.START, State.END))
 
     def ask_for(self, model: str) -> None:
         """A request needs a model that is loaded on demand."""
         if self.wished(model) != "load":
-            self._board.wish(model, "load")
+            self._wish(model, "load")
         self.wake.set()
 
     def wished(self, model: str) -> Literal["load", "unload"] | None:
@@ -100,6 +100,12 @@ class Agreement:
             self.wake.clear()
             coordinate()
 
+    def _wish(self, model: str, action: Literal["load", "unload"]) -> int:
+        try:
+            return self._board.wish(model, action)
+        except OSError as error:
+            raise Unavailable(f"the worker processes cannot be told to {action} {model}: {error.strerror}") from None
+
     def _pending(self) -> list[Key]:
         statuses = self._registry.statuses()
         keys = [(loaded.model, loaded.version) for loaded in self._registry.loaded()]
@@ -117,7 +123,7 @@ class Agreement:
         return Report(progress, dict(self._acknowledged))
 
     def _command(self, model: str, action: Literal["load", "unload"], states: tuple[State, ...]) -> None:
-        number = self._board.wish(model, action)
+        number = self._wish(model, action)
         self.wake.set()
         deadline = time.monotonic() + self._patience_seconds
         while not all(

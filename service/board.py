@@ -4,9 +4,11 @@ Each worker writes how far it is with every version. A wish is for all of them: 
 """
 
 import hashlib
+import logging
 import os
-import time
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -16,6 +18,8 @@ import msgspec
 PREPARED = "PREPARED"
 
 _REPORT, _WISH = "worker-", "wish-"
+
+logger = logging.getLogger(__name__)
 
 Kind = TypeVar("Kind")
 # PREPARED or one of TensorFlow Serving's states, by model and version.
@@ -45,24 +49,36 @@ class Board:
         """`folder` None: there is one worker only, and nobody to tell."""
         self._folder = folder
         self._own = f"{_REPORT}{os.getpid() if worker is None else worker}"
+        self._drafts = count()
         self._published: Report | None = None
+        self._is_writable = True
         self._wishes: dict[str, Wish] = {}
 
     def publish(self, report: Report) -> None:
-        if report != self._published:
+        """Where the disk is full, the next time."""
+        if report == self._published:
+            return
+        try:
             self._write(self._own, report)
+        except OSError as error:
+            if self._is_writable:
+                logger.error("%s: other worker processes cannot be told of versions: %s", self._folder, error.strerror)
+            self._is_writable = False
+        else:
             self._published = report
+            self._is_writable = True
 
     def others(self) -> list[Report]:
         """The reports of all other workers that live."""
         return self._read(lambda name: name.startswith(_REPORT) and name != self._own, Report)
 
     def wish(self, model: str, action: Literal["load", "unload"]) -> int:
-        """Its number."""
-        wish = Wish(model, action, time.time_ns())
+        """Its number. Raises OSError where it cannot be written."""
+        before = self.wishes().get(model)
+        wish = Wish(model, action, before.number + 1 if before else 1)
+        self._write(_WISH + hashlib.sha256(model.encode()).hexdigest(), wish)
         # Replaced, not changed: the watcher may be going through it.
         self._wishes = {**self._wishes, model: wish}
-        self._write(_WISH + hashlib.sha256(model.encode()).hexdigest(), wish)
         return wish.number
 
     def wishes(self) -> dict[str, Wish]:
@@ -73,9 +89,14 @@ class Board:
     def _write(self, name: str, content: msgspec.Struct) -> None:
         if self._folder is not None:
             # With a dot until it is whole, and a name of its own: several may wish at a time.
-            draft = self._folder / f".{name}-{self._own}-{time.time_ns()}"
-            draft.write_bytes(msgspec.json.encode(content))
-            draft.rename(self._folder / name)
+            draft = self._folder / f".{name}-{self._own}-{next(self._drafts)}"
+            try:
+                draft.write_bytes(msgspec.json.encode(content))
+                draft.rename(self._folder / name)
+            except OSError:
+                with suppress(OSError):
+                    draft.unlink()
+                raise
 
     def _read(self, is_wanted: Callable[[str], bool], kind: type[Kind]) -> list[Kind]:
         found = []

@@ -1,4 +1,7 @@
+import errno
 from pathlib import Path
+
+import pytest
 
 from service.board import Board, Report, forget_worker
 
@@ -46,6 +49,28 @@ def test_what_is_half_written_is_not_read(tmp_path: Path) -> None:
     (tmp_path / ".worker-1-draft").write_text("{")
     assert Board(tmp_path, 2).others() == []
     assert Board(tmp_path, 2).wishes() == {}
+
+
+def test_on_a_full_disk_a_worker_goes_on_and_tells_the_others_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def write_bytes(path: Path, content: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    board = Board(tmp_path, 1)
+    board.publish(Report())
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", write_bytes)
+        for _ in range(3):
+            board.publish(Report({"model": {1: "PREPARED"}}))
+        with pytest.raises(OSError, match="No space left"):
+            board.wish("model", "load")
+    assert caplog.text.count("cannot be told of versions: No space left on device") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["worker-1"]
+    assert board.wishes() == {}
+    board.publish(Report({"model": {1: "PREPARED"}}))
+    assert Board(tmp_path, 2).others() == [Report({"model": {1: "PREPARED"}})]
 
 
 def test_a_worker_that_is_alone_needs_no_folder() -> None:
