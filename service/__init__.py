@@ -54,13 +54,14 @@ def create_app(
         limits,
     )
     repository = Repository(settings.models, settings.model_name)
+    agreement = Agreement(registry, Board(board_folder))
     watcher = Watcher(
         repository,
         registry,
         preparation,
         settings.poll_seconds,
         policy_file(settings, board_folder),
-        Agreement(registry, Board(board_folder)),
+        agreement,
         on_failure=lambda model, version: metrics.load_failures.labels(model, str(version)).inc(),
     )
     api_keys = ApiKeys(key_file(settings, board_folder), settings.poll_seconds) if settings.api_keys_file else None
@@ -74,6 +75,7 @@ def create_app(
     app.extensions["settings"] = settings
     app.extensions["watcher"] = watcher
     app.extensions["registry"] = registry
+    app.extensions["agreement"] = agreement
     app.extensions["metrics"] = metrics
     app.extensions["api_keys"] = api_keys
     calls.register(app, metrics)

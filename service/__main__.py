@@ -56,10 +56,10 @@ def main() -> None:
 
 
 def _listen_obstacle(host: str, name: str, port: int) -> str | None:
-    """Why the address cannot be listened on. gunicorn would not say: with reuse_port it joins whoever is there."""
+    """Why the address cannot be listened on. The worker processes would not say: they join whoever is there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
-        # As gunicorn does, so that connections still winding down from the last run do not count.
+        # As the workers do, so that connections still winding down from the last run do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -99,14 +99,11 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def load_config(self) -> None:
         settings = self._settings
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
         options: dict[str, Any] = {
-            # The main one first: service.server.guard has the same order.
-            "bind": [f"{host}:{port}" for port in (settings.port, settings.operations_port) if port],
+            # Each worker process has sockets of its own, and listens when it is ready to.
+            "bind": [],
             "workers": settings.workers,
             "worker_class": "service.server.worker.LoopWorker",
-            # Without it, connections that are kept alive pile up on one worker.
-            "reuse_port": True,
             "graceful_timeout": settings.shutdown_seconds,
             # For a stuck worker. Loading a big SavedModel can hold the interpreter for long.
             "timeout": 120,

@@ -92,6 +92,9 @@ class Agreement:
     def publish(self) -> None:
         self._board.publish(self._report())
 
+    def others_serve(self) -> bool:
+        return any(report.is_serving for report in self._board.others())
+
     def wait_until_all_agree(self, coordinate: Callable[[], None], pause_seconds: float) -> None:
         """Not for long: a worker that is stuck must not hold up one that could answer."""
         deadline = time.monotonic() + self._start_seconds
@@ -120,7 +123,7 @@ class Agreement:
             }
             for model, versions in self._registry.statuses().items()
         }
-        return Report(progress, dict(self._acknowledged))
+        return Report(progress, dict(self._acknowledged), self._registry.first_scan_done.is_set())
 
     def _command(self, model: str, action: Literal["load", "unload"], states: tuple[State, ...]) -> None:
         number = self._wish(model, action)

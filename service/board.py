@@ -27,10 +27,12 @@ Progress = dict[str, dict[int, str]]
 
 
 class Report(msgspec.Struct, frozen=True):
-    """`heard`: by model, the last wish that the worker has acted upon."""
+    """`heard`: by model, the last wish that the worker has acted upon. `is_serving`: it has tried all that it found at
+    its start."""
 
     progress: Progress = {}
     heard: dict[str, int] = {}
+    is_serving: bool = False
 
     def of(self, model: str, version: int) -> str | None:
         return self.progress.get(model, {}).get(version)

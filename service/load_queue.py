@@ -30,10 +30,10 @@ class LoadQueue:
                 self._running += 1
                 threading.Thread(target=self._run, name="loader", daemon=True).start()
 
-    def wait(self) -> None:
-        """Until everything is loaded."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Whether everything is loaded, by then at the latest."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._under_way)
+            return self._changed.wait_for(lambda: not self._under_way, seconds)
 
     def _run(self) -> None:
         while True:

@@ -53,7 +53,7 @@ class Registry:
     def get(self, model: str, version: int | None = None, label: str | None = None) -> LoadedVersion:
         """The version asked for; where none is, the `stable` one, else the highest AVAILABLE one.
 
-        While the first scan is still loading models, who asks waits: another worker process may already have
+        While the first scan is still loading the model, who asks waits: another worker process may already have
         said that the service is ready. So does who asks for a model that is loaded on demand.
 
         Raises:
@@ -61,8 +61,8 @@ class Registry:
             InvalidRequest: no such label.
             Unavailable: the first scan, or loading on demand, takes too long.
         """
-        if not (self.first_scan_done.is_set() or self.first_scan_done.wait(self._patience_seconds)):
-            raise Unavailable("the models are still being loaded; /v2/health/ready tells when that is done")
+        if not self.first_scan_done.is_set():
+            self._wait_until_tried(model)
         if loaded := self._find(model, version, label):
             return loaded
         if self._is_on_demand(model):
@@ -101,6 +101,11 @@ class Registry:
     def when_wanted(self, callback: Callable[[str], None]) -> None:
         """It is called, by any thread, with a model that is asked for and is loaded on demand."""
         self._when_wanted = callback
+
+    def end_first_scan(self) -> None:
+        with self._changed:
+            self.first_scan_done.set()
+            self._changed.notify_all()
 
     def set_policies(self, policies: Policies, error: str = "") -> None:
         """`error`: why what models.toml says now does not count; then `policies` are those before."""
@@ -176,6 +181,19 @@ class Registry:
             known = f"the labels {', '.join(sorted(traffic.labels))}" if traffic.labels else "no labels"
             raise InvalidRequest(f"Unrecognized servable version label: {label}; {model} has {known}")
         return None
+
+    def _wait_until_tried(self, model: str) -> None:
+        """Whatever the first scan has found of it."""
+        with self._changed:
+            tried = self._changed.wait_for(
+                lambda: self.first_scan_done.is_set() or self._is_settled(model), self._patience_seconds
+            )
+        if not tried:
+            raise Unavailable("the models are still being loaded; /v2/health/ready tells when that is done")
+
+    def _is_settled(self, model: str) -> bool:
+        statuses = self._statuses.get(model, {}).values()
+        return bool(statuses) and not any(status.state in _UNSETTLED for status in statuses)
 
     def _load_on_demand(self, model: str, version: int | None, label: str | None) -> None:
         self._when_wanted(model)

@@ -89,11 +89,13 @@ class Watcher:
         # First what clients wished before this worker process began.
         self._coordinate()
         self.look()
-        self._queue.wait()
+        # What is loaded first is served while the others are still being loaded.
+        while not self._queue.wait(EAGER_SECONDS):
+            self._coordinate()
         self._coordinate()
         if not self._registry.first_scan_done.is_set():
             self._agreement.wait_until_all_agree(self._coordinate, EAGER_SECONDS)
-            self._registry.first_scan_done.set()
+            self._registry.end_first_scan()
 
     def look(self) -> None:
         """One look at the repository; what is due begins to be loaded.

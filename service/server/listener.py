@@ -1,4 +1,4 @@
-"""Ending a listening socket without losing who is connected to it already."""
+"""Listening sockets: beginning with them, and ending them without losing who is connected already."""
 
 import ctypes
 import socket
@@ -13,6 +13,16 @@ NO_SYN = (
     (0x06, 0, 0, 0),  # then drop the packet
     (0x06, 0, 0, 0xFFFFFFFF),  # else keep it
 )
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Nobody can connect before it listens. Raises OSError where the address is none of this machine's."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # One for each worker process: with one for all, connections that are kept alive pile up on one worker.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    bound.bind((host, port))
+    return bound
 
 
 def connect_no_more(listener: socket.socket) -> None:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, cast
 from gunicorn.workers.base import Worker
 
 from service import memory
-from service.server.listener import connect_no_more
+from service.server.listener import bound_socket, connect_no_more
 
 if TYPE_CHECKING:
     from flask import Flask
 
+    from service.agreement import Agreement
     from service.metrics import Metrics
     from service.registry import Registry
     from service.server.connections import Connections
@@ -70,7 +71,9 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         app = cast("Flask", self.wsgi)
         settings: Settings = app.extensions["settings"]
         metrics: Metrics = app.extensions["metrics"]
-        roads = Roads(app, settings, self.sockets[0].getsockname())
+        # The main one first: service.server.guard has the same order.
+        listeners = [bound_socket(settings.host, port) for port in (settings.port, settings.operations_port) if port]
+        roads = Roads(app, settings, (settings.host, settings.port))
         connections = Connections(
             affordable_connections(settings.max_connections),
             # One request may always take what it may.
@@ -79,19 +82,19 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         )
         # Health and metrics must be answered however many clients there are.
         operators = Connections(OPERATORS)
+        await self._until_wanted(app)
         servers = [
             await self.loop.create_server(
                 partial(HttpConnection, roads, among, settings.max_body_bytes, admit),
-                sock=listener.sock,
+                sock=listener,
                 backlog=2048,
             )
             # At the main port, and that for operations if there is one.
-            for listener, among, admit in zip(self.sockets, (connections, operators), doors(app), strict=False)
+            for listener, among, admit in zip(listeners, (connections, operators), doors(app), strict=False)
         ]
         registry: Registry = app.extensions["registry"]
         is_frozen = False
-        while self.alive and self.ppid == os.getppid():
-            self.notify()
+        while self._goes_on():
             if registry.first_scan_done.is_set() and not is_frozen:
                 # What is loaded by now stays: the collector need not go through it again and again.
                 gc.collect()
@@ -102,13 +105,25 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), SWEEP_SECONDS)
         registry.draining = True
-        for listener in self.sockets:
-            connect_no_more(listener.sock)
+        for listener in listeners:
+            connect_no_more(listener)
         await asyncio.sleep(HANDSHAKE_SECONDS)
         for server in servers:
             server.close()
         await self._drain(connections, operators)
         roads.close()
+
+    def _goes_on(self) -> bool:
+        self.notify()
+        return self.alive and self.ppid == os.getppid()
+
+    async def _until_wanted(self, app: "Flask") -> None:
+        """A worker that takes the place of one that died leaves clients to the others until it has loaded what they
+        have: with it, they would have to wait."""
+        registry: Registry = app.extensions["registry"]
+        agreement: Agreement = app.extensions["agreement"]
+        while self._goes_on() and not registry.first_scan_done.is_set() and agreement.others_serve():
+            await asyncio.sleep(0.05)
 
     async def _drain(self, *groups: "Connections") -> None:
         """Every connection gets the answer to what it has sent, and is closed; at the latest when the time is up."""

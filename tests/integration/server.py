@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 DEADLINE_SECONDS = 60
 
 
@@ -102,3 +104,10 @@ def running(models: Path | str, log: Path, **settings: object) -> Iterator[Serve
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(DEADLINE_SECONDS)
+
+
+def at_start_of_python(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every Python that is started from now on runs the script first."""
+    (at_start := folder / "at_start").mkdir()
+    (at_start / "sitecustomize.py").write_text(script)
+    monkeypatch.setenv("PYTHONPATH", str(at_start), prepend=os.pathsep)

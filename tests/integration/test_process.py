@@ -19,7 +19,7 @@ import pytest
 
 from tests.integration.conftest import SHIPPED
 from tests.integration.saved_models import save_linear
-from tests.integration.server import DEADLINE_SECONDS, running, wait_for
+from tests.integration.server import DEADLINE_SECONDS, at_start_of_python, running, wait_for
 
 TEN = {"instances": [10.0]}
 REGRESSION = "/v1/models/regression:predict"
@@ -43,11 +43,8 @@ def test_a_model_that_needs_a_missing_tensorflow_says_so_and_the_others_serve_on
     models = tmp_path / "models"
     shutil.copytree(SHIPPED / "regression", models / "regression")
     save_linear(models / "plain" / "1")
-    missing = tmp_path / "missing"
-    missing.mkdir()
-    # Python runs this at its start; None is its own way to say that a module is not to be found.
-    (missing / "sitecustomize.py").write_text("import sys; sys.modules['tensorflow'] = None")
-    monkeypatch.setenv("PYTHONPATH", str(missing))
+    # Python's own way to say that a module is not to be found.
+    at_start_of_python("import sys; sys.modules['tensorflow'] = None", tmp_path, monkeypatch)
     with running(models, tmp_path / "log") as server:
         (status,) = server.request("/v1/models/plain").json()["model_version_status"]
         assert status["state"] == "END"

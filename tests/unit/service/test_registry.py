@@ -147,10 +147,20 @@ def test_one_model_of_several_is_enough_to_be_ready(registry: Registry) -> None:
     assert registry.ready
 
 
-def test_who_asks_while_the_first_scan_goes_on_is_told_to_come_again(starting: Registry) -> None:
-    add(starting, 1)
+@pytest.mark.parametrize("state", [State.START, State.LOADING, None])
+def test_who_asks_while_the_first_scan_goes_on_is_told_to_come_again(starting: Registry, state: State | None) -> None:
+    if state:
+        add(starting, 1)
+        starting.set_status("model", 2, VersionStatus(state))
     with pytest.raises(Unavailable, match=r"the models are still being loaded; /v2/health/ready tells"):
         starting.get("model")
+
+
+def test_what_the_first_scan_is_done_with_is_served_while_it_goes_on(starting: Registry) -> None:
+    one = add(starting, 1)
+    starting.set_status("model", 2, VersionStatus(State.END, error="broken"))
+    starting.set_status("other", 1, VersionStatus(State.LOADING))
+    assert starting.get("model") is one
 
 
 def test_who_asks_while_the_first_scan_goes_on_waits_for_its_end() -> None:

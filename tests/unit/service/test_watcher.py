@@ -8,7 +8,7 @@ import pytest
 from service.agreement import Agreement
 from service.engines import Engine, LoadError
 from service.model_policies import policy_file
-from service.registry import Registry, State
+from service.registry import LoadedVersion, Registry, State
 from service.repository import Repository
 from service.serving_config import ASSETS, CONFIG_FILE, ServingConfig, write_serving_config
 from service.settings import Settings
@@ -80,6 +80,21 @@ def test_what_vanishes_before_it_was_loaded_is_forgotten(setup: Watched) -> None
     setup.watcher.scan()
     assert setup.states() == {}
     assert setup.loader.loaded == []
+
+
+def test_what_is_loaded_first_is_served_while_the_rest_is_still_being_loaded(tmp_path: Path) -> None:
+    class Waiting(FakeLoader):
+        def __call__(self, path: Path, config: ServingConfig) -> Engine:
+            if path.parts[-2] == "b":
+                served.append(setup.registry.get("a"))
+            return super().__call__(path, config)
+
+    served: list[LoadedVersion] = []
+    setup = Watched(tmp_path / "models", loader=Waiting())
+    setup.add("a/1")
+    setup.add("b/1")
+    setup.watcher.scan()
+    assert [loaded.model for loaded in served] == ["a"]
 
 
 def test_every_version_that_was_found_is_known_before_the_first_is_loaded(tmp_path: Path) -> None:

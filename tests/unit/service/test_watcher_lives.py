@@ -324,6 +324,18 @@ def test_a_version_is_available_once_every_worker_has_loaded_it(pair: tuple[Watc
     assert one.registry.get("a").version == other.registry.get("a").version == 2
 
 
+def test_a_worker_knows_whether_another_one_serves(pair: tuple[Watched, Watched]) -> None:
+    one, other = pair
+    for watched in pair:
+        watched.registry.first_scan_done.clear()
+        watched.agreement.publish()
+    assert not other.agreement.others_serve()
+    one.watcher.scan()
+    one.agreement.publish()
+    assert other.agreement.others_serve()
+    assert not one.agreement.others_serve()
+
+
 def test_a_worker_that_could_not_load_a_version_does_not_hold_it_up_in_the_others(
     pair: tuple[Watched, Watched],
 ) -> None:

@@ -58,13 +58,14 @@ class Watched:
 
     def __post_init__(self) -> None:
         self.models.mkdir(exist_ok=True)
+        self.agreement = Agreement(self.registry, self.board, self.patience_seconds, self.patience_seconds)
         self.watcher = Watcher(
             Repository(self.models),
             self.registry,
             preparation(self.loader),
             NEVER_SECONDS,
             policy_file(Settings(models=self.models)),
-            Agreement(self.registry, self.board, self.patience_seconds, self.patience_seconds),
+            self.agreement,
             on_failure=lambda model, version: self.failures.append((model, version)),
             retries=Retries(lambda: self.now),
             loaders=1,

@@ -1,0 +1,275 @@
+"""Worker processes that are killed, and the one that watches over them; and too few files for all connections."""
+
+import http.client
+import json
+import resource
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from service.registry import State
+from tests.integration.conftest import SHIPPED
+from tests.integration.server import DEADLINE_SECONDS, Server, at_start_of_python, running, wait_for
+from tests.integration.test_lifecycle import publish, state
+from tests.integration.test_versions import answering, sample
+
+TEN = json.dumps({"instances": [10.0]}).encode()
+PREDICT = "/v1/models/regression:predict"
+VERSION_1 = SHIPPED / "regression" / "1"
+REQUESTS = 'serving_requests_total{model="regression",protocol="v1",status="200",verb="predict",version="1"}'
+
+
+@dataclass
+class Load:
+    """Clients that ask without a pause, each on one connection as long as it lives. `failed`: when connections that
+    broke with a request on its way were made, and by which port."""
+
+    port: int
+    answered: int = 0
+    longest_seconds: float = 0.0
+    failed: list[tuple[float, int]] = field(default_factory=list)
+    other_statuses: list[int] = field(default_factory=list)
+    _is_over: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def ask_until_over(self) -> None:
+        while not self._is_over:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_SECONDS)
+            made, port = time.monotonic(), 0
+            try:
+                connection.connect()
+                port = connection.sock.getsockname()[1]
+                while not self._is_over:
+                    asked = time.monotonic()
+                    connection.request("POST", PREDICT, TEN)
+                    response = connection.getresponse()
+                    response.read()
+                    with self._lock:
+                        self.longest_seconds = max(self.longest_seconds, time.monotonic() - asked)
+                        if response.status == 200:
+                            self.answered += 1
+                        else:
+                            self.other_statuses.append(response.status)
+            except (OSError, http.client.HTTPException):
+                with self._lock:
+                    self.failed.append((made, port))
+            finally:
+                connection.close()
+
+    @contextmanager
+    def running(self, clients: int) -> Iterator[None]:
+        threads = [threading.Thread(target=self.ask_until_over) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        try:
+            self.wait_for_more(20 * clients)
+            yield
+        finally:
+            self._is_over = True
+            for thread in threads:
+                thread.join()
+
+    def wait_for_more(self, answers: int) -> None:
+        enough = self.answered + answers
+        wait_for(lambda: self.answered >= enough, lambda: f"{self.answered} answers, {len(self.failed)} failed")
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    shutil.copytree(VERSION_1, tmp_path / "models" / "regression" / "1")
+    return tmp_path / "models"
+
+
+def workers(server: Server) -> list[psutil.Process]:
+    return psutil.Process(server.process.pid).children()
+
+
+def clients_of(worker: psutil.Process) -> set[int]:
+    """The ports of those who are connected to it."""
+    connections = worker.net_connections("tcp")
+    return {one.raddr.port for one in connections if one.status == psutil.CONN_ESTABLISHED}
+
+
+def is_answered_by(worker: psutil.Process, port: int) -> bool:
+    """Whether a connection that is made now is with it, and it answers."""
+    with socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS) as client:
+        own = client.getsockname()[1]
+        client.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        return client.recv(4096).startswith(b"HTTP/1.1 200") and own in clients_of(worker)
+
+
+def test_a_killed_worker_loses_what_it_was_answering_and_nothing_else(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path / "log", workers=2) as server:
+        server.wait_for(lambda: len(workers(server)) == 2, "the second worker does not start")
+        load = Load(server.port)
+        counted: list[float] = []
+        with load.running(16):
+            victim, other = workers(server)
+            lost = clients_of(victim)
+            assert load.failed == []
+            killed = time.monotonic()
+            victim.kill()
+            victim.wait(DEADLINE_SECONDS)
+            gone = time.monotonic()
+            server.wait_for(lambda: set(workers(server)) - {victim, other} != set(), "it is not replaced")
+            (new,) = set(workers(server)) - {victim, other}
+            server.wait_for(lambda: is_answered_by(new, server.port), "the new worker does not answer")
+            back_after = time.monotonic() - killed
+            load.wait_for_more(200)
+            counted += [sample(server, REQUESTS) for _ in range(20)]
+        assert load.other_statuses == []
+        # A process that is being ended still takes connections, and then resets them.
+        assert [one for one in load.failed if one[1] not in lost and not killed <= one[0] <= gone] == []
+        # What was counted may not have reached its client any more.
+        assert load.answered <= sample(server, REQUESTS) <= load.answered + len(load.failed)
+        assert counted == sorted(counted)
+        assert sample(server, "serving_workers") == 2
+        longest = f"no other took longer than {load.longest_seconds:.2f} s"
+        print(f"\n{len(load.failed)} of {load.answered} requests lost, {longest}; both back after {back_after:.2f} s")
+
+
+SLOW_LOADING = """
+import os, sys, time
+sys.path.insert(0, os.getcwd())
+import service.engines
+really = service.engines.load_engine
+def load_engine(path, config, choice):
+    while path.name == "2" and os.path.exists(os.environ["SLOW"]):
+        time.sleep(0.01)
+    return really(path, config, choice)
+service.engines.load_engine = load_engine
+"""
+
+
+def test_a_worker_killed_while_it_loads_holds_nobody_up(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (slow := tmp_path / "slow").touch()
+    monkeypatch.setenv("SLOW", str(slow))
+    at_start_of_python(SLOW_LOADING, tmp_path, monkeypatch)
+    with running(models, tmp_path / "log", workers=2) as server:
+        server.wait_for(lambda: len(workers(server)) == 2, "the second worker does not start")
+        publish(VERSION_1, models / "regression" / "2")
+        server.wait_for(lambda: state(server, "regression", 2) is State.LOADING, "version 2 is not loaded")
+        victim, other = workers(server)
+        victim.kill()
+        server.wait_for(lambda: len({*workers(server)} - {victim}) == 2, "it is not replaced")
+        # The new one cannot load it either, and the old version is served.
+        assert {server.request(PREDICT, TEN).status for _ in range(20)} == {200}
+        assert answering(server) == {"1"}
+        slow.unlink()
+        server.wait_for(lambda: answering(server) == {"2"}, "version 2 is not served")
+        (new,) = {*workers(server)} - {victim, other}
+        server.wait_for(lambda: is_answered_by(new, server.port), "the new worker does not answer")
+
+
+def test_all_workers_killed_at_once_are_replaced_and_counted(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path / "log", workers=2) as server:
+        for _ in range(50):
+            assert server.request(PREDICT, TEN).status == 200
+        killed = workers(server)
+        for worker in killed:
+            worker.kill()
+        server.wait_for(lambda: len({*workers(server)} - {*killed}) == 2, "they are not replaced")
+        server.wait_until_ready()
+        assert server.request(PREDICT, TEN).status == 200
+        server.wait_for(lambda: sample(server, REQUESTS) == 51, "what the killed ones counted is lost")
+        assert sample(server, 'serving_model_state{model="regression",state="AVAILABLE",version="1"}') == 1
+
+
+def test_workers_end_with_the_one_that_watches_over_them(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path / "log", workers=2) as server:
+        server.wait_for(lambda: len(workers(server)) == 2, "the second worker does not start")
+        orphans = workers(server)
+        with socket.create_connection(("127.0.0.1", server.port), DEADLINE_SECONDS) as idle:
+            server.process.kill()
+            server.process.wait(DEADLINE_SECONDS)
+            gone, alive = psutil.wait_procs(orphans, DEADLINE_SECONDS)
+            assert (len(gone), alive) == (2, [])
+            assert idle.recv(1) == b""
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", server.port), DEADLINE_SECONDS)
+
+
+def open_connections(server: Server, count: int, stack: ExitStack) -> list[socket.socket]:
+    address = ("127.0.0.1", server.port)
+    return [stack.enter_context(socket.create_connection(address, DEADLINE_SECONDS)) for _ in range(count)]
+
+
+def ask(client: socket.socket) -> bytes:
+    """The answer's head and body; what came, where the connection ended."""
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(TEN)}\r\n\r\n".encode()
+    try:
+        client.sendall(head + TEN)
+        return client.recv(65536)
+    except ConnectionError:
+        return b""
+
+
+def test_a_process_that_may_open_no_more_files_goes_on_with_those_it_has(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path / "log") as server, ExitStack() as stack:
+        (worker,) = workers(server)
+        (first,) = open_connections(server, 1, stack)
+        assert ask(first).startswith(b"HTTP/1.1 200")
+        most = max(int(file.name) for file in Path(f"/proc/{worker.pid}/fd").iterdir()) + 20
+        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (most, most))
+        many = open_connections(server, 100, stack)
+        answers = [ask(client)[:12] for client in many]
+        assert set(answers) == {b"HTTP/1.1 200", b""}
+        assert ask(first).startswith(b"HTTP/1.1 200")
+        for client in many:
+            client.close()
+        server.wait_for(lambda: ask(*open_connections(server, 1, stack)).startswith(b"HTTP/1.1 200"), "no way back")
+        assert workers(server) == [worker]
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_a_process_that_may_open_few_files_takes_fewer_connections_and_says_so(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path / "log") as server, ExitStack() as stack:
+        (worker,) = workers(server)
+        # Its successor has the limit from the beginning.
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (400, 400))
+        worker.kill()
+        server.wait_for(lambda: {*workers(server)} - {worker} != set(), "it is not replaced")
+        server.wait_until_ready()
+        assert "this process may open 400 files (ulimit -n): it takes at most 100 connections" in server.log.read_text()
+        idle = open_connections(server, 100, stack)
+        (further,) = open_connections(server, 1, stack)
+        assert ask(further).startswith(b"HTTP/1.1 503")
+        assert all(ask(client).startswith(b"HTTP/1.1 200") for client in idle)
+
+
+def test_connections_beyond_the_limit_are_told_so_and_counted(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path / "log", max_connections=10) as server, ExitStack() as stack:
+        few = open_connections(server, 10, stack)
+        assert all(ask(client).startswith(b"HTTP/1.1 200") for client in few)
+        for client in open_connections(server, 5, stack):
+            answer = ask(client)
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"connections are open; at most 10 may be (SERVING_MAX_CONNECTIONS)" in answer
+            assert b"retry-after: 1" in answer
+            assert client.recv(1) == b""
+        few.pop().close()
+        server.wait_for(
+            lambda: sample(server, 'serving_rejected_total{reason="too_many_connections"}') >= 5, "not told"
+        )
+        assert 9 <= sample(server, "serving_connections") <= 10
+
+
+def test_the_end_comes_in_time_whatever_clients_do(models: Path, tmp_path: Path) -> None:
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n".encode()
+    with running(models, tmp_path / "log", workers=2, shutdown_seconds=3) as server, ExitStack() as stack:
+        for begun in (b"", b"GET / HT", head, head + b"[1"):
+            for client in open_connections(server, 10, stack):
+                client.sendall(begun)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(DEADLINE_SECONDS) == 0
