@@ -4,6 +4,9 @@ from pathlib import Path
 
 from flask import Blueprint, Response, send_from_directory
 
+from service.errors import json_response
+from service.openapi import document
+
 TEMPLATES = Path(__file__).parent.parent / "templates"
 STATIC = Path(__file__).parent.parent / "static"
 
@@ -14,6 +17,14 @@ def blueprint() -> Blueprint:
     @views.get("/")
     def playground() -> Response:
         return send_from_directory(TEMPLATES, "playground.html")
+
+    @views.get("/docs")
+    def docs() -> Response:
+        return send_from_directory(TEMPLATES, "docs.html")
+
+    @views.get("/openapi.json")
+    def openapi() -> Response:
+        return json_response(document())
 
     @views.get("/static/<path:file>")
     def static(file: str) -> Response:
