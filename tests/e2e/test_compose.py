@@ -1,98 +1,29 @@
 """docker-compose.yml for real: the service and Prometheus come up, and Prometheus knows what was served."""
 
-import os
 import re
 import shutil
-import tempfile
-import urllib.parse
-import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-ROOT = Path(__file__).parents[2]
+from tests.e2e.stack import Ask, Docker, Stack, up
 
-Docker = Callable[..., str]
-Ask = Callable[..., tuple[int, Any]]
+BODY_LIMIT = 100_000
+
 WaitUntil = Callable[..., Any]
-
-
-@dataclass
-class Stack:
-    """The compose project under a name, and on ports, of its own."""
-
-    project: str
-    models: Path
-    image: str
-    docker: Docker
-    ask: Ask
-
-    def compose(self, *arguments: str, check: bool = True) -> str:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SERVING_", "MODEL"))}
-        own = {
-            "IMAGE": self.image,
-            "MODELS_DIR": str(self.models),
-            # Port 0: the engine takes one that is free.
-            "SERVING_PORT": "127.0.0.1:0",
-            "PROMETHEUS_PORT": "0",
-            "ALERTMANAGER_PORT": "0",
-        }
-        project = ("--project-name", self.project, "--env-file", os.devnull)
-        return self.docker("compose", *project, *arguments, env=kept | own, check=check)
-
-    def inspect(self, service: str, template: str) -> str:
-        container = self.compose("ps", "--all", "--quiet", service)
-        return self.docker("inspect", "--format", template, container)
-
-    @cached_property
-    def service_address(self) -> str:
-        return self.compose("port", "service", "8501")
-
-    @cached_property
-    def prometheus_address(self) -> str:
-        return self.compose("port", "prometheus", "9090")
-
-    def url(self, path: str) -> str:
-        return f"http://{self.service_address}{path}"
-
-    def predict(self, version: str = "") -> Any:
-        url = self.url(f"/v1/models/regression{version}:predict")
-        status, answer = self.ask(url, {"instances": [10.0]})
-        assert status == 200, answer
-        return answer["predictions"]
-
-    def prometheus(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """The series that answer a query, as (labels, value)."""
-        query = urllib.parse.urlencode({"query": expression})
-        status, answer = self.ask(f"http://{self.prometheus_address}/api/v1/query?{query}")
-        assert status == 200, (expression, answer)
-        return [(series["metric"], float(series["value"][1])) for series in answer["data"]["result"]]
 
 
 @pytest.fixture(scope="module")
 def stack(docker: Docker, image: str, ask: Ask) -> Iterator[Stack]:
-    with tempfile.TemporaryDirectory() as folder:
-        models = Path(folder) / "models"
-        shutil.copytree(ROOT / "models", models)
-        up = Stack(f"fitting-room-e2e-{uuid.uuid4().hex[:8]}", models, image, docker, ask)
-        try:
-            up.compose("up", "--detach", "--build", "--wait", "service", "prometheus", "alertmanager")
-            yield up
-            print(up.compose("logs", "--no-color", check=False))  # pytest shows it where a test failed
-        except pytest.fail.Exception:
-            print(up.compose("logs", "--no-color", check=False))
-            raise
-        finally:
-            up.compose("down", "--volumes", "--remove-orphans", check=False)
+    limit = {"SERVING_MAX_BODY_BYTES": str(BODY_LIMIT)}
+    with up(docker, image, ask, "balancer", "prometheus", "alertmanager", **limit) as stack:
+        yield stack
 
 
-def test_both_containers_are_healthy(stack: Stack) -> None:
-    for service in ("service", "prometheus"):
+def test_the_containers_are_healthy(stack: Stack) -> None:
+    for service in ("service", "balancer", "prometheus"):
         assert stack.inspect(service, "{{.State.Health.Status}}") == "healthy"
 
 
@@ -104,6 +35,12 @@ def test_the_service_runs_without_any_right_that_it_does_not_need(stack: Stack) 
     assert facts["NoNewPrivs"] == "1"
     written = stack.compose("exec", "-T", "service", "touch", "/app/file", "/models/file", check=False)
     assert written.count("Read-only file system") == 2
+
+
+def test_the_balancer_takes_no_longer_bodies_than_the_service(stack: Stack) -> None:
+    url = stack.url("/v1/models/clothing:classify")
+    assert stack.ask(url, bytes(BODY_LIMIT + 1)) == (413, {"error": "the body is longer than is taken"})
+    assert stack.ask(url, bytes(BODY_LIMIT))[0] == 400
 
 
 def test_prometheus_scrapes_the_service(stack: Stack, wait_until: WaitUntil) -> None:

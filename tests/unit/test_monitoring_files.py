@@ -17,11 +17,12 @@ def load_yaml(path: str) -> Any:
     return yaml.safe_load((ROOT / path).read_text())
 
 
-def test_prometheus_scrapes_the_service_where_compose_runs_it() -> None:
+def test_prometheus_scrapes_every_replica_of_the_service_where_compose_runs_it() -> None:
     jobs = {job["job_name"]: job for job in load_yaml("monitoring/prometheus.yml")["scrape_configs"]}
     services = load_yaml("docker-compose.yml")["services"]
-    ((host, port),) = [target.split(":") for target in jobs["fitting-room"]["static_configs"][0]["targets"]]
-    assert services[host]["ports"] == [f"${{SERVING_PORT:-8501}}:{port}"]
+    (found,) = jobs["fitting-room"]["dns_sd_configs"]
+    (name,) = found["names"]
+    assert (found["type"], services[name]["expose"]) == ("A", [str(found["port"])])
 
 
 def test_grafana_fits_rates_to_the_interval_that_prometheus_scrapes_at() -> None:
@@ -104,6 +105,6 @@ def test_images_are_pinned_by_release_and_named_without_a_registry() -> None:
     compose = load_yaml("docker-compose.yml")["services"]
     images = [service["image"] for service in compose.values() if "build" not in service]
     images += re.findall(r"^FROM (\S+:\S+)", (ROOT / "deploy/Dockerfile").read_text(), re.MULTILINE)
-    assert {image.partition(":")[0] for image in images} >= {"python", "prom/prometheus", "grafana/grafana"}
+    assert {image.partition(":")[0] for image in images} >= {"python", "nginx", "prom/prometheus", "grafana/grafana"}
     for image in images:
         assert re.fullmatch(r"[a-z]+(/[a-z]+)?:v?\d+\.\d+[\w.-]*", image), image
