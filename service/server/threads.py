@@ -23,6 +23,7 @@ class Threads:
     def __init__(self, settings: Settings, metrics: Metrics, deadlines: Deadlines) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._waiting = metrics.thread_queue_length.labels()
         self._deadlines = deadlines
         self._pool = Pool("request", settings.threads, _share_of_one(settings.threads))
         self._operators_pool = Pool("operator", OPERATORS_THREADS, OPERATORS_THREADS)
@@ -34,7 +35,13 @@ class Threads:
         if full := self._full(model):
             self._metrics.rejected.labels("queue_full").inc()
             return error_answer(429, full, ("retry-after", "1"))
-        return self._answer(self._pool, call, model, function, *arguments)
+        answer = self._answer(self._pool, call, model, function, *arguments)
+        self._note_waiting()
+        answer.add_done_callback(self._note_waiting)
+        return answer
+
+    def _note_waiting(self, _answer: "asyncio.Future[Answer] | None" = None) -> None:
+        self._waiting.set(max(0, self._pool.size - self._settings.threads))
 
     def operators_answer(
         self, call: Call, function: Callable[..., Answer], *arguments: Any

@@ -47,7 +47,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(SHIPPED / "clothing" / "1", models / "mixed" / "2")
     (models / "broken" / "1").mkdir(parents=True)
     (models / "broken" / "1" / "saved_model.pb").write_bytes(b"\xffnot a protocol buffer")
-    (models / "models.toml").write_text(POLICIES)
+    say(models, POLICIES)
     return models
 
 
@@ -78,11 +78,10 @@ def test_every_panel_of_every_dashboard_has_data(server: Server, monitor: Promet
 
 
 def test_alerts_notice_what_is_wrong(server: Server, models: Path, monitor: Prometheus) -> None:
-    policies = models / "models.toml"
-    policies.write_text("[models.clothing]\nversions = 'sum'")
+    say(models, "[models.clothing]\nversions = 'sum'")
     expected = {
         *("ServingModelLoadFailed", "ServingModelNotServed", "ServingModelsConfigInvalid"),
-        *("ServingOverloaded", "ServingOutliers"),
+        *("ServingOverloaded", "ServingErrorBudgetBurn", "ServingOutliers"),
     }
     noticed: set[str] = set()
 
@@ -94,7 +93,13 @@ def test_alerts_notice_what_is_wrong(server: Server, models: Path, monitor: Prom
     try:
         wait_for(are_noticed, lambda: f"noticed were {noticed}")
     finally:
-        policies.write_text(POLICIES)
+        say(models, POLICIES)
+
+
+def say(models: Path, policies: str) -> None:
+    """At once: half a file might be read, too."""
+    (models / ".draft").write_text(policies)
+    (models / ".draft").rename(models / "models.toml")
 
 
 def queries() -> list[tuple[str, str, set[str]]]:
@@ -140,6 +145,9 @@ def make_traffic(server: Server) -> None:
     for path, body, status in expected:
         kind = "application/json" if not isinstance(body, bytes) else "image/png"
         assert server.request(path, body, kind).status == status, path
+    # The deadline is over before the picture is decoded.
+    late = {"X-Request-Timeout-Ms": "1"}
+    assert server.request("/v1/models/photos:classify", photo, "image/jpeg", headers=late).status == 504
     ask_at_once(server, "/v1/models/photos:classify", photo)
     send_ahead(server, "/v1/models/mirrored:predict", ten)
 

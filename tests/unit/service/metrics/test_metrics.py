@@ -27,6 +27,7 @@ def test_every_metric_has_the_prefix_and_its_unit(metrics: Metrics, page: Collec
         "serving_batch_size": "histogram",
         "serving_queue_length": "gauge",
         "serving_queue_wait_seconds": "histogram",
+        "serving_thread_queue_length": "gauge",
         "serving_rejected": "counter",
         "serving_connections": "gauge",
         "serving_prediction": "counter",

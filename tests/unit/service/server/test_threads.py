@@ -123,6 +123,25 @@ def test_what_waits_for_a_thread_at_its_deadline_is_never_run_and_leaves_its_pla
     run(scenario())
 
 
+def test_how_many_wait_for_a_thread_is_told(make: Any) -> None:
+    async def scenario() -> None:
+        at = make(threads=1)
+
+        def waiting() -> Any:
+            return at.page.get_sample_value("serving_thread_queue_length")
+
+        held = at.begin_to_hang("model", 60_000)
+        assert waiting() == 0
+        later = [pending(at.threads.answer(at.call(), "model", at.note, "later")) for _ in range(2)]
+        assert waiting() == 2
+        at.go_on.set()
+        await asyncio.gather(held, *later)
+        assert waiting() == 0
+        at.threads.close()
+
+    run(scenario())
+
+
 def test_what_nobody_waits_for_because_the_client_left_is_never_run(make: Any) -> None:
     async def scenario() -> None:
         at = make(threads=1)
