@@ -27,7 +27,8 @@ _NO_HEADERS: Mapping[bytes, bytes] = MappingProxyType({})
 
 class Call:
     """`model` and `version` stay empty until a version is found, so that no client can make up new metrics. Times are
-    perf_counter's, and 0 for what did not happen. `batch_size`: rows that were run together, with these."""
+    perf_counter's, and 0 for what did not happen; how long decoding, waiting and encoding took is known at the end.
+    `batch_size`: rows that were run together, with these."""
 
     __slots__ = (
         "arrived",
@@ -35,11 +36,14 @@ class Call:
         "began",
         "body_bytes",
         "deadline",
+        "decode_seconds",
         "decoded_at",
+        "encode_seconds",
         "ended",
         "inferred_at",
         "model",
         "protocol",
+        "queue_seconds",
         "request_id",
         "run_began",
         "run_seconds",
@@ -55,6 +59,7 @@ class Call:
         self.body_bytes = body_bytes
         self.protocol = self.verb = self.model = self.version = ""
         self.began = self.decoded_at = self.run_began = self.run_seconds = self.inferred_at = self.ended = 0.0
+        self.decode_seconds = self.queue_seconds = self.encode_seconds = 0.0
         self.batch_size = 0
         # Of requests that threads answer, and of those that ask for one.
         self.deadline: Deadline | None = None
@@ -91,28 +96,19 @@ class Call:
 
     def _count(self, metrics: Metrics, status: int) -> None:
         self.ended = perf_counter()
+        if self.began:
+            self.queue_seconds = self.began - self.arrived
+        if self.decoded_at:
+            self.decode_seconds = self.decoded_at - self.began
+            # Between decoding and encoding, whatever was not its own run.
+            self.queue_seconds += (self.inferred_at or self.ended) - self.decoded_at - self.run_seconds
+        if self.inferred_at:
+            self.encode_seconds = self.ended - self.inferred_at
         metrics.of_call(self.model, self.version, self.protocol, self.verb, status).record(
             self.ended - self.arrived, self.decode_seconds, self.encode_seconds
         )
         if status == 413:
             metrics.rejected.labels("too_large").inc()
-
-    @property
-    def decode_seconds(self) -> float:
-        return self.decoded_at - self.began if self.decoded_at else 0.0
-
-    @property
-    def encode_seconds(self) -> float:
-        return self.ended - self.inferred_at if self.inferred_at else 0.0
-
-    @property
-    def queue_seconds(self) -> float:
-        """Until somebody began, and between decoding and encoding whatever was not its own run."""
-        waited = self.began - self.arrived if self.began else 0.0
-        run_or_given_up = self.inferred_at or self.ended
-        if self.decoded_at and run_or_given_up:
-            waited += run_or_given_up - self.decoded_at - self.run_seconds
-        return waited
 
 
 def current_call() -> Call:

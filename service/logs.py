@@ -1,11 +1,14 @@
 """Log lines, as text for a person or as JSON for a collector; the same for the service and for gunicorn."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
+from service.log_writer import LogWriter
 from service.settings import Settings
 
 
@@ -20,6 +23,8 @@ class JsonFormatter(logging.Formatter):
             "process": record.process,
             "message": _unicode(record.getMessage()),
         }
+        if request_id := getattr(record, "request_id", None):
+            line["request_id"] = request_id
         if record.exc_info:
             line["traceback"] = _unicode(self.formatException(record.exc_info))
         return orjson.dumps(line).decode()
@@ -53,3 +58,24 @@ def logging_config(settings: Settings) -> dict[str, Any]:
             "gunicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": False},
         },
     }
+
+
+class _Stream:
+    def __init__(self, writer: LogWriter) -> None:
+        self._writer = writer
+
+    def write(self, text: str) -> None:
+        self._writer.write(text.encode(errors="backslashreplace"))
+
+
+@contextmanager
+def written_by(writer: LogWriter, seconds: float) -> Iterator[None]:
+    """Meanwhile a full or stuck log holds nobody up. The last lines may take so long to be written."""
+    handlers = [handler for handler in logging.getLogger().handlers if type(handler) is logging.StreamHandler]
+    before = [handler.setStream(_Stream(writer)) for handler in handlers]
+    try:
+        yield
+    finally:
+        for handler, stream in zip(handlers, before, strict=True):
+            handler.setStream(stream)
+        writer.close(seconds)

@@ -80,6 +80,9 @@ class Settings:
     shutdown_seconds: int = setting(30, "how long requests in flight may take to finish after SIGTERM", least=0)
     log_format: LogFormat = setting("text", "form of the log lines")
     log_level: LogLevel = setting("info", "least level that is logged")
+    log_sample: float = setting(
+        1.0, "of how many requests a line is logged, as a share; of those that failed (5xx) always", least=0, most=1
+    )
 
     def __post_init__(self) -> None:
         for spec in fields(self):

@@ -92,6 +92,9 @@ class Metrics:
         self.shadow_dropped = Counters(
             store, "serving_shadow_dropped", "Requests that a busy shadow did not get.", version
         )
+        self.log_dropped = Counters(
+            store, "serving_log_dropped", "Lines of the log that could not be written, or not soon enough.", ()
+        )
         registry.register(Page(self.families, self.totals))
 
     @property

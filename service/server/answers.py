@@ -5,7 +5,6 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 
-from service import content_coding
 from service.messages import Answer
 from service.server.interface import HttpRequest
 
@@ -13,8 +12,6 @@ _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
 def answer_bytes(request: HttpRequest, answer: Answer, *, keep_alive: bool) -> bytes:
-    """In a shorter coding where the client takes one and the answer is long."""
-    answer = content_coding.encode(answer, request.accept_encoding)
     shared = _shared_head(answer.status, answer.content_type, int(time.time()))
     head = shared % (len(answer.body), request.call.request_id.encode())
     for name, value in answer.headers:

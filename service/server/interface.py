@@ -31,6 +31,8 @@ class HttpRequest(msgspec.Struct):
 # Asked once a request's head is there, with its target and headers: what to answer instead; None: it may come in. The
 # body of what may not is thrown away as it comes.
 Admit = Callable[[bytes, Mapping[bytes, bytes]], Answer | None]
+# Told of a request, the status of its answer and the bytes of the answer's body, once it is written.
+Answered = Callable[[HttpRequest, int, int], None]
 
 
 class Answerer(Protocol):

@@ -10,14 +10,17 @@ from collections import deque
 from collections.abc import Mapping
 from typing import cast
 
+from service import content_coding
 from service.messages import Answer, error_answer
 from service.server.answers import answer_bytes
 from service.server.connections import TOLD, Connections
-from service.server.interface import Admit, Answerer, HttpRequest
+from service.server.interface import Admit, Answered, Answerer, HttpRequest
 from service.server.reader import RequestReader
 from service.server.waits import BODY_SECONDS, HEAD_SECONDS, LEAST_BYTES_PER_SECOND, Wait
 
 MAX_PIPELINED = 64
+# No answer has this status; nginx calls it so in its log.
+CLIENT_LEFT = 499
 
 _TOO_SLOW = {
     Wait.HEAD: f"the request's head did not come within {HEAD_SECONDS} s",
@@ -28,11 +31,17 @@ _TOO_SLOW = {
 
 class HttpConnection(asyncio.Protocol):
     def __init__(
-        self, answerer: Answerer, connections: Connections, max_body_bytes: int, admit: Admit | None = None
+        self,
+        answerer: Answerer,
+        connections: Connections,
+        max_body_bytes: int,
+        admit: Admit | None = None,
+        answered: Answered = lambda _request, _status, _body_bytes: None,
     ) -> None:
         """`admit`: where not everybody may come in."""
         self._answerer = answerer
         self._admit = admit
+        self._answered = answered
         self._connections = connections
         self._buffered = connections.buffered
         self._reader = RequestReader(self, max_body_bytes, connections.buffered)
@@ -161,7 +170,9 @@ class HttpConnection(asyncio.Protocol):
         def answered(future: "asyncio.Future[Answer]") -> None:
             self._pending = None
             self._buffered.now -= buffered
-            if not self._closing:
+            if self._closing:
+                self._answered(request, CLIENT_LEFT, 0)
+            else:
                 self._write(request, future.result())
                 self._answer_waiting()
 
@@ -183,7 +194,7 @@ class HttpConnection(asyncio.Protocol):
     def _write(self, request: HttpRequest, answer: Answer) -> None:
         is_last = self._is_last_answer and not self._waiting and not self._refusal
         keep_alive = request.keep_alive and not self._closing and not is_last
-        self._transport.write(answer_bytes(request, answer, keep_alive=keep_alive))
+        self._send(request, answer, keep_alive=keep_alive)
         if not self._write_paused:
             self._expect_request()
         if not keep_alive:
@@ -191,7 +202,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _write_refusal(self, request: HttpRequest, refusal: Answer) -> None:
         self._refusal = None
-        self._transport.write(answer_bytes(request, refusal, keep_alive=False))
+        self._send(request, refusal, keep_alive=False)
         if self._reader.discards_body:
             self._expect(Wait.DISCARD)
         else:
@@ -202,6 +213,12 @@ class HttpConnection(asyncio.Protocol):
             self._expect(Wait.NEXT)
         else:
             self._expect(Wait.HEAD if self._reader.is_in_head else Wait.BODY)
+
+    def _send(self, request: HttpRequest, answer: Answer, *, keep_alive: bool) -> None:
+        """In a shorter coding where the client takes one and the answer is long."""
+        answer = content_coding.encode(answer, request.accept_encoding)
+        self._transport.write(answer_bytes(request, answer, keep_alive=keep_alive))
+        self._answered(request, answer.status, 0 if request.method == "HEAD" else len(answer.body))
 
     def _expect(self, wait: Wait) -> None:
         self._wait = wait

@@ -87,7 +87,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(models: Path | str, log: Path, **settings: object) -> Iterator[Server]:
+def running(models: Path | str, log: Path, stderr: int = subprocess.STDOUT, /, **settings: object) -> Iterator[Server]:
     """The service on a free port, ready; stopped with SIGTERM. Settings by their names (workers=2)."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVING_")}
     port = free_port()
@@ -95,7 +95,7 @@ def running(models: Path | str, log: Path, **settings: object) -> Iterator[Serve
     environment |= {f"SERVING_{name.upper()}": str(value) for name, value in given.items()}
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service"], env=environment, stdout=output, stderr=subprocess.STDOUT, text=True
+            [sys.executable, "-m", "service"], env=environment, stdout=output, stderr=stderr, text=True
         )
     try:
         server = Server(port, process, log, int(str(given.get("operations_port", port))))

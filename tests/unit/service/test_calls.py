@@ -55,13 +55,6 @@ def test_what_is_never_decoded_has_no_stages() -> None:
     assert stages(ended(Call())) == (0, 0, 0, 0)
 
 
-def test_what_is_turned_away_once_decoded_has_only_been_decoded() -> None:
-    call = Call()
-    call.begin()
-    call.decoded()
-    assert stages(call) == (1, 1, 0, 0)
-
-
 def test_its_duration_begins_with_its_arrival() -> None:
     page = CollectorRegistry()
     call = Call()

@@ -1,12 +1,15 @@
+import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
-from service.logs import JsonFormatter
+from service.log_writer import LogWriter
+from service.logs import JsonFormatter, written_by
 
 
 def logged(*calls: tuple[str, str, str], **settings: str) -> list[str]:
@@ -54,6 +57,27 @@ def test_a_json_line_takes_what_is_not_unicode() -> None:
     # The name of a folder that is not UTF-8, as Python gives it.
     line = JsonFormatter().format(record("model \udcff is broken"))
     assert json.loads(line)["message"].endswith("is broken")
+
+
+def test_a_json_line_names_the_request_that_it_is_about() -> None:
+    assert json.loads(JsonFormatter().format(record("failed", request_id="mine")))["request_id"] == "mine"
+
+
+def test_meanwhile_another_writes_the_lines_and_afterwards_nobody_else() -> None:
+    handler = logging.StreamHandler(before := io.StringIO())
+    root = logging.getLogger()
+    root.addHandler(handler)
+    read_end, write_end = os.pipe()
+    try:
+        with written_by(LogWriter(write_end, lambda _: None), 10):
+            root.error("f\u00fcr \udcff")
+        root.error("afterwards")
+        assert os.read(read_end, 100) == "für \\udcff\n".encode()
+        assert before.getvalue() == "afterwards\n"
+    finally:
+        root.removeHandler(handler)
+        os.close(read_end)
+        os.close(write_end)
 
 
 def test_text_lines_are_for_people() -> None:

@@ -37,6 +37,7 @@ def test_every_metric_has_the_prefix_and_its_unit(metrics: Metrics, page: Collec
         "serving_shadow": "counter",
         "serving_shadow_failed": "counter",
         "serving_shadow_dropped": "counter",
+        "serving_log_dropped": "counter",
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from service import create_app
+from service import content_coding, create_app
 from service.batch import BatchObserver
 from service.batcher import Batcher, BatchLimits
 from service.messages import Answer
@@ -45,7 +45,7 @@ def exchange(
         answer = roads.answer(request)
         ended = answer if isinstance(answer, Answer) else await answer
         roads.close()
-        return answer_bytes(request, ended, keep_alive=True)
+        return answer_bytes(request, content_coding.encode(ended, request.accept_encoding), keep_alive=True)
 
     head, _, content = asyncio.run(ask()).partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")

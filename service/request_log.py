@@ -1,0 +1,154 @@
+"""One line of the log for each request.
+
+Not through the logging module, which takes longer for a record than all of this: lines are put together for a while,
+formatted and written at once, and nobody waits for it.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from random import random
+
+import msgspec
+
+from service.server.interface import HttpRequest
+from service.settings import Settings
+
+# How long a line waits for others. To wake the writer takes as long as several lines.
+FLUSH_SECONDS = 0.02
+LONGEST_PATH = 1024
+
+# What tools ask every few seconds. Only who debugs wants to see that.
+_OPERATORS_PATHS = (b"/v2/health/", b"/metrics", b"/monitoring/prometheus/metrics")
+
+
+class Line(msgspec.Struct, omit_defaults=True, gc=False):
+    """As JSON shows it. What does not apply is left out; `span_id` is the caller's."""
+
+    time: str
+    level: str
+    logger: str
+    process: int
+    request_id: str
+    method: str
+    path: str
+    status: int
+    total_ms: float | None
+    decode_ms: float | None = None
+    queue_ms: float | None = None
+    inference_ms: float | None = None
+    encode_ms: float | None = None
+    batch_size: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    model: str = ""
+    version: str = ""
+    trace_id: str = ""
+    span_id: str = ""
+
+
+class RequestLog:
+    """Belongs to an event loop. `draw`: a number of [0, 1) for each request that may be left out."""
+
+    def __init__(self, settings: Settings, write: Callable[[bytes], None], draw: Callable[[], float] = random) -> None:
+        is_json = settings.log_format == "json"
+        self._share = settings.log_sample if settings.log_level in ("debug", "info") else 0.0
+        self._shows_operators = settings.log_level == "debug"
+        self._format = msgspec.json.Encoder().encode_lines if is_json else _text_lines
+        self._time_text = _utc if is_json else _local
+        self._write = write
+        self._draw = draw
+        self._process = os.getpid()
+        self._lines: list[Line] = []
+        self._millisecond = 0
+        self._millisecond_text = ""
+
+    def answered(self, request: HttpRequest, status: int, body_bytes: int) -> None:
+        """`body_bytes`: of the answer, as they went out."""
+        ended = time.perf_counter()
+        if status < 500 and self._share < 1.0 and self._draw() >= self._share:
+            return
+        if request.target.startswith(_OPERATORS_PATHS) and not self._shows_operators:
+            return
+        call = request.call
+        if not self._lines:
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+        trace_id, span_id = ("", "") if call.trace is None else call.trace[:2]
+        self._lines.append(
+            Line(
+                self._now(),
+                "info" if status < 500 else "error",
+                "service.requests",
+                self._process,
+                call.request_id,
+                request.method,
+                _path(request.target),
+                status,
+                _milliseconds(ended - call.arrived),
+                _milliseconds(call.decode_seconds),
+                _milliseconds(call.queue_seconds),
+                _milliseconds(call.run_seconds),
+                _milliseconds(call.encode_seconds),
+                call.batch_size,
+                call.body_bytes,
+                body_bytes,
+                call.model,
+                call.version,
+                trace_id,
+                span_id,
+            )
+        )
+
+    def flush(self) -> None:
+        if self._lines:
+            lines, self._lines = self._lines, []
+            self._write(self._format(lines))
+
+    def _now(self) -> str:
+        """Many requests end in the same millisecond."""
+        millisecond = int(time.time() * 1000)
+        if millisecond != self._millisecond:
+            self._millisecond = millisecond
+            self._millisecond_text = self._time_text(millisecond / 1000)
+        return self._millisecond_text
+
+
+def _milliseconds(seconds: float) -> float | None:
+    return int(seconds * 1e6) / 1e3 if seconds else None
+
+
+def _path(target: bytes) -> str:
+    """Without the query, which is the client's own business. Nothing in it can end the line or move a cursor."""
+    path = target.partition(b"?")[0][:LONGEST_PATH].decode("latin-1")
+    return path if path.isascii() and path.isprintable() else path.encode("unicode_escape").decode()
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _local(seconds: float) -> str:
+    """As the logging module writes it."""
+    return datetime.fromtimestamp(seconds).isoformat(" ", "milliseconds").replace(".", ",")
+
+
+def _text_lines(lines: Sequence[Line]) -> bytes:
+    return "".join(map(_text_line, lines)).encode()
+
+
+def _text_line(line: Line) -> str:
+    model = f" model={line.model}/{line.version}" if line.model else ""
+    trace = f" trace={line.trace_id} span={line.span_id}" if line.trace_id else ""
+    stages = ""
+    if line.batch_size:
+        stages = (
+            f" decode={line.decode_ms} queue={line.queue_ms} inference={line.inference_ms} encode={line.encode_ms}"
+            f" batch={line.batch_size}"
+        )
+    return (
+        f"{line.time} [{line.process}] {line.level.upper()} {line.method or '-'} {line.path or '-'} {line.status}"
+        f" {line.total_ms} ms{model}{stages} in={line.bytes_in} out={line.bytes_out}"
+        f" request={line.request_id}{trace}\n"
+    )
