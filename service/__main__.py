@@ -33,6 +33,11 @@ def main() -> None:
     if sys.argv[1:2] == ["key"]:
         key_command.main(sys.argv[2:])
         return
+    if sys.argv[1:2] == ["predict"]:
+        # Not above: it takes NumPy and Pillow, of which the process that watches over the workers has no need.
+        from service.predict import command
+
+        sys.exit(command.main(sys.argv[2:]))
     parser = _parser()
     try:
         settings = from_environment(flags={name: text for name, text in vars(parser.parse_args()).items() if text})
@@ -73,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m service",
         description="Serve the SavedModels of a folder over HTTP: TensorFlow Serving's REST API, pictures as "
         "requests, Prometheus metrics. Every flag is also an environment variable; a flag counts more.",
-        epilog="`python -m service key` makes an API key. docs/settings.md says more about each flag; docs/api.md "
-        "describes the routes.",
+        epilog="`python -m service predict` asks a model, `python -m service key` makes an API key. docs/settings.md "
+        "says more about each flag; docs/api.md describes the routes.",
     )
     for spec in fields(Settings):
         choices = get_args(spec.type)

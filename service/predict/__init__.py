@@ -1,0 +1,1 @@
+"""`python -m service predict`: asks a model from the command line."""
