@@ -36,6 +36,7 @@ def create_app(
     from service.metrics import BatchMetrics, Metrics, scrape_page
     from service.model_policies import policy_file
     from service.preparation import Preparation
+    from service.rate_limit import RateLimits
     from service.registry import Registry
     from service.repository import Repository
     from service.request_log import RequestLog
@@ -66,7 +67,12 @@ def create_app(
         agreement,
         on_failure=lambda model, version: metrics.load_failures.labels(model, str(version)).inc(),
     )
-    api_keys = ApiKeys(key_file(settings, board_folder), settings.poll_seconds) if settings.api_keys_file else None
+    rate_limits = RateLimits(board_folder)
+    api_keys = (
+        ApiKeys(key_file(settings, rate_limits, board_folder), settings.poll_seconds)
+        if settings.api_keys_file
+        else None
+    )
 
     app = Flask(__name__, static_folder=None)
     # The server has limited the body; within it a text may be as long as a file.
@@ -82,6 +88,7 @@ def create_app(
     app.extensions["api_keys"] = api_keys
     app.extensions["log_writer"] = log_writer = LogWriter(STANDARD_ERROR, metrics.log_dropped.labels().inc)
     app.extensions["request_log"] = RequestLog(settings, log_writer.write)
+    app.extensions["rate_limits"] = rate_limits
     calls.register(app, metrics)
     errors.register(app)
     security_headers.register(app)

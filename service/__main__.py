@@ -22,6 +22,7 @@ from service.board import forget_worker
 from service.host import usable_cores
 from service.logs import logging_config
 from service.model_policies import policy_file
+from service.rate_limit import RateLimits
 from service.series.folder import Retired
 from service.settings import InvalidSetting, Settings, from_environment, variable
 from service.toml_file import InvalidFile
@@ -48,7 +49,7 @@ def main() -> None:
     try:
         policy_file(settings).check()
         if settings.api_keys_file:
-            key_file(settings).check()
+            key_file(settings, RateLimits()).check()
     except InvalidFile as error:
         parser.error(str(error))
     ports = {"SERVING_PORT": settings.port, "SERVING_OPERATIONS_PORT": settings.operations_port}

@@ -15,7 +15,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from service import toml_file
+from service import rate_limit, toml_file
+from service.rate_limit import RateLimit, RateLimits
 from service.settings import Settings
 from service.toml_file import TomlFile
 
@@ -34,11 +35,17 @@ logger = logging.getLogger(__name__)
 
 
 class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A key as the file has it. `expires`: the first day, in UTC, on which it is refused."""
+    """A key as the file has it. `expires`: the first day, in UTC, on which it is refused. `rate_limit`: instead of the
+    setting of that name; empty: none."""
 
     sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
     scope: Scope
     expires: date | None = None
+    rate_limit: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rate_limit:
+            rate_limit.parse(self.rate_limit)
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -48,6 +55,7 @@ class ApiKey(msgspec.Struct, frozen=True):
     digest: bytes
     scope: Scope
     expires: float
+    limit: RateLimit | None = None
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,19 +130,29 @@ class ApiKeys:
             self.look()
 
 
-def key_file(settings: Settings, shared: Path | None = None) -> TomlFile[Keys]:
+def key_file(settings: Settings, limits: RateLimits, shared: Path | None = None) -> TomlFile[Keys]:
     """`shared`: a folder that worker processes share."""
-    path = Path(settings.api_keys_file)
-    return TomlFile(path, decode, {}, must_exist=True, kept=shared / "api-keys.toml" if shared else None)
+
+    def decode_keys(written: bytes, path: Path) -> Keys:
+        keys = [
+            ApiKey(
+                name,
+                bytes.fromhex(entry.sha256),
+                entry.scope,
+                _end(entry.expires),
+                limits.of(name, settings.rate_limit if entry.rate_limit is None else entry.rate_limit),
+            )
+            for name, entry in decode(written, path).items()
+        ]
+        return {key.digest: key for key in keys}
+
+    kept = shared / "api-keys.toml" if shared else None
+    return TomlFile(Path(settings.api_keys_file), decode_keys, {}, must_exist=True, kept=kept)
 
 
-def decode(written: bytes, path: "os.PathLike[str]") -> Keys:
-    """Raises InvalidFile, with file, place and what was expected."""
-    keys = toml_file.decode(written, path, _File, "keys", KeyEntry).keys
-    found = [
-        ApiKey(name, bytes.fromhex(entry.sha256), entry.scope, _end(entry.expires)) for name, entry in keys.items()
-    ]
-    return {key.digest: key for key in found}
+def decode(written: bytes, path: "os.PathLike[str]") -> dict[str, KeyEntry]:
+    """By name. Raises InvalidFile, with file, place and what was expected."""
+    return toml_file.decode(written, path, _File, "keys", KeyEntry).keys
 
 
 def _end(expires: date | None) -> float:

@@ -2,10 +2,12 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
+
+from service import rate_limit
 
 EngineChoice = Literal["auto", "tensorflow", "litert"]
 LogFormat = Literal["text", "json"]
@@ -26,9 +28,13 @@ def setting(
     least: float | None = None,
     most: float | None = None,
     aliases: tuple[str, ...] = (),
+    check: Callable[[str], object] | None = None,
 ) -> Any:
-    """`aliases` are environment variables that count where the setting's own one is not set."""
-    return field(default=default, metadata={"help": text, "least": least, "most": most, "aliases": aliases})
+    """`aliases` are environment variables that count where the setting's own one is not set. `check` raises ValueError,
+    with the value and what was expected."""
+    return field(
+        default=default, metadata={"help": text, "least": least, "most": most, "aliases": aliases, "check": check}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,11 @@ class Settings:
     )
     admin: bool = setting(False, "let clients load and unload models: 1 or 0")
     api_keys_file: str = setting("", "file with the API keys, one of which every client then needs (empty: none does)")
+    rate_limit: str = setting(
+        "",
+        "most requests of a key, as 100/second; without keys, of all clients together (empty: no limit)",
+        check=rate_limit.parse,
+    )
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8501, "port to listen on", least=1, most=65535)
     operations_port: int = setting(
@@ -125,6 +136,11 @@ def _parse(spec: "Field[Any]", source: str, text: str) -> Any:
 
 
 def _check(spec: "Field[Any]", source: str, value: Any, given: str) -> None:
+    if value and (check := spec.metadata["check"]):
+        try:
+            check(value)
+        except ValueError as error:
+            raise InvalidSetting(f"{source}={error}") from None
     choices = get_args(spec.type)
     least, most = spec.metadata["least"], spec.metadata["most"]
     if choices and value not in choices:

@@ -8,6 +8,7 @@ from flask import Flask
 from service.api_keys import ApiKeys
 from service.messages import Answer, error_answer
 from service.metrics import Metrics
+from service.rate_limit import RateLimit, RateLimits
 from service.server.interface import Admit
 from service.settings import Settings
 
@@ -36,8 +37,12 @@ class Guard:
     """At the main port. `has_operations`: whether health and metrics are for anybody there; else they have a port of
     their own, and here health is for who has a key, and metrics for nobody."""
 
-    def __init__(self, api_keys: ApiKeys | None, metrics: Metrics, has_operations: bool) -> None:
+    def __init__(
+        self, api_keys: ApiKeys | None, limit_of_all: RateLimit | None, metrics: Metrics, has_operations: bool
+    ) -> None:
+        """`limit_of_all`: where there are no keys, of all clients together."""
         self._api_keys = api_keys
+        self._limit_of_all = limit_of_all
         self._rejected = metrics.rejected
         self._open = PAGES | HEALTH | METRICS if has_operations else PAGES
 
@@ -45,13 +50,20 @@ class Guard:
         path = _path(target)
         if (path in self._open or path.startswith(PARTS_OF_PAGES)) and not _has_body(headers):
             return None
+        limit = self._limit_of_all
         if self._api_keys is not None:
             key = self._api_keys.find(_given(headers))
             if key is None:
                 return self._refuse("unauthorized", UNAUTHORIZED)
             if key.scope != "admin" and path.startswith(ADMIN):
                 return self._refuse("forbidden", FORBIDDEN)
-        return NO_SUCH_ROUTE if path in METRICS and path not in self._open else None
+            limit = key.limit
+        if path in METRICS and path not in self._open:
+            return NO_SUCH_ROUTE
+        if limit is not None and (seconds := limit.seconds_to_wait()):
+            message = f"no more than {limit} are taken; come again in {seconds} s (SERVING_RATE_LIMIT)"
+            return self._refuse("rate_limited", error_answer(429, message, ("retry-after", str(seconds))))
+        return None
 
     def _refuse(self, reason: str, answer: Answer) -> Answer:
         self._rejected.labels(reason).inc()
@@ -68,10 +80,12 @@ def doors(app: Flask) -> list[Admit | None]:
     """For each port, as gunicorn binds them; None where everybody may come in."""
     settings: Settings = app.extensions["settings"]
     api_keys: ApiKeys | None = app.extensions["api_keys"]
+    rate_limits: RateLimits = app.extensions["rate_limits"]
+    limit_of_all = rate_limits.of("", settings.rate_limit) if api_keys is None else None
     has_operations = not settings.operations_port
-    if api_keys is None and has_operations:
+    if api_keys is None and limit_of_all is None and has_operations:
         return [None]
-    main = Guard(api_keys, app.extensions["metrics"], has_operations).admit
+    main = Guard(api_keys, limit_of_all, app.extensions["metrics"], has_operations).admit
     return [main] if has_operations else [main, admit_operations]
 
 

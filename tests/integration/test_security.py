@@ -97,3 +97,13 @@ def test_a_worker_that_is_replaced_while_the_file_is_bad_takes_the_keys_that_the
     )
     assert statuses(server, alice) == {200}
     assert "; the keys before go on to count" in server.log.read_text()
+
+
+def test_a_rate_limit_is_kept_by_all_workers_together(tmp_path: Path, keys: KeyFile, alice: dict[str, str]) -> None:
+    settings = {"model_name": "regression", "workers": 2, "rate_limit": "30/hour", "api_keys_file": keys.path}
+    with running(SHIPPED, tmp_path / "service.log", **settings) as server:
+        # Each on a connection of its own, which go to either worker.
+        answers = [server.request(PREDICT, BODY, headers=alice).status for _ in range(100)]
+        page = server.request("/metrics").body.decode()
+    assert sorted(answers) == [200] * 30 + [429] * 70
+    assert 'serving_rejected_total{reason="rate_limited"} 70.0' in page

@@ -1,12 +1,13 @@
 import hashlib
 import logging
-import threading
+import time
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
 
 from service.api_keys import ApiKeys, decode, key_file, new_key
+from service.rate_limit import RateLimits
 from service.settings import Settings
 from service.toml_file import InvalidFile
 
@@ -29,7 +30,7 @@ def write(path: Path, text: str) -> None:
 
 
 def keys_of(path: Path, now: float = 0.0, shared: Path | None = None) -> ApiKeys:
-    return ApiKeys(key_file(Settings(api_keys_file=str(path)), shared), 0.001, lambda: now)
+    return ApiKeys(key_file(Settings(api_keys_file=str(path)), RateLimits(), shared), 0.001, lambda: now)
 
 
 def test_a_key_is_found_by_its_hash_and_says_whose_it_is_and_what_it_may(tmp_path: Path) -> None:
@@ -62,6 +63,7 @@ def test_a_key_is_refused_from_the_day_on_that_it_expires(tmp_path: Path, now: f
         (entry("one", sha256="ABC"), "matching regex '^[0-9a-f]{64}$' - at `sha256` - in `keys.alice`"),
         (entry("one", expires="soon"), "- at `expires` - in `keys.alice`"),
         (entry("one", "'a b'"), "matching regex '^[A-Za-z0-9_-]{1,64}$'"),
+        (entry("one", rate_limit="often"), "'often': expected a rate as 100/second"),
         (entry("one") + entry("one", "bob"), "`keys.alice` and `keys.bob` are the same key"),
     ],
 )
@@ -137,11 +139,11 @@ def test_the_file_is_looked_at_again_and_again_by_a_thread(tmp_path: Path) -> No
     path = tmp_path / "keys.toml"
     write(path, entry("one"))
     keys = keys_of(path)
-    looked = threading.Event()
     write(path, entry("two"))
     keys.start()
+    deadline = time.monotonic() + SECONDS_AT_MOST
     while keys.find(b"two") is None:
-        assert not looked.wait(0.001)
+        assert time.monotonic() < deadline
     keys.stop()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,6 +201,43 @@ def test_then_the_main_port_has_no_metrics_and_health_for_who_has_a_key(build: C
 def test_then_and_without_keys_the_main_port_has_health_for_everybody(build: Callable[..., House]) -> None:
     house = build(keys=False, operations_port=1234)
     assert [house.ask(path).status for path in ("/v2/health/live", "/v1/models", "/metrics")] == [200, 200, 404]
+
+
+def test_a_key_gets_in_as_often_as_its_limit_says_and_others_have_their_own(build: Callable[..., House]) -> None:
+    house = build(rate_limit="2/hour")
+    assert [house.ask("/v2", {"X-API-Key": PREDICT}).status for _ in range(3)] == [200, 200, 429]
+    got = house.ask("/v1/models", {"X-API-Key": PREDICT})
+    assert (got.status, len(house.inside.requests)) == (429, 2)
+    assert re.search(r"\r\nretry-after: 3(600|59\d)$", got.head)
+    assert b"no more than 2 requests in 3600 s are taken; come again in 3" in got.body
+    assert house.rejected("rate_limited") == 2
+    assert house.ask("/v2", {"X-API-Key": ADMIN}).status == 200
+
+
+def test_what_is_refused_or_needs_no_key_does_not_count(build: Callable[..., House]) -> None:
+    house = build(rate_limit="1/hour")
+    for headers in ({"X-API-Key": "wrong"}, {}):
+        assert house.ask("/v2", headers).status == 401
+    assert house.ask("/v2/repository/models/m/load", {"X-API-Key": PREDICT}).status == 403
+    for _ in range(3):
+        assert house.ask("/metrics", {"X-API-Key": PREDICT}, body=b"").status == 200
+    assert house.ask("/v2", {"X-API-Key": PREDICT}).status == 200
+
+
+@pytest.mark.parametrize(("limit", "statuses"), [("1/hour", [200, 429, 429]), ("", [200, 200, 200])])
+def test_a_key_may_have_a_limit_of_its_own(
+    build: Callable[..., House], tmp_path: Path, limit: str, statuses: list[int]
+) -> None:
+    (tmp_path / "own.toml").write_text(f'{KEYS}\nrate_limit = "{limit}"')
+    house = build(keys=False, rate_limit="2/hour", api_keys_file=str(tmp_path / "own.toml"))
+    assert [house.ask("/v2", {"X-API-Key": ADMIN}).status for _ in range(3)] == statuses
+    assert [house.ask("/v2", {"X-API-Key": PREDICT}).status for _ in range(3)] == [200, 200, 429]
+
+
+def test_without_keys_the_limit_is_for_all_clients_together(build: Callable[..., House]) -> None:
+    house = build(keys=False, rate_limit="2/hour")
+    assert [house.ask("/v2").status for _ in range(3)] == [200, 200, 429]
+    assert house.ask("/v2/health/ready", body=b"").status == 200
 
 
 def test_where_nothing_is_guarded_nobody_is_asked(build: Callable[..., House]) -> None:
