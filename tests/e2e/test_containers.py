@@ -6,12 +6,13 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 BASE_IMAGE = "python:3.11-slim-bookworm"
@@ -47,11 +48,11 @@ def start(docker: Docker, wait_until: Callable[..., Any]) -> Iterator[Callable[.
     """Runs an image, without any right that it does not need, until its HEALTHCHECK says healthy."""
     started: list[Container] = []
 
-    def run(image: str, *options: str) -> Container:
+    def run(image: str, *options: str, then: Sequence[str] = ()) -> Container:
         container = Container(f"fitting-room-e2e-{uuid.uuid4().hex[:8]}", docker)
         started.append(container)
         publish = ("--publish", "127.0.0.1:0:8501")
-        docker("run", "--detach", "--name", container.name, *publish, *LOCKED_DOWN, *options, image)
+        docker("run", "--detach", "--name", container.name, *publish, *LOCKED_DOWN, *options, image, *then)
         state = wait_until(container.state, lambda state: has_settled(state), "a healthy container")
         assert state["Status"] == "running", container.logs()
         return container
@@ -140,6 +141,22 @@ def test_a_model_mounted_as_for_tensorflow_serving_is_served(
     assert ask(f"{container.url}/v1/models") == (200, {"models": ["half_plus_two"]})
     status, _ = ask(f"{container.url}/v1/models/half_plus_two:predict", {"instances": [10.0]})
     assert status == 200
+
+
+def test_kserves_runtime_serves_a_folder_of_versions(
+    docker: Docker, image: str, start: Callable[..., Container], ask: Ask
+) -> None:
+    runtime = yaml.safe_load((ROOT / "deploy/kubernetes/kserve/cluster-serving-runtime.yaml").read_text())
+    (container,) = runtime["spec"]["containers"]
+    environment = {one["name"]: one["value"].replace("{{.Name}}", "straight-line") for one in container["env"]}
+    options = [f"--env={name}={value}" for name, value in environment.items()]
+    options += ["--volume", f"{ROOT / 'models/regression'}:/mnt/models:ro", "--publish", "127.0.0.1:0:8080"]
+    shell, *then = list[str]([*container["command"], *container["args"]])
+    served = start(image, *options, "--entrypoint", shell, then=then)
+    url = f"http://{docker('port', served.name, '8080/tcp').splitlines()[0]}"
+    assert ask(f"{url}/v1/models") == (200, {"models": ["straight-line"]})
+    status, answer = ask(f"{url}/v1/models/straight-line:predict", {"instances": [10.0]})
+    assert (status, answer) == (200, {"predictions": [pytest.approx(31, abs=0.01)]})
 
 
 @pytest.mark.skipif("E2E_FULL" not in os.environ, reason="downloads TensorFlow; E2E_FULL=1 runs it")

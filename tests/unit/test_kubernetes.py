@@ -1,0 +1,357 @@
+"""deploy/kubernetes/, without a cluster: Kubernetes knows every object that it renders to, and it fits the service."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from service import create_app
+from service.metrics import Metrics, scrape_page
+from service.registry import Registry
+from service.repository import Repository
+from service.settings import Settings, variable
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "deploy/kubernetes"
+OVERLAYS = ["base", *(f"overlays/{path.name}" for path in sorted((FOLDER / "overlays").iterdir()))]
+COMPONENTS = [path.name for path in sorted((FOLDER / "components").iterdir())]
+# The oldest that the manifests are for (a sleep as preStop), and the newest whose schema is at hand.
+KUBERNETES = ["1.30", kubernetes_validate.latest_version()]
+CUSTOM = {"ServiceMonitor", "ClusterServingRuntime", "InferenceService"}
+
+needs_kubectl = pytest.mark.skipif(not shutil.which("kubectl"), reason="no `kubectl` command on this machine")
+
+
+@cache
+def rendered(path: str) -> list[Any]:
+    done = subprocess.run(["kubectl", "kustomize", path], capture_output=True, text=True, cwd=FOLDER)
+    assert done.returncode == 0, done.stderr
+    assert "deprecated" not in done.stderr.lower(), done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@cache
+def with_component(name: str) -> list[Any]:
+    """The base with a component, and with those that this one builds on."""
+    components = ["autoscale-cpu", name] if name == "autoscale-queue" else [name]
+    with tempfile.TemporaryDirectory() as folder:
+        kustomization = {
+            "resources": [os.path.relpath(FOLDER / "base", folder)],
+            "components": [os.path.relpath(FOLDER / "components" / one, folder) for one in components],
+        }
+        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        return rendered(folder)
+
+
+def only(kind: str, objects: list[Any]) -> Any:
+    (found,) = [one for one in objects if one["kind"] == kind]
+    return found
+
+
+def base(kind: str) -> Any:
+    return only(kind, rendered("base"))
+
+
+def container(objects: list[Any]) -> Any:
+    (found,) = only("Deployment", objects)["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+def check(one: Any) -> None:
+    check_text(json.dumps(one))
+
+
+@cache
+def check_text(text: str) -> None:
+    """Once for objects that are the same everywhere: it takes a tenth of a second each."""
+    for version in KUBERNETES:
+        kubernetes_validate.validate(json.loads(text), version, strict=True)
+
+
+def runtime() -> Any:
+    return yaml.safe_load((FOLDER / "kserve/cluster-serving-runtime.yaml").read_text())
+
+
+def environment(one: Any) -> dict[str, str]:
+    return {variable["name"]: variable["value"] for variable in one.get("env", [])}
+
+
+def settings_of(objects: list[Any]) -> dict[str, str]:
+    """By environment, as the container gets them."""
+    names = [source["configMapRef"]["name"] for source in container(objects)["envFrom"]]
+    maps = {one["metadata"]["name"]: one["data"] for one in objects if one["kind"] == "ConfigMap"}
+    return {key: value for name in names for key, value in maps[name].items()}
+
+
+@needs_kubectl
+@pytest.mark.parametrize("path", OVERLAYS)
+def test_every_object_of_an_overlay_is_one_that_kubernetes_knows(path: str) -> None:
+    for one in rendered(path):
+        if one["kind"] not in CUSTOM:
+            check(one)
+
+
+@needs_kubectl
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_every_component_goes_with_the_base(name: str) -> None:
+    for one in with_component(name):
+        if one["kind"] not in CUSTOM:
+            check(one)
+
+
+@needs_kubectl
+def test_a_field_that_kubernetes_does_not_know_would_be_found() -> None:
+    deployment = {**base("Deployment"), "spec": {**base("Deployment")["spec"], "replica": 2}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        check(deployment)
+
+
+@needs_kubectl
+def test_ports_are_the_services_own() -> None:
+    ports = {port["name"]: port["containerPort"] for port in container(rendered("base"))["ports"]}
+    operations = int(settings_of(rendered("base"))["SERVING_OPERATIONS_PORT"])
+    assert ports == {"http": Settings().port, "operations": operations}
+    for port in base("Service")["spec"]["ports"]:
+        assert ports[port["targetPort"]] == port["port"]
+
+
+@needs_kubectl
+@pytest.mark.parametrize("path", OVERLAYS)
+def test_only_settings_that_exist_are_set(path: str) -> None:
+    assert set(settings_of(rendered(path))) <= {variable(spec) for spec in fields(Settings)}
+
+
+def probes() -> Iterator[tuple[str, Any]]:
+    """Of the Deployment, and of KServe's runtime."""
+    for one in (container([yaml.safe_load((FOLDER / "base/deployment.yaml").read_text())]), *runtime_containers()):
+        for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+            if name in one:
+                yield name, one[name]
+
+
+def runtime_containers() -> list[Any]:
+    containers: list[Any] = runtime()["spec"]["containers"]
+    return containers
+
+
+def test_probes_ask_for_routes_that_there_are() -> None:
+    routes = {rule.rule for rule in create_app(Settings(models=ROOT / "models")).url_map.iter_rules()}
+    for name, probe in probes():
+        path = probe["httpGet"]["path"]
+        assert path in routes
+        assert path == ("/v2/health/ready" if name == "readinessProbe" else "/v2/health/live")
+
+
+@needs_kubectl
+@pytest.mark.parametrize("path", OVERLAYS)
+def test_pods_may_no_more_than_they_need(path: str) -> None:
+    pod = only("Deployment", rendered(path))["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False
+    (user,) = re.findall(r"^USER (\d+):\1$", (ROOT / "deploy/Dockerfile").read_text(), re.MULTILINE)
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": int(user),
+        "runAsGroup": int(user),
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    for one in [*pod["containers"], *pod.get("initContainers", [])]:
+        assert one["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert set(one["resources"]) == {"requests", "limits"}
+
+
+@needs_kubectl
+def test_a_pod_may_take_as_long_to_stop_as_the_service_drains() -> None:
+    pod = base("Deployment")["spec"]["template"]["spec"]
+    pause = container(rendered("base"))["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] > pause + Settings().shutdown_seconds
+
+
+@needs_kubectl
+def test_everything_selects_the_pods_of_the_deployment() -> None:
+    deployment = base("Deployment")["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    selectors = [
+        deployment["selector"]["matchLabels"],
+        base("Service")["spec"]["selector"],
+        base("PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        base("NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+        *(spread["labelSelector"]["matchLabels"] for spread in topology(deployment)),
+    ]
+    assert all(selector == labels for selector in selectors)
+
+
+def topology(deployment: Any) -> list[Any]:
+    spread: list[Any] = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert len(spread) == 2
+    return spread
+
+
+@needs_kubectl
+def test_predictions_are_let_in_and_nothing_is_let_out() -> None:
+    policy = base("NetworkPolicy")["spec"]
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+    assert not policy.get("egress")
+    predictions, operations = policy["ingress"]
+    assert predictions == {"ports": [{"port": "http"}]}
+    assert operations["ports"] == [{"port": "operations"}]
+    assert operations["from"]
+
+
+@needs_kubectl
+@pytest.mark.parametrize("path", [path for path in OVERLAYS if path.endswith("-autoscale")])
+def test_an_autoscaler_scales_the_deployment_which_then_names_no_number(path: str) -> None:
+    objects = rendered(path)
+    deployment = only("Deployment", objects)
+    target = only("HorizontalPodAutoscaler", objects)["spec"]["scaleTargetRef"]
+    assert target == {
+        "apiVersion": deployment["apiVersion"],
+        "kind": "Deployment",
+        "name": deployment["metadata"]["name"],
+    }
+    assert "replicas" not in deployment["spec"]
+    assert container(objects)["resources"]["requests"]["cpu"], "what a share of a core's use is a share of"
+
+
+@needs_kubectl
+def test_the_queue_that_is_scaled_by_is_a_metric_that_the_adapter_offers() -> None:
+    autoscaler = only("HorizontalPodAutoscaler", rendered("overlays/queue-autoscale"))
+    (name,) = [metric["pods"]["metric"]["name"] for metric in autoscaler["spec"]["metrics"] if metric["type"] == "Pods"]
+    assert name in {family.name for family in scrape_page(Metrics(CollectorRegistry()), Registry()).collect()}
+    (rule,) = yaml.safe_load((FOLDER / "components/autoscale-queue/prometheus-adapter.yaml").read_text())["rules"]
+    assert rule["seriesQuery"].startswith(f"{name}{{")
+    assert rule["name"]["matches"] == name
+
+
+@needs_kubectl
+def test_the_service_monitor_scrapes_the_service_as_the_job_that_alerts_ask_for() -> None:
+    objects = with_component("service-monitor")
+    monitor, service = only("ServiceMonitor", objects), only("Service", objects)
+    assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+    spec = monitor["spec"]
+    assert set(spec) == {"jobLabel", "selector", "endpoints"}
+    assert spec["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert f'job="{service["metadata"]["labels"][spec["jobLabel"]]}"' in (ROOT / "monitoring/alerts.yml").read_text()
+    (endpoint,) = spec["endpoints"]
+    assert set(endpoint) == {"port", "path", "interval", "scrapeTimeout"}
+    assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+
+
+@needs_kubectl
+@pytest.mark.parametrize("name", ["model-volume", "model-fetch"])
+def test_models_are_read_only_for_the_service_and_where_it_looks_for_them(name: str) -> None:
+    (mount,) = [mount for mount in container(with_component(name))["volumeMounts"] if mount["name"] == "models"]
+    assert mount["readOnly"] is True
+    assert f"MODEL_BASE_PATH={mount['mountPath']}\n" in (ROOT / "deploy/Dockerfile").read_text()
+
+
+@needs_kubectl
+def test_who_fetches_models_may_reach_the_store_and_nothing_but_what_it_needs() -> None:
+    objects = with_component("model-fetch")
+    ports = {port["port"] for rule in only("NetworkPolicy", objects)["spec"]["egress"] for port in rule["ports"]}
+    assert ports == {53, 443}
+    (fetch,) = only("Deployment", objects)["spec"]["template"]["spec"]["initContainers"]
+    (mount,) = fetch["volumeMounts"]
+    assert mount["mountPath"] == fetch["args"][-1]
+    assert fetch["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+@needs_kubectl
+def test_api_keys_come_from_a_secret_where_the_service_looks_for_them() -> None:
+    objects = with_component("api-keys")
+    keys = Path(settings_of(objects)["SERVING_API_KEYS_FILE"])
+    assert settings_of(objects).items() >= settings_of(rendered("base")).items()
+    assert str(keys.parent) in [mount["mountPath"] for mount in container(objects)["volumeMounts"]]
+    volumes = only("Deployment", objects)["spec"]["template"]["spec"]["volumes"]
+    assert {"fitting-room-api-keys"} == {volume["secret"]["secretName"] for volume in volumes if "secret" in volume}
+
+
+def test_the_docs_command_makes_a_rule_of_the_operator_of_our_alerts() -> None:
+    operations = (ROOT / "docs/operations.md").read_text()
+    (command,) = re.findall(r"^(\{ printf .*?\}) \| kubectl", operations, re.DOTALL | re.MULTILINE)
+    rule = yaml.safe_load(subprocess.run(["sh", "-c", command], capture_output=True, check=True, cwd=ROOT).stdout)
+    assert (rule["apiVersion"], rule["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load((ROOT / "monitoring/alerts.yml").read_text())
+
+
+def test_the_images_are_of_the_projects_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    (image,) = yaml.safe_load((FOLDER / "base/kustomization.yaml").read_text())["images"]
+    assert image == {"name": "fitting-room", "newTag": version}
+    assert [one["image"] for one in runtime_containers()] == [f"fitting-room:{version}"]
+
+
+def test_kserves_runtime_runs_a_pod_that_kubernetes_knows() -> None:
+    spec = runtime()["spec"]
+    check(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "x", "annotations": spec["annotations"]},
+            "spec": {"containers": spec["containers"], "volumes": spec["volumes"]},
+        }
+    )
+
+
+def test_kserves_runtime_says_what_it_serves() -> None:
+    """The names are those of KServe's own definitions, serving.kserve.io/v1alpha1, which no package carries."""
+    assert runtime()["apiVersion"] == "serving.kserve.io/v1alpha1"
+    assert set(runtime()["spec"]) == {
+        "annotations",
+        "supportedModelFormats",
+        "protocolVersions",
+        "containers",
+        "volumes",
+    }
+    assert runtime()["spec"]["protocolVersions"] == ["v1", "v2"]
+    (one,) = runtime_containers()
+    assert one["name"] == "kserve-container"
+    assert set(environment(one)) <= {variable(spec) for spec in fields(Settings)}
+    port = environment(one)["SERVING_PORT"]
+    assert [str(port["containerPort"]) for port in one["ports"]] == [port]
+    assert runtime()["spec"]["annotations"] == {
+        "prometheus.kserve.io/port": port,
+        "prometheus.kserve.io/path": "/metrics",
+    }
+    assert all(str(probe["httpGet"]["port"]) in (port, "operations") for _, probe in probes())
+
+
+def test_kserves_example_asks_for_the_runtime() -> None:
+    example = yaml.safe_load((FOLDER / "kserve/inference-service.yaml").read_text())
+    model = example["spec"]["predictor"]["model"]
+    assert example["apiVersion"] == "serving.kserve.io/v1beta1"
+    assert model["runtime"] == runtime()["metadata"]["name"]
+    assert model["modelFormat"] in runtime()["spec"]["supportedModelFormats"]
+    assert model["protocolVersion"] in runtime()["spec"]["protocolVersions"]
+
+
+def test_kserves_folder_is_served_under_the_name_of_the_inference_service(tmp_path: Path) -> None:
+    """The runtime's own command, with folders of this machine and without the service at its end."""
+    (one,) = runtime_containers()
+    mount = tmp_path / "mnt/models"
+    shutil.copytree(ROOT / "models/regression/1", mount / "1")
+    command = one["args"][0].replace("/mnt/models", str(mount)).replace("/tmp/models", str(tmp_path / "models"))
+    done, end = command.rsplit(" && ", 1)
+    assert (one["command"], end) == (["sh", "-c"], "exec python -m service")
+    assert environment(one)["SERVING_MODELS"] == "/tmp/models"
+    environment_of_the_pod = {**os.environ, "SERVING_MODEL_NAME": "half-plus-two"}
+    for _ in range(2):  # the container may be started again in the same pod
+        subprocess.run(["sh", "-c", done], check=True, env=environment_of_the_pod)
+    assert list(Repository(tmp_path / "models", "half-plus-two").versions()) == [("half-plus-two", 1)]
