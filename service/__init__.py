@@ -32,14 +32,13 @@ def create_app(
     from service.board import Board
     from service.engines import load_engine
     from service.inference import Inference
-    from service.log_writer import STANDARD_ERROR, LogWriter
     from service.metrics import BatchMetrics, Metrics, scrape_page
     from service.model_policies import policy_file
     from service.preparation import Preparation
     from service.rate_limit import RateLimits
+    from service.records import Records
     from service.registry import Registry
     from service.repository import Repository
-    from service.request_log import RequestLog
     from service.short_road import ShortRoad
     from service.watcher import Watcher
 
@@ -86,8 +85,7 @@ def create_app(
     app.extensions["agreement"] = agreement
     app.extensions["metrics"] = metrics
     app.extensions["api_keys"] = api_keys
-    app.extensions["log_writer"] = log_writer = LogWriter(STANDARD_ERROR, metrics.log_dropped.labels().inc)
-    app.extensions["request_log"] = RequestLog(settings, log_writer.write)
+    app.extensions["records"] = Records(settings, metrics)
     app.extensions["rate_limits"] = rate_limits
     calls.register(app, metrics)
     errors.register(app)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
@@ -52,6 +53,11 @@ def main() -> None:
             key_file(settings, RateLimits()).check()
     except InvalidFile as error:
         parser.error(str(error))
+    if settings.otel and not _is_there("opentelemetry.exporter.otlp.proto.http"):
+        parser.error(
+            "SERVING_OTEL=1: OpenTelemetry is not installed; "
+            "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http (the extra `otel`)"
+        )
     ports = {"SERVING_PORT": settings.port, "SERVING_OPERATIONS_PORT": settings.operations_port}
     for name, port in ports.items():
         if port and (obstacle := _listen_obstacle(settings.host, name, port)):
@@ -59,6 +65,13 @@ def main() -> None:
     settings = replace(settings, workers=settings.workers or usable_cores())
     with _shared_folder() as folder:
         _Gunicorn(settings, folder).run()
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _listen_obstacle(host: str, name: str, port: int) -> str | None:

@@ -31,6 +31,7 @@ class Call:
     `batch_size`: rows that were run together, with these."""
 
     __slots__ = (
+        "answered",
         "arrived",
         "batch_size",
         "began",
@@ -59,6 +60,7 @@ class Call:
         self.body_bytes = body_bytes
         self.protocol = self.verb = self.model = self.version = ""
         self.began = self.decoded_at = self.run_began = self.run_seconds = self.inferred_at = self.ended = 0.0
+        self.answered = 0.0
         self.decode_seconds = self.queue_seconds = self.encode_seconds = 0.0
         self.batch_size = 0
         # Of requests that threads answer, and of those that ask for one.

@@ -18,10 +18,6 @@ from service.settings import Settings
 
 # How long a line waits for others. To wake the writer takes as long as several lines.
 FLUSH_SECONDS = 0.02
-LONGEST_PATH = 1024
-
-# What tools ask every few seconds. Only who debugs wants to see that.
-_OPERATORS_PATHS = (b"/v2/health/", b"/metrics", b"/monitoring/prometheus/metrics")
 
 
 class Line(msgspec.Struct, omit_defaults=True, gc=False):
@@ -67,10 +63,9 @@ class RequestLog:
 
     def answered(self, request: HttpRequest, status: int, body_bytes: int) -> None:
         """`body_bytes`: of the answer, as they went out."""
-        ended = time.perf_counter()
         if status < 500 and self._share < 1.0 and self._draw() >= self._share:
             return
-        if request.target.startswith(_OPERATORS_PATHS) and not self._shows_operators:
+        if request.is_operators and not self._shows_operators:
             return
         call = request.call
         if not self._lines:
@@ -84,9 +79,9 @@ class RequestLog:
                 self._process,
                 call.request_id,
                 request.method,
-                _path(request.target),
+                request.path,
                 status,
-                _milliseconds(ended - call.arrived),
+                _milliseconds(call.answered - call.arrived),
                 _milliseconds(call.decode_seconds),
                 _milliseconds(call.queue_seconds),
                 _milliseconds(call.run_seconds),
@@ -117,12 +112,6 @@ class RequestLog:
 
 def _milliseconds(seconds: float) -> float | None:
     return int(seconds * 1e6) / 1e3 if seconds else None
-
-
-def _path(target: bytes) -> str:
-    """Without the query, which is the client's own business. Nothing in it can end the line or move a cursor."""
-    path = target.partition(b"?")[0][:LONGEST_PATH].decode("latin-1")
-    return path if path.isascii() and path.isprintable() else path.encode("unicode_escape").decode()
 
 
 def _utc(seconds: float) -> str:

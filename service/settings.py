@@ -94,6 +94,9 @@ class Settings:
     log_sample: float = setting(
         1.0, "of how many requests a line is logged, as a share; of those that failed (5xx) always", least=0, most=1
     )
+    otel: bool = setting(
+        False, "send OpenTelemetry spans of requests to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names: 1 or 0"
+    )
 
     def __post_init__(self) -> None:
         for spec in fields(self):

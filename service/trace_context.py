@@ -11,11 +11,12 @@ _FORM = re.compile(
 
 
 class TraceContext(NamedTuple):
-    """`span_id`: the caller's span, in whose name the request was sent. Both ids in lower-case hexadecimal digits."""
+    """`span_id`: the caller's span, in whose name the request was sent. Both ids in lower-case hexadecimal digits. Of
+    the flags the first bit says that the caller's span is recorded."""
 
     trace_id: str
     span_id: str
-    is_sampled: bool
+    flags: int
 
 
 def trace_context(header: bytes | None) -> TraceContext | None:
@@ -26,4 +27,4 @@ def trace_context(header: bytes | None) -> TraceContext | None:
     # What a later version has behind the flags is passed over; this one has nothing there.
     if version == b"00" and more is not None:
         return None
-    return TraceContext(trace_id.decode(), span_id.decode(), bool(int(flags, 16) & 1))
+    return TraceContext(trace_id.decode(), span_id.decode(), int(flags, 16))

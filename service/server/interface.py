@@ -9,6 +9,10 @@ import msgspec
 from service.calls import Call
 from service.messages import Answer
 
+LONGEST_PATH = 1024
+
+_OPERATORS_PATHS = (b"/v2/health/", b"/metrics", b"/monitoring/prometheus/metrics")
+
 
 class HttpRequest(msgspec.Struct):
     """`headers` by their names in lower case, of one that comes several times all values with commas between;
@@ -22,6 +26,18 @@ class HttpRequest(msgspec.Struct):
     keep_alive: bool = True
     call: Call = msgspec.field(default_factory=Call)
     refusal: Answer | None = None
+
+    @property
+    def path(self) -> str:
+        """For people to read: without the query, which is the client's own business, and with nothing in it that could
+        end a line or move a cursor."""
+        path = self.target.partition(b"?")[0][:LONGEST_PATH].decode("latin-1")
+        return path if path.isascii() and path.isprintable() else path.encode("unicode_escape").decode()
+
+    @property
+    def is_operators(self) -> bool:
+        """Whether it is one that tools send every few seconds, for health or metrics."""
+        return self.target.startswith(_OPERATORS_PATHS)
 
     @property
     def accept_encoding(self) -> bytes:

@@ -171,7 +171,7 @@ class HttpConnection(asyncio.Protocol):
             self._pending = None
             self._buffered.now -= buffered
             if self._closing:
-                self._answered(request, CLIENT_LEFT, 0)
+                self._tell(request, CLIENT_LEFT, 0)
             else:
                 self._write(request, future.result())
                 self._answer_waiting()
@@ -218,7 +218,11 @@ class HttpConnection(asyncio.Protocol):
         """In a shorter coding where the client takes one and the answer is long."""
         answer = content_coding.encode(answer, request.accept_encoding)
         self._transport.write(answer_bytes(request, answer, keep_alive=keep_alive))
-        self._answered(request, answer.status, 0 if request.method == "HEAD" else len(answer.body))
+        self._tell(request, answer.status, 0 if request.method == "HEAD" else len(answer.body))
+
+    def _tell(self, request: HttpRequest, status: int, body_bytes: int) -> None:
+        request.call.answered = time.perf_counter()
+        self._answered(request, status, body_bytes)
 
     def _expect(self, wait: Wait) -> None:
         self._wait = wait

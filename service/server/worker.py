@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from gunicorn.workers.base import Worker
 
-from service import logs, memory
+from service import memory
 from service.server.listener import bound_socket, connect_no_more
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from service.agreement import Agreement
     from service.metrics import Metrics
+    from service.records import Records
     from service.registry import Registry
-    from service.request_log import RequestLog
     from service.server.connections import Connections
     from service.settings import Settings
 
@@ -31,9 +31,6 @@ OPERATORS = 64
 LINGER_SECONDS = 1.0
 # How long what is being connected at SIGTERM may take for it.
 HANDSHAKE_SECONDS = 0.1
-
-# How long the end waits for a log that cannot be written.
-LAST_LINES_SECONDS = 1.0
 
 
 class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
@@ -63,7 +60,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
         app = cast("Flask", self.wsgi)
         try:
-            with logs.written_by(app.extensions["log_writer"], LAST_LINES_SECONDS):
+            with app.extensions["records"].kept():
                 self.loop.run_until_complete(self._serve(app))
         finally:
             self.loop.close()
@@ -76,7 +73,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
 
         settings: Settings = app.extensions["settings"]
         metrics: Metrics = app.extensions["metrics"]
-        request_log: RequestLog = app.extensions["request_log"]
+        records: Records = app.extensions["records"]
         # The main one first: service.server.guard has the same order.
         listeners = [bound_socket(settings.host, port) for port in (settings.port, settings.operations_port) if port]
         roads = Roads(app, settings, (settings.host, settings.port))
@@ -91,7 +88,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         await self._until_wanted(app)
         servers = [
             await self.loop.create_server(
-                partial(HttpConnection, roads, among, settings.max_body_bytes, admit, request_log.answered),
+                partial(HttpConnection, roads, among, settings.max_body_bytes, admit, records.answered),
                 sock=listener,
                 backlog=2048,
             )
@@ -118,7 +115,6 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             server.close()
         await self._drain(connections, operators)
         roads.close()
-        request_log.flush()
 
     def _goes_on(self) -> bool:
         self.notify()

@@ -304,3 +304,18 @@ def test_the_process_that_watches_does_not_load_what_only_workers_need() -> None
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_spans_need_an_extra_and_the_start_says_so(
+    command_line: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # As if it were not installed.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "opentelemetry"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    with pytest.raises(SystemExit):
+        command_line("--models", str(tmp_path), "--otel", "1")
+    assert "SERVING_OTEL=1: OpenTelemetry is not installed; pip install" in capsys.readouterr().err

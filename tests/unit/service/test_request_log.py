@@ -15,9 +15,9 @@ import pytest
 from service import create_app
 from service.batch import BatchObserver
 from service.registry import LoadedVersion
-from service.request_log import LONGEST_PATH, RequestLog
+from service.request_log import RequestLog
 from service.server.connections import Connections
-from service.server.interface import HttpRequest
+from service.server.interface import LONGEST_PATH, HttpRequest
 from service.server.protocol import HttpConnection
 from service.server.roads import Roads
 from service.settings import Settings

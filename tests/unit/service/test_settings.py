@@ -32,6 +32,7 @@ ONE_OF_EACH = [
     ("SERVING_LOG_FORMAT", "json", "log_format", "json"),
     ("SERVING_LOG_LEVEL", "debug", "log_level", "debug"),
     ("SERVING_LOG_SAMPLE", "0.5", "log_sample", 0.5),
+    ("SERVING_OTEL", "1", "otel", True),
 ]
 
 

@@ -1,0 +1,52 @@
+"""What is written down of each request once it is answered: its line of the log, and its spans."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from service import logs
+from service.log_writer import STANDARD_ERROR, LogWriter
+from service.metrics import Metrics
+from service.request_log import RequestLog
+from service.server.interface import HttpRequest
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.spans import Spans
+
+# How long the end waits for a log that cannot be written, or a collector that does not answer.
+LAST_SECONDS = 3.0
+
+
+class Records:
+    """Of a worker process; made after the fork."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._writer = LogWriter(STANDARD_ERROR, metrics.log_dropped.labels().inc)
+        self._log = RequestLog(settings, self._writer.write)
+        self._spans = _spans() if settings.otel else None
+        self.answered = self._log.answered if self._spans is None else self._answered
+
+    def _answered(self, request: HttpRequest, status: int, body_bytes: int) -> None:
+        # First the span: the line names the trace that may begin with it.
+        if self._spans is not None:
+            self._spans.answered(request, status, body_bytes)
+        self._log.answered(request, status, body_bytes)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """As long as requests are answered. At the end what has not been written yet is."""
+        with logs.written_by(self._writer, LAST_SECONDS):
+            try:
+                yield
+            finally:
+                self._log.flush()
+                if self._spans is not None:
+                    self._spans.close(LAST_SECONDS)
+
+
+def _spans() -> "Spans":
+    # The packages are an extra, and weigh something.
+    from service.spans import otlp_spans
+
+    return otlp_spans()
