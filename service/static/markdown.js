@@ -33,11 +33,13 @@ export async function rendered(text, pictureUrl) {
     else image.remove();
   }
   for (const link of fragment.querySelectorAll("a")) link.rel = "noopener noreferrer";
-  for (const table of fragment.querySelectorAll("table")) {
-    const scroll = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table" });
+  fragment.querySelectorAll("table").forEach((table, place) => {
+    const scroll = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table ${place + 1}` });
     table.replaceWith(scroll);
     scroll.append(table);
-  }
+    // Markdown has no cell above the names of rows that is no heading.
+    for (const head of table.querySelectorAll("th:empty")) head.replaceWith(h("td", {}));
+  });
   // The page has its own h1 and h2.
   for (const heading of [...fragment.querySelectorAll("h1, h2, h3, h4")]) {
     const deeper = h(`h${Math.min(6, Number(heading.tagName[1]) + 2)}`, {});
