@@ -53,6 +53,8 @@ bench: .venv/dev/installed ## measure speed beside yardsticks in the same run (n
 	@# A yardstick whose packages cannot be had is left out, and the table says so.
 	@$(MAKE) --no-print-directory --keep-going $(YARDSTICKS:%=.venv/%/installed) || true
 	.venv/dev/bin/python -m benchmarks.reload $(if $(QUICK),--seconds 10)
+	@# Needs a browser (Debian: chromium).
+	@! command -v chromium >/dev/null || .venv/dev/bin/python -m benchmarks.page
 	.venv/dev/bin/python -m benchmarks $(if $(QUICK),--quick)
 
 soak: .venv/dev/installed ## full load and odd requests: does anything grow? (needs wrk; MINUTES=3; from 10 on it is written into the docs)

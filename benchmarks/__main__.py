@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import bodies, machine, report, soak
+from benchmarks import bodies, machine, page, report, soak
 from benchmarks.load import find_wrk
 from benchmarks.measure import Bench, Result, body_name
 from benchmarks.reload import section as reload_section
@@ -56,10 +56,10 @@ def main() -> None:
         print(f"\nA part of the whole: {RESULTS} and {DOCUMENT} are left as they are.")
         return
     RESULTS.write_text(json.dumps(report.as_json(run), indent=1, ensure_ascii=False) + "\n")
-    page = report.document(TEMPLATE.read_text(), run)
-    for section in (reload_section.SECTION, soak.SECTION):
-        page = section.place(page)
-    DOCUMENT.write_text(page)
+    document = report.document(TEMPLATE.read_text(), run)
+    for section in (reload_section.SECTION, soak.SECTION, page.SECTION):
+        document = section.place(document)
+    DOCUMENT.write_text(document)
     print(f"\nWritten to {RESULTS} and {DOCUMENT}.")
 
 

@@ -13,8 +13,8 @@ from training.evaluate import Integers
 
 FOLDER = "samples"
 OF_EACH = 2  # the first of each class: none is chosen by what the network makes of it
-LONGEST_SIDE = 320  # of a photo; more than the network sees, little enough to send
-JPEG_QUALITY = 85
+LONGEST_SIDE = 300  # of a photo; more than the network sees, and twenty are soon there
+JPEG_QUALITY = 75
 
 
 def pictures(assets: Path, images: npt.NDArray[np.uint8], labels: Integers, names: Sequence[str]) -> tuple[Sample, ...]:

@@ -67,11 +67,11 @@ def test_what_looks_like_nothing_known_is_said_to(open_page: OpenPage, tmp_path:
 
 def test_the_map_of_what_mattered_is_laid_over_the_picture_and_taken_away(open_page: OpenPage) -> None:
     page = open_page("/#/try/photos")
-    page.get_by_role("button", name="Sample 7: outwear").click()
+    page.get_by_role("button", name="Sample 1: dress").click()
     button = page.get_by_role("button", name="Which parts mattered?")
     button.click()
     expect(page.locator(".map")).to_be_visible()
-    expect(page.locator(".occlusion [role=status]")).to_contain_text("less sure of outwear")
+    expect(page.locator(".occlusion [role=status]")).to_contain_text("less sure of dress")
     button.click()
     expect(page.locator(".map")).to_be_hidden()
 

@@ -28,7 +28,7 @@ def test_photos_are_made_smaller_upright_and_lose_what_cameras_write_beside(tmp_
     Image.new("RGB", (800, 400), "red").save(photo, exif=exif)
     (found,) = samples.photos(tmp_path, [photo], np.array([0]), NAMES)
     with Image.open(tmp_path / str(found.file)) as small:
-        assert (small.size, dict(small.getexif())) == ((160, 320), {})
+        assert (small.size, dict(small.getexif())) == ((150, 300), {})
 
 
 def test_recordings_come_alone_and_one_of_each_class_in_a_row(tmp_path: Path) -> None:
