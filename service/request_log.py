@@ -39,6 +39,7 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
     batch_size: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    key: str = ""
     model: str = ""
     version: str = ""
     trace_id: str = ""
@@ -89,6 +90,7 @@ class RequestLog:
                 call.batch_size,
                 call.body_bytes,
                 body_bytes,
+                request.key_name,
                 call.model,
                 call.version,
                 trace_id,
@@ -128,6 +130,7 @@ def _text_lines(lines: Sequence[Line]) -> bytes:
 
 
 def _text_line(line: Line) -> str:
+    key = f" key={line.key}" if line.key else ""
     model = f" model={line.model}/{line.version}" if line.model else ""
     trace = f" trace={line.trace_id} span={line.span_id}" if line.trace_id else ""
     stages = ""
@@ -138,6 +141,6 @@ def _text_line(line: Line) -> str:
         )
     return (
         f"{line.time} [{line.process}] {line.level.upper()} {line.method or '-'} {line.path or '-'} {line.status}"
-        f" {line.total_ms} ms{model}{stages} in={line.bytes_in} out={line.bytes_out}"
+        f" {line.total_ms} ms{key}{model}{stages} in={line.bytes_in} out={line.bytes_out}"
         f" request={line.request_id}{trace}\n"
     )

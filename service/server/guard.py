@@ -46,34 +46,34 @@ class Guard:
         self._rejected = metrics.rejected
         self._open = PAGES | HEALTH | METRICS if has_operations else PAGES
 
-    def admit(self, target: bytes, headers: Mapping[bytes, bytes]) -> Answer | None:
+    def admit(self, target: bytes, headers: Mapping[bytes, bytes]) -> tuple[str, Answer | None]:
         path = _path(target)
         if (path in self._open or path.startswith(PARTS_OF_PAGES)) and not _has_body(headers):
-            return None
-        limit = self._limit_of_all
+            return "", None
+        name, limit = "", self._limit_of_all
         if self._api_keys is not None:
             key = self._api_keys.find(_given(headers))
             if key is None:
-                return self._refuse("unauthorized", UNAUTHORIZED)
+                return "", self._refuse("unauthorized", UNAUTHORIZED)
             if key.scope != "admin" and path.startswith(ADMIN):
-                return self._refuse("forbidden", FORBIDDEN)
-            limit = key.limit
+                return key.name, self._refuse("forbidden", FORBIDDEN)
+            name, limit = key.name, key.limit
         if path in METRICS and path not in self._open:
-            return NO_SUCH_ROUTE
+            return name, NO_SUCH_ROUTE
         if limit is not None and (seconds := limit.seconds_to_wait()):
             message = f"no more than {limit} are taken; come again in {seconds} s (SERVING_RATE_LIMIT)"
-            return self._refuse("rate_limited", error_answer(429, message, ("retry-after", str(seconds))))
-        return None
+            return name, self._refuse("rate_limited", error_answer(429, message, ("retry-after", str(seconds))))
+        return name, None
 
     def _refuse(self, reason: str, answer: Answer) -> Answer:
         self._rejected.labels(reason).inc()
         return answer
 
 
-def admit_operations(target: bytes, headers: Mapping[bytes, bytes]) -> Answer | None:
+def admit_operations(target: bytes, headers: Mapping[bytes, bytes]) -> tuple[str, Answer | None]:
     """At the port of their own."""
     path = _path(target)
-    return None if (path in HEALTH or path in METRICS) and not _has_body(headers) else NO_OPERATION
+    return "", None if (path in HEALTH or path in METRICS) and not _has_body(headers) else NO_OPERATION
 
 
 def doors(app: Flask) -> list[Admit | None]:

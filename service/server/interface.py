@@ -16,7 +16,8 @@ _OPERATORS_PATHS = (b"/v2/health/", b"/metrics", b"/monitoring/prometheus/metric
 
 class HttpRequest(msgspec.Struct):
     """`headers` by their names in lower case, of one that comes several times all values with commas between;
-    `target` as the client wrote it. `refusal`: what is answered instead; then there is no body."""
+    `target` as the client wrote it. `refusal`: what is answered instead; then there is no body. `key_name`: whose
+    API key it came with."""
 
     method: str = ""
     target: bytes = b""
@@ -26,6 +27,7 @@ class HttpRequest(msgspec.Struct):
     keep_alive: bool = True
     call: Call = msgspec.field(default_factory=Call)
     refusal: Answer | None = None
+    key_name: str = ""
 
     @property
     def path(self) -> str:
@@ -44,9 +46,9 @@ class HttpRequest(msgspec.Struct):
         return self.headers.get(b"accept-encoding", b"")
 
 
-# Asked once a request's head is there, with its target and headers: what to answer instead; None: it may come in. The
-# body of what may not is thrown away as it comes.
-Admit = Callable[[bytes, Mapping[bytes, bytes]], Answer | None]
+# Asked once a request's head is there, with its target and headers: whose API key it came with (empty: nobody's), and
+# what to answer instead; None: it may come in. The body of what may not is thrown away as it comes.
+Admit = Callable[[bytes, Mapping[bytes, bytes]], tuple[str, Answer | None]]
 # Told of a request, the status of its answer and the bytes of the answer's body, once it is written.
 Answered = Callable[[HttpRequest, int, int], None]
 

@@ -41,6 +41,8 @@ class HttpConnection(asyncio.Protocol):
         """`admit`: where not everybody may come in."""
         self._answerer = answerer
         self._admit = admit
+        # Of the request that comes.
+        self._key_name = ""
         self._answered = answered
         self._connections = connections
         self._buffered = connections.buffered
@@ -119,7 +121,9 @@ class HttpConnection(asyncio.Protocol):
             return None
         if self._pending is None and not self._write_paused:
             self._expect(Wait.BODY)
-        refusal = self._admit(target, headers) if self._admit is not None else None
+        refusal = None
+        if self._admit is not None:
+            self._key_name, refusal = self._admit(target, headers)
         if headers.get(b"expect", b"").lower() == b"100-continue":
             if refusal is None:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -129,6 +133,7 @@ class HttpConnection(asyncio.Protocol):
         return refusal
 
     def request_came(self, request: HttpRequest) -> None:
+        request.key_name, self._key_name = self._key_name, ""
         if self._is_busy():
             self._waiting.append(request)
             if len(self._waiting) >= MAX_PIPELINED:
@@ -143,6 +148,7 @@ class HttpConnection(asyncio.Protocol):
             self._turn_away(request, refusal)
 
     def _turn_away(self, request: HttpRequest, refusal: Answer) -> None:
+        request.key_name = self._key_name
         self._refusal = (request, refusal)
         if not self._is_busy():
             self._write_refusal(request, refusal)

@@ -240,6 +240,20 @@ def test_without_keys_the_limit_is_for_all_clients_together(build: Callable[...,
     assert house.ask("/v2/health/ready", body=b"").status == 200
 
 
+def test_it_is_known_whose_key_a_request_came_with_also_where_it_is_refused(house: House) -> None:
+    logged: list[tuple[str, int]] = []
+
+    def log(request: HttpRequest, status: int, _body_bytes: int) -> None:
+        logged.append((request.key_name, status))
+
+    connection = HttpConnection(house.inside, Connections(), 10, doors(house.app)[MAIN], answered=log)
+    connection.connection_made(FakeTransport())
+    for path, length in (("/v2", 0), ("/v2/repository/models/m/load", 0), ("/v2", 11)):
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\nX-API-Key: {PREDICT}\r\n\r\n"
+        connection.data_received(head.encode())
+    assert logged == [("alice", 200), ("alice", 403), ("", 413)]
+
+
 def test_where_nothing_is_guarded_nobody_is_asked(build: Callable[..., House]) -> None:
     assert doors(build(keys=False).app) == [None]
 
