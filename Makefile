@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train exercises test lint format lock up down e2e bench soak clean
+.PHONY: help serve train exercises test lint audit format lock up down e2e bench soak clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,10 +37,14 @@ test: lint ## lint, types, and every test that this machine can run; says which 
 	.venv/dev/bin/coverage combine --quiet
 	.venv/dev/bin/coverage report --fail-under=90
 
-lint: .venv/dev/installed ## lint, format and types
+lint: .venv/dev/installed ## lint, format and types; the Dockerfile, too
 	.venv/dev/bin/ruff check
 	.venv/dev/bin/ruff format --check
 	.venv/dev/bin/mypy
+	.venv/dev/bin/hadolint deploy/Dockerfile
+
+audit: .venv/dev/installed ## known vulnerabilities of the packages that the images hold (asks the package registry)
+	.venv/dev/bin/python deploy/audit.py
 
 format: .venv/dev/installed ## mend what the formatter and the linter can mend
 	.venv/dev/bin/ruff check --fix
