@@ -178,3 +178,31 @@ def test_the_full_image_serves_a_savedmodel_that_has_no_twin(
     container = start(image, "--volume", f"{tmp_path}:/models:ro")
     status, answer = ask(f"{container.url}/v1/models/plain:predict", {"instances": [10.0]})
     assert (status, answer) == (200, {"predictions": [pytest.approx(31, abs=0.01)]})
+
+
+def test_a_key_made_by_the_image_lets_in_and_health_has_a_port_of_its_own(
+    docker: Docker, image: str, start: Callable[..., Container], tmp_path: Path
+) -> None:
+    printed = docker("run", "--rm", image, "key", "--name", "alice", "--scope", "predict")
+    (key,) = (line for line in printed.splitlines() if line.startswith("fr_"))
+    (tmp_path / "api-keys.toml").write_text(printed.partition("For the file:")[2])
+    # Made by root with a mode that only root may read in some places; the container's user is another.
+    tmp_path.chmod(0o755)
+    (tmp_path / "api-keys.toml").chmod(0o644)
+    environment = ("SERVING_API_KEYS_FILE=/keys/api-keys.toml", "SERVING_OPERATIONS_PORT=8502")
+    options = [f"--env={setting}" for setting in environment]
+    container = start(image, *options, "--volume", f"{tmp_path}:/keys:ro", "--publish", "127.0.0.1:0:8502")
+    # Asked by the image's own health check, which has no key.
+    assert container.state()["Health"]["Status"] == "healthy"
+    statuses = []
+    for headers in ({}, {"X-API-Key": key}):
+        connection = http.client.HTTPConnection(container.address, timeout=60)
+        connection.request("GET", "/v1/models/regression", headers=headers)
+        statuses.append(connection.getresponse().status)
+        connection.close()
+    assert statuses == [401, 200]
+    operations = docker("port", container.name, "8502/tcp").splitlines()[0]
+    connection = http.client.HTTPConnection(operations, timeout=60)
+    connection.request("GET", "/metrics")
+    assert b"serving_api_keys_valid 1.0" in connection.getresponse().read()
+    connection.close()
