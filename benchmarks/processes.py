@@ -150,6 +150,19 @@ def start(server: Server, workers: int, cpus: set[int], path: str, body: Body, f
     return running
 
 
+@contextmanager
+def serving(server: Server, workers: int, cpus: set[int], path: str, body: Body, folder: Path) -> Iterator[Running]:
+    """Until the end; where it cannot be measured, the command ends with the reason."""
+    try:
+        running = start(server, workers, cpus, path, body, folder)
+    except LeftOut as problem:
+        raise SystemExit(f"{server.title}: {problem}") from None
+    try:
+        yield running
+    finally:
+        stop(running)
+
+
 def stop(running: Running) -> None:
     """Ends the whole tree, in a bounded time: first with a word, then without."""
     try:

@@ -1,7 +1,6 @@
 """Full load for long: does anything grow? Code 1 where memory, file descriptors or threads did."""
 
 import argparse
-import os
 import signal
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from benchmarks import bodies, machine
 from benchmarks.bodies import Body
 from benchmarks.load import drive
 from benchmarks.odd_requests import OddRequests
-from benchmarks.processes import Running, prepare, start, stop
+from benchmarks.processes import Running, held_to, prepare, serving
 from benchmarks.report import number
 from benchmarks.sections import Section
 from benchmarks.servers import fitting_room
@@ -62,20 +61,15 @@ def main() -> None:
         wanted = {f"{fitting_room.SERVER.routes[sends].encoding}-{pictures}" for sends, pictures, *_ in MIX}
         wanted.add("v2_binary-1")
         made = bodies.make(wanted, Path(folder))
-        first = made[f"{fitting_room.SERVER.routes['json'].encoding}-1"]
-        os.sched_setaffinity(0, {cores[1]})
-        running = start(
-            fitting_room.SERVER, 1, {cores[0]}, fitting_room.SERVER.routes["json"].path, first, Path(folder)
-        )
-        try:
+        route = fitting_room.SERVER.routes["json"]
+        started = serving(fitting_room.SERVER, 1, {cores[0]}, route.path, made[f"{route.encoding}-1"], Path(folder))
+        with held_to({cores[1]}), started as running:
             models = prepare(fitting_room.SERVER, Path(folder))
             odd = OddRequests(running.port, models, made["png-1"], made["v2_binary-1"])
             slices = []
             for index in range(2 * minutes):
                 slices.append(_slice(running, made, odd, cores[1]))
                 print(f"{(index + 1) / 2:4.1f} min  {slices[-1]}", flush=True)
-        finally:
-            stop(running)
     results = {
         "machine": machine.describe(),
         "made": f"{datetime.now(UTC):%Y-%m-%d}",

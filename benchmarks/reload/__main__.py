@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.bodies import Body
-from benchmarks.processes import LeftOut, start, stop
+from benchmarks.processes import held_to, serving
 from benchmarks.reload import checks, versions
 from benchmarks.reload.changes import LABELLED, NEWEST, POLL_SECONDS, SHARE, Changes, route_of
 from benchmarks.reload.section import SECTION
@@ -146,21 +145,12 @@ def _phases(changes: Changes, seconds: float, steps: int) -> list[checks.Phase]:
 def _service(models: Path, folder: Path) -> Iterator[int]:
     """Its port. Two cores, whatever else the machine has; one of them is the load's, too."""
     server, load = machine.cores()
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {load})
     flags = ("--models", str(models), "--engine", "litert", "--poll-seconds", str(POLL_SECONDS))
     ours = replace(fitting_room.SERVER, command=(*fitting_room.SERVER.command, *flags))
     body = Body(b'{"instances": [1.0]}', {"Content-Type": "application/json"})
-    try:
-        running = start(ours, WORKERS, {server, load}, f"{route_of(NEWEST)}:predict", body, folder)
-        try:
-            yield running.port
-        finally:
-            stop(running)
-    except LeftOut as problem:
-        raise SystemExit(f"the service {problem}") from None
-    finally:
-        os.sched_setaffinity(0, before)
+    path = f"{route_of(NEWEST)}:predict"
+    with held_to({load}), serving(ours, WORKERS, {server, load}, path, body, folder) as running:
+        yield running.port
 
 
 def _parser() -> argparse.ArgumentParser:
