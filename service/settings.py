@@ -72,6 +72,11 @@ class Settings:
     max_queue_size: int = setting(
         1000, "most requests of a worker process that wait for a thread; more get 429", least=1
     )
+    max_queue_ms: int = setting(
+        100,
+        "longest time in milliseconds that a request waits for a thread or the event loop; then it gets 429",
+        least=1,
+    )
     max_connections: int = setting(10_000, "most open connections of a worker process; more get 503", least=1)
     request_timeout_ms: int = setting(
         30_000,

@@ -43,6 +43,8 @@ QUICK_RUN_SECONDS = 0.001
 
 # Requests. The first of a turn must not wait for however many came with it.
 LONGEST_TURN = 32
+# Requests in a round of the event loop; where fewer take long, the machine stood still.
+FEWEST_OF_A_LONG_ROUND = 4 * LONGEST_TURN
 
 LONGEST_KEPT_TARGET = 256
 
@@ -82,6 +84,9 @@ class ShortRoad:
         self._settings = settings
         self._metrics = metrics
         self._turn: list[_Waiting] = []
+        # The event loop reads in a round all that had come when it began.
+        self._round_began = 0.0
+        self._read_in_round = 0
 
     def is_quick(self, route: Route, request: Request) -> bool:
         """Whether decoding takes no longer than the event loop may be held up, and the model's rows neither."""
@@ -98,6 +103,22 @@ class ShortRoad:
             if size > (QUICK_STRING_BYTES if registry.takes_strings(route.model) else longest):
                 return False
         return registry.is_quick(route.model)
+
+    def is_late(self, call: Call) -> bool:
+        """Whether those read before it in this round of the event loop took so long that it is to be refused."""
+        if not self._read_in_round:
+            self._round_began = call.arrived
+            asyncio.get_running_loop().call_soon(self._end_round)
+        self._read_in_round += 1
+        return (
+            self._read_in_round > FEWEST_OF_A_LONG_ROUND
+            and call.arrived - self._round_began > self._settings.max_queue_ms / 1000
+        )
+
+    def _end_round(self) -> None:
+        self._read_in_round = 0
+        if self._turn:
+            self._run_turn()
 
     def answer(self, route: Route, request: Request, call: Call) -> Answer:
         try:
@@ -127,10 +148,7 @@ class ShortRoad:
             return self._ended(call, _error(route, call, error))
         if (row_count(prediction.inputs) or 1) * prediction.loaded.row_seconds > QUICK_RUN_SECONDS:
             return in_thread(call, route.model, self._answer_decoded, route, prediction)
-        loop = asyncio.get_running_loop()
-        if not self._turn:
-            loop.call_soon(self._run_turn)
-        waiting = _Waiting(route, prediction, loop.create_future())
+        waiting = _Waiting(route, prediction, asyncio.get_running_loop().create_future())
         self._turn.append(waiting)
         if len(self._turn) >= LONGEST_TURN:
             self._run_turn()

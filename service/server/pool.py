@@ -62,12 +62,14 @@ class Pool:
                 threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
         return job
 
-    def drop(self, job: Job) -> None:
-        """It does not begin any more; one that has begun goes on."""
+    def drop(self, job: Job) -> bool:
+        """It does not begin any more. False: it has begun, and goes on."""
         with self._lock:
-            if job in job.line.waiting:
-                del job.line.waiting[job]
-                self.size -= 1
+            if job not in job.line.waiting:
+                return False
+            del job.line.waiting[job]
+            self.size -= 1
+            return True
 
     def close(self) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ from service.messages import Answer, Request, error_answer
 from service.metrics import Metrics
 from service.registry import Registry
 from service.server.interface import HttpRequest
+from service.server.refusals import Refusals
 from service.server.threads import Threads
 from service.server.wsgi import run_wsgi
 from service.settings import Settings
@@ -33,7 +34,8 @@ class Roads:
         self._metrics: Metrics = app.extensions["metrics"]
         self._registry: Registry = app.extensions["registry"]
         self._deadlines = Deadlines(settings.request_timeout_ms)
-        self._threads = Threads(settings, self._metrics, self._deadlines)
+        self._refusals = Refusals(self._metrics)
+        self._threads = Threads(settings, self._metrics, self._deadlines, self._refusals, self._is_starting)
 
     def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
         call = request.call
@@ -51,6 +53,9 @@ class Roads:
             return self._answer_by_flask(request)
         asked = _asked(request)
         if self._short_road.is_quick(route, asked):
+            if self._short_road.is_late(call):
+                most = f"{self._settings.max_queue_ms} ms (SERVING_MAX_QUEUE_MS)"
+                return self._refusals.answer(call, f"the requests before it take longer than {most}")
             return self._short_road.answer_in_turn(route, asked, call, self._threads.answer)
         return self._threads.answer(call, self._model(request), self._by_short_road, route, request)
 
@@ -69,6 +74,9 @@ class Roads:
             # To load a model may take longer than any request; it has its own limit.
             call.deadline = Deadline.unlimited()
         return self._threads.answer(call, self._model(request), self._flask, request)
+
+    def _is_starting(self) -> bool:
+        return not self._registry.first_scan_done.is_set()
 
     def _model(self, request: HttpRequest) -> str:
         """Whose route it is; empty where it is nobody's, or that of a model that is not known: strangers' names must

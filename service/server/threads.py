@@ -11,6 +11,7 @@ from service.errors import status_and_message
 from service.messages import Answer, error_answer
 from service.metrics import Metrics
 from service.server.pool import Pool
+from service.server.refusals import Refusals
 from service.settings import Settings
 
 # Of the threads, and of the places in the queue, one in so many is kept from a model that would take them all.
@@ -20,22 +21,33 @@ OPERATORS_THREADS = 2
 
 
 class Threads:
-    def __init__(self, settings: Settings, metrics: Metrics, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        deadlines: Deadlines,
+        refusals: Refusals,
+        is_starting: Callable[[], bool],
+    ) -> None:
+        """`is_starting`: whether requests wait for the models that are loaded first of all, however long that takes."""
         self._settings = settings
         self._metrics = metrics
         self._waiting = metrics.thread_queue_length.labels()
         self._deadlines = deadlines
+        self._refusals = refusals
+        self._is_starting = is_starting
         self._pool = Pool("request", settings.threads, _share_of_one(settings.threads))
         self._operators_pool = Pool("operator", OPERATORS_THREADS, OPERATORS_THREADS)
 
     def answer(
         self, call: Call, model: str, function: Callable[..., Answer], *arguments: Any
     ) -> "Answer | asyncio.Future[Answer]":
-        """What the function gives, unless too many wait already: in all, or for this model."""
+        """What the function gives, unless too many wait already, in all or for this model, or it has to wait too
+        long."""
         if full := self._full(model):
-            self._metrics.rejected.labels("queue_full").inc()
-            return error_answer(429, full, ("retry-after", "1"))
-        answer = self._answer(self._pool, call, model, function, *arguments)
+            return self._refusals.answer(call, full)
+        longest_wait = self._settings.max_queue_ms / 1000
+        answer = self._answer(self._pool, longest_wait, call, model, function, *arguments)
         self._note_waiting()
         answer.add_done_callback(self._note_waiting)
         return answer
@@ -46,7 +58,7 @@ class Threads:
     def operators_answer(
         self, call: Call, function: Callable[..., Answer], *arguments: Any
     ) -> "asyncio.Future[Answer]":
-        return self._answer(self._operators_pool, call, "", function, *arguments)
+        return self._answer(self._operators_pool, None, call, "", function, *arguments)
 
     def close(self) -> None:
         for pool in (self._pool, self._operators_pool):
@@ -67,13 +79,21 @@ class Threads:
         return ""
 
     def _answer(
-        self, pool: Pool, call: Call, line: str, function: Callable[..., Answer], *arguments: Any
+        self,
+        pool: Pool,
+        longest_wait: float | None,
+        call: Call,
+        line: str,
+        function: Callable[..., Answer],
+        *arguments: Any,
     ) -> "asyncio.Future[Answer]":
+        """`longest_wait`: for a free thread, in seconds."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
         if call.deadline is None:
             call.deadline = self._deadlines.default(call.arrived)
         deadline = call.deadline
+        timer: asyncio.TimerHandle | None
 
         def work() -> None:
             deadline.stage = Stage.READING
@@ -95,6 +115,18 @@ class Threads:
                 answer.set_result(error_answer(DeadlineExceeded.status, deadline.sentence))
                 give_up()
 
+        def wait_no_longer() -> None:
+            nonlocal timer
+            if not self._is_starting() and pool.drop(job) and deadline.claim():
+                most = f"{self._settings.max_queue_ms} ms (SERVING_MAX_QUEUE_MS)"
+                self._refusals.settle(answer, call, f"no thread was free for it within {most}")
+            else:
+                timer = expire_at_deadline()
+
+        def expire_at_deadline() -> asyncio.TimerHandle | None:
+            seconds = deadline.seconds_left()
+            return None if seconds is None else loop.call_later(seconds, expire)
+
         def settled(_: "asyncio.Future[Answer]") -> None:
             if timer is not None:
                 timer.cancel()
@@ -108,8 +140,11 @@ class Threads:
             pool.drop(job)
 
         job = pool.submit(line, work)
-        seconds = deadline.seconds_left()
-        timer = None if seconds is None else loop.call_later(seconds, expire)
+        left = deadline.seconds_left()
+        if longest_wait is None or (left is not None and left < longest_wait):
+            timer = expire_at_deadline()
+        else:
+            timer = loop.call_later(longest_wait, wait_no_longer)
         answer.add_done_callback(settled)
         return answer
 

@@ -22,6 +22,7 @@ ONE_OF_EACH = [
     ("SERVING_MAX_BATCH_SIZE", "8", "max_batch_size", 8),
     ("SERVING_BATCH_TIMEOUT_MICROS", "500", "batch_timeout_micros", 500),
     ("SERVING_MAX_QUEUE_SIZE", "10", "max_queue_size", 10),
+    ("SERVING_MAX_QUEUE_MS", "20", "max_queue_ms", 20),
     ("SERVING_MAX_CONNECTIONS", "100", "max_connections", 100),
     ("SERVING_REQUEST_TIMEOUT_MS", "250", "request_timeout_ms", 250),
     ("SERVING_MAX_BODY_BYTES", "1000", "max_body_bytes", 1000),

@@ -27,7 +27,7 @@ from service.server.pool import Job, Pool
 from service.server.roads import Roads
 from service.serving_config import ServingConfig
 from service.settings import Settings
-from service.short_road import LONGEST_TURN
+from service.short_road import FEWEST_OF_A_LONG_ROUND, LONGEST_TURN
 from service.signature import DEFAULT_SIGNATURE
 from service.tensors import Array
 from service.turn_batcher import TurnBatcher
@@ -39,7 +39,8 @@ ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 
 
 def make_app(tmp_path: Path, **settings: int) -> Flask:
-    app = create_app(Settings(models=tmp_path, **settings))  # type: ignore[arg-type]
+    # However slow the machine, nobody is refused for that.
+    app = create_app(Settings(models=tmp_path, **{"max_queue_ms": 60_000, **settings}))  # type: ignore[arg-type]
     app.extensions["watcher"].scan()
     return app
 
@@ -414,6 +415,49 @@ def test_to_load_a_model_may_take_longer_than_a_request_unless_the_client_says_s
         )
         assert not isinstance(answer, Answer)
         await answer
+        roads.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("read_before", "waited_ms", "status"),
+    [
+        (FEWEST_OF_A_LONG_ROUND, 201, 429),
+        (FEWEST_OF_A_LONG_ROUND, 199, 200),
+        (FEWEST_OF_A_LONG_ROUND - 1, 201, 200),
+    ],
+    ids=["too late", "in time", "a machine that stood still"],
+)
+def test_who_is_read_when_a_round_of_the_loop_takes_too_long_is_refused(
+    tmp_path: Path, read_before: int, waited_ms: int, status: int
+) -> None:
+    def arriving(moment: float) -> HttpRequest:
+        request = predict()
+        request.call.arrived = moment
+        return request
+
+    async def scenario() -> None:
+        app = make_app(tmp_path, max_queue_ms=200)
+        engine = FakeEngine({DEFAULT_SIGNATURE: OF}, echo)
+        add(app, engine, is_quick=True)
+        roads = Roads(app, app.extensions["settings"], ADDRESS)
+        # Within one round: nothing is awaited.
+        before = [roads.answer(arriving(1000.0)) for _ in range(read_before)]
+        late = roads.answer(arriving(1000.0 + waited_ms / 1000))
+        refused = late if isinstance(late, Answer) else await late
+        assert refused.status == status
+        if status == 429:
+            assert b"200 ms (SERVING_MAX_QUEUE_MS)" in refused.body
+        for answer in before:
+            assert not isinstance(answer, Answer)
+            assert (await answer).status == 200
+        assert len(engine.asked) == read_before + (status == 200)
+        # Another round begins anew.
+        await asyncio.sleep(0)
+        after = roads.answer(arriving(1001.0))
+        assert not isinstance(after, Answer)
+        assert (await after).status == 200
         roads.close()
 
     asyncio.run(scenario())

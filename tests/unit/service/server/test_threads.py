@@ -15,6 +15,7 @@ from service.calls import Call
 from service.deadline import Deadlines
 from service.messages import Answer
 from service.metrics import Metrics
+from service.server.refusals import Refusals
 from service.server.threads import Threads
 from service.settings import Settings
 
@@ -67,10 +68,12 @@ def run(scenario: "Coroutine[Any, Any, None]") -> None:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Any:
-    def make_bench(**settings: int) -> Bench:
+    def make_bench(*, starting: bool = False, **settings: int) -> Bench:
         page = CollectorRegistry()
-        every = Settings(models=tmp_path, **settings)  # type: ignore[arg-type]
-        return Bench(Threads(every, Metrics(page), Deadlines(every.request_timeout_ms)), page)
+        every = Settings(models=tmp_path, **{"max_queue_ms": 60_000, **settings})  # type: ignore[arg-type]
+        metrics = Metrics(page)
+        deadlines = Deadlines(every.request_timeout_ms)
+        return Bench(Threads(every, metrics, deadlines, Refusals(metrics), lambda: starting), page)
 
     return make_bench
 
@@ -137,6 +140,53 @@ def test_how_many_wait_for_a_thread_is_told(make: Any) -> None:
         at.go_on.set()
         await asyncio.gather(held, *later)
         assert waiting() == 0
+        at.threads.close()
+
+    run(scenario())
+
+
+def test_what_no_thread_is_free_for_in_time_is_refused_and_never_run(make: Any) -> None:
+    async def scenario() -> None:
+        at = make(threads=1, max_queue_ms=20)
+        held = at.begin_to_hang("model", 60_000)
+        waits = pending(at.threads.answer(at.call(), "model", at.note, "too late"))
+        hurries = pending(at.threads.answer(at.call(10), "model", at.note, "expired"))
+        refused = await waits
+        assert (refused.status, refused.headers) == (429, (("retry-after", "1"),))
+        assert error(refused) == "no thread was free for it within 20 ms (SERVING_MAX_QUEUE_MS)"
+        assert (await hurries).status == 504
+        assert not held.done()
+        at.go_on.set()
+        assert (await held).status == 200
+        assert (await pending(at.threads.answer(at.call(), "model", at.note, "next"))).status == 200
+        assert at.ran == ["next"]
+        assert [at.rejected(reason) for reason in ("queue_full", "deadline", "client_left")] == [1, 1, None]
+        at.threads.close()
+
+    run(scenario())
+
+
+def test_what_has_a_thread_in_time_may_run_longer_until_its_deadline(make: Any) -> None:
+    async def scenario() -> None:
+        at = make(max_queue_ms=1)
+        held = at.begin_to_hang("model", 50)
+        assert (await held).status == 504
+        at.go_on.set()
+        at.threads.close()
+
+    run(scenario())
+
+
+def test_nobody_is_refused_for_waiting_until_the_models_are_loaded_at_the_start(make: Any) -> None:
+    async def scenario() -> None:
+        at = make(starting=True, threads=1, max_queue_ms=1)
+        held = at.begin_to_hang("model", 60_000)
+        waits = pending(at.threads.answer(at.call(), "model", at.note, "waits"))
+        # One of a shorter deadline ends later than the other might have been refused.
+        assert (await pending(at.threads.answer(at.call(20), "model", at.note, "expired"))).status == 504
+        assert not waits.done()
+        at.go_on.set()
+        assert [(await one).status for one in (held, waits)] == [200, 200]
         at.threads.close()
 
     run(scenario())

@@ -1,0 +1,73 @@
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from service.calls import Call
+from service.messages import Answer
+from service.metrics import Metrics
+from service.server.refusals import COST, MOST_SAVED, SHARE, Refusals
+
+SECONDS_AT_MOST = 10
+AT_ONCE = int(MOST_SAVED / COST)
+# More than can be refused meanwhile, however slow the machine.
+MANY = AT_ONCE + int(SECONDS_AT_MOST * SHARE / COST)
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(scenario, SECONDS_AT_MOST))
+
+
+def call(body_bytes: int = 0) -> Call:
+    return Call({}, body_bytes)
+
+
+def test_as_many_as_can_be_afforded_are_refused_at_once_and_the_others_in_their_turn(page: CollectorRegistry) -> None:
+    async def scenario() -> None:
+        refusals = Refusals(Metrics(page))
+        answers = [refusals.answer(call(), "no") for _ in range(MANY)]
+        assert all(isinstance(answer, Answer) and answer.status == 429 for answer in answers[:AT_ONCE])
+        waiting = [answer for answer in answers if isinstance(answer, asyncio.Future)]
+        assert answers[-len(waiting) :] == waiting
+        first = await waiting[0]
+        assert (first.status, first.body, first.headers) == (429, b'{"error":"no"}', (("retry-after", "1"),))
+        assert not waiting[-1].done()
+
+    run(scenario())
+    assert page.get_sample_value("serving_rejected_total", {"reason": "queue_full"}) == MANY
+
+
+def test_who_has_left_meanwhile_costs_nothing(page: CollectorRegistry) -> None:
+    async def scenario() -> None:
+        refusals = Refusals(Metrics(page))
+        waiting = [answer for _ in range(MANY) if isinstance(answer := refusals.answer(call(), "no"), asyncio.Future)]
+        for answer in waiting[:-1]:
+            answer.cancel()
+        assert (await waiting[-1]).status == 429
+
+    run(scenario())
+
+
+def test_one_who_waits_already_is_refused_behind_the_others(page: CollectorRegistry) -> None:
+    async def scenario() -> None:
+        refusals = Refusals(Metrics(page))
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        refusals.settle(answer, call(), "not in time")
+        behind = refusals.answer(call(), "no")
+        assert isinstance(behind, asyncio.Future)
+        assert (await answer).body == b'{"error":"not in time"}'
+        await behind
+
+    run(scenario())
+
+
+def test_a_body_longer_than_can_ever_be_afforded_is_refused_all_the_same(page: CollectorRegistry) -> None:
+    async def scenario() -> None:
+        refusals = Refusals(Metrics(page))
+        answers = [refusals.answer(call(10**9), "no") for _ in range(2)]
+        assert [isinstance(answer, Answer) for answer in answers] == [True, False]
+        assert not isinstance(answers[1], Answer)
+        assert (await answers[1]).status == 429
+
+    run(scenario())
