@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks import bodies, machine, page, report, soak
 from benchmarks.load import find_wrk
 from benchmarks.measure import Bench, Result, body_name
+from benchmarks.overload import section as overload_section
 from benchmarks.reload import section as reload_section
 from benchmarks.scenarios import SCENARIOS, SLOW, Scenario
 from benchmarks.sections import DOCUMENT
@@ -57,7 +58,7 @@ def main() -> None:
         return
     RESULTS.write_text(json.dumps(report.as_json(run), indent=1, ensure_ascii=False) + "\n")
     document = report.document(TEMPLATE.read_text(), run)
-    for section in (reload_section.SECTION, soak.SECTION, page.SECTION):
+    for section in (reload_section.SECTION, overload_section.SECTION, soak.SECTION, page.SECTION):
         document = section.place(document)
     DOCUMENT.write_text(document)
     print(f"\nWritten to {RESULTS} and {DOCUMENT}.")
