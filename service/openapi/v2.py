@@ -17,10 +17,10 @@ _LENGTH: Part = {
 _INPUT = {"name": "x", "shape": [2], "datatype": "FP32", "data": [10.0, 0.0]}
 _EXAMPLE = {"regression": example("y = 3x + 1, two rows (model regression)", {"id": "42", "inputs": [_INPUT]})}
 _READS = {
-    "": ("metadata", "tensors of the signature serving_default", "Model"),
-    "/ready": ("ready", "whether it answers", "ModelReady"),
-    "/config": ("config", "its configuration, as Triton's tools read it", "ModelConfig"),
-    "/stats": ("statistics", "requests, rows, runs and stages since the service began", "Statistics"),
+    "": ("Metadata", "A model's tensors", "those of the signature serving_default", "Model"),
+    "/ready": ("Ready", "Whether a model answers", "it does", "ModelReady"),
+    "/config": ("Config", "A model's configuration", "as Triton's tools read it", "ModelConfig"),
+    "/stats": ("Statistics", "A model's statistics", "requests, rows, runs, stages since the start", "Statistics"),
 }
 
 
@@ -30,8 +30,8 @@ def paths() -> Part:
         by = "ByVersion" if len(names) > 1 else ""
         parameters = [parameter(name) for name in names]
         found[f"{place}/infer"] = {"parameters": parameters, "post": _infer(by)}
-        for suffix, (what, description, answered) in _READS.items():
-            operation = _read(f"model{what.capitalize()}{by}", f"A model's {what}", description, answered)
+        for suffix, (what, summary, description, answered) in _READS.items():
+            operation = _read(f"model{what}{by}", summary, description, answered)
             found[place + suffix] = {"parameters": parameters, "get": operation}
     found["/v2"] = {"get": _read("server", "The server", "its name, version and extensions", "Server")}
     found["/v2/models/stats"] = {
