@@ -27,9 +27,11 @@ def reference(
         for start in range(0, count, SLICE)
     ]
     found: dict[str, Any] = {
-        "inputs": {name: deciles(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+        "rows": count,
+        "inputs": {name: deciles(np.concatenate([part[name] for part in parts])) for name in parts[0]},
     }
     if probabilities is not None:
+        found["held_out_rows"] = len(probabilities)
         labels = np.bincount(probabilities.argmax(axis=1), minlength=len(names)) / len(probabilities)
         found["labels"] = {name: round(float(share), DIGITS) for name, share in zip(names, labels, strict=True)}
         found["confidence"] = deciles(probabilities.max(axis=1))
@@ -54,5 +56,6 @@ def deciles(values: Floats) -> dict[str, list[float]]:
     beyond = np.concatenate([[distinct[0] - 2 * margin], distinct, [distinct[-1] + 2 * margin]])
     edges = (beyond[cuts] + beyond[cuts + 1]) / 2
     edges = np.unique([float(f"{edge:.{DIGITS}g}") for edge in edges])
-    shares = drift_features.count(values, edges) / len(values)
+    # A value on an edge falls into the bin below.
+    shares = np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1) / len(values)
     return {"edges": edges.tolist(), "shares": [round(float(share), DIGITS) for share in shares]}

@@ -217,6 +217,9 @@ def test_the_reference_has_the_features_that_the_service_will_look_at(version_di
         for name, spec in config["signatures"]["serving_default"]["inputs"].items()
     }
     assert reference["inputs"].keys() == drift_features.features(inputs).keys()
+    metrics = json.loads((version_dir / "assets.extra" / "metrics.json").read_text())
+    assert reference["rows"] == metrics["training_examples"]
+    assert reference.get("held_out_rows") == metrics.get("validation_examples")
     assert list(reference.get("labels", {})) == config.get("labels", [])
     binned = [*reference["inputs"].values(), *([reference["confidence"]] if "labels" in config else [])]
     for each in binned:

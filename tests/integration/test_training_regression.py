@@ -56,7 +56,8 @@ def test_it_says_what_came_out_and_what_to_do_next(run: tuple[Path, str]) -> Non
 
 def test_its_reference_has_a_bin_for_each_of_the_six_points(run: tuple[Path, str]) -> None:
     found = read(run[0], "reference.json")
-    assert list(found) == ["inputs"]
+    assert list(found) == ["rows", "inputs"]
+    assert found["rows"] == 6
     assert found["inputs"]["x"]["edges"] == pytest.approx([-1.005, -0.5, 0.5, 1.5, 2.5, 3.5, 4.005])
     assert found["inputs"]["x"]["shares"] == pytest.approx([0, *[1 / 6] * 6, 0], abs=1e-5)
 

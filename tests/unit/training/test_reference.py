@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.drift_features import STATISTICS
 from training.reference import deciles, reference
 
 
@@ -56,7 +57,8 @@ def test_edges_increase_strictly_and_shares_add_up(values: list[float]) -> None:
 def test_a_classifier_has_the_shares_of_its_labels_and_its_confidence_too() -> None:
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.8, 0.2]])
     found = reference({"x": np.arange(6, dtype=np.float32)}, probabilities, ("hat", "sock"))
-    assert list(found) == ["inputs", "labels", "confidence"]
+    assert list(found) == ["rows", "inputs", "held_out_rows", "labels", "confidence"]
+    assert (found["rows"], found["held_out_rows"]) == (6, 4)
     assert list(found["inputs"]) == ["x"]
     assert found["labels"] == {"hat": 0.75, "sock": 0.25}
     assert found["confidence"]["edges"][0] < 0.6
@@ -65,6 +67,6 @@ def test_a_classifier_has_the_shares_of_its_labels_and_its_confidence_too() -> N
 def test_inputs_that_are_looked_at_slice_by_slice_give_one_reference() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2_500, 9, 9), np.uint8)
     found = reference({"pixels": pixels})
-    assert list(found["inputs"]) == [f"pixels {each}" for each in ("mean", "deviation", "smallest", "largest")]
+    assert list(found["inputs"]) == [f"pixels {each}" for each in STATISTICS]
     means = deciles(pixels.mean(axis=(1, 2), dtype=np.float64))
     np.testing.assert_allclose(found["inputs"]["pixels mean"]["edges"], means["edges"], rtol=1e-5)
