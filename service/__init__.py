@@ -30,6 +30,7 @@ def create_app(
     from service.api_keys import ApiKeys, key_file
     from service.batcher import BatchLimits
     from service.board import Board
+    from service.drift_watch import DriftWatch
     from service.engines import load_engine
     from service.inference import Inference
     from service.metrics import BatchMetrics, Metrics, scrape_page
@@ -54,6 +55,7 @@ def create_app(
         lambda path, config: load_engine(path, config, settings.engine),
         lambda model, version: BatchMetrics(metrics, model, version),
         limits,
+        DriftWatch(settings.drift_window, metrics_folder).watch,
     )
     repository = Repository(settings.models, settings.model_name)
     agreement = Agreement(registry, Board(board_folder))

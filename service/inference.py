@@ -101,6 +101,8 @@ class Inference:
                 outputs = {name: array for name, array in outputs.items() if name != score.output}
         if output := loaded.label_output(signature_name):
             self._metrics.of_predictions(loaded.model, loaded.version).record(loaded.config.labels, outputs[output])
+        if loaded.drift is not None:
+            loaded.drift.observe(signature_name, inputs, outputs)
         if loaded.shadow is not None:
             self.mirror.offer(loaded.shadow, loaded, signature_name, inputs, outputs)
         return Inferred(outputs, scores)

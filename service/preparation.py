@@ -7,6 +7,7 @@ from pathlib import Path
 
 from service.batch import BatchObserver
 from service.batcher import Batcher, BatchLimits
+from service.drift import Drift
 from service.engines import Engine, LoadError
 from service.model_policies import Batching
 from service.serving_config import ServingConfig, read_serving_config
@@ -25,11 +26,13 @@ LoadEngine = Callable[[Path, ServingConfig], Engine]
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """`limits` are for models whose policy says nothing about batching; `observe` gives a version's observer."""
+    """`limits` are for models whose policy says nothing about batching; `observe` gives a version's observer, `watch`
+    who watches it for drift."""
 
     load_engine: LoadEngine
     observe: Callable[[str, int], BatchObserver]
     limits: BatchLimits
+    watch: Callable[[LoadedVersion, Path], Drift | None] = lambda _loaded, _path: None
 
     def prepare(self, model: str, version: int, path: Path, batching: Batching) -> LoadedVersion:
         """Raises LoadError, InvalidServingConfig, and whatever a stranger's model does wrong."""
@@ -44,7 +47,7 @@ class Preparation:
         loaded = LoadedVersion(model, version, engine, config, row_seconds=row_seconds, batch_gain_seconds=gain)
         if row_seconds >= QUICK_SECONDS or gain > GAIN_SECONDS:
             warm_up_sizes(engine, self._limits(batching).max_batch_size, row_seconds)
-        return self.with_batcher(loaded, batching)
+        return self.with_batcher(replace(loaded, drift=self.watch(loaded, path)), batching)
 
     def with_batcher(self, loaded: LoadedVersion, batching: Batching) -> LoadedVersion:
         engine, limits = loaded.engine, self._limits(batching)

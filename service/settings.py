@@ -93,6 +93,9 @@ class Settings:
     poll_seconds: float = setting(
         1.0, "how often the models folder is looked through for new and vanished versions", least=0.01
     )
+    drift_window: int = setting(
+        1000, "rows of each version that are compared with its training data; 0: none", least=0, most=100_000
+    )
     shutdown_seconds: int = setting(30, "how long requests in flight may take to finish after SIGTERM", least=0)
     log_format: LogFormat = setting("text", "form of the log lines")
     log_level: LogLevel = setting("info", "least level that is logged")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from service.batcher import Batcher, BatchLimits
+from service.drift import Drift
 from service.engines import Engine
 from service.errors import InvalidRequest
 from service.serving_config import ServingConfig
@@ -48,6 +49,8 @@ class LoadedVersion:
     # What one row takes to run, and how much less it takes among eight; measured when the version was warmed up.
     row_seconds: float = 0.0
     batch_gain_seconds: float = 0.0
+    # None where there is no reference to compare with.
+    drift: Drift | None = None
     # Who gets a copy of what this one answers; set in what requests without a version get.
     shadow: "Shadow | None" = None
     # As metrics write it.

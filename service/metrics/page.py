@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from service.api_keys import ApiKeys
 from service.host import limited_memory
+from service.metrics.drift import drift_metrics
 from service.metrics.instruments import Family, Histograms
 from service.metrics.processes import usage
 from service.metrics.totals import Series, Sums, Totals
@@ -38,6 +39,7 @@ class Page(Collector):
         self._registry = registry
         self._api_keys = api_keys
         self._heads: dict[int, list[str]] = {}
+        self._asked_heads: dict[tuple[str, ...], str] = {}
 
     def text(self) -> bytes:
         sums = self._totals.sums()
@@ -52,9 +54,15 @@ class Page(Collector):
                 ]
                 lines += map(add, heads[series.number], map(repr, _values(family, series, sums)))
         self._heads = heads
+        asked_heads = {}
         for metric in self._asked(sums):
             lines += _title(metric.name, metric.type, metric.documentation)
-            lines += [_head(sample.name, sample.labels.items()) + repr(sample.value) for sample in metric.samples]
+            for sample in metric.samples:
+                key = (sample.name, *sample.labels.values())
+                head = self._asked_heads.get(key) or _head(sample.name, sample.labels.items())
+                asked_heads[key] = head
+                lines.append(head + repr(sample.value))
+        self._asked_heads = asked_heads
         return ("\n".join(lines) + "\n").encode(errors="replace")
 
     def collect(self) -> Iterator[Metric]:
@@ -92,6 +100,7 @@ class Page(Collector):
                 "0 while what the file of API keys says is wrong and does not count.",
                 float(self._api_keys is None or self._api_keys.is_valid),
             )
+            yield from drift_metrics(self._registry)
             yield from _processes(sums, self._totals.parent)
             yield from _memory()
 

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,11 +8,16 @@ from prometheus_client import CollectorRegistry
 from service.calls import Call
 from service.errors import InvalidRequest
 from service.inference import Inference
+from service.messages import Answer
+from service.prediction import Prediction
 from service.registry import LoadedVersion
 from service.serving_config import ServingConfig
+from service.signature import DEFAULT_SIGNATURE
 from service.tensors import Array
 from service.version import Shadow
 from tests.unit.service.fakes import Arrays, FakeEngine, any_shape, loaded_version, signature, tensor
+from tests.unit.service.scored import pixels, scored_version
+from tests.unit.service.watched_for_drift import honest, watched, watched_version
 
 PAIR = signature({"a": tensor("DT_FLOAT", -1), "b": tensor("DT_FLOAT", -1, 2)})
 LABELLED = signature({"x": any_shape("DT_FLOAT")}, {"scores": tensor("DT_FLOAT", -1, 2)})
@@ -126,3 +132,30 @@ def test_a_shadow_that_fails_fails_no_request(inference: Inference, page: Collec
     inference.infer(answering, "serving_default", {"x": np.zeros(1, np.float32)}, Call())
     inference.mirror.wait()
     assert page.get_sample_value("serving_shadow_failed_total", MODEL) == 1
+
+
+def test_what_only_a_shadow_runs_drifts_with_the_shadow(inference: Inference, tmp_path: Path) -> None:
+    shadow = watched_version(tmp_path / "2", number=2)
+    answering = replace(watched_version(tmp_path / "1"), shadow=Shadow(shadow, 1.0))
+    inference.infer(shadow, DEFAULT_SIGNATURE, {"x": honest(10)}, Call())
+    inference.infer(answering, DEFAULT_SIGNATURE, {"x": honest(40)}, Call())
+    inference.mirror.wait()
+    assert [loaded.drift.now().rows for loaded in (answering, shadow) if loaded.drift] == [40, 50]
+
+
+@pytest.mark.parametrize("batching", ["none", "turns"])
+def test_requests_for_the_default_and_for_the_scored_signature_drift_together(
+    inference: Inference, tmp_path: Path, batching: str
+) -> None:
+    loaded = scored_version(batching=batching)
+    deciles = {"edges": [64.0, 192.0], "shares": [0.25, 0.5, 0.25]}
+    reference = {"rows": 1_000, "inputs": {f"pixels[{place}]": deciles for place in range(4)}}
+    loaded = replace(loaded, drift=watched(tmp_path, loaded, reference))
+    inference.infer_together(
+        [
+            Prediction(loaded, name, pixels(0, 255), lambda _: Answer(200, b""), Call())
+            for name in (DEFAULT_SIGNATURE, "scored")
+        ]
+    )
+    assert loaded.drift is not None
+    assert loaded.drift.now().rows == 4

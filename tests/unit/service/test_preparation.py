@@ -5,12 +5,14 @@ import pytest
 
 from service.batch import BatchObserver
 from service.batcher import BatchLimits
+from service.drift_watch import DriftWatch
 from service.engines import LoadError
 from service.model_policies import Batching
 from service.preparation import QUICK_SECONDS, Preparation
 from service.serving_config import InvalidServingConfig, ServingConfig, write_serving_config
 from service.signature import DEFAULT_SIGNATURE, TensorSpec
 from tests.unit.service.fakes import FakeEngine, any_shape, echo, loaded_version, signature, tensor
+from tests.unit.service.watched_for_drift import UNIFORM, write_reference
 
 LIMITS = BatchLimits(max_batch_size=32, timeout_seconds=0)
 SLOW = replace(loaded_version(signature({"x": tensor("DT_FLOAT", -1)})), row_seconds=QUICK_SECONDS)
@@ -57,6 +59,15 @@ def test_an_error_of_the_disk_is_told_as_one(tmp_path: Path, error: OSError) -> 
     with pytest.raises(LoadError, match="cannot be read: ") as refusal:
         broken.prepare("model", 1, tmp_path, Batching())
     assert "/" not in str(refusal.value).replace("Input/output", "")
+
+
+def test_a_version_is_watched_for_drift_where_its_reference_says_how(tmp_path: Path) -> None:
+    preparing = replace(preparation(tensor("DT_FLOAT", -1)), watch=DriftWatch(100).watch)
+    assert preparing.prepare("model", 1, tmp_path, Batching()).drift is None
+    write_reference(tmp_path, {"rows": 10, "inputs": {"x": UNIFORM}})
+    loaded = preparing.prepare("model", 1, tmp_path, Batching())
+    assert loaded.drift is not None
+    assert preparing.with_batcher(loaded, Batching(max_batch_size=4)).drift is loaded.drift
 
 
 @pytest.mark.parametrize(
