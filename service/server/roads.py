@@ -22,6 +22,8 @@ from service.short_road import Route, ShortRoad, find_route
 
 LONGEST_CONTENT_TYPE = 256
 
+# Routes that may wait until a model is loaded.
+OF_MODELS = (b"/v1/models/", b"/v2/models/", b"/playground/models/")
 _OF_MODEL = re.compile(r"/v[12]/models/(?P<model>[^/:]+)")
 
 
@@ -67,8 +69,8 @@ class Roads:
 
     def _answer_by_flask(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
         call = request.call
-        # A model's own routes may wait until it is loaded; health and metrics must not wait behind them.
-        if request.method in ("GET", "HEAD") and not request.target.startswith((b"/v1/models/", b"/v2/models/")):
+        # Health and metrics must not wait behind those.
+        if request.method in ("GET", "HEAD") and not request.target.startswith(OF_MODELS):
             return self._threads.operators_answer(call, self._flask, request)
         if call.deadline is None and request.target.startswith(b"/v2/repository/models/"):
             # To load a model may take longer than any request; it has its own limit.
