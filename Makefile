@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train exercises test lint audit format lock up down e2e bench soak clean
+.PHONY: help serve train exercises test lint audit format lock up down e2e fuzz bench soak clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ format: .venv/dev/installed ## mend what the formatter and the linter can mend
 
 e2e: .venv/dev/installed ## the container tests alone (need a Docker engine)
 	.venv/dev/bin/pytest tests/e2e
+
+fuzz: .venv/dev/installed ## damage pictures, tensors and HTTP at random, 200 times as often as `make test` does (half an hour)
+	.venv/dev/bin/pytest --hypothesis-profile=fuzz -k 'fuzz or round_trips' tests/unit
 
 bench: .venv/dev/installed ## measure speed beside yardsticks in the same run (needs wrk; 18 minutes; QUICK=1: two)
 	@# A yardstick whose packages cannot be had is left out, and the table says so.

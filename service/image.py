@@ -1,5 +1,6 @@
 """Pictures: the bytes that a client sends, as the array that a model wants."""
 
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from io import BytesIO
@@ -14,6 +15,8 @@ from service.tensors import DTYPES, Array
 
 # decode_picture has its own limit, which may be higher than Pillow's.
 Image.MAX_IMAGE_PIXELS = None
+# Damaged pictures have Pillow warn on standard error, in lines that are no log, and each new one is kept for ever.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _MAGIC_NUMBERS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
