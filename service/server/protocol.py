@@ -119,17 +119,19 @@ class HttpConnection(asyncio.Protocol):
             answer = error_answer(503, f"{message} (SERVING_MAX_CONNECTIONS)", ("retry-after", "1"))
             self.refuse(self._reader.stop(discards_body=True), "too_many_connections", answer)
             return None
-        if self._pending is None and not self._write_paused:
+        is_next = self._pending is None and not self._write_paused and not self._closing
+        if is_next:
             self._expect(Wait.BODY)
         refusal = None
         if self._admit is not None:
             self._key_name, refusal = self._admit(target, headers)
         if headers.get(b"expect", b"").lower() == b"100-continue":
-            if refusal is None:
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            elif not self._closing:
-                # It waits to be told, and may then send its body or not.
+            # It waits to be told, and may then send its body or not.
+            if refusal is not None and not self._closing:
                 self._turn_away(self._reader.stop(discards_body=True), refusal)
+            # Before another request's answer it would be taken for a part of that.
+            elif is_next:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return refusal
 
     def request_came(self, request: HttpRequest) -> None:

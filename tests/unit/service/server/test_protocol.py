@@ -53,6 +53,25 @@ def test_a_client_that_asks_may_go_on_is_told_so() -> None:
     assert client.statuses == [100, 200]
 
 
+def test_nobody_is_told_to_go_on_before_the_answers_before() -> None:
+    async def scenario() -> None:
+        client = connect()
+        client.send(GET.replace(b"/ ", b"/slow ") + post(b"body", b"Expect: 100-continue")[:-4])
+        assert client.transport.written == b""
+        client.echo.slow[0].set_result(Answer(200, b"slow"))
+        client.send(b"body")
+        await asyncio.sleep(0)
+        assert client.statuses == [200, 200]
+
+    asyncio.run(scenario())
+
+
+def test_nobody_is_told_to_go_on_behind_the_last_answer() -> None:
+    client = connect()
+    client.send(GET.replace(b"Host", b"Connection: close\r\nHost") + post(b"body", b"Expect: 100-continue"))
+    assert client.statuses == [200]
+
+
 def test_a_client_that_asks_with_too_long_a_body_is_not_told_to_go_on() -> None:
     client = connect()
     client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 101\r\nExpect: 100-continue\r\n\r\n")
