@@ -138,7 +138,9 @@ def _decode_json(given: Input, spec: TensorSpec) -> Array:
     array = array_from_json(value, spec, f"inputs[{name!r}].data")
     if array.shape == shape:
         return array
-    if array.ndim != 1 or array.size != prod(shape):
+    # What an empty list would hold nobody can see.
+    visible = shape[: shape.index(0) + 1] if 0 in shape else shape
+    if array.shape != visible and (array.ndim != 1 or array.size != prod(shape)):
         raise InvalidRequest(
             f"input {name!r}: its 'data' has the shape {shape_text(array.shape)}; expected {prod(shape)} values in one "
             f"list, or lists nested like its 'shape' {shape_text(shape)}"

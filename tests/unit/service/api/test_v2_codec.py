@@ -134,6 +134,11 @@ def test_a_tensor_may_be_empty() -> None:
     assert (body["outputs"][0]["shape"], data) == ([0, 3], b"")
 
 
+@pytest.mark.parametrize("shape", [[0], [0, 2], [2, 0], [2, 0, 3], [1, 0, 0]])
+def test_an_empty_tensor_may_be_nested_as_far_as_can_be_seen(shape: list[int]) -> None:
+    assert decode(request(shape=shape, data=np.zeros(shape).tolist())).shape == tuple(shape)
+
+
 def test_a_tensor_may_be_one_number() -> None:
     asked = request(data=[1]) | {"inputs": [{"name": "x", "shape": [], "datatype": "FP32", "data": [1]}]}
     assert decode(asked).shape == ()
