@@ -81,7 +81,7 @@ def test_alerts_notice_what_is_wrong(server: Server, models: Path, monitor: Prom
     say(models, "[models.clothing]\nversions = 'sum'")
     expected = {
         *("ServingModelLoadFailed", "ServingModelNotServed", "ServingModelsConfigInvalid"),
-        *("ServingOverloaded", "ServingErrorBudgetBurn", "ServingOutliers"),
+        *("ServingOverloaded", "ServingErrorBudgetBurn", "ServingOutliers", "ServingDrift"),
     }
     noticed: set[str] = set()
 
