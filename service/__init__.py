@@ -87,12 +87,12 @@ def create_app(
     app.extensions["agreement"] = agreement
     app.extensions["metrics"] = metrics
     app.extensions["api_keys"] = api_keys
-    app.extensions["records"] = Records(settings, metrics)
+    app.extensions["records"] = records = Records(settings, metrics)
     app.extensions["rate_limits"] = rate_limits
     calls.register(app, metrics)
     errors.register(app)
     security_headers.register(app)
-    inference = Inference(registry, metrics)
+    inference = Inference(registry, metrics, records.capture)
     app.extensions["short_road"] = ShortRoad(inference, settings, metrics)
     app.register_blueprint(v1.blueprint(inference, settings))
     page = scrape_page(metrics, registry, api_keys)

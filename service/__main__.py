@@ -53,6 +53,8 @@ def main() -> None:
             key_file(settings, RateLimits()).check()
     except InvalidFile as error:
         parser.error(str(error))
+    if settings.capture_file and not Path(settings.capture_file).parent.is_dir():
+        parser.error(f"SERVING_CAPTURE_FILE={settings.capture_file!r}: there is no folder for it")
     if settings.otel and not _is_there("opentelemetry.exporter.otlp.proto.http"):
         parser.error(
             "SERVING_OTEL=1: OpenTelemetry is not installed; "

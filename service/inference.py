@@ -5,6 +5,7 @@ from time import perf_counter
 
 from service.batch import Arrays, row_count
 from service.calls import Call
+from service.capture import Capture
 from service.deadline import Stage
 from service.errors import InvalidRequest
 from service.messages import Answer
@@ -21,9 +22,10 @@ _NOT_RUN = RuntimeError("not run")
 
 
 class Inference:
-    def __init__(self, registry: Registry, metrics: Metrics) -> None:
+    def __init__(self, registry: Registry, metrics: Metrics, capture: Capture | None = None) -> None:
         self.registry = registry
         self._metrics = metrics
+        self._capture = capture
         self.mirror = Mirror(
             lambda loaded, name, inputs: self.infer(loaded, name, inputs, Call()).outputs, ShadowMetrics(metrics)
         )
@@ -105,6 +107,9 @@ class Inference:
             loaded.drift.observe(signature_name, inputs, outputs)
         if loaded.shadow is not None:
             self.mirror.offer(loaded.shadow, loaded, signature_name, inputs, outputs)
+        # A shadow's call has no protocol: nobody has asked it.
+        if self._capture is not None and call.protocol:
+            self._capture.offer(call, loaded, signature_name, inputs, outputs)
         return Inferred(outputs, scores)
 
 

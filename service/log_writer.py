@@ -1,10 +1,10 @@
 """Writes lines of the log so that nothing waits for it: not for a full disk, and not for a reader that has stopped."""
 
 import os
-import threading
-from collections import deque
 from collections.abc import Callable
 from select import PIPE_BUF
+
+from service.background import Background
 
 STANDARD_ERROR = 2
 
@@ -20,51 +20,19 @@ class LogWriter:
     ) -> None:
         self._descriptor = descriptor
         self._dropped = dropped
-        self._most_waiting_bytes = most_waiting_bytes
-        self._changed = threading.Condition()
-        self._waiting: deque[bytes] = deque()
-        self._waiting_bytes = 0
-        self._thread: threading.Thread | None = None
-        self._closing = False
+        self._background = Background("log", self._write_pieces, most_waiting_bytes)
         # A part of a line has been written, and not its end.
         self._is_torn = False
+        self.close = self._background.close
 
     def write(self, lines: bytes) -> None:
         """Whole lines, each with its end. Never waits."""
-        with self._changed:
-            if self._waiting_bytes + len(lines) <= self._most_waiting_bytes:
-                self._waiting.append(lines)
-                self._waiting_bytes += len(lines)
-                if self._thread is None:
-                    # Not before there is something to write: a thread does not survive a fork.
-                    self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-                    self._thread.start()
-                self._changed.notify()
-                return
-        self._dropped(lines.count(b"\n"))
+        if not self._background.offer(lines, len(lines)):
+            self._dropped(lines.count(b"\n"))
 
-    def close(self, seconds: float) -> None:
-        """Waits until all is written, and no longer than this."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        if self._thread is not None:
-            self._thread.join(seconds)
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._waiting:
-                    if self._closing:
-                        self._thread = None
-                        return
-                    self._changed.wait()
-                lines = self._waiting[0]
-            for piece in _pieces(lines):
-                self._put(piece)
-            with self._changed:
-                self._waiting.popleft()
-                self._waiting_bytes -= len(lines)
+    def _write_pieces(self, lines: bytes) -> None:
+        for piece in _pieces(lines):
+            self._put(piece)
 
     def _put(self, piece: bytes) -> None:
         rest = b"\n" + piece if self._is_torn else piece

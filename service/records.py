@@ -1,10 +1,12 @@
-"""What is written down of each request once it is answered: its line of the log, and its spans."""
+"""What is written down of requests: of each its line of the log, and its spans; of some what they asked and got."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service import logs
+from service.capture import Capture
 from service.log_writer import STANDARD_ERROR, LogWriter
 from service.metrics import Metrics
 from service.request_log import RequestLog
@@ -14,7 +16,7 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from service.spans import Spans
 
-# How long the end waits for a log that cannot be written, or a collector that does not answer.
+# How long the end waits for each that cannot be written, or does not answer.
 LAST_SECONDS = 3.0
 
 
@@ -25,6 +27,7 @@ class Records:
         self._writer = LogWriter(STANDARD_ERROR, metrics.log_dropped.labels().inc)
         self._log = RequestLog(settings, self._writer.write)
         self._spans = _spans() if settings.otel else None
+        self.capture = _capture(settings, metrics) if settings.capture_file else None
         self.answered = self._log.answered if self._spans is None else self._answered
 
     def _answered(self, request: HttpRequest, status: int, body_bytes: int) -> None:
@@ -43,6 +46,13 @@ class Records:
                 self._log.flush()
                 if self._spans is not None:
                     self._spans.close(LAST_SECONDS)
+                if self.capture is not None:
+                    self.capture.close(LAST_SECONDS)
+
+
+def _capture(settings: Settings, metrics: Metrics) -> Capture:
+    dropped = metrics.capture_dropped.labels()
+    return Capture(Path(settings.capture_file), settings.capture_share, settings.capture_max_bytes, dropped.inc)
 
 
 def _spans() -> "Spans":

@@ -102,6 +102,13 @@ class Settings:
     log_sample: float = setting(
         1.0, "of how many requests a line is logged, as a share; of those that failed (5xx) always", least=0, most=1
     )
+    capture_file: str = setting(
+        "", "file to which a share of the requests is written, with their answers (empty: none)"
+    )
+    capture_share: float = setting(0.01, "of how many requests, as a share", least=0, most=1)
+    capture_max_bytes: int = setting(
+        100 * 1024 * 1024, "longest that the file may get, in bytes, with the older one beside it", least=1024
+    )
     otel: bool = setting(
         False, "send OpenTelemetry spans of requests to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names: 1 or 0"
     )

@@ -83,7 +83,7 @@ class Mirror:
         self, shadow: LoadedVersion, answered: LoadedVersion, signature: str, inputs: Arrays, outputs: Arrays
     ) -> None:
         try:
-            _check_types(shadow, signature, inputs)
+            check_types(shadow, signature, inputs)
             self._observer.compared(
                 shadow, agree(answered, outputs, shadow, self._infer(shadow, signature, inputs), signature)
             )
@@ -95,14 +95,20 @@ class Mirror:
 
 def agree(one: LoadedVersion, of_one: Arrays, other: LoadedVersion, of_other: Arrays, signature: str) -> bool:
     """The same label comes first in every row, where both have labels; else all outputs are close."""
-    label_output, other_output = one.label_output(signature), other.label_output(signature)
-    if label_output and other_output:
-        return _first_labels(one, of_one[label_output]) == _first_labels(other, of_other[other_output])
-    return of_one.keys() == of_other.keys() and all(_close(array, of_other[name]) for name, array in of_one.items())
+    labels, other_labels = first_labels(one, of_one, signature), first_labels(other, of_other, signature)
+    if labels is not None and other_labels is not None:
+        return labels == other_labels
+    return all_close(of_one, of_other)
 
 
-def _first_labels(loaded: LoadedVersion, scores: Array) -> list[str]:
-    return [loaded.config.labels[index] for index in scores.argmax(axis=-1)]
+def first_labels(loaded: LoadedVersion, outputs: Arrays, signature: str) -> list[str] | None:
+    """Which came first in each row; None where the version has no labels for them."""
+    output = loaded.label_output(signature)
+    return [loaded.config.labels[index] for index in outputs[output].argmax(axis=-1)] if output else None
+
+
+def all_close(one: Arrays, other: Arrays) -> bool:
+    return one.keys() == other.keys() and all(_close(array, other[name]) for name, array in one.items())
 
 
 def _close(one: Array, other: Array) -> bool:
@@ -113,8 +119,8 @@ def _close(one: Array, other: Array) -> bool:
     return bool(np.allclose(one, other, rtol=RELATIVE, atol=ABSOLUTE, equal_nan=True))
 
 
-def _check_types(shadow: LoadedVersion, signature: str, inputs: Arrays) -> None:
-    """The inputs were decoded for another version; an engine takes its own types only."""
-    for name, spec in shadow.signature(signature).inputs.items():
+def check_types(loaded: LoadedVersion, signature: str, inputs: Arrays) -> None:
+    """For inputs that were decoded for another version: an engine takes its own types only. Raises TypeError."""
+    for name, spec in loaded.signature(signature).inputs.items():
         if name in inputs and inputs[name].dtype != DTYPES.get(spec.dtype):
             raise TypeError(f"input {name!r} is {inputs[name].dtype}, expected {spec.dtype}")

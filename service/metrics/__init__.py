@@ -95,6 +95,9 @@ class Metrics:
         self.log_dropped = Counters(
             store, "serving_log_dropped", "Lines of the log that could not be written, or not soon enough.", ()
         )
+        self.capture_dropped = Counters(
+            store, "serving_capture_dropped", "Requests that were to be captured and could not be.", ()
+        )
         registry.register(Page(self.families, self.totals))
 
     @property

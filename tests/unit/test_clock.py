@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 SERVICE = Path(__file__).parents[2] / "service"
-# `Date` of an answer; when a retry will be, told to people; whether a key has expired; lines of the log, and spans.
-MAY = {"server/answers.py", "retries.py", "api_keys.py", "logs.py", "request_log.py", "spans.py"}
+# `Date` of an answer; when a retry will be, told to people; whether a key has expired; what is written of a request.
+MAY = {"server/answers.py", "retries.py", "api_keys.py", "logs.py", "request_log.py", "spans.py", "capture.py"}
 
 TIME_OF_DAY = re.compile(r"\btime\.time|\btime_ns\b|\bdatetime\.|\bdate\.today|\blocaltime\b|from time import time\b")
 

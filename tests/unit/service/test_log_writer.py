@@ -48,13 +48,6 @@ def test_lines_come_out_whole_and_in_their_order(pipe: Pipe) -> None:
     assert pipe.dropped == 0
 
 
-def test_there_is_no_thread_before_the_first_line(pipe: Pipe) -> None:
-    before = threading.active_count()
-    assert pipe.writer._thread is None
-    pipe.writer.write(b"a\n")
-    assert threading.active_count() == before + 1
-
-
 def test_nobody_waits_for_a_reader_that_has_stopped_and_what_is_too_much_is_counted(pipe: Pipe) -> None:
     block = b"line\n" * 10_000
     for _ in range(100):  # of which the pipe takes 64 KiB
@@ -98,11 +91,9 @@ def test_a_full_disk_costs_lines_and_later_ones_are_written_again(pipe: Pipe, mo
 def test_the_end_waits_for_the_last_lines_but_not_for_ever(pipe: Pipe) -> None:
     pipe.writer.write(b"last\n")
     pipe.writer.close(DEADLINE)
-    assert pipe.writer._thread is None
     assert pipe.read(5) == b"last\n"
     pipe.writer.write(b"x\n" * 100_000)
     pipe.writer.close(0.01)
-    assert pipe.writer._thread is not None
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,9 @@ ONE_OF_EACH = [
     ("SERVING_LOG_FORMAT", "json", "log_format", "json"),
     ("SERVING_LOG_LEVEL", "debug", "log_level", "debug"),
     ("SERVING_LOG_SAMPLE", "0.5", "log_sample", 0.5),
+    ("SERVING_CAPTURE_FILE", "requests.jsonl", "capture_file", "requests.jsonl"),
+    ("SERVING_CAPTURE_SHARE", "0.5", "capture_share", 0.5),
+    ("SERVING_CAPTURE_MAX_BYTES", "5000", "capture_max_bytes", 5000),
     ("SERVING_OTEL", "1", "otel", True),
 ]
 
