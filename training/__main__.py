@@ -7,15 +7,15 @@ import sys
 import textwrap
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_origin
 
-from training import activity, clothing, exercises, folder, photos, regression, report
+from training import activity, clothing, exercises, folder, photos, regression, replay, report
 from training.config import HELP
 from training.errors import ConfigError, RunError
 
 # A new model or command is a new file with NAME, Config, run(config) and a docstring, and its name here.
 MODELS: tuple[ModuleType, ...] = (regression, clothing, activity, photos)
-COMMANDS: tuple[ModuleType, ...] = (folder, exercises, report)
+COMMANDS: tuple[ModuleType, ...] = (folder, exercises, report, replay)
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,6 +48,9 @@ def parser() -> Parser:
 
 def _add(command: Parser, field: "dataclasses.Field[Any]") -> None:
     kind = field.type
+    is_several = get_origin(kind) is tuple
+    if is_several:
+        kind = get_args(kind)[0]
     assert isinstance(kind, type), f"{field.name} is {kind}, of which no flag can be made"  # noqa: S101
     needed = field.default is dataclasses.MISSING
     options: dict[str, Any] = {} if needed else {"default": field.default}
@@ -57,6 +60,8 @@ def _add(command: Parser, field: "dataclasses.Field[Any]") -> None:
         options["choices"] = field.metadata["choices"]
     else:
         options |= {"type": kind, "metavar": "FOLDER" if issubclass(kind, Path) else kind.__name__.upper()}
+    if is_several:
+        options["nargs"] = "+"
     if field.metadata.get("positional"):
         added = command.add_argument(field.name, **options | {"metavar": field.name.upper()})
     else:
@@ -77,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = vars(commands.parse_args(arguments))
     module = given.pop("module")
     try:
-        config = module.Config(**given)
+        config = module.Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
     except ConfigError as error:
         commands.error(str(error))
     # Both are read when TensorFlow and Keras are imported, which module.run does. Errors, no start-up greetings:

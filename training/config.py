@@ -1,7 +1,8 @@
 """What a run is told: a frozen dataclass, each field a flag of `python -m training NAME`.
 
 A field's metadata may hold `help` (else HELP has it), `choices` (the strings that it may be) and `positional` (True:
-given without a flag). A field without a default has to be given; a bool is switched by --field and --no-field.
+given without a flag). A field without a default has to be given; a bool is switched by --field and --no-field; of a
+tuple several may be given.
 """
 
 import math

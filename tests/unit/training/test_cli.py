@@ -23,6 +23,7 @@ class HatsConfig:
     name: str = field(metadata={"help": "what they are called"})
     brim: str = field(default="wide", metadata={"help": "the part that shades", "choices": ("wide", "narrow")})
     worn: bool = field(default=False, metadata={"help": "whether one wears them"})
+    band: tuple[Path, ...] = field(default=(), metadata={"help": "what is around them"})
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def help_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_help_names_every_model_and_command_with_its_result_and_cost(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(["--help"], capsys)
-    assert {"regression", "clothing", "activity", "photos", "folder", "exercises", "report"} == {
+    assert {"regression", "clothing", "activity", "photos", "folder", "exercises", "report", "replay"} == {
         each.NAME for each in MODELS + COMMANDS
     }
     assert all(f" {each.NAME} " in text for each in MODELS + COMMANDS)
@@ -80,15 +81,17 @@ def test_help_states_each_flag_and_default(module: Any, capsys: pytest.CaptureFi
 def test_a_flag_of_each_kind_is_made_of_a_field(hats: list[HatsConfig], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["hats", "shelf", "--name", "bowler", "--brim", "narrow", "--worn"]) == 0
     assert main(["hats", "--no-worn", "--name", "bowler", "shelf"]) == 0
+    assert main(["hats", "shelf", "--name", "bowler", "--band", "silk", "wool"]) == 0
     assert hats == [
         HatsConfig(folder=Path("shelf"), name="bowler", brim="narrow", worn=True),
         HatsConfig(folder=Path("shelf"), name="bowler"),
+        HatsConfig(folder=Path("shelf"), name="bowler", band=(Path("silk"), Path("wool"))),
     ]
     text = help_of(["hats", "--help"], capsys)
     assert "--worn, --no-worn whether one wears them (default: False)" in text
     assert "the part that shades (default: wide)" in text
     assert "--name STR what they are called" in text
-    assert text.count("(default: ") == 2
+    assert text.count("(default: ") == 3
 
 
 @pytest.mark.parametrize(

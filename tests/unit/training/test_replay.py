@@ -1,0 +1,281 @@
+"""What was asked then, asked again. The engine is a fake; its answers are what the test says."""
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.captured import Captured, encode_line, tensors
+from service.engines import LoadError
+from service.errors import InvalidRequest
+from service.serving_config import ServingConfig
+from service.tensors import Array
+from tests.unit.service.fakes import Arrays, FakeEngine, signature, tensor
+from training import replay
+from training.__main__ import main
+
+LABELS = ("bag", "coat", "shoe")
+OF = signature({"x": tensor("DT_FLOAT", -1, 3)}, {"scores": tensor("DT_FLOAT", -1, 3)})
+Answer = Callable[[Arrays], dict[str, Array]]
+
+
+def scores(*labels: str) -> Array:
+    """Of which these labels come first."""
+    return np.array([[0.8 if each == label else 0.1 for each in LABELS] for label in labels], np.float32)
+
+
+def captured(then: Array, x: Array | None = None, labels: list[str] | None = None, **changed: Any) -> bytes:
+    given: dict[str, Any] = {
+        "time": datetime(2026, 1, 2, tzinfo=UTC),
+        "request_id": "mine",
+        "model": "model",
+        "version": 1,
+        "engine": "fake",
+        "protocol": "v1",
+        "verb": "predict",
+        "signature": "serving_default",
+        "inputs": tensors({"x": then if x is None else x}),
+        "outputs": tensors({"scores": then}),
+        "labels": labels,
+    }
+    return encode_line(Captured(**given | changed))
+
+
+def of(*labels: str, **changed: Any) -> bytes:
+    return captured(scores(*labels), labels=list(labels), **changed)
+
+
+class Bench:
+    """A folder with the model's version 2, which gives back what it is asked unless the test says otherwise."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self._capsys = capsys
+        self.answer: Answer = lambda inputs: {"scores": inputs["x"]}
+        self.labels: tuple[str, ...] = LABELS
+        self.file = folder / "requests.jsonl"
+        (folder / "models" / "model" / "2").mkdir(parents=True)
+        monkeypatch.setattr(replay, "load_engine", lambda *_: FakeEngine({"serving_default": OF}, self.answer))
+        monkeypatch.setattr(replay, "read_serving_config", lambda _: ServingConfig(labels=self.labels))
+
+    def write(self, *lines: bytes) -> None:
+        self.file.write_bytes(b"".join(lines))
+
+    def run(self, *more: str, against: str = "model/2", files: tuple[Path, ...] = ()) -> tuple[int, str, str]:
+        arguments = [
+            *map(str, (*files, self.file)),
+            "--against",
+            against,
+            "--models",
+            str(self.folder / "models"),
+            *more,
+        ]
+        status = main(["replay", *arguments])
+        out = self._capsys.readouterr()
+        return status, out.out, out.err
+
+    def json(self) -> dict[str, Any]:
+        status, out, _ = self.run("--json")
+        assert status == 0
+        told: dict[str, Any] = json.loads(out)
+        return told
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bench:
+    return Bench(tmp_path, monkeypatch, capsys)
+
+
+def test_what_is_answered_as_then_agrees(bench: Bench) -> None:
+    bench.write(of("bag", "coat"), of("shoe", version=2))
+    told = bench.json()
+    assert told.pop("microseconds_a_row") > 0
+    assert told == {
+        "model": "model",
+        "version": 2,
+        "engine": "fake",
+        "requests": 2,
+        "requests_by_version": {"1": 1, "2": 1},
+        "rows": 3,
+        "agreeing": 2,
+        "agreement": 1.0,
+        "largest_difference": 0.0,
+        "largest_difference_in": "scores",
+        "confusion": {"bag": {"bag": 1}, "coat": {"coat": 1}, "shoe": {"shoe": 1}},
+        "requests_of_other_models": {},
+        "not_run": [],
+        "damaged": [],
+    }
+
+
+def test_the_label_that_comes_first_decides_whether_two_agree(bench: Bench) -> None:
+    """Half of the scores, and for a bag a coat."""
+    bench.answer = lambda inputs: {"scores": np.where(inputs["x"][:, :1] > 0.5, scores("coat"), inputs["x"]) / 2}
+    bench.write(of("coat"), of("shoe", "bag"), of("bag"))
+    told = bench.json()
+    assert (told["requests"], told["agreeing"]) == (3, 1)
+    assert told["confusion"] == {"bag": {"coat": 2}, "coat": {"coat": 1}, "shoe": {"shoe": 1}}
+    assert told["largest_difference"] == pytest.approx(0.8 - 0.05)
+
+
+def test_without_labels_the_outputs_decide(bench: Bench) -> None:
+    bench.labels = ()
+    bench.answer = lambda inputs: {"scores": inputs["x"] * np.where(inputs["x"] > 5, 1.01, 1.0001)}
+    bench.write(captured(np.full((1, 3), 2.0, np.float32)), captured(np.full((1, 3), 10.0, np.float32)))
+    told = bench.json()
+    assert (told["requests"], told["agreeing"]) == (2, 1)
+    assert told["largest_difference"] == pytest.approx(0.1)
+    assert told["confusion"] == {}
+
+
+def test_a_number_that_is_none_differs_infinitely_from_one_that_is(bench: Bench) -> None:
+    bench.labels = ()
+    bench.answer = lambda inputs: {"scores": inputs["x"] * np.array([1, np.nan, 1], np.float32)}
+    bench.write(captured(np.array([[np.nan, 1, np.inf]], np.float32)))
+    assert bench.json()["largest_difference"] is None
+    _, out, _ = bench.run()
+    assert "| largest difference | inf in scores |" in out
+
+
+def test_the_table_says_what_changed(bench: Bench) -> None:
+    bench.answer = lambda inputs: {"scores": np.where(inputs["x"][:, :1] > 0.5, scores("coat"), inputs["x"])}
+    bench.write(of("coat"), of("bag", "bag"), of("bag", model="other"))
+    status, out, error = bench.run()
+    assert (status, error) == (0, "")
+    assert re.sub(r"time of a row \| [\d,]+ µs", "time of a row | 1 µs", out).splitlines() == [
+        "|  |  |",
+        "| --- | --- |",
+        "| asked now | model/2, by fake |",
+        "| requests | 2 (2 of version 1) |",
+        "| rows | 3 |",
+        "| agreement | 50.00% of the requests: the same label first in every row |",
+        "| largest difference | 0.7 in scores |",
+        "| time of a row | 1 µs |",
+        "| of other models | other |",
+        "",
+        "| label | rows then | rows now | in both |",
+        "| --- | --- | --- | --- |",
+        "| bag | 2 | 0 | 0 |",
+        "| coat | 1 | 3 | 1 |",
+        "",
+        "| then | now | rows |",
+        "| --- | --- | --- |",
+        "| bag | coat | 2 |",
+    ]
+
+
+def test_several_files_count_together(bench: Bench, tmp_path: Path) -> None:
+    bench.write(of("coat"))
+    (older := tmp_path / "requests.jsonl.1").write_bytes(of("bag") + of("bag"))
+    status, out, _ = bench.run(files=(older,))
+    assert status == 0
+    assert "| requests | 3 (3 of version 1) |" in out
+
+
+def test_damaged_lines_are_named_and_left_out(bench: Bench) -> None:
+    bench.write(of("coat"), of("bag")[:50] + b"\n", b"{}\n", of("bag"), captured(scores("bag"), outputs={}))
+    status, out, error = bench.run()
+    assert status == 0
+    first, second = error.splitlines()
+    assert first.startswith(f"damaged, and left out: {bench.file}, line 2: ")
+    assert second.startswith(f"damaged, and left out: {bench.file}, line 3: Object missing required field `time`")
+    assert "| requests | 3 " in out
+
+
+def test_of_many_damaged_lines_the_first_are_named(bench: Bench) -> None:
+    bench.write(of("coat"), *[b"damaged\n"] * 9)
+    _, _, error = bench.run()
+    assert error.count("line ") == 5
+    assert error.endswith("and 4 lines more\n")
+
+
+def test_a_tensor_that_is_not_what_it_says_is_damaged(bench: Bench) -> None:
+    bench.write(of("coat"), of("bag").replace(b'"shape":[1,3]', b'"shape":[1,4]'))
+    told = bench.json()
+    assert told["requests"] == 1
+    assert told["damaged"] == [f"{bench.file}, line 2: 'x' has 3 values; a tensor of FP32 and shape [1, 4] has 4"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (captured(scores("bag"), np.zeros((1, 2), np.float32)), "input 'x' has the shape [1, 2]; expected [-1, 3]"),
+        (captured(scores("bag"), np.zeros((1, 3), np.int32)), "input 'x' is int32, expected DT_FLOAT"),
+        (captured(scores("bag"), inputs=tensors({"y": scores("bag")})), "unknown input 'y'; expected 'x'"),
+        (captured(scores("bag"), signature="other"), 'Serving signature key "other" not found'),
+        (captured(scores("bag"), np.full((1, 3), -1, np.float32)), "negative"),
+    ],
+)
+def test_what_the_version_does_not_take_is_told_with_its_place(bench: Bench, line: bytes, reason: str) -> None:
+    def answer(inputs: Arrays) -> dict[str, Array]:
+        if (inputs["x"] < 0).any():
+            raise InvalidRequest("negative")
+        return {"scores": inputs["x"]}
+
+    bench.answer = answer
+    bench.write(of("coat"), line)
+    told = bench.json()
+    assert told["requests"] == 1
+    (where,) = told["not_run"]
+    assert where.startswith(f"{bench.file}, line 2: {reason}")
+    bench.write(line, line)
+    status, out, error = bench.run()
+    assert (status, out) == (1, "")
+    assert f"none of the 2 requests can be run; the first: {bench.file}, line 1: {reason}" in error
+
+
+def test_a_version_that_gives_other_outputs_does_not_agree(bench: Bench) -> None:
+    bench.labels = ()
+    bench.write(captured(scores("bag"), outputs=tensors({"other": scores("bag")})))
+    told = bench.json()
+    assert (told["agreeing"], told["largest_difference"], told["largest_difference_in"]) == (0, 0.0, "")
+
+
+def test_strings_agree_where_they_are_the_same(bench: Bench) -> None:
+    bench.labels = ()
+    bench.answer = lambda _: {"scores": np.array([b"a"], object)}
+    for text, agrees in ((b"a", 1), (b"b", 0)):
+        bench.write(captured(scores("bag"), outputs=tensors({"scores": np.array([text], object)})))
+        assert bench.json()["agreeing"] == agrees
+
+
+@pytest.mark.parametrize("against", ["model/3", "nowhere/2"])
+def test_a_version_that_is_not_there_is_told_with_those_that_are(bench: Bench, against: str) -> None:
+    bench.write(of("coat"))
+    status, _, error = bench.run(against=against)
+    assert status == 1
+    assert f"has no {against}; it has model/2" in error
+
+
+@pytest.mark.parametrize("against", ["model", "model/", "model/new", "a/b/2"])
+def test_what_names_no_version_is_refused(bench: Bench, against: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench.run(against=against)
+    assert f"against is {against!r}, expected MODEL/VERSION" in capsys.readouterr().err
+
+
+def test_a_version_that_cannot_be_loaded_says_why(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise LoadError("TensorFlow is not installed")
+
+    monkeypatch.setattr(replay, "load_engine", refuse)
+    bench.write(of("coat"))
+    assert "model/2 cannot be loaded: TensorFlow is not installed" in bench.run()[2]
+
+
+def test_without_a_request_of_the_model_there_is_nothing_to_compare(bench: Bench) -> None:
+    bench.write(of("coat", model="other"))
+    status, _, error = bench.run()
+    assert status == 1
+    assert "no request of model was captured; there are 1 of other" in error
+
+
+def test_a_file_that_is_not_there_is_named(bench: Bench) -> None:
+    status, _, error = bench.run()
+    assert status == 1
+    assert f"{bench.file}: No such file or directory" in error
