@@ -9,11 +9,11 @@ from service.messages import Answer, error_answer
 from service.metrics import Metrics
 
 # Of the event loop's time. Clients that ask again at once would else have a service that does nothing but refuse them.
-SHARE = 0.02
+SHARE = 0.03
 # In seconds: what may be saved up, for whoever is refused while few are.
 MOST_SAVED = 0.01
-# What it takes to read a request and refuse it, in seconds: a third of the quickest prediction, and so much a byte.
-COST, COST_OF_A_BYTE = 25e-6, 1.5e-9
+# What it takes to read a request and refuse it, in seconds: a quarter of the quickest prediction, and so much a byte.
+COST, COST_OF_A_BYTE = 20e-6, 2.5e-9
 SOON_SECONDS = 0.01
 
 
