@@ -20,7 +20,7 @@ import psutil
 from benchmarks import bodies, machine
 from benchmarks.bodies import Body
 from benchmarks.overload.answers import Answers, Figures, figures, recovery_seconds, slices
-from benchmarks.overload.section import SECTION, TIMES, is_reached
+from benchmarks.overload.section import NORMAL, SECTION, TIMES, is_reached
 from benchmarks.processes import Running, held_to, serving
 from benchmarks.sections import DOCUMENT
 from benchmarks.servers import fitting_room
@@ -187,7 +187,7 @@ def _phase(clients: Clients, running: Running, count: int, seconds: float) -> Ph
 def _figures(kind: Kind, phases: list[Phase], answers: Answers) -> dict[str, Any]:
     *steps, before, over, after = phases
     half = len(over.pss_mb) // 2
-    normal = max(p99 for _, p99, _ in slices(answers, before.began, before.ended))
+    worst = max(p99 for _, p99, _ in slices(answers, before.began, before.ended))
     return {
         "title": kind.title,
         "steps": [asdict(_of(answers, phase)) for phase in steps],
@@ -199,8 +199,8 @@ def _figures(kind: Kind, phases: list[Phase], answers: Answers) -> dict[str, Any
             "second half": median(over.pss_mb[half:]),
             "after": after.pss_mb[-1],
         },
-        "worst_slice_ms": normal * 1e3,
-        "recovery_seconds": recovery_seconds(answers, normal, after.began, after.ended),
+        "worst_slice_ms": worst * 1e3,
+        "recovery_seconds": recovery_seconds(answers, NORMAL * worst, after.began, after.ended),
         "load_share": max(before.load_share, over.load_share),
     }
 

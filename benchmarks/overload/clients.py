@@ -7,6 +7,7 @@ are connected, and how many answers so far were no 200. Every answer is written 
 
 import asyncio
 import json
+import resource
 import sys
 import time
 from pathlib import Path
@@ -16,8 +17,9 @@ import uvloop
 
 from benchmarks.overload.answers import Answers
 
-# At a time: more would not fit into the queue of those that the service has not accepted yet.
-CONNECTING = 1000
+# At a time, with a pause that is longer than a round of the service's: more would not fit into the queue of those that
+# it has not accepted yet, and be lost.
+CONNECTING, PAUSE_SECONDS = 500, 0.2
 RECONNECT_SECONDS = 0.1
 
 
@@ -92,6 +94,7 @@ class Clients:
         while (missing := wanted - len(self._all) - len(connected)) > 0:
             made = await asyncio.gather(*(self._connect() for _ in range(min(missing, CONNECTING))))
             connected += [client for client in made if client is not None]
+            await asyncio.sleep(PAUSE_SECONDS)
         self._begin(*connected)
 
     def _begin(self, *clients: Client) -> None:
@@ -135,6 +138,9 @@ def request_of(path: str, body: Path) -> bytes:
 
 def main() -> None:
     port, path, body, file = sys.argv[1:]
+    # Each client has a file open.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     uvloop.run(Clients(int(port), request_of(path, Path(body)), Path(file)).run())
 
 
