@@ -26,9 +26,9 @@ EVERY_MODEL = {"README.md", "learning_curve.png", "metrics.json", "model.tflite"
 CLASSIFIER = EVERY_MODEL | {"confusion_matrix.png", "reliability.png"}
 ASSETS = {
     "regression": EVERY_MODEL | {"fitted_line.png"},
-    "clothing": CLASSIFIER | {"sample.png"},
-    "activity": CLASSIFIER,
-    "photos": CLASSIFIER | {"sample.jpg"},
+    "clothing": CLASSIFIER | {"sample.png", "samples"},
+    "activity": CLASSIFIER | {"samples"},
+    "photos": CLASSIFIER | {"sample.jpg", "samples"},
 }
 
 
