@@ -32,7 +32,9 @@ def create_app(
     from service.board import Board
     from service.drift_watch import DriftWatch
     from service.engines import load_engine
+    from service.health import Health, Tolerance
     from service.inference import Inference
+    from service.loop_watch import LoopWatch
     from service.metrics import BatchMetrics, Metrics, scrape_page
     from service.model_policies import policy_file
     from service.preparation import Preparation
@@ -51,11 +53,16 @@ def create_app(
     registry = Registry()
     metrics = Metrics(CollectorRegistry(), metrics_folder)
     limits = BatchLimits(settings.max_batch_size, timeout_seconds=settings.batch_timeout_micros / 1e6)
+    # Without a limit clients may still ask for one.
+    tolerance = Tolerance(settings.unhealthy_after, (settings.request_timeout_ms or 30_000) / 1000)
     preparation = Preparation(
         lambda path, config: load_engine(path, config, settings.engine),
         lambda model, version: BatchMetrics(metrics, model, version),
         limits,
         DriftWatch(settings.drift_window, metrics_folder).watch,
+        lambda model, version, probe: Health(
+            f"{model} version {version}", tolerance, probe, metrics.health_of(model, version)
+        ),
     )
     repository = Repository(settings.models, settings.model_name)
     agreement = Agreement(registry, Board(board_folder))
@@ -92,7 +99,11 @@ def create_app(
     calls.register(app, metrics)
     errors.register(app)
     security_headers.register(app)
-    inference = Inference(registry, metrics, records.capture)
+    loop_watch = LoopWatch(
+        lambda loaded: agreement.keep_off_loops(loaded.model, loaded.version), end_process=records.end_process
+    )
+    app.extensions["loop_watch"] = loop_watch
+    inference = Inference(registry, metrics, loop_watch, records.capture)
     app.extensions["short_road"] = ShortRoad(inference, settings, metrics)
     app.register_blueprint(v1.blueprint(inference, settings))
     page = scrape_page(metrics, registry, api_keys)

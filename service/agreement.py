@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from service.board import PREPARED, Board, Report, Wish
+from service.board import PREPARED, Board, Report, Slow, Wish
 from service.errors import InvalidRequest, Unavailable
 from service.registry import Registry, State
 
@@ -63,6 +63,14 @@ class Agreement:
         if self.wished(model) != "load":
             self._wish(model, "load")
         self.wake.set()
+
+    def keep_off_loops(self, model: str, version: int) -> None:
+        """No event loop is to run the version any more, of whichever worker process."""
+        self._board.note_slow(Slow(model, version))
+        self.wake.set()
+
+    def kept_off_loops(self) -> set[Key]:
+        return {(slow.model, slow.version) for slow in self._board.slow()}
 
     def wished(self, model: str) -> Literal["load", "unload"] | None:
         wish = self._heard.get(model)

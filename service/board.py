@@ -17,7 +17,7 @@ import msgspec
 # A version that is loaded and warmed up, in this worker at least; whether the others are so far is another question.
 PREPARED = "PREPARED"
 
-_REPORT, _WISH = "worker-", "wish-"
+_REPORT, _WISH, _SLOW = "worker-", "wish-", "slow-"
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,13 @@ class Wish(msgspec.Struct, frozen=True):
     number: int
 
 
+class Slow(msgspec.Struct, frozen=True):
+    """A version that no event loop is to run, as long as the service lives."""
+
+    model: str
+    version: int
+
+
 class Board:
     def __init__(self, folder: Path | None = None, worker: int | None = None) -> None:
         """`folder` None: there is one worker only, and nobody to tell."""
@@ -55,6 +62,7 @@ class Board:
         self._published: Report | None = None
         self._is_writable = True
         self._wishes: dict[str, Wish] = {}
+        self._slow: set[Slow] = set()
 
     def publish(self, report: Report) -> None:
         """Where the disk is full, the next time."""
@@ -87,6 +95,18 @@ class Board:
         if self._folder is not None:
             self._wishes = {wish.model: wish for wish in self._read(lambda name: name.startswith(_WISH), Wish)}
         return self._wishes
+
+    def note_slow(self, slow: Slow) -> None:
+        """Where the disk is full, for this worker alone."""
+        # Replaced, not changed, as above.
+        self._slow = {*self._slow, slow}
+        try:
+            self._write(_SLOW + hashlib.sha256(msgspec.json.encode(slow)).hexdigest(), slow)
+        except OSError as error:
+            logger.error("%s: other worker processes cannot be told of slow versions: %s", self._folder, error.strerror)
+
+    def slow(self) -> set[Slow]:
+        return self._slow.union(self._read(lambda name: name.startswith(_SLOW), Slow))
 
     def _write(self, name: str, content: msgspec.Struct) -> None:
         if self._folder is not None:

@@ -26,6 +26,9 @@ class DeadlineExceeded(ServingError):
     status = 504
 
 
+def _nobody_is_told() -> None: ...
+
+
 class Deadline:
     """One request's. The event loop watches the time and the client, and ends it; a thread that works at the request
     asks whether it has ended, and says what the request is waiting for.
@@ -33,13 +36,15 @@ class Deadline:
     `at`: in perf_counter's seconds; None: only the client's leaving ends it.
     """
 
-    __slots__ = ("_is_claimed", "_wake", "at", "is_over", "stage", "time_allowed")
+    __slots__ = ("_is_claimed", "_wake", "at", "is_over", "stage", "time_allowed", "when_passed")
 
     def __init__(self, at: float | None, time_allowed: str) -> None:
         self.at = at
         self.time_allowed = time_allowed
         self.stage = Stage.THREAD
         self.is_over = False
+        # Told, by the event loop, where the time has passed.
+        self.when_passed: Callable[[], None] = _nobody_is_told
         self._wake: Callable[[], object] | None = None
         self._is_claimed = threading.Lock()
 

@@ -6,6 +6,9 @@ import orjson
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
+from service.api.flask_views import response
+from service.messages import Answer, error_answer
+
 logger = logging.getLogger(__name__)
 
 
@@ -13,6 +16,7 @@ class ServingError(Exception):
     """Its message goes to the client as it is: what was wrong, where, and what was expected."""
 
     status = 500
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class InvalidRequest(ServingError):
@@ -33,25 +37,26 @@ class UnsupportedMediaType(ServingError):
 
 class Unavailable(ServingError):
     status = 503
+    headers = (("retry-after", "1"),)
 
 
 def json_response(body: object, status: int = 200) -> Response:
     return Response(orjson.dumps(body), status, mimetype="application/json")
 
 
-def status_and_message(error: Exception, method: str, path: str, request_id: str) -> tuple[int, str]:
+def answer_to(error: Exception, method: str, path: str, request_id: str) -> Answer:
     """What the client is told. What is a bug, or may be one, goes to the log."""
-    status, message = 500, "internal error; the service's log has the details"
+    answer = error_answer(500, "internal error; the service's log has the details")
     if isinstance(error, ServingError):
-        status, message = error.status, str(error)
+        answer = error_answer(error.status, str(error), *error.headers)
     # 503 and 504 say what is the matter, and under load there are many.
-    if status == 500:
+    if answer.status == 500:
         # No path may look like lines of the log, or move the cursor of who reads them.
         path = path.encode("unicode_escape").decode()
         logger.error(
             "%s %s failed (request %s)", method, path, request_id, exc_info=error, extra={"request_id": request_id}
         )
-    return status, message
+    return answer
 
 
 def register(app: Flask) -> None:
@@ -59,8 +64,7 @@ def register(app: Flask) -> None:
     def answer(error: Exception) -> Response:
         if isinstance(error, HTTPException):
             return _answer_http_exception(error)
-        status, message = status_and_message(error, request.method, request.path, g.call.request_id)
-        return json_response({"error": message}, status)
+        return response(answer_to(error, request.method, request.path, g.call.request_id))
 
     def _answer_http_exception(error: HTTPException) -> Response:
         """Werkzeug's own errors: no route, wrong method, too many parts."""

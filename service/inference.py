@@ -1,13 +1,15 @@
 """infer(): the only road to a model, whatever the protocol; checks, times, counts."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from time import perf_counter
 
-from service.batch import Arrays, row_count
+from service.batch import Arrays, Run, row_count
 from service.calls import Call
 from service.capture import Capture
 from service.deadline import Stage
 from service.errors import InvalidRequest
+from service.loop_watch import LoopWatch
 from service.messages import Answer
 from service.metrics import Metrics, ShadowMetrics
 from service.outlier_score import Inferred, relative
@@ -15,16 +17,23 @@ from service.prediction import Prediction
 from service.registry import LoadedVersion, Registry
 from service.shadow import Mirror
 from service.signature import DEFAULT_SIGNATURE, Signature
-from service.tensors import check_shape
+from service.tensors import Array, check_shape
 from service.turn_batcher import TurnBatcher
 
 _NOT_RUN = RuntimeError("not run")
 
 
 class Inference:
-    def __init__(self, registry: Registry, metrics: Metrics, capture: Capture | None = None) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        metrics: Metrics,
+        loop_watch: LoopWatch | None = None,
+        capture: Capture | None = None,
+    ) -> None:
         self.registry = registry
         self._metrics = metrics
+        self._loop_watch = loop_watch or LoopWatch()
         self._capture = capture
         self.mirror = Mirror(
             lambda loaded, name, inputs: self.infer(loaded, name, inputs, Call()).outputs, ShadowMetrics(metrics)
@@ -37,10 +46,11 @@ class Inference:
         return prediction.encode(inferred)
 
     def infer(self, loaded: LoadedVersion, signature_name: str, inputs: Arrays, call: Call) -> Inferred:
-        """Every output of the signature.
+        """Every output of the signature; for threads.
 
         Raises:
             InvalidRequest: an input is missing, unknown or of a wrong shape, or the model refuses its values.
+            DeadlineExceeded: nobody waits any more.
         """
         check_inputs(loaded.signature(signature_name), inputs)
         run_name = loaded.signature_to_run(signature_name)
@@ -48,14 +58,9 @@ class Inference:
         if deadline is not None:
             deadline.check()
             deadline.stage = Stage.RUN
+            deadline.when_passed = loaded.health.deadline_passed
         if loaded.batcher is None:
-            count = row_count(inputs) or 1
-            began = perf_counter()
-            try:
-                outputs = loaded.engine.run(run_name, inputs)
-            finally:
-                call.ran(began, perf_counter() - began, count)
-            self._metrics.of_batch(loaded.model, loaded.version).observe(count)
+            outputs = self._run(loaded, partial(loaded.health.run, loaded.engine.run), run_name, inputs, call)
         else:
             rows = loaded.batcher.run(run_name, inputs, deadline)
             call.ran(rows.run_began, rows.run_seconds, rows.batch_size)
@@ -63,22 +68,33 @@ class Inference:
         return self._inferred(loaded, signature_name, inputs, outputs, call)
 
     def infer_together(self, predictions: Sequence[Prediction]) -> list[Inferred | Exception]:
-        """For each what `infer` gives or raises. Those of a version that gains by it are run as batches."""
+        """For each what `infer` gives or raises, for the event loop. Those of a version that gains by it are run as
+        batches."""
+        try:
+            return self._infer_together(predictions)
+        finally:
+            self._loop_watch.running = None
+
+    def _infer_together(self, predictions: Sequence[Prediction]) -> list[Inferred | Exception]:
         outcomes: list[Inferred | Exception] = []
         batches: dict[TurnBatcher, list[int]] = {}
         for place, prediction in enumerate(predictions):
             loaded, name, inputs = prediction.loaded, prediction.signature_name, prediction.inputs
             try:
+                check_inputs(loaded.signature(name), inputs)
                 if loaded.turn_batcher is None:
-                    outcomes.append(self.infer(loaded, name, inputs, prediction.call))
+                    self._loop_watch.running = prediction
+                    run_name, call = loaded.signature_to_run(name), prediction.call
+                    outputs = self._run(loaded, loaded.engine.run, run_name, inputs, call)
+                    outcomes.append(self._inferred(loaded, name, inputs, outputs, call))
                 else:
-                    check_inputs(loaded.signature(name), inputs)
                     outcomes.append(_NOT_RUN)
                     batches.setdefault(loaded.turn_batcher, []).append(place)
             except Exception as error:
                 outcomes.append(error)
         for batcher, places in batches.items():
             together = [predictions[place] for place in places]
+            self._loop_watch.running = together[0]
             ran = batcher.run([(one.loaded.signature_to_run(one.signature_name), one.inputs) for one in together])
             for place, one, rows in zip(places, together, ran, strict=True):
                 one.call.ran(rows.run_began, rows.run_seconds, rows.batch_size)
@@ -89,10 +105,22 @@ class Inference:
                 )
         return outcomes
 
+    def _run(self, loaded: LoadedVersion, run: Run, run_name: str, inputs: Arrays, call: Call) -> dict[str, Array]:
+        count = row_count(inputs) or 1
+        began = perf_counter()
+        try:
+            outputs = run(run_name, inputs)
+        finally:
+            call.ran(began, perf_counter() - began, count)
+        self._metrics.of_batch(loaded.model, loaded.version).observe(count)
+        return outputs
+
     def _inferred(
         self, loaded: LoadedVersion, signature_name: str, inputs: Arrays, outputs: Arrays, call: Call
     ) -> Inferred:
         """`outputs`: of the signature that was run."""
+        if loaded.health.deadlines_passed and not (call.deadline and call.deadline.is_over):
+            loaded.health.answered()
         self._metrics.of_inference(loaded.model, loaded.version, loaded.engine.name).observe(call.run_seconds)
         scores: Sequence[float] = ()
         score = loaded.config.outlier_score

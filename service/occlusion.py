@@ -46,7 +46,7 @@ def occlusion_map(loaded: LoadedVersion, signature_name: str, picture: Mapping[s
     run_name = loaded.signature_to_run(signature_name)
 
     def scores(batch: Array) -> Array:
-        return loaded.engine.run(run_name, {name: batch})[output]
+        return loaded.health.run(loaded.engine.run, run_name, {name: batch})[output]
 
     seen = scores(rows)[0]
     place = labels.index(label) if label else int(seen.argmax())

@@ -1,14 +1,18 @@
 """Loading a version and warming it up, before anybody is answered by it."""
 
 import os
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
 from pathlib import Path
 
 from service.batch import BatchObserver
 from service.batcher import Batcher, BatchLimits
 from service.drift import Drift
 from service.engines import Engine, LoadError
+from service.health import Health
 from service.model_policies import Batching
 from service.serving_config import ServingConfig, read_serving_config
 from service.turn_batcher import TurnBatcher
@@ -21,18 +25,21 @@ QUICK_SECONDS = 0.001
 GAIN_SECONDS = 20e-6
 TRIED_ROWS = 8
 
+# How many seconds a row takes; None where the version is no more.
+Probe = Callable[[], float | None]
 LoadEngine = Callable[[Path, ServingConfig], Engine]
 
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
     """`limits` are for models whose policy says nothing about batching; `observe` gives a version's observer, `watch`
-    who watches it for drift."""
+    who watches it for drift, `new_health` its health."""
 
     load_engine: LoadEngine
     observe: Callable[[str, int], BatchObserver]
     limits: BatchLimits
     watch: Callable[[LoadedVersion, Path], Drift | None] = lambda _loaded, _path: None
+    new_health: Callable[[str, int, Probe], Health] = lambda _model, _version, _probe: Health()
 
     def prepare(self, model: str, version: int, path: Path, batching: Batching) -> LoadedVersion:
         """Raises LoadError, InvalidServingConfig, and whatever a stranger's model does wrong."""
@@ -44,7 +51,10 @@ class Preparation:
             raise LoadError(_unreadable(error, path)) from error
         row_seconds = warm_up(engine)
         gain = row_seconds - warm_up(engine, TRIED_ROWS) / TRIED_ROWS if row_seconds < QUICK_SECONDS else 0.0
-        loaded = LoadedVersion(model, version, engine, config, row_seconds=row_seconds, batch_gain_seconds=gain)
+        health = self.new_health(model, version, partial(_row_seconds, weakref.ref(engine)))
+        loaded = LoadedVersion(
+            model, version, engine, config, row_seconds=row_seconds, batch_gain_seconds=gain, health=health
+        )
         if row_seconds >= QUICK_SECONDS or gain > GAIN_SECONDS:
             warm_up_sizes(engine, self._limits(batching).max_batch_size, row_seconds)
         return self.with_batcher(replace(loaded, drift=self.watch(loaded, path)), batching)
@@ -54,11 +64,16 @@ class Preparation:
         observer = self.observe(loaded.model, loaded.version)
         loaded = replace(loaded, limits=limits)
         if loaded.row_seconds >= QUICK_SECONDS:
-            return replace(loaded, batcher=Batcher(engine.run, engine.signatures, limits, observer))
+            run = partial(loaded.health.run, engine.run)
+            return replace(loaded, batcher=Batcher(run, engine.signatures, limits, observer))
         if loaded.batch_gain_seconds > GAIN_SECONDS:
             batcher = TurnBatcher(engine.run, engine.signatures, limits.max_batch_size, observer)
             return replace(loaded, turn_batcher=batcher)
         return loaded
+
+    def off_loop(self, loaded: LoadedVersion, batching: Batching) -> LoadedVersion:
+        """The same for threads to run, whatever its warm-up took."""
+        return self.with_batcher(replace(loaded, row_seconds=inf, turn_batcher=None), batching)
 
     def _limits(self, batching: Batching) -> BatchLimits:
         limits = self.limits
@@ -74,3 +89,8 @@ def _unreadable(error: OSError, version: Path) -> str:
     file = Path(os.fsdecode(error.filename or "one of its files"))
     name = file.relative_to(version) if file.is_relative_to(version) else file.name
     return f"{name} cannot be read: {error.strerror or type(error).__name__}"
+
+
+def _row_seconds(reference: "weakref.ref[Engine]") -> float | None:
+    engine = reference()
+    return None if engine is None else warm_up(engine)

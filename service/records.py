@@ -1,9 +1,10 @@
 """What is written down of requests: of each its line of the log, and its spans; of some what they asked and got."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from service import logs
 from service.capture import Capture
@@ -48,6 +49,12 @@ class Records:
                     self._spans.close(LAST_SECONDS)
                 if self.capture is not None:
                     self.capture.close(LAST_SECONDS)
+
+    def end_process(self) -> NoReturn:
+        """In the middle of everything; but what was said last is written."""
+        self._log.flush()
+        self._writer.close(LAST_SECONDS)
+        os._exit(1)
 
 
 def _capture(settings: Settings, metrics: Metrics) -> Capture:

@@ -72,9 +72,25 @@ class Registry:
         raise NotFound(self._why_not(model, version, label))
 
     def check_ready(self, model: str, version: int | None = None) -> None:
-        """Raises NotFound where `get` would, without waiting for a model to be loaded on demand."""
-        if self._find(model, version, None) is None and not self._is_on_demand(model):
+        """Raises NotFound where `get` would, without waiting for a model to be loaded on demand, and Unhealthy."""
+        traffic = self._traffic.get(model, _NO_TRAFFIC)
+        loaded = traffic.default if version is None else traffic.versions.get(version)
+        if loaded is not None:
+            loaded.health.check()
+        elif not self._is_on_demand(model):
             raise NotFound(self._why_not(model, version, None))
+
+    def unhealthy(self, model: str, version: int | None = None, label: str | None = None) -> LoadedVersion | None:
+        """One of those that `get` may give, where they are all unhealthy."""
+        traffic = self._traffic.get(model, _NO_TRAFFIC)
+        if version is None and label is not None:
+            version = traffic.labels.get(label)
+        if version is None and label is None:
+            given = [traffic.default, traffic.canary if traffic.share else None]
+        else:
+            given = [traffic.versions.get(version)] if version is not None else []
+        candidates = [loaded for loaded in given if loaded is not None]
+        return candidates[0] if candidates and not any(one.health.is_healthy for one in candidates) else None
 
     def is_quick(self, model: str) -> bool:
         """Whether every version of the model is; True where there is none, for to say so is quick as well."""

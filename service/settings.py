@@ -77,6 +77,11 @@ class Settings:
         "longest time in milliseconds that a request waits for a thread or the event loop; then it gets 429",
         least=1,
     )
+    unhealthy_after: int = setting(
+        3,
+        "after how many deadlines in a row that pass while a version runs it gets no more requests (0: it always does)",
+        least=0,
+    )
     max_connections: int = setting(10_000, "most open connections of a worker process; more get 503", least=1)
     request_timeout_ms: int = setting(
         30_000,

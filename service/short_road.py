@@ -18,7 +18,7 @@ from service.api.v2_head import HEAD_LENGTH_HEADER
 from service.batch import row_count
 from service.calls import Call
 from service.deadline import DeadlineExceeded, Stage
-from service.errors import status_and_message
+from service.errors import InvalidRequest, answer_to
 from service.image import picture_pixels
 from service.inference import Inference
 from service.messages import Answer, Request, error_answer
@@ -120,6 +120,19 @@ class ShortRoad:
         if self._turn:
             self._run_turn()
 
+    def refusal(self, route: Route, call: Call) -> Answer | None:
+        """What is answered at once, without a thread, where every version that may answer hangs."""
+        version, label = route.asked.get("version"), route.asked.get("label")
+        try:
+            loaded = self._inference.registry.unhealthy(route.model, v1.version_number(version), label)
+        except InvalidRequest:
+            return None
+        if loaded is None:
+            return None
+        self._begin(route, call)
+        call.found(loaded)
+        return self._ended(call, _error(route, call, loaded.health.error()))
+
     def answer(self, route: Route, request: Request, call: Call) -> Answer:
         try:
             prediction = self._decode(route, request, call)
@@ -155,9 +168,12 @@ class ShortRoad:
         return waiting.answer
 
     def _decode(self, route: Route, request: Request, call: Call) -> Prediction:
+        self._begin(route, call)
+        return route.decode(self._inference.registry, self._settings, call, request, **route.asked)
+
+    def _begin(self, route: Route, call: Call) -> None:
         call.begin()
         call.protocol, call.verb = route.protocol, route.verb
-        return route.decode(self._inference.registry, self._settings, call, request, **route.asked)
 
     def _ended(self, call: Call, answer: Answer) -> Answer:
         call.end(self._metrics, answer.status)
@@ -208,4 +224,4 @@ class _Waiting:
 
 
 def _error(route: Route, call: Call, error: Exception) -> Answer:
-    return error_answer(*status_and_message(error, "POST", route.path, call.request_id))
+    return answer_to(error, "POST", route.path, call.request_id)

@@ -8,6 +8,7 @@ from service.batcher import Batcher, BatchLimits
 from service.drift import Drift
 from service.engines import Engine
 from service.errors import InvalidRequest
+from service.health import Health
 from service.serving_config import ServingConfig
 from service.signature import DEFAULT_SIGNATURE, Signature
 from service.turn_batcher import TurnBatcher
@@ -51,6 +52,7 @@ class LoadedVersion:
     batch_gain_seconds: float = 0.0
     # None where there is no reference to compare with.
     drift: Drift | None = None
+    health: Health = field(default_factory=Health)
     # Who gets a copy of what this one answers; set in what requests without a version get.
     shadow: "Shadow | None" = None
     # As metrics write it.

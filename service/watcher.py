@@ -164,11 +164,19 @@ class Watcher:
             self.look()
         if self._gone:
             self._end_what_is_gone()
+        self._keep_off_loop()
         self._agreement.acknowledge(heard)
         for model, version in self._agreement.promote():
             status = self._registry.statuses()[model][version]
             told = (model, version, status.engine, status.load_seconds)
             logger.info("%s version %d is AVAILABLE (engine %s, loaded in %.2f s)", *told)
+
+    def _keep_off_loop(self) -> None:
+        slow = self._agreement.kept_off_loops()
+        for loaded in self._registry.loaded() if slow else ():
+            if loaded.batcher is None and (loaded.model, loaded.version) in slow:
+                batching = self._policies.of(loaded.model).batching
+                self._registry.replace_loaded(self._preparation.off_loop(loaded, batching))
 
     def _state(self, key: Key) -> State | None:
         status = self._registry.statuses().get(key[0], {}).get(key[1])
@@ -217,7 +225,10 @@ class Watcher:
             self._registry.set_status(*key, VersionStatus(State.LOADING))
         started = time.monotonic()
         try:
-            loaded = self._preparation.prepare(*key, path, self._policies.of(key[0]).batching)
+            batching = self._policies.of(key[0]).batching
+            loaded = self._preparation.prepare(*key, path, batching)
+            if key in self._agreement.kept_off_loops():
+                loaded = self._preparation.off_loop(loaded, batching)
         # Whatever a stranger's model does wrong, the others must go on being loaded and watched.
         except Exception as error:
             expected = isinstance(error, (LoadError, InvalidServingConfig))

@@ -55,6 +55,7 @@ def blueprint(registry: Registry, repository: Repository, settings: Settings) ->
     @views.post(_VERSION + "/occlusion")
     def occlusion(model: str, version: str) -> Response:
         loaded = find(model, version)
+        loaded.health.check()
         found = occlusion_map(
             loaded, DEFAULT_SIGNATURE, _picture(loaded, settings), request.args.get("label", default="")
         )

@@ -40,6 +40,7 @@ def decode(
     """A request for `:predict`, `:classify` or `:regress`. Raises ServingError."""
     loaded = registry.get(model, version_number(version), label)
     call.found(loaded)
+    loaded.health.check()
     pictures = pictures_of(request)
     body, inputs = _decode(loaded, settings, request, pictures, verb)
     call.decoded()

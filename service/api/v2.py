@@ -37,6 +37,7 @@ def decode(
     """A request for inference. Raises ServingError."""
     loaded = registry.get(model, _number(version))
     call.found(loaded)
+    loaded.health.check()
     signature = loaded.signature(DEFAULT_SIGNATURE)
     head, inputs = v2_codec.decode(request.body, request.headers.get(HEAD_LENGTH_HEADER), signature)
     call.decoded()

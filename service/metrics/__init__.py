@@ -1,6 +1,7 @@
 """Every metric of the service, and the page that Prometheus scrapes."""
 
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,9 @@ class Metrics:
         self.load_failures = Counters(
             store, "serving_model_load_failures", "Tries to load a version that failed.", version
         )
+        self.unhealthy_workers = Gauges(
+            store, "serving_model_unhealthy_workers", "Worker processes in which a version is unhealthy.", version
+        )
         self.shadow = Counters(
             store,
             "serving_shadow",
@@ -124,6 +128,12 @@ class Metrics:
     @cache  # noqa: B019
     def of_batch(self, model: str, version: int) -> Histogram:
         return self.batch_size.labels(model, str(version))
+
+    def health_of(self, model: str, version: int) -> Callable[[bool], None]:
+        """To be told whether a version that is loaded now is healthy, in this process."""
+        gauge = self.unhealthy_workers.labels(model, str(version))
+        gauge.set(0)
+        return lambda is_healthy: gauge.set(not is_healthy)
 
     @cache  # noqa: B019
     def of_predictions(self, model: str, version: int) -> PredictionMetrics:

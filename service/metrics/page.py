@@ -95,6 +95,7 @@ class Page(Collector):
         """What is asked for only now, so that it never outlives what it is about."""
         if self._registry is not None:
             yield from _states(self._registry)
+            yield from _health(self._registry, sums)
             yield GaugeMetricFamily(
                 "serving_api_keys_valid",
                 "0 while what the file of API keys says is wrong and does not count.",
@@ -124,6 +125,22 @@ def _values(family: Family[Any], series: Series, sums: Sums) -> Sequence[float]:
         return values
     buckets = list(accumulate(values[:-1]))
     return [*buckets, buckets[-1], values[-1]]
+
+
+def _health(registry: Registry, sums: Sums) -> Iterator[Metric]:
+    """The least of all processes: each judges for itself."""
+    unhealthy = {
+        series.key[2:] for series in sums.series.get("serving_model_unhealthy_workers", ()) if sums.values[series.first]
+    }
+    healthy = GaugeMetricFamily(
+        "serving_model_healthy", "0 while a worker process finds that a version hangs.", labels=("model", "version")
+    )
+    for model, versions in registry.statuses().items():
+        for version, status in versions.items():
+            if status.state is State.AVAILABLE:
+                labels = (model, str(version))
+                healthy.add_metric(labels, float(labels not in unhealthy))
+    yield healthy
 
 
 def _states(registry: Registry) -> Iterator[Metric]:

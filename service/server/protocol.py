@@ -12,6 +12,7 @@ from typing import cast
 
 from service import content_coding
 from service.messages import Answer, error_answer
+from service.server import departure
 from service.server.answers import answer_bytes
 from service.server.connections import TOLD, Connections
 from service.server.interface import Admit, Answered, Answerer, HttpRequest
@@ -50,6 +51,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._waiting: deque[HttpRequest] = deque()
         self._pending: asyncio.Future[Answer] | None = None
+        self._takes_interim_answers = False
         self._refusal: tuple[HttpRequest, Answer] | None = None
         self._is_one_too_many = False
         self._closing = False
@@ -92,6 +94,8 @@ class HttpConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         # A client may close its half and still wait for answers.
         self._is_last_answer = True
+        if self._pending is not None and self._takes_interim_answers:
+            departure.ask(self._transport)
         return bool(self._waiting or self._pending or self._refusal)
 
     def pause_writing(self) -> None:
@@ -173,6 +177,7 @@ class HttpConnection(asyncio.Protocol):
             self._write(request, answer)
             return
         self._pending = answer
+        self._takes_interim_answers = request.http_version == "1.1"
         self._expect(Wait.ANSWER)
 
         def answered(future: "asyncio.Future[Answer]") -> None:
@@ -247,7 +252,11 @@ class HttpConnection(asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         """Ends a wait that took too long."""
-        if self._wait is Wait.ANSWER or self._pending is not None or not self._took_too_long(now):
+        if self._pending is not None:
+            if self._is_last_answer and departure.has_left(self._transport):
+                self._transport.abort()
+            return
+        if self._wait is Wait.ANSWER or not self._took_too_long(now):
             return
         if self._wait in (Wait.HEAD, Wait.BODY) and self._reader.is_within_request:
             self.refuse(self._reader.stop(), "too_slow", error_answer(408, _TOO_SLOW[self._wait]))

@@ -2,14 +2,16 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from flask import Flask
 
 from service import content_coding, deadline
 from service.deadline import Deadline, Deadlines
-from service.errors import InvalidRequest, PayloadTooLarge, ServingError, UnsupportedMediaType, status_and_message
+from service.errors import InvalidRequest, PayloadTooLarge, ServingError, UnsupportedMediaType, answer_to
 from service.messages import Answer, Request, error_answer
 from service.metrics import Metrics
 from service.registry import Registry
@@ -24,7 +26,7 @@ LONGEST_CONTENT_TYPE = 256
 
 # Routes that may wait until a model is loaded.
 OF_MODELS = (b"/v1/models/", b"/v2/models/", b"/playground/models/")
-_OF_MODEL = re.compile(r"/v[12]/models/(?P<model>[^/:]+)")
+_OF_MODEL = re.compile(r"/(?:v[12]|playground)/models/(?P<model>[^/:]+)")
 
 
 class Roads:
@@ -49,7 +51,7 @@ class Roads:
                 return error_answer(error.status, str(error))
         if b"content-encoding" in request.headers:
             # A short body may unpack to a long one.
-            return self._threads.answer(call, self._model(request), self._answer_coded, request)
+            return self._in_thread(request, self._answer_coded, request)
         route = self._route(request)
         if route is None:
             return self._answer_by_flask(request)
@@ -59,7 +61,7 @@ class Roads:
                 most = f"{self._settings.max_queue_ms} ms (SERVING_MAX_QUEUE_MS)"
                 return self._refusals.answer(call, f"the requests before it take longer than {most}")
             return self._short_road.answer_in_turn(route, asked, call, self._threads.answer)
-        return self._threads.answer(call, self._model(request), self._by_short_road, route, request)
+        return self._in_thread(request, self._by_short_road, route, request)
 
     def refused(self, reason: str) -> None:
         self._metrics.rejected.labels(reason).inc()
@@ -75,7 +77,15 @@ class Roads:
         if call.deadline is None and request.target.startswith(b"/v2/repository/models/"):
             # To load a model may take longer than any request; it has its own limit.
             call.deadline = Deadline.unlimited()
-        return self._threads.answer(call, self._model(request), self._flask, request)
+        return self._in_thread(request, self._flask, request)
+
+    def _in_thread(
+        self, request: HttpRequest, function: Callable[..., Answer], *arguments: Any
+    ) -> "Answer | asyncio.Future[Answer]":
+        # Of a prediction, however it comes.
+        route = find_route(_path(request)) if request.method == "POST" else None
+        refusal = self._short_road.refusal(route, request.call) if route else None
+        return refusal or self._threads.answer(request.call, self._model(request), function, *arguments)
 
     def _is_starting(self) -> bool:
         return not self._registry.first_scan_done.is_set()
@@ -83,7 +93,7 @@ class Roads:
     def _model(self, request: HttpRequest) -> str:
         """Whose route it is; empty where it is nobody's, or that of a model that is not known: strangers' names must
         not be kept."""
-        match = _OF_MODEL.match(unquote(request.target.partition(b"?")[0].decode("latin-1")))
+        match = _OF_MODEL.match(unquote(_path(request).decode("latin-1")))
         return match["model"] if match and match["model"] in self._registry.statuses() else ""
 
     # What threads do. Long answers are made shorter there; the connection sees to those of the event loop.
@@ -110,15 +120,18 @@ class Roads:
             answer = run_wsgi(self._app, request, self._address)
         # Flask answers its own errors; this is for one in the answering.
         except Exception as error:
-            path = request.target.partition(b"?")[0].decode("latin-1")
-            answer = error_answer(*status_and_message(error, request.method, path, request.call.request_id))
+            answer = answer_to(error, request.method, _path(request).decode("latin-1"), request.call.request_id)
         return content_coding.encode(answer, request.accept_encoding)
 
     def _route(self, request: HttpRequest) -> Route | None:
         # Forms are Flask's: it has a parser for them.
         if request.method != "POST" or _mimetype(request) == "multipart/form-data":
             return None
-        return find_route(request.target.partition(b"?")[0])
+        return find_route(_path(request))
+
+
+def _path(request: HttpRequest) -> bytes:
+    return request.target.partition(b"?")[0]
 
 
 def _asked(request: HttpRequest) -> Request:

@@ -7,7 +7,7 @@ from typing import Any
 
 from service.calls import Call
 from service.deadline import DeadlineExceeded, Deadlines, Stage
-from service.errors import status_and_message
+from service.errors import answer_to
 from service.messages import Answer, error_answer
 from service.metrics import Metrics
 from service.server.pool import Pool
@@ -103,7 +103,7 @@ class Threads:
             # A bug; whoever waits must hear of it.
             except Exception as error:
                 what = function.__qualname__
-                ended = error_answer(*status_and_message(error, "running", what, call.request_id))
+                ended = answer_to(error, "running", what, call.request_id)
             # Else the service was stopped meanwhile, and nobody waits.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(_set, answer, ended)
@@ -111,6 +111,7 @@ class Threads:
         def expire() -> None:
             # Else the answer is on its way.
             if deadline.claim():
+                deadline.when_passed()
                 call.exceeded_deadline(self._metrics)
                 answer.set_result(error_answer(DeadlineExceeded.status, deadline.sentence))
                 give_up()

@@ -95,6 +95,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             # At the main port, and that for operations if there is one.
             for listener, among, admit in zip(listeners, (connections, operators), doors(app), strict=False)
         ]
+        app.extensions["loop_watch"].start()
         registry: Registry = app.extensions["registry"]
         is_frozen = False
         while self._goes_on():

@@ -127,3 +127,16 @@ def save_large(path: Path) -> None:
             return {"y": x * tf.reduce_mean(self.weights) + tf.reduce_mean(constant)}
 
     tf.saved_model.save(module := Large(), str(path), signatures={"serving_default": module.__call__})
+
+
+def save_endless(path: Path, least_rounds: int = 0) -> None:
+    """Goes round a loop as often as its input says, about a million times a second, and at least so often."""
+
+    class Endless(tf.Module):
+        @tf.function(input_signature=[Spec([None], tf.float64, name="rounds")])
+        def __call__(self, rounds: Any) -> Any:
+            last = tf.reduce_max(rounds) + float(least_rounds)
+            gone = tf.while_loop(lambda gone: gone < last, lambda gone: (gone + 1.0,), (tf.constant(0.0, tf.float64),))
+            return {"gone": tf.zeros_like(rounds) + gone}
+
+    tf.saved_model.save(module := Endless(), str(path), signatures={"serving_default": module.__call__})

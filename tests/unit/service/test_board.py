@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from service.board import Board, Report, forget_worker
+from service.board import Board, Report, Slow, forget_worker
 
 
 def test_workers_read_what_the_others_have_published(tmp_path: Path) -> None:
@@ -79,3 +79,19 @@ def test_a_worker_that_is_alone_needs_no_folder() -> None:
     number = board.wish("model", "load")
     assert board.others() == []
     assert board.wishes()["model"].number == number
+
+
+def test_a_version_that_no_event_loop_is_to_run_is_known_to_all_workers_and_to_those_that_come(tmp_path: Path) -> None:
+    one, other = Board(tmp_path, 1), Board(tmp_path, 2)
+    one.note_slow(Slow("a model/with any name", 1))
+    other.note_slow(Slow("model", 2))
+    forget_worker(tmp_path, 1)
+    for board in (one, other, Board(tmp_path, 3)):
+        assert board.slow() == {Slow("a model/with any name", 1), Slow("model", 2)}
+    assert one.wishes() == {}
+
+
+def test_a_worker_that_is_alone_remembers_it_as_long_as_it_lives() -> None:
+    board = Board()
+    board.note_slow(Slow("model", 1))
+    assert board.slow() == {Slow("model", 1)}

@@ -1,19 +1,24 @@
+import gc
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from service.batch import BatchObserver
 from service.batcher import BatchLimits
 from service.drift_watch import DriftWatch
 from service.engines import LoadError
+from service.health import Health
 from service.model_policies import Batching
-from service.preparation import QUICK_SECONDS, Preparation
+from service.preparation import QUICK_SECONDS, Preparation, Probe
 from service.serving_config import InvalidServingConfig, ServingConfig, write_serving_config
 from service.signature import DEFAULT_SIGNATURE, TensorSpec
+from service.version import LoadedVersion
 from tests.unit.service.fakes import FakeEngine, any_shape, echo, loaded_version, signature, tensor
 from tests.unit.service.watched_for_drift import UNIFORM, write_reference
 
+OF = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 LIMITS = BatchLimits(max_batch_size=32, timeout_seconds=0)
 SLOW = replace(loaded_version(signature({"x": tensor("DT_FLOAT", -1)})), row_seconds=QUICK_SECONDS)
 
@@ -87,3 +92,42 @@ def test_a_policy_counts_more_than_the_settings(
     )
     preparation(tensor("DT_FLOAT", -1)).with_batcher(SLOW, batching)
     assert given == [expected]
+
+
+def test_a_version_is_tried_by_a_row_and_not_kept_by_who_tries_it(tmp_path: Path) -> None:
+    probes: list[Probe] = []
+
+    def new_health(model: str, version: int, probe: Probe) -> Health:
+        probes.append(probe)
+        return Health(f"{model} {version}")
+
+    prepared = replace(
+        preparation(tensor("DT_FLOAT", -1)),
+        load_engine=lambda _path, _config: FakeEngine({DEFAULT_SIGNATURE: OF}, echo),
+        new_health=new_health,
+    )
+    loaded = prepared.prepare("model", 1, tmp_path, Batching())
+    assert isinstance(loaded.engine, FakeEngine)
+    loaded.engine.asked.clear()
+    seconds = probes[0]()
+    assert seconds is not None
+    assert seconds < QUICK_SECONDS
+    assert [inputs["x"].tolist() for _, inputs in loaded.engine.asked] == [[0.0]] * 3
+    del loaded
+    gc.collect()
+    assert probes[0]() is None
+
+
+def test_a_version_that_is_kept_off_the_event_loop_has_a_batcher_whose_runs_its_health_knows() -> None:
+    running: list[int] = []
+    engine = FakeEngine({DEFAULT_SIGNATURE: OF}, lambda inputs: running.append(len(health._runs)) or echo(inputs))  # type: ignore[func-returns-value]
+    health = Health()
+    quick = LoadedVersion("model", 1, engine, ServingConfig(), row_seconds=1e-5, batch_gain_seconds=1, health=health)
+    at = preparation(tensor("DT_FLOAT", -1))
+    quick = at.with_batcher(quick, Batching())
+    assert quick.turn_batcher is not None
+    slow = at.off_loop(quick, Batching())
+    assert slow.turn_batcher is None
+    assert slow.batcher is not None
+    assert slow.batcher.run(DEFAULT_SIGNATURE, {"x": np.zeros(1)}).outputs()["y"].tolist() == [0.0]
+    assert running == [1]

@@ -3,7 +3,8 @@ import threading
 import pytest
 
 from service.errors import InvalidRequest, NotFound, Unavailable
-from service.model_policies import ModelPolicy, Policies
+from service.health import Unhealthy
+from service.model_policies import Label, ModelPolicy, Policies
 from service.registry import LoadedVersion, Registry, State, VersionStatus
 from service.serving_config import ServingConfig
 from tests.unit.service.fakes import any_shape, loaded_version, make_available, signature, tensor
@@ -215,3 +216,40 @@ def test_a_model_on_demand_is_ready_before_it_is_loaded_and_to_ask_loads_nothing
     registry.set_status("model", 1, VersionStatus(State.END, error="damaged"))
     with pytest.raises(NotFound, match="damaged"):
         registry.check_ready("model")
+
+
+def fall_ill(*versions: LoadedVersion) -> None:
+    for loaded in versions:
+        loaded.health.is_healthy = False
+
+
+def test_a_model_whose_default_version_is_unhealthy_is_not_ready_and_no_other_version_takes_its_place(
+    registry: Registry,
+) -> None:
+    older, newest = add(registry, 1), add(registry, 2)
+    fall_ill(newest)
+    assert registry.get("model") is newest
+    for version in (None, 2):
+        with pytest.raises(Unhealthy):
+            registry.check_ready("model", version)
+    registry.check_ready("model", 1)
+    assert registry.unhealthy("model") is registry.unhealthy("model", 2) is newest
+    assert registry.unhealthy("model", older.version) is None
+    assert registry.ready
+
+
+def test_only_who_cannot_get_a_healthy_version_is_turned_away_before_it_is_chosen(registry: Registry) -> None:
+    labels: dict[str, int | Label] = {"stable": 1, "canary": Label(version=2, share=0.5), "next": 3, "gone": 4}
+    registry.set_policies(Policies(models={"model": ModelPolicy(labels=labels)}))
+    stable, canary, other = (add(registry, number) for number in (1, 2, 3))
+    fall_ill(canary)
+    assert registry.unhealthy("model") is None
+    assert registry.unhealthy("model", label="canary") is canary
+    assert registry.unhealthy("model", label="next") is None
+    fall_ill(other)
+    assert registry.unhealthy("model", label="next") is other
+    for label in ("gone", "unknown"):
+        assert registry.unhealthy("model", label=label) is None
+    assert registry.unhealthy("nowhere") is registry.unhealthy("model", 9) is None
+    fall_ill(stable)
+    assert registry.unhealthy("model") is stable

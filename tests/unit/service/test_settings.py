@@ -23,6 +23,7 @@ ONE_OF_EACH = [
     ("SERVING_BATCH_TIMEOUT_MICROS", "500", "batch_timeout_micros", 500),
     ("SERVING_MAX_QUEUE_SIZE", "10", "max_queue_size", 10),
     ("SERVING_MAX_QUEUE_MS", "20", "max_queue_ms", 20),
+    ("SERVING_UNHEALTHY_AFTER", "0", "unhealthy_after", 0),
     ("SERVING_MAX_CONNECTIONS", "100", "max_connections", 100),
     ("SERVING_REQUEST_TIMEOUT_MS", "250", "request_timeout_ms", 250),
     ("SERVING_MAX_BODY_BYTES", "1000", "max_body_bytes", 1000),

@@ -16,11 +16,13 @@ from service.repository import Repository
 from service.retries import Retries
 from service.serving_config import ServingConfig
 from service.settings import Settings
-from service.signature import DEFAULT_SIGNATURE
+from service.signature import DEFAULT_SIGNATURE, Signature
 from service.watcher import Watcher
 from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature
 
 NEVER_SECONDS = 3600
+# Of any shape: nothing to warm it up with can be made up, so it is not known to be quick.
+OF = signature({"x": any_shape("DT_FLOAT")})
 
 
 @dataclass
@@ -30,6 +32,7 @@ class FakeLoader:
     errors: dict[str, Exception] = field(default_factory=dict)
     loaded: list[str] = field(default_factory=list)
     meanwhile: Callable[[], None] = lambda: None
+    signature: Signature = OF
 
     def __call__(self, path: Path, config: ServingConfig) -> Engine:
         name = "/".join(path.parts[-2:])
@@ -37,7 +40,7 @@ class FakeLoader:
         self.meanwhile()
         if error := self.errors.get(name):
             raise error
-        return FakeEngine({DEFAULT_SIGNATURE: signature({"x": any_shape("DT_FLOAT")})}, echo)
+        return FakeEngine({DEFAULT_SIGNATURE: self.signature}, echo)
 
 
 def preparation(loader: FakeLoader) -> Preparation:

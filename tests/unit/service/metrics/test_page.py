@@ -264,3 +264,20 @@ def test_labels_and_bad_policies_are_shown() -> None:
     )
     assert page.get_sample_value("serving_models_config_valid") == 0
     assert page.get_sample_value("serving_model_label", {**MODEL, "label": "stable"}) == 1
+
+
+def test_a_version_is_healthy_while_no_worker_finds_that_it_hangs(tmp_path: Path, registry: Registry) -> None:
+    here, there = Metrics(CollectorRegistry(), tmp_path), Metrics(CollectorRegistry(), tmp_path)
+    page = scrape_registry(here, registry)
+    told = there.health_of("model", 1)
+    here.health_of("model", 1)
+    there.health_of("model", 2)(False)
+    for is_healthy in (True, False, True):
+        told(is_healthy)
+        assert page.get_sample_value("serving_model_healthy", MODEL) == is_healthy
+        assert page.get_sample_value("serving_model_unhealthy_workers", MODEL) == (not is_healthy)
+    # Of what is not known any more nothing is shown; nor is what is loaded again still what it was.
+    assert page.get_sample_value("serving_model_healthy", {**MODEL, "version": "2"}) is None
+    told(False)
+    there.health_of("model", 1)
+    assert page.get_sample_value("serving_model_healthy", MODEL) == 1

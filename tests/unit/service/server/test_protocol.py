@@ -1,11 +1,14 @@
 """A connection against clients that are slow, broken or rude. No sockets: bytes in, bytes out."""
 
 import asyncio
+import errno
 import gc
 import re
+import socket
 import time
 import tracemalloc
 import weakref
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 import pytest
@@ -468,9 +471,46 @@ def test_a_half_closed_connection_still_gets_its_answer() -> None:
         client = connect()
         client.send(GET.replace(b"/ ", b"/slow "))
         assert client.connection.eof_received()
+        client.later(1)
         client.echo.slow[0].set_result(Answer(200, b"done"))
         await asyncio.sleep(0)
-        assert client.statuses == [200]
+        # It is asked whether it is still there, by what every client passes over.
+        assert client.statuses == [100, 200]
         assert client.is_closed
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_turns_out_to_have_closed_all_of_the_connection_is_waited_for_no_more() -> None:
+    @dataclass
+    class Reset:
+        """A socket's state."""
+
+        error: int = 0
+
+        def getsockopt(self, level: int, option: int) -> int:
+            assert (level, option) == (socket.SOL_SOCKET, socket.SO_ERROR)
+            return self.error
+
+    async def scenario() -> None:
+        client = connect()
+        state = client.transport._extra["socket"] = Reset()  # type: ignore[attr-defined]
+        client.send(GET.replace(b"/ ", b"/slow "))
+        client.connection.eof_received()
+        client.later(1)
+        assert not client.transport.is_aborted
+        state.error = errno.EPIPE
+        client.later(2)
+        assert client.transport.is_aborted
+
+    asyncio.run(scenario())
+
+
+def test_a_client_of_http_1_0_is_not_sent_what_it_does_not_know() -> None:
+    async def scenario() -> None:
+        client = connect()
+        client.send(GET.replace(b"/ HTTP/1.1", b"/slow HTTP/1.0"))
+        client.connection.eof_received()
+        assert client.transport.written == b""
 
     asyncio.run(scenario())

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from service.batch import BatchObserver
 from service.batcher import Batcher, BatchLimits
 from service.calls import Call
 from service.errors import InvalidRequest
+from service.health import Health, Tolerance
 from service.inference import Inference
 from service.messages import Answer
 from service.registry import LoadedVersion
@@ -496,3 +498,116 @@ def test_a_bug_in_a_thread_is_a_500_and_its_place_in_the_queue_becomes_free(
 
     asyncio.run(scenario())
     assert "Roads._by_short_road failed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        predict(),
+        predict(path=b"/v1/models/model/versions/1:predict"),
+        infer(np.zeros(1, np.float32)),
+        post(V1, PNG, b"image/png"),
+        post(V1, *FORM),
+        post(V1, gzip.compress(b'{"instances": [1.0]}'), content_encoding=b"gzip"),
+    ],
+    ids=["v1", "version", "v2", "picture", "form", "coded"],
+)
+@pytest.mark.parametrize("is_quick", [False, True])
+def test_a_version_that_hangs_is_not_asked_and_takes_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: HttpRequest, is_quick: bool
+) -> None:
+    monkeypatch.setattr("service.server.threads.Pool", CountingPool)
+    monkeypatch.setattr(CountingPool, "submitted", 0)
+
+    async def scenario() -> None:
+        app = make_app(tmp_path)
+        engine = FakeEngine({DEFAULT_SIGNATURE: OF}, echo)
+        add(app, engine, is_quick=is_quick)
+        app.extensions["registry"].get("model").health.is_healthy = False
+        roads = Roads(app, app.extensions["settings"], ADDRESS)
+        answer = roads.answer(arrives_now(request_))
+        assert isinstance(answer, Answer)
+        assert (answer.status, answer.headers) == (503, (("retry-after", "5"),))
+        assert b"its runs do not end; it is tried again every 5 s" in answer.body
+        assert (engine.asked, CountingPool.submitted) == ([], 0)
+        sample = app.extensions["metrics"].registry.get_sample_value
+        protocol, verb = ("v2", "infer") if request_.target == V2 else ("v1", "predict")
+        labels = {"model": "model", "version": "1", "protocol": protocol, "verb": verb, "status": "503"}
+        assert sample("serving_requests_total", labels) == 1
+        roads.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_version_that_hangs_is_asked_no_more_after_some_deadlines_and_leaves_others_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        app = make_app(tmp_path, request_timeout_ms=50, unhealthy_after=2)
+        go_on = threading.Event()
+        running = threading.Semaphore(0)
+
+        def hang(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            running.release()
+            assert go_on.wait(10)
+            return {"y": inputs["x"]}
+
+        recovered = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def changed(is_healthy: bool) -> None:
+            if is_healthy:
+                loop.call_soon_threadsafe(recovered.set)
+
+        engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, hang)
+        health = Health("model version 1", Tolerance(2, 0.05), lambda: 0.001, changed, retry_seconds=0.001)
+        batcher = Batcher(partial(health.run, engine.run), engine.signatures, BatchLimits(8, 0), BatchObserver())
+        registry = app.extensions["registry"]
+        make_available(registry, LoadedVersion("model", 1, engine, ServingConfig(), batcher, health=health))
+        other = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo)
+        other_batcher = Batcher(other.run, other.signatures, BatchLimits(8, 0), BatchObserver())
+        make_available(registry, LoadedVersion("other", 1, other, ServingConfig(), other_batcher))
+        roads = Roads(app, app.extensions["settings"], ADDRESS)
+
+        async def ask(model: bytes = b"model") -> int:
+            answer = roads.answer(predict(path=b"/v1/models/" + model + b":predict"))
+            return (answer if isinstance(answer, Answer) else await asyncio.wait_for(answer, 10)).status
+
+        asked = [ask() for _ in range(5)]
+        assert await asyncio.gather(*asked, *[ask(b"other") for _ in range(5)]) == [504] * 5 + [200] * 5
+        assert len(engine.asked) == 1
+        assert [await ask(), await ask(b"other")] == [503, 200]
+        assert (await asyncio.to_thread(app.test_client().get, "/v2/models/model/ready")).status_code == 503
+        go_on.set()
+        await asyncio.wait_for(recovered.wait(), 10)
+        assert await ask() == 200
+        assert app.test_client().get("/v2/models/model/ready").status_code == 200
+        roads.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_the_event_loop_runs_is_watched_and_what_it_has_run_is_not(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        app = make_app(tmp_path)
+        watch = app.extensions["loop_watch"]
+        seen: list[object] = []
+
+        def look(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            seen.append(watch.running and watch.running.loaded.model)
+            if len(seen) > 2:
+                raise RuntimeError("out of luck")
+            return {"y": inputs["x"]}
+
+        engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, look)
+        turn_batcher = TurnBatcher(engine.run, engine.signatures, 8, BatchObserver())
+        for batcher in (None, turn_batcher, None):
+            loaded = LoadedVersion("model", 1, engine, ServingConfig(), turn_batcher=batcher)
+            make_available(app.extensions["registry"], loaded)
+            roads = Roads(app, app.extensions["settings"], ADDRESS)
+            answer = roads.answer(predict())
+            assert not isinstance(answer, Answer)
+            await answer
+            assert watch.running is None
+            roads.close()
+        assert seen == ["model"] * 3
+
+    asyncio.run(scenario())
