@@ -46,8 +46,8 @@ def test_on_a_full_disk_requests_are_answered_and_workers_replaced(models: Path,
     with running(models, tmp_path / "log", workers=2) as server:
         server.wait_for(lambda: len(workers(server)) == 2, "the second worker does not start")
         assert answers(server) == {200}
-        logged = server.log.stat().st_size
         set_room_on_disk(server, 0)
+        logged = server.log.stat().st_size
         publish(VERSION_1, models / "regression" / "2")
         server.wait_for(lambda: state(server, "regression", 2) is State.LOADING, "version 2 is not loaded")
         assert server.request("/v1/models/nowhere:predict", TEN).status == 404
