@@ -64,7 +64,8 @@ class Capture:
     def _keep(self, taken: _Taken) -> None:
         try:
             self._file.append(encode_line(_captured(taken)))
-        except (OSError, ValueError) as error:
+        # Whatever it is, the next request may fare better, and the thread must be there for it.
+        except Exception as error:
             self._dropped()
             if not self._is_failing:
                 self._is_failing = True

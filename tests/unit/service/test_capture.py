@@ -115,11 +115,16 @@ def no_room(_line: bytes) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_an_output_that_cannot_be_written_is_dropped(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "outputs",
+    [{"y": np.zeros(1, np.complex64)}, {}, {"scores": np.zeros((1, 9)) + np.arange(9)}],
+    ids=["a type without a name", "no scores", "more scores than labels"],
+)
+def test_what_cannot_be_written_is_dropped_and_the_next_is_kept(tmp_path: Path, outputs: dict[str, Array]) -> None:
     kept = Kept(tmp_path / "file")
-    outputs = {"y": np.zeros(1, np.complex64)}
-    kept.capture.offer(Call(), loaded_version(OF), "serving_default", {}, outputs)
-    assert kept.lines() == []
+    kept.capture.offer(Call(), loaded_version(OF, config=LABELS), "serving_default", {}, outputs)
+    kept.offer()
+    assert len(kept.lines()) == 1
     assert kept.dropped == 1
 
 
