@@ -89,7 +89,8 @@ def _parent(request: HttpRequest) -> Context:
     trace = request.call.trace
     if trace is None:
         return Context()
-    state = TraceState.from_header([request.headers.get(_STATE_HEADER, b"").decode("latin-1")])
+    # Of ASCII, as it has to be: what is wrong with it OpenTelemetry repeats in the log.
+    state = TraceState.from_header([request.headers.get(_STATE_HEADER, b"").decode("ascii", "ignore")])
     remote = SpanContext(int(trace.trace_id, 16), int(trace.span_id, 16), True, TraceFlags(trace.flags), state)
     return set_span_in_context(NonRecordingSpan(remote), Context())
 

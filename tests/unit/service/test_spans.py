@@ -112,6 +112,16 @@ def test_a_request_joins_the_trace_of_who_sent_it(spans: Spans, exporter: InMemo
         assert f"{span.context.trace_id:032x}" == TRACE
 
 
+def test_a_state_that_is_none_costs_no_span_and_moves_no_cursor_in_the_log(
+    spans: Spans, exporter: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = predicted(traceparent=f"00-{TRACE}-{SPAN}-01")
+    request.headers[b"tracestate"] = b"\x9b2J\xff=1,,,"
+    spans.answered(request, 200, 0)
+    assert len(exporter.get_finished_spans()) == 6
+    assert caplog.text.isascii()
+
+
 def test_who_does_not_record_its_span_wants_none_of_ours(spans: Spans, exporter: InMemorySpanExporter) -> None:
     spans.answered(predicted(traceparent=f"00-{TRACE}-{SPAN}-00"), 200, 0)
     assert exporter.get_finished_spans() == ()
