@@ -32,7 +32,7 @@ next = {version = 2, shadow = 1.0}
 stable = 1
 next = {version = 2, shadow = 1.0}
 """
-# What only a machine with another limit or fault would show.
+# What only a machine with a limit shows.
 WITHOUT_DATA = {"Memory B", "Memory C"}
 
 
@@ -55,7 +55,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("log") / "service.log"
     limits = {"threads": 1, "max_queue_size": 1, "max_body_bytes": BODY_LIMIT}
-    with running(models, log, workers=2, **limits) as server:
+    with running(models, log, workers=2, capture_file=log.with_name("captured"), **limits) as server:
         yield server
 
 
