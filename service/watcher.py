@@ -259,6 +259,9 @@ class Watcher:
                 elif time.monotonic() >= next_look:
                     self.look()
                 self._coordinate()
+            # Of the machine, not of ours: no more files may be opened, a disk fails.
+            except OSError as error:
+                logger.error("looking through the models folder failed; trying again: %s", error)
             except Exception:
                 logger.exception("looking through the models folder failed; trying again")
             now = time.monotonic()
