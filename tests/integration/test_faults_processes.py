@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -110,10 +111,15 @@ def is_answered_by(worker: psutil.Process, port: int) -> bool:
 def test_a_killed_worker_loses_what_it_was_answering_and_nothing_else(models: Path, tmp_path: Path) -> None:
     with running(models, tmp_path / "log", workers=2) as server:
         server.wait_for(lambda: len(workers(server)) == 2, "the second worker does not start")
+        # The second one leaves clients to the first until it is as far.
+        for worker in workers(server):
+            server.wait_for(partial(is_answered_by, worker, server.port), "not both answer")
         load = Load(server.port)
         counted: list[float] = []
         with load.running(16):
             victim, other = workers(server)
+            # One that is connected and not accepted yet is nobody's.
+            server.wait_for(lambda: len(clients_of(victim) | clients_of(other)) == 16, "not all are accepted")
             lost = clients_of(victim)
             assert load.failed == []
             killed = time.monotonic()
