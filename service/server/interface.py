@@ -57,5 +57,8 @@ class Answerer(Protocol):
     def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
         """The answer at once, or a future of it, which is cancelled when the client leaves. Raises nothing."""
 
+    def give(self, refusal: Answer, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
+        """The refusal, now or when it is this request's turn."""
+
     def refused(self, reason: str) -> None:
         """Told of what the connection itself turned away, as serving_rejected_total calls it."""

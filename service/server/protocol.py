@@ -171,7 +171,8 @@ class HttpConnection(asyncio.Protocol):
         if self._closing:
             self._buffered.now -= buffered
             return
-        answer = request.refusal or self._answerer.answer(request)
+        refusal = request.refusal
+        answer = self._answerer.answer(request) if refusal is None else self._answerer.give(refusal, request)
         if isinstance(answer, Answer):
             self._buffered.now -= buffered
             self._write(request, answer)

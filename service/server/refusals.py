@@ -1,4 +1,5 @@
-"""Refusals for want of time: each client is told, but to tell them all must not take the time that is wanted."""
+"""Refusals that come in numbers, for want of time, of a key or of its rate: each client is told, but to tell them all
+must not take the time of those who are let in."""
 
 import asyncio
 from collections import deque
@@ -20,26 +21,30 @@ SOON_SECONDS = 0.01
 class Refusals:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._waiting: deque[tuple[asyncio.Future[Answer], Call, str]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Answer], Call, Answer]] = deque()
         self._saved = MOST_SAVED
         self._looked = perf_counter()
 
     def answer(self, call: Call, message: str) -> "Answer | asyncio.Future[Answer]":
-        """At once, or when it is its turn."""
+        """For want of time."""
         self._metrics.rejected.labels("queue_full").inc()
-        if not self._waiting and self._affords(call):
-            return _refusal(message)
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._wait(answer, call, message)
-        return answer
+        return self.give(call, _refusal(message))
 
     def settle(self, answer: "asyncio.Future[Answer]", call: Call, message: str) -> None:
         """The same for one who waits for this future."""
         self._metrics.rejected.labels("queue_full").inc()
-        self._wait(answer, call, message)
+        self._wait(answer, call, _refusal(message))
 
-    def _wait(self, answer: "asyncio.Future[Answer]", call: Call, message: str) -> None:
-        self._waiting.append((answer, call, message))
+    def give(self, call: Call, refusal: Answer) -> "Answer | asyncio.Future[Answer]":
+        """At once, or when it is its turn."""
+        if not self._waiting and self._affords(call):
+            return refusal
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._wait(answer, call, refusal)
+        return answer
+
+    def _wait(self, answer: "asyncio.Future[Answer]", call: Call, refusal: Answer) -> None:
+        self._waiting.append((answer, call, refusal))
         if len(self._waiting) == 1:
             self._send_soon()
 
@@ -48,13 +53,13 @@ class Refusals:
 
     def _send(self) -> None:
         while self._waiting:
-            answer, call, message = self._waiting[0]
+            answer, call, refusal = self._waiting[0]
             # Who has left costs nothing.
             if not answer.done():
                 if not self._affords(call):
                     self._send_soon()
                     return
-                answer.set_result(_refusal(message))
+                answer.set_result(refusal)
             self._waiting.popleft()
 
     def _affords(self, call: Call) -> bool:

@@ -63,6 +63,9 @@ class Roads:
             return self._short_road.answer_in_turn(route, asked, call, self._threads.answer)
         return self._in_thread(request, self._by_short_road, route, request)
 
+    def give(self, refusal: Answer, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
+        return self._refusals.give(request.call, refusal)
+
     def refused(self, reason: str) -> None:
         self._metrics.rejected.labels(reason).inc()
 

@@ -28,6 +28,9 @@ class Echo:
             return self.slow[-1]
         return Answer(200, request.target + b" " + request.body, "text/plain")
 
+    def give(self, refusal: Answer, request: HttpRequest) -> Answer:
+        return refusal
+
     def refused(self, reason: str) -> None:
         self.refusals.append(reason)
 

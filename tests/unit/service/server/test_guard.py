@@ -41,6 +41,9 @@ class Inside:
         self.requests.append(request)
         return Answer(200, b"inside")
 
+    def give(self, refusal: Answer, request: HttpRequest) -> Answer:
+        return refusal
+
     def refused(self, reason: str) -> None: ...
 
 

@@ -38,6 +38,24 @@ def test_as_many_as_can_be_afforded_are_refused_at_once_and_the_others_in_their_
     assert page.get_sample_value("serving_rejected_total", {"reason": "queue_full"}) == MANY
 
 
+def test_other_refusals_are_given_in_the_same_turn_and_are_counted_by_who_decides_them(
+    page: CollectorRegistry,
+) -> None:
+    async def scenario() -> None:
+        refusals = Refusals(Metrics(page))
+        unauthorized = Answer(401, b"no key")
+        answers = [refusals.give(call(), unauthorized) for _ in range(MANY)]
+        assert answers[:AT_ONCE] == [unauthorized] * AT_ONCE
+        waiting = [answer for answer in answers if isinstance(answer, asyncio.Future)]
+        behind = refusals.answer(call(), "no")
+        assert isinstance(behind, asyncio.Future)
+        assert await waiting[0] is unauthorized
+        assert not behind.done()
+
+    run(scenario())
+    assert page.get_sample_value("serving_rejected_total", {"reason": "queue_full"}) == 1
+
+
 def test_who_has_left_meanwhile_costs_nothing(page: CollectorRegistry) -> None:
     async def scenario() -> None:
         refusals = Refusals(Metrics(page))

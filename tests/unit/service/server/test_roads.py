@@ -611,3 +611,16 @@ def test_what_the_event_loop_runs_is_watched_and_what_it_has_run_is_not(tmp_path
         assert seen == ["model"] * 3
 
     asyncio.run(scenario())
+
+
+def test_who_is_refused_at_the_door_on_and_on_is_told_in_his_turn(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        app = make_app(tmp_path)
+        roads = Roads(app, app.extensions["settings"], ADDRESS)
+        refusal = Answer(401, b"no key")
+        given = [roads.give(refusal, predict()) for _ in range(2000)]
+        assert given[0] is refusal
+        assert isinstance(given[-1], asyncio.Future)
+        roads.close()
+
+    asyncio.run(scenario())
