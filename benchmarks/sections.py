@@ -1,4 +1,5 @@
-"""Sections of docs/performance.md that runs of their own write, and that `python -m benchmarks` leaves as they are."""
+"""Sections of docs/performance.md, or of another page, that runs of their own write, and that `python -m benchmarks`
+leaves as they are."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -18,11 +19,14 @@ class Section:
     heading: str
     results: Path
     write: Callable[[Mapping[str, Any]], str]
+    # Another page than DOCUMENT; the heading must stand in it.
+    page: Path | None = None
 
     def keep(self, found: Mapping[str, Any]) -> None:
         """Into the results' file and the page."""
         self.results.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-        DOCUMENT.write_text(self.place(DOCUMENT.read_text()))
+        page = self.page or DOCUMENT
+        page.write_text(self.place(page.read_text()))
 
     def place(self, page: str) -> str:
         """The page with what was kept last; as it is where nothing was."""

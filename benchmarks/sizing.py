@@ -1,0 +1,175 @@
+"""What each shipped version costs by itself: CPU of a request, memory of a worker process.
+
+Writes the section Sizing of docs/operations.md; takes about five minutes.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import machine, shipped_bodies
+from benchmarks.bodies import Body
+from benchmarks.load import drive
+from benchmarks.processes import Running, serving
+from benchmarks.report import number
+from benchmarks.sections import Section
+from benchmarks.servers import Server
+
+MODELS = Path("models")
+HEADING = "## Sizing"
+CONNECTIONS = 16
+ROUNDS = 3
+SECONDS = 3
+WARM_UP_SECONDS = 3
+# A model whose batches take memory: how much, and what they give.
+BATCHED = "photos/1"
+BATCHED_FORM = "picture"
+BATCH_SIZES = (1, 4, 32)
+
+
+@dataclass(frozen=True)
+class Form:
+    """CPU of a request, user and system: the median of the rounds."""
+
+    body_bytes: int
+    cpu_us: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Memory: PSS of all processes under load, of one worker and of two."""
+
+    version: str
+    forms: Mapping[str, Form]
+    one_worker_mb: float
+    two_workers_mb: float
+
+
+@dataclass(frozen=True)
+class BatchCost:
+    """Of BATCHED, with one worker."""
+
+    max_batch_size: int
+    cpu_us: float
+    mb: float
+
+
+def main() -> None:
+    cores = machine.cores()
+    costs, batches = [], []
+    for path in sorted(MODELS.glob("*/[0-9]*")):
+        with alone(path) as version:
+            costs.append(version.cost(cores))
+            print(costs[-1], flush=True)
+    for size in BATCH_SIZES:
+        with alone(MODELS / BATCHED) as version:
+            batches.append(version.batch_cost(cores, size))
+            print(batches[-1], flush=True)
+    about = {"machine": machine.hardware(), "made": f"{datetime.now(UTC):%Y-%m-%d}"}
+    SECTION.keep({**about, "costs": list(map(asdict, costs)), "batches": list(map(asdict, batches))})
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A version in a folder where no other is, and a request for it in each form that it takes."""
+
+    model: str
+    number: str
+    folder: Path
+    bodies: Mapping[str, Body]
+
+    def cost(self, cores: tuple[int, int]) -> Cost:
+        with self._served(1, {cores[0]}) as running:
+            forms = {
+                form: Form(len(body.content), self._cpu_us(running, form, cores[1]))
+                for form, body in self.bodies.items()
+            }
+            one_worker = running.pss_bytes() / 1e6
+        with self._served(2, set(cores)) as running:
+            for form in self.bodies:
+                self._load(running, form, cores[1], SECONDS)
+            return Cost(f"{self.model}/{self.number}", forms, one_worker, running.pss_bytes() / 1e6)
+
+    def batch_cost(self, cores: tuple[int, int], size: int) -> BatchCost:
+        with self._served(1, {cores[0]}, "--max-batch-size", str(size)) as running:
+            cpu_us = self._cpu_us(running, BATCHED_FORM, cores[1])
+            return BatchCost(size, cpu_us, running.pss_bytes() / 1e6)
+
+    @contextmanager
+    def _served(self, workers: int, cores: set[int], *flags: str) -> Iterator[Running]:
+        command = ("-m", "service", "--port", "{port}", "--workers", "{workers}", "--models", f"{self.folder}/models")
+        flags = ("--max-queue-ms", "10000", *flags)  # what is asked for is the cost: nobody is turned away
+        form, body = next(iter(self.bodies.items()))
+        server = Server("Fitting Room", (*command, *flags), {})
+        with serving(server, workers, cores, self._path(form), body, self.folder) as running:
+            yield running
+
+    def _path(self, form: str) -> str:
+        return f"/v2/models/{self.model}/infer" if form == "v2 binary" else f"/v1/models/{self.model}:predict"
+
+    def _load(self, running: Running, form: str, core: int, seconds: int) -> int:
+        """How many requests were answered."""
+        url = f"http://127.0.0.1:{running.port}{self._path(form)}"
+        return drive(url, self.bodies[form], CONNECTIONS, seconds, {core}).requests
+
+    def _cpu_us(self, running: Running, form: str, load_core: int) -> float:
+        self._load(running, form, load_core, WARM_UP_SECONDS)
+        rounds = []
+        for _ in range(ROUNDS):
+            before = running.cpu_seconds()
+            answered = self._load(running, form, load_core, SECONDS)
+            rounds.append((running.cpu_seconds() - before) / answered * 1e6)
+        return median(rounds)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[Alone]:
+    with tempfile.TemporaryDirectory(prefix="sizing-") as name:
+        folder, model = Path(name), path.parent.name
+        (folder / "models" / model).mkdir(parents=True)
+        (folder / "models" / model / path.name).symlink_to(path.absolute())
+        yield Alone(model, path.name, folder, shipped_bodies.make(path, folder))
+
+
+def section(found: Mapping[str, Any]) -> str:
+    lines = [
+        HEADING,
+        "",
+        f"{found['machine']}; {found['made']}. Written by",
+        "`python -m benchmarks.sizing`: each version alone in the service, one row a request, wrk with "
+        f"{CONNECTIONS} connections on a",
+        f"core of its own; CPU is the median of {ROUNDS} rounds of {SECONDS} s, memory is proportional (PSS), of all "
+        "processes, under load.",
+        "",
+        "| version | sent as | body KB | CPU µs a request | requests/s to fill a core | MB, one worker | each more |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for one in found["costs"]:
+        memory = [number(one["one_worker_mb"]), number(one["two_workers_mb"] - one["one_worker_mb"])]
+        for form, figures in one["forms"].items():
+            cells = [one["version"], form, number(figures["body_bytes"] / 1000)]
+            cells += [number(figures["cpu_us"]), number(1e6 / figures["cpu_us"])]
+            lines.append(f"| {' | '.join([*cells, *memory])} |")
+            memory = ["", ""]
+    lines += [
+        "",
+        f"`{BATCHED}` with one worker, by `SERVING_MAX_BATCH_SIZE` (for one model: `batching` in `models.toml`):",
+        "",
+        "| rows at most | CPU µs a request | MB |",
+        "|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {one['max_batch_size']} | {number(one['cpu_us'])} | {number(one['mb'])} |" for one in found["batches"]
+    ]
+    return "\n".join(lines)
+
+
+SECTION = Section(HEADING, Path("benchmarks/sizing.json"), section, Path("docs/operations.md"))
+
+if __name__ == "__main__":
+    main()
