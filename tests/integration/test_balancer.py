@@ -97,8 +97,14 @@ class Balancer:
             connection.sendall(data)
             return b"".join(iter(lambda: connection.recv(65536), b""))
 
-    def logged(self) -> list[Any]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+    def logged(self, requests: int = 1) -> list[Any]:
+        """The lines of so many requests: each is written once its client has been answered."""
+
+        def lines() -> list[str]:
+            return self.log.read_text().splitlines()
+
+        wait_for(lambda: len(lines()) >= requests, lambda: f"{requests} lines of log never came: {lines()}")
+        return [json.loads(line) for line in lines()]
 
 
 Balance = Callable[..., Balancer]
@@ -163,7 +169,7 @@ def test_requests_are_spread_over_the_replicas(balance: Balance) -> None:
     for _ in range(6):
         assert balancer.request(PREDICT, REQUEST).status == 200
     assert [len(replica.asked) for replica in replicas] == [2, 2, 2]
-    assert balancer.logged() == []
+    assert balancer.logged(requests=0) == []
 
 
 def test_a_request_reaches_the_replica_as_it_was_sent(balance: Balance) -> None:

@@ -12,7 +12,7 @@ from tests.integration.odd_saved_models import save_endless
 from tests.integration.saved_models import save_linear
 from tests.integration.server import DEADLINE_SECONDS, Server, running
 
-FOR_EVER, A_WHILE, AT_ONCE = ({"instances": [rounds]} for rounds in (1e15, 1e6, 0.0))
+FOR_EVER, SECONDS, A_WHILE, AT_ONCE = ({"instances": [rounds]} for rounds in (1e15, 5e6, 1e6, 0.0))
 TEN = {"instances": [10.0]}
 
 
@@ -75,8 +75,8 @@ def test_a_version_that_hangs_is_cut_off_and_then_left_alone_and_nobody_else_not
 
 
 def test_a_version_that_hung_and_runs_again_is_healthy_again(models: Path, tmp_path: Path) -> None:
-    with running(models, tmp_path / "log", request_timeout_ms=1500, unhealthy_after=1) as server:
-        assert predict(server, "slow", A_WHILE) == 504
+    with running(models, tmp_path / "log", request_timeout_ms=1000, unhealthy_after=1) as server:
+        assert predict(server, "slow", SECONDS) == 504
         assert predict(server, "slow") == 503
         server.wait_for(lambda: is_ready(server, "slow"), "never healthy again")
         assert predict(server, "slow") == 200

@@ -59,6 +59,8 @@ def test_a_worker_that_is_replaced_agrees_with_the_others(models: Path, tmp_path
         killed = watching.children()[0]
         killed.kill()
         server.wait_for(lambda: len({*watching.children()} - {killed}) == 2, "it is not replaced")
+        # The other one may not have been as far as to listen when it was left alone.
+        server.wait_until_ready()
         publish(VERSION_1, models / "regression" / "2")
         server.wait_for(lambda: answering(server) == {"2"}, "the workers do not agree")
         assert set(states(server, "regression")) == {1, 2}

@@ -36,7 +36,8 @@ def asked(script: Callable[[Clients], "asyncio.Future[None]"], given: list[bytes
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.add(asyncio.current_task())
-        with contextlib.suppress(asyncio.IncompleteReadError):
+        # Clients that leave before they have read all reset their connection.
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionResetError):
             while await reader.readexactly(3):
                 if given:
                     writer.write(given[0][:5])
