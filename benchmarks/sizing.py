@@ -6,7 +6,7 @@ Writes the section Sizing of docs/operations.md; takes about five minutes.
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -18,7 +18,7 @@ from benchmarks.load import drive
 from benchmarks.processes import Running, serving
 from benchmarks.report import number
 from benchmarks.sections import Section
-from benchmarks.servers import Server
+from benchmarks.servers import fitting_room
 
 MODELS = Path("models")
 HEADING = "## Sizing"
@@ -102,10 +102,9 @@ class Alone:
 
     @contextmanager
     def _served(self, workers: int, cores: set[int], *flags: str) -> Iterator[Running]:
-        command = ("-m", "service", "--port", "{port}", "--workers", "{workers}", "--models", f"{self.folder}/models")
-        flags = ("--max-queue-ms", "10000", *flags)  # what is asked for is the cost: nobody is turned away
+        command = (*fitting_room.COMMAND, "--models", f"{self.folder}/models", *fitting_room.PATIENCE, *flags)
         form, body = next(iter(self.bodies.items()))
-        server = Server("Fitting Room", (*command, *flags), {})
+        server = replace(fitting_room.SERVER, command=command)
         with serving(server, workers, cores, self._path(form), body, self.folder) as running:
             yield running
 

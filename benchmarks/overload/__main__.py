@@ -213,9 +213,8 @@ def _of(answers: Answers, phase: Phase) -> Figures:
 def _service(kind: Kind, flags: list[str], body: Body, folder: Path) -> Iterator[Running]:
     """Held to one core, this process and the clients' to the other."""
     core, load = machine.cores()
-    server = fitting_room.SERVER
-    command = (*server.command[: server.command.index("--models")], *kind.flags, *flags)
-    started = serving(replace(server, command=command), 1, {core}, kind.path, body, folder)
+    server = replace(fitting_room.SERVER, command=(*fitting_room.COMMAND, *kind.flags, *flags))
+    started = serving(server, 1, {core}, kind.path, body, folder)
     with held_to({load}), started as running:
         yield running
 

@@ -1,4 +1,4 @@
-"""This service with its two smallest models, as `make serve` starts it."""
+"""This service with its two smallest models."""
 
 from benchmarks.servers import Route, Server
 
@@ -10,9 +10,13 @@ ROUTES = {
     "jpeg": Route(CLOTHING, "jpeg"),
 }
 
+COMMAND = ("-m", "service", "--port", "{port}", "--workers", "{workers}")
+# The others turn nobody away who waits, and a request that fails ends a run: here neither, however busy the machine.
+PATIENCE = ("--max-queue-ms", "10000")
+
 SERVER = Server(
     title="Fitting Room",
     prepare=("-m", "benchmarks.first_models", "{folder}"),
-    command=("-m", "service", "--port", "{port}", "--workers", "{workers}", "--models", "{folder}"),
+    command=(*COMMAND, "--models", "{folder}", *PATIENCE),
     routes=ROUTES,
 )
