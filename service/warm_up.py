@@ -15,7 +15,10 @@ from service.warm_up_requests import RecordedRequest, recorded_requests
 
 logger = logging.getLogger(__name__)
 
-RUNS = 3
+LEAST_RUNS = 3
+# Of few short runs a busy machine may make all slow, and a version is answered by threads ever after.
+MOST_RUNS = 10
+SECONDS_FOR_MORE_RUNS = 0.02
 # What warming up the sizes of batches may take; a model of seconds a row would be AVAILABLE minutes later.
 SECONDS_FOR_SIZES = 5.0
 
@@ -45,8 +48,8 @@ def warm_up(engine: Engine, rows: int = 1) -> float:
     inputs = _made_up_inputs(engine, rows)
     if not inputs:
         return float("inf")
-    seconds = []
-    for _ in range(RUNS):
+    seconds: list[float] = []
+    while len(seconds) < LEAST_RUNS or (len(seconds) < MOST_RUNS and sum(seconds) < SECONDS_FOR_MORE_RUNS):
         started = time.perf_counter()
         try:
             engine.run(DEFAULT_SIGNATURE, inputs)

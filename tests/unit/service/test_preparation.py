@@ -112,7 +112,7 @@ def test_a_version_is_tried_by_a_row_and_not_kept_by_who_tries_it(tmp_path: Path
     seconds = probes[0]()
     assert seconds is not None
     assert seconds < QUICK_SECONDS
-    assert [inputs["x"].tolist() for _, inputs in loaded.engine.asked] == [[0.0]] * 3
+    assert {tuple(inputs["x"]) for _, inputs in loaded.engine.asked} == {(0.0,)}
     del loaded
     gc.collect()
     assert probes[0]() is None
