@@ -26,7 +26,7 @@ def create_app(
 
     from service import calls, errors, security_headers
     from service.agreement import Agreement
-    from service.api import ops, pages, playground, v1, v2
+    from service.api import flask_views, ops, pages, playground, v1, v2
     from service.api_keys import ApiKeys, key_file
     from service.batcher import BatchLimits
     from service.board import Board
@@ -98,6 +98,7 @@ def create_app(
     app.extensions["rate_limits"] = rate_limits
     calls.register(app, metrics)
     errors.register(app)
+    flask_views.register(app)
     security_headers.register(app)
     loop_watch = LoopWatch(
         lambda loaded: agreement.keep_off_loops(loaded.model, loaded.version), end_process=records.end_process

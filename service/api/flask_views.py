@@ -1,9 +1,19 @@
 """Flask's requests and responses as the views' own, for the long road."""
 
 import flask
-from flask import Response
+from flask import Flask, Response
+from werkzeug.exceptions import BadRequest
 
 from service.messages import Answer, Request
+
+
+def register(app: Flask) -> None:
+    @app.before_request
+    def refuse_what_is_read_otherwise() -> None:
+        # Werkzeug takes all slashes that a path begins with for one. The server's guard does not, and would let in to
+        # //metrics whom it keeps from /metrics.
+        if flask.request.environ["PATH_INFO"].startswith("//"):
+            raise BadRequest("Malformed request: the path begins with more than one slash")
 
 
 def current_request() -> Request:

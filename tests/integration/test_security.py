@@ -62,6 +62,8 @@ def test_keys_and_ports_are_kept_by_every_worker_also_when_the_file_changes(
     assert statuses(server, alice) == {200}
     assert statuses(server, {}) == {401}
     assert server.request("/v2/repository/models/regression/unload", b"", headers=alice).status == 403
+    for slashes in ("//", "/%2f"):
+        assert server.request(f"{slashes}v2/repository/models/regression/unload", b"", headers=alice).status == 400
 
     bob = keys.add("bob", "admin")
     server.wait_for(lambda: statuses(server, bob) == {200}, "the new key counts everywhere")
@@ -72,6 +74,7 @@ def test_keys_and_ports_are_kept_by_every_worker_also_when_the_file_changes(
     assert statuses(server, bob) == {200}
 
     assert server.request("/metrics", headers=bob).status == 404
+    assert server.request("//metrics", headers=bob).status == 400
     assert server.request("/v1/models", headers=bob, port=server.operations_port).status == 404
     page = server.request("/metrics", port=server.operations_port).body.decode()
     assert 'serving_rejected_total{reason="forbidden"} 1.0' in page

@@ -11,13 +11,17 @@ from typing import Any
 import orjson
 import pytest
 from flask import Flask
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service import create_app
 from service.messages import Answer
+from service.server import guard
 from service.server.connections import Connections
 from service.server.guard import doors
 from service.server.interface import HttpRequest
 from service.server.protocol import HttpConnection
+from service.server.wsgi import run_wsgi
 from service.settings import Settings
 from tests.unit.service.fakes import FakeTransport
 
@@ -157,6 +161,29 @@ def test_to_load_and_unload_takes_a_key_for_that_however_the_path_is_written(hou
     assert (got.status, house.rejected("forbidden")) == (403, 1)
     assert b"needs the scope admin" in got.body
     assert house.ask(path, {"X-API-Key": ADMIN}).status == 200
+
+
+@pytest.fixture(scope="module")
+def routes(tmp_path_factory: pytest.TempPathFactory) -> Flask:
+    return create_app(Settings(models=tmp_path_factory.mktemp("models")))
+
+
+@given(
+    pieces=st.lists(
+        st.sampled_from(["/", "%2f", "//", ".", "%2e%2e", ";", "%00", "\\", "x", "v2", "metrics", "%6detrics"]),
+        max_size=6,
+    ),
+    path=st.sampled_from([*HEALTH, *METRICS, "/", "/docs", "/v2/repository/models/m/load"]),
+)
+def test_no_spelling_of_a_path_is_one_thing_to_the_guard_and_another_to_the_routes(
+    routes: Flask, pieces: list[str], path: str
+) -> None:
+    """Whatever it lets in as nothing in particular leads to none of the routes that it knows."""
+    target = "".join(["/", *pieces, path]).encode()
+    answer = run_wsgi(routes, HttpRequest("GET", target), ("127.0.0.1", 8501))
+    seen = guard._path(target)
+    is_known = seen in guard.HEALTH | guard.METRICS | guard.PAGES or seen.startswith(guard.ADMIN)
+    assert is_known or answer.status in (400, 404)
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v2/repository/index", "/v2/models/m/infer"])
