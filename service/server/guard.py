@@ -1,7 +1,6 @@
 """Who may come in, by which port: asked when a request's head is there, before any of its body is kept."""
 
 from collections.abc import Mapping
-from urllib.parse import unquote_to_bytes
 
 from flask import Flask
 
@@ -9,7 +8,7 @@ from service.api_keys import ApiKeys
 from service.messages import Answer, error_answer
 from service.metrics import Metrics
 from service.rate_limit import RateLimit, RateLimits
-from service.server.interface import Admit
+from service.server.interface import Admit, decoded_path
 from service.settings import Settings
 
 HEALTH = frozenset({b"/v2/health/live", b"/v2/health/ready"})
@@ -47,7 +46,7 @@ class Guard:
         self._open = PAGES | HEALTH | METRICS if has_operations else PAGES
 
     def admit(self, target: bytes, headers: Mapping[bytes, bytes]) -> tuple[str, Answer | None]:
-        path = _path(target)
+        path = decoded_path(target)
         if (path in self._open or path.startswith(PARTS_OF_PAGES)) and not _has_body(headers):
             return "", None
         name, limit = "", self._limit_of_all
@@ -72,7 +71,7 @@ class Guard:
 
 def admit_operations(target: bytes, headers: Mapping[bytes, bytes]) -> tuple[str, Answer | None]:
     """At the port of their own."""
-    path = _path(target)
+    path = decoded_path(target)
     return "", None if (path in HEALTH or path in METRICS) and not _has_body(headers) else NO_OPERATION
 
 
@@ -87,12 +86,6 @@ def doors(app: Flask) -> list[Admit | None]:
         return [None]
     main = Guard(api_keys, limit_of_all, app.extensions["metrics"], has_operations).admit
     return [main] if has_operations else [main, admit_operations]
-
-
-def _path(target: bytes) -> bytes:
-    """As routes see it."""
-    path = target.partition(b"?")[0]
-    return unquote_to_bytes(path) if b"%" in path else path
 
 
 def _has_body(headers: Mapping[bytes, bytes]) -> bool:

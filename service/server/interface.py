@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from typing import Protocol
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -44,6 +45,12 @@ class HttpRequest(msgspec.Struct):
     @property
     def accept_encoding(self) -> bytes:
         return self.headers.get(b"accept-encoding", b"")
+
+
+def decoded_path(target: bytes) -> bytes:
+    """As routes see it."""
+    path = target.partition(b"?")[0]
+    return unquote_to_bytes(path) if b"%" in path else path
 
 
 # Asked once a request's head is there, with its target and headers: whose API key it came with (empty: nobody's), and

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 from flask import Flask
 
@@ -15,7 +15,7 @@ from service.errors import InvalidRequest, PayloadTooLarge, ServingError, Unsupp
 from service.messages import Answer, Request, error_answer
 from service.metrics import Metrics
 from service.registry import Registry
-from service.server.interface import HttpRequest
+from service.server.interface import HttpRequest, decoded_path
 from service.server.refusals import Refusals
 from service.server.threads import Threads
 from service.server.wsgi import run_wsgi
@@ -73,13 +73,14 @@ class Roads:
         self._threads.close()
 
     def _answer_by_flask(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
-        call = request.call
-        # Health and metrics must not wait behind those.
-        if request.method in ("GET", "HEAD") and not request.target.startswith(OF_MODELS):
-            return self._threads.operators_answer(call, self._flask, request)
-        if call.deadline is None and request.target.startswith(b"/v2/repository/models/"):
-            # To load a model may take longer than any request; it has its own limit.
+        call, path = request.call, decoded_path(request.target)
+        # To load a model may take longer than any request, and has its own limit; and a limit that is too short must
+        # not have the service taken for dead.
+        if call.deadline is None and (request.is_operators or path.startswith(b"/v2/repository/models/")):
             call.deadline = Deadline.unlimited()
+        # Health and metrics must not wait behind those.
+        if request.method in ("GET", "HEAD") and not path.startswith(OF_MODELS):
+            return self._threads.operators_answer(call, self._flask, request)
         return self._in_thread(request, self._flask, request)
 
     def _in_thread(
@@ -96,7 +97,7 @@ class Roads:
     def _model(self, request: HttpRequest) -> str:
         """Whose route it is; empty where it is nobody's, or that of a model that is not known: strangers' names must
         not be kept."""
-        match = _OF_MODEL.match(unquote(_path(request).decode("latin-1")))
+        match = _OF_MODEL.match(decoded_path(request.target).decode(errors="replace"))
         return match["model"] if match and match["model"] in self._registry.statuses() else ""
 
     # What threads do. Long answers are made shorter there; the connection sees to those of the event loop.

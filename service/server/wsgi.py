@@ -3,12 +3,11 @@
 import sys
 from io import BytesIO
 from typing import Any
-from urllib.parse import unquote_to_bytes
 from wsgiref.types import WSGIApplication
 
 from service.calls import ENVIRON_KEY
 from service.messages import Answer
-from service.server.interface import HttpRequest
+from service.server.interface import HttpRequest, decoded_path
 
 
 def run_wsgi(app: WSGIApplication, request: HttpRequest, address: tuple[str, int]) -> Answer:
@@ -37,12 +36,12 @@ def run_wsgi(app: WSGIApplication, request: HttpRequest, address: tuple[str, int
 
 
 def environ(request: HttpRequest, address: tuple[str, int]) -> dict[str, Any]:
-    path, _, query = request.target.partition(b"?")
+    query = request.target.partition(b"?")[2]
     values: dict[str, Any] = {
         # A HEAD is answered as the GET it asks about; the connection leaves the body out.
         "REQUEST_METHOD": "GET" if request.method == "HEAD" else request.method,
         "SCRIPT_NAME": "",
-        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "PATH_INFO": decoded_path(request.target).decode("latin-1"),
         "QUERY_STRING": query.decode("latin-1"),
         "SERVER_NAME": address[0],
         "SERVER_PORT": str(address[1]),

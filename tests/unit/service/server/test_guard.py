@@ -19,7 +19,7 @@ from service.messages import Answer
 from service.server import guard
 from service.server.connections import Connections
 from service.server.guard import doors
-from service.server.interface import HttpRequest
+from service.server.interface import HttpRequest, decoded_path
 from service.server.protocol import HttpConnection
 from service.server.wsgi import run_wsgi
 from service.settings import Settings
@@ -181,7 +181,7 @@ def test_no_spelling_of_a_path_is_one_thing_to_the_guard_and_another_to_the_rout
     """Whatever it lets in as nothing in particular leads to none of the routes that it knows."""
     target = "".join(["/", *pieces, path]).encode()
     answer = run_wsgi(routes, HttpRequest("GET", target), ("127.0.0.1", 8501))
-    seen = guard._path(target)
+    seen = decoded_path(target)
     is_known = seen in guard.HEALTH | guard.METRICS | guard.PAGES or seen.startswith(guard.ADMIN)
     assert is_known or answer.status in (400, 404)
 

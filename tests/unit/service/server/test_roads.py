@@ -27,6 +27,7 @@ from service.registry import LoadedVersion
 from service.server.interface import HttpRequest
 from service.server.pool import Job, Pool
 from service.server.roads import Roads
+from service.server.threads import Threads
 from service.serving_config import ServingConfig
 from service.settings import Settings
 from service.short_road import FEWEST_OF_A_LONG_ROUND, LONGEST_TURN
@@ -103,6 +104,43 @@ def test_what_is_quick_is_answered_by_the_loop_and_the_rest_by_a_thread(
         answer = roads.answer(arrives_now(request_))
         assert (answer if isinstance(answer, Answer) else await answer).status in (200, 400, 404)
         assert CountingPool.submitted == by_thread
+        roads.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("target", "by_operators_thread"),
+    [
+        (b"/metrics", True),
+        (b"/v2/health/%72eady", True),
+        (b"/v1/models/model/metadata", False),
+        (b"/v1/%6dodels/model/metadata", False),
+    ],
+)
+def test_what_may_wait_for_a_model_takes_no_thread_of_health_and_metrics_however_its_path_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: bytes, by_operators_thread: bool
+) -> None:
+    async def scenario() -> None:
+        roads = Roads(app := make_app(tmp_path), app.extensions["settings"], ADDRESS)
+        for way in ("answer", "operators_answer"):
+            monkeypatch.setattr(Threads, way, lambda *_, way=way: way)
+        taken: object = roads.answer(HttpRequest("GET", target))
+        assert taken == ("operators_answer" if by_operators_thread else "answer")
+        roads.close()
+
+    asyncio.run(scenario())
+
+
+def test_health_and_metrics_are_answered_however_little_time_requests_have(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        roads = Roads(app := make_app(tmp_path, request_timeout_ms=1), app.extensions["settings"], ADDRESS)
+        for target in (b"/v2/health/ready", b"/metrics"):
+            long_ago = Call()
+            long_ago.arrived -= 1
+            answer = roads.answer(HttpRequest("GET", target, call=long_ago))
+            assert not isinstance(answer, Answer)
+            assert (await answer).status == 200
         roads.close()
 
     asyncio.run(scenario())
