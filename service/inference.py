@@ -13,6 +13,7 @@ from service.loop_watch import LoopWatch
 from service.messages import Answer
 from service.metrics import Metrics, ShadowMetrics
 from service.outlier_score import Inferred, relative
+from service.parts import run_in_parts
 from service.prediction import Prediction
 from service.registry import LoadedVersion, Registry
 from service.shadow import Mirror
@@ -54,18 +55,24 @@ class Inference:
         """
         check_inputs(loaded.signature(signature_name), inputs)
         run_name = loaded.signature_to_run(signature_name)
+        run = partial(self._run_in_thread, loaded, run_name, call)
+        if loaded.runs_in_parts(run_name, rows := row_count(inputs) or 1):
+            outputs = run_in_parts(run, inputs, rows, loaded.limits.max_batch_size, call)
+        else:
+            outputs = run(inputs)
+        return self._inferred(loaded, signature_name, inputs, outputs, call)
+
+    def _run_in_thread(self, loaded: LoadedVersion, run_name: str, call: Call, inputs: Arrays) -> dict[str, Array]:
         deadline = call.deadline
         if deadline is not None:
             deadline.check()
             deadline.stage = Stage.RUN
             deadline.when_passed = loaded.health.deadline_passed
         if loaded.batcher is None:
-            outputs = self._run(loaded, partial(loaded.health.run, loaded.engine.run), run_name, inputs, call)
-        else:
-            rows = loaded.batcher.run(run_name, inputs, deadline)
-            call.ran(rows.run_began, rows.run_seconds, rows.batch_size)
-            outputs = rows.outputs()
-        return self._inferred(loaded, signature_name, inputs, outputs, call)
+            return self._run(loaded, partial(loaded.health.run, loaded.engine.run), run_name, inputs, call)
+        rows = loaded.batcher.run(run_name, inputs, deadline)
+        call.ran(rows.run_began, rows.run_seconds, rows.batch_size)
+        return rows.outputs()
 
     def infer_together(self, predictions: Sequence[Prediction]) -> list[Inferred | Exception]:
         """For each what `infer` gives or raises, for the event loop. Those of a version that gains by it are run as

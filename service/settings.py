@@ -67,7 +67,7 @@ class Settings:
     threads: int = setting(
         32, "threads of a worker process, for what takes longer than a millisecond", least=1, most=1024
     )
-    max_batch_size: int = setting(32, "most rows of several requests that are run together", least=1)
+    max_batch_size: int = setting(32, "most rows that are run together, of several requests or of one", least=1)
     batch_timeout_micros: int = setting(0, "how long an idle model waits for a fuller batch, in microseconds", least=0)
     max_queue_size: int = setting(
         1000, "most requests of a worker process that wait for a thread; more get 429", least=1

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from service.batch import is_batchable
 from service.batcher import Batcher, BatchLimits
 from service.drift import Drift
 from service.engines import Engine
@@ -76,6 +77,15 @@ class LoadedVersion:
         """The one whose run answers it: instead of the default one that which gives the outlier score, too."""
         score = self.config.outlier_score
         return score.signature if score is not None and asked == DEFAULT_SIGNATURE else asked
+
+    def runs_in_parts(self, signature_name: str, rows: int) -> bool:
+        """Whether so many rows of one request are more than it runs together. What is never run in batches may need to
+        see them all, and runs so quickly that it needs little memory for them."""
+        return (
+            rows > self.limits.max_batch_size
+            and (self.batcher is not None or self.turn_batcher is not None)
+            and is_batchable(self.engine.signatures[signature_name])
+        )
 
     @property
     def takes_strings(self) -> bool:

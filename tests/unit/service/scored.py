@@ -37,9 +37,10 @@ def with_score(inputs: Mapping[str, Array]) -> dict[str, Array]:
 def scored_version(config: ServingConfig = CONFIG, *, version: int = 1, batching: str = "none") -> LoadedVersion:
     """`batching`: "none", "threads" or "turns"."""
     engine = FakeEngine(SIGNATURES, with_score if config.outlier_score else without_score)
-    in_threads = Batcher(engine.run, SIGNATURES, BatchLimits(8, 0), BatchObserver()) if batching == "threads" else None
+    limits = BatchLimits(max_batch_size=8, timeout_seconds=0)
+    in_threads = Batcher(engine.run, SIGNATURES, limits, BatchObserver()) if batching == "threads" else None
     in_turns = TurnBatcher(engine.run, SIGNATURES, 8, BatchObserver()) if batching == "turns" else None
-    return LoadedVersion("model", version, engine, config, batcher=in_threads, turn_batcher=in_turns)
+    return LoadedVersion("model", version, engine, config, limits=limits, batcher=in_threads, turn_batcher=in_turns)
 
 
 def pixels(*levels: float) -> dict[str, Array]:

@@ -1,11 +1,16 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from service.batch import BatchObserver
+from service.batcher import Batcher, BatchLimits
 from service.calls import Call
+from service.deadline import Deadline, DeadlineExceeded
 from service.errors import InvalidRequest
 from service.inference import Inference
 from service.messages import Answer
@@ -69,6 +74,62 @@ def test_an_inference_is_timed_by_model_version_and_engine(inference: Inference,
     for _ in range(2):
         inference.infer(loaded, "serving_default", {"x": np.zeros(1)}, Call())
     assert page.get_sample_value("serving_inference_duration_seconds_count", {**MODEL, "engine": "fake"}) == 2
+
+
+ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
+
+
+def batched_version(answer: Callable[[Arrays], dict[str, Array]]) -> LoadedVersion:
+    """One whose rows are run together, four at most."""
+    loaded = loaded_version(ROWS, answer)
+    limits = BatchLimits(max_batch_size=4, timeout_seconds=0.0)
+    batcher = Batcher(loaded.engine.run, loaded.engine.signatures, limits, BatchObserver())
+    return replace(loaded, limits=limits, batcher=batcher)
+
+
+def asked_rows(loaded: LoadedVersion) -> list[list[float]]:
+    assert isinstance(loaded.engine, FakeEngine)
+    return [inputs["x"].tolist() for _, inputs in loaded.engine.asked]
+
+
+def test_a_request_with_more_rows_than_are_run_together_is_run_in_parts(
+    inference: Inference, page: CollectorRegistry
+) -> None:
+    loaded = batched_version(lambda inputs: {"y": inputs["x"] + 1})
+    call = Call()
+    outputs = inference.infer(loaded, "serving_default", {"x": np.arange(9.0)}, call).outputs
+    assert outputs["y"].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert asked_rows(loaded) == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    assert call.batch_size == 4
+    assert call.run_began > 0
+    assert 0 < call.run_seconds <= perf_counter() - call.run_began
+    assert page.get_sample_value("serving_inference_duration_seconds_count", {**MODEL, "engine": "fake"}) == 1
+
+
+def test_nothing_is_run_for_the_rest_of_a_request_once_nobody_waits_for_it(inference: Inference) -> None:
+    call = Call()
+    call.deadline = deadline = Deadline.unlimited()
+
+    def answer(inputs: Arrays) -> dict[str, Array]:
+        deadline.end()
+        return {"y": inputs["x"]}
+
+    loaded = batched_version(answer)
+    with pytest.raises(DeadlineExceeded):
+        inference.infer(loaded, "serving_default", {"x": np.arange(9.0)}, call)
+    assert asked_rows(loaded) == [[0, 1, 2, 3]]
+
+
+def test_a_model_that_does_not_answer_row_by_row_sees_all_rows_at_once(inference: Inference) -> None:
+    loaded = batched_version(lambda inputs: {"y": inputs["x"].sum(keepdims=True)})
+    outputs = inference.infer(loaded, "serving_default", {"x": np.arange(9.0)}, Call()).outputs
+    assert outputs["y"].tolist() == [36]
+
+
+def test_a_version_that_is_never_run_in_batches_sees_all_rows_at_once(inference: Inference) -> None:
+    loaded = replace(batched_version(lambda inputs: {"y": inputs["x"]}), batcher=None)
+    inference.infer(loaded, "serving_default", {"x": np.arange(9.0)}, Call())
+    assert asked_rows(loaded) == [list(range(9))]
 
 
 def test_predictions_are_counted_by_the_label_that_comes_first(inference: Inference, page: CollectorRegistry) -> None:
