@@ -12,7 +12,7 @@ from typing import cast
 from flask import Flask, Response, g, request
 
 from service import request_ids, trace_context
-from service.deadline import Deadline, DeadlineExceeded
+from service.deadline import Deadline, DeadlineExceeded, Stage
 from service.metrics import Metrics
 from service.registry import LoadedVersion
 
@@ -84,6 +84,12 @@ class Call:
     def inferred(self) -> None:
         """The model's outputs are there, and it is this request's turn: what is left is to write the answer."""
         self.inferred_at = perf_counter()
+
+    def check_deadline(self) -> None:
+        """Between runs that are made for it alone. Raises DeadlineExceeded once nobody waits for it any more."""
+        if self.deadline is not None:
+            self.deadline.check()
+            self.deadline.stage = Stage.RUN
 
     def end(self, metrics: Metrics, status: int) -> None:
         # Else its answer comes too late, and whoever answered instead has counted it.

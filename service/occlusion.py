@@ -1,6 +1,6 @@
 """Which parts of a picture mattered: how much less the model believes in a label where a patch of it is hidden."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import isqrt
 
@@ -27,9 +27,15 @@ class OcclusionMap:
     drops: Array
 
 
-def occlusion_map(loaded: LoadedVersion, signature_name: str, picture: Mapping[str, Array], label: str) -> OcclusionMap:
+def occlusion_map(
+    loaded: LoadedVersion,
+    signature_name: str,
+    picture: Mapping[str, Array],
+    label: str,
+    check: Callable[[], None] = lambda: None,
+) -> OcclusionMap:
     """`picture`: the signature's only input, one row of a float or integer [1, height, width] or [1, height, width,
-    channels]. `label`: empty for the one that comes first.
+    channels]. `label`: empty for the one that comes first. `check` is asked before each run and raises what ends it.
 
     Runs the engine itself: what a person tries out must not count as predictions, nor as drift.
 
@@ -46,6 +52,7 @@ def occlusion_map(loaded: LoadedVersion, signature_name: str, picture: Mapping[s
     run_name = loaded.signature_to_run(signature_name)
 
     def scores(batch: Array) -> Array:
+        check()
         return loaded.health.run(loaded.engine.run, run_name, {name: batch})[output]
 
     seen = scores(rows)[0]

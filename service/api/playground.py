@@ -8,6 +8,7 @@ from PIL import Image
 
 from service.api import flask_views, playground_describe
 from service.api.v1 import pictures_of, version_number
+from service.calls import current_call
 from service.errors import InvalidRequest, json_response
 from service.image import picture_batch
 from service.occlusion import occlusion_map
@@ -57,7 +58,11 @@ def blueprint(registry: Registry, repository: Repository, settings: Settings) ->
         loaded = find(model, version)
         loaded.health.check()
         found = occlusion_map(
-            loaded, DEFAULT_SIGNATURE, _picture(loaded, settings), request.args.get("label", default="")
+            loaded,
+            DEFAULT_SIGNATURE,
+            _picture(loaded, settings),
+            request.args.get("label", default=""),
+            current_call().check_deadline,
         )
         return json_response({"label": found.label, "score": found.score, "drops": found.drops.tolist()})
 

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from service.calls import Call
+from service.deadline import Deadline, DeadlineExceeded
 from service.errors import InvalidRequest
 from service.occlusion import cells_within, ground_of, occlusion_map
 from service.serving_config import ServingConfig
@@ -52,6 +54,23 @@ def test_the_rows_are_run_in_batches_of_the_versions_size() -> None:
     sizes = {len(inputs["pixels"]) for _, inputs in loaded.engine.asked}
     assert sizes == {loaded.limits.max_batch_size}
     assert len(loaded.engine.asked) == 1 + 400
+
+
+def test_nothing_more_is_run_once_nobody_waits_for_it() -> None:
+    loaded = finder()
+    engine = loaded.engine
+    assert isinstance(engine, FakeEngine)
+    call = Call()
+    deadline = call.deadline = Deadline.unlimited()
+
+    def check() -> None:
+        call.check_deadline()
+        if len(engine.asked) == 3:
+            deadline.end()
+
+    with pytest.raises(DeadlineExceeded, match="being run by its model"):
+        occlusion_map(loaded, DEFAULT_SIGNATURE, picture(), "", check)
+    assert len(engine.asked) == 4
 
 
 @pytest.mark.parametrize(
