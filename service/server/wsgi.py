@@ -30,7 +30,7 @@ def run_wsgi(app: WSGIApplication, request: HttpRequest, address: tuple[str, int
         lower = name.lower()
         if lower == "content-type":
             content_type = value
-        elif lower not in ("content-length", "connection"):
+        elif lower not in ("content-length", "connection", "date"):
             others.append((lower, value))
     return Answer(int(status.split(" ", 1)[0]), body, content_type, tuple(others))
 

@@ -1,3 +1,5 @@
+from wsgiref.types import StartResponse, WSGIEnvironment
+
 import pytest
 
 from service.server.interface import HttpRequest
@@ -21,6 +23,16 @@ def test_the_environment_is_what_the_standard_says() -> None:
 def test_a_header_with_an_underscore_cannot_pass_for_another() -> None:
     values = environ(HttpRequest("GET", b"/", {b"x_api_key": b"stolen"}), ADDRESS)
     assert "HTTP_X_API_KEY" not in values
+
+
+def test_what_the_server_says_of_every_answer_the_app_does_not_say_again() -> None:
+    """Flask dates the files that it sends."""
+
+    def app(_environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", [("Date", "today"), ("Content-Length", "2"), ("Connection", "close"), ("ETag", "it")])
+        return [b"ok"]
+
+    assert run_wsgi(app, HttpRequest("GET", b"/", {}), ADDRESS).headers == (("etag", "it"),)
 
 
 def test_an_app_that_fails_halfway_is_closed() -> None:
