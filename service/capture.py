@@ -54,8 +54,8 @@ class Capture:
         self.close = self._background.close
 
     def offer(self, call: Call, loaded: LoadedVersion, signature: str, inputs: Arrays, outputs: Arrays) -> None:
-        """What `loaded` made of a request. Never waits."""
-        if self._draw() >= self._share:
+        """What `loaded` made of a request; too late, it is no answer. Never waits."""
+        if self._draw() >= self._share or (call.deadline is not None and call.deadline.is_over):
             return
         weight = _bytes(inputs) + _bytes(outputs)
         if not self._background.offer(_Taken(call, loaded, signature, inputs, outputs), weight):

@@ -14,6 +14,7 @@ from service import create_app
 from service.calls import Call
 from service.capture import Capture
 from service.captured import arrays, decode_line
+from service.deadline import Deadline
 from service.serving_config import ServingConfig
 from service.settings import Settings
 from service.tensors import Array
@@ -44,9 +45,10 @@ class Kept:
     def drop(self) -> None:
         self.dropped += 1
 
-    def offer(self, *rows: tuple[float, float]) -> None:
+    def offer(self, *rows: tuple[float, float], deadline: Deadline | None = None) -> None:
         x = np.array(rows or [(1, 2)], np.float32)
         call = Call({b"x-request-id": b"mine"})
+        call.deadline = deadline
         call.protocol, call.verb = "v1", "classify"
         self.capture.offer(
             call, loaded_version(OF, config=LABELS, version=3), "serving_default", {"x": x}, {"scores": x}
@@ -66,6 +68,16 @@ def test_a_request_is_kept_with_its_answer(tmp_path: Path) -> None:
     assert arrays(line.inputs)["x"].tolist() == [[1, 2], [4, 3]]
     assert arrays(line.outputs)["scores"].tolist() == [[1, 2], [4, 3]]
     assert line.labels == ["dog", "cat"]
+
+
+def test_what_comes_too_late_is_no_answer_and_not_kept(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "file")
+    over, running = Deadline.unlimited(), Deadline.unlimited()
+    over.end()
+    kept.offer(deadline=over)
+    kept.offer(deadline=running)
+    assert len(kept.lines()) == 1
+    assert kept.dropped == 0
 
 
 @pytest.mark.parametrize(("share", "is_kept"), [(0.0, False), (0.5, False), (0.51, True), (1.0, True)])
