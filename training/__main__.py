@@ -59,7 +59,8 @@ def _add(command: Parser, field: "dataclasses.Field[Any]") -> None:
     elif "choices" in field.metadata:
         options["choices"] = field.metadata["choices"]
     else:
-        options |= {"type": kind, "metavar": "FOLDER" if issubclass(kind, Path) else kind.__name__.upper()}
+        meant = "FOLDER" if issubclass(kind, Path) else kind.__name__.upper()
+        options |= {"type": kind, "metavar": field.metadata.get("metavar", meant)}
     if is_several:
         options["nargs"] = "+"
     if field.metadata.get("positional"):

@@ -40,7 +40,7 @@ class Config:
     file: tuple[Path, ...] = field(
         metadata={"positional": True, "help": "what the service has captured; FILE.1 holds what is older"}
     )
-    against: str = field(metadata={"help": "the version that is asked, as MODEL/VERSION"})
+    against: str = field(metadata={"metavar": "MODEL/VERSION", "help": "the version that is asked"})
     models: Path = field(default=Path("models"), metadata={"help": "folder of the models"})
     engine: str = field(
         default="auto",

@@ -63,8 +63,10 @@ class Tally:
         """For who wants to know why there is nothing to compare."""
         if self.not_run:
             return f"none of the {len(self.not_run)} requests can be run; the first: {self.not_run[0]}"
-        others = ", ".join(f"{count} of {model}" for model, count in sorted(self.of_other_models.items()))
-        return f"no request of {self.model} was captured" + (f"; there are {others}" if others else "")
+        found = [f"{count} of {model}" for model, count in sorted(self.of_other_models.items())]
+        if self.damaged:
+            found.append(f"{len(self.damaged)} damaged {'line' if len(self.damaged) == 1 else 'lines'}")
+        return f"no request of {self.model} was captured" + (f"; there are {', '.join(found)}" if found else "")
 
     def as_json(self) -> dict[str, Any]:
         confusion: dict[str, dict[str, int]] = {}

@@ -275,6 +275,19 @@ def test_without_a_request_of_the_model_there_is_nothing_to_compare(bench: Bench
     assert "no request of model was captured; there are 1 of other" in error
 
 
+def test_a_file_of_something_else_has_nothing_but_damaged_lines(bench: Bench) -> None:
+    bench.write(*[b"no JSON\n"] * 7)
+    status, _, error = bench.run()
+    assert status == 1
+    assert error.endswith("no request of model was captured; there are 7 damaged lines\n")
+
+
+def test_help_says_how_a_version_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["replay", "--help"])
+    assert "--against MODEL/VERSION" in capsys.readouterr().out
+
+
 def test_a_file_that_is_not_there_is_named(bench: Bench) -> None:
     status, _, error = bench.run()
     assert status == 1
