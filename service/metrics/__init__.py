@@ -62,7 +62,7 @@ class Metrics:
             store, "serving_queue_wait_seconds", "From a request's arrival at a model to its run.", version, BUCKETS
         )
         self.thread_queue_length = Gauges(store, "serving_thread_queue_length", "Requests that wait for a thread.", ())
-        self.rejected = Counters(store, "serving_rejected", "Requests turned away unread.", ("reason",))
+        self.rejected = Counters(store, "serving_rejected", "Requests turned away, or given up, by why.", ("reason",))
         self.connections = Gauges(store, "serving_connections", "Open connections of clients.", ())
         self.predictions = Counters(
             store,
