@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import bodies, machine, page, report, soak
+from benchmarks import bodies, machine, page, report, scrape, soak
 from benchmarks.load import find_wrk
 from benchmarks.measure import Bench, Result, body_name
 from benchmarks.overload import section as overload_section
@@ -58,7 +58,7 @@ def main() -> None:
         return
     RESULTS.write_text(json.dumps(report.as_json(run), indent=1, ensure_ascii=False) + "\n")
     document = report.document(TEMPLATE.read_text(), run)
-    for section in (reload_section.SECTION, overload_section.SECTION, soak.SECTION, page.SECTION):
+    for section in (reload_section.SECTION, overload_section.SECTION, scrape.SECTION, soak.SECTION, page.SECTION):
         document = section.place(document)
     DOCUMENT.write_text(document)
     print(f"\nWritten to {RESULTS} and {DOCUMENT}.")
