@@ -2,7 +2,8 @@
 PYTHON ?= python3
 # TENSORFLOW=1 serves with TensorFlow beside LiteRT: for SavedModels that have no twin.
 TENSORFLOW ?=
-SERVE := .venv/$(if $(TENSORFLOW),full,serve)
+# SERVING_OTEL=1, the service's own setting, needs OpenTelemetry as well.
+SERVE := .venv/$(if $(TENSORFLOW),full,serve)$(if $(filter 1 true,$(SERVING_OTEL)),-otel)
 # Servers that `make bench` measures beside ours; their packages conflict with each other's and ours.
 YARDSTICKS := bench-fastapi bench-mlserver bench-bentoml
 
@@ -74,10 +75,12 @@ down: ## stop the containers
 	docker compose down
 
 lock: .venv/dev/installed ## write requirements/*.txt anew from pyproject.toml and requirements/*.in
-	@for name in serve full train dev clients $(YARDSTICKS); do \
+	@for name in serve full serve-otel full-otel train dev clients $(YARDSTICKS); do \
 		case $$name in \
 			serve) from=pyproject.toml ;; \
 			full) from='--extra tensorflow pyproject.toml' ;; \
+			serve-otel) from='--extra otel pyproject.toml' ;; \
+			full-otel) from='--extra otel --extra tensorflow pyproject.toml' ;; \
 			bench-*|clients) from=requirements/$$name.in ;; \
 			*) from="--extra $$name pyproject.toml" ;; \
 		esac; \

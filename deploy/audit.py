@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LOCKS = ("serve", "full")
+# Each holds what the one without OpenTelemetry does.
+LOCKS = ("serve-otel", "full-otel")
 
 
 def main() -> None:

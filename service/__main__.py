@@ -57,8 +57,9 @@ def main() -> None:
         parser.error(f"SERVING_CAPTURE_FILE={settings.capture_file!r}: there is no folder for it")
     if settings.otel and not _is_there("opentelemetry.exporter.otlp.proto.http"):
         parser.error(
-            "SERVING_OTEL=1: OpenTelemetry is not installed; "
-            "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http (the extra `otel`)"
+            "SERVING_OTEL=1: OpenTelemetry is not installed; start by SERVING_OTEL=1 make serve; in "
+            "containers, build the image with --build-arg OTEL=1 "
+            "(or: pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http)"
         )
     ports = {"SERVING_PORT": settings.port, "SERVING_OPERATIONS_PORT": settings.operations_port}
     for name, port in ports.items():

@@ -68,4 +68,4 @@ def test_a_known_vulnerability_and_nothing_else_fails(
         with pytest.raises(SystemExit) as raised:
             audit.main()
         assert raised.value.code == code
-    assert [path.rpartition("/")[2] for path in asked] == ["serve.txt", "full.txt"]
+    assert [path.rpartition("/")[2] for path in asked] == ["serve-otel.txt", "full-otel.txt"]

@@ -318,4 +318,6 @@ def test_spans_need_an_extra_and_the_start_says_so(
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     with pytest.raises(SystemExit):
         command_line("--models", str(tmp_path), "--otel", "1")
-    assert "SERVING_OTEL=1: OpenTelemetry is not installed; pip install" in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert "SERVING_OTEL=1: OpenTelemetry is not installed; start by SERVING_OTEL=1 make serve" in said
+    assert "build the image with --build-arg OTEL=1" in said
