@@ -2,34 +2,32 @@
 
 from collections.abc import Iterator
 
-from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily
-
+from service.metrics.asked import Asked
 from service.registry import Registry
 
 
-def drift_metrics(registry: Registry) -> Iterator[Metric]:
+def drift_metrics(registry: Registry) -> Iterator[Asked]:
     """Of the versions that are loaded and have a reference."""
     version = ("model", "version")
-    rows = GaugeMetricFamily("serving_drift_window_rows", "Rows in the window that drift is told of.", labels=version)
-    psi = GaugeMetricFamily(
+    rows = Asked("serving_drift_window_rows", "Rows in the window that drift is told of.", version)
+    psi = Asked(
         "serving_drift_psi",
         "Population stability index of the window against the reference, beyond what chance makes of it.",
-        labels=(*version, "feature"),
+        (*version, "feature"),
     )
-    shift = GaugeMetricFamily(
+    shift = Asked(
         "serving_drift_shift",
         "From -1, every row of the window below the reference, to 1, every row above it.",
-        labels=(*version, "feature"),
+        (*version, "feature"),
     )
     for loaded in registry.loaded():
         if loaded.drift is None:
             continue
         labels = (loaded.model, loaded.version_text)
         now = loaded.drift.now()
-        rows.add_metric(labels, float(now.rows))
+        rows.add(labels, float(now.rows))
         for each in now.features:
-            psi.add_metric((*labels, each.feature), each.psi)
+            psi.add((*labels, each.feature), each.psi)
             if each.shift is not None:
-                shift.add_metric((*labels, each.feature), each.shift)
+                shift.add((*labels, each.feature), each.shift)
     yield from (rows, psi, shift)

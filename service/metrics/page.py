@@ -10,11 +10,11 @@ from operator import add
 from typing import Any
 
 from prometheus_client import Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from service.api_keys import ApiKeys
 from service.host import limited_memory
+from service.metrics.asked import Asked
 from service.metrics.drift import drift_metrics
 from service.metrics.instruments import Family, Histograms
 from service.metrics.processes import usage
@@ -55,13 +55,13 @@ class Page(Collector):
                 lines += map(add, heads[series.number], map(repr, _values(family, series, sums)))
         self._heads = heads
         asked_heads = {}
-        for metric in self._asked(sums):
-            lines += _title(metric.name, metric.type, metric.documentation)
-            for sample in metric.samples:
-                key = (sample.name, *sample.labels.values())
-                head = self._asked_heads.get(key) or _head(sample.name, sample.labels.items())
+        for asked in self._asked(sums):
+            lines += _title(asked.name, asked.type, asked.documentation)
+            for labels, value in asked.samples:
+                key = (asked.name, *labels)
+                head = self._asked_heads.get(key) or _head(asked.sample_name, asked.labelled(labels))
                 asked_heads[key] = head
-                lines.append(head + repr(sample.value))
+                lines.append(head + repr(value))
         self._asked_heads = asked_heads
         return ("\n".join(lines) + "\n").encode(errors="replace")
 
@@ -74,7 +74,8 @@ class Page(Collector):
                 for (name, labels), value in zip(_samples(family, series), _values(family, series, sums), strict=True):
                     metric.add_sample(name, dict(labels), value)
             yield metric
-        yield from self._asked(sums)
+        for asked in self._asked(sums):
+            yield asked.metric()
 
     def _counted(self, sums: Sums) -> Iterator[tuple[Family[Any], Iterable[Series]]]:
         """The series of each family, without those of versions that the registry does not know."""
@@ -91,12 +92,11 @@ class Page(Collector):
                 series = (one for one in series if one.key[2:4] in versions)
             yield family, series
 
-    def _asked(self, sums: Sums) -> Iterator[Metric]:
-        """What is asked for only now, so that it never outlives what it is about."""
+    def _asked(self, sums: Sums) -> Iterator[Asked]:
         if self._registry is not None:
             yield from _states(self._registry)
             yield from _health(self._registry, sums)
-            yield GaugeMetricFamily(
+            yield Asked.of(
                 "serving_api_keys_valid",
                 "0 while what the file of API keys says is wrong and does not count.",
                 float(self._api_keys is None or self._api_keys.is_valid),
@@ -127,78 +127,77 @@ def _values(family: Family[Any], series: Series, sums: Sums) -> Sequence[float]:
     return [*buckets, buckets[-1], values[-1]]
 
 
-def _health(registry: Registry, sums: Sums) -> Iterator[Metric]:
+def _health(registry: Registry, sums: Sums) -> Iterator[Asked]:
     """The least of all processes: each judges for itself."""
     unhealthy = {
         series.key[2:] for series in sums.series.get("serving_model_unhealthy_workers", ()) if sums.values[series.first]
     }
-    healthy = GaugeMetricFamily(
-        "serving_model_healthy", "0 while a worker process finds that a version hangs.", labels=("model", "version")
+    healthy = Asked(
+        "serving_model_healthy", "0 while a worker process finds that a version hangs.", ("model", "version")
     )
     for model, versions in registry.statuses().items():
         for version, status in versions.items():
             if status.state is State.AVAILABLE:
                 labels = (model, str(version))
-                healthy.add_metric(labels, float(labels not in unhealthy))
+                healthy.add(labels, float(labels not in unhealthy))
     yield healthy
 
 
-def _states(registry: Registry) -> Iterator[Metric]:
+def _states(registry: Registry) -> Iterator[Asked]:
     version_labels = ("model", "version")
-    states = GaugeMetricFamily(
-        "serving_model_state", "1 for the state that a version is in.", labels=(*version_labels, "state")
-    )
-    seconds = GaugeMetricFamily("serving_model_load_seconds", "How long loading took.", labels=version_labels)
+    states = Asked("serving_model_state", "1 for the state that a version is in.", (*version_labels, "state"))
+    seconds = Asked("serving_model_load_seconds", "How long loading took.", version_labels)
     for model, versions in registry.statuses().items():
         for version, status in versions.items():
             for state in State:
-                states.add_metric((model, str(version), state), float(status.state is state))
+                states.add((model, str(version), state), float(status.state is state))
             if status.state is State.AVAILABLE:
-                seconds.add_metric((model, str(version)), status.load_seconds)
+                seconds.add((model, str(version)), status.load_seconds)
     yield states
     yield seconds
-    names = GaugeMetricFamily(
-        "serving_model_label", "1 for the version that a label names.", labels=(*version_labels, "label")
-    )
+    names = Asked("serving_model_label", "1 for the version that a label names.", (*version_labels, "label"))
     for model, labels in registry.labels().items():
         for label, number in labels.items():
-            names.add_metric((model, str(number), label), 1.0)
+            names.add((model, str(number), label), 1.0)
     yield names
-    yield GaugeMetricFamily(
+    yield Asked.of(
         "serving_models_config_valid",
         "0 while what models.toml says is wrong and does not count.",
         float(not registry.policies_error),
     )
 
 
-def _processes(sums: Sums, parent: int | None) -> Iterator[Metric]:
-    yield GaugeMetricFamily("serving_workers", "Worker processes that live.", float(len(sums.living)))
+def _processes(sums: Sums, parent: int | None) -> Iterator[Asked]:
+    yield Asked.of("serving_workers", "Worker processes that live.", float(len(sums.living)))
     used = usage(sums.living, sums.ended, parent)
     if used is None:
         return
-    yield CounterMetricFamily(
-        "serving_process_cpu_seconds", "CPU time of all worker processes, also of those that ended.", used.cpu_seconds
+    yield Asked.of(
+        "serving_process_cpu_seconds",
+        "CPU time of all worker processes, also of those that ended.",
+        used.cpu_seconds,
+        "counter",
     )
-    yield GaugeMetricFamily(
+    yield Asked.of(
         "serving_process_resident_memory_bytes",
         "Resident memory of all worker processes; what they share counts for each.",
         used.resident_bytes,
     )
-    yield GaugeMetricFamily("serving_process_open_fds", "Open files of all worker processes.", used.open_files)
-    yield GaugeMetricFamily(
+    yield Asked.of("serving_process_open_fds", "Open files of all worker processes.", used.open_files)
+    yield Asked.of(
         "serving_process_start_time_seconds",
         "When the youngest worker process was started, in seconds since 1970.",
         used.last_start,
     )
 
 
-def _memory() -> Iterator[Metric]:
+def _memory() -> Iterator[Asked]:
     """Without a sample where there is no limit."""
-    limit = GaugeMetricFamily("serving_memory_limit_bytes", "Memory that the container may use.")
-    used = GaugeMetricFamily("serving_memory_used_bytes", "Memory that it uses, without files that can be read again.")
+    limit = Asked("serving_memory_limit_bytes", "Memory that the container may use.")
+    used = Asked("serving_memory_used_bytes", "Memory that it uses, without files that can be read again.")
     if (memory := limited_memory()) is not None:
-        limit.add_metric((), memory.limit)
-        used.add_metric((), memory.used)
+        limit.add((), memory.limit)
+        used.add((), memory.used)
     yield limit
     yield used
 
