@@ -62,7 +62,8 @@ class Preparation:
     def with_batcher(self, loaded: LoadedVersion, batching: Batching) -> LoadedVersion:
         engine, limits = loaded.engine, self._limits(batching)
         observer = self.observe(loaded.model, loaded.version)
-        loaded = replace(loaded, limits=limits)
+        wants_batches = (batching.max_batch_size or self.limits.max_batch_size) > 1
+        loaded = replace(loaded, limits=limits, splits=wants_batches)
         if loaded.row_seconds >= QUICK_SECONDS:
             run = partial(loaded.health.run, engine.run)
             return replace(loaded, batcher=Batcher(run, engine.signatures, limits, observer))

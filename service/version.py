@@ -48,6 +48,8 @@ class LoadedVersion:
     # Of such a quick version, where rows run together take clearly less than each alone.
     turn_batcher: TurnBatcher | None = None
     limits: BatchLimits = UNBATCHED
+    # Whether rows may be run apart: a model whose rows depend on each other needs all of a request's, and no others.
+    splits: bool = True
     # What one row takes to run, and how much less it takes among eight; measured when the version was warmed up.
     row_seconds: float = 0.0
     batch_gain_seconds: float = 0.0
@@ -82,7 +84,8 @@ class LoadedVersion:
         """Whether so many rows of one request are more than it runs together. What is never run in batches may need to
         see them all, and runs so quickly that it needs little memory for them."""
         return (
-            rows > self.limits.max_batch_size
+            self.splits
+            and rows > self.limits.max_batch_size
             and (self.batcher is not None or self.turn_batcher is not None)
             and is_batchable(self.engine.signatures[signature_name])
         )

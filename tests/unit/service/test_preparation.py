@@ -94,6 +94,14 @@ def test_a_policy_counts_more_than_the_settings(
     assert given == [expected]
 
 
+@pytest.mark.parametrize(("max_batch_size", "in_parts"), [(None, True), (2, True), (1, False)])
+def test_who_wants_no_batches_has_no_request_run_in_parts_either(max_batch_size: int | None, in_parts: bool) -> None:
+    engine = FakeEngine({DEFAULT_SIGNATURE: OF}, echo)
+    slow = replace(SLOW, engine=engine)
+    loaded = preparation(tensor("DT_FLOAT", -1)).with_batcher(slow, Batching(max_batch_size=max_batch_size))
+    assert loaded.runs_in_parts(DEFAULT_SIGNATURE, 33) is in_parts
+
+
 def test_a_version_is_tried_by_a_row_and_not_kept_by_who_tries_it(tmp_path: Path) -> None:
     probes: list[Probe] = []
 
