@@ -96,7 +96,7 @@ class Settings:
     )
     max_image_pixels: int = setting(50_000_000, "largest picture, in pixels (width x height)", least=1)
     poll_seconds: float = setting(
-        1.0, "how often the models folder is looked through for new and vanished versions", least=0.01
+        1.0, "how often the models folder is looked through for new and vanished versions", least=0.01, most=3600
     )
     drift_window: int = setting(
         1000, "rows of each version that are compared with its training data; 0: none", least=0, most=100_000

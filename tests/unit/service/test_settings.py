@@ -120,6 +120,7 @@ def test_variables_of_others_are_left_alone() -> None:
         ("SERVING_DRIFT_WINDOW", "100001", "at most 100000"),
         ("SERVING_POLL_SECONDS", "often", "a number"),
         ("SERVING_POLL_SECONDS", "0.001", "at least 0.01"),
+        ("SERVING_POLL_SECONDS", "1e300", "at most 3600"),
         ("SERVING_POLL_SECONDS", "nan", "a finite number"),
         ("SERVING_POLL_SECONDS", "inf", "a finite number"),
         ("SERVING_SHUTDOWN_SECONDS", "-1", "at least 0"),
