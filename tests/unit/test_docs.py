@@ -77,6 +77,18 @@ def test_every_link_between_the_docs_leads_somewhere(name: str) -> None:
             assert anchor in anchors, f"{name} links to {target}#{anchor}"
 
 
+def test_every_fault_has_a_test_where_the_docs_say() -> None:
+    section = DOCS["operations.md"].partition("\n## Faults\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    for row in rows:
+        tests = re.findall(r"`([\w/]+\.py)`", row.rpartition(" | ")[2])
+        assert tests, row
+        for test in tests:
+            is_integration = test.startswith(("test_faults_", "test_hangs", "test_process"))
+            folder = ROOT / "tests" / ("integration" if is_integration else "unit/service")
+            assert (folder / test).is_file(), test
+
+
 def test_decision_records_are_short() -> None:
     for record in (ROOT / "docs" / "adr").glob("*.md"):
         assert len(record.read_text().splitlines()) <= 40, record.name
