@@ -24,6 +24,7 @@ from service.host import usable_cores
 from service.logs import logging_config
 from service.model_policies import policy_file
 from service.rate_limit import RateLimits
+from service.rotating_file import RotatingFile
 from service.series.folder import Retired
 from service.settings import InvalidSetting, Settings, from_environment, variable
 from service.toml_file import InvalidFile
@@ -53,8 +54,12 @@ def main() -> None:
             key_file(settings, RateLimits()).check()
     except InvalidFile as error:
         parser.error(str(error))
-    if settings.capture_file and not Path(settings.capture_file).parent.is_dir():
-        parser.error(f"SERVING_CAPTURE_FILE={settings.capture_file!r}: there is no folder for it")
+    if settings.capture_file:
+        try:
+            # Requests are captured in the background, where nobody would see that they cannot be.
+            RotatingFile(Path(settings.capture_file), settings.capture_max_bytes).check()
+        except OSError as error:
+            parser.error(f"SERVING_CAPTURE_FILE={settings.capture_file!r} cannot be written: {error.strerror}")
     if settings.otel and not _is_there("opentelemetry.exporter.otlp.proto.http"):
         parser.error(
             "SERVING_OTEL=1: OpenTelemetry is not installed; start by SERVING_OTEL=1 make serve; in "

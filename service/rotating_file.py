@@ -38,6 +38,14 @@ class RotatingFile:
         finally:
             self._unlock()
 
+    def check(self) -> None:
+        """Makes the file where there is none. Raises OSError where it cannot be written."""
+        try:
+            self._lock()
+        finally:
+            self._unlock()
+            self.close()
+
     def close(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)

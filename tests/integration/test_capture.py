@@ -54,18 +54,3 @@ def test_a_full_disk_costs_captures_and_no_answers(tmp_path: Path) -> None:
         server.wait_for(lambda: dropped(server) == 50, "not all were dropped")
         log = server.log.read_text()
     assert log.count("/dev/full: requests are not captured: [Errno 28] No space left on device") == 1
-
-
-def test_a_folder_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "service",
-        "--models",
-        str(SHIPPED),
-        "--capture-file",
-        str(tmp_path / "no" / "file"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "there is no folder for it" in done.stderr

@@ -281,6 +281,19 @@ def test_a_bad_file_of_api_keys_stops_the_start(
     assert f"keys.toml: {expected}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("file", "reason"), [("no/folder/file", "No such file or directory"), ("folder", "Is a directory")]
+)
+def test_a_file_for_captures_that_cannot_be_written_stops_the_start(
+    command_line: Callable[..., None], capsys: pytest.CaptureFixture[str], tmp_path: Path, file: str, reason: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SystemExit):
+        command_line("--models", str(tmp_path), "--capture-file", str(tmp_path / file))
+    path = str(tmp_path / file)
+    assert f"SERVING_CAPTURE_FILE={path!r} cannot be written: {reason}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("age", "greets"), [(1, True), (2, False)])
 def test_a_worker_watches_its_models_and_the_first_one_greets(
     run: Run, kept_folder: Path, capsys: pytest.CaptureFixture[str], age: int, greets: bool
