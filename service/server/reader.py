@@ -13,6 +13,7 @@ from service.server.interface import HttpRequest
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 100
 
+_TOO_LONG = f"the %s too long: at most {MAX_HEAD_BYTES} bytes are taken"
 _TOO_MANY_HEADERS = f"the request has too many headers: at most {MAX_HEADERS} are taken"
 
 
@@ -71,7 +72,7 @@ class RequestReader:
             return
         if self._head_bytes > MAX_HEAD_BYTES:
             what = "request's head is" if self.is_in_head else "body's chunk extensions or trailers are"
-            self._refuse(431, "head_too_large", f"the {what} too long: at most {MAX_HEAD_BYTES} bytes are taken")
+            self._refuse(431, "head_too_large", _TOO_LONG % what)
         elif self._has_too_many_headers():
             self._refuse(431, "head_too_large", _TOO_MANY_HEADERS)
 
@@ -137,9 +138,14 @@ class RequestReader:
         if self._parser.should_upgrade():
             return  # it is read again
         self.is_in_head = False
+        # With what came in the same piece behind the head.
+        came = self._head_bytes
         self._head_bytes = 0
         self._method = self._parser.get_method().decode()
         if self._refused:
+            return
+        if came > MAX_HEAD_BYTES and self._is_head_too_long():
+            self._refuse(431, "head_too_large", _TOO_LONG % "request's head is", discards_body=True)
             return
         if self._has_too_many_headers():
             self._refuse(431, "head_too_large", _TOO_MANY_HEADERS, discards_body=True)
@@ -207,6 +213,10 @@ class RequestReader:
 
     def _has_too_many_headers(self) -> bool:
         return len(self._lines) + self._repeated > MAX_HEADERS
+
+    def _is_head_too_long(self) -> bool:
+        lines = sum(len(name) + len(value) for name, value in self._headers.items())
+        return len(self._target) + lines > MAX_HEAD_BYTES
 
     def _refuse(self, status: int, reason: str, message: str, *, discards_body: bool = False) -> None:
         if self._refused:

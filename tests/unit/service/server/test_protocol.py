@@ -243,6 +243,23 @@ def test_a_head_without_end_is_refused(part: bytes) -> None:
     assert client.is_closed
 
 
+@pytest.mark.parametrize("target", [b"/" + b"x" * 70_000, b"/"])
+@pytest.mark.parametrize("body", [b"", b"body"])
+def test_a_head_that_is_too_long_is_refused_also_where_it_comes_at_once(target: bytes, body: bytes) -> None:
+    client = connect()
+    client.send(b"POST %b HTTP/1.1\r\nA: %b\r\nContent-Length: %d\r\n\r\n%b" % (target, b"x" * 66_000, len(body), body))
+    assert client.statuses == [431]
+    assert b"the request's head is too long: at most 65536 bytes are taken" in client.transport.written
+    assert client.is_closed
+    assert client.echo.refusals == ["head_too_large"]
+
+
+def test_a_long_body_that_comes_with_its_head_counts_for_no_head() -> None:
+    client = connect(max_body_bytes=100_000)
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000)
+    assert client.statuses == [200]
+
+
 HEADERS = b"POST / HTTP/1.1\r\nHost: x\r\n"
 UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
 CHUNKED = HEADERS + b"Transfer-Encoding: chunked\r\n\r\n"
