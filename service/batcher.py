@@ -130,7 +130,7 @@ class Batcher:
             self._waiting_rows -= total - first.rows.count
         now = time.perf_counter()
         for call in batch:
-            call.deadline.stage = Stage.RUN
+            call.deadline.runs(now, total)
             self._observer.waited(now - call.arrived)
         return batch
 

@@ -99,6 +99,9 @@ class Call:
     def exceeded_deadline(self, metrics: Metrics) -> None:
         """It was answered so; for who has claimed the deadline."""
         metrics.rejected.labels("deadline").inc()
+        if self.deadline is not None and (began := self.deadline.run_began):
+            # The run goes on: this is its time so far, with that of the parts before it.
+            self.ran(self.run_began or began, self.run_seconds + perf_counter() - began, self.deadline.batch_size)
         if self.protocol in COUNTED:
             self._count(metrics, DeadlineExceeded.status)
 

@@ -33,15 +33,28 @@ class Deadline:
     """One request's. The event loop watches the time and the client, and ends it; a thread that works at the request
     asks whether it has ended, and says what the request is waiting for.
 
-    `at`: in perf_counter's seconds; None: only the client's leaving ends it.
+    `at`: in perf_counter's seconds; None: only the client's leaving ends it. `run_began`: so, too, while its model runs
+    it; else 0. `batch_size`: rows that are run together, with these.
     """
 
-    __slots__ = ("_is_claimed", "_wake", "at", "is_over", "stage", "time_allowed", "when_passed")
+    __slots__ = (
+        "_is_claimed",
+        "_wake",
+        "at",
+        "batch_size",
+        "is_over",
+        "run_began",
+        "stage",
+        "time_allowed",
+        "when_passed",
+    )
 
     def __init__(self, at: float | None, time_allowed: str) -> None:
         self.at = at
         self.time_allowed = time_allowed
         self.stage = Stage.THREAD
+        self.run_began = 0.0
+        self.batch_size = 0
         self.is_over = False
         # Told, by the event loop, where the time has passed.
         self.when_passed: Callable[[], None] = _nobody_is_told
@@ -61,6 +74,10 @@ class Deadline:
     def claim(self) -> bool:
         """True for the first who asks: he counts the request, and it is answered as he says."""
         return self._is_claimed.acquire(blocking=False)
+
+    def runs(self, began: float, batch_size: int) -> None:
+        """Its model has begun; for the thread that lets it."""
+        self.stage, self.run_began, self.batch_size = Stage.RUN, began, batch_size
 
     def when_over(self, wake: Callable[[], object] | None) -> None:
         """It is called, by the event loop, once the deadline is over; at once where it is."""

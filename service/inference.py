@@ -7,7 +7,6 @@ from time import perf_counter
 from service.batch import Arrays, Run, row_count
 from service.calls import Call
 from service.capture import Capture
-from service.deadline import Stage
 from service.errors import InvalidRequest
 from service.loop_watch import LoopWatch
 from service.messages import Answer
@@ -66,13 +65,18 @@ class Inference:
         deadline = call.deadline
         if deadline is not None:
             deadline.check()
-            deadline.stage = Stage.RUN
             deadline.when_passed = loaded.health.deadline_passed
-        if loaded.batcher is None:
-            return self._run(loaded, partial(loaded.health.run, loaded.engine.run), run_name, inputs, call)
-        rows = loaded.batcher.run(run_name, inputs, deadline)
-        call.ran(rows.run_began, rows.run_seconds, rows.batch_size)
-        return rows.outputs()
+        try:
+            if loaded.batcher is None:
+                if deadline is not None:
+                    deadline.runs(perf_counter(), row_count(inputs) or 1)
+                return self._run(loaded, partial(loaded.health.run, loaded.engine.run), run_name, inputs, call)
+            rows = loaded.batcher.run(run_name, inputs, deadline)
+            call.ran(rows.run_began, rows.run_seconds, rows.batch_size)
+            return rows.outputs()
+        finally:
+            if deadline is not None:
+                deadline.run_began = 0.0
 
     def infer_together(self, predictions: Sequence[Prediction]) -> list[Inferred | Exception]:
         """For each what `infer` gives or raises, for the event loop. Those of a version that gains by it are run as

@@ -23,6 +23,6 @@ def run_in_parts(
         if any(not array.ndim or len(array) != min(most_rows, rows - first) for array in outputs.values()):
             # Not a row for each of the request's, whatever the signature says.
             return run(inputs)
+        call.ran(began, seconds, most_rows)
         parts.append(outputs)
-    call.ran(began, seconds, most_rows)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.calls import Call
+from service.deadline import Deadline
 from service.metrics import Metrics
 
 
@@ -49,6 +50,42 @@ def test_a_run_that_fails_was_no_waiting() -> None:
     call.decoded()
     call.ran(began=call.decoded_at, seconds=0.75, batch_size=1)
     assert stages(ended(call)) == (1 + 0.25, 1, 0.75, 0)
+
+
+def test_a_run_that_goes_on_at_the_deadline_was_no_waiting_either() -> None:
+    call = Call()  # 0
+    call.begin()  # 1
+    call.decoded()  # 2
+    call.deadline = Deadline.unlimited()
+    call.deadline.runs(call.decoded_at + 0.25, batch_size=3)
+    call.exceeded_deadline(Metrics(CollectorRegistry()))  # 3
+    ended(call)  # 4: what the run takes after it was given up counts no more
+    assert stages(call) == (1 + 0.25 + 1, 1, 0.75, 0)
+    assert (call.run_began, call.batch_size) == (call.decoded_at + 0.25, 3)
+
+
+def test_a_part_that_goes_on_at_the_deadline_is_added_to_those_before_it() -> None:
+    call = Call()  # 0
+    call.begin()  # 1
+    call.decoded()  # 2
+    call.ran(began=call.decoded_at, seconds=0.25, batch_size=3)
+    call.deadline = Deadline.unlimited()
+    call.deadline.runs(call.decoded_at + 0.5, batch_size=3)
+    call.exceeded_deadline(Metrics(CollectorRegistry()))  # 3
+    assert (call.run_began, call.run_seconds) == (call.decoded_at, 0.25 + 0.5)
+
+
+def test_a_run_that_ended_before_the_deadline_took_as_long_as_it_did() -> None:
+    call = Call()  # 0
+    call.begin()  # 1
+    call.decoded()  # 2
+    call.deadline = Deadline.unlimited()
+    call.deadline.runs(call.decoded_at + 0.25, batch_size=3)
+    call.ran(began=call.decoded_at + 0.25, seconds=0.5, batch_size=2)
+    call.deadline.run_began = 0.0
+    call.exceeded_deadline(Metrics(CollectorRegistry()))
+    assert stages(ended(call)) == (1 + 0.5, 1, 0.5, 0)
+    assert call.batch_size == 2
 
 
 def test_what_is_never_decoded_has_no_stages() -> None:

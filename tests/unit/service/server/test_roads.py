@@ -356,7 +356,8 @@ def test_whatever_comes_is_cut_off_at_its_deadline_also_while_its_model_hangs(
         )
         make_available(app.extensions["registry"], loaded)
         roads = Roads(app, app.extensions["settings"], ADDRESS)
-        answer = roads.answer(arrives_now(request_, x_request_timeout_ms=b"100"))
+        arrived = arrives_now(request_, x_request_timeout_ms=b"100")
+        answer = roads.answer(arrived)
         assert not isinstance(answer, Answer)
         assert running.acquire(timeout=10)
         ended = await asyncio.wait_for(answer, 10)
@@ -368,6 +369,11 @@ def test_whatever_comes_is_cut_off_at_its_deadline_also_while_its_model_hangs(
         labels = {"model": "model", "version": "1", "protocol": counted[0], "verb": counted[1]}
         assert sample("serving_requests_total", {**labels, "status": "504"}) == 1
         assert sample("serving_rejected_total", {"reason": "deadline"}) == 1
+        # In the log, too, it was run, by itself, and did not wait for that.
+        call = arrived.call
+        assert (call.run_seconds > 0, call.batch_size) == (True, 1)
+        stages = call.queue_seconds + call.decode_seconds + call.run_seconds
+        assert stages == pytest.approx(call.ended - call.arrived)
         go_on.set()
         roads.close()
         for thread in threading.enumerate():
