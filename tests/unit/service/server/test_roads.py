@@ -585,7 +585,7 @@ def test_a_version_that_hangs_is_not_asked_and_takes_no_thread(
 
 def test_a_version_that_hangs_is_asked_no_more_after_some_deadlines_and_leaves_others_alone(tmp_path: Path) -> None:
     async def scenario() -> None:
-        app = make_app(tmp_path, request_timeout_ms=50, unhealthy_after=2)
+        app = make_app(tmp_path, request_timeout_ms=1000, unhealthy_after=2)
         go_on = threading.Event()
         running = threading.Semaphore(0)
 
