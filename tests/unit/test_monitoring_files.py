@@ -25,6 +25,14 @@ def test_prometheus_scrapes_every_replica_of_the_service_where_compose_runs_it()
     assert (found["type"], services[name]["expose"]) == ("A", [str(found["port"])])
 
 
+def test_prometheus_follows_the_metrics_to_a_port_of_their_own() -> None:
+    (script,) = load_yaml("docker-compose.yml")["services"]["prometheus"]["entrypoint"][2:]
+    (replaced,) = re.findall('"s/(.+?)/', script)
+    assert (ROOT / "monitoring/prometheus.yml").read_text().count(replaced) == 1
+    (beside,) = load_yaml("monitoring/prometheus.yml")["rule_files"]
+    assert f"/etc/prometheus/{beside} /tmp" in script
+
+
 def test_grafana_fits_rates_to_the_interval_that_prometheus_scrapes_at() -> None:
     (source,) = load_yaml("monitoring/grafana/provisioning/datasources/prometheus.yml")["datasources"]
     scraped = load_yaml("monitoring/prometheus.yml")["global"]
