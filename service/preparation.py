@@ -14,6 +14,7 @@ from service.drift import Drift
 from service.engines import Engine, LoadError
 from service.health import Health
 from service.model_policies import Batching
+from service.paying_rows import paying_rows
 from service.serving_config import ServingConfig, read_serving_config
 from service.turn_batcher import TurnBatcher
 from service.version import LoadedVersion
@@ -51,16 +52,26 @@ class Preparation:
             raise LoadError(_unreadable(error, path)) from error
         row_seconds = warm_up(engine)
         gain = row_seconds - warm_up(engine, TRIED_ROWS) / TRIED_ROWS if row_seconds < QUICK_SECONDS else 0.0
+        most = None
+        if batching.max_batch_size is None:
+            most = paying_rows(engine, f"{model} version {version}", self.limits.max_batch_size, row_seconds)
         health = self.new_health(model, version, partial(_row_seconds, weakref.ref(engine)))
         loaded = LoadedVersion(
-            model, version, engine, config, row_seconds=row_seconds, batch_gain_seconds=gain, health=health
+            model,
+            version,
+            engine,
+            config,
+            row_seconds=row_seconds,
+            batch_gain_seconds=gain,
+            paying_rows=most,
+            health=health,
         )
         if row_seconds >= QUICK_SECONDS or gain > GAIN_SECONDS:
-            warm_up_sizes(engine, self._limits(batching).max_batch_size, row_seconds)
+            warm_up_sizes(engine, self._limits(loaded, batching).max_batch_size, row_seconds)
         return self.with_batcher(replace(loaded, drift=self.watch(loaded, path)), batching)
 
     def with_batcher(self, loaded: LoadedVersion, batching: Batching) -> LoadedVersion:
-        engine, limits = loaded.engine, self._limits(batching)
+        engine, limits = loaded.engine, self._limits(loaded, batching)
         observer = self.observe(loaded.model, loaded.version)
         wants_batches = (batching.max_batch_size or self.limits.max_batch_size) > 1
         loaded = replace(loaded, limits=limits, splits=wants_batches)
@@ -76,10 +87,13 @@ class Preparation:
         """The same for threads to run, whatever its warm-up took."""
         return self.with_batcher(replace(loaded, row_seconds=inf, turn_batcher=None), batching)
 
-    def _limits(self, batching: Batching) -> BatchLimits:
+    def _limits(self, loaded: LoadedVersion, batching: Batching) -> BatchLimits:
+        """What the policy names counts as it stands; the setting is the most that anyone gets."""
         limits = self.limits
         if batching.max_batch_size is not None:
             limits = replace(limits, max_batch_size=batching.max_batch_size)
+        elif loaded.paying_rows is not None:
+            limits = replace(limits, max_batch_size=loaded.paying_rows)
         if batching.batch_timeout_micros is not None:
             limits = replace(limits, timeout_seconds=batching.batch_timeout_micros / 1e6)
         return limits

@@ -53,6 +53,8 @@ class LoadedVersion:
     # What one row takes to run, and how much less it takes among eight; measured when the version was warmed up.
     row_seconds: float = 0.0
     batch_gain_seconds: float = 0.0
+    # How many rows together pay; None where that was not told, and larger batches may.
+    paying_rows: int | None = None
     # None where there is no reference to compare with.
     drift: Drift | None = None
     health: Health = field(default_factory=Health)

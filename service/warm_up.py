@@ -45,7 +45,7 @@ def warm_up(engine: Engine, rows: int = 1) -> float:
 
     The first runs of a model take much longer than those that follow: buffers are planned, kernels chosen.
     """
-    inputs = _made_up_inputs(engine, rows)
+    inputs = made_up_inputs(engine, rows)
     if not inputs:
         return float("inf")
     seconds: list[float] = []
@@ -67,7 +67,7 @@ def warm_up_sizes(engine: Engine, max_batch_size: int, row_seconds: float) -> No
     powers = (2**power for power in range(max_batch_size.bit_length()))
     for rows in sorted({*powers, max_batch_size}, reverse=True):
         # A size and all smaller ones cost about twice its own run.
-        inputs = _made_up_inputs(engine, rows) if 2 * rows * row_seconds < SECONDS_FOR_SIZES else None
+        inputs = made_up_inputs(engine, rows) if 2 * rows * row_seconds < SECONDS_FOR_SIZES else None
         if inputs:
             try:
                 engine.run(DEFAULT_SIGNATURE, inputs)
@@ -75,7 +75,7 @@ def warm_up_sizes(engine: Engine, max_batch_size: int, row_seconds: float) -> No
                 return
 
 
-def _made_up_inputs(engine: Engine, rows: int) -> dict[str, Array] | None:
+def made_up_inputs(engine: Engine, rows: int) -> dict[str, Array] | None:
     """Zeros and empty strings; None where a rank or a type is unknown, or there is no default signature."""
     signature = engine.signatures.get(DEFAULT_SIGNATURE)
     inputs = {}

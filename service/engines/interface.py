@@ -16,6 +16,8 @@ class Engine(Protocol):
 
     name: str
     signatures: Mapping[str, Signature]
+    # On the thread that asks, and on no other: its processor time is what a run costs.
+    runs_on_caller: bool
 
     def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Every output of the signature, by name.
@@ -25,3 +27,6 @@ class Engine(Protocol):
         Raises:
             InvalidRequest: the model itself refuses these values.
         """
+
+    def release(self) -> None:
+        """Gives back what it keeps for runs of other sizes than the last one's."""

@@ -21,6 +21,7 @@ Shapes = tuple[tuple[int, ...], ...]
 
 class LiteRTEngine:
     name = "litert"
+    runs_on_caller = True
 
     def __init__(self, twin: Path, signatures: Mapping[str, Signature]) -> None:
         """`signatures` are the SavedModel's; the twin must have every one of them."""
@@ -52,6 +53,10 @@ class LiteRTEngine:
             if len(self._idle) > KEPT:
                 del self._idle[0]
         return outputs
+
+    def release(self) -> None:
+        with self._lock:
+            del self._idle[:-1]
 
     def _take(self, shapes: Shapes) -> "_Runner":
         """One that is prepared for these shapes, else a new one until KEPT wait, else the one unused for longest."""

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 class SavedModelEngine:
     name = "tensorflow"
+    runs_on_caller = False
 
     def __init__(self, version_dir: Path) -> None:
         """Raises LoadError; ModuleNotFoundError where TensorFlow is not installed."""
@@ -48,6 +49,9 @@ class SavedModelEngine:
             if error.code not in (INVALID_ARGUMENT, OUT_OF_RANGE):
                 raise
             raise InvalidRequest(f"the model refuses this input: {sentence(str(error), self._version_dir)}") from None
+
+    def release(self) -> None:
+        """What TensorFlow keeps of freed memory it does not keep by sizes."""
 
     def _load(self, executor: Executor) -> dict[str, Call]:
         """A call for each signature; one that TensorFlow cannot run is left out, unless there is no other."""

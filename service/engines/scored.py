@@ -23,6 +23,7 @@ class ScoredEngine:
         """
         check(signatures, score)
         self.name = engine.name
+        self.runs_on_caller = engine.runs_on_caller
         self.signatures = signatures
         self._engine = engine
         self._score = score
@@ -33,6 +34,9 @@ class ScoredEngine:
             return self._engine.run(signature, inputs)
         outputs = self._engine.run(self._score.signature, inputs)
         return {name: outputs[name] for name in self._outputs}
+
+    def release(self) -> None:
+        self._engine.release()
 
 
 def check(signatures: Mapping[str, Signature], score: OutlierScore) -> None:

@@ -1,6 +1,8 @@
 import io
 import json
+import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +51,47 @@ def test_its_sample_is_no_outlier_and_noise_is_one(service: Server) -> None:
         for content, kind in ((sample, "image/jpeg"), (noise.getvalue(), "image/png"))
     )
     assert inside < 1 < outside
+
+
+def runs(service: Server, rows_at_most: str) -> int:
+    metrics = service.request("/metrics").body.decode()
+    found = re.search(
+        rf'^serving_batch_size_bucket{{.*le="{re.escape(rows_at_most)}".*}} (\S+)$', metrics, re.MULTILINE
+    )
+    assert found, metrics
+    return int(float(found[1]))
+
+
+def test_batches_are_as_large_as_was_found_to_pay_and_a_request_with_more_rows_is_run_as_it_is(
+    service: Server,
+) -> None:
+    found = re.findall(r"photos version 1: a row takes .*; batches are of (\d+) at most", service.log.read_text())
+    assert len(found) == 1
+    most = int(found[0])
+    assert service.request("/v2/models/photos/config").json()["max_batch_size"] == most
+    sample = (SHIPPED / "assets.extra" / "sample.jpg").read_bytes()
+    before = runs(service, "+Inf")
+    with ThreadPoolExecutor(16) as pool:
+        asked = [
+            pool.submit(service.request, "/v1/models/photos:predict", sample, "image/jpeg")
+            for _ in range(2 * most + 16)
+        ]
+        answers = [answer.result().json()["predictions"][0] for answer in asked]
+    assert before < runs(service, "+Inf") == runs(service, f"{most}.0")
+    part = (
+        b"--x\r\nContent-Disposition: form-data; name=a; filename=a\r\nContent-Type: image/jpeg\r\n\r\n%b\r\n" % sample
+    )
+    several = service.request(
+        "/v1/models/photos:predict", part * (most + 1) + b"--x--\r\n", "multipart/form-data; boundary=x"
+    )
+    np.testing.assert_allclose(several.json()["predictions"], answers[: most + 1], atol=1e-5)
+    assert runs(service, "+Inf") == runs(service, f"{most}.0") + 1
+
+
+def test_a_size_that_the_user_names_is_followed_whatever_it_gives(tmp_path: Path) -> None:
+    policies = tmp_path / "models.toml"
+    policies.write_text("[models.photos]\nbatching = {max_batch_size = 2}\n")
+    settings = {"engine": "litert", "model_name": "photos", "models_config": policies}
+    with running(MODELS, tmp_path / "log", **settings) as service:
+        assert service.request("/v2/models/photos/config").json()["max_batch_size"] == 2
+        assert "batches are of" not in service.log.read_text()

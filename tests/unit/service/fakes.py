@@ -32,6 +32,11 @@ class FakeEngine:
     answer: Answer
     name: str = "fake"
     asked: list[tuple[str, Arrays]] = field(default_factory=list)
+    runs_on_caller: bool = True
+    releases: int = 0
+
+    def release(self) -> None:
+        self.releases += 1
 
     def run(self, signature: str, inputs: Arrays) -> dict[str, Array]:
         self.asked.append((signature, inputs))

@@ -8,7 +8,7 @@ import pytest
 from service.batch import BatchObserver
 from service.batcher import BatchLimits
 from service.drift_watch import DriftWatch
-from service.engines import LoadError
+from service.engines import Engine, LoadError
 from service.health import Health
 from service.model_policies import Batching
 from service.preparation import QUICK_SECONDS, Preparation, Probe
@@ -73,6 +73,47 @@ def test_a_version_is_watched_for_drift_where_its_reference_says_how(tmp_path: P
     loaded = preparing.prepare("model", 1, tmp_path, Batching())
     assert loaded.drift is not None
     assert preparing.with_batcher(loaded, Batching(max_batch_size=4)).drift is loaded.drift
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Every version is slow, and three of its rows together pay. Which were judged, and up to how many rows."""
+    asked: list[tuple[str, int]] = []
+
+    def three(_engine: Engine, version: str, most: int, _row_seconds: float) -> int:
+        asked.append((version, most))
+        return 3
+
+    monkeypatch.setattr("service.preparation.paying_rows", three)
+    monkeypatch.setattr("service.preparation.QUICK_SECONDS", 0.0)
+    return asked
+
+
+def test_no_larger_batches_are_formed_nor_warmed_up_than_pay(tmp_path: Path, judged: list[tuple[str, int]]) -> None:
+    loaded = preparation(OF.inputs["x"]).prepare("model", 1, tmp_path, Batching(batch_timeout_micros=500))
+    assert judged == [("model version 1", 32)]
+    assert loaded.limits == BatchLimits(3, 0.0005)
+    assert isinstance(loaded.engine, FakeEngine)
+    assert max(len(inputs["x"]) for _, inputs in loaded.engine.asked) == 3
+
+
+def test_a_policy_that_names_a_size_is_followed_and_the_version_not_judged(
+    tmp_path: Path, judged: list[tuple[str, int]]
+) -> None:
+    loaded = preparation(OF.inputs["x"]).prepare("model", 1, tmp_path, Batching(max_batch_size=8))
+    assert judged == []
+    assert loaded.limits.max_batch_size == 8
+    assert isinstance(loaded.engine, FakeEngine)
+    assert max(len(inputs["x"]) for _, inputs in loaded.engine.asked) == 8
+
+
+@pytest.mark.usefixtures("judged")
+def test_what_was_found_counts_again_when_a_policy_names_no_size_any_more(tmp_path: Path) -> None:
+    preparing = preparation(OF.inputs["x"])
+    loaded = preparing.prepare("model", 1, tmp_path, Batching())
+    loaded = preparing.with_batcher(loaded, Batching(max_batch_size=8))
+    assert loaded.limits.max_batch_size == 8
+    assert preparing.with_batcher(loaded, Batching()).limits.max_batch_size == 3
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ SIGNATURE = Signature("", {"x": TensorSpec("x:0", "DT_FLOAT", (-1, 3))}, {"y": T
 
 class FakeEngine:
     name = "litert"
+    runs_on_caller = True
 
     def __init__(self, signature: Signature = SIGNATURE) -> None:
         self.signatures = {DEFAULT_SIGNATURE: signature}
@@ -29,6 +30,8 @@ class FakeEngine:
         assert signature == DEFAULT_SIGNATURE
         self.asked.append(inputs)
         return {}
+
+    def release(self) -> None: ...
 
 
 @pytest.fixture

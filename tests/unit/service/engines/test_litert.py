@@ -1,8 +1,10 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 from service.engines import LoadError, load_engine
 from service.engines.litert import LiteRTEngine
@@ -43,6 +45,27 @@ def test_the_shipped_regression_answers_three_times_and_one(engine: LiteRTEngine
 def test_batches_of_any_size_follow_each_other(engine: LiteRTEngine) -> None:
     for size in (3, 1, 64, 2, 1):
         assert answer(engine, *range(size)) == pytest.approx([3 * x + 1 for x in range(size)], abs=0.01)
+
+
+def test_of_what_it_keeps_only_that_for_the_last_run_is_not_released(
+    engine: LiteRTEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counted(Interpreter):  # type: ignore[misc]
+        made: ClassVar[int] = 0
+
+        def __init__(self, **options: Any) -> None:
+            Counted.made += 1
+            super().__init__(**options)
+
+    monkeypatch.setattr("service.engines.litert.Interpreter", Counted)
+    answer(engine, *range(8))
+    answer(engine, 1.0)
+    assert Counted.made == 1
+    engine.release()
+    answer(engine, 2.0)
+    assert Counted.made == 1
+    answer(engine, *range(8))
+    assert Counted.made == 2
 
 
 def test_a_batch_without_rows_has_no_answers(engine: LiteRTEngine) -> None:

@@ -17,10 +17,14 @@ def engine() -> tuple[FakeEngine, ScoredEngine]:
     return held, ScoredEngine(held, SIGNATURES, SCORE)
 
 
-def test_it_has_the_signatures_of_the_saved_model_and_the_name_of_the_engine() -> None:
-    held, scored = engine()
+@pytest.mark.parametrize("runs_on_caller", [True, False])
+def test_it_has_the_signatures_of_the_saved_model_and_is_else_like_the_engine(runs_on_caller: bool) -> None:
+    held = FakeEngine(HELD, with_score, runs_on_caller=runs_on_caller)
+    scored = ScoredEngine(held, SIGNATURES, SCORE)
     assert scored.signatures == SIGNATURES
-    assert scored.name == held.name
+    assert (scored.name, scored.runs_on_caller) == (held.name, runs_on_caller)
+    scored.release()
+    assert held.releases == 1
 
 
 def test_the_default_signature_is_run_by_the_scored_one_and_gives_its_own_outputs() -> None:
