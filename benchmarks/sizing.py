@@ -1,8 +1,11 @@
 """What each shipped version costs by itself: CPU of a request, memory of a worker process.
 
-Writes the section Sizing of docs/operations.md; takes about five minutes.
+Writes the section Sizing of docs/operations.md; takes about five minutes. `python -m benchmarks.sizing photos/1`
+measures that version only and keeps what was found of the others.
 """
 
+import json
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +29,7 @@ CONNECTIONS = 16
 ROUNDS = 3
 SECONDS = 3
 WARM_UP_SECONDS = 3
-# A model whose batches take memory: how much, and what they give.
+# A model whose batches take memory and do not pay: what they take where the user asks for them, and what they give.
 BATCHED = "photos/1"
 BATCHED_FORM = "picture"
 BATCH_SIZES = (1, 4, 32)
@@ -52,7 +55,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class BatchCost:
-    """Of BATCHED, with one worker."""
+    """Of BATCHED, with one worker and this size in its policy."""
 
     max_batch_size: int
     cpu_us: float
@@ -61,17 +64,21 @@ class BatchCost:
 
 def main() -> None:
     cores = machine.cores()
-    costs, batches = [], []
-    for path in sorted(MODELS.glob("*/[0-9]*")):
-        with alone(path) as version:
-            costs.append(version.cost(cores))
-            print(costs[-1], flush=True)
-    for size in BATCH_SIZES:
-        with alone(MODELS / BATCHED) as version:
-            batches.append(version.batch_cost(cores, size))
+    shipped = {f"{path.parent.name}/{path.name}": path for path in sorted(MODELS.glob("*/[0-9]*"))}
+    asked = sys.argv[1:] or shipped.keys()
+    kept = json.loads(SECTION.results.read_text())
+    costs = {cost["version"]: cost for cost in kept["costs"] if cost["version"] in shipped}
+    for name in asked:
+        with alone(shipped[name]) as version:
+            costs[name] = asdict(version.cost(cores))
+            print(costs[name], flush=True)
+    batches = [] if BATCHED in asked else kept["batches"]
+    for size in BATCH_SIZES if BATCHED in asked else ():
+        with alone(shipped[BATCHED]) as version:
+            batches.append(asdict(version.batch_cost(cores, size)))
             print(batches[-1], flush=True)
     about = {"machine": machine.hardware(), "made": f"{datetime.now(UTC):%Y-%m-%d}"}
-    SECTION.keep({**about, "costs": list(map(asdict, costs)), "batches": list(map(asdict, batches))})
+    SECTION.keep({**about, "costs": [costs[name] for name in sorted(costs)], "batches": batches})
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,9 @@ class Alone:
             return Cost(f"{self.model}/{self.number}", forms, one_worker, running.pss_bytes() / 1e6)
 
     def batch_cost(self, cores: tuple[int, int], size: int) -> BatchCost:
-        with self._served(1, {cores[0]}, "--max-batch-size", str(size)) as running:
+        policies = self.folder / "models.toml"
+        policies.write_text(f"[models.{self.model}]\nbatching = {{max_batch_size = {size}}}\n")
+        with self._served(1, {cores[0]}, "--models-config", str(policies)) as running:
             cpu_us = self._cpu_us(running, BATCHED_FORM, cores[1])
             return BatchCost(size, cpu_us, running.pss_bytes() / 1e6)
 
@@ -157,7 +166,8 @@ def section(found: Mapping[str, Any]) -> str:
             memory = ["", ""]
     lines += [
         "",
-        f"`{BATCHED}` with one worker, by `SERVING_MAX_BATCH_SIZE` (for one model: `batching` in `models.toml`):",
+        f"The batches of `{BATCHED}` do not pay; none are formed, unless [`batching`](#batches) asks for them. With "
+        "one worker:",
         "",
         "| rows at most | CPU µs a request | MB |",
         "|--:|--:|--:|",
