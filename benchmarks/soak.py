@@ -111,15 +111,14 @@ def _slice(running: Running, made: dict[str, Body], odd: OddRequests, cpu: int) 
 
 
 def grown(slices: list[Slice]) -> list[str]:
-    """What did, from when all had settled: memory by the medians of both halves, for single readings differ by what
-    lies freed at the moment; the others to the end."""
+    """What did, from the first half to the second: memory by their medians, for single readings differ by what lies
+    freed at the moment; the others by their maxima, for some begin only when two ask at once."""
     first, second = halves(slices)
     before, after = (median(one.pss_mb for one in part) for part in (first, second))
-    settled, last = first[0], second[-1]
     checks = {
         "memory": after > before * MOST_GROWTH,
-        "file descriptors": last.fds > settled.fds,
-        "threads": last.threads > settled.threads,
+        "file descriptors": max(one.fds for one in second) > max(one.fds for one in first),
+        "threads": max(one.threads for one in second) > max(one.threads for one in first),
     }
     return [what for what, grew in checks.items() if grew]
 

@@ -23,8 +23,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-# By so much a store grows. A model with ten labels takes a kilobyte or two.
-CHUNK = 64 * 1024
+# A store begins with so much, and doubles: each area takes a file descriptor. A version with ten labels takes a
+# kilobyte or two, and keeps it when it is gone.
+CHUNK = 256 * 1024
+# What is not kept for want of room, until there is a look whether there is some.
+UNKEPT = 64 * 1024
 SUFFIX = ".cells"
 
 _HEADER = 16
@@ -51,6 +54,7 @@ class Store:
         # Taken by whoever changes a cell, once for all that it changes together.
         self.lock = threading.Lock()
         self.areas: list[memoryview] = []
+        self._size = 0
         self._free = memoryview(b"")
         self._cells: dict[Key, Cells] = {}
 
@@ -65,7 +69,7 @@ class Store:
         first = _HEADER + _rounded_up(len(key), 8)
         length = first + 8 * size
         if length > len(self._free):
-            self._free = self._grow(_rounded_up(length, CHUNK))
+            self._free = self._grow(length)
         record, self._free = self._free[:length], self._free[length:]
         record[_HEADER : _HEADER + len(key)] = key
         header = record[:_HEADER].cast("q")
@@ -73,10 +77,14 @@ class Store:
         header[0] = length
         return record[first:].cast("d")
 
-    def _grow(self, length: int) -> memoryview:
-        area = memoryview(bytearray(length))
+    def _grow(self, least: int) -> memoryview:
+        area = memoryview(bytearray(self._next_length(least)))
         self.areas.append(area)
+        self._size += len(area)
         return area
+
+    def _next_length(self, least: int) -> int:
+        return max(_rounded_up(least, CHUNK), self._size)
 
 
 class FileStore(Store):
@@ -89,18 +97,17 @@ class FileStore(Store):
         descriptor, hidden = tempfile.mkstemp(dir=folder, prefix=".")
         self._file = os.fdopen(descriptor, "r+b", buffering=0)
         self.path = folder / f"{owner}{Path(hidden).name}{SUFFIX}"
-        self._size = 0
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         self._free = self._grow(CHUNK)
         Path(hidden).rename(self.path)
 
-    def _grow(self, length: int) -> memoryview:
+    def _grow(self, least: int) -> memoryview:
         try:
-            return self._map(length)
+            return self._map(self._next_length(least))
         except OSError as error:
             # A full disk must not cost a request its answer.
             logger.error("%s cannot grow: %s; some metrics of this process are left out", self.path, error.strerror)
-            return memoryview(bytearray(length))
+            return memoryview(bytearray(max(least, UNKEPT)))
 
     def _map(self, length: int) -> memoryview:
         # Written, not only made longer: to touch a hole in a file for which there is no room kills the process.
@@ -116,10 +123,15 @@ def records(area: memoryview, position: int = 0) -> Iterator[Record]:
     words = area.cast("q")
     while position < len(area):
         if not words[position // 8]:
-            # What did not fit into the rest of a chunk begins the next.
-            position = _rounded_up(position + 1, CHUNK)
-            if position >= len(area) or not words[position // 8]:
+            # What did not fit into the rest of an area begins the next. Records are written in their order: if there is
+            # one and still none here, here is none.
+            further = range(_rounded_up(position + 1, CHUNK), len(area), CHUNK)
+            begin = next((start for start in further if words[start // 8]), None)
+            if begin is None:
                 return
+            if not words[position // 8]:
+                position = begin
+            continue
         length, key_length = words[position // 8], words[position // 8 + 1]
         key = position + _HEADER
         first = key + _rounded_up(key_length, 8)

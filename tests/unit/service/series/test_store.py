@@ -50,12 +50,12 @@ def test_the_same_key_has_the_same_cells(store: Store) -> None:
 
 
 def test_a_store_grows_and_what_it_held_stays(store: Store) -> None:
-    keys = [("count", "metric", f"{number}") for number in range(2000)]
+    keys = [("count", "metric", f"{number}") for number in range(20_000)]
     held = [store.cells(key, number % 20 + 1) for number, key in enumerate(keys)]
     for number, cells in enumerate(held):
         cells[-1] += number
-    assert len(content(store)) > 2 * CHUNK
-    assert [found[-1] for found in values(store).values()] == list(range(2000))
+    assert len(content(store)) == 16 * CHUNK, "each time it doubles"
+    assert [found[-1] for found in values(store).values()] == list(range(20_000))
     assert list(values(store)) == keys
 
 
@@ -136,15 +136,15 @@ def test_a_full_disk_costs_metrics_but_no_error(
     store.cells(KEY, 1)[0] += 1
     with monkeypatch.context() as full:
         full.setattr("os.pwrite", lambda *_: 100)
-        for number in range(2000):
+        for number in range(10_000):
             store.cells(("count", "metric", f"{number}"), 1)[0] += 1
     assert "cannot grow: No space left on device" in caplog.text
-    assert len(values(store)) < 2000
+    assert len(values(store)) < 10_000
     assert values(store)[KEY] == [1]
     # There is room again.
-    for number in range(2000, 4000):
+    for number in range(10_000, 20_000):
         store.cells(("count", "metric", f"{number}"), 1)[0] += 1
-    assert values(store)[("count", "metric", "3999")] == [1]
+    assert values(store)[("count", "metric", "19999")] == [1]
 
 
 def test_a_disk_that_is_full_from_the_beginning_costs_metrics_but_no_error(
