@@ -44,7 +44,7 @@ def picture_pixels(data: bytes) -> int:
 
 
 def picture_batch(
-    pictures: Mapping[str, bytes], signature: Signature, spec: ImageSpec | None, max_pixels: int
+    pictures: Mapping[str, bytes], signature: Signature, spec: ImageSpec | None, max_pixels: int, max_bytes: int
 ) -> dict[str, Array]:
     """Pictures, by what messages call them, as the signature's only input.
 
@@ -52,7 +52,8 @@ def picture_batch(
 
     Raises:
         InvalidRequest: the signature takes no pictures; or see `decode_picture`.
-        PayloadTooLarge: see `decode_picture`.
+        PayloadTooLarge: all together are more than `max_bytes` as the model takes them, which is checked before any is
+            unpacked; or see `decode_picture`.
     """
     spec = picture_spec(signature, spec)
     if spec is None:
@@ -63,6 +64,13 @@ def picture_batch(
     (name, tensor), *_ = signature.inputs.items()
     if tensor.dtype not in _PIXEL_TYPES:
         raise InvalidRequest(f"the model takes no pictures: its input {name!r} is of type {tensor.dtype}; send JSON")
+    channels = len(spec.mode)
+    length = len(pictures) * spec.height * spec.width * channels * DTYPES[tensor.dtype].itemsize
+    if length > max_bytes:
+        raise PayloadTooLarge(
+            f"{len(pictures)} pictures are {length} bytes as the model takes them; at most {max_bytes} are taken at "
+            "once (SERVING_MAX_BUFFERED_BYTES); send fewer"
+        )
     batch = np.stack([decode_picture(data, spec, max_pixels, where) for where, data in pictures.items()])
     if tensor.shape is not None and len(tensor.shape) == 4 and batch.ndim == 3:
         batch = batch[..., np.newaxis]

@@ -74,4 +74,5 @@ def _picture(loaded: LoadedVersion, settings: Settings) -> dict[str, Array]:
     pictures = pictures_of(flask_views.current_request())
     if len(pictures) != 1:
         raise InvalidRequest(f"{len(pictures)} pictures; expected one, as the body or as the only file of a form")
-    return picture_batch(pictures, loaded.signature(DEFAULT_SIGNATURE), loaded.config.image, settings.max_image_pixels)
+    signature, limits = loaded.signature(DEFAULT_SIGNATURE), (settings.max_image_pixels, settings.max_buffered_bytes)
+    return picture_batch(pictures, signature, loaded.config.image, *limits)

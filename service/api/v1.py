@@ -94,7 +94,8 @@ def _decode(
     if pictures:
         body = Body({}, request.args.get("signature_name") or DEFAULT_SIGNATURE)
         signature = loaded.signature(body.signature_name)
-        return body, picture_batch(pictures, signature, loaded.config.image, settings.max_image_pixels)
+        limits = (settings.max_image_pixels, settings.max_buffered_bytes)
+        return body, picture_batch(pictures, signature, loaded.config.image, *limits)
     default = loaded.engine.signatures.get(DEFAULT_SIGNATURE)
     if default and (numbers := v1_codec.decode_numbers(request.body, default)):
         return Body({}, DEFAULT_SIGNATURE), numbers

@@ -26,6 +26,7 @@ GREY = ImageSpec(height=8, width=8, mode="L", fit="contain")
 ON_BLACK = ImageSpec(height=8, width=8, mode="L", fit="contain", ground="black")
 ON_WHITE = ImageSpec(height=8, width=8, mode="L", fit="contain", ground="white")
 MANY_PIXELS = 50_000_000
+MANY_BYTES = 1_000_000
 ORIENTATION = 0x0112
 LOSSLESS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
 
@@ -682,7 +683,7 @@ FLAT = signature({"pixels": tensor("DT_FLOAT", -1, 8, 8)})
 
 def test_several_pictures_are_one_batch_of_the_models_type() -> None:
     pictures = {"file 1": encode(Image.new("L", (8, 8), 7)), "file 2": encode(Image.new("L", (8, 8), 9))}
-    ((name, batch),) = picture_batch(pictures, FLAT, GREY, MANY_PIXELS).items()
+    ((name, batch),) = picture_batch(pictures, FLAT, GREY, MANY_PIXELS, MANY_BYTES).items()
     assert name == "pixels"
     assert (batch.dtype, batch.shape) == (np.float32, (2, 8, 8))
     assert batch[:, 0, 0].tolist() == [7.0, 9.0]
@@ -703,13 +704,18 @@ def test_a_grey_picture_gets_a_channel_where_the_model_has_one(
     shape: tuple[int, ...], spec: ImageSpec | None, expected: tuple[int, ...]
 ) -> None:
     of = signature({"x": tensor("DT_UINT8", *shape)})
-    batch = picture_batch({"the body": encode(patches())}, of, spec, MANY_PIXELS)["x"]
+    batch = picture_batch({"the body": encode(patches())}, of, spec, MANY_PIXELS, MANY_BYTES)["x"]
     assert (batch.dtype, batch.shape) == (np.uint8, expected)
 
 
 def test_where_the_rank_is_free_a_picture_comes_as_serving_json_says() -> None:
     of = signature({"x": any_shape("DT_FLOAT")})
-    assert picture_batch({"the body": encode(patches())}, of, COLOUR, MANY_PIXELS)["x"].shape == (1, 8, 8, 3)
+    assert picture_batch({"the body": encode(patches())}, of, COLOUR, MANY_PIXELS, MANY_BYTES)["x"].shape == (
+        1,
+        8,
+        8,
+        3,
+    )
 
 
 @pytest.mark.parametrize(
@@ -727,17 +733,25 @@ def test_where_the_rank_is_free_a_picture_comes_as_serving_json_says() -> None:
 )
 def test_a_model_that_takes_no_pictures_says_so(of: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"the model takes no pictures: .* send JSON"):
-        picture_batch({"the body": encode(patches())}, of, None, MANY_PIXELS)
+        picture_batch({"the body": encode(patches())}, of, None, MANY_PIXELS, MANY_BYTES)
+
+
+def test_pictures_that_are_too_much_together_are_not_unpacked() -> None:
+    taken = {f"file {number}": encode(patches()) for number in range(4)}
+    bytes_of_four = 4 * 8 * 8 * 4
+    assert len(picture_batch(taken, FLAT, GREY, MANY_PIXELS, bytes_of_four)["pixels"]) == 4
+    with pytest.raises(PayloadTooLarge, match=r"^5 pictures are 1280 bytes as the model takes them; at most 1024 "):
+        picture_batch({**taken, "file 5": b"nothing"}, FLAT, GREY, MANY_PIXELS, bytes_of_four)
 
 
 def test_a_bad_picture_among_several_is_named() -> None:
     pictures = {"file 1 (a.png)": encode(patches()), "file 2 (b.png)": b"nothing"}
     with pytest.raises(InvalidRequest, match=r"^file 2 \(b\.png\) is not a picture"):
-        picture_batch(pictures, FLAT, GREY, MANY_PIXELS)
+        picture_batch(pictures, FLAT, GREY, MANY_PIXELS, MANY_BYTES)
 
 
 @pytest.mark.parametrize("dtype", ["DT_STRING", "DT_BFLOAT16", "DT_INT8"])
 def test_an_input_that_cannot_hold_pixels_is_refused_whatever_serving_json_says(dtype: str) -> None:
     of = signature({"x": tensor(dtype, -1, 8, 8)})
     with pytest.raises(InvalidRequest, match=dtype):
-        picture_batch({"the body": encode(patches())}, of, GREY, MANY_PIXELS)
+        picture_batch({"the body": encode(patches())}, of, GREY, MANY_PIXELS, MANY_BYTES)
