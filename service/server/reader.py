@@ -126,6 +126,8 @@ class RequestReader:
     def on_header(self, name: bytes, value: bytes) -> None:
         headers = self._lines
         name = name.lower()
+        # The parser takes off the blanks before it only.
+        value = value.rstrip()
         if name not in headers:
             headers[name] = value
             return

@@ -111,6 +111,11 @@ def test_what_the_standard_allows_is_taken_and_ends_where_it_says(request_: byte
     assert [(request.target, request.body) for request in taker.requests] == [(b"/first", body), (b"/next", b"")]
 
 
+def test_blanks_around_a_headers_value_are_no_part_of_it() -> None:
+    (head,) = read(b"GET / HTTP/1.1\r\nHost: x\r\nX-API-Key: \t a b \t \r\nX-Empty: \r\n\r\n").heads
+    assert (head[b"x-api-key"], head[b"x-empty"]) == (b"a b", b"")
+
+
 def test_a_trailer_cannot_pass_for_a_header() -> None:
     taker = read(CHUNKED + b"1\r\na\r\n0\r\nX-API-Key: stolen\r\nHost: y\r\n\r\n" + NEXT)
     assert [dict(request.headers) for request in taker.requests] == [
