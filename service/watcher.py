@@ -222,6 +222,9 @@ class Watcher:
             if key not in self._wanted or not self._is_idle(key):
                 return
             path, files = self._wanted[key], self._seen.get(key, 0)
+            # Two looks may have found it due, and one of its loads be over.
+            if not self._retries.is_due(key, files):
+                return
             self._registry.set_status(*key, VersionStatus(State.LOADING))
         started = time.monotonic()
         try:

@@ -282,6 +282,14 @@ def test_load_says_why_a_version_cannot_be_loaded(setup: Watched) -> None:
     assert setup.loader.loaded == ["a/1", "a/1"]
 
 
+def test_a_version_that_two_looks_found_due_is_tried_once(setup: Watched) -> None:
+    setup.add("a/1")
+    setup.loader.errors["a/1"] = LoadError("broken")
+    setup.watcher.scan()
+    setup.watcher._load(("a", 1))
+    assert setup.loader.loaded == ["a/1"]
+
+
 def test_load_fails_where_another_worker_fails(pair: tuple[Watched, Watched]) -> None:
     one, other = pair
     one.add("a/1")
