@@ -158,7 +158,8 @@ def section(results: Mapping[str, Any]) -> str:
             "classification, binary tensors, compressed bodies, metadata, metrics, requests that are wrong in several "
             "ways, clients that leave in the middle, and a version that comes and goes. "
             f"{sum(one.requests for one in slices):,} requests, each answered as it should be. "
-            + (f"**Grown: {', '.join(found)}.**" if found else "Nothing grew."),
+            + (f"**Grown: {', '.join(found)}.**" if found else "Nothing grew.")
+            + " Other work may have run beside it: CPU and latency compare the halves, and nothing else.",
             "",
             f"| | {' | '.join(title for title, _ in columns)} |",
             f"|---|{'--:|' * len(columns)}",
