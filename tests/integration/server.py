@@ -12,9 +12,11 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 DEADLINE_SECONDS = 60
@@ -86,9 +88,27 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def workers(server: Server) -> list[psutil.Process]:
+    return psutil.Process(server.process.pid).children()
+
+
+def clients_of(worker: psutil.Process) -> set[int]:
+    """The ports of those who are connected to it."""
+    connections = worker.net_connections("tcp")
+    return {one.raddr.port for one in connections if one.status == psutil.CONN_ESTABLISHED}
+
+
+def is_answered_by(worker: psutil.Process, port: int) -> bool:
+    """Whether a connection that is made now is with it, and it is ready. `port`: where health is."""
+    with socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS) as client:
+        own = client.getsockname()[1]
+        client.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        return client.recv(4096).startswith(b"HTTP/1.1 200") and own in clients_of(worker)
+
+
 @contextmanager
 def running(models: Path | str, log: Path, stderr: int = subprocess.STDOUT, /, **settings: object) -> Iterator[Server]:
-    """The service on a free port, ready; stopped with SIGTERM. Settings by their names (workers=2)."""
+    """The service on a free port, all its workers ready; stopped with SIGTERM. Settings by their names (workers=2)."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVING_")}
     port = free_port()
     given = {"models": models, "port": port, "workers": 1, "poll_seconds": 0.05, **settings}
@@ -100,6 +120,11 @@ def running(models: Path | str, log: Path, stderr: int = subprocess.STDOUT, /, *
     try:
         server = Server(port, process, log, int(str(given.get("operations_port", port))))
         server.wait_until_ready()
+        count = int(str(given["workers"]))
+        server.wait_for(lambda: len(workers(server)) == count, "not all workers start")
+        # The others leave clients to the first until they are as far.
+        for worker in workers(server):
+            server.wait_for(partial(is_answered_by, worker, server.operations_port), "not all workers answer")
         yield server
     finally:
         process.send_signal(signal.SIGTERM)

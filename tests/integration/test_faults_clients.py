@@ -9,8 +9,15 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.conftest import SHIPPED
-from tests.integration.server import DEADLINE_SECONDS, Server, at_start_of_python, running, wait_for
-from tests.integration.test_faults_processes import clients_of, workers
+from tests.integration.server import (
+    DEADLINE_SECONDS,
+    Server,
+    at_start_of_python,
+    clients_of,
+    running,
+    wait_for,
+    workers,
+)
 from tests.integration.test_versions import sample
 
 TEN = json.dumps({"instances": [10.0]}).encode()

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -19,7 +18,16 @@ import pytest
 
 from service.registry import State
 from tests.integration.conftest import SHIPPED
-from tests.integration.server import DEADLINE_SECONDS, Server, at_start_of_python, running, wait_for
+from tests.integration.server import (
+    DEADLINE_SECONDS,
+    Server,
+    at_start_of_python,
+    clients_of,
+    is_answered_by,
+    running,
+    wait_for,
+    workers,
+)
 from tests.integration.test_lifecycle import publish, state
 from tests.integration.test_versions import answering, sample
 
@@ -90,30 +98,8 @@ def models(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def workers(server: Server) -> list[psutil.Process]:
-    return psutil.Process(server.process.pid).children()
-
-
-def clients_of(worker: psutil.Process) -> set[int]:
-    """The ports of those who are connected to it."""
-    connections = worker.net_connections("tcp")
-    return {one.raddr.port for one in connections if one.status == psutil.CONN_ESTABLISHED}
-
-
-def is_answered_by(worker: psutil.Process, port: int) -> bool:
-    """Whether a connection that is made now is with it, and it answers."""
-    with socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS) as client:
-        own = client.getsockname()[1]
-        client.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
-        return client.recv(4096).startswith(b"HTTP/1.1 200") and own in clients_of(worker)
-
-
 def test_a_killed_worker_loses_what_it_was_answering_and_nothing_else(models: Path, tmp_path: Path) -> None:
     with running(models, tmp_path / "log", workers=2) as server:
-        server.wait_for(lambda: len(workers(server)) == 2, "the second worker does not start")
-        # The second one leaves clients to the first until it is as far.
-        for worker in workers(server):
-            server.wait_for(partial(is_answered_by, worker, server.port), "not both answer")
         load = Load(server.port)
         counted: list[float] = []
         with load.running(16):
@@ -163,7 +149,6 @@ def test_a_worker_killed_while_it_loads_holds_nobody_up(
     monkeypatch.setenv("SLOW", str(slow))
     at_start_of_python(SLOW_LOADING, tmp_path, monkeypatch)
     with running(models, tmp_path / "log", workers=2) as server:
-        server.wait_for(lambda: len(workers(server)) == 2, "the second worker does not start")
         publish(VERSION_1, models / "regression" / "2")
         server.wait_for(lambda: state(server, "regression", 2) is State.LOADING, "version 2 is not loaded")
         victim, other = workers(server)
@@ -194,7 +179,6 @@ def test_all_workers_killed_at_once_are_replaced_and_counted(models: Path, tmp_p
 
 def test_workers_end_with_the_one_that_watches_over_them(models: Path, tmp_path: Path) -> None:
     with running(models, tmp_path / "log", workers=2) as server:
-        server.wait_for(lambda: len(workers(server)) == 2, "the second worker does not start")
         orphans = workers(server)
         with socket.create_connection(("127.0.0.1", server.port), DEADLINE_SECONDS) as idle:
             server.process.kill()
