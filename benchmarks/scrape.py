@@ -3,6 +3,7 @@
 Writes its section of docs/performance.md; takes half a minute.
 """
 
+import argparse
 import http.client
 import tempfile
 import time
@@ -59,6 +60,7 @@ class Prometheus:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m benchmarks.scrape", description=__doc__).parse_args()
     cores = machine.cores()
     with tempfile.TemporaryDirectory(prefix="scrape-") as name:
         costs = [cost(workers, set(cores), Path(name)) for workers in WORKERS]

@@ -1,11 +1,10 @@
 """What each shipped version costs by itself: CPU of a request, memory of a worker process.
 
-Writes the section Sizing of docs/operations.md; takes about five minutes. `python -m benchmarks.sizing photos/1`
-measures that version only and keeps what was found of the others.
+Writes the section Sizing of docs/operations.md; takes about five minutes.
 """
 
+import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -65,7 +64,16 @@ class BatchCost:
 def main() -> None:
     cores = machine.cores()
     shipped = {f"{path.parent.name}/{path.name}": path for path in sorted(MODELS.glob("*/[0-9]*"))}
-    asked = sys.argv[1:] or shipped.keys()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sizing", description=__doc__)
+    parser.add_argument(
+        "version",
+        nargs="*",
+        help="only this one; what was found of the others is kept",
+        metavar="MODEL/VERSION",
+    )
+    asked = parser.parse_args().version or [*shipped]
+    if unknown := [name for name in asked if name not in shipped]:
+        parser.error(f"no such version: {', '.join(unknown)}; there are {', '.join(shipped)}")
     kept = json.loads(SECTION.results.read_text())
     costs = {cost["version"]: cost for cost in kept["costs"] if cost["version"] in shipped}
     for name in asked:
