@@ -2,21 +2,18 @@
 
 import http.client
 import json
-import os
 import shutil
-import signal
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.conftest import SHIPPED
-from tests.integration.server import DEADLINE_SECONDS, Server, running
+from tests.integration.server import DEADLINE_SECONDS, Server, running, workers
 
 CLIENTS, ROUNDS = 8, 25
 PICTURE = (SHIPPED / "clothing/1/assets.extra/sample.png").read_bytes()
@@ -107,7 +104,7 @@ def test_series_go_with_their_version_and_come_back_with_it(server: Server, tmp_
 
 
 def test_a_worker_that_is_killed_keeps_its_counts_and_loses_its_gauges(server: Server) -> None:
-    workers = [child.pid for child in psutil.Process(server.process.pid).children()]
+    killed = workers(server)
     each = CLIENTS * ROUNDS
     with ExitStack() as connections:
         with ThreadPoolExecutor(CLIENTS) as pool:
@@ -115,11 +112,11 @@ def test_a_worker_that_is_killed_keeps_its_counts_and_loses_its_gauges(server: S
         for _ in range(20):
             connections.enter_context(socket.create_connection(("127.0.0.1", server.port), DEADLINE_SECONDS))
         server.wait_for(lambda: Page(server).total("serving_connections") >= 20, "the connections are not counted")
-        for pid in workers:
-            os.kill(pid, signal.SIGKILL)
-        server.wait_for(lambda: not set(workers) & set(psutil.pids()), "a worker outlives SIGKILL")
+        for worker in killed:
+            worker.kill()
+        server.wait_for(lambda: not {*workers(server)} & {*killed}, "a worker outlives SIGKILL")
         server.wait_until_ready()
-        server.wait_for(lambda: Page(server).total("serving_workers") == len(workers), "not all were replaced")
+        server.wait_for(lambda: Page(server).total("serving_workers") == len(killed), "not all were replaced")
         page = Page(server)
     assert page.total("serving_requests_total") == 5 * each
     assert page.total("serving_request_duration_seconds_count") == 5 * each

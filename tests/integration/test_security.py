@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from service.api_keys import new_key
 from tests.integration.conftest import SHIPPED
-from tests.integration.server import Server, free_port, running
+from tests.integration.server import Server, free_port, running, workers
 
 PREDICT = "/v1/models/regression:predict"
 BODY = {"instances": [10.0]}
@@ -95,11 +94,10 @@ def test_a_worker_that_is_replaced_while_the_file_is_bad_takes_the_keys_that_the
 
     keys.path.write_text("[keys]\n")
     server.wait_for(lambda: says("serving_api_keys_valid 0.0"), "the bad file is noticed")
-    killed, kept = psutil.Process(server.process.pid).children()
+    killed, kept = workers(server)
     killed.kill()
     server.wait_for(
-        lambda: {killed, kept} != set(psutil.Process(server.process.pid).children()) and says("serving_workers 2.0"),
-        "the worker is replaced",
+        lambda: {killed, kept} != {*workers(server)} and says("serving_workers 2.0"), "the worker is replaced"
     )
     assert statuses(server, alice) == {200}
     assert "; the keys before go on to count" in server.log.read_text()

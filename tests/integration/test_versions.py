@@ -7,12 +7,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import psutil
 import pytest
 
 from service.registry import State
 from tests.integration.conftest import SHIPPED
-from tests.integration.server import Server, running
+from tests.integration.server import Server, running, workers
 from tests.integration.test_lifecycle import publish, state, states
 
 TEN = {"instances": [10.0]}
@@ -54,10 +53,9 @@ def test_a_version_that_one_worker_calls_available_is_served_by_all(models: Path
 
 def test_a_worker_that_is_replaced_agrees_with_the_others(models: Path, tmp_path: Path) -> None:
     with running(models, tmp_path / "log", workers=2) as server:
-        watching = psutil.Process(server.process.pid)
-        killed = watching.children()[0]
+        killed = workers(server)[0]
         killed.kill()
-        server.wait_for(lambda: len({*watching.children()} - {killed}) == 2, "it is not replaced")
+        server.wait_for(lambda: len({*workers(server)} - {killed}) == 2, "it is not replaced")
         publish(VERSION_1, models / "regression" / "2")
         server.wait_for(lambda: answering(server) == {"2"}, "the workers do not agree")
         assert set(states(server, "regression")) == {1, 2}
