@@ -10,9 +10,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +62,19 @@ class Server:
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
         wait_for(condition, lambda: f"{what}; the service's log:\n{self.log.read_text()}")
 
-    def wait_until_ready(self) -> None:
-        def ready() -> bool:
-            assert self.process.poll() is None, f"the service ended:\n{self.log.read_text()}"
-            try:
-                return self.request("/v2/health/ready", port=self.operations_port).status == 200
-            except (urllib.error.URLError, ConnectionError):
-                return False
+    def wait_until_all_workers_answer(self, count: int) -> None:
+        """Who asks next may be answered by any of them. Those that are being ended, or replaced, do not count."""
+        answering: set[psutil.Process] = set()
 
-        self.wait_for(ready, "never ready")
+        def all_answer() -> bool:
+            assert self.process.poll() is None, f"the service ended:\n{self.log.read_text()}"
+            living = set(workers(self))
+            # One that has just been killed takes connections, and resets them.
+            with suppress(OSError, psutil.Error):
+                answering.update({worker for worker in living if is_answered_by(worker, self.operations_port)})
+            return len(living) == count and living <= answering
+
+        self.wait_for(all_answer, "not all workers answer")
 
 
 def wait_for(condition: Callable[[], bool], failure: Callable[[], str]) -> None:
@@ -119,12 +122,8 @@ def running(models: Path | str, log: Path, stderr: int = subprocess.STDOUT, /, *
         )
     try:
         server = Server(port, process, log, int(str(given.get("operations_port", port))))
-        server.wait_until_ready()
-        count = int(str(given["workers"]))
-        server.wait_for(lambda: len(workers(server)) == count, "not all workers start")
         # The others leave clients to the first until they are as far.
-        for worker in workers(server):
-            server.wait_for(partial(is_answered_by, worker, server.operations_port), "not all workers answer")
+        server.wait_until_all_workers_answer(int(str(given["workers"])))
         yield server
     finally:
         process.send_signal(signal.SIGTERM)

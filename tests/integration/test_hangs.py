@@ -95,7 +95,7 @@ def test_a_version_that_hangs_on_the_event_loop_costs_one_worker_and_never_does_
         assert "quick version 1 has held up everybody for 5 s and cannot be stopped" in server.log.read_text()
         # Until then a connection may still be made to it, and be reset.
         server.wait_for(lambda: "exited with code 1" in server.log.read_text(), "the worker never ended")
-        server.wait_until_ready()
+        server.wait_until_all_workers_answer(workers)
         assert predict(server, "quick") == 200
         # Of several workers, each finds out for itself.
         answers = [predict(server, "quick", FOR_EVER) for _ in range(10)]

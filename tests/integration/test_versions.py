@@ -57,6 +57,7 @@ def test_a_worker_that_is_replaced_agrees_with_the_others(models: Path, tmp_path
         killed.kill()
         server.wait_for(lambda: len({*workers(server)} - {killed}) == 2, "it is not replaced")
         publish(VERSION_1, models / "regression" / "2")
+        server.wait_until_all_workers_answer(2)
         server.wait_for(lambda: answering(server) == {"2"}, "the workers do not agree")
         assert set(states(server, "regression")) == {1, 2}
 
