@@ -8,7 +8,6 @@ import sys
 import tempfile
 import textwrap
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import bodies, machine, page, report, scrape, soak
@@ -44,8 +43,7 @@ def main() -> None:
         raise SystemExit("none of these servers takes part in these scenarios")
     results = _measure(chosen, servers, cores, options.rounds, options.seconds)
     run = report.Run(
-        machine=machine.describe(),
-        made=f"{datetime.now(UTC):%Y-%m-%d}",
+        **machine.provenance(with_wrk=True),
         rounds=options.rounds,
         seconds=options.seconds,
         cores=cores,

@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -19,13 +20,17 @@ def cores() -> tuple[int, int]:
     return usable[0], usable[1]
 
 
-def describe() -> str:
-    # wrk prints its version with its help, and leaves with 1.
-    wrk = subprocess.run([find_wrk(), "--version"], capture_output=True, text=True, timeout=10).stdout.split()[1]
-    return f"{hardware()}, wrk {wrk}"
+def provenance(*, with_wrk: bool = False) -> dict[str, str]:
+    """`machine` and `made`, the day, of figures that are made now. `with_wrk`: where it made the load."""
+    described = _hardware()
+    if with_wrk:
+        # wrk prints its version with its help, and leaves with 1.
+        wrk = subprocess.run([find_wrk(), "--version"], capture_output=True, text=True, timeout=10).stdout.split()[1]
+        described = f"{described}, wrk {wrk}"
+    return {"machine": described, "made": f"{datetime.now(UTC):%Y-%m-%d}"}
 
 
-def hardware() -> str:
+def _hardware() -> str:
     model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     processor = model[1] if model else platform.machine()
     memory = psutil.virtual_memory().total / 2**30

@@ -7,7 +7,6 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -63,8 +62,7 @@ def main() -> None:
     finally:
         stop(running)
     results = {
-        "machine": machine.hardware(),
-        "made": datetime.now(UTC).strftime("%Y-%m-%d"),
+        **machine.provenance(),
         "drops": drops,
         "models": measured,
     }

@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -64,8 +63,7 @@ def main() -> None:
     cores = machine.cores()
     with tempfile.TemporaryDirectory(prefix="scrape-") as name:
         costs = [cost(workers, set(cores), Path(name)) for workers in WORKERS]
-    about = {"machine": machine.hardware(), "made": f"{datetime.now(UTC):%Y-%m-%d}"}
-    found = {**about, "costs": list(map(asdict, costs))}
+    found = {**machine.provenance(), "costs": list(map(asdict, costs))}
     print(section(found))
     SECTION.keep(found)
 

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -85,8 +84,7 @@ def main() -> None:
         with alone(shipped[BATCHED]) as version:
             batches.append(asdict(version.batch_cost(cores, size)))
             print(batches[-1], flush=True)
-    about = {"machine": machine.hardware(), "made": f"{datetime.now(UTC):%Y-%m-%d}"}
-    SECTION.keep({**about, "costs": [costs[name] for name in sorted(costs)], "batches": batches})
+    SECTION.keep({**machine.provenance(), "costs": [costs[name] for name in sorted(costs)], "batches": batches})
 
 
 @dataclass(frozen=True)

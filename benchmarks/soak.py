@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -71,8 +70,7 @@ def main() -> None:
                 slices.append(_slice(running, made, odd, cores[1]))
                 print(f"{(index + 1) / 2:4.1f} min  {slices[-1]}", flush=True)
     results = {
-        "machine": machine.describe(),
-        "made": f"{datetime.now(UTC):%Y-%m-%d}",
+        **machine.provenance(with_wrk=True),
         "minutes": minutes,
         "slices": [asdict(one) for one in slices],
     }

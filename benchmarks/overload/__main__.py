@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -117,8 +116,7 @@ def main() -> None:
     kinds = {name: KINDS[name] for name in options.kind or KINDS}
     found = {name: _measure(kind, options.seconds, options.flag) for name, kind in kinds.items()}
     results = {
-        "machine": machine.hardware(),
-        "made": f"{datetime.now(UTC):%Y-%m-%d}",
+        **machine.provenance(),
         "seconds": options.seconds,
         "kinds": found,
     }

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +113,7 @@ def measure(seconds: int, steps: int) -> tuple[dict[str, Any], list[str]]:
     }
     faults = [fault for answer in answers if (fault := checks.fault(answer, changes.allowed))]
     about = {
-        "machine": machine.hardware(),
-        "made": f"{datetime.now(UTC):%Y-%m-%d}",
+        **machine.provenance(),
         "seconds": seconds,
         "steps": steps,
         "workers": WORKERS,
