@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, cast
 from gunicorn.workers.base import Worker
 
 from service import memory
-from service.server.listener import bound_socket, connect_no_more
+from service.server.listener import BACKLOG, Accepting, bound_socket, connect_no_more, waiting
 
 if TYPE_CHECKING:
+    import socket
+
     from flask import Flask
 
     from service.agreement import Agreement
@@ -31,6 +33,8 @@ OPERATORS = 64
 LINGER_SECONDS = 1.0
 # How long what is being connected at SIGTERM may take for it.
 HANDSHAKE_SECONDS = 0.1
+# How often is looked at what is left.
+DRAIN_SECONDS = 0.02
 
 
 class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
@@ -88,9 +92,11 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         await self._until_wanted(app)
         servers = [
             await self.loop.create_server(
-                partial(HttpConnection, roads, among, settings.max_body_bytes, admit, records.answered),
+                Accepting(
+                    listener, partial(HttpConnection, roads, among, settings.max_body_bytes, admit, records.answered)
+                ),
                 sock=listener,
-                backlog=2048,
+                backlog=BACKLOG,
             )
             # At the main port, and that for operations if there is one.
             for listener, among, admit in zip(listeners, (connections, operators), doors(app), strict=False)
@@ -111,10 +117,11 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         registry.draining = True
         for listener in listeners:
             connect_no_more(listener)
-        await asyncio.sleep(HANDSHAKE_SECONDS)
+        latest = time.monotonic() + self.cfg.graceful_timeout
+        await self._accept_rest(listeners, latest)
         for server in servers:
             server.close()
-        await self._drain(connections, operators)
+        await self._drain((connections, operators), latest)
         roads.close()
 
     def _goes_on(self) -> bool:
@@ -129,11 +136,20 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         while self._goes_on() and not registry.first_scan_done.is_set() and agreement.others_serve():
             await asyncio.sleep(0.05)
 
-    async def _drain(self, *groups: "Connections") -> None:
-        """Every connection gets the answer to what it has sent, and is closed; at the latest when the time is up."""
-        started = time.monotonic()
-        while any(groups) and (elapsed := time.monotonic() - started) < self.cfg.graceful_timeout:
-            for connections in groups:
-                connections.drain(close_idle=elapsed > LINGER_SECONDS)
+    async def _accept_rest(self, listeners: "list[socket.socket]", latest: float) -> None:
+        """Those that have connected, or are just connecting."""
+        await asyncio.sleep(HANDSHAKE_SECONDS)
+        while any(map(waiting, listeners)) and time.monotonic() < latest:
             self.notify()
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(DRAIN_SECONDS)
+
+    async def _drain(self, groups: tuple["Connections", ...], latest: float) -> None:
+        """Every connection gets the answer to what it has sent, and is closed."""
+        started = time.monotonic()
+        # What was accepted last is not among them yet.
+        await asyncio.sleep(DRAIN_SECONDS)
+        while any(groups) and (now := time.monotonic()) < latest:
+            for connections in groups:
+                connections.drain(close_idle=now - started > LINGER_SECONDS)
+            self.notify()
+            await asyncio.sleep(DRAIN_SECONDS)

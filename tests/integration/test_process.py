@@ -19,7 +19,7 @@ import pytest
 
 from tests.integration.conftest import SHIPPED
 from tests.integration.saved_models import save_linear
-from tests.integration.server import DEADLINE_SECONDS, at_start_of_python, running, wait_for
+from tests.integration.server import DEADLINE_SECONDS, at_start_of_python, running, wait_for, workers
 
 TEN = {"instances": [10.0]}
 REGRESSION = "/v1/models/regression:predict"
@@ -140,6 +140,21 @@ def test_no_connection_that_was_made_is_lost_when_the_service_is_stopped_under_l
         server.process.send_signal(signal.SIGTERM)
         assert all(client.result() > 20 for client in clients)
         assert server.process.wait(DEADLINE_SECONDS) == 0
+
+
+def test_all_that_wait_to_be_accepted_when_a_worker_is_stopped_are_answered(tmp_path: Path) -> None:
+    body = json.dumps(TEN).encode()
+    request = f"POST {REGRESSION} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    with running(SHIPPED, tmp_path / "log", max_queue_ms=60_000) as server, ExitStack() as connected:
+        (worker,) = workers(server)
+        worker.suspend()
+        address = ("127.0.0.1", server.port)
+        clients = [connected.enter_context(socket.create_connection(address, DEADLINE_SECONDS)) for _ in range(1500)]
+        for client in clients:
+            client.sendall(request)
+        worker.terminate()
+        worker.resume()
+        assert [client.recv(4096)[:12] for client in clients] == [b"HTTP/1.1 200"] * len(clients)
 
 
 def test_a_thousand_idle_connections_do_not_keep_others_out(tmp_path: Path) -> None:
