@@ -16,6 +16,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.calls.perf_counter", lambda: next(seconds))
 
 
+def decoded() -> Call:
+    call = Call()  # 0
+    call.begin()  # 1: it waited for a thread
+    call.decoded()  # 2
+    return call
+
+
 def ended(call: Call) -> Call:
     call.end(Metrics(CollectorRegistry()), 200)
     return call
@@ -26,9 +33,7 @@ def stages(call: Call) -> tuple[float, float, float, float]:
 
 
 def test_what_is_not_spent_on_decoding_running_and_encoding_was_waited() -> None:
-    call = Call()  # 0
-    call.begin()  # 1: it waited for a thread
-    call.decoded()  # 2
+    call = decoded()
     call.ran(began=call.decoded_at + 0.25, seconds=0.5, batch_size=3)
     call.inferred()  # 3
     ended(call)  # 4
@@ -37,25 +42,19 @@ def test_what_is_not_spent_on_decoding_running_and_encoding_was_waited() -> None
 
 
 def test_who_has_begun_it_first_counts() -> None:
-    call = Call()
-    call.begin()
-    call.decoded()
+    call = decoded()
     call.begin()
     assert call.began == call.arrived + 1
 
 
 def test_a_run_that_fails_was_no_waiting() -> None:
-    call = Call()
-    call.begin()
-    call.decoded()
+    call = decoded()
     call.ran(began=call.decoded_at, seconds=0.75, batch_size=1)
     assert stages(ended(call)) == (1 + 0.25, 1, 0.75, 0)
 
 
 def test_a_run_that_goes_on_at_the_deadline_was_no_waiting_either() -> None:
-    call = Call()  # 0
-    call.begin()  # 1
-    call.decoded()  # 2
+    call = decoded()
     call.deadline = Deadline.unlimited()
     call.deadline.runs(call.decoded_at + 0.25, batch_size=3)
     call.exceeded_deadline(Metrics(CollectorRegistry()))  # 3
@@ -65,9 +64,7 @@ def test_a_run_that_goes_on_at_the_deadline_was_no_waiting_either() -> None:
 
 
 def test_a_part_that_goes_on_at_the_deadline_is_added_to_those_before_it() -> None:
-    call = Call()  # 0
-    call.begin()  # 1
-    call.decoded()  # 2
+    call = decoded()
     call.ran(began=call.decoded_at, seconds=0.25, batch_size=3)
     call.deadline = Deadline.unlimited()
     call.deadline.runs(call.decoded_at + 0.5, batch_size=3)
@@ -76,9 +73,7 @@ def test_a_part_that_goes_on_at_the_deadline_is_added_to_those_before_it() -> No
 
 
 def test_a_run_that_ended_before_the_deadline_took_as_long_as_it_did() -> None:
-    call = Call()  # 0
-    call.begin()  # 1
-    call.decoded()  # 2
+    call = decoded()
     call.deadline = Deadline.unlimited()
     call.deadline.runs(call.decoded_at + 0.25, batch_size=3)
     call.ran(began=call.decoded_at + 0.25, seconds=0.5, batch_size=2)
