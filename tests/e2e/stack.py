@@ -37,6 +37,8 @@ class Stack:
         own = {
             "IMAGE": self.image,
             "MODELS_DIR": str(self.models),
+            # A busy machine is no reason to be turned away.
+            "SERVING_MAX_QUEUE_MS": "10000",
             # Port 0: the engine takes one that is free.
             "SERVING_PORT": "127.0.0.1:0",
             "PROMETHEUS_PORT": "0",

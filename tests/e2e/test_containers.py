@@ -17,6 +17,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 BASE_IMAGE = "python:3.11-slim-bookworm"
 MEGABYTE = 1_000_000
+# A busy machine is no reason to be turned away.
+PATIENT = ("--env", "SERVING_MAX_QUEUE_MS=10000")
 LOCKED_DOWN = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
 
 Docker = Callable[..., str]
@@ -52,7 +54,7 @@ def start(docker: Docker, wait_until: Callable[..., Any]) -> Iterator[Callable[.
         container = Container(f"fitting-room-e2e-{uuid.uuid4().hex[:8]}", docker)
         started.append(container)
         publish = ("--publish", "127.0.0.1:0:8501")
-        docker("run", "--detach", "--name", container.name, *publish, *LOCKED_DOWN, *options, image, *then)
+        docker("run", "--detach", "--name", container.name, *publish, *PATIENT, *LOCKED_DOWN, *options, image, *then)
         state = wait_until(container.state, lambda state: has_settled(state), "a healthy container")
         assert state["Status"] == "running", container.logs()
         return container

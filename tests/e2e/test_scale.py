@@ -24,8 +24,7 @@ print(connection.getresponse().read().decode())
 
 @pytest.fixture(scope="module")
 def stack(docker: Docker, image: str, ask: Ask) -> Iterator[Stack]:
-    # A busy machine is no reason to be turned away, which would be no loss, either.
-    with up(docker, image, ask, "balancer", SERVICE_CPUS="1", SERVING_MAX_QUEUE_MS="10000") as stack:
+    with up(docker, image, ask, "balancer", SERVICE_CPUS="1") as stack:
         yield stack
 
 

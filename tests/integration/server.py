@@ -114,7 +114,15 @@ def running(models: Path | str, log: Path, stderr: int = subprocess.STDOUT, /, *
     """The service on a free port, all its workers ready; stopped with SIGTERM. Settings by their names (workers=2)."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVING_")}
     port = free_port()
-    given = {"models": models, "port": port, "workers": 1, "poll_seconds": 0.05, **settings}
+    given = {
+        "models": models,
+        "port": port,
+        "workers": 1,
+        "poll_seconds": 0.05,
+        # A busy machine is no reason to be turned away.
+        "max_queue_ms": 30_000,
+        **settings,
+    }
     environment |= {f"SERVING_{name.upper()}": str(value) for name, value in given.items()}
     with log.open("w") as output:
         process = subprocess.Popen(

@@ -53,7 +53,7 @@ def is_ready(server: Server, model: str) -> bool:
 def test_a_version_that_hangs_is_cut_off_and_then_left_alone_and_nobody_else_notices(
     models: Path, tmp_path: Path
 ) -> None:
-    with running(models, tmp_path / "log", request_timeout_ms=3000, threads=8, max_queue_ms=30_000) as server:
+    with running(models, tmp_path / "log", request_timeout_ms=3000, threads=8) as server:
         with ThreadPoolExecutor(40) as pool:
             hanging = [pool.submit(predict, server, "slow", FOR_EVER) for _ in range(30)]
             others = [pool.submit(predict, server, "other") for _ in range(4)]
@@ -105,7 +105,7 @@ def test_a_version_that_hangs_on_the_event_loop_costs_one_worker_and_never_does_
 
 
 def test_what_a_client_asked_that_has_left_is_not_run(models: Path, tmp_path: Path) -> None:
-    with running(models, tmp_path / "log", threads=1, max_queue_ms=30_000) as server:
+    with running(models, tmp_path / "log", threads=1) as server:
         with send(server, "slow", A_WHILE) as busy:
             server.wait_for(lambda: sample(server, "serving_connections") == "2.0", "the request never came")
             send(server, "other", AT_ONCE).close()
