@@ -62,6 +62,10 @@ class Server:
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
         wait_for(condition, lambda: f"{what}; the service's log:\n{self.log.read_text()}")
 
+    def wait_until_logged(self, text: str) -> None:
+        """A thread writes the log: a line may come after the answer that shows what it tells of."""
+        self.wait_for(lambda: text in self.log.read_text(), f"{text!r} is not logged")
+
     def wait_until_all_workers_answer(self, count: int) -> None:
         """Who asks next may be answered by any of them. Those that are being ended, or replaced, do not count."""
         answering: set[psutil.Process] = set()

@@ -52,5 +52,5 @@ def test_a_full_disk_costs_captures_and_no_answers(tmp_path: Path) -> None:
     with running(SHIPPED, tmp_path / "log", capture_file="/dev/full", capture_share=1.0) as server:
         assert {server.request(REGRESSION, asked(1)).status for _ in range(50)} == {200}
         server.wait_for(lambda: dropped(server) == 50, "not all were dropped")
-        log = server.log.read_text()
+    log = server.log.read_text()
     assert log.count("/dev/full: requests are not captured: [Errno 28] No space left on device") == 1

@@ -227,7 +227,7 @@ def test_a_process_that_may_open_few_files_takes_fewer_connections_and_says_so(m
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (400, 400))
         worker.kill()
         server.wait_until_all_workers_answer(1)
-        assert "this process may open 400 files (ulimit -n): it takes at most 100 connections" in server.log.read_text()
+        server.wait_until_logged("this process may open 400 files (ulimit -n): it takes at most 100 connections")
         idle = open_connections(server, 100, stack)
         (further,) = open_connections(server, 1, stack)
         assert ask(further).startswith(b"HTTP/1.1 503")

@@ -14,8 +14,9 @@ TEN = {"instances": [10.0]}
 
 
 def request_lines(server: Server) -> list[dict[str, Any]]:
-    # LiteRT has a line of its own, which is no JSON.
-    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+    # The last one may still be being written; and LiteRT has a line of its own, which is no JSON.
+    whole = server.log.read_text().rpartition("\n")[0].splitlines()
+    lines = [json.loads(line) for line in whole if line.startswith("{")]
     return [line for line in lines if line["logger"] == "service.requests"]
 
 

@@ -27,7 +27,7 @@ REGRESSION = "/v1/models/regression:predict"
 
 def test_the_terminal_says_what_is_served_and_its_curl_lines_work(tmp_path: Path) -> None:
     with running(SHIPPED, tmp_path / "log") as server:
-        server.wait_for(lambda: "Try:" in server.log.read_text(), "no greeting")
+        server.wait_until_logged("Try:")
         text = server.log.read_text()
         assert f"Fitting Room serves http://127.0.0.1:{server.port}" in text
         assert re.search(r"regression +version 1 +AVAILABLE +engine litert", text)

@@ -65,6 +65,7 @@ def runs(service: Server, rows_at_most: str) -> int:
 def test_no_more_rows_are_run_together_than_was_found_to_pay_be_they_of_several_requests_or_of_one(
     service: Server,
 ) -> None:
+    service.wait_until_logged("photos version 1: a row takes")
     found = re.findall(r"photos version 1: a row takes .*; batches are of (\d+) at most", service.log.read_text())
     assert len(found) == 1
     most = int(found[0])

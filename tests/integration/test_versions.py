@@ -78,7 +78,7 @@ def test_a_label_moves_between_versions_and_takes_the_requests_with_it(models: P
         write_policies(models, "[models.regression.labels]\nstable = true")
         server.wait_for(lambda: sample(server, "serving_models_config_valid") == 0, "the fault is not shown")
         assert answering(server) == {"2"}
-        assert "models.toml: Expected `int | object`, got `bool`" in server.log.read_text()
+        server.wait_until_logged("models.toml: Expected `int | object`, got `bool`")
 
 
 def test_a_canary_gets_its_share_and_a_shadow_its_copies(models: Path, tmp_path: Path) -> None:
