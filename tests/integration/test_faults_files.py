@@ -6,7 +6,6 @@ import shutil
 import socket
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -15,7 +14,7 @@ import pytest
 from service.registry import State
 from tests.integration.conftest import SHIPPED
 from tests.integration.server import DEADLINE_SECONDS, Server, at_start_of_python, running, workers
-from tests.integration.test_lifecycle import publish, state, states
+from tests.integration.test_lifecycle import failure, publish, state
 from tests.integration.test_versions import answering, sample
 
 TEN = json.dumps({"instances": [10.0]}).encode()
@@ -100,11 +99,7 @@ def test_damaged_versions_that_appear_are_named_with_their_reasons_and_the_old_o
             damaged(draft)
             draft.rename(models / "regression" / str(number))
         for number, (_, expected) in enumerate(DAMAGED.values(), 2):
-            has_failed = partial(lambda one: state(server, "regression", one) is State.END, number)
-            server.wait_for(has_failed, "it has not failed")
-            reason = states(server, "regression")[number][1]
-            assert expected in reason
-            assert str(tmp_path) not in reason
+            assert str(tmp_path) not in failure(server, "regression", number, expected)["error_message"]
         assert answers(server) == {200}
         assert sample(server, 'serving_model_load_failures_total{model="regression",version="2"}') >= 1
 

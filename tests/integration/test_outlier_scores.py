@@ -14,6 +14,7 @@ from PIL import Image
 from service.serving_config import read_serving_config
 from tests.integration.scored_models import SIZE, misname_score, save_brightness
 from tests.integration.server import Answer, Server, running
+from tests.integration.test_lifecycle import failure
 
 FORM = "multipart/form-data; boundary=edge"
 
@@ -152,9 +153,7 @@ def test_the_metadata_show_the_signatures_of_the_saved_model(server: Server) -> 
 def test_what_serving_json_says_of_a_score_that_is_not_there_is_refused(
     server: Server, model: str, reason: str
 ) -> None:
-    (status,) = server.request(f"/v1/models/{model}").json()["model_version_status"]
-    assert status["state"] == "END"
-    assert f"outlier_score does not fit the model: {reason}" in status["status"]["error_message"]
+    failure(server, model, 1, f"outlier_score does not fit the model: {reason}")
     assert server.request(f"/v1/models/{model}:predict", {"instances": rows(0)}).status == 404
 
 

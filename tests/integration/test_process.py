@@ -20,6 +20,7 @@ import pytest
 from tests.integration.conftest import SHIPPED
 from tests.integration.saved_models import save_linear
 from tests.integration.server import DEADLINE_SECONDS, at_start_of_python, running, wait_for, workers
+from tests.integration.test_lifecycle import failure
 
 TEN = {"instances": [10.0]}
 REGRESSION = "/v1/models/regression:predict"
@@ -46,13 +47,17 @@ def test_a_model_that_needs_a_missing_tensorflow_says_so_and_the_others_serve_on
     # Python's own way to say that a module is not to be found.
     at_start_of_python("import sys; sys.modules['tensorflow'] = None", tmp_path, monkeypatch)
     with running(models, tmp_path / "log") as server:
-        (status,) = server.request("/v1/models/plain").json()["model_version_status"]
-        assert status["state"] == "END"
-        assert status["status"]["error_code"] == "FAILED_PRECONDITION"
-        assert "TensorFlow is not installed" in status["status"]["error_message"]
-        assert "pip install tensorflow-cpu" in status["status"]["error_message"]
-        answer = server.request("/v1/models/plain:predict", TEN)
-        assert (answer.status, "TensorFlow is not installed" in answer.json()["error"]) == (404, True)
+        status = failure(server, "plain", 1, "TensorFlow is not installed")
+        assert status["error_code"] == "FAILED_PRECONDITION"
+        assert "pip install tensorflow-cpu" in status["error_message"]
+
+        def is_told() -> bool:
+            # Not while it is tried again.
+            answer = server.request("/v1/models/plain:predict", TEN)
+            assert answer.status == 404
+            return "TensorFlow is not installed" in answer.json()["error"]
+
+        server.wait_for(is_told, "who asks for it is not told why")
         assert server.request(REGRESSION, TEN).status == 200
 
 

@@ -17,6 +17,8 @@ from service.tensors import DTYPES
 from service.tf_example import encode_example
 from tests.integration.saved_models import save_identity
 from tests.integration.server import Server
+from tests.integration.test_lifecycle import failure
+from tests.integration.test_versions import sample
 
 VALUES: dict[str, list[Any]] = {
     "DT_BOOL": [True, False],
@@ -150,15 +152,14 @@ def test_metadata_has_the_form_of_tensorflow_serving(tensorflow_server: Server) 
 
 
 def test_a_damaged_saved_model_says_so_and_the_others_serve_on(tensorflow_server: Server) -> None:
-    (status,) = tensorflow_server.request("/v1/models/damaged").json()["model_version_status"]
-    assert (status["version"], status["state"]) == ("1", "END")
-    assert "TensorFlow cannot load it" in status["status"]["error_message"]
+    failure(tensorflow_server, "damaged", 1, "TensorFlow cannot load it")
     answer = tensorflow_server.request("/v1/models/damaged:predict", {"instances": [1.0]})
     assert answer.status == 404
     assert "Servable not found for request: Latest(damaged)" in answer.json()["error"]
-    page = tensorflow_server.request("/metrics").body.decode()
-    assert 'serving_model_state{model="damaged",state="END",version="1"} 1.0' in page
-    assert 'serving_model_state{model="linear",state="AVAILABLE",version="1"} 1.0' in page
+    # It is LOADING whenever it is tried again.
+    given_up = 'serving_model_state{model="damaged",state="END",version="1"}'
+    tensorflow_server.wait_for(lambda: sample(tensorflow_server, given_up) == 1, "its state is not shown")
+    assert sample(tensorflow_server, 'serving_model_state{model="linear",state="AVAILABLE",version="1"}') == 1
 
 
 @pytest.mark.parametrize("dtype", VALUES)
