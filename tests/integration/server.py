@@ -100,9 +100,9 @@ def workers(server: Server) -> list[psutil.Process]:
 
 
 def clients_of(worker: psutil.Process) -> set[int]:
-    """The ports of those who are connected to it."""
+    """The ports of those who are connected to it, also of who has left while it has not noticed yet."""
     connections = worker.net_connections("tcp")
-    return {one.raddr.port for one in connections if one.status == psutil.CONN_ESTABLISHED}
+    return {one.raddr.port for one in connections if one.status != psutil.CONN_LISTEN}
 
 
 def is_answered_by(worker: psutil.Process, port: int) -> bool:
