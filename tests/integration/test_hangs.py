@@ -12,7 +12,7 @@ from tests.integration.odd_saved_models import save_endless
 from tests.integration.saved_models import save_linear
 from tests.integration.server import DEADLINE_SECONDS, Server, running
 
-FOR_EVER, SECONDS, A_WHILE, AT_ONCE = ({"instances": [rounds]} for rounds in (1e15, 5e6, 1e6, 0.0))
+FOR_EVER, SECONDS, AT_ONCE = ({"instances": [rounds]} for rounds in (1e15, 4e6, 0.0))
 TEN = {"instances": [10.0]}
 
 
@@ -53,7 +53,7 @@ def is_ready(server: Server, model: str) -> bool:
 def test_a_version_that_hangs_is_cut_off_and_then_left_alone_and_nobody_else_notices(
     models: Path, tmp_path: Path
 ) -> None:
-    with running(models, tmp_path / "log", request_timeout_ms=3000, threads=8) as server:
+    with running(models, tmp_path / "log", request_timeout_ms=6000, threads=8) as server:
         with ThreadPoolExecutor(40) as pool:
             hanging = [pool.submit(predict, server, "slow", FOR_EVER) for _ in range(30)]
             others = [pool.submit(predict, server, "other") for _ in range(4)]
@@ -76,11 +76,12 @@ def test_a_version_that_hangs_is_cut_off_and_then_left_alone_and_nobody_else_not
 
 
 def test_a_version_that_hung_and_runs_again_is_healthy_again(models: Path, tmp_path: Path) -> None:
-    with running(models, tmp_path / "log", request_timeout_ms=1000, unhealthy_after=1) as server:
+    with running(models, tmp_path / "log", request_timeout_ms=2000, unhealthy_after=1) as server:
         assert predict(server, "slow", SECONDS) == 504
         assert predict(server, "slow") == 503
         server.wait_for(lambda: is_ready(server, "slow"), "never healthy again")
-        assert predict(server, "slow") == 200
+        # A busy machine may take longer than that.
+        server.wait_for(lambda: predict(server, "slow") == 200, "it never answers again")
         assert sample(server, 'serving_model_healthy{model="slow",version="1"}') == "1.0"
         server.wait_until_logged("slow version 1 is healthy again")
 
@@ -96,7 +97,8 @@ def test_a_version_that_hangs_on_the_event_loop_costs_one_worker_and_never_does_
         server.wait_until_logged("quick version 1 has held up everybody for 5 s and cannot be stopped")
         server.wait_until_logged("exited with code 1")
         server.wait_until_all_workers_answer(workers)
-        assert predict(server, "quick") == 200
+        # Now threads run it, and a busy machine may take longer than that.
+        server.wait_for(lambda: predict(server, "quick") == 200, "it never answers again")
         # Of several workers, each finds out for itself.
         answers = [predict(server, "quick", FOR_EVER) for _ in range(10)]
         assert set(answers) == {504, 503}
@@ -105,8 +107,9 @@ def test_a_version_that_hangs_on_the_event_loop_costs_one_worker_and_never_does_
 
 
 def test_what_a_client_asked_that_has_left_is_not_run(models: Path, tmp_path: Path) -> None:
-    with running(models, tmp_path / "log", threads=1) as server:
-        with send(server, "slow", A_WHILE) as busy:
+    with running(models, tmp_path / "log", threads=1, request_timeout_ms=0) as server:
+        # Long enough for the service to notice that the other has left, which takes a second or two.
+        with send(server, "slow", SECONDS) as busy:
             server.wait_for(lambda: sample(server, "serving_connections") == "2.0", "the request never came")
             send(server, "other", AT_ONCE).close()
             server.wait_for(
