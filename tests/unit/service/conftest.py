@@ -9,8 +9,7 @@ from service import create_app
 from service.inference import Inference
 from service.metrics import Metrics
 from service.registry import Registry
-from service.settings import Settings
-from tests.unit.service.fakes import FakeService
+from tests.unit.service.fakes import FakeService, patient_settings
 
 MakeService = Callable[..., FakeService]
 
@@ -21,7 +20,7 @@ def make_service(tmp_path: Path, request: pytest.FixtureRequest) -> MakeService:
     twice: by Flask's routes, and through the server with its short road."""
 
     def make(**settings: Any) -> FakeService:
-        service = FakeService(create_app(Settings(models=tmp_path, **settings)), by_flask=request.param == "flask")
+        service = FakeService(create_app(patient_settings(tmp_path, **settings)), by_flask=request.param == "flask")
         service.app.extensions["watcher"].scan()
         return service
 

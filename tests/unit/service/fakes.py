@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from service.server.connections import Connections
 from service.server.protocol import HttpConnection
 from service.server.roads import Roads
 from service.serving_config import ServingConfig
+from service.settings import Settings
 from service.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from service.tensors import Array
 
@@ -68,6 +70,11 @@ def loaded_version(
 def make_available(registry: Registry, loaded: LoadedVersion) -> None:
     status = VersionStatus(State.AVAILABLE, engine=loaded.engine.name, load_seconds=0.5)
     registry.set_status(loaded.model, loaded.version, status, loaded)
+
+
+def patient_settings(models: Path, **settings: Any) -> Settings:
+    """However slow the machine, nobody is refused for that."""
+    return Settings(**{"models": models, "max_queue_ms": 60_000, **settings})
 
 
 @dataclass

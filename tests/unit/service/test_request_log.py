@@ -22,7 +22,15 @@ from service.server.protocol import HttpConnection
 from service.server.roads import Roads
 from service.settings import Settings
 from service.turn_batcher import TurnBatcher
-from tests.unit.service.fakes import FakeService, FakeTransport, loaded_version, make_available, signature, tensor
+from tests.unit.service.fakes import (
+    FakeService,
+    FakeTransport,
+    loaded_version,
+    make_available,
+    patient_settings,
+    signature,
+    tensor,
+)
 
 OF = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -35,7 +43,7 @@ class Clients:
     """Ask a service, each on a connection of its own and all in one turn, and have its log."""
 
     def __init__(self, folder: Path, draw: Callable[[], float] = lambda: 0.5, **settings: Any) -> None:
-        self.service = FakeService(create_app(Settings(models=folder, max_body_bytes=1000, **settings)))
+        self.service = FakeService(create_app(patient_settings(folder, max_body_bytes=1000, **settings)))
         self.service.app.extensions["watcher"].scan()
         make_available(self.service.registry, self._together(loaded_version(OF)))
         self.service.add(OF, lambda _: {"y": 1 / 0}, model="broken")  # type: ignore[dict-item]

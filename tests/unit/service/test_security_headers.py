@@ -3,8 +3,7 @@ from pathlib import Path
 from flask import Flask, Response
 
 from service import create_app, security_headers
-from service.settings import Settings
-from tests.unit.service.fakes import FakeService
+from tests.unit.service.fakes import FakeService, patient_settings
 
 STRICT = {"default-src 'none'", "script-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"}
 
@@ -24,7 +23,7 @@ def test_a_page_runs_nothing_but_our_own_parts_and_is_framed_by_nobody() -> None
 
 
 def test_the_services_own_page_has_them_and_every_answer_is_what_it_says_it_is(tmp_path: Path) -> None:
-    service = FakeService(create_app(Settings(models=tmp_path)), by_flask=False)
+    service = FakeService(create_app(patient_settings(tmp_path)), by_flask=False)
     assert "Content-Security-Policy" in service.get("/").headers
     for path in ("/", "/v1/models", "/nowhere", "/static/main.js", "/metrics"):
         answer = service.get(path)

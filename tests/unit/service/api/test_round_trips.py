@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_st
 
 from service import create_app
-from service.settings import Settings
 from service.tensors import DATATYPES, DTYPES, Array
-from tests.unit.service.fakes import FakeService, any_shape, signature
+from tests.unit.service.fakes import FakeService, any_shape, patient_settings, signature
 
 V1, V2 = "/v1/models/{}:predict", "/v2/models/{}/infer"
 NUMBERS = [name for name in DTYPES if name != "DT_STRING"]
@@ -27,7 +26,7 @@ SHAPES = numpy_st.array_shapes(min_dims=1, max_dims=4, max_side=4)
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> FakeService:
     """Its models give what they get, each one type. Those named `two_...` have two inputs."""
-    service = FakeService(create_app(Settings(models=tmp_path_factory.mktemp("models"))), by_flask=False)
+    service = FakeService(create_app(patient_settings(tmp_path_factory.mktemp("models"))), by_flask=False)
     service.app.extensions["watcher"].scan()
     for name in DTYPES:
         one, other = any_shape(name), any_shape("DT_INT64")

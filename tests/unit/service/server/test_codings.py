@@ -18,10 +18,9 @@ from service.server.answers import answer_bytes
 from service.server.interface import HttpRequest
 from service.server.roads import Roads
 from service.serving_config import ServingConfig
-from service.settings import Settings
 from service.signature import DEFAULT_SIGNATURE
 from service.tensors import Array
-from tests.unit.service.fakes import FakeEngine, make_available, signature, tensor
+from tests.unit.service.fakes import FakeEngine, make_available, patient_settings, signature, tensor
 
 
 def echo_bytes(inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -34,7 +33,7 @@ def exchange(
     """Status, headers and body of what is answered to a :predict whose model gives back what it gets."""
 
     async def ask() -> bytes:
-        app = create_app(Settings(models=tmp_path, max_body_bytes=10_000))
+        app = create_app(patient_settings(tmp_path, max_body_bytes=10_000))
         app.extensions["watcher"].scan()
         engine = FakeEngine({DEFAULT_SIGNATURE: signature({"x": tensor("DT_FLOAT", -1)})}, echo_bytes)
         batcher = None if is_quick else Batcher(engine.run, engine.signatures, BatchLimits(8, 0), BatchObserver())

@@ -13,7 +13,7 @@ from service.server.protocol import HttpConnection
 from service.server.roads import Roads
 from service.server.waits import BODY_SECONDS
 from service.settings import Settings
-from tests.unit.service.fakes import FakeService, FakeTransport, signature, tensor
+from tests.unit.service.fakes import FakeService, FakeTransport, patient_settings, signature, tensor
 
 MAX_BODY_BYTES = 100
 OF = signature({"x": tensor("DT_FLOAT", -1)})
@@ -23,7 +23,7 @@ def exchange(tmp_path: Path, sent: bytes, status: int, *, seconds_later: float =
     """The ids that the answer to these bytes carries, which has this status."""
 
     async def scenario() -> bytes:
-        service = FakeService(create_app(Settings(models=tmp_path, max_body_bytes=MAX_BODY_BYTES)))
+        service = FakeService(create_app(patient_settings(tmp_path, max_body_bytes=MAX_BODY_BYTES)))
         service.app.extensions["watcher"].scan()
         service.add(OF)
         service.add(OF, lambda _: {"y": 1 / 0}, model="broken")  # type: ignore[dict-item]

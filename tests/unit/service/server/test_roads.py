@@ -29,12 +29,11 @@ from service.server.pool import Job, Pool
 from service.server.roads import Roads
 from service.server.threads import Threads
 from service.serving_config import ServingConfig
-from service.settings import Settings
 from service.short_road import FEWEST_OF_A_LONG_ROUND, LONGEST_TURN
 from service.signature import DEFAULT_SIGNATURE
 from service.tensors import Array
 from service.turn_batcher import TurnBatcher
-from tests.unit.service.fakes import FakeEngine, any_shape, echo, make_available, signature, tensor
+from tests.unit.service.fakes import FakeEngine, any_shape, echo, make_available, patient_settings, signature, tensor
 
 ADDRESS = ("127.0.0.1", 8501)
 OF = signature({"x": tensor("DT_FLOAT", -1)})
@@ -42,8 +41,7 @@ ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 
 
 def make_app(tmp_path: Path, **settings: int) -> Flask:
-    # However slow the machine, nobody is refused for that.
-    app = create_app(Settings(models=tmp_path, **{"max_queue_ms": 60_000, **settings}))  # type: ignore[arg-type]
+    app = create_app(patient_settings(tmp_path, **settings))
     app.extensions["watcher"].scan()
     return app
 
