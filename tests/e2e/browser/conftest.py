@@ -8,9 +8,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from tests.integration.server import Server, running
+from tests.integration.server import DEADLINE_SECONDS, Server, running
+
+# As long as everything else is waited for; by itself it gives up after 5 s.
+expect.set_options(timeout=DEADLINE_SECONDS * 1000)
 
 SHIPPED = Path(__file__).parents[3] / "models"
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}

@@ -30,7 +30,8 @@ def test_a_sample_says_what_it_is_and_the_model_shows_what_it_saw(open_page: Ope
     page.get_by_role("button", name="Sample 7: Dress").click()
     expect(page.locator(".verdict")).to_contain_text("Dress Sure: 98.6 %. Right.")
     seen = page.get_by_alt_text("What the model saw")
-    assert seen.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [28, 28]
+    for side in ("naturalWidth", "naturalHeight"):
+        expect(seen).to_have_js_property(side, 28)
 
 
 def test_both_versions_answer_side_by_side(open_page: OpenPage) -> None:
@@ -107,7 +108,7 @@ def test_the_lines_to_copy_do_the_same(open_page: OpenPage) -> None:
     choose(page, SNEAKER)
     page.get_by_text("Do the same from a terminal").click()
     page.get_by_role("button", name="Copy the curl lines").click()
-    copied = page.evaluate("navigator.clipboard.readText()")
+    copied = page.wait_for_function("navigator.clipboard.readText()").json_value()
     assert copied.startswith("curl -s -H 'Content-Type: image/png' --data-binary @'sample.png' 'http://127.0.0.1:")
     assert copied.endswith("/v1/models/clothing/versions/2:classify'")
 

@@ -62,13 +62,14 @@ def test_the_live_page_draws_what_is_asked_meanwhile(open_page: OpenPage, servic
     page = open_page("/#/live")
     expect(page.get_by_role("heading", name="Requests a second")).to_be_visible()
     asked = re.compile(r"[1-9]")
-    # Until two readings differ.
-    for _ in range(100):
+
+    def is_drawn() -> bool:
+        """Once two readings differ."""
         service.request("/v1/models/regression:predict", {"instances": [10.0]})
         service.request("/v1/models/regression:predict", {"instances": ["ten"]})
-        if page.locator(".charts .u-legend").count() >= 4:
-            break
-        page.wait_for_timeout(100)
+        return page.locator(".charts .u-legend").count() >= 4
+
+    service.wait_for(is_drawn, "nothing is drawn")
     expect(page.locator(".charts .u-label", has_text="regression 1").first).to_be_visible()
     expect(page.locator(".charts .u-label", has_text="400")).to_be_visible()
     expect(page.locator(".tiles div", has_text="Workers")).to_have_text(asked)
