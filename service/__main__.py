@@ -165,7 +165,9 @@ def _greet(registry: Any, settings: Settings) -> None:
     from service.greeting import greeting
 
     registry.first_scan_done.wait()
-    print(greeting(registry, settings), flush=True)
+    # In one piece: other threads and processes write lines of the log meanwhile.
+    sys.stdout.write(greeting(registry, settings) + "\n")
+    sys.stdout.flush()
 
 
 @contextmanager

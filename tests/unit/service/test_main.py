@@ -1,3 +1,4 @@
+import io
 import os
 import socket
 import subprocess
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from service.__main__ import main
+from service.__main__ import _greet, main
 from service.board import Board, Report
 from service.host import usable_cores
+from service.registry import Registry
 from service.series.folder import COUNT, shared_files
 from service.series.store import FileStore, records
 from service.settings import Settings, variable
@@ -334,3 +336,24 @@ def test_spans_need_an_extra_and_the_start_says_so(
     said = " ".join(capsys.readouterr().err.split())
     assert "SERVING_OTEL=1: OpenTelemetry is not installed; start by SERVING_OTEL=1 make serve" in said
     assert "build the image with --build-arg OTEL=1" in said
+
+
+def test_the_greeting_is_written_in_one_piece_for_others_write_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces: list[bytes] = []
+
+    class Terminal(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, piece: Any) -> int:
+            pieces.append(bytes(piece))
+            return len(piece)
+
+    # As with PYTHONUNBUFFERED, which container images set.
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Terminal(), write_through=True))  # type: ignore[type-var]
+    registry = Registry()
+    registry.end_first_scan()
+    _greet(registry, Settings())
+    (greeting,) = pieces
+    assert greeting.startswith(b"Fitting Room serves http://127.0.0.1:8501\n")
+    assert greeting.endswith(b"\n")
