@@ -62,7 +62,7 @@ class Registry:
             Unavailable: the first scan, or loading on demand, takes too long.
         """
         if not self.first_scan_done.is_set():
-            self._wait_until_tried(model)
+            self._wait_until_tried(model, version)
         if loaded := self._find(model, version, label):
             return loaded
         if self._is_on_demand(model):
@@ -198,11 +198,16 @@ class Registry:
             raise InvalidRequest(f"Unrecognized servable version label: {label}; {model} has {known}")
         return None
 
-    def _wait_until_tried(self, model: str) -> None:
-        """Whatever the first scan has found of it."""
+    def _wait_until_tried(self, model: str, version: int | None) -> None:
+        """Whatever the first scan has found of it; the version that is asked for is enough for who names one."""
         with self._changed:
             tried = self._changed.wait_for(
-                lambda: self.first_scan_done.is_set() or self._is_settled(model), self._patience_seconds
+                lambda: (
+                    self.first_scan_done.is_set()
+                    or self._is_settled(model)
+                    or (version is not None and version in self._versions(model))
+                ),
+                self._patience_seconds,
             )
         if not tried:
             raise Unavailable("the models are still being loaded; /v2/health/ready tells when that is done")

@@ -164,6 +164,14 @@ def test_what_the_first_scan_is_done_with_is_served_while_it_goes_on(starting: R
     assert starting.get("model") is one
 
 
+def test_a_version_that_is_loaded_answers_who_names_it_while_others_of_its_model_are_not(starting: Registry) -> None:
+    one = add(starting, 1)
+    starting.set_status("model", 2, VersionStatus(State.LOADING))
+    assert starting.get("model", 1) is one
+    with pytest.raises(Unavailable):
+        starting.get("model", 2)
+
+
 def test_who_asks_while_the_first_scan_goes_on_waits_for_its_end() -> None:
     registry = Registry(patience_seconds=10)
     asked = threading.Thread(target=lambda: answers.append(registry.get("model")))
