@@ -179,8 +179,8 @@ def _shared_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        # Workers leave through here as well.
-        if os.getpid() == owner:
+        # Workers leave through here as well. Where their owner was killed, it is left to them.
+        if os.getpid() == owner or os.getppid() != owner:
             shutil.rmtree(folder, ignore_errors=True)
 
 

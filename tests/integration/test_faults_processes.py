@@ -174,14 +174,20 @@ def test_all_workers_killed_at_once_are_replaced_and_counted(models: Path, tmp_p
         assert sample(server, 'serving_model_state{model="regression",state="AVAILABLE",version="1"}') == 1
 
 
-def test_workers_end_with_the_one_that_watches_over_them(models: Path, tmp_path: Path) -> None:
+def test_workers_end_with_the_one_that_watches_over_them_and_leave_nothing(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     with running(models, tmp_path / "log", workers=2) as server:
+        assert [one.name.startswith("serving-metrics-") for one in temporary.iterdir()] == [True]
         orphans = workers(server)
         with socket.create_connection(("127.0.0.1", server.port), DEADLINE_SECONDS) as idle:
             server.process.kill()
             server.process.wait(DEADLINE_SECONDS)
             gone, alive = psutil.wait_procs(orphans, DEADLINE_SECONDS)
             assert (len(gone), alive) == (2, [])
+            assert list(temporary.iterdir()) == []
             assert idle.recv(1) == b""
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", server.port), DEADLINE_SECONDS)

@@ -225,6 +225,7 @@ def kept_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr("tempfile.mkdtemp", lambda prefix: str(folder))
     pids = iter([1, 2])
     monkeypatch.setattr("service.__main__.os.getpid", lambda: next(pids, 2))
+    monkeypatch.setattr("service.__main__.os.getppid", lambda: 1)
     return folder
 
 
