@@ -77,7 +77,7 @@ def test_confidence_and_outliers_are_stated(run: tuple[Path, str]) -> None:
 def test_the_reference_says_what_was_trained_on(run: tuple[Path, str]) -> None:
     for version_dir in (run[0], SHIPPED):
         found = read(version_dir, "reference.json")
-        assert len(found["inputs"]) == 6 * 5
+        assert len(found["inputs"]) == 6 * 5 + 5
         assert len(found["inputs"]["motion[0] mean"]["shares"]) == 10
         assert (found["rows"], found["held_out_rows"]) == (40, 40)
         assert found["labels"].keys() == {"Standing", "Running", "Walking", "Badminton"}

@@ -26,12 +26,24 @@ def test_a_picture_is_watched_by_its_statistics() -> None:
 def test_each_channel_has_its_own_statistics_where_there_are_few() -> None:
     motion = np.random.default_rng(0).normal(size=(3, 100, 6)).astype(np.float32)
     found = features({"motion": motion})
-    assert len(found) == 30
+    assert len(found) == 30 + 5
     np.testing.assert_allclose(found["motion[4] mean"], motion[..., 4].mean(axis=1), atol=1e-6)
-    assert len(features({"rgb": np.zeros((2, 64, 64, 3))})) == 15
+    assert len(features({"rgb": np.zeros((2, 64, 64, 3))})) == 15 + 2
     assert next(iter(features({"grey": np.zeros((2, 28, 28, 1))}))) == "grey mean"
     assert len(features({"rows": np.zeros((2, 28, 28))})) == 5
     assert len(features({"flat": np.zeros((2, 784))})) == 5
+
+
+def test_of_channels_the_means_are_compared() -> None:
+    warm = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
+    found, inverted = features({"pixels": warm}), features({"pixels": 255 - warm})
+    means = warm.mean(axis=(1, 2))
+    for name, difference in (
+        ("pixels[0]-[1]", means[:, 0] - means[:, 1]),
+        ("pixels[1]-[2]", means[:, 1] - means[:, 2]),
+    ):
+        np.testing.assert_allclose(found[name], difference)
+        np.testing.assert_allclose(inverted[name], -difference)
 
 
 def test_of_a_large_picture_some_places_tell_about_as_much() -> None:
