@@ -145,11 +145,13 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     async def _drain(self, groups: tuple["Connections", ...], latest: float) -> None:
         """Every connection gets the answer to what it has sent, and is closed."""
-        started = time.monotonic()
+        looks = 0
         # What was accepted last is not among them yet.
         await asyncio.sleep(DRAIN_SECONDS)
-        while any(groups) and (now := time.monotonic()) < latest:
+        while any(groups) and time.monotonic() < latest:
+            # Not by the clock: while the process stood still, it did not read what clients sent.
+            looks += 1
             for connections in groups:
-                connections.drain(close_idle=now - started > LINGER_SECONDS)
+                connections.drain(close_idle=looks * DRAIN_SECONDS > LINGER_SECONDS)
             self.notify()
             await asyncio.sleep(DRAIN_SECONDS)
