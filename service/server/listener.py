@@ -48,10 +48,14 @@ def connect_no_more(listener: socket.socket) -> None:
 
 
 def waiting(listener: socket.socket) -> int:
-    """How many are connected to it and not accepted yet; 0 elsewhere than on Linux, which alone tells."""
+    """How many are connected to it and not accepted yet; 0 where that is not to be had: only Linux tells."""
     if sys.platform != "linux":
         return 0
-    queue: int = TCP_INFO.unpack(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size))[-1]
+    try:
+        queue: int = TCP_INFO.unpack(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size))[-1]
+    # What runs containers may be no Linux and only look like it.
+    except (OSError, struct.error):
+        return 0
     return queue
 
 

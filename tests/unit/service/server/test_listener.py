@@ -79,6 +79,23 @@ def test_the_queue_of_a_listener_is_told(crowd: Crowd) -> None:
     assert waiting(crowd.listener) == 19
 
 
+class Silent(socket.socket):
+    def __init__(self, told: bytes | OSError) -> None:
+        super().__init__()
+        self._told = told
+
+    def getsockopt(self, *_options: int) -> bytes:  # type: ignore[override]
+        if isinstance(self._told, OSError):
+            raise self._told
+        return self._told
+
+
+@pytest.mark.parametrize("told", [OSError(errno.ENOPROTOOPT, "Protocol not available"), b"\0" * 8])
+def test_where_the_queue_is_not_told_nobody_is_taken_to_wait(told: bytes | OSError) -> None:
+    with Silent(told) as listener:
+        assert waiting(listener) == 0
+
+
 def test_a_few_who_wait_are_left_to_the_event_loop(crowd: Crowd) -> None:
     crowd.grow(FEW)
     assert isinstance(Accepting(crowd.listener, partial(Accepted, []))(), Accepted)
