@@ -11,6 +11,7 @@ import numpy as np
 
 from service.drift_bins import LABEL, Bins
 from service.drift_features import InputFeatures
+from service.drift_sample import REQUESTS_PER_SECOND, Sample
 from service.drift_window import Window
 from service.tensors import Array
 
@@ -52,18 +53,19 @@ class Drift:
         bins: Bins,
         signatures: Mapping[str, str | None],
         window: Window,
+        requests_per_second: float = REQUESTS_PER_SECOND,
         draw: Callable[[], float] = random,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         """`inputs`: by name, in the order of the bins. `signatures`: those that take these inputs, each with the output
-        that holds a classifier's scores. `draw`: a number of [0, 1) for each request with large rows."""
+        that holds a classifier's scores. `requests_per_second`: that are looked at; `draw`: which, see Sample."""
         self._names = list(inputs)
         self._bins = bins
         self._signatures = signatures
         self._window = window
-        self._draw = draw
         self._clock = clock
         self._is_large = sum(each.size for each in inputs.values()) > MOST_WAITING_VALUES
+        self._sample = Sample(SHARE_OF_LARGE if self._is_large else 1.0, requests_per_second, draw, clock)
         self._lock = threading.Lock()
         self._waiting: list[list[Array]] = []
         self._waiting_rows = 0
@@ -72,7 +74,7 @@ class Drift:
 
     def observe(self, signature: str, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         """What it was asked, and answered."""
-        if signature not in self._signatures or (self._is_large and self._draw() >= SHARE_OF_LARGE):
+        if signature not in self._signatures or not self._sample.takes():
             return
         arrays = [inputs[name] for name in self._names]
         if scores := self._signatures[signature]:

@@ -11,6 +11,7 @@ from service.drift import Drift
 from service.drift_bins import CONFIDENCE, LABEL, Bins
 from service.drift_features import InputFeatures
 from service.drift_reference import REFERENCE_FILE, InvalidReference, Reference, read_reference
+from service.drift_sample import REQUESTS_PER_SECOND
 from service.drift_window import Window, shared_window
 from service.serving_config import ASSETS
 from service.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
@@ -22,10 +23,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DriftWatch:
-    """`rows`: of the windows; 0: nothing is watched. `folder`: where processes share them; None for one alone."""
+    """`rows`: of the windows; 0: nothing is watched. `folder`: where processes share them; None for one alone.
+    `requests_per_second`: that are looked at."""
 
     rows: int
     folder: Path | None = None
+    requests_per_second: float = REQUESTS_PER_SECOND
 
     def watch(self, loaded: LoadedVersion, path: Path) -> Drift | None:
         """None where there is no reference, or a wrong one: a version is served without one, too."""
@@ -55,7 +58,8 @@ class DriftWatch:
             if _is_alike(each, default, inputs)
         }
         fitting = {name: output for name, output in alike.items() if output or reference.labels is None}
-        return Drift(inputs, bins, fitting, self._window(loaded, reference, len(bins.names)))
+        window = self._window(loaded, reference, len(bins.names))
+        return Drift(inputs, bins, fitting, window, self.requests_per_second)
 
     def _window(self, loaded: LoadedVersion, reference: Reference, features: int) -> Window:
         if self.folder is None:

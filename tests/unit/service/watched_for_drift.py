@@ -1,6 +1,7 @@
 """A version whose predictions are compared with a reference: the input x, uniform from 0 to 10, and two labels."""
 
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def write_reference(version_dir: Path, content: Any) -> None:
 
 def watched(version_dir: Path, loaded: LoadedVersion, reference: Any = REFERENCE, **settings: Any) -> Drift:
     write_reference(version_dir, reference)
-    drift = DriftWatch(**({"rows": 1_000} | settings)).watch(loaded, version_dir)
+    # Each request, however many come at once.
+    drift = DriftWatch(**({"rows": 1_000, "requests_per_second": inf} | settings)).watch(loaded, version_dir)
     assert drift is not None
     return drift
 
