@@ -10,7 +10,7 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import bodies, machine, page, report, scrape, soak
+from benchmarks import bodies, machine, page, report, scaling, scrape, soak
 from benchmarks.load import find_wrk
 from benchmarks.measure import Bench, Result, body_name
 from benchmarks.overload import section as overload_section
@@ -56,8 +56,8 @@ def main() -> None:
         return
     RESULTS.write_text(json.dumps(report.as_json(run), indent=1, ensure_ascii=False) + "\n")
     document = report.document(TEMPLATE.read_text(), run)
-    for section in (reload_section.SECTION, overload_section.SECTION, scrape.SECTION, soak.SECTION, page.SECTION):
-        document = section.place(document)
+    for part in (reload_section, overload_section, scaling, scrape, soak, page):
+        document = part.SECTION.place(document)
     DOCUMENT.write_text(document)
     print(f"\nWritten to {RESULTS} and {DOCUMENT}.")
 
