@@ -5,6 +5,7 @@ import shutil
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ import os, sys
 sys.path.insert(0, os.getcwd())
 from service.server.waits import Wait
 for wait in Wait:
-    wait._value_ /= 30
+    wait._value_ /= 15
 """
 
 # A socket in repair mode is closed without a word to the other side (linux/tcp.h).
@@ -120,10 +121,13 @@ def test_a_client_that_vanishes_without_a_word_is_cut_off(server: Server, stage:
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("how", ["closes", "resets"])
 def test_a_client_that_leaves_does_no_harm(server: Server, stage: str, how: str) -> None:
-    clients = [connect(server) for _ in range(5)]
-    ports = {port_of(client) for client in clients}
-    for client in clients:
-        client.sendall(STAGES[stage])
+    ports = set()
+    for _ in range(5):
+        client = connect(server)
+        ports.add(port_of(client))
+        # On a busy machine it may be cut off before it has sent all. It leaves all the same.
+        with suppress(ConnectionError):
+            client.sendall(STAGES[stage])
         if how == "resets":
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
