@@ -11,7 +11,7 @@ import numpy as np
 
 from service.drift_bins import LABEL, Bins
 from service.drift_features import InputFeatures
-from service.drift_sample import REQUESTS_PER_SECOND, Sample
+from service.drift_sample import Sample
 from service.drift_window import Window
 from service.tensors import Array
 
@@ -53,7 +53,7 @@ class Drift:
         bins: Bins,
         signatures: Mapping[str, str | None],
         window: Window,
-        requests_per_second: float = REQUESTS_PER_SECOND,
+        requests_per_second: float,
         draw: Callable[[], float] = random,
         clock: Callable[[], float] = perf_counter,
     ) -> None:

@@ -1,8 +1,6 @@
 """Which requests are looked at for drift: all, unless they are many or large."""
 
 from collections.abc import Callable
-from random import random
-from time import perf_counter
 
 # Of each version in each process. More would tell no more, only take longer, and a window would be a moment's.
 REQUESTS_PER_SECOND = 500
@@ -13,13 +11,7 @@ COUNT_SECONDS = 1.0
 class Sample:
     """Drawn at random, so that requests of no kind are left out."""
 
-    def __init__(
-        self,
-        most: float,
-        per_second: float = REQUESTS_PER_SECOND,
-        draw: Callable[[], float] = random,
-        clock: Callable[[], float] = perf_counter,
-    ) -> None:
+    def __init__(self, most: float, per_second: float, draw: Callable[[], float], clock: Callable[[], float]) -> None:
         """`most`: the share, where they are few. `draw`: a number of [0, 1) for each request."""
         self._most = self._share = most
         self._per_second = per_second

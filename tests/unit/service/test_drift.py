@@ -1,3 +1,4 @@
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def of_one_input(row_shape: tuple[int, ...], **known: Any) -> tuple[Drift, Windo
     reference = Reference(rows=1_000, inputs=dict.fromkeys(features.names, binned))
     bins = Bins([features], reference, ())
     window = Window(1_000, len(bins.names))
-    return Drift({"pixels": features}, bins, {DEFAULT_SIGNATURE: None}, window, **known), window
+    return Drift({"pixels": features}, bins, {DEFAULT_SIGNATURE: None}, window, inf, **known), window
 
 
 @pytest.mark.parametrize("rows_a_request", [1, 7, 31, 32, 500])
