@@ -51,6 +51,7 @@ class Clients:
     """Of a service with all its workers, which they are connected to."""
 
     def __init__(self, running: Running, workers: int, request: bytes, stack: ExitStack) -> None:
+        self.running = running
         self.workers = _listening(running, workers)
         self.sockets = [
             stack.enter_context(socket.create_connection(("127.0.0.1", running.port), DEADLINE_SECONDS))
@@ -109,7 +110,7 @@ def _burst(asked: list[Clients], cores: tuple[int, int]) -> Burst:
     for clients in asked:
         clients.ask()
     missing = [client for clients in asked for client in clients.sockets]
-    count, cpu, began = len(missing), _cpu_seconds(workers), time.perf_counter()
+    count, cpu, began = len(missing), _cpu_seconds(asked), time.perf_counter()
     for worker in workers:
         worker.resume()
     while missing:
@@ -119,7 +120,7 @@ def _burst(asked: list[Clients], cores: tuple[int, int]) -> Burst:
             raise SystemExit(f"{SERVER.title} leaves {len(missing)} of {count} requests without an answer")
         else:
             time.sleep(LOOK_SECONDS)
-    seconds, cpu = time.perf_counter() - began, _cpu_seconds(workers) - cpu
+    seconds, cpu = time.perf_counter() - began, _cpu_seconds(asked) - cpu
     for clients in asked:
         clients.check_answers()
     return Burst(count / seconds, cpu / count * 1e6)
@@ -130,8 +131,8 @@ def _has_answer(client: socket.socket) -> bool:
     return bool(length)
 
 
-def _cpu_seconds(workers: list[psutil.Process]) -> float:
-    return sum(sum(worker.cpu_times()[:2]) for worker in workers)
+def _cpu_seconds(asked: list[Clients]) -> float:
+    return sum(clients.running.cpu_seconds() for clients in asked)
 
 
 def _listening(running: Running, workers: int) -> list[psutil.Process]:
@@ -139,7 +140,10 @@ def _listening(running: Running, workers: int) -> list[psutil.Process]:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while time.monotonic() < deadline:
         found: list[psutil.Process] = running.process.children()
-        ports = [{one.laddr.port for one in each.net_connections("tcp") if one.status == "LISTEN"} for each in found]
+        ports = [
+            {one.laddr.port for one in each.net_connections("tcp") if one.status == psutil.CONN_LISTEN}
+            for each in found
+        ]
         if sum(running.port in each for each in ports) == workers:
             return found
         time.sleep(0.05)
