@@ -20,6 +20,13 @@ KINDS = {
 }
 
 
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A models folder of the test's own, with the shipped regression."""
+    shutil.copytree(SHIPPED / "regression" / "1", tmp_path / "models" / "regression" / "1")
+    return tmp_path / "models"
+
+
 @pytest.fixture(scope="session")
 def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with a SavedModel of each kind, none with a twin, beside a broken one."""

@@ -23,12 +23,6 @@ VERSION_1 = SHIPPED / "regression" / "1"
 ASSETS = "assets.extra"
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    shutil.copytree(VERSION_1, tmp_path / "models" / "regression" / "1")
-    return tmp_path / "models"
-
-
 def set_room_on_disk(server: Server, size: int) -> None:
     """None of the service's processes can write a file beyond that, as if the disk were full."""
     for process in (psutil.Process(server.process.pid), *workers(server)):

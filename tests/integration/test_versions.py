@@ -7,8 +7,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import pytest
-
 from service.registry import State
 from tests.integration.conftest import SHIPPED
 from tests.integration.server import Server, running, workers
@@ -33,12 +31,6 @@ def sample(server: Server, series: str) -> float:
     page = server.request("/metrics").body.decode()
     found = re.search(rf"^{re.escape(series)} (\S+)$", page, re.MULTILINE)
     return float(found[1]) if found else 0.0
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    shutil.copytree(VERSION_1, tmp_path / "models" / "regression" / "1")
-    return tmp_path / "models"
 
 
 def test_a_version_that_one_worker_calls_available_is_served_by_all(models: Path, tmp_path: Path) -> None:
