@@ -100,6 +100,16 @@ def is_base64(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
 
 
+def size_of(arrays: Mapping[str, Array]) -> int:
+    """In bytes, with those of the strings."""
+    size = 0
+    for array in arrays.values():
+        size += array.nbytes
+        if array.dtype.hasobject:
+            size += sum(map(len, array.ravel().tolist()))
+    return size
+
+
 def check_shape(name: str, array: Array, spec: TensorSpec) -> None:
     """Raises InvalidRequest where the shape of the input `name` is not one that the spec takes."""
     if spec.shape is not None and not has_fitting_shape(array, spec):
