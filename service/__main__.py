@@ -20,7 +20,7 @@ from gunicorn.app.base import BaseApplication
 from service import create_app, key_command
 from service.api_keys import key_file
 from service.board import forget_worker
-from service.host import usable_cores
+from service.host import keep_blas_on_its_thread, usable_cores
 from service.logs import logging_config
 from service.model_policies import policy_file
 from service.rate_limit import RateLimits
@@ -33,6 +33,7 @@ from service.toml_file import InvalidFile
 def main() -> None:
     # gunicorn takes over soon. Until then the first process of a container would not even notice the signal.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    keep_blas_on_its_thread()
     if sys.argv[1:2] == ["key"]:
         key_command.main(sys.argv[2:])
         return
