@@ -60,9 +60,7 @@ def create_app(
         lambda model, version: BatchMetrics(metrics, model, version),
         limits,
         DriftWatch(settings.drift_window, metrics_folder).watch,
-        lambda model, version, probe: Health(
-            f"{model} version {version}", tolerance, probe, metrics.health_of(model, version)
-        ),
+        lambda model, version: Health(f"{model} version {version}", tolerance, metrics.health_of(model, version)),
     )
     repository = Repository(settings.models, settings.model_name)
     agreement = Agreement(registry, Board(board_folder))

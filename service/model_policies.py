@@ -41,10 +41,12 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the settings of the same names say, for one model."""
+    """What the settings of the same names say, for one model. `independent_rows`: the operator's word that rows may be
+    run together and apart, or may not, instead of what the version's own proof says."""
 
     max_batch_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
     batch_timeout_micros: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    independent_rows: bool | None = None
 
 
 class ModelPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,9 +14,15 @@ from service.version import LoadedVersion, State, VersionStatus
 __all__ = ["LoadedVersion", "Registry", "State", "VersionStatus"]
 
 Entry = TypeVar("Entry")
+# By model, version and label: `get`, or `get_at_once`.
+Find = Callable[[str, int | None, str | None], LoadedVersion]
 
 _NO_TRAFFIC = Traffic()
 _UNSETTLED = (State.START, State.LOADING)
+
+
+class WouldWait(Exception):
+    """The version is still to be loaded."""
 
 
 class Registry:
@@ -32,7 +38,7 @@ class Registry:
         self.policies_error = ""
         self._statuses: Mapping[str, Mapping[int, VersionStatus]] = {}
         self._traffic: Mapping[str, Traffic] = {}
-        self._slow: frozenset[str] = frozenset()
+        self._on_demand: frozenset[str] = frozenset()
         self._of_strings: frozenset[str] = frozenset()
         self._when_wanted: Callable[[str], None] = lambda _model: None
         self.first_scan_done = threading.Event()
@@ -71,6 +77,16 @@ class Registry:
                 return loaded
         raise NotFound(self._why_not(model, version, label))
 
+    def get_at_once(self, model: str, version: int | None = None, label: str | None = None) -> LoadedVersion:
+        """What `get` gives, for the event loop. Raises what it raises, and WouldWait where it would wait."""
+        if not self.first_scan_done.is_set():
+            raise WouldWait
+        if loaded := self._find(model, version, label):
+            return loaded
+        if self._is_on_demand(model):
+            raise WouldWait
+        raise NotFound(self._why_not(model, version, label))
+
     def check_ready(self, model: str, version: int | None = None) -> None:
         """Raises NotFound where `get` would, without waiting for a model to be loaded on demand, and Unhealthy."""
         traffic = self._traffic.get(model, _NO_TRAFFIC)
@@ -94,7 +110,10 @@ class Registry:
 
     def is_quick(self, model: str) -> bool:
         """Whether every version of the model is; True where there is none, for to say so is quick as well."""
-        return model not in self._slow
+        if model in self._on_demand:
+            return False
+        traffic = self._traffic.get(model, _NO_TRAFFIC)
+        return all(loaded.pace.is_quick for loaded in traffic.versions.values())
 
     def takes_strings(self, model: str) -> bool:
         return model in self._of_strings
@@ -169,14 +188,9 @@ class Registry:
             before = self._traffic.get(model, _NO_TRAFFIC).labels
             others[model] = route(self._policies.of(model), statuses, versions, before)
         self._traffic = others
-        self._slow = frozenset(name for name in others if self._is_slow(name))
+        self._on_demand = frozenset(name for name in others if self._is_on_demand(name))
         self._of_strings = frozenset(
             name for name in others if any(loaded.takes_strings for loaded in others[name].versions.values())
-        )
-
-    def _is_slow(self, model: str) -> bool:
-        return self._is_on_demand(model) or any(
-            loaded.batcher is not None for loaded in self._traffic[model].versions.values()
         )
 
     def _is_on_demand(self, model: str) -> bool:

@@ -67,6 +67,19 @@ class Twin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
             raise ValueError(f"a twin in {self.precision} is proved by 'accuracy' and 'saved_model_accuracy'")
 
 
+class RowProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The proof that the rows of these signatures are independent: so many real rows gave the same outputs alone, all
+    together, in another order, and alone again.
+
+    `largest_difference`: of any output value, absolute up to 1, relative above; `tolerance`: how large it may be.
+    """
+
+    signatures: tuple[str, ...]
+    rows_tried: int
+    largest_difference: float
+    tolerance: float
+
+
 class OutlierScore(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which signature gives what `serving_default` gives and, as `output`, a number for each row that is above
     `threshold` where the row is unlike what the model was trained on."""
@@ -94,7 +107,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
 
 
 class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """`no_twin` says why none was shipped.
+    """`no_twin` says why none was shipped. Only the signatures that `independent_rows` names are batched.
 
     `example` is a request that works: a v1 body (`{"instances": [10.0]}`) or `{"picture": FILE}` with the name
     of a picture that lies beside.
@@ -108,6 +121,7 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     twin: Twin | None = None
     outlier_score: OutlierScore | None = None
     no_twin: str | None = None
+    independent_rows: RowProof | None = None
 
 
 def saved_model_digest(version_dir: Path) -> str:

@@ -174,9 +174,8 @@ class Watcher:
     def _keep_off_loop(self) -> None:
         slow = self._agreement.kept_off_loops()
         for loaded in self._registry.loaded() if slow else ():
-            if loaded.batcher is None and (loaded.model, loaded.version) in slow:
-                batching = self._policies.of(loaded.model).batching
-                self._registry.replace_loaded(self._preparation.off_loop(loaded, batching))
+            if (loaded.model, loaded.version) in slow:
+                loaded.pace.keep_off_loop()
 
     def _state(self, key: Key) -> State | None:
         status = self._registry.statuses().get(key[0], {}).get(key[1])
@@ -231,7 +230,7 @@ class Watcher:
             batching = self._policies.of(key[0]).batching
             loaded = self._preparation.prepare(*key, path, batching)
             if key in self._agreement.kept_off_loops():
-                loaded = self._preparation.off_loop(loaded, batching)
+                loaded.pace.keep_off_loop()
         # Whatever a stranger's model does wrong, the others must go on being loaded and watched.
         except Exception as error:
             expected = isinstance(error, (LoadError, InvalidServingConfig))

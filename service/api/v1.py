@@ -14,7 +14,7 @@ from service.inference import Inference
 from service.messages import Answer, Request
 from service.outlier_score import Inferred, headers
 from service.prediction import Prediction
-from service.registry import LoadedVersion, Registry
+from service.registry import Find, LoadedVersion
 from service.settings import Settings
 from service.signature import DEFAULT_SIGNATURE
 from service.tensors import Array
@@ -28,7 +28,7 @@ _VERB = ":<any(predict, classify, regress):verb>"
 
 
 def decode(
-    registry: Registry,
+    find: Find,
     settings: Settings,
     call: Call,
     request: Request,
@@ -38,7 +38,7 @@ def decode(
     label: str | None = None,
 ) -> Prediction:
     """A request for `:predict`, `:classify` or `:regress`. Raises ServingError."""
-    loaded = registry.get(model, version_number(version), label)
+    loaded = find(model, version_number(version), label)
     call.found(loaded)
     loaded.health.check()
     pictures = pictures_of(request)
@@ -64,7 +64,7 @@ def blueprint(inference: Inference, settings: Settings) -> Blueprint:
     registry = inference.registry
 
     def act(**asked: str) -> Response:
-        prediction = decode(registry, settings, current_call(), flask_views.current_request(), **asked)
+        prediction = decode(registry.get, settings, current_call(), flask_views.current_request(), **asked)
         return flask_views.response(inference.answer(prediction))
 
     def status(model: str, version: str | None = None, label: str | None = None) -> Response:

@@ -13,7 +13,7 @@ from service.inference import Inference
 from service.messages import Answer, Request
 from service.outlier_score import Inferred
 from service.prediction import Prediction
-from service.registry import LoadedVersion, Registry
+from service.registry import Find, LoadedVersion
 from service.settings import Settings
 from service.signature import DEFAULT_SIGNATURE
 from service.watcher import Watcher
@@ -27,7 +27,7 @@ _PLACES = ("/v2/models/<name:model>", "/v2/models/<name:model>/versions/<version
 
 
 def decode(
-    registry: Registry,
+    find: Find,
     settings: Settings,  # noqa: ARG001  # every protocol's decode takes them
     call: Call,
     request: Request,
@@ -35,7 +35,7 @@ def decode(
     version: str | None = None,
 ) -> Prediction:
     """A request for inference. Raises ServingError."""
-    loaded = registry.get(model, _number(version))
+    loaded = find(model, _number(version), None)
     call.found(loaded)
     loaded.health.check()
     signature = loaded.signature(DEFAULT_SIGNATURE)
@@ -59,7 +59,7 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
         return loaded
 
     def infer(**asked: str) -> Response:
-        prediction = decode(registry, settings, current_call(), flask_views.current_request(), **asked)
+        prediction = decode(registry.get, settings, current_call(), flask_views.current_request(), **asked)
         return flask_views.response(inference.answer(prediction))
 
     def metadata(model: str, version: str | None = None) -> Response:

@@ -3,7 +3,6 @@
 from typing import Any
 
 from service.api.v2_binary import datatype
-from service.batch import is_batchable
 from service.registry import LoadedVersion, Registry, State, VersionStatus
 from service.signature import DEFAULT_SIGNATURE, TensorSpec
 
@@ -43,7 +42,7 @@ def model_config(loaded: LoadedVersion) -> dict[str, object]:
     """Triton's ModelConfig, as far as it says something here. Where a batch can be made of rows, the first size, which
     every tensor has free, is not among the `dims`."""
     signature = loaded.signature(DEFAULT_SIGNATURE)
-    is_batched = is_batchable(signature)
+    is_batched = DEFAULT_SIGNATURE in loaded.independence.signatures
     config: dict[str, Any] = {
         "name": loaded.model,
         "platform": PLATFORM,
@@ -58,7 +57,7 @@ def model_config(loaded: LoadedVersion) -> dict[str, object]:
             _config(name, spec, is_batched) | {"is_shape_tensor": False} for name, spec in signature.outputs.items()
         ],
     }
-    if loaded.batcher is not None or loaded.turn_batcher is not None:
+    if is_batched:
         config["dynamic_batching"] = {"max_queue_delay_microseconds": round(loaded.limits.timeout_seconds * 1e6)}
     return config
 

@@ -7,20 +7,30 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.batch import BatchObserver
-from service.batcher import Batcher, BatchLimits
+from service.batcher import BatchLimits
 from service.calls import Call
 from service.deadline import Deadline, DeadlineExceeded
 from service.errors import InvalidRequest
 from service.inference import Inference
 from service.messages import Answer
+from service.pace import Pace
 from service.prediction import Prediction
 from service.registry import LoadedVersion
 from service.serving_config import ServingConfig
 from service.signature import DEFAULT_SIGNATURE
 from service.tensors import Array
 from service.version import Shadow
-from tests.unit.service.fakes import Arrays, FakeEngine, any_shape, loaded_version, signature, tensor
+from tests.unit.service.fakes import (
+    Arrays,
+    FakeEngine,
+    any_shape,
+    batcher,
+    independent,
+    loaded_version,
+    quick,
+    signature,
+    tensor,
+)
 from tests.unit.service.scored import pixels, scored_version
 from tests.unit.service.watched_for_drift import honest, watched, watched_version
 
@@ -83,8 +93,9 @@ def batched_version(answer: Callable[[Arrays], dict[str, Array]]) -> LoadedVersi
     """One whose rows are run together, four at most."""
     loaded = loaded_version(ROWS, answer)
     limits = BatchLimits(max_batch_size=4, timeout_seconds=0.0)
-    batcher = Batcher(loaded.engine.run, loaded.engine.signatures, limits, BatchObserver())
-    return replace(loaded, limits=limits, batcher=batcher)
+    independence = independent(loaded.engine.signatures)
+    in_threads = batcher(loaded.engine, 4)
+    return replace(loaded, limits=limits, batcher=in_threads, independence=independence, pace=Pace())
 
 
 def asked_rows(loaded: LoadedVersion) -> list[list[float]]:
@@ -124,10 +135,18 @@ def test_a_model_that_does_not_answer_row_by_row_sees_all_rows_at_once(inference
     loaded = batched_version(lambda inputs: {"y": inputs["x"].sum(keepdims=True)})
     outputs = inference.infer(loaded, "serving_default", {"x": np.arange(9.0)}, Call()).outputs
     assert outputs["y"].tolist() == [36]
+    assert loaded.independence.signatures == set()
+
+
+def test_rows_that_are_not_said_to_be_independent_are_run_all_at_once(inference: Inference) -> None:
+    loaded = batched_version(lambda inputs: {"y": inputs["x"] / inputs["x"].sum()})
+    loaded.independence.say(())
+    outputs = inference.infer(loaded, "serving_default", {"x": np.arange(9.0)}, Call()).outputs
+    assert outputs["y"].sum() == pytest.approx(1)
 
 
 def test_a_version_that_is_never_run_in_batches_sees_all_rows_at_once(inference: Inference) -> None:
-    loaded = replace(batched_version(lambda inputs: {"y": inputs["x"]}), batcher=None)
+    loaded = replace(batched_version(lambda inputs: {"y": inputs["x"]}), pace=quick())
     inference.infer(loaded, "serving_default", {"x": np.arange(9.0)}, Call())
     assert asked_rows(loaded) == [list(range(9))]
 

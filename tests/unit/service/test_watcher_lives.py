@@ -11,11 +11,9 @@ from service.board import PREPARED, Board, Report, Slow
 from service.engines import LoadError
 from service.errors import InvalidRequest, NotFound, Unavailable
 from service.registry import Registry, State
-from tests.unit.service.fakes import signature, tensor
-from tests.unit.service.watched import FakeLoader, Watched
+from tests.unit.service.watched import ROWS, FakeLoader, Watched
 
 # Warmed up, and found to be quick.
-QUICK = signature({"x": tensor("DT_FLOAT", -1)})
 
 
 @pytest.fixture
@@ -378,9 +376,9 @@ def test_at_the_start_a_stuck_worker_does_not_hold_up_the_others_for_ever(tmp_pa
 
 def test_what_held_up_one_workers_event_loop_is_run_by_threads_in_all_of_them(pair: tuple[Watched, Watched]) -> None:
     for name in ("a/1", "a/2"):
-        pair[0].add(name)
+        pair[0].add_quick(name)
     for worker in pair:
-        worker.loader.signature = QUICK
+        worker.loader.signature = ROWS
     for worker in (*pair, *pair):
         worker.watcher.scan()
     assert all(worker.registry.is_quick("a") for worker in pair)
@@ -388,18 +386,17 @@ def test_what_held_up_one_workers_event_loop_is_run_by_threads_in_all_of_them(pa
     for worker in pair:
         worker.watcher.scan()
         assert not worker.registry.is_quick("a")
-        slow, quick = worker.registry.get("a", 1), worker.registry.get("a", 2)
-        assert (slow.batcher is None, quick.batcher is None) == (False, True)
+        assert [worker.registry.get("a", version).pace.is_quick for version in (1, 2)] == [False, True]
         worker.write_policies("[models.a]\nbatching = {max_batch_size = 4}")
         worker.watcher.scan()
-        assert worker.registry.get("a", 1).batcher is not None
+        assert not worker.registry.get("a", 1).pace.is_quick
 
 
 def test_a_worker_that_takes_anothers_place_never_runs_it_on_its_event_loop(tmp_path: Path) -> None:
     (folder := tmp_path / "board").mkdir()
     Board(folder, 1).note_slow(Slow("a", 1))
-    successor = Watched(tmp_path / "models", board=Board(folder, 2), loader=FakeLoader(signature=QUICK))
+    successor = Watched(tmp_path / "models", board=Board(folder, 2), loader=FakeLoader(signature=ROWS))
     for name in ("a/1", "b/1"):
-        successor.add(name)
+        successor.add_quick(name)
     successor.watcher.scan()
     assert [successor.registry.is_quick(model) for model in ("a", "b")] == [False, True]

@@ -14,15 +14,15 @@ from service.preparation import Preparation
 from service.registry import Registry, State
 from service.repository import Repository
 from service.retries import Retries
-from service.serving_config import ServingConfig
+from service.serving_config import RowProof, ServingConfig, write_serving_config
 from service.settings import Settings
 from service.signature import DEFAULT_SIGNATURE, Signature
 from service.watcher import Watcher
-from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature
+from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature, tensor
 
 NEVER_SECONDS = 3600
-# Of any shape: nothing to warm it up with can be made up, so it is not known to be quick.
 OF = signature({"x": any_shape("DT_FLOAT")})
+ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 
 
 @dataclass
@@ -79,6 +79,11 @@ class Watched:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "saved_model.pb").write_bytes(content)
         return folder
+
+    def add_quick(self, name: str) -> None:
+        """A version that its own example shows to be quick, for a loader of the signature ROWS."""
+        proof = RowProof(signatures=(DEFAULT_SIGNATURE,), rows_tried=8, largest_difference=0.0, tolerance=1e-5)
+        write_serving_config(self.add(name), ServingConfig(example={"instances": [1.0]}, independent_rows=proof))
 
     def write_policies(self, text: str) -> None:
         """Anew, so that it counts as changed however quickly one follows the other."""

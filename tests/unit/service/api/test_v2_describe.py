@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.batch import BatchObserver
-from service.batcher import Batcher, BatchLimits
-from service.registry import LoadedVersion
+from service.batcher import BatchLimits
 from service.signature import Signature
-from tests.unit.service.fakes import FakeService, any_shape, echo, error, make_available, signature, tensor
+from tests.unit.service.fakes import FakeService, any_shape, echo, error, independent, make_available, signature, tensor
 
 LINEAR = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 PICTURES = signature(
@@ -83,7 +81,8 @@ def test_a_model_without_the_default_signature_says_so(service: FakeService) -> 
 def test_the_config_has_the_sizes_without_the_batch(service: FakeService) -> None:
     service.add(PICTURES)
     loaded = replace(service.registry.get("model"), limits=BatchLimits(8, timeout_seconds=0.0))
-    make_available(service.registry, loaded)
+    assert service.get("/v2/models/model/config").get_json()["max_batch_size"] == 0
+    make_available(service.registry, replace(loaded, independence=independent(loaded.engine.signatures)))
     config = service.get("/v2/models/model/config").get_json()
     assert config["name"] == "model"
     assert config["max_batch_size"] == 8
@@ -114,9 +113,8 @@ def test_the_config_says_whether_requests_are_batched(service: FakeService) -> N
     engine = service.add(LINEAR)
     assert "dynamic_batching" not in service.get("/v2/models/model/config").get_json()
     limits = BatchLimits(8, timeout_seconds=0.0005)
-    batcher = Batcher(engine.run, engine.signatures, limits, BatchObserver())
-    config = service.registry.get("model").config
-    make_available(service.registry, LoadedVersion("model", 2, engine, config, batcher, limits=limits))
+    loaded = replace(service.registry.get("model"), limits=limits, independence=independent(engine.signatures))
+    make_available(service.registry, replace(loaded, version=2))
     batching = service.get("/v2/models/model/config").get_json()["dynamic_batching"]
     assert batching == {"max_queue_delay_microseconds": 500}
 
