@@ -275,7 +275,7 @@ class Watcher:
         while self._gone:
             key, is_replaced = self._gone.popleft()
             if is_replaced:
-                logger.info("%s version %d of before is unloaded", *key)
+                logger.info("%s version %d from its old folder is unloaded", *key)
                 continue
             with self._lock:
                 self._end(key)

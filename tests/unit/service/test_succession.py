@@ -468,6 +468,16 @@ def test_where_memory_is_too_small_for_both_the_old_one_goes_first(
     assert list(setup.states().values()) == [State.AVAILABLE]
 
 
+def test_the_new_version_is_loaded_as_soon_as_the_old_one_is_out_of_memory(setup: Watched) -> None:
+    begin_with_unload_first(setup)
+    setup.add("a/2")
+    setup.scan(1)
+    setup.watcher.look()
+    setup.watcher._coordinate()
+    assert setup.watcher._queue.wait(10)
+    assert setup.loader.loaded == ["a/1", "a/2"]
+
+
 def test_between_two_versions_who_waits_too_long_is_told_to_come_again(tmp_path: Path) -> None:
     setup = Watched(tmp_path / "models", registry=Registry(patience_seconds=0))
     begin_with_unload_first(setup)
