@@ -235,8 +235,10 @@ class Watcher:
         with self._lock:
             for number, successors in self._registry.held(model).items():
                 if version in successors:
+                    logger.info("%s version %d makes room for version %d", model, number, version)
                     self._unload((model, number))
             if self._state(key) is State.AVAILABLE:
+                logger.info("%s version %d makes room for what its folder is now", model, version)
                 self._unload(key)
         return all(status.state is not State.UNLOADING for status in self._registry.statuses()[model].values())
 
