@@ -53,6 +53,9 @@ class ModelPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     versions: Literal["all"] | Latest | list[VersionNumber] = "all"
     labels: dict[LabelName, VersionNumber | Label] = {}
     load: Literal["preload", "on_demand"] = "preload"
+    # What goes first where one version takes the place of another. TensorFlow Serving's words for the two are
+    # availability-preserving and resource-preserving.
+    replace: Literal["load_first", "unload_first"] = "load_first"
     batching: Batching = Batching()
 
     def __post_init__(self) -> None:
@@ -75,6 +78,11 @@ class ModelPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def shadow(self) -> tuple[str, float] | None:
         return self._special("shadow")
+
+    @property
+    def named(self) -> set[int]:
+        """The versions that it calls by their numbers, whether they are there or not."""
+        return {*(self.versions if isinstance(self.versions, list) else ()), *self.label_versions.values()}
 
     def wanted(self, on_disk: Collection[int]) -> set[int]:
         """Of the versions on disk those that are to be loaded: what the policy names, and what a label does."""

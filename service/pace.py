@@ -92,7 +92,7 @@ class Pace:
     def keep_off_loop(self) -> None:
         """Threads run it from now on, however quick it is."""
         self._is_kept_off = True
-        self._leave_loop(REMEMBERED_RUNS)
+        self.is_quick = False
 
     def _leave_loop(self, missing_runs: int) -> None:
         self._missing_runs = missing_runs

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import weakref
+from contextlib import suppress
 from pathlib import Path
 
 from service.errors import NotFound
@@ -55,10 +57,38 @@ class Repository:
         return found
 
 
+class Folder:
+    """A version's folder, as long as what was loaded of it is there: this one, whatever its name leads to by then.
+
+    It is held open, so that the file system numbers no other one like it. `path`: where it was, without links;
+    `identity`: the same in every process of this machine.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError."""
+        self.path = Path(os.path.realpath(path))
+        descriptor = os.open(self.path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY)
+        weakref.finalize(self, os.close, descriptor)
+        self.identity = _identity(os.fstat(descriptor))
+
+    def is_replaced(self, path: Path) -> bool:
+        """Whether another folder lies there now. Where none does, none has taken its place."""
+        try:
+            return _identity(path.stat()) != self.identity
+        except OSError:
+            return False
+
+
+def _identity(stat: os.stat_result) -> str:
+    return f"{stat.st_dev:x}:{stat.st_ino:x}"
+
+
 def fingerprint(version: Path) -> int:
-    """Changes whenever a file of the version appears, vanishes, grows or is written."""
+    """Changes whenever a file of the version appears, vanishes, grows or is written, or its folder is another one."""
     files = []
     folders = [str(version)]
+    with suppress(OSError):
+        files.append(("", 0, 0, version.stat().st_ino))
     while folders:
         try:
             children = _children(folders.pop())

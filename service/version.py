@@ -12,6 +12,7 @@ from service.engines import Engine
 from service.errors import InvalidRequest
 from service.health import Health
 from service.pace import Pace
+from service.repository import Folder
 from service.serving_config import ServingConfig
 from service.signature import DEFAULT_SIGNATURE, Signature
 from service.tensors import Array
@@ -32,10 +33,12 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VersionStatus:
-    """`error` says why a version that ended could not be loaded; without one it was unloaded on demand."""
+    """`error` says why a version that ended could not be loaded; without one it was unloaded on demand. Of one that is
+    AVAILABLE: why the folder that took the place of its own could not. `failed_folder`: its identity."""
 
     state: State
     error: str = ""
+    failed_folder: str = ""
     engine: str = ""
     load_seconds: float = 0.0
 
@@ -60,6 +63,8 @@ class LoadedVersion:
     # None where there is no reference to compare with.
     drift: Drift | None = None
     health: Health = field(default_factory=Health)
+    # Where it was loaded from.
+    folder: Folder | None = None
     # Who gets a copy of what this one answers; set in what requests without a version get.
     shadow: "Shadow | None" = None
     # As metrics write it.

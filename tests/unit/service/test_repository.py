@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from service.repository import Repository, fingerprint
+from service.repository import Folder, Repository, fingerprint
 
 
 def add(root: Path, model: str, version: str, content: bytes = b"graph") -> Path:
@@ -155,3 +156,44 @@ def test_the_fingerprint_tells_a_file_that_appears_vanishes_grows_or_is_replaced
     variables.rename(variables.with_name("renamed"))
     seen.add(fingerprint(folder))
     assert len(seen) == 5
+
+
+def test_the_fingerprint_tells_another_folder_in_the_place_of_the_one_before(tmp_path: Path) -> None:
+    folder = tmp_path / "model" / "1"
+    folder.mkdir(parents=True)
+    before = fingerprint(folder)
+    folder.rename(tmp_path / "old")
+    folder.mkdir()
+    assert fingerprint(folder) != before
+
+
+def test_a_folder_is_replaced_by_another_one_and_not_by_its_absence_or_new_files(tmp_path: Path) -> None:
+    path = add(tmp_path, "model", "1")
+    folder = Folder(path)
+    (path / "saved_model.pb").write_bytes(b"edited")
+    (path / "variables").mkdir()
+    assert not folder.is_replaced(path)
+    shutil.rmtree(path)
+    assert not folder.is_replaced(path)
+    # Its number on the file system is taken as long as it is held.
+    add(tmp_path, "model", "1")
+    assert folder.is_replaced(path)
+
+
+def test_a_folder_is_known_by_where_links_lead_to(tmp_path: Path) -> None:
+    path = add(tmp_path, "model", "1")
+    (link := tmp_path / "link").symlink_to(path)
+    folder = Folder(link)
+    assert (folder.path, folder.identity) == (path, Folder(path).identity)
+    link.unlink()
+    link.symlink_to(add(tmp_path, "model", "2"))
+    assert folder.is_replaced(link)
+
+
+def test_a_folder_that_is_no_more_in_use_is_not_held_open(tmp_path: Path) -> None:
+    path = add(tmp_path, "model", "1")
+    before = psutil.Process().num_fds()
+    folder = Folder(path)
+    assert psutil.Process().num_fds() == before + 1
+    del folder
+    assert psutil.Process().num_fds() == before

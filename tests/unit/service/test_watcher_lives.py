@@ -38,8 +38,7 @@ def test_a_policy_chooses_the_versions_and_what_it_no_longer_wants_is_unloaded(s
     setup.watcher.scan()
     assert setup.states() == {"a/3": State.AVAILABLE, "a/4": State.AVAILABLE}
     setup.write_policies("[models.a]\nversions = [1]")
-    setup.watcher.scan()
-    setup.watcher.scan()
+    setup.scan(3)
     assert setup.states() == {"a/1": State.AVAILABLE}
     assert setup.registry.get("a").version == 1
 
@@ -114,7 +113,7 @@ def test_a_version_is_unloading_until_the_last_request_that_holds_it_is_done(set
     setup.watcher.scan()
     held = setup.registry.get("a")
     shutil.rmtree(folder)
-    setup.watcher.scan()
+    setup.scan_after_absence()
     assert setup.states() == {"a/1": State.UNLOADING}
     with pytest.raises(NotFound, match="version 1 is UNLOADING"):
         setup.registry.get("a", 1)
@@ -129,14 +128,12 @@ def test_what_comes_back_while_the_old_one_is_unloading_waits_for_its_end(setup:
     setup.watcher.scan()
     held = setup.registry.get("a")
     shutil.rmtree(folder)
-    setup.watcher.scan()
+    setup.scan_after_absence()
     setup.add("a/1")
-    setup.watcher.scan()
-    setup.watcher.scan()
+    setup.scan()
     assert setup.states() == {"a/1": State.UNLOADING}
     del held
-    for _ in range(3):
-        setup.watcher.scan()
+    setup.scan()
     assert setup.states() == {"a/1": State.AVAILABLE}
     assert setup.loader.loaded == ["a/1", "a/1"]
 

@@ -17,6 +17,7 @@ from service.retries import Retries
 from service.serving_config import RowProof, ServingConfig, write_serving_config
 from service.settings import Settings
 from service.signature import DEFAULT_SIGNATURE, Signature
+from service.succession import MIN_ABSENT_SECONDS
 from service.watcher import Watcher
 from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature, tensor
 
@@ -49,7 +50,7 @@ def preparation(loader: FakeLoader) -> Preparation:
 
 @dataclass
 class Watched:
-    """`now`: seconds, by the clock that retries go by."""
+    """`now`: seconds, by the clock that retries and absences go by."""
 
     models: Path
     registry: Registry = field(default_factory=Registry)
@@ -72,6 +73,7 @@ class Watched:
             on_failure=lambda model, version: self.failures.append((model, version)),
             retries=Retries(lambda: self.now),
             loaders=1,
+            clock=lambda: self.now,
         )
 
     def add(self, name: str, content: bytes = b"graph") -> Path:
@@ -84,6 +86,17 @@ class Watched:
         """A version that its own example shows to be quick, for a loader of the signature ROWS."""
         proof = RowProof(signatures=(DEFAULT_SIGNATURE,), rows_tried=8, largest_difference=0.0, tolerance=1e-5)
         write_serving_config(self.add(name), ServingConfig(example={"instances": [1.0]}, independent_rows=proof))
+
+    def scan(self, times: int = 2) -> None:
+        """Twice: what appears is loaded then."""
+        for _ in range(times):
+            self.watcher.scan()
+
+    def scan_after_absence(self) -> None:
+        """What is not on disk now has been gone for long enough to count as removed."""
+        self.watcher.scan()
+        self.now += MIN_ABSENT_SECONDS
+        self.watcher.scan()
 
     def write_policies(self, text: str) -> None:
         """Anew, so that it counts as changed however quickly one follows the other."""

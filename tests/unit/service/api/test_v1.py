@@ -409,6 +409,12 @@ def test_the_states_of_a_models_versions_come_newest_first(linear: FakeService) 
     }
 
 
+def test_what_is_available_is_in_order_whatever_becomes_of_its_folder(linear: FakeService) -> None:
+    linear.registry.set_failure("model", 1, "broken")
+    (status,) = linear.get("/v1/models/model").get_json()["model_version_status"]
+    assert (status["state"], status["status"]) == ("AVAILABLE", {"error_code": "OK", "error_message": "broken"})
+
+
 def test_the_state_of_one_version_can_be_asked_for(linear: FakeService) -> None:
     linear.registry.set_status("model", 2, VersionStatus(State.END, error="broken"))
     (status,) = linear.get("/v1/models/model/versions/2").get_json()["model_version_status"]
