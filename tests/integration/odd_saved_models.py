@@ -140,3 +140,17 @@ def save_endless(path: Path, least_rounds: int = 0) -> None:
             return {"gone": tf.zeros_like(rounds) + gone}
 
     tf.saved_model.save(module := Endless(), str(path), signatures={"serving_default": module.__call__})
+
+
+def save_counter(path: Path) -> None:
+    """Answers each row with how often it was run, this time included."""
+
+    class Counter(tf.Module):
+        def __init__(self) -> None:
+            self.calls = tf.Variable(0.0)
+
+        @tf.function(input_signature=[Spec([None], tf.float32, name="x")])
+        def __call__(self, x: Any) -> Any:
+            return {"call": tf.zeros_like(x) + self.calls.assign_add(1.0)}
+
+    tf.saved_model.save(module := Counter(), str(path), signatures={"serving_default": module.__call__})
