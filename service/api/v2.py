@@ -11,6 +11,7 @@ from service.calls import Call, current_call
 from service.errors import InvalidRequest, ServingError, Unavailable, json_response
 from service.inference import Inference
 from service.messages import Answer, Request
+from service.names import version_of
 from service.outlier_score import Inferred
 from service.prediction import Prediction
 from service.registry import LoadedVersion, Registry
@@ -35,7 +36,7 @@ def decode(
     version: str | None = None,
 ) -> Prediction:
     """A request for inference. Raises ServingError."""
-    loaded = registry.get(model, _number(version))
+    loaded = registry.get(model, version_of(version))
     call.found(loaded)
     loaded.health.check()
     signature = loaded.signature(DEFAULT_SIGNATURE)
@@ -54,7 +55,7 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
     registry = inference.registry
 
     def find(model: str, version: str | None) -> LoadedVersion:
-        loaded = registry.get(model, _number(version))
+        loaded = registry.get(model, version_of(version))
         current_call().found(loaded)
         return loaded
 
@@ -69,7 +70,7 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
         # Who asks this wants to be told, not to wait.
         if not registry.first_scan_done.is_set():
             raise Unavailable("the models are still being loaded")
-        registry.check_ready(model, _number(version))
+        registry.check_ready(model, version_of(version))
         return json_response({"name": model, "ready": True})
 
     def config(model: str, version: str | None = None) -> Response:
@@ -77,7 +78,7 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
 
     def stats(model: str, version: str | None = None) -> Response:
         find(model, version)
-        return json_response(v2_statistics.statistics(registry, scraped, model, _number(version)))
+        return json_response(v2_statistics.statistics(registry, scraped, model, version_of(version)))
 
     for place in _PLACES:
         views.add_url_rule(place + "/infer", "infer", infer, methods=["POST"])
@@ -133,11 +134,3 @@ def _wants_ready_only(body: bytes) -> bool:
     if not isinstance(ready, bool):
         raise InvalidRequest('expected {"ready": true} or {"ready": false}')
     return ready
-
-
-def _number(version: str | None) -> int | None:
-    if version is None:
-        return None
-    if not (version.isascii() and version.isdigit() and len(version) <= 19 and int(version) < 2**63):
-        raise InvalidRequest(f"the version {version[:40]!r} is no whole number of 64 bits")
-    return int(version)

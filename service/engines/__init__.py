@@ -6,7 +6,7 @@ from pathlib import Path
 
 from service.engines.interface import Engine, LoadError
 from service.engines.scored import ScoredEngine
-from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, saved_model_digest
+from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, graph_file, saved_model_digest
 from service.settings import EngineChoice
 from service.signature import DEFAULT_SIGNATURE
 
@@ -23,8 +23,8 @@ def load_engine(version_dir: Path, config: ServingConfig, choice: EngineChoice) 
     Raises:
         LoadError: also where TensorFlow is needed and missing.
     """
-    if not (version_dir / "saved_model.pb").is_file():
-        raise LoadError("not a SavedModel: it holds no saved_model.pb")
+    if graph_file(version_dir) is None:
+        raise LoadError("not a SavedModel: it holds no saved_model.pb (nor saved_model.pbtxt)")
     obstacle = _twin_obstacle(version_dir, config) if choice != "tensorflow" else "SERVING_ENGINE=tensorflow"
     if obstacle is None:
         return _load_twin(version_dir / ASSETS / TWIN_FILE, config)

@@ -10,6 +10,9 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
+from service.names import version_number
+from service.serving_config import graph_file
+
 TIMEOUT_SECONDS = 60
 
 
@@ -92,10 +95,10 @@ class ModelFolder:
 def place_of(model: str) -> tuple[Path, str, str] | None:
     """Models folder, model and version ("" for none) where `model` is a path, of a model or of one of its versions;
     None where it is a name."""
-    if "/" not in model and not (Path(model) / "saved_model.pb").exists():
+    if "/" not in model and graph_file(Path(model)) is None:
         return None
     folder = Path(model).resolve()
-    if folder.name.isdigit():
+    if version_number(folder.name) is not None:
         return folder.parent.parent, folder.parent.name, folder.name
     return folder.parent, folder.name, ""
 
