@@ -71,14 +71,16 @@ class Registry:
                 return loaded
         raise NotFound(self._why_not(model, version, label))
 
-    def check_ready(self, model: str, version: int | None = None) -> None:
-        """Raises NotFound where `get` would, without waiting for a model to be loaded on demand, and Unhealthy."""
+    def check_ready(self, model: str, version: int | None = None) -> LoadedVersion | None:
+        """The version that answers; None where it is still to be loaded on demand, for which nobody waits here. Raises
+        NotFound where `get` would, and Unhealthy."""
         traffic = self._traffic.get(model, _NO_TRAFFIC)
         loaded = traffic.default if version is None else traffic.versions.get(version)
         if loaded is not None:
             loaded.health.check()
         elif not self._is_on_demand(model):
             raise NotFound(self._why_not(model, version, None))
+        return loaded
 
     def unhealthy(self, model: str, version: int | None = None, label: str | None = None) -> LoadedVersion | None:
         """One of those that `get` may give, where they are all unhealthy."""

@@ -1,5 +1,7 @@
 """The Open Inference Protocol, version 2, which KServe, Triton and others speak."""
 
+from contextlib import suppress
+
 import flask
 import orjson
 from flask import Blueprint, Response
@@ -16,13 +18,15 @@ from service.outlier_score import Inferred
 from service.prediction import Prediction
 from service.registry import LoadedVersion, Registry
 from service.settings import Settings
-from service.signature import DEFAULT_SIGNATURE
 from service.watcher import Watcher
 
 
 class Forbidden(ServingError):
     status = 403
 
+
+# A model of this name has its metadata where the statistics of all models are.
+STATS = "stats"
 
 _PLACES = ("/v2/models/<name:model>", "/v2/models/<name:model>/versions/<version>")
 
@@ -39,14 +43,14 @@ def decode(
     loaded = registry.get(model, version_of(version))
     call.found(loaded)
     loaded.health.check()
-    signature = loaded.signature(DEFAULT_SIGNATURE)
-    head, inputs = v2_codec.decode(request.body, request.headers.get(HEAD_LENGTH_HEADER), signature)
+    name = v2_codec.signature_name(loaded)
+    head, inputs = v2_codec.decode(request.body, request.headers.get(HEAD_LENGTH_HEADER), loaded.signature(name))
     call.decoded()
 
     def encode(inferred: Inferred) -> Answer:
-        return v2_codec.encode(loaded, head, inferred.outputs)
+        return v2_codec.encode(loaded, name, head, inferred.outputs)
 
-    return Prediction(loaded, DEFAULT_SIGNATURE, inputs, encode, call)
+    return Prediction(loaded, name, inputs, encode, call)
 
 
 def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scraped: Collector) -> Blueprint:
@@ -70,7 +74,10 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
         # Who asks this wants to be told, not to wait.
         if not registry.first_scan_done.is_set():
             raise Unavailable("the models are still being loaded")
-        registry.check_ready(model, version_of(version))
+        loaded = registry.check_ready(model, version_of(version))
+        if loaded is not None:
+            # What cannot be asked by this protocol is not ready for it.
+            v2_codec.signature_name(loaded)
         return json_response({"name": model, "ready": True})
 
     def config(model: str, version: str | None = None) -> Response:
@@ -93,7 +100,12 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
 
     @views.get("/v2/models/stats")
     def all_stats() -> Response:
-        return json_response(v2_statistics.statistics(registry, scraped))
+        """Of all models; and the metadata of the model that is called so, if there is one: no key is in both."""
+        statistics = v2_statistics.statistics(registry, scraped)
+        if STATS in registry.defaults():
+            with suppress(ServingError):
+                statistics |= v2_describe.model_metadata(registry, find(STATS, None))
+        return json_response(statistics)
 
     @views.post("/v2/repository/index")
     def index() -> Response:

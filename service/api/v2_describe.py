@@ -3,9 +3,10 @@
 from typing import Any
 
 from service.api.v2_binary import datatype
+from service.api.v2_codec import signature_name
 from service.batch import is_batchable
 from service.registry import LoadedVersion, Registry, State, VersionStatus
-from service.signature import DEFAULT_SIGNATURE, TensorSpec
+from service.signature import TensorSpec
 
 NAME, VERSION = "fitting-room", "0.1.0"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
@@ -28,7 +29,7 @@ def server_metadata() -> dict[str, object]:
 
 def model_metadata(registry: Registry, loaded: LoadedVersion) -> dict[str, object]:
     """`versions`: those that are AVAILABLE."""
-    signature = loaded.signature(DEFAULT_SIGNATURE)
+    signature = loaded.signature(signature_name(loaded))
     versions = registry.statuses().get(loaded.model, {})
     return {
         "name": loaded.model,
@@ -42,7 +43,7 @@ def model_metadata(registry: Registry, loaded: LoadedVersion) -> dict[str, objec
 def model_config(loaded: LoadedVersion) -> dict[str, object]:
     """Triton's ModelConfig, as far as it says something here. Where a batch can be made of rows, the first size, which
     every tensor has free, is not among the `dims`."""
-    signature = loaded.signature(DEFAULT_SIGNATURE)
+    signature = loaded.signature(signature_name(loaded))
     is_batched = is_batchable(signature)
     config: dict[str, Any] = {
         "name": loaded.model,
