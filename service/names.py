@@ -5,8 +5,6 @@ Folders, paths of requests, `models.toml` and the command line go by it alike, s
 
 import unicodedata
 
-from service.errors import InvalidRequest
-
 # Of int64, as TensorFlow Serving's versions.
 MAX_VERSION = 2**63 - 1
 # Joiners within words of Persian and of many languages of India, and within emoji.
@@ -20,19 +18,6 @@ def version_number(text: str) -> int | None:
         return None
     number = int(digits)
     return number if number <= MAX_VERSION else None
-
-
-def version_of(text: str | None) -> int | None:
-    """The version that a path names; None where it names none. Raises InvalidRequest, in TensorFlow Serving's words."""
-    if text is None:
-        return None
-    number = version_number(text)
-    if number is None:
-        raise InvalidRequest(
-            f"Malformed request: Failed to convert version: {text[:40]} to numeric; expected a whole number of at most "
-            f"{MAX_VERSION}"
-        )
-    return number
 
 
 def model_misfit(name: str) -> str | None:

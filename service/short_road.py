@@ -23,7 +23,6 @@ from service.image import picture_pixels
 from service.inference import Inference
 from service.messages import Answer, Request, error_answer
 from service.metrics import Metrics
-from service.names import version_of
 from service.outlier_score import Inferred
 from service.prediction import Prediction
 from service.settings import Settings
@@ -125,7 +124,7 @@ class ShortRoad:
         """What is answered at once, without a thread, where every version that may answer hangs."""
         version, label = route.asked.get("version"), route.asked.get("label")
         try:
-            loaded = self._inference.registry.unhealthy(route.model, version_of(version), label)
+            loaded = self._inference.registry.unhealthy(route.model, v1.version_of(version), label)
         except InvalidRequest:
             return None
         if loaded is None:

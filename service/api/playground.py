@@ -7,11 +7,10 @@ from flask import Blueprint, Response, request
 from PIL import Image
 
 from service.api import flask_views, playground_describe
-from service.api.v1 import pictures_of
+from service.api.v1 import pictures_of, version_of
 from service.calls import current_call
 from service.errors import InvalidRequest, json_response
 from service.image import picture_batch
-from service.names import version_of
 from service.occlusion import occlusion_map
 from service.registry import LoadedVersion, Registry
 from service.repository import Repository

@@ -12,7 +12,7 @@ from service.errors import InvalidRequest, json_response
 from service.image import picture_batch
 from service.inference import Inference
 from service.messages import Answer, Request
-from service.names import version_number, version_of
+from service.names import MAX_VERSION, version_number
 from service.outlier_score import Inferred, headers
 from service.prediction import Prediction
 from service.registry import LoadedVersion, Registry
@@ -123,4 +123,17 @@ def _top_k(request: Request) -> int | None:
     number = version_number(text)
     if not number:
         raise InvalidRequest(f"top_k={text[:40]!r}: expected a whole number of at least 1")
+    return number
+
+
+def version_of(text: str | None) -> int | None:
+    """The version that a path names; None where it names none. Raises InvalidRequest, in TensorFlow Serving's words."""
+    if text is None:
+        return None
+    number = version_number(text)
+    if number is None:
+        raise InvalidRequest(
+            f"Malformed request: Failed to convert version: {text[:40]} to numeric; expected a whole number of at most "
+            f"{MAX_VERSION}"
+        )
     return number

@@ -8,12 +8,12 @@ from flask import Blueprint, Response
 from prometheus_client.registry import Collector
 
 from service.api import flask_views, v2_codec, v2_describe, v2_statistics
+from service.api.v1 import version_of
 from service.api.v2_head import HEAD_LENGTH_HEADER
 from service.calls import Call, current_call
 from service.errors import InvalidRequest, ServingError, Unavailable, json_response
 from service.inference import Inference
 from service.messages import Answer, Request
-from service.names import version_of
 from service.outlier_score import Inferred
 from service.prediction import Prediction
 from service.registry import LoadedVersion, Registry
