@@ -12,6 +12,7 @@ from service.errors import InvalidRequest
 from service.health import Health
 from service.serving_config import ServingConfig
 from service.signature import DEFAULT_SIGNATURE, Signature
+from service.tensors import Array
 from service.turn_batcher import TurnBatcher
 
 UNBATCHED = BatchLimits(max_batch_size=1, timeout_seconds=0.0)
@@ -100,6 +101,14 @@ class LoadedVersion:
     def label_output(self, signature_name: str) -> str | None:
         """The output that holds a score for each label: the only one whose rows are as long as the labels."""
         return self._label_outputs.get(signature_name)
+
+    def label_scores(self, signature_name: str, outputs: Mapping[str, Array]) -> Array | None:
+        """That output's array, [rows, labels]; None where there is none, or a run gave it another shape than the
+        signature says."""
+        name = self._label_outputs.get(signature_name)
+        if name is None or outputs[name].shape[1:] != (len(self.config.labels),):
+            return None
+        return outputs[name]
 
 
 @dataclass(frozen=True, slots=True)
