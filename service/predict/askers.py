@@ -1,6 +1,7 @@
 """Who answers: a service that runs, or a model's folder, read here and now."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -10,6 +11,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
+from service import op_libraries
 from service.names import version_number
 from service.serving_config import graph_file
 
@@ -71,9 +73,14 @@ class ModelFolder:
             raise NoAnswer(f"{models / model}: no such folder")
         # Only where it is wanted: to ask a running service takes no engines.
         from service import create_app
-        from service.settings import Settings
+        from service.settings import InvalidSetting, Settings
 
-        self._app = create_app(Settings(models=models, model_name=model))
+        try:
+            # Of the settings the one that a graph may need.
+            settings = Settings(models=models, model_name=model, op_libraries=os.environ.get(op_libraries.SETTING, ""))
+        except InvalidSetting as error:
+            raise NoAnswer(str(error)) from None
+        self._app = create_app(settings)
         self._app.extensions["watcher"].scan()
         registry = self._app.extensions["registry"]
         if not registry.defaults():
