@@ -81,16 +81,15 @@ def missing_op(op: str) -> str:
 
 def main(paths: Sequence[str]) -> int:
     """Loads each and says so before, that who asked knows of which one this process ended."""
-    from service.engines.interface import LoadError
-    from service.engines.tensorflow_c import load_op_library, tensorflow
+    from service.engines import TENSORFLOW_INSTALL, LoadError, tensorflow_c
 
     try:
-        tensorflow()
+        tensorflow_c.tensorflow()
         for path in paths:
             print(f"{path} cannot be loaded", flush=True)
-            load_op_library(Path(path))
-    except ModuleNotFoundError as error:
-        print(f"they are TensorFlow's, and it is not installed ({error})")
+            tensorflow_c.load_op_library(Path(path))
+    except ModuleNotFoundError:
+        print(f"TensorFlow, whose they are, is not installed; install it with {TENSORFLOW_INSTALL}")
     except LoadError as error:
         print(error)
     else:

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from service.op_libraries import missing_op, parse
+from service.engines import LoadError, tensorflow_c
+from service.op_libraries import main, missing_op, parse
 
 
 @pytest.fixture
@@ -51,3 +52,31 @@ def test_what_is_no_file_is_named(folder: Path, name: str) -> None:
 def test_a_missing_operation_is_told_with_whose_it_is_and_what_to_do(op: str, whose: str) -> None:
     told = f"its graph has the operation {op!r}, and {whose}; name the library that does in SERVING_OP_LIBRARIES"
     assert missing_op(op) == told
+
+
+# What the process that tries them says: its last line is the reason.
+
+
+def test_where_tensorflow_is_missing_it_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> None:
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+
+    monkeypatch.setattr(tensorflow_c, "tensorflow", missing)
+    assert main(["a.so"]) == 1
+    said = "TensorFlow, whose they are, is not installed; install it with make serve TENSORFLOW=1 (or: pip install "
+    assert capsys.readouterr().out.startswith(said)
+
+
+def test_the_library_that_fails_is_the_last_that_is_named_and_none_after_it_is_tried(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(path: Path) -> None:
+        if path.name == "b.so":
+            raise LoadError("b.so cannot be loaded: no library")
+
+    monkeypatch.setattr(tensorflow_c, "tensorflow", lambda: None)
+    monkeypatch.setattr(tensorflow_c, "load_op_library", load)
+    assert (main(["a.so"]), main(["a.so", "b.so", "c.so"])) == (0, 1)
+    assert capsys.readouterr().out.splitlines()[-1] == "b.so cannot be loaded: no library"
