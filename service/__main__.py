@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 from gunicorn.app.base import BaseApplication
 
-from service import create_app, key_command
+from service import create_app, key_command, op_libraries
 from service.api_keys import key_file
 from service.board import forget_worker
 from service.host import keep_blas_on_its_thread, usable_cores
@@ -61,6 +61,10 @@ def main() -> None:
             RotatingFile(Path(settings.capture_file), settings.capture_max_bytes).check()
         except OSError as error:
             parser.error(f"SERVING_CAPTURE_FILE={settings.capture_file!r} cannot be written: {error.strerror}")
+    if settings.op_libraries:
+        obstacle = op_libraries.load_obstacle(op_libraries.parse(settings.op_libraries))
+        if obstacle is not None:
+            parser.error(obstacle)
     if settings.otel and not _is_there("opentelemetry.exporter.otlp.proto.http"):
         parser.error(
             "SERVING_OTEL=1: OpenTelemetry is not installed; start by SERVING_OTEL=1 make serve; in "

@@ -148,10 +148,10 @@ def has_rows(outputs: Arrays, count: int) -> bool:
 def is_batchable(signature: Signature) -> bool:
     """Every tensor has a row for each of the request's, as far as the signature says."""
     specs = [*signature.inputs.values(), *signature.outputs.values()]
-    return bool(signature.inputs) and all(
-        spec.shape is not None and spec.shape[:1] == (-1,) and spec.is_held for spec in specs
-    )
+    return bool(signature.inputs) and all(spec.shape is not None and spec.shape[:1] == (-1,) for spec in specs)
 
 
 def _is_uniform(signature: Signature) -> bool:
-    return all(spec.shape is not None and -1 not in spec.shape[1:] for spec in signature.inputs.values())
+    return all(
+        spec.is_held and spec.shape is not None and -1 not in spec.shape[1:] for spec in signature.inputs.values()
+    )

@@ -145,8 +145,8 @@ class Inference:
             self._metrics.of_outlier_scores(loaded.model, loaded.version).record(scores)
             if signature_name == DEFAULT_SIGNATURE:
                 outputs = {name: array for name, array in outputs.items() if name != score.output}
-        if output := loaded.label_output(signature_name):
-            self._metrics.of_predictions(loaded.model, loaded.version).record(loaded.config.labels, outputs[output])
+        if (label_scores := loaded.label_scores(signature_name, outputs)) is not None:
+            self._metrics.of_predictions(loaded.model, loaded.version).record(loaded.config.labels, label_scores)
         if loaded.drift is not None:
             loaded.drift.observe(signature_name, inputs, outputs)
         if loaded.shadow is not None:

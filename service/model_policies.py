@@ -11,12 +11,13 @@ from typing import Annotated, Literal
 import msgspec
 
 from service import toml_file
+from service.names import MAX_VERSION
 from service.settings import Settings
 from service.toml_file import TomlFile
 
 FILE_NAME = "models.toml"
 
-VersionNumber = Annotated[int, msgspec.Meta(ge=0)]
+VersionNumber = Annotated[int, msgspec.Meta(ge=0, le=MAX_VERSION)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 LabelName = Annotated[str, msgspec.Meta(pattern=r"^[^/:]+$")]
 # The label whose version answers requests that name none.

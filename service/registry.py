@@ -93,15 +93,16 @@ class Registry:
             raise WouldWait
         raise self._missing(model, version, label)
 
-    def check_ready(self, model: str, version: int | None = None) -> None:
-        """Raises what `get` would, without waiting for anything to be loaded, and Unhealthy. A model on demand is ready
-        before it is loaded."""
+    def check_ready(self, model: str, version: int | None = None) -> LoadedVersion | None:
+        """The version that answers; None where it is still to be loaded on demand, for which nobody waits here. Raises
+        what `get` would, and Unhealthy."""
         traffic = self._traffic.get(model, _NO_TRAFFIC)
         loaded = traffic.default if version is None else traffic.versions.get(version)
         if loaded is not None:
             loaded.health.check()
         elif not self._is_on_demand(model):
             raise self._missing(model, version, None)
+        return loaded
 
     def unhealthy(self, model: str, version: int | None = None, label: str | None = None) -> LoadedVersion | None:
         """One of those that `get` may give, where they are all unhealthy."""

@@ -15,6 +15,9 @@ from service.signature import Signature
 ASSETS = "assets.extra"
 CONFIG_FILE = "serving.json"
 TWIN_FILE = "model.tflite"
+# The files that may hold a SavedModel's graph; of several TensorFlow reads the first. The last, in chunks, is what
+# graphs of 2 GB and more come in.
+GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 
 Ground = Literal["black", "white"]
 Size = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
@@ -124,11 +127,17 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     independent_rows: RowProof | None = None
 
 
+def graph_file(version_dir: Path) -> Path | None:
+    """The file that holds the SavedModel's graph; None where the folder is no SavedModel."""
+    return next((path for name in GRAPH_FILES if (path := version_dir / name).is_file()), None)
+
+
 def saved_model_digest(version_dir: Path) -> str:
     """SHA-256 over graph, variables and assets: all that decides what the SavedModel answers."""
     digest = hashlib.sha256()
     parts = (file for folder in ("variables", "assets") for file in sorted(version_dir.glob(f"{folder}/**/*")))
-    files = [version_dir / "saved_model.pb", *(file for file in parts if file.is_file())]
+    graph = graph_file(version_dir) or version_dir / GRAPH_FILES[0]
+    files = [graph, *(file for file in parts if file.is_file())]
     for file in files:
         digest.update(file.relative_to(version_dir).as_posix().encode() + b"\0")
         digest.update(file.read_bytes())

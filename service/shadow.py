@@ -119,8 +119,8 @@ def agree(one: LoadedVersion, of_one: Arrays, other: LoadedVersion, of_other: Ar
 
 def first_labels(loaded: LoadedVersion, outputs: Arrays, signature: str) -> list[str] | None:
     """Which came first in each row; None where the version has no labels for them."""
-    output = loaded.label_output(signature)
-    return [loaded.config.labels[index] for index in outputs[output].argmax(axis=-1)] if output else None
+    scores = loaded.label_scores(signature, outputs)
+    return None if scores is None else [loaded.config.labels[index] for index in scores.argmax(axis=-1)]
 
 
 def all_close(one: Arrays, other: Arrays) -> bool:

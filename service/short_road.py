@@ -130,7 +130,7 @@ class ShortRoad:
         """What is answered at once, without a thread, where every version that may answer hangs."""
         version, label = route.asked.get("version"), route.asked.get("label")
         try:
-            loaded = self._inference.registry.unhealthy(route.model, v1.version_number(version), label)
+            loaded = self._inference.registry.unhealthy(route.model, v1.version_of(version), label)
         except InvalidRequest:
             return None
         if loaded is None:

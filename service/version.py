@@ -111,6 +111,14 @@ class LoadedVersion:
         """The output that holds a score for each label: the only one whose rows are as long as the labels."""
         return self._label_outputs.get(signature_name)
 
+    def label_scores(self, signature_name: str, outputs: Mapping[str, Array]) -> Array | None:
+        """That output's array, [rows, labels]; None where there is none, or a run gave it another shape than the
+        signature says."""
+        name = self._label_outputs.get(signature_name)
+        if name is None or outputs[name].shape[1:] != (len(self.config.labels),):
+            return None
+        return outputs[name]
+
 
 @dataclass(frozen=True, slots=True)
 class Shadow:

@@ -1,11 +1,14 @@
 """The Open Inference Protocol, version 2, which KServe, Triton and others speak."""
 
+from contextlib import suppress
+
 import flask
 import orjson
 from flask import Blueprint, Response
 from prometheus_client.registry import Collector
 
 from service.api import flask_views, v2_codec, v2_describe, v2_statistics
+from service.api.v1 import version_of
 from service.api.v2_head import HEAD_LENGTH_HEADER
 from service.calls import Call, current_call
 from service.errors import InvalidRequest, ServingError, Unavailable, json_response
@@ -15,13 +18,15 @@ from service.outlier_score import Inferred
 from service.prediction import Prediction
 from service.registry import Find, LoadedVersion
 from service.settings import Settings
-from service.signature import DEFAULT_SIGNATURE
 from service.watcher import Watcher
 
 
 class Forbidden(ServingError):
     status = 403
 
+
+# A model of this name has its metadata where the statistics of all models are.
+STATS = "stats"
 
 _PLACES = ("/v2/models/<name:model>", "/v2/models/<name:model>/versions/<version>")
 
@@ -35,17 +40,17 @@ def decode(
     version: str | None = None,
 ) -> Prediction:
     """A request for inference. Raises ServingError."""
-    loaded = find(model, _number(version), None)
+    loaded = find(model, version_of(version), None)
     call.found(loaded)
     loaded.health.check()
-    signature = loaded.signature(DEFAULT_SIGNATURE)
-    head, inputs = v2_codec.decode(request.body, request.headers.get(HEAD_LENGTH_HEADER), signature)
+    name = v2_codec.signature_name(loaded)
+    head, inputs = v2_codec.decode(request.body, request.headers.get(HEAD_LENGTH_HEADER), loaded.signature(name))
     call.decoded()
 
     def encode(inferred: Inferred) -> Answer:
-        return v2_codec.encode(loaded, head, inferred.outputs)
+        return v2_codec.encode(loaded, name, head, inferred.outputs)
 
-    return Prediction(loaded, DEFAULT_SIGNATURE, inputs, encode, call)
+    return Prediction(loaded, name, inputs, encode, call)
 
 
 def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scraped: Collector) -> Blueprint:
@@ -54,7 +59,7 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
     registry = inference.registry
 
     def find(model: str, version: str | None) -> LoadedVersion:
-        loaded = registry.get(model, _number(version))
+        loaded = registry.get(model, version_of(version))
         current_call().found(loaded)
         return loaded
 
@@ -69,7 +74,10 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
         # Who asks this wants to be told, not to wait.
         if not registry.first_scan_done.is_set():
             raise Unavailable("the models are still being loaded")
-        registry.check_ready(model, _number(version))
+        loaded = registry.check_ready(model, version_of(version))
+        if loaded is not None:
+            # What cannot be asked by this protocol is not ready for it.
+            v2_codec.signature_name(loaded)
         return json_response({"name": model, "ready": True})
 
     def config(model: str, version: str | None = None) -> Response:
@@ -77,7 +85,7 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
 
     def stats(model: str, version: str | None = None) -> Response:
         find(model, version)
-        return json_response(v2_statistics.statistics(registry, scraped, model, _number(version)))
+        return json_response(v2_statistics.statistics(registry, scraped, model, version_of(version)))
 
     for place in _PLACES:
         views.add_url_rule(place + "/infer", "infer", infer, methods=["POST"])
@@ -92,7 +100,12 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
 
     @views.get("/v2/models/stats")
     def all_stats() -> Response:
-        return json_response(v2_statistics.statistics(registry, scraped))
+        """Of all models; and the metadata of the model that is called so, if there is one: no key is in both."""
+        statistics = v2_statistics.statistics(registry, scraped)
+        if STATS in registry.defaults():
+            with suppress(ServingError):
+                statistics |= v2_describe.model_metadata(registry, find(STATS, None))
+        return json_response(statistics)
 
     @views.post("/v2/repository/index")
     def index() -> Response:
@@ -133,11 +146,3 @@ def _wants_ready_only(body: bytes) -> bool:
     if not isinstance(ready, bool):
         raise InvalidRequest('expected {"ready": true} or {"ready": false}')
     return ready
-
-
-def _number(version: str | None) -> int | None:
-    if version is None:
-        return None
-    if not (version.isascii() and version.isdigit() and len(version) <= 19 and int(version) < 2**63):
-        raise InvalidRequest(f"the version {version[:40]!r} is no whole number of 64 bits")
-    return int(version)

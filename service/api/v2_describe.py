@@ -3,8 +3,9 @@
 from typing import Any
 
 from service.api.v2_binary import datatype
+from service.api.v2_codec import signature_name
 from service.registry import LoadedVersion, Registry, State, VersionStatus
-from service.signature import DEFAULT_SIGNATURE, TensorSpec
+from service.signature import TensorSpec
 
 NAME, VERSION = "fitting-room", "0.1.0"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
@@ -27,7 +28,7 @@ def server_metadata() -> dict[str, object]:
 
 def model_metadata(registry: Registry, loaded: LoadedVersion) -> dict[str, object]:
     """`versions`: those that are AVAILABLE."""
-    signature = loaded.signature(DEFAULT_SIGNATURE)
+    signature = loaded.signature(signature_name(loaded))
     versions = registry.statuses().get(loaded.model, {})
     return {
         "name": loaded.model,
@@ -41,8 +42,9 @@ def model_metadata(registry: Registry, loaded: LoadedVersion) -> dict[str, objec
 def model_config(loaded: LoadedVersion) -> dict[str, object]:
     """Triton's ModelConfig, as far as it says something here. Where a batch can be made of rows, the first size, which
     every tensor has free, is not among the `dims`."""
-    signature = loaded.signature(DEFAULT_SIGNATURE)
-    is_batched = DEFAULT_SIGNATURE in loaded.independence.signatures
+    name = signature_name(loaded)
+    signature = loaded.signature(name)
+    is_batched = name in loaded.independence.signatures
     config: dict[str, Any] = {
         "name": loaded.model,
         "platform": PLATFORM,

@@ -168,6 +168,19 @@ def test_a_model_that_answers_nan_does_not_spoil_the_metrics(inference: Inferenc
     assert np.isfinite(total)
 
 
+@pytest.mark.parametrize("shape", [(0, 2), (1, 3), (2,), (), (1, 1, 2)])
+def test_scores_without_rows_or_of_another_shape_than_declared_are_answered_and_not_counted(
+    inference: Inference, page: CollectorRegistry, shape: tuple[int, ...]
+) -> None:
+    shadow = Shadow(replace(labelled(np.zeros(shape)), version=2), 1.0)
+    loaded = replace(labelled(np.zeros(shape)), shadow=shadow)
+    inferred = inference.infer(loaded, "serving_default", {"x": np.zeros(1, np.float32)}, Call())
+    inference.mirror.wait()
+    assert inferred.outputs["scores"].shape == shape
+    assert not page.get_sample_value("serving_prediction_confidence_count", MODEL)
+    assert page.get_sample_value("serving_shadow_failed_total", MODEL | {"version": "2"}) in (None, 0)
+
+
 def test_without_labels_no_prediction_is_counted(inference: Inference, page: CollectorRegistry) -> None:
     inference.infer(
         loaded_version(signature({"x": any_shape("DT_FLOAT")})), "serving_default", {"x": np.zeros(1)}, Call()

@@ -86,6 +86,10 @@ def test_the_policy_names_versions_whether_they_are_there_or_not(table: str, nam
         ("[models.m]\nversion = 1", "Object contains unknown field `version` - in `models.m`"),
         ("[models.m]\nversions = 'latest'", "Invalid enum value 'latest' - at `versions` - in `models.m`"),
         ("[models.m]\nversions = {latest = 0}", "Expected `int` >= 1 - at `versions.latest` - in `models.m`"),
+        (
+            "[models.m]\nversions = [20260312103015123456]",
+            "Expected `int` <= 9223372036854775807 - at `versions[0]` - in `models.m`",
+        ),
         ("[models.m]\nversions = [1, 'two']", "Expected `int`, got `str` - at `versions[1]` - in `models.m`"),
         ("[models.m]\nreplace = 'both'", "Invalid enum value 'both' - at `replace` - in `models.m`"),
         ("[models.m]\nload = 'lazy'", "Invalid enum value 'lazy' - at `load` - in `models.m`"),

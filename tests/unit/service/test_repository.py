@@ -42,10 +42,35 @@ def test_an_export_under_way_does_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["a:b", "\udcff", "line\nbreak"])
-def test_a_name_that_no_url_can_hold_is_passed_over(tmp_path: Path, model: str) -> None:
+def test_a_model_that_nobody_can_name_is_not_served_and_logged_once(
+    tmp_path: Path, model: str, caplog: pytest.LogCaptureFixture
+) -> None:
     add(tmp_path, model, "1")
     add(tmp_path, "good one", "1")
-    assert names(tmp_path) == [("good one", 1)]
+    repository = Repository(tmp_path)
+    for _ in range(2):
+        assert sorted(repository.versions()) == [("good one", 1)]
+    (line,) = caplog.messages
+    assert line.startswith(f"{model!a} is not served: its name has a c")
+
+
+def test_a_version_above_int64_is_not_served_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for version in ("20260312103015123456", "9223372036854775808", "9223372036854775807", "0007"):
+        add(tmp_path, "model", version)
+    repository = Repository(tmp_path)
+    for _ in range(2):
+        assert sorted(repository.versions()) == [("model", 7), ("model", 2**63 - 1)]
+    assert sorted(caplog.messages) == [
+        f"'model/{version}' is not served: a version is a number of at most 9223372036854775807"
+        for version in ("20260312103015123456", "9223372036854775808")
+    ]
+
+
+def test_what_is_passed_over_without_a_word_is_logged_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    add(tmp_path, ".staging", "1")
+    add(tmp_path, "model", "latest")
+    (tmp_path / "notes: read me.txt").write_text("no folder")
+    assert (names(tmp_path), caplog.messages) == ([], [])
 
 
 def test_files_among_the_folders_are_passed_over(tmp_path: Path) -> None:

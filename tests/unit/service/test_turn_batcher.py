@@ -4,7 +4,7 @@ import numpy as np
 
 from service.batch import Arrays, BatchObserver
 from service.errors import InvalidRequest
-from service.signature import Signature
+from service.signature import Signature, TensorSpec
 from service.tensors import Array
 from service.turn_batcher import TurnBatcher
 from tests.unit.service.fakes import independent, signature, tensor
@@ -73,6 +73,17 @@ def test_rows_of_different_lengths_are_not_run_together() -> None:
     model = Model()
     assert run(model, PAIRS, [[1, 2]], [[1, 2, 3]], [[4, 5]]) == [[3], [6], [9]]
     assert model.runs == [[1, 2, 4, 5], [1, 2, 3]]
+
+
+def test_shapes_that_are_left_to_the_graph_are_not_run_together_with_others() -> None:
+    model = Model()
+    of = signature({"x": TensorSpec("x:0", "DT_FLOAT", (-1,), is_held=False)}, {"y": tensor("DT_FLOAT", -1)})
+    assert run(model, of, [1], [[2, 3]], [4], [[5, 6]]) == [[1], [5], [4], [11]]
+    assert model.runs == [[1, 4], [2, 3, 5, 6]]
+
+
+def test_requests_without_rows_take_no_others_rows() -> None:
+    assert run(Model(), ROWS, [], [1, 2], []) == [[], [1, 2], []]
 
 
 def test_a_signature_without_a_free_first_size_is_run_for_each() -> None:

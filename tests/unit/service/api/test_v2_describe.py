@@ -7,8 +7,20 @@ import numpy as np
 import pytest
 
 from service.batcher import BatchLimits
+from service.registry import LoadedVersion
+from service.serving_config import ServingConfig
 from service.signature import Signature
-from tests.unit.service.fakes import FakeService, any_shape, echo, error, independent, make_available, signature, tensor
+from tests.unit.service.fakes import (
+    FakeEngine,
+    FakeService,
+    any_shape,
+    echo,
+    error,
+    independent,
+    make_available,
+    signature,
+    tensor,
+)
 
 LINEAR = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 PICTURES = signature(
@@ -54,6 +66,54 @@ def test_the_metadata_describe_the_tensors_with_their_batch(service: FakeService
     }
 
 
+def add_signatures(service: FakeService, *names: str) -> None:
+    """Of one model, each with another output."""
+    signatures = {name: signature({"x": tensor("DT_FLOAT", -1)}, {name: tensor("DT_FLOAT", -1)}) for name in names}
+    engine = FakeEngine(signatures, lambda inputs: {names[0]: inputs["x"]})
+    make_available(service.registry, LoadedVersion("model", 1, engine, ServingConfig()))
+
+
+@pytest.mark.parametrize("names", [["predict_object"], ["serving_default", "another"]])
+def test_the_signature_that_answers_is_the_default_one_or_the_only_one(service: FakeService, names: list[str]) -> None:
+    add_signatures(service, *names)
+    metadata, config = service.get("/v2/models/model"), service.get("/v2/models/model/config")
+    assert [output["name"] for output in metadata.get_json()["outputs"]] == names[:1]
+    assert [output["name"] for output in config.get_json()["output"]] == names[:1]
+    assert service.get("/v2/models/model/ready").get_json() == {"name": "model", "ready": True}
+    answer = service.post(INFER, infer(2)).get_json()
+    assert [output["name"] for output in answer["outputs"]] == names[:1]
+
+
+def test_of_several_signatures_without_a_default_one_none_answers_and_the_model_is_not_ready(
+    service: FakeService,
+) -> None:
+    add_signatures(service, "predict_images", "predict_object")
+    sentence = (
+        "model has several signatures, none of them 'serving_default': 'predict_images', 'predict_object'; ask for one "
+        "by its name, which the Open Inference Protocol has no place for: POST /v1/models/model:predict with "
+        '"signature_name"'
+    )
+    responses = [service.get(f"/v2/models/model{place}") for place in ("", "/config", "/ready")]
+    for response in [*responses, service.post(INFER, infer(1))]:
+        assert (response.status_code, error(response)) == (400, sentence)
+
+
+def test_the_statistics_of_all_models_come_with_the_metadata_of_the_one_of_that_name(service: FakeService) -> None:
+    service.add(LINEAR, model="other")
+    assert service.get("/v2/models/stats").get_json().keys() == {"model_stats"}
+    service.add(PICTURES, model="stats")
+    answer = service.get("/v2/models/stats").get_json()
+    assert {stats["name"] for stats in answer.pop("model_stats")} == {"other", "stats"}
+    assert answer == service.get("/v2/models/stats/versions/1").get_json()
+    assert {stats["name"] for stats in service.get("/v2/models/stats/stats").get_json()["model_stats"]} == {"stats"}
+
+
+def test_statistics_do_not_fail_with_a_model_of_that_name(service: FakeService) -> None:
+    engine = FakeEngine({"one": LINEAR, "two": LINEAR}, echo)
+    make_available(service.registry, LoadedVersion("stats", 1, engine, ServingConfig()))
+    assert service.get("/v2/models/stats").get_json().keys() == {"model_stats"}
+
+
 def test_the_metadata_list_the_available_versions_and_describe_the_one_asked_for(service: FakeService) -> None:
     service.add(LINEAR, version=10)
     service.add(PICTURES, version=9)
@@ -67,15 +127,6 @@ def test_a_tensor_of_any_rank_is_said_to_have_one_free_size(service: FakeService
     assert service.get("/v2/models/model").get_json()["inputs"] == [
         {"name": "x", "datatype": "COMPLEX64", "shape": [-1]}
     ]
-
-
-def test_a_model_without_the_default_signature_says_so(service: FakeService) -> None:
-    engine = service.add(LINEAR)
-    engine.signatures = {"train": LINEAR}
-    for path in ("/v2/models/model", "/v2/models/model/config"):
-        response = service.get(path)
-        assert response.status_code == 400
-        assert "model has 'train'" in error(response)
 
 
 def test_the_config_has_the_sizes_without_the_batch(service: FakeService) -> None:
