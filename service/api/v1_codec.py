@@ -9,7 +9,7 @@ import orjson
 
 from service.api.json_numbers import decode_rows
 from service.errors import InvalidRequest
-from service.image import looks_like_picture
+from service.image_file import looks_like_picture
 from service.signature import DEFAULT_SIGNATURE, Signature
 from service.tensors import Array, array_from_json, is_base64
 from service.tf_example import encode_example

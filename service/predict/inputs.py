@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from service.image import FORMATS, looks_like_picture
+from service.image_file import FORMATS, looks_like_picture
 
-# As Pillow's formats are called at the end of file names.
-PICTURE_SUFFIXES = {".jpg", ".tif", *(f".{name.lower()}" for name in FORMATS)}
+# As Pillow's formats are called at the end of file names; of HEIC the service says itself whether it takes any.
+PICTURE_SUFFIXES = {".jpg", ".tif", ".heic", ".heif", *(f".{name.lower()}" for name in FORMATS)}
 _KEYS = {"instances", "inputs", "examples"}
 
 

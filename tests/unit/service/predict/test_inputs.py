@@ -94,7 +94,8 @@ FILES = {
     "row.json": ("{", "no JSON: "),
     "notes.txt": (
         "hello",
-        "expected a picture (.bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp), .npy, .csv or .json",
+        "expected a picture (.avif, .bmp, .gif, .heic, .heif, .jpeg, .jpg, .png, .tif, .tiff, .webp), "
+        ".npy, .csv or .json",
     ),
 }
 
