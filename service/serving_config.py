@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from service.signature import Signature
+from service.utf8 import NotUtf8, without_mark
 
 ASSETS = "assets.extra"
 CONFIG_FILE = "serving.json"
@@ -151,8 +152,8 @@ def read_serving_config(version_dir: Path) -> ServingConfig:
     except FileNotFoundError:
         return ServingConfig()
     try:
-        return msgspec.json.decode(text, type=ServingConfig)
-    except msgspec.DecodeError as error:
+        return msgspec.json.decode(without_mark(text), type=ServingConfig)
+    except (msgspec.DecodeError, UnicodeDecodeError, NotUtf8) as error:
         raise InvalidServingConfig(f"{ASSETS}/{CONFIG_FILE}: {error}") from None
 
 

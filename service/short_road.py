@@ -20,7 +20,7 @@ from service.batch import row_count
 from service.calls import Call
 from service.deadline import DeadlineExceeded, Stage
 from service.errors import InvalidRequest, answer_to
-from service.image import picture_pixels
+from service.image_file import may_take_long, picture_pixels
 from service.inference import Inference
 from service.messages import Answer, Request, error_answer
 from service.metrics import Metrics
@@ -102,7 +102,9 @@ class ShortRoad:
         size = len(request.body)
         if request.mimetype.startswith("image/"):
             # By its bytes where they say enough: to look into a picture takes a while, too.
-            if size > QUICK_PICTURE_BYTES or picture_pixels(request.body) > QUICK_PIXELS:
+            if size > QUICK_PICTURE_BYTES or may_take_long(request.body):
+                return False
+            if picture_pixels(request.body) > QUICK_PIXELS:
                 return False
         else:
             longest = QUICK_BINARY_BYTES if HEAD_LENGTH_HEADER in request.headers else QUICK_JSON_BYTES

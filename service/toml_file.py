@@ -7,6 +7,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from service.utf8 import NotUtf8, without_mark
+
 Content = TypeVar("Content")
 Table = TypeVar("Table")
 
@@ -89,7 +91,7 @@ class TomlFile(Generic[Content]):
 def decode(written: bytes, path: "os.PathLike[str]", kind: type[Content], group: str, member: type[Table]) -> Content:
     """`group`: the table whose entries are each a table of the kind `member`. Raises InvalidFile."""
     try:
-        tables: Mapping[str, object] = msgspec.toml.decode(written)
+        tables: Mapping[str, object] = msgspec.toml.decode(without_mark(written))
         members = tables.get(group)
         if isinstance(members, dict):
             # One by one: of a table of tables msgspec does not say in which one the fault is.
@@ -98,7 +100,7 @@ def decode(written: bytes, path: "os.PathLike[str]", kind: type[Content], group:
         return _convert(tables, kind, path, "")
     except UnicodeDecodeError as error:
         raise InvalidFile(f"{path}: expected UTF-8; {error.reason} at byte {error.start}") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, NotUtf8) as error:
         raise InvalidFile(f"{path}: {error}") from None
 
 

@@ -9,10 +9,11 @@ import orjson
 
 from service.api.json_numbers import decode_rows
 from service.errors import InvalidRequest
-from service.image import looks_like_picture
+from service.image_file import looks_like_picture
 from service.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from service.tensors import Array, array_from_json, is_base64
 from service.tf_example import encode_example
+from service.utf8 import NotUtf8, without_mark
 
 _BODY_EXPECTED = 'expected {"instances": [...]} or {"inputs": ...}'
 _EXAMPLES_EXPECTED = 'expected {"examples": [{feature: value, ...}, ...]} or {"instances": [...]}'
@@ -33,7 +34,9 @@ class Body:
 def parse_body(data: bytes) -> Body:
     """Raises InvalidRequest where the body is not one JSON object, or signature_name no string."""
     try:
-        fields = orjson.loads(data)
+        fields = orjson.loads(without_mark(data))
+    except NotUtf8 as error:
+        raise InvalidRequest(f"JSON Parse error: Invalid value: {error}") from None
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"JSON Parse error: {_json_error(data, error)}") from None
     if not isinstance(fields, dict):

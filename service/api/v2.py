@@ -18,6 +18,7 @@ from service.outlier_score import Inferred
 from service.prediction import Prediction
 from service.registry import Find, LoadedVersion
 from service.settings import Settings
+from service.utf8 import NotUtf8, without_mark
 from service.watcher import Watcher
 
 
@@ -139,7 +140,9 @@ def _wants_ready_only(body: bytes) -> bool:
     if not body.strip():
         return False
     try:
-        asked = orjson.loads(body)
+        asked = orjson.loads(without_mark(body))
+    except NotUtf8 as error:
+        raise InvalidRequest(f"the body is no JSON: {error}") from None
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f'the body is no JSON: {error.msg}; expected {{"ready": true}} or nothing') from None
     ready = asked.get("ready", False) if isinstance(asked, dict) else None

@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _outcomes(texts: Sequence[str], model: Model, rank: int | None) -> Iterator[Outcome]:
     """In the order of the inputs."""
-    wanted = list(requests(texts, rank, sys.stdin))
+    wanted = list(requests(texts, rank, sys.stdin.buffer))
     progress = Progress(len(wanted))
 
     def ask(asked: Asked | InvalidInput) -> Outcome:

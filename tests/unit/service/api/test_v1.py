@@ -304,7 +304,7 @@ def test_a_long_text_beside_the_file_of_a_form_does_not_matter(pictures: FakeSer
     ("data", "status", "words"),
     [
         (b"", 400, "the body is not a picture"),
-        (b"<svg/>", 400, "the body is not a picture; expected PNG, JPEG, WebP, GIF, BMP or TIFF"),
+        (b"<svg/>", 400, "the body is not a picture; expected PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF"),
         (png(size=(90, 90))[:60], 400, "the PNG picture is truncated or damaged"),
         (png(size=(101, 100)), 413, "a picture of 101 x 100 is too large; at most 10000 pixels"),
     ],

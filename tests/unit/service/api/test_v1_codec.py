@@ -74,7 +74,6 @@ def test_a_body_that_is_no_json_object_is_refused_with_what_was_expected(data: b
         (b"instances=1", "line 1 column 1"),
         (b'{"a": "\xff"}', "line 1 column"),
         (b'{"a": "\\ud800"}', "line 1 column"),
-        (b"\xef\xbb\xbf{}", "line 1 column 1"),
         (b'{"instances": [1.0]} more', "line 1 column"),
         (b'{"instances": ' + b"[" * 2000 + b"1" + b"]" * 2000 + b"}", "line 1 column"),
     ],
