@@ -3,20 +3,16 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from flask import Flask
 
     from service.settings import Settings
+    from service.shared.memory import SharedMemory
 
 
-def create_app(
-    settings: "Settings", metrics_folder: "Path | None" = None, board_folder: "Path | None" = None
-) -> "Flask":
+def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot: int = 0) -> "Flask":
     """The app with its routes. Nothing is loaded until `app.extensions["watcher"]` is started or scans.
 
-    `metrics_folder`: where worker processes share what they count; `board_folder`: where they agree on versions. None
-    for a process that is alone.
+    `memory`: what the worker processes share, each with a slot of it. None for a process that is alone.
     """
     # Imported here, in the worker process: what a worker needs (NumPy, LiteRT, Pillow) must neither slow down nor
     # fatten the process that only watches over it.
@@ -42,6 +38,8 @@ def create_app(
     from service.records import Records
     from service.registry import Registry
     from service.repository import Repository
+    from service.shared.memory import SharedMemory
+    from service.shared.values import Values
     from service.short_road import ShortRoad
     from service.watcher import Watcher
 
@@ -50,8 +48,11 @@ def create_app(
 
         regex = "[^/:]+"
 
+    memory = memory or SharedMemory()
+    values = Values(memory)
     registry = Registry()
-    metrics = Metrics(CollectorRegistry(), metrics_folder)
+    agreement = Agreement(registry, Board(memory, slot))
+    metrics = Metrics(CollectorRegistry(), memory, slot)
     limits = BatchLimits(settings.max_batch_size, timeout_seconds=settings.batch_timeout_micros / 1e6)
     # Without a limit clients may still ask for one.
     tolerance = Tolerance(settings.unhealthy_after, (settings.request_timeout_ms or 30_000) / 1000)
@@ -59,27 +60,24 @@ def create_app(
         lambda path, config: load_engine(path, config, settings.engine),
         lambda model, version: BatchMetrics(metrics, model, version),
         limits,
-        DriftWatch(settings.drift_window, metrics_folder).watch,
+        DriftWatch(settings.drift_window, memory).watch,
         lambda model, version, probe: Health(
             f"{model} version {version}", tolerance, probe, metrics.health_of(model, version)
         ),
     )
     repository = Repository(settings.models, settings.model_name)
-    agreement = Agreement(registry, Board(board_folder))
     watcher = Watcher(
         repository,
         registry,
         preparation,
         settings.poll_seconds,
-        policy_file(settings, board_folder),
+        policy_file(settings, values),
         agreement,
         on_failure=lambda model, version: metrics.load_failures.labels(model, str(version)).inc(),
     )
-    rate_limits = RateLimits(board_folder)
+    rate_limits = RateLimits(memory, slot)
     api_keys = (
-        ApiKeys(key_file(settings, rate_limits, board_folder), settings.poll_seconds)
-        if settings.api_keys_file
-        else None
+        ApiKeys(key_file(settings, rate_limits, values), settings.poll_seconds) if settings.api_keys_file else None
     )
 
     app = Flask(__name__, static_folder=None)

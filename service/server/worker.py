@@ -4,14 +4,16 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 import time
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from gunicorn.workers.base import Worker
 
 from service import memory
+from service.server.arbiter import Heartbeat
 from service.server.listener import BACKLOG, Accepting, bound_socket, connect_no_more, waiting
 
 if TYPE_CHECKING:
@@ -40,11 +42,37 @@ DRAIN_SECONDS = 0.02
 class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     """Small predictions are answered on the event loop itself, everything else by a pool of threads."""
 
+    def __init__(
+        self, age: int, ppid: int, sockets: "list[socket.socket]", app: Any, timeout: float, cfg: Any, log: Any
+    ) -> None:
+        """In the first process, before the fork. `app`: has the memory that is shared, `app.memory`.
+
+        What gunicorn's own does, but for the temporary file by which it knows that a worker lives: there may be no
+        folder for one.
+        """
+        self.age = age
+        self.pid = "[booting]"
+        self.ppid = ppid
+        self.sockets = sockets
+        self.app = app
+        self.timeout = timeout
+        self.cfg = cfg
+        self.booted = False
+        self.aborted = False
+        self.reloader = None
+        self.nr = 0
+        self.max_requests = sys.maxsize
+        self.alive = True
+        self.log = log
+        self.slot = app.memory.reserve_slot()
+        self.tmp = Heartbeat(app.memory, self.slot)
+
     def init_process(self) -> None:
         # gunicorn's own process loads this module, and must not grow fat by what only workers need.
         import uvloop
 
         memory.keep_what_is_freed()
+        self.app.slot = self.slot
         self.loop = uvloop.new_event_loop()
         asyncio.set_event_loop(self.loop)
         self._stopped = asyncio.Event()
