@@ -41,6 +41,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.shared.memory import SharedMemory
     from service.shared.values import Values
     from service.short_road import ShortRoad
+    from service.version_records import VersionRecords
     from service.watcher import Watcher
 
     class NameConverter(BaseConverter):
@@ -52,12 +53,15 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     values = Values(memory)
     registry = Registry()
     agreement = Agreement(registry, Board(memory, slot))
+    version_records = VersionRecords(
+        memory, slot, others_serve=agreement.others_serve if settings.workers > 1 else lambda: True
+    )
     metrics = Metrics(CollectorRegistry(), memory, slot)
     limits = BatchLimits(settings.max_batch_size, timeout_seconds=settings.batch_timeout_micros / 1e6)
     # Without a limit clients may still ask for one.
     tolerance = Tolerance(settings.unhealthy_after, (settings.request_timeout_ms or 30_000) / 1000)
     preparation = Preparation(
-        lambda path, config: load_engine(path, config, settings.engine),
+        lambda path, config: version_records.marked(load_engine(path, config, settings.engine)),
         lambda model, version: BatchMetrics(metrics, model, version),
         limits,
         DriftWatch(settings.drift_window, memory).watch,
@@ -74,6 +78,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
         policy_file(settings, values),
         agreement,
         on_failure=lambda model, version: metrics.load_failures.labels(model, str(version)).inc(),
+        records=version_records,
     )
     rate_limits = RateLimits(memory, slot)
     api_keys = (
@@ -94,12 +99,18 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     app.extensions["api_keys"] = api_keys
     app.extensions["records"] = records = Records(settings, metrics)
     app.extensions["rate_limits"] = rate_limits
+    app.extensions["version_records"] = version_records
     calls.register(app, metrics)
     errors.register(app)
     flask_views.register(app)
     security_headers.register(app)
+
+    def end_process() -> None:
+        version_records.end_in_order()
+        records.end_process()
+
     loop_watch = LoopWatch(
-        lambda loaded: agreement.keep_off_loops(loaded.model, loaded.version), end_process=records.end_process
+        lambda loaded: agreement.keep_off_loops(loaded.model, loaded.version), end_process=end_process
     )
     app.extensions["loop_watch"] = loop_watch
     inference = Inference(registry, metrics, loop_watch, records.capture)

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from service.api_keys import ApiKeys
 from service.batch import BatchObserver
+from service.deaths import METRIC
 from service.metrics.instruments import Counter, Counters, Family, Gauges, Histogram, Histograms
 from service.metrics.outlier_scores import OutlierScoreMetrics
 from service.metrics.page import Page
@@ -84,6 +85,10 @@ class Metrics:
         )
         self.load_failures = Counters(
             store, "serving_model_load_failures", "Tries to load a version that failed.", version
+        )
+        # Counted by the first process.
+        self.deaths = Counters(
+            store, METRIC, "Worker processes that died of a version; of several, a share for each.", version
         )
         self.unhealthy_workers = Gauges(
             store, "serving_model_unhealthy_workers", "Worker processes in which a version is unhealthy.", version

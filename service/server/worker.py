@@ -1,6 +1,7 @@
 """The worker process: gunicorn starts and watches it, uvloop runs it."""
 
 import asyncio
+import faulthandler
 import gc
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from gunicorn.workers.base import Worker
 
 from service import memory
+from service.deaths import Ending
 from service.server.arbiter import Heartbeat
 from service.server.listener import BACKLOG, Accepting, bound_socket, connect_no_more, waiting
 
@@ -66,6 +68,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         self.log = log
         self.slot = app.memory.reserve_slot()
         self.tmp = Heartbeat(app.memory, self.slot)
+        self.ending = Ending()
 
     def init_process(self) -> None:
         # gunicorn's own process loads this module, and must not grow fat by what only workers need.
@@ -83,7 +86,8 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             signal.signal(number, signal.SIG_DFL)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             self.loop.add_signal_handler(number, self._stop)
-        self.loop.add_signal_handler(signal.SIGABRT, os._exit, 1)
+        # Who dies of a signal writes down which thread it came from; SIGABRT is also how gunicorn ends who is stuck.
+        faulthandler.enable(self.tmp.fileno(), all_threads=True)
 
     def _stop(self) -> None:
         self.alive = False
@@ -95,6 +99,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             with app.extensions["records"].kept():
                 self.loop.run_until_complete(self._serve(app))
         finally:
+            app.extensions["version_records"].end_in_order()
             self.loop.close()
 
     async def _serve(self, app: "Flask") -> None:

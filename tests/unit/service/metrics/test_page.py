@@ -10,7 +10,8 @@ from service.host import Memory
 from service.metrics import Metrics, scrape_page, scrape_registry
 from service.model_policies import decode
 from service.registry import Registry, State, VersionStatus
-from service.shared.memory import SharedMemory
+from service.shared.cells import series_key
+from service.shared.memory import FIRST_PROCESS, Areas, Kind, SharedMemory
 from tests.unit.service.fakes import any_shape, loaded_version, make_available, signature
 from tests.unit.service.forked import Forked
 
@@ -228,6 +229,13 @@ def test_a_worker_that_starts_after_a_scrape_is_on_the_next(memory: SharedMemory
         second.rejected.labels(reason).inc()
     assert page.get_sample_value("serving_rejected_total", {"reason": "a"}) == 2
     assert page.get_sample_value("serving_rejected_total", {"reason": "4999"}) == 1
+
+
+def test_what_the_first_process_counts_is_on_the_page(memory: SharedMemory, registry: Registry) -> None:
+    page = scrape_registry(Metrics(CollectorRegistry(), memory), registry)
+    area = Areas(memory, Kind.COUNT).take(FIRST_PROCESS, series_key("serving_model_deaths", ("model", "1")), 8)
+    memory.doubles_of(area)[0] = 2
+    assert page.get_sample_value("serving_model_deaths_total", MODEL) == 2
 
 
 def test_the_page_tells_what_the_processes_take_of_the_machine(registry: Registry) -> None:
