@@ -27,12 +27,18 @@ def wait_until_it_has_ended(child: Forked) -> None:
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
 
 
+def abort() -> None:
+    # pytest's own would tell of it.
+    faulthandler.disable()
+    os.abort()
+
+
 @pytest.mark.parametrize(
     ("work", "expected"),
     [
         (lambda _go: os._exit(3), Ending(code=3)),
         (lambda _go: os.kill(os.getpid(), signal.SIGKILL), Ending(signal=signal.SIGKILL)),
-        (lambda _go: (faulthandler.disable(), os.abort()), Ending(signal=signal.SIGABRT)),
+        (lambda _go: abort(), Ending(signal=signal.SIGABRT)),
     ],
 )
 def test_how_a_worker_ended_is_known_and_it_can_still_be_waited_for(work: Any, expected: Ending) -> None:
