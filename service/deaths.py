@@ -32,7 +32,7 @@ METRIC = "serving_model_deaths"
 
 # What a process dies of by its own fault; SIGKILL may be anybody's.
 _CRASHES = [signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS]
-_CURRENT_THREAD = re.compile(r"^Current thread 0x([0-9a-f]+)", re.MULTILINE)
+_CURRENT_STACK = re.compile(r"^Current thread 0x([0-9a-f]+)[^\n]*\n((?:  [^\n]*(?:\n|$))*)", re.MULTILINE)
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +96,8 @@ class Deaths:
 
     def worker_ended(self, slot: int, ending: Ending) -> None:
         """To be called once for each, before its slot is another's."""
+        if found := _CURRENT_STACK.search(ending.crash):
+            logger.error("a worker process crashed; Python was at (most recent call first):\n%s", found[2].rstrip())
         rows = under_way(self._memory, self._marks, slot)
         how = self._violence(ending)
         if how is None or not rows:
@@ -132,8 +134,7 @@ class Deaths:
         return f"it exited with code {ending.code}" if ending.code is not None else None
 
     def _suspects(self, rows: list[UnderWay], ending: Ending, records: dict[int, Area]) -> set[int]:
-        found = _CURRENT_THREAD.search(ending.crash)
-        if found is not None:
+        if found := _CURRENT_STACK.search(ending.crash):
             # One that neither ran nor loaded anything crashed by a fault of ours.
             return {row.running or row.loading for row in rows if row.thread == int(found[1], 16)}
         if loading := {row.loading for row in rows if row.loading}:

@@ -73,6 +73,9 @@ class SharedMemory:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._map = _reserved(capacity)
+        if hasattr(mmap, "MADV_DONTDUMP"):
+            # Else who dumps a core goes through all of it.
+            self._map.madvise(mmap.MADV_DONTDUMP)
         self.view = memoryview(self._map)
         self._words = self.view.cast("q")
         self._seconds = self.view.cast("d")

@@ -26,7 +26,12 @@ FILES = 7
 
 
 def crash_of(thread: int) -> Ending:
-    crash = f"Fatal Python error: Segmentation fault\n\nCurrent thread 0x{thread:016x} (most recent call first):\n"
+    crash = (
+        f"Fatal Python error: Segmentation fault\n\nCurrent thread 0x{thread:016x} (most recent call first):\n"
+        '  File "litert.py", line 20 in run\n  File "health.py", line 66 in run\n\n'
+        "Thread 0x1 (most recent call first):\n"
+        '  File "threading.py", line 320 in wait\n'
+    )
     return Ending(signal=signal.SIGSEGV, crash=crash)
 
 
@@ -143,12 +148,16 @@ def test_of_several_that_were_run_the_one_is_to_blame_in_whose_thread_it_crashed
     assert service.counted("busy") == 0
 
 
-def test_a_crash_in_a_thread_that_ran_no_version_is_nobodys(service: Service) -> None:
+def test_a_crash_in_a_thread_that_ran_no_version_is_nobodys_and_told_with_its_place(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
     engine = loaded(service.worker(), "busy")
     for _ in range(3):
         with running(engine):
             service.dies(crash_of(threading.get_ident()))
     assert not service.is_ended("busy")
+    (told,) = {record.message for record in caplog.records}
+    assert told.splitlines()[1:] == ['  File "litert.py", line 20 in run', '  File "health.py", line 66 in run']
 
 
 def test_what_is_being_loaded_is_to_blame_before_what_is_run(service: Service) -> None:
