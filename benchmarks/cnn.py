@@ -13,6 +13,8 @@ def save(models: Path) -> None:
     import numpy as np
     import tensorflow as tf
 
+    from service.serving_config import ServingConfig, write_serving_config
+
     noise = np.random.default_rng(1)
 
     def weights(*shape: int) -> Any:
@@ -31,7 +33,11 @@ def save(models: Path) -> None:
             return {"probabilities": tf.nn.softmax(tf.reshape(layer, [-1, 5 * 5 * 64]) @ self.dense)}
 
     module = Cnn()
-    tf.saved_model.save(module, str(models / "clothing" / "1"), signatures={"serving_default": module.__call__})
+    version = models / "clothing" / "1"
+    tf.saved_model.save(module, str(version), signatures={"serving_default": module.__call__})
+    # So that it is timed when it is loaded, and batched.
+    write_serving_config(version, ServingConfig(example={"instances": np.zeros((1, 28, 28)).tolist()}))
+    (models / "models.toml").write_text("[models.clothing]\nbatching = {independent_rows = true}\n")
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ SCENARIOS: Mapping[str, Scenario] = {
         ("fitting_room", "in_process", "fastapi_tensorflow", *PEERS),
         pictures=32,
     ),
+    "batch_json_unheld": Scenario("The same, server and load on both cores", OURS, pictures=32, held=False),
+    "batch_json_two_workers": Scenario("The same with two workers", OURS, pictures=32, held=False, workers=2),
     "batch_binary": Scenario(
         "32 pictures in one v2 binary request, one worker",
         ("fitting_room", "in_process", "mlserver_tensorflow"),

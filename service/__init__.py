@@ -20,7 +20,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from prometheus_client import CollectorRegistry
     from werkzeug.routing import BaseConverter
 
-    from service import calls, errors, security_headers
+    from service import calls, errors, op_libraries, security_headers
     from service.agreement import Agreement
     from service.api import flask_views, ops, pages, playground, v1, v2
     from service.api_keys import ApiKeys, key_file
@@ -60,14 +60,13 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     limits = BatchLimits(settings.max_batch_size, timeout_seconds=settings.batch_timeout_micros / 1e6)
     # Without a limit clients may still ask for one.
     tolerance = Tolerance(settings.unhealthy_after, (settings.request_timeout_ms or 30_000) / 1000)
+    libraries = op_libraries.parse(settings.op_libraries)
     preparation = Preparation(
-        lambda path, config: version_records.marked(load_engine(path, config, settings.engine)),
+        lambda path, config: version_records.marked(load_engine(path, config, settings.engine, libraries)),
         lambda model, version: BatchMetrics(metrics, model, version),
         limits,
         DriftWatch(settings.drift_window, memory).watch,
-        lambda model, version, probe: Health(
-            f"{model} version {version}", tolerance, probe, metrics.health_of(model, version)
-        ),
+        lambda model, version: Health(f"{model} version {version}", tolerance, metrics.health_of(model, version)),
     )
     repository = Repository(settings.models, settings.model_name)
     watcher = Watcher(

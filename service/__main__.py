@@ -14,9 +14,9 @@ from typing import Any, get_args
 
 from gunicorn.app.base import BaseApplication
 
-from service import create_app, key_command
+from service import create_app, key_command, op_libraries
 from service.api_keys import key_file
-from service.host import usable_cores
+from service.host import keep_blas_on_its_thread, usable_cores
 from service.logs import logging_config
 from service.model_policies import policy_file
 from service.rate_limit import RateLimits
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 def main() -> None:
     # gunicorn takes over soon. Until then the first process of a container would not even notice the signal.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    keep_blas_on_its_thread()
     if sys.argv[1:2] == ["key"]:
         key_command.main(sys.argv[2:])
         return
@@ -59,6 +60,10 @@ def main() -> None:
             RotatingFile(Path(settings.capture_file), settings.capture_max_bytes).check()
         except OSError as error:
             parser.error(f"SERVING_CAPTURE_FILE={settings.capture_file!r} cannot be written: {error.strerror}")
+    if settings.op_libraries:
+        obstacle = op_libraries.load_obstacle(op_libraries.parse(settings.op_libraries))
+        if obstacle is not None:
+            parser.error(obstacle)
     if settings.otel and not _is_there("opentelemetry.exporter.otlp.proto.http"):
         parser.error(
             "SERVING_OTEL=1: OpenTelemetry is not installed; start by SERVING_OTEL=1 make serve; in "

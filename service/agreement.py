@@ -1,4 +1,5 @@
-"""How the worker processes agree: a version is AVAILABLE once all of them have loaded it, or could not."""
+"""How the worker processes agree: a version is AVAILABLE once all of them have loaded it, or could not. What it takes
+the place of goes once it is AVAILABLE in all of them."""
 
 import threading
 import time
@@ -7,7 +8,7 @@ from typing import Literal
 
 from service.board import PREPARED, Board, Report, Slow, Wish
 from service.errors import InvalidRequest, Unavailable
-from service.registry import Registry, State
+from service.registry import LoadedVersion, Registry, State
 
 Key = tuple[str, int]
 
@@ -87,15 +88,40 @@ class Agreement:
         self._acknowledged |= {wish.model: wish.number for wish in wishes}
         self.publish()
 
-    def promote(self) -> list[Key]:
-        """Makes AVAILABLE what all workers have loaded, or could not load; says what that was."""
-        pending = self._pending()
-        reports = self._board.others() if pending else []
-        agreed = [key for key in pending if all(report.of(*key) in _SETTLED_HERE for report in reports)]
-        for key in agreed:
-            self._registry.make_available(*key)
+    def promote(self) -> dict[Key, LoadedVersion | None]:
+        """Makes AVAILABLE what all workers have loaded, or could not load. Says what that was, and what had its number
+        before, if anything did."""
+        pending, replacements = self._pending(), self._registry.replacements()
+        reports = self._board.others() if pending or replacements else []
+        promoted: dict[Key, LoadedVersion | None] = {}
+        for key in pending:
+            if all(report.of(*key) in _SETTLED_HERE for report in reports):
+                self._registry.make_available(*key)
+                promoted[key] = None
+        for key, loaded in replacements.items():
+            folder = loaded.folder
+            if folder is None or all(report.has_tried(*key, folder.identity) for report in reports):
+                promoted[key] = self._registry.swap(*key)
         self.publish()
-        return agreed
+        return promoted
+
+    def is_available_everywhere(self, key: Key) -> bool:
+        """In every worker process, not only in those that could load it."""
+        status = self._registry.statuses().get(key[0], {}).get(key[1])
+        return (
+            status is not None
+            and status.state is State.AVAILABLE
+            and all(report.of(*key) == State.AVAILABLE for report in self._board.others())
+        )
+
+    def available_elsewhere(self) -> set[Key]:
+        return {
+            (model, version)
+            for report in self._board.others()
+            for model, versions in report.progress.items()
+            for version, state in versions.items()
+            if state == State.AVAILABLE
+        }
 
     def publish(self) -> None:
         self._board.publish(self._report())
@@ -131,7 +157,18 @@ class Agreement:
             }
             for model, versions in self._registry.statuses().items()
         }
-        return Report(progress, dict(self._acknowledged), self._registry.first_scan_done.is_set())
+        return Report(progress, dict(self._acknowledged), self._registry.first_scan_done.is_set(), self._folders())
+
+    def _folders(self) -> dict[str, dict[int, list[str]]]:
+        tried: dict[str, dict[int, list[str]]] = {}
+        for loaded in (*self._registry.loaded(), *self._registry.replacements().values()):
+            if loaded.folder is not None:
+                tried.setdefault(loaded.model, {}).setdefault(loaded.version, []).append(loaded.folder.identity)
+        for model, versions in self._registry.statuses().items():
+            for version, status in versions.items():
+                if status.failed_folder:
+                    tried.setdefault(model, {}).setdefault(version, []).append(status.failed_folder)
+        return tried
 
     def _command(self, model: str, action: Literal["load", "unload"], states: tuple[State, ...]) -> None:
         number = self._wish(model, action)

@@ -25,14 +25,18 @@ Progress = dict[str, dict[int, str]]
 
 class Report(msgspec.Struct, frozen=True):
     """`heard`: by model, the last wish that the worker has acted upon. `is_serving`: it has tried all that it found at
-    its start."""
+    its start. `folders`: by model and version the folders (`Folder.identity`) that it has loaded, or could not."""
 
     progress: Progress = {}
     heard: dict[str, int] = {}
     is_serving: bool = False
+    folders: dict[str, dict[int, list[str]]] = {}
 
     def of(self, model: str, version: int) -> str | None:
         return self.progress.get(model, {}).get(version)
+
+    def has_tried(self, model: str, version: int, folder: str) -> bool:
+        return folder in self.folders.get(model, {}).get(version, ())
 
 
 class _Published(msgspec.Struct, frozen=True):

@@ -20,9 +20,14 @@ def classify(
     Raises:
         InvalidRequest: the model has neither labels nor the outputs "classes" and "scores", or gives no row.
     """
-    if output := loaded.label_output(signature_name):
+    if (scores := loaded.label_scores(signature_name, outputs)) is not None:
         labels = loaded.config.labels
-        rankings = [_ranked(labels, row)[:top_k] for row in outputs[output]]
+        rankings = [_ranked(labels, row)[:top_k] for row in scores]
+    elif output := loaded.label_output(signature_name):
+        raise InvalidRequest(
+            f"{loaded.model} gave {output!r} of the shape {shape_text(outputs[output].shape)} for this input; expected "
+            f"[-1, {len(loaded.config.labels)}], a score for each label; ask with :predict"
+        )
     elif outputs and outputs.keys() <= {"classes", "scores"}:
         rankings = [row[:top_k] for row in _as_given(outputs)]
     else:

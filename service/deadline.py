@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from enum import StrEnum
+from math import inf
 from time import perf_counter
 
 from service.errors import InvalidRequest, ServingError
@@ -33,8 +34,8 @@ class Deadline:
     """One request's. The event loop watches the time and the client, and ends it; a thread that works at the request
     asks whether it has ended, and says what the request is waiting for.
 
-    `at`: in perf_counter's seconds; None: only the client's leaving ends it. `run_began`: so, too, while its model runs
-    it; else 0. `batch_size`: rows that are run together, with these.
+    `at`: in perf_counter's seconds; infinity: only the client's leaving ends it. `run_began`: so, too, while its model
+    runs it; else 0. `batch_size`: rows that are run together, with these.
     """
 
     __slots__ = (
@@ -49,7 +50,7 @@ class Deadline:
         "when_passed",
     )
 
-    def __init__(self, at: float | None, time_allowed: str) -> None:
+    def __init__(self, at: float, time_allowed: str) -> None:
         self.at = at
         self.time_allowed = time_allowed
         self.stage = Stage.THREAD
@@ -63,13 +64,13 @@ class Deadline:
 
     @classmethod
     def unlimited(cls) -> "Deadline":
-        return cls(None, "")
+        return cls(inf, "")
 
     def seconds_left(self) -> float | None:
-        return None if self.at is None else self.at - perf_counter()
+        return None if self.at == inf else self.at - perf_counter()
 
     def is_past(self) -> bool:
-        return self.at is not None and perf_counter() >= self.at
+        return perf_counter() >= self.at
 
     def claim(self) -> bool:
         """True for the first who asks: he counts the request, and it is answered as he says."""

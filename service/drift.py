@@ -79,9 +79,10 @@ class Drift:
         arrays = [inputs[name] for name in self._names]
         if scores := self._signatures[signature]:
             arrays.append(outputs[scores])
-        rows = len(arrays[0])
-        for array in arrays:
-            if not rows or len(array) != rows:
+        rows = arrays[0].shape[0] if arrays[0].ndim else 0
+        for array, row_shape in zip(arrays, self._bins.row_shapes, strict=False):
+            # A graph may take, and give, other shapes than its signature says.
+            if not rows or array.shape != (rows, *row_shape):
                 return
         if rows >= WAITING_ROWS:
             self._measure_many(arrays, rows)

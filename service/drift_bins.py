@@ -22,6 +22,8 @@ class Bins:
     def __init__(self, inputs: Sequence[InputFeatures], reference: Reference, labels: Sequence[str]) -> None:
         """`labels`: the version's, in the order of its scores."""
         self._inputs = inputs
+        # Of each input, and of the scores behind them.
+        self.row_shapes: list[tuple[int, ...]] = [*(feature.row_shape for feature in inputs), (len(labels),)]
         self._columns: list[slice] = []
         self.names: list[str] = []
         for feature in inputs:

@@ -27,6 +27,7 @@ class InputFeatures:
     "motion[0] largest", "motion[0]-[1]"."""
 
     def __init__(self, name: str, row_shape: Sequence[int]) -> None:
+        self.row_shape = tuple(row_shape)
         self.size = size = prod(row_shape)
         self._is_small = size <= MOST_VALUES
         self._channels = row_shape[-1] if len(row_shape) > 1 and row_shape[-1] <= MOST_CHANNELS else 1

@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from service.serving_config import ASSETS
+from service.utf8 import NotUtf8, without_mark
 
 REFERENCE_FILE = "reference.json"
 
@@ -64,8 +65,8 @@ def read_reference(version_dir: Path) -> Reference | None:
     except OSError as error:
         raise InvalidReference(str(error.strerror)) from None
     try:
-        return msgspec.json.decode(text, type=Reference)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return msgspec.json.decode(without_mark(text), type=Reference)
+    except (msgspec.DecodeError, UnicodeDecodeError, NotUtf8) as error:
         raise InvalidReference(str(error)) from None
 
 

@@ -40,6 +40,16 @@ class Unavailable(ServingError):
     headers = (("retry-after", "1"),)
 
 
+class GraphError(ServingError):
+    """What a graph itself reports, with the status that its code stands for."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+        if status in (429, 503):
+            self.headers = (("retry-after", "1"),)
+
+
 def json_response(body: object, status: int = 200) -> Response:
     return Response(orjson.dumps(body), status, mimetype="application/json")
 

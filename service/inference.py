@@ -12,6 +12,7 @@ from service.loop_watch import LoopWatch
 from service.messages import Answer
 from service.metrics import Metrics, ShadowMetrics
 from service.outlier_score import Inferred, relative
+from service.pace import SLOW_SECONDS
 from service.parts import run_in_parts
 from service.prediction import Prediction
 from service.registry import LoadedVersion, Registry
@@ -56,7 +57,8 @@ class Inference:
         run_name = loaded.signature_to_run(signature_name)
         run = partial(self._run_in_thread, loaded, run_name, call)
         if loaded.runs_in_parts(run_name, rows := row_count(inputs) or 1):
-            outputs = run_in_parts(run, inputs, rows, loaded.limits.max_batch_size, call)
+            contradict = partial(loaded.independence.contradict, run_name)
+            outputs = run_in_parts(run, inputs, rows, loaded.limits.max_batch_size, call, contradict)
         else:
             outputs = run(inputs)
         return self._inferred(loaded, signature_name, inputs, outputs, call)
@@ -65,12 +67,13 @@ class Inference:
         deadline = call.deadline
         if deadline is not None:
             deadline.check()
-            deadline.when_passed = loaded.health.deadline_passed
+            deadline.when_passed = partial(loaded.health.deadline_passed, deadline)
         try:
-            if loaded.batcher is None:
+            # What is quick waits for no others.
+            if loaded.batcher is None or loaded.pace.is_quick:
                 if deadline is not None:
                     deadline.runs(perf_counter(), row_count(inputs) or 1)
-                return self._run(loaded, partial(loaded.health.run, loaded.engine.run), run_name, inputs, call)
+                return self._run(loaded, loaded.run_in_thread, run_name, inputs, call)
             rows = loaded.batcher.run(run_name, inputs, deadline)
             call.ran(rows.run_began, rows.run_seconds, rows.batch_size)
             return rows.outputs()
@@ -97,6 +100,8 @@ class Inference:
                     self._loop_watch.running = prediction
                     run_name, call = loaded.signature_to_run(name), prediction.call
                     outputs = self._run(loaded, loaded.engine.run, run_name, inputs, call)
+                    if call.run_seconds > SLOW_SECONDS:
+                        loaded.pace.held_up(call.run_seconds)
                     outcomes.append(self._inferred(loaded, name, inputs, outputs, call))
                 else:
                     outcomes.append(_NOT_RUN)
@@ -107,6 +112,8 @@ class Inference:
             together = [predictions[place] for place in places]
             self._loop_watch.running = together[0]
             ran = batcher.run([(one.loaded.signature_to_run(one.signature_name), one.inputs) for one in together])
+            if (seconds := max(rows.run_seconds for rows in ran)) > SLOW_SECONDS:
+                together[0].loaded.pace.held_up(seconds)
             for place, one, rows in zip(places, together, ran, strict=True):
                 one.call.ran(rows.run_began, rows.run_seconds, rows.batch_size)
                 outcomes[place] = (
@@ -130,8 +137,6 @@ class Inference:
         self, loaded: LoadedVersion, signature_name: str, inputs: Arrays, outputs: Arrays, call: Call
     ) -> Inferred:
         """`outputs`: of the signature that was run."""
-        if loaded.health.deadlines_passed and not (call.deadline and call.deadline.is_over):
-            loaded.health.answered()
         self._metrics.of_inference(loaded.model, loaded.version, loaded.engine.name).observe(call.run_seconds)
         scores: Sequence[float] = ()
         score = loaded.config.outlier_score
@@ -140,8 +145,8 @@ class Inference:
             self._metrics.of_outlier_scores(loaded.model, loaded.version).record(scores)
             if signature_name == DEFAULT_SIGNATURE:
                 outputs = {name: array for name, array in outputs.items() if name != score.output}
-        if output := loaded.label_output(signature_name):
-            self._metrics.of_predictions(loaded.model, loaded.version).record(loaded.config.labels, outputs[output])
+        if (label_scores := loaded.label_scores(signature_name, outputs)) is not None:
+            self._metrics.of_predictions(loaded.model, loaded.version).record(loaded.config.labels, label_scores)
         if loaded.drift is not None:
             loaded.drift.observe(signature_name, inputs, outputs)
         if loaded.shadow is not None:

@@ -11,13 +11,14 @@ from typing import Annotated, Literal
 import msgspec
 
 from service import toml_file
+from service.names import MAX_VERSION
 from service.settings import Settings
 from service.shared.values import Value, Values
 from service.toml_file import TomlFile
 
 FILE_NAME = "models.toml"
 
-VersionNumber = Annotated[int, msgspec.Meta(ge=0)]
+VersionNumber = Annotated[int, msgspec.Meta(ge=0, le=MAX_VERSION)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 LabelName = Annotated[str, msgspec.Meta(pattern=r"^[^/:]+$")]
 # The label whose version answers requests that name none.
@@ -42,16 +43,21 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the settings of the same names say, for one model."""
+    """What the settings of the same names say, for one model. `independent_rows`: the operator's word that rows may be
+    run together and apart, or may not, instead of what the version's own proof says."""
 
     max_batch_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
     batch_timeout_micros: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    independent_rows: bool | None = None
 
 
 class ModelPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     versions: Literal["all"] | Latest | list[VersionNumber] = "all"
     labels: dict[LabelName, VersionNumber | Label] = {}
     load: Literal["preload", "on_demand"] = "preload"
+    # What goes first where one version takes the place of another. TensorFlow Serving's words for the two are
+    # availability-preserving and resource-preserving.
+    replace: Literal["load_first", "unload_first"] = "load_first"
     batching: Batching = Batching()
 
     def __post_init__(self) -> None:
@@ -74,6 +80,11 @@ class ModelPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def shadow(self) -> tuple[str, float] | None:
         return self._special("shadow")
+
+    @property
+    def named(self) -> set[int]:
+        """The versions that it calls by their numbers, whether they are there or not."""
+        return {*(self.versions if isinstance(self.versions, list) else ()), *self.label_versions.values()}
 
     def wanted(self, on_disk: Collection[int]) -> set[int]:
         """Of the versions on disk those that are to be loaded: what the policy names, and what a label does."""

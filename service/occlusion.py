@@ -57,7 +57,7 @@ def occlusion_map(
 
     seen = scores(rows)[0]
     place = labels.index(label) if label else int(seen.argmax())
-    cells = cells_within(loaded.row_seconds)
+    cells = cells_within(loaded.pace.row_seconds)
     hidden = [scores(batch)[:, place] for batch in _batches(rows[0], cells, loaded.limits.max_batch_size)]
     return OcclusionMap(labels[place], float(seen[place]), seen[place] - np.concatenate(hidden).reshape(cells, cells))
 

@@ -21,7 +21,7 @@ class Inferred(msgspec.Struct, frozen=True):
 
 
 def relative(scores: Array, threshold: float) -> list[float]:
-    return [score / threshold for score in scores.tolist()]
+    return [score / threshold for score in scores.ravel().tolist()]
 
 
 def headers(outlier_scores: Sequence[float]) -> tuple[tuple[str, str], ...]:

@@ -1,34 +1,30 @@
 """Loading a version and warming it up, before anybody is answered by it."""
 
+import logging
 import os
-import weakref
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from math import inf
 from pathlib import Path
 
-from service.batch import BatchObserver
+from service.batch import BatchObserver, Independence, is_batchable
 from service.batcher import Batcher, BatchLimits
 from service.drift import Drift
 from service.engines import Engine, LoadError
 from service.health import Health
 from service.model_policies import Batching
-from service.paying_rows import paying_rows
+from service.pace import Pace
 from service.serving_config import ServingConfig, read_serving_config
 from service.turn_batcher import TurnBatcher
 from service.version import LoadedVersion
-from service.warm_up import replay, warm_up, warm_up_sizes
+from service.warm_up import WarmUp
 
-# A version that answers one row within it is run by the server's event loop itself.
-QUICK_SECONDS = 0.001
 # To join a row with others and to split the answers takes about half of that.
 GAIN_SECONDS = 20e-6
-TRIED_ROWS = 8
 
-# How many seconds a row takes; None where the version is no more.
-Probe = Callable[[], float | None]
 LoadEngine = Callable[[Path, ServingConfig], Engine]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,59 +36,81 @@ class Preparation:
     observe: Callable[[str, int], BatchObserver]
     limits: BatchLimits
     watch: Callable[[LoadedVersion, Path], Drift | None] = lambda _loaded, _path: None
-    new_health: Callable[[str, int, Probe], Health] = lambda _model, _version, _probe: Health()
+    new_health: Callable[[str, int], Health] = lambda _model, _version: Health()
 
     def prepare(self, model: str, version: int, path: Path, batching: Batching) -> LoadedVersion:
         """Raises LoadError, InvalidServingConfig, and whatever a stranger's model does wrong."""
+        name = f"{model} version {version}"
         try:
             config = read_serving_config(path)
             engine = self.load_engine(path, config)
-            replay(engine, path)
+            signatures = self._independent_signatures(engine, config, batching)
+            if batching.max_batch_size is not None and not signatures:
+                logger.warning(
+                    "%s: max_batch_size is set for it, but nothing says that its rows are independent: no batches are "
+                    "formed (independent_rows = true in models.toml says so)",
+                    name,
+                )
+            max_rows = self._max_batch_size(batching)
+            warm_up = WarmUp(engine, config, path, name, signatures, max_rows, judges=batching.max_batch_size is None)
+            warm_up.run()
         except OSError as error:
             raise LoadError(_unreadable(error, path)) from error
-        row_seconds = warm_up(engine)
-        gain = row_seconds - warm_up(engine, TRIED_ROWS) / TRIED_ROWS if row_seconds < QUICK_SECONDS else 0.0
-        most = None
-        if batching.max_batch_size is None:
-            most = paying_rows(engine, f"{model} version {version}", self.limits.max_batch_size, row_seconds)
-        health = self.new_health(model, version, partial(_row_seconds, weakref.ref(engine)))
         loaded = LoadedVersion(
             model,
             version,
             engine,
             config,
-            row_seconds=row_seconds,
-            batch_gain_seconds=gain,
-            paying_rows=most,
-            health=health,
+            independence=Independence(signatures, self._on_contradiction(model, version)),
+            pace=Pace(warm_up.row_seconds, time.thread_time if engine.runs_on_caller else None),
+            batch_gain_seconds=warm_up.batch_gain_seconds,
+            paying_rows=warm_up.paying_rows,
+            health=self.new_health(model, version),
         )
-        if row_seconds >= QUICK_SECONDS or gain > GAIN_SECONDS:
-            warm_up_sizes(engine, self._limits(loaded, batching).max_batch_size, row_seconds)
         return self.with_batcher(replace(loaded, drift=self.watch(loaded, path)), batching)
 
     def with_batcher(self, loaded: LoadedVersion, batching: Batching) -> LoadedVersion:
+        """The version as the policy wants it batched."""
         engine, limits = loaded.engine, self._limits(loaded, batching)
         observer = self.observe(loaded.model, loaded.version)
-        wants_batches = (batching.max_batch_size or self.limits.max_batch_size) > 1
-        loaded = replace(loaded, limits=limits, splits=wants_batches)
-        if loaded.row_seconds >= QUICK_SECONDS:
-            run = partial(loaded.health.run, engine.run)
-            return replace(loaded, batcher=Batcher(run, engine.signatures, limits, observer))
-        if loaded.batch_gain_seconds > GAIN_SECONDS:
-            batcher = TurnBatcher(engine.run, engine.signatures, limits.max_batch_size, observer)
-            return replace(loaded, turn_batcher=batcher)
-        return loaded
+        loaded.independence.say(self._independent_signatures(engine, loaded.config, batching))
+        loaded = replace(loaded, limits=limits, turn_batcher=None)
+        common = engine.signatures, loaded.independence
+        batcher = Batcher(loaded.run_in_thread, *common, limits, observer, lambda: loaded.pace.usual_run)
+        if loaded.batch_gain_seconds > GAIN_SECONDS and loaded.independence.signatures:
+            turn_batcher = TurnBatcher(engine.run, *common, limits.max_batch_size, observer)
+            return replace(loaded, batcher=batcher, turn_batcher=turn_batcher)
+        return replace(loaded, batcher=batcher)
 
-    def off_loop(self, loaded: LoadedVersion, batching: Batching) -> LoadedVersion:
-        """The same for threads to run, whatever its warm-up took."""
-        return self.with_batcher(replace(loaded, row_seconds=inf, turn_batcher=None), batching)
+    def _independent_signatures(self, engine: Engine, config: ServingConfig, batching: Batching) -> list[str]:
+        """Those whose rows may be run together and apart: the operator's word counts more than the version's own."""
+        said: set[str] = set(config.independent_rows.signatures) if config.independent_rows else set()
+        if batching.independent_rows is not None:
+            said = set(engine.signatures) if batching.independent_rows else set()
+        if self._max_batch_size(batching) == 1:
+            return []
+        return [name for name, signature in engine.signatures.items() if name in said and is_batchable(signature)]
+
+    def _on_contradiction(self, model: str, version: int) -> Callable[[str], None]:
+        observer = self.observe(model, version)
+
+        def tell(signature: str) -> None:
+            observer.contradicted()
+            logger.error(
+                "%s version %d: the rows of %r are said to be independent, and its outputs do not have a row for each "
+                "of them: from now on its requests are run one by one",
+                *(model, version, signature),
+            )
+
+        return tell
+
+    def _max_batch_size(self, batching: Batching) -> int:
+        return batching.max_batch_size or self.limits.max_batch_size
 
     def _limits(self, loaded: LoadedVersion, batching: Batching) -> BatchLimits:
         """What the policy names counts as it stands; the setting is the most that anyone gets."""
-        limits = self.limits
-        if batching.max_batch_size is not None:
-            limits = replace(limits, max_batch_size=batching.max_batch_size)
-        elif loaded.paying_rows is not None:
+        limits = replace(self.limits, max_batch_size=self._max_batch_size(batching))
+        if batching.max_batch_size is None and loaded.paying_rows is not None:
             limits = replace(limits, max_batch_size=loaded.paying_rows)
         if batching.batch_timeout_micros is not None:
             limits = replace(limits, timeout_seconds=batching.batch_timeout_micros / 1e6)
@@ -104,8 +122,3 @@ def _unreadable(error: OSError, version: Path) -> str:
     file = Path(os.fsdecode(error.filename or "one of its files"))
     name = file.relative_to(version) if file.is_relative_to(version) else file.name
     return f"{name} cannot be read: {error.strerror or type(error).__name__}"
-
-
-def _row_seconds(reference: "weakref.ref[Engine]") -> float | None:
-    engine = reference()
-    return None if engine is None else warm_up(engine)

@@ -6,17 +6,26 @@ from dataclasses import replace
 from random import random
 from typing import TypeVar
 
-from service.errors import InvalidRequest, NotFound, Unavailable
+from service.errors import InvalidRequest, NotFound, ServingError, Unavailable
 from service.model_policies import Policies
 from service.traffic import Traffic, route
 from service.version import LoadedVersion, State, VersionStatus
 
 __all__ = ["LoadedVersion", "Registry", "State", "VersionStatus"]
 
+Key = tuple[str, int]
 Entry = TypeVar("Entry")
+# By model, version and label: `get`, or `get_at_once`.
+Find = Callable[[str, int | None, str | None], LoadedVersion]
 
 _NO_TRAFFIC = Traffic()
 _UNSETTLED = (State.START, State.LOADING)
+# Of a model whose old version goes before the new one is loaded.
+_BETWEEN = (*_UNSETTLED, State.UNLOADING)
+
+
+class WouldWait(Exception):
+    """The version is still to be loaded."""
 
 
 class Registry:
@@ -32,7 +41,9 @@ class Registry:
         self.policies_error = ""
         self._statuses: Mapping[str, Mapping[int, VersionStatus]] = {}
         self._traffic: Mapping[str, Traffic] = {}
-        self._slow: frozenset[str] = frozenset()
+        self._held: Mapping[str, Mapping[int, frozenset[int]]] = {}
+        self._replacements: Mapping[Key, tuple[VersionStatus, LoadedVersion]] = {}
+        self._awaited: frozenset[str] = frozenset()
         self._of_strings: frozenset[str] = frozenset()
         self._when_wanted: Callable[[str], None] = lambda _model: None
         self.first_scan_done = threading.Event()
@@ -54,31 +65,44 @@ class Registry:
         """The version asked for; where none is, the `stable` one, else the highest AVAILABLE one.
 
         While the first scan is still loading the model, who asks waits: another worker process may already have
-        said that the service is ready. So does who asks for a model that is loaded on demand.
+        said that the service is ready. So does who asks for a model that is loaded on demand, or between two versions
+        of which the old one goes first.
 
         Raises:
             NotFound: no such model or version is AVAILABLE.
             InvalidRequest: no such label.
-            Unavailable: the first scan, or loading on demand, takes too long.
+            Unavailable: the first scan, loading on demand, or the version that is to come takes too long.
         """
         if not self.first_scan_done.is_set():
             self._wait_until_tried(model, version)
         if loaded := self._find(model, version, label):
             return loaded
-        if self._is_on_demand(model):
-            self._load_on_demand(model, version, label)
+        if self._is_awaited(model, version, label):
+            self._wait_until_loaded(model, version, label)
             if loaded := self._find(model, version, label):
                 return loaded
-        raise NotFound(self._why_not(model, version, label))
+        raise self._missing(model, version, label)
 
-    def check_ready(self, model: str, version: int | None = None) -> None:
-        """Raises NotFound where `get` would, without waiting for a model to be loaded on demand, and Unhealthy."""
+    def get_at_once(self, model: str, version: int | None = None, label: str | None = None) -> LoadedVersion:
+        """What `get` gives, for the event loop. Raises what it raises, and WouldWait where it would wait."""
+        if not self.first_scan_done.is_set():
+            raise WouldWait
+        if loaded := self._find(model, version, label):
+            return loaded
+        if self._is_awaited(model, version, label):
+            raise WouldWait
+        raise self._missing(model, version, label)
+
+    def check_ready(self, model: str, version: int | None = None) -> LoadedVersion | None:
+        """The version that answers; None where it is still to be loaded on demand, for which nobody waits here. Raises
+        what `get` would, and Unhealthy."""
         traffic = self._traffic.get(model, _NO_TRAFFIC)
         loaded = traffic.default if version is None else traffic.versions.get(version)
         if loaded is not None:
             loaded.health.check()
         elif not self._is_on_demand(model):
-            raise NotFound(self._why_not(model, version, None))
+            raise self._missing(model, version, None)
+        return loaded
 
     def unhealthy(self, model: str, version: int | None = None, label: str | None = None) -> LoadedVersion | None:
         """One of those that `get` may give, where they are all unhealthy."""
@@ -94,7 +118,10 @@ class Registry:
 
     def is_quick(self, model: str) -> bool:
         """Whether every version of the model is; True where there is none, for to say so is quick as well."""
-        return model not in self._slow
+        if model in self._awaited:
+            return False
+        traffic = self._traffic.get(model, _NO_TRAFFIC)
+        return all(loaded.pace.is_quick for loaded in traffic.versions.values())
 
     def takes_strings(self, model: str) -> bool:
         return model in self._of_strings
@@ -113,6 +140,17 @@ class Registry:
 
     def loaded(self) -> list[LoadedVersion]:
         return [loaded for traffic in self._traffic.values() for loaded in traffic.versions.values()]
+
+    def traffic(self, model: str) -> Traffic:
+        return self._traffic.get(model, _NO_TRAFFIC)
+
+    def held(self, model: str) -> Mapping[int, frozenset[int]]:
+        """The versions that are not wanted any more and still answer, each with those that it waits for."""
+        return self._held.get(model, {})
+
+    def replacements(self) -> dict[Key, LoadedVersion]:
+        """What is loaded to take the place of the version of the same number."""
+        return {key: loaded for key, (_, loaded) in self._replacements.items()}
 
     def when_wanted(self, callback: Callable[[str], None]) -> None:
         """It is called, by any thread, with a model that is asked for and is loaded on demand."""
@@ -145,13 +183,51 @@ class Registry:
         self.set_status(model, version, status, self._traffic[model].versions[version])
 
     def replace_loaded(self, loaded: LoadedVersion) -> None:
-        self.set_status(loaded.model, loaded.version, self._statuses[loaded.model][loaded.version], loaded)
+        """The same, to be run in another way."""
+        with self._changed:
+            self.set_status(loaded.model, loaded.version, self._statuses[loaded.model][loaded.version], loaded)
+
+    def hold(self, model: str, version: int, successors: frozenset[int]) -> bool:
+        """What is not wanted any more answers on until all `successors` do. Whether that is news."""
+        if self.held(model).get(version, frozenset()) == successors:
+            return False
+        with self._changed:
+            self._held = _with(self._held, model, version, successors or None)
+            self._route(model, self._versions(model))
+        return True
+
+    def set_replacement(self, model: str, version: int, status: VersionStatus, loaded: LoadedVersion) -> None:
+        """What `swap` will put in the place of the loaded version of this number."""
+        with self._changed:
+            self._replacements = {**self._replacements, (model, version): (status, loaded)}
+
+    def drop_replacement(self, model: str, version: int) -> None:
+        with self._changed:
+            self._replacements = {key: one for key, one in self._replacements.items() if key != (model, version)}
+
+    def swap(self, model: str, version: int) -> LoadedVersion:
+        """The one whose place its replacement has taken. Requests that already hold it finish on it."""
+        with self._changed:
+            status, loaded = self._replacements[model, version]
+            before = self._versions(model)[version]
+            self.set_status(model, version, replace(status, state=State.AVAILABLE), loaded)
+            self.drop_replacement(model, version)
+        return before
+
+    def set_failure(self, model: str, version: int, error: str = "", folder: str = "") -> None:
+        """Why what is to take the place of a loaded version cannot; it goes on serving."""
+        with self._changed:
+            status = replace(self._statuses[model][version], error=error, failed_folder=folder)
+            self.set_status(model, version, status, self._versions(model)[version])
 
     def retire(self, model: str, version: int) -> LoadedVersion | None:
         """Takes a loaded version out of the traffic. Requests that already hold it finish on it."""
         loaded = self._traffic[model].versions.get(version)
         if loaded is not None:
-            self.set_status(model, version, replace(self._statuses[model][version], state=State.UNLOADING))
+            status = replace(self._statuses[model][version], state=State.UNLOADING, error="", failed_folder="")
+            self.set_status(model, version, status)
+        self.drop_replacement(model, version)
+        self.hold(model, version, frozenset())
         return loaded
 
     def remove(self, model: str, version: int) -> None:
@@ -167,23 +243,35 @@ class Registry:
         others = {name: traffic for name, traffic in self._traffic.items() if name != model}
         if statuses := self._statuses.get(model):
             before = self._traffic.get(model, _NO_TRAFFIC).labels
-            others[model] = route(self._policies.of(model), statuses, versions, before)
+            others[model] = route(self._policies.of(model), statuses, versions, before, self.held(model))
         self._traffic = others
-        self._slow = frozenset(name for name in others if self._is_slow(name))
+        self._awaited = frozenset(name for name in others if self._is_awaited(name))
         self._of_strings = frozenset(
             name for name in others if any(loaded.takes_strings for loaded in others[name].versions.values())
         )
 
-    def _is_slow(self, model: str) -> bool:
-        return self._is_on_demand(model) or any(
-            loaded.batcher is not None for loaded in self._traffic[model].versions.values()
-        )
-
     def _is_on_demand(self, model: str) -> bool:
         """And not loaded yet."""
-        return self._policies.of(model).load == "on_demand" and any(
-            status.state in _UNSETTLED for status in self._statuses.get(model, {}).values()
-        )
+        return self._policies.of(model).load == "on_demand" and self._is_any(model, _UNSETTLED)
+
+    def _is_awaited(self, model: str, version: int | None = None, label: str | None = None) -> bool:
+        """Whether who asks for what is not there waits until it is."""
+        if self._is_on_demand(model):
+            return True
+        if not self._unloads_first(model):
+            return False
+        if label is not None:
+            version = self._traffic.get(model, _NO_TRAFFIC).labels.get(label)
+        elif version is None:
+            return self._is_any(model, _BETWEEN)
+        status = self._statuses.get(model, {}).get(version) if version is not None else None
+        return status is not None and status.state in _BETWEEN
+
+    def _unloads_first(self, model: str) -> bool:
+        return self._policies.of(model).replace == "unload_first"
+
+    def _is_any(self, model: str, states: tuple[State, ...]) -> bool:
+        return any(status.state in states for status in self._statuses.get(model, {}).values())
 
     def _find(self, model: str, version: int | None, label: str | None) -> LoadedVersion | None:
         traffic = self._traffic.get(model, _NO_TRAFFIC)
@@ -200,15 +288,13 @@ class Registry:
 
     def _wait_until_tried(self, model: str, version: int | None) -> None:
         """Whatever the first scan has found of it; the version that is asked for is enough for who names one."""
-        with self._changed:
-            tried = self._changed.wait_for(
-                lambda: (
-                    self.first_scan_done.is_set()
-                    or self._is_settled(model)
-                    or (version is not None and version in self._versions(model))
-                ),
-                self._patience_seconds,
+        tried = self._wait_for(
+            lambda: (
+                self.first_scan_done.is_set()
+                or self._is_settled(model)
+                or (version is not None and version in self._versions(model))
             )
+        )
         if not tried:
             raise Unavailable("the models are still being loaded; /v2/health/ready tells when that is done")
 
@@ -216,22 +302,29 @@ class Registry:
         statuses = self._statuses.get(model, {}).values()
         return bool(statuses) and not any(status.state in _UNSETTLED for status in statuses)
 
-    def _load_on_demand(self, model: str, version: int | None, label: str | None) -> None:
-        self._when_wanted(model)
-        with self._changed:
-            settled = self._changed.wait_for(
-                lambda: self._find(model, version, label) is not None or not self._is_on_demand(model),
-                self._patience_seconds,
-            )
+    def _wait_until_loaded(self, model: str, version: int | None, label: str | None) -> None:
+        why = "is between two versions"
+        if self._is_on_demand(model):
+            self._when_wanted(model)
+            why = "is loaded on demand"
+        settled = self._wait_for(
+            lambda: self._find(model, version, label) is not None or not self._is_awaited(model, version, label)
+        )
         if not settled:
-            raise Unavailable(f"{model} is loaded on demand, which takes longer than {self._patience_seconds:g} s")
+            raise Unavailable(f"{model} {why}, which takes longer than {self._patience_seconds:g} s")
 
-    def _why_not(self, model: str, version: int | None, label: str | None) -> str:
+    def _wait_for(self, condition: Callable[[], bool]) -> bool:
+        """Whether it has come true by then at the latest."""
+        with self._changed:
+            return self._changed.wait_for(condition, self._patience_seconds)
+
+    def _missing(self, model: str, version: int | None, label: str | None) -> ServingError:
         """In TensorFlow Serving's words, and then the reason."""
         if label is not None:
             version = self._traffic.get(model, _NO_TRAFFIC).labels.get(label)
         asked = f"Latest({model})" if version is None else f"Specific({model}, {version})"
         statuses = self._statuses.get(model, {})
+        kind: type[ServingError] = NotFound
         if not statuses:
             reason = "no such model; GET /v1/models lists them"
         elif version is not None and version not in statuses:
@@ -240,7 +333,9 @@ class Registry:
             number = max(statuses) if version is None else version
             status = statuses[number]
             reason = f"version {number} is {status.state}" + (f": {status.error}" if status.error else "")
-        return f"Servable not found for request: {asked} ({reason})"
+            if self._unloads_first(model) and (status.state in _BETWEEN or status.error):
+                kind = Unavailable
+        return kind(f"Servable not found for request: {asked} ({reason})")
 
 
 def _with(

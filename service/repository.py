@@ -2,9 +2,12 @@
 
 import logging
 import os
+import weakref
+from contextlib import suppress
 from pathlib import Path
 
 from service.errors import NotFound
+from service.names import MAX_VERSION, model_misfit, version_number
 
 logger = logging.getLogger(__name__)
 
@@ -15,6 +18,7 @@ class Repository:
         self.only_model = only_model
         self._found: dict[tuple[str, int], Path] = {}
         self._unreadable: dict[str, str] = {}
+        self._passed_over: dict[str, str] = {}
 
     def path(self, model: str, version: int) -> Path:
         """Where it is. Raises NotFound where it is no longer there."""
@@ -27,38 +31,75 @@ class Repository:
         """Every version by (model, number). Of a model whose folder is there and cannot be read, what was there before:
         a file server that fails for a while must not take away what is served.
 
-        Names with a dot in front (exports under way) do not count, nor models that no URL can name: with a colon, or
-        with bytes that are no text.
+        What nobody could name does not count (service/names.py); the log says so once, but for names with a dot in
+        front (exports under way) and versions that are no number at all.
 
         Raises:
             OSError: the root itself cannot be read. Models that vanish meanwhile are passed over.
         """
         found: dict[tuple[str, int], Path] = {}
         unreadable: dict[str, str] = {}
+        passed_over: dict[str, str] = {}
         with os.scandir(self.root) as models:
             names = sorted(model.name for model in models)
         for model in names:
-            if model.startswith(".") or ":" in model or not model.isprintable():
-                continue
             if self.only_model not in ("", model):
+                continue
+            if misfit := model_misfit(model):
+                if not model.startswith(".") and (self.root / model).is_dir():
+                    passed_over[model] = misfit
                 continue
             try:
                 for version in _children(self.root / model):
-                    if version.name.isascii() and version.name.isdigit() and _is_folder(version):
-                        found[model, int(version.name)] = Path(version.path)
+                    if not (version.name.isascii() and version.name.isdigit() and _is_folder(version)):
+                        continue
+                    if (number := version_number(version.name)) is None:
+                        passed_over[f"{model}/{version.name}"] = f"a version is a number of at most {MAX_VERSION}"
+                    else:
+                        found[model, number] = Path(version.path)
             except OSError as error:
                 unreadable[model] = error.strerror or str(error)
                 found |= {key: path for key, path in self._found.items() if key[0] == model}
         for model, reason in unreadable.items() - self._unreadable.items():
             logger.error("%s cannot be read (what is loaded of it goes on serving): %s", model, reason)
-        self._found, self._unreadable = found, unreadable
+        for folder, misfit in passed_over.items() - self._passed_over.items():
+            logger.warning("%s is not served: %s", ascii(folder), misfit)
+        self._found, self._unreadable, self._passed_over = found, unreadable, passed_over
         return found
 
 
+class Folder:
+    """A version's folder, as long as what was loaded of it is there: this one, whatever its name leads to by then.
+
+    It is held open, so that the file system numbers no other one like it. `path`: where it was, without links;
+    `identity`: the same in every process of this machine.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError."""
+        self.path = Path(os.path.realpath(path))
+        descriptor = os.open(self.path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY)
+        weakref.finalize(self, os.close, descriptor)
+        self.identity = _identity(os.fstat(descriptor))
+
+    def is_replaced(self, path: Path) -> bool:
+        """Whether another folder lies there now. Where none does, none has taken its place."""
+        try:
+            return _identity(path.stat()) != self.identity
+        except OSError:
+            return False
+
+
+def _identity(stat: os.stat_result) -> str:
+    return f"{stat.st_dev:x}:{stat.st_ino:x}"
+
+
 def fingerprint(version: Path) -> int:
-    """Changes whenever a file of the version appears, vanishes, grows or is written."""
+    """Changes whenever a file of the version appears, vanishes, grows or is written, or its folder is another one."""
     files = []
     folders = [str(version)]
+    with suppress(OSError):
+        files.append(("", 0, 0, version.stat().st_ino))
     while folders:
         try:
             children = _children(folders.pop())

@@ -45,5 +45,9 @@ class Retries:
         failure = self._failures.get(key)
         return failure is None or failure.fingerprint != fingerprint or self.clock() >= failure.due
 
+    def has_failed(self, key: Key) -> bool:
+        """Whatever has become of its files since."""
+        return key in self._failures
+
     def forget(self, key: Key) -> None:
         self._failures.pop(key, None)

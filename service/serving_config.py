@@ -11,10 +11,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from service.signature import Signature
+from service.utf8 import NotUtf8, without_mark
 
 ASSETS = "assets.extra"
 CONFIG_FILE = "serving.json"
 TWIN_FILE = "model.tflite"
+# The files that may hold a SavedModel's graph; of several TensorFlow reads the first. The last, in chunks, is what
+# graphs of 2 GB and more come in.
+GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 
 Ground = Literal["black", "white"]
 Size = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
@@ -67,6 +71,19 @@ class Twin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
             raise ValueError(f"a twin in {self.precision} is proved by 'accuracy' and 'saved_model_accuracy'")
 
 
+class RowProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The proof that the rows of these signatures are independent: so many real rows gave the same outputs alone, all
+    together, in another order, and alone again.
+
+    `largest_difference`: of any output value, absolute up to 1, relative above; `tolerance`: how large it may be.
+    """
+
+    signatures: tuple[str, ...]
+    rows_tried: int
+    largest_difference: float
+    tolerance: float
+
+
 class OutlierScore(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which signature gives what `serving_default` gives and, as `output`, a number for each row that is above
     `threshold` where the row is unlike what the model was trained on."""
@@ -94,7 +111,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
 
 
 class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """`no_twin` says why none was shipped.
+    """`no_twin` says why none was shipped. Only the signatures that `independent_rows` names are batched.
 
     `example` is a request that works: a v1 body (`{"instances": [10.0]}`) or `{"picture": FILE}` with the name
     of a picture that lies beside.
@@ -108,13 +125,20 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     twin: Twin | None = None
     outlier_score: OutlierScore | None = None
     no_twin: str | None = None
+    independent_rows: RowProof | None = None
+
+
+def graph_file(version_dir: Path) -> Path | None:
+    """The file that holds the SavedModel's graph; None where the folder is no SavedModel."""
+    return next((path for name in GRAPH_FILES if (path := version_dir / name).is_file()), None)
 
 
 def saved_model_digest(version_dir: Path) -> str:
     """SHA-256 over graph, variables and assets: all that decides what the SavedModel answers."""
     digest = hashlib.sha256()
     parts = (file for folder in ("variables", "assets") for file in sorted(version_dir.glob(f"{folder}/**/*")))
-    files = [version_dir / "saved_model.pb", *(file for file in parts if file.is_file())]
+    graph = graph_file(version_dir) or version_dir / GRAPH_FILES[0]
+    files = [graph, *(file for file in parts if file.is_file())]
     for file in files:
         digest.update(file.relative_to(version_dir).as_posix().encode() + b"\0")
         digest.update(file.read_bytes())
@@ -128,8 +152,8 @@ def read_serving_config(version_dir: Path) -> ServingConfig:
     except FileNotFoundError:
         return ServingConfig()
     try:
-        return msgspec.json.decode(text, type=ServingConfig)
-    except msgspec.DecodeError as error:
+        return msgspec.json.decode(without_mark(text), type=ServingConfig)
+    except (msgspec.DecodeError, UnicodeDecodeError, NotUtf8) as error:
         raise InvalidServingConfig(f"{ASSETS}/{CONFIG_FILE}: {error}") from None
 
 

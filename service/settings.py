@@ -7,7 +7,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from service import rate_limit
+from service import op_libraries, rate_limit
 
 EngineChoice = Literal["auto", "tensorflow", "litert"]
 LogFormat = Literal["text", "json"]
@@ -62,6 +62,11 @@ class Settings:
     )
     engine: EngineChoice = setting(
         "auto", "what runs the models; auto: the LiteRT twin where a proved one is there, else TensorFlow"
+    )
+    op_libraries: str = setting(
+        "",
+        "libraries with operations that graphs have and TensorFlow has not: files, separated by : or , (empty: none)",
+        check=op_libraries.parse,
     )
     workers: int = setting(0, "worker processes; 0: one for each core that the service may use", least=0, most=512)
     threads: int = setting(

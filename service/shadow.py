@@ -8,11 +8,12 @@ from random import random
 
 import numpy as np
 
-from service.tensors import DTYPES, Array
+from service.tensors import DTYPES, Array, size_of
 from service.version import LoadedVersion, Shadow
 
-# Copies that wait for the one thread that runs them; what comes beyond is dropped.
-MOST_WAITING = 64
+# Copies that wait for the one thread that runs them, and their bytes; what comes beyond is dropped.
+MAX_WAITING = 64
+MAX_WAITING_BYTES = 64 * 1024 * 1024
 # How far numbers may be apart and still agree: what other kernels or orders of adding up make of float32.
 RELATIVE, ABSOLUTE = 1e-3, 1e-5
 
@@ -41,13 +42,17 @@ class Mirror:
         infer: Infer,
         observer: ShadowObserver,
         draw: Callable[[], float] = random,
-        most_waiting: int = MOST_WAITING,
+        max_waiting: int = MAX_WAITING,
+        max_waiting_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
         """`draw`: a number of [0, 1) for each request that a shadow may get."""
         self._infer = infer
         self._observer = observer
         self._draw = draw
-        self._waiting: queue.Queue[Copy] = queue.Queue(most_waiting)
+        self._waiting: queue.Queue[Copy] = queue.Queue(max_waiting)
+        self._max_waiting_bytes = max_waiting_bytes
+        # Of those that wait and the one that is run.
+        self._waiting_bytes = 0
         self._lock = threading.Lock()
         self._is_started = False
 
@@ -55,9 +60,16 @@ class Mirror:
         """What `answered` made of a request. Never blocks."""
         if self._draw() >= shadow.share:
             return
-        try:
-            self._waiting.put_nowait((shadow.loaded, answered, signature, inputs, outputs))
-        except queue.Full:
+        size = size_of(inputs) + size_of(outputs)
+        with self._lock:
+            is_taken = self._waiting_bytes + size <= self._max_waiting_bytes
+            try:
+                if is_taken:
+                    self._waiting.put_nowait((shadow.loaded, answered, signature, inputs, outputs))
+                    self._waiting_bytes += size
+            except queue.Full:
+                is_taken = False
+        if not is_taken:
             self._observer.dropped(shadow.loaded)
             return
         if not self._is_started:
@@ -76,12 +88,15 @@ class Mirror:
     def _run(self) -> None:
         while True:
             # No name holds on to the copy: a version that is unloaded meanwhile would wait for the next one.
-            self._compare(*self._waiting.get())
+            size = self._compare(*self._waiting.get())
+            with self._lock:
+                self._waiting_bytes -= size
             self._waiting.task_done()
 
     def _compare(
         self, shadow: LoadedVersion, answered: LoadedVersion, signature: str, inputs: Arrays, outputs: Arrays
-    ) -> None:
+    ) -> int:
+        """The bytes of what was compared."""
         try:
             check_types(shadow, signature, inputs)
             self._observer.compared(
@@ -91,6 +106,7 @@ class Mirror:
         except Exception as error:
             logger.debug("%s version %d as a shadow failed: %s", shadow.model, shadow.version, error)
             self._observer.failed(shadow)
+        return size_of(inputs) + size_of(outputs)
 
 
 def agree(one: LoadedVersion, of_one: Arrays, other: LoadedVersion, of_other: Arrays, signature: str) -> bool:
@@ -103,8 +119,8 @@ def agree(one: LoadedVersion, of_one: Arrays, other: LoadedVersion, of_other: Ar
 
 def first_labels(loaded: LoadedVersion, outputs: Arrays, signature: str) -> list[str] | None:
     """Which came first in each row; None where the version has no labels for them."""
-    output = loaded.label_output(signature)
-    return [loaded.config.labels[index] for index in outputs[output].argmax(axis=-1)] if output else None
+    scores = loaded.label_scores(signature, outputs)
+    return None if scores is None else [loaded.config.labels[index] for index in scores.argmax(axis=-1)]
 
 
 def all_close(one: Arrays, other: Arrays) -> bool:

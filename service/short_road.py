@@ -6,26 +6,29 @@ and metrics are done here.
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
 
+from service import content_coding
 from service.api import v1, v2
 from service.api.v2_head import HEAD_LENGTH_HEADER
 from service.batch import row_count
 from service.calls import Call
 from service.deadline import DeadlineExceeded, Stage
 from service.errors import InvalidRequest, answer_to
-from service.image import picture_pixels
+from service.image_file import may_take_long, picture_pixels
 from service.inference import Inference
 from service.messages import Answer, Request, error_answer
 from service.metrics import Metrics
 from service.outlier_score import Inferred
 from service.prediction import Prediction
+from service.registry import Find, WouldWait
 from service.settings import Settings
+from service.tensors import size_of
 
 _V1 = re.compile(
     r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[^/]+)|/labels/(?P<label>[^/]+))?"
@@ -40,6 +43,9 @@ QUICK_STRING_BYTES = 16 * 1024
 QUICK_PICTURE_BYTES = 16 * 1024
 QUICK_PIXELS = 64 * 1024
 QUICK_RUN_SECONDS = 0.001
+# Of outputs: as JSON, and as JSON that is packed.
+QUICK_OUTPUT_BYTES = 64 * 1024
+QUICK_PACKED_BYTES = 8 * 1024
 
 # Requests. The first of a turn must not wait for however many came with it.
 LONGEST_TURN = 32
@@ -96,7 +102,9 @@ class ShortRoad:
         size = len(request.body)
         if request.mimetype.startswith("image/"):
             # By its bytes where they say enough: to look into a picture takes a while, too.
-            if size > QUICK_PICTURE_BYTES or picture_pixels(request.body) > QUICK_PIXELS:
+            if size > QUICK_PICTURE_BYTES or may_take_long(request.body):
+                return False
+            if picture_pixels(request.body) > QUICK_PIXELS:
                 return False
         else:
             longest = QUICK_BINARY_BYTES if HEAD_LENGTH_HEADER in request.headers else QUICK_JSON_BYTES
@@ -124,7 +132,7 @@ class ShortRoad:
         """What is answered at once, without a thread, where every version that may answer hangs."""
         version, label = route.asked.get("version"), route.asked.get("label")
         try:
-            loaded = self._inference.registry.unhealthy(route.model, v1.version_number(version), label)
+            loaded = self._inference.registry.unhealthy(route.model, v1.version_of(version), label)
         except InvalidRequest:
             return None
         if loaded is None:
@@ -135,7 +143,7 @@ class ShortRoad:
 
     def answer(self, route: Route, request: Request, call: Call) -> Answer:
         try:
-            prediction = self._decode(route, request, call)
+            prediction = self._decode(self._inference.registry.get, route, request, call)
         except Exception as error:
             return self._ended(call, _error(route, call, error))
         return self._answer_decoded(route, prediction)
@@ -156,20 +164,23 @@ class ShortRoad:
         and to decode all, run all and encode all takes half the time of one request after the other.
         """
         try:
-            prediction = self._decode(route, request, call)
+            prediction = self._decode(self._inference.registry.get_at_once, route, request, call)
+        except WouldWait:
+            # It was unloaded since it was quick.
+            return in_thread(call, route.model, self.answer, route, request, call)
         except Exception as error:
             return self._ended(call, _error(route, call, error))
-        if (row_count(prediction.inputs) or 1) * prediction.loaded.row_seconds > QUICK_RUN_SECONDS:
+        if (row_count(prediction.inputs) or 1) * prediction.loaded.pace.row_seconds > QUICK_RUN_SECONDS:
             return in_thread(call, route.model, self._answer_decoded, route, prediction)
-        waiting = _Waiting(route, prediction, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(route, prediction, request.headers, asyncio.get_running_loop().create_future(), in_thread)
         self._turn.append(waiting)
         if len(self._turn) >= LONGEST_TURN:
             self._run_turn()
         return waiting.answer
 
-    def _decode(self, route: Route, request: Request, call: Call) -> Prediction:
+    def _decode(self, find: Find, route: Route, request: Request, call: Call) -> Prediction:
         self._begin(route, call)
-        return route.decode(self._inference.registry, self._settings, call, request, **route.asked)
+        return route.decode(find, self._settings, call, request, **route.asked)
 
     def _begin(self, route: Route, call: Call) -> None:
         call.begin()
@@ -191,13 +202,33 @@ class ShortRoad:
         for waiting, outcome in zip(turn, outcomes, strict=True):
             call = waiting.prediction.call
             call.inferred()
-            try:
-                if isinstance(outcome, Exception):
-                    raise outcome
-                answer = waiting.prediction.encode(outcome)
-            except Exception as error:
-                answer = _error(waiting.route, call, error)
-            waiting.answer.set_result(self._ended(call, answer))
+            if not isinstance(outcome, Exception) and size_of(outcome.outputs) > waiting.quick_output_bytes:
+                self._encode_in_thread(waiting, outcome)
+            else:
+                waiting.answer.set_result(self._encoded(waiting, outcome))
+
+    def _encoded(self, waiting: "_Waiting", outcome: Inferred | Exception) -> Answer:
+        call = waiting.prediction.call
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            answer = waiting.prediction.encode(outcome)
+        except Exception as error:
+            answer = _error(waiting.route, call, error)
+        return self._ended(call, answer)
+
+    def _encode_in_thread(self, waiting: "_Waiting", inferred: Inferred) -> None:
+        """To write, and to pack, what is long would hold up all other connections."""
+
+        def encode() -> Answer:
+            return content_coding.encode(self._encoded(waiting, inferred), waiting.accept_encoding)
+
+        answer = waiting.in_thread(waiting.prediction.call, waiting.route.model, encode)
+        if isinstance(answer, Answer):
+            waiting.answer.set_result(answer)
+            return
+        waiting.answer.add_done_callback(lambda ended: answer.cancel() if ended.cancelled() else None)
+        answer.add_done_callback(lambda ended: _hand_on(ended, waiting.answer))
 
     def _is_waited_for(self, waiting: "_Waiting") -> bool:
         if waiting.answer.cancelled():
@@ -215,12 +246,34 @@ class ShortRoad:
 class _Waiting:
     """A prediction that waits for the end of the turn."""
 
-    __slots__ = ("answer", "prediction", "route")
+    __slots__ = ("accept_encoding", "answer", "in_thread", "is_binary", "prediction", "route")
 
-    def __init__(self, route: Route, prediction: Prediction, answer: "asyncio.Future[Answer]") -> None:
+    def __init__(
+        self,
+        route: Route,
+        prediction: Prediction,
+        headers: Mapping[bytes, bytes],
+        answer: "asyncio.Future[Answer]",
+        in_thread: InThread,
+    ) -> None:
         self.route = route
         self.prediction = prediction
         self.answer = answer
+        self.in_thread = in_thread
+        self.accept_encoding = headers.get(b"accept-encoding", b"")
+        # Who sends tensors as they are gets them so.
+        self.is_binary = HEAD_LENGTH_HEADER in headers
+
+    @property
+    def quick_output_bytes(self) -> int:
+        if self.accept_encoding:
+            return QUICK_PACKED_BYTES
+        return QUICK_BINARY_BYTES if self.is_binary else QUICK_OUTPUT_BYTES
+
+
+def _hand_on(ended: "asyncio.Future[Answer]", answer: "asyncio.Future[Answer]") -> None:
+    if not ended.cancelled() and not answer.done():
+        answer.set_result(ended.result())
 
 
 def _error(route: Route, call: Call, error: Exception) -> Answer:

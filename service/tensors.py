@@ -100,20 +100,39 @@ def is_base64(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
 
 
+def size_of(arrays: Mapping[str, Array]) -> int:
+    """In bytes, with those of the strings."""
+    size = 0
+    for array in arrays.values():
+        size += array.nbytes
+        if array.dtype.hasobject:
+            size += sum(map(len, array.ravel().tolist()))
+    return size
+
+
 def check_shape(name: str, array: Array, spec: TensorSpec) -> None:
     """Raises InvalidRequest where the shape of the input `name` is not one that the spec takes."""
-    if spec.shape is not None and not has_fitting_shape(array, spec):
+    if not has_fitting_shape(array, spec):
         raise InvalidRequest(
-            f"input {name!r} has the shape {shape_text(array.shape)}; expected {shape_text(spec.shape)} (-1: any size)"
+            f"input {name!r} has the shape {shape_text(array.shape)}; expected {declared_shape(spec)} (-1: any size)"
         )
 
 
 def has_fitting_shape(array: Array, spec: TensorSpec) -> bool:
+    """Whether what runs the signature takes such an array."""
+    return has_declared_shape(array, spec) or not spec.is_held
+
+
+def has_declared_shape(array: Array, spec: TensorSpec) -> bool:
     expected, given = spec.shape, array.shape
     # Most often the batch alone is free, and to see that is quick.
-    if expected is None or (given and expected[0:1] == (-1,) and expected[1:] == given[1:]) or not spec.is_held:
+    if expected is None or (given and expected[0:1] == (-1,) and expected[1:] == given[1:]):
         return True
     return len(expected) == len(given) and all(size in (-1, here) for size, here in zip(expected, given, strict=True))
+
+
+def declared_shape(spec: TensorSpec) -> str:
+    return "any shape" if spec.shape is None else shape_text(spec.shape)
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

@@ -10,6 +10,7 @@ import msgspec
 
 from service.shared.memory import MemoryFull
 from service.shared.values import Value
+from service.utf8 import NotUtf8, without_mark
 
 Content = TypeVar("Content")
 Table = TypeVar("Table")
@@ -98,7 +99,7 @@ class TomlFile(Generic[Content]):
 def decode(written: bytes, path: "os.PathLike[str]", kind: type[Content], group: str, member: type[Table]) -> Content:
     """`group`: the table whose entries are each a table of the kind `member`. Raises InvalidFile."""
     try:
-        tables: Mapping[str, object] = msgspec.toml.decode(written)
+        tables: Mapping[str, object] = msgspec.toml.decode(without_mark(written))
         members = tables.get(group)
         if isinstance(members, dict):
             # One by one: of a table of tables msgspec does not say in which one the fault is.
@@ -107,7 +108,7 @@ def decode(written: bytes, path: "os.PathLike[str]", kind: type[Content], group:
         return _convert(tables, kind, path, "")
     except UnicodeDecodeError as error:
         raise InvalidFile(f"{path}: expected UTF-8; {error.reason} at byte {error.start}") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, NotUtf8) as error:
         raise InvalidFile(f"{path}: {error}") from None
 
 

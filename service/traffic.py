@@ -27,7 +27,9 @@ def route(
     statuses: Mapping[int, VersionStatus],
     versions: Mapping[int, LoadedVersion],
     labels_before: Mapping[str, int],
+    held: Mapping[int, Set[int]],
 ) -> Traffic:
+    """`held`: versions that are not wanted any more, each with those that it waits for."""
     available = {number for number in versions if statuses[number].state is State.AVAILABLE}
     labels = {
         name: _target(number, labels_before.get(name), available) for name, number in policy.label_versions.items()
@@ -35,6 +37,8 @@ def route(
     canary, share = _labelled(policy.canary, labels)
     shadow, mirrored_share = _labelled(policy.shadow, labels)
     answering = available - {shadow}
+    # Once their successors answer, they only wait for these to do so in every worker process.
+    answering -= {number for number, successors in held.items() if successors <= answering}
     number: int | None
     if (stable := labels.get(STABLE)) in available:
         number = stable
@@ -52,6 +56,30 @@ def route(
     if canary not in available or canary == number:
         return Traffic(versions, labels, default)
     return Traffic(versions, labels, default, _mirrored(versions[canary], mirror), share)
+
+
+def successors(
+    policy: ModelPolicy, traffic: Traffic, version: int, wanted: Set[int], failed: Set[int], is_on_disk: bool
+) -> set[int]:
+    """Who answers the requests that `version` answers now, once it is gone and the policy is carried out.
+
+    `wanted`: those on disk that are to be loaded; `failed`: those that could not be. What the policy names and is not
+    there may still come, unless `version` was taken from the disk as well (`is_on_disk`).
+    """
+    targets = policy.label_versions
+    found = {targets[label] for label, number in traffic.labels.items() if number == version}
+    if traffic.default is not None and traffic.default.version == version:
+        stable = targets.get(STABLE, version)
+        if stable != version and (stable in wanted or is_on_disk):
+            found.add(stable)
+        else:
+            special = {targets[label[0]] for label in (policy.canary, policy.shadow) if label}
+            candidates = wanted - special or wanted
+            if not candidates and is_on_disk:
+                candidates = policy.named
+            # One that failed before this one went is not who was meant to take its place, if there are others.
+            found |= {max(candidates - failed or candidates)} if candidates else set()
+    return {number for number in found - {version} if number in wanted or is_on_disk}
 
 
 def _target(wanted: int, before: int | None, available: Set[int]) -> int:

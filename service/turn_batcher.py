@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from service.batch import Arrays, BatchObserver, Rows, RowsOf, Run, run_rows
+from service.batch import Arrays, BatchObserver, Independence, Rows, RowsOf, Run, run_rows
 from service.signature import Signature
 
 
@@ -10,10 +10,16 @@ class TurnBatcher:
     """For a version that is quick enough to be run by the event loop itself."""
 
     def __init__(
-        self, run: Run, signatures: Mapping[str, Signature], max_batch_size: int, observer: BatchObserver
+        self,
+        run: Run,
+        signatures: Mapping[str, Signature],
+        independence: Independence,
+        max_batch_size: int,
+        observer: BatchObserver,
     ) -> None:
         self._run = run
-        self._rows_of = RowsOf(signatures)
+        self._independence = independence
+        self._rows_of = RowsOf(signatures, independence)
         self._max_batch_size = max_batch_size
         self._observer = observer
 
@@ -26,7 +32,7 @@ class TurnBatcher:
             batches.setdefault(id(rows) if rows.kind is None else rows.kind, []).append(rows)
         for of_one_kind in batches.values():
             for batch in self._fitting(of_one_kind):
-                run_rows(self._run, batch, self._observer)
+                run_rows(self._run, batch, self._independence, self._observer)
         return all_rows
 
     def _fitting(self, of_one_kind: list[Rows]) -> list[list[Rows]]:

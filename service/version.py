@@ -3,15 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
 
-from service.batch import is_batchable
+from service.batch import Arrays, Independence, row_count
 from service.batcher import Batcher, BatchLimits
 from service.drift import Drift
 from service.engines import Engine
 from service.errors import InvalidRequest
 from service.health import Health
+from service.pace import Pace
+from service.repository import Folder
 from service.serving_config import ServingConfig
 from service.signature import DEFAULT_SIGNATURE, Signature
+from service.tensors import Array
 from service.turn_batcher import TurnBatcher
 
 UNBATCHED = BatchLimits(max_batch_size=1, timeout_seconds=0.0)
@@ -29,10 +33,12 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VersionStatus:
-    """`error` says why a version that ended could not be loaded; without one it was unloaded on demand."""
+    """`error` says why a version that ended could not be loaded; without one it was unloaded on demand. Of one that is
+    AVAILABLE: why the folder that took the place of its own could not. `failed_folder`: its identity."""
 
     state: State
     error: str = ""
+    failed_folder: str = ""
     engine: str = ""
     load_seconds: float = 0.0
 
@@ -43,21 +49,22 @@ class LoadedVersion:
     version: int
     engine: Engine
     config: ServingConfig
-    # None for a version whose row takes less than a millisecond: to wait for others would cost more than to run it.
+    # Of threads: requests run one after the other, or together where their rows are independent. None: each by itself.
     batcher: Batcher | None = None
-    # Of such a quick version, where rows run together take clearly less than each alone.
+    # Of the event loop; None where rows that run together do not take clearly less than each alone.
     turn_batcher: TurnBatcher | None = None
     limits: BatchLimits = UNBATCHED
-    # Whether rows may be run apart: a model whose rows depend on each other needs all of a request's, and no others.
-    splits: bool = True
-    # What one row takes to run, and how much less it takes among eight; measured when the version was warmed up.
-    row_seconds: float = 0.0
-    batch_gain_seconds: float = 0.0
-    # How many rows together pay; None where that was not told, and larger batches may.
+    independence: Independence = field(default_factory=Independence)
+    pace: Pace = field(default_factory=Pace)
+    # How much less a row takes among eight than alone, and how many rows together pay, both measured by the version's
+    # example. Infinity and None where that was not told: then batches are formed, as large as they may be.
+    batch_gain_seconds: float = inf
     paying_rows: int | None = None
     # None where there is no reference to compare with.
     drift: Drift | None = None
     health: Health = field(default_factory=Health)
+    # Where it was loaded from.
+    folder: Folder | None = None
     # Who gets a copy of what this one answers; set in what requests without a version get.
     shadow: "Shadow | None" = None
     # As metrics write it.
@@ -82,15 +89,18 @@ class LoadedVersion:
         score = self.config.outlier_score
         return score.signature if score is not None and asked == DEFAULT_SIGNATURE else asked
 
+    def run_in_thread(self, signature_name: str, inputs: Arrays) -> dict[str, Array]:
+        """Its pace is learned by it, and its health knows of it. For threads."""
+        begun = self.pace.begin()
+        outputs = self.health.run(self.engine.run, signature_name, inputs)
+        self.pace.end(begun, row_count(inputs) or 1)
+        return outputs
+
     def runs_in_parts(self, signature_name: str, rows: int) -> bool:
-        """Whether so many rows of one request are more than it runs together. What is never run in batches may need to
-        see them all, and runs so quickly that it needs little memory for them."""
-        return (
-            self.splits
-            and rows > self.limits.max_batch_size
-            and (self.batcher is not None or self.turn_batcher is not None)
-            and is_batchable(self.engine.signatures[signature_name])
-        )
+        """Whether so many rows of one request are more than it runs together. What runs so quickly that no batches are
+        formed needs little memory for them."""
+        is_batched = self.turn_batcher is not None or not self.pace.is_quick
+        return rows > self.limits.max_batch_size and signature_name in self.independence.signatures and is_batched
 
     @property
     def takes_strings(self) -> bool:
@@ -100,6 +110,14 @@ class LoadedVersion:
     def label_output(self, signature_name: str) -> str | None:
         """The output that holds a score for each label: the only one whose rows are as long as the labels."""
         return self._label_outputs.get(signature_name)
+
+    def label_scores(self, signature_name: str, outputs: Mapping[str, Array]) -> Array | None:
+        """That output's array, [rows, labels]; None where there is none, or a run gave it another shape than the
+        signature says."""
+        name = self._label_outputs.get(signature_name)
+        if name is None or outputs[name].shape[1:] != (len(self.config.labels),):
+            return None
+        return outputs[name]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import orjson
 
 from service.errors import NotFound
 from service.serving_config import ASSETS
+from service.utf8 import NotUtf8, without_mark
 
 METRICS_FILE = "metrics.json"
 # By its ending, as browsers are told. Nothing else that lies there is handed out.
@@ -57,8 +58,8 @@ class VersionFiles:
     def metrics(self) -> dict[str, object] | None:
         """metrics.json; None where there is none that can be read."""
         try:
-            found = orjson.loads((self._assets / METRICS_FILE).read_bytes())
-        except (OSError, orjson.JSONDecodeError):
+            found = orjson.loads(without_mark((self._assets / METRICS_FILE).read_bytes()))
+        except (OSError, orjson.JSONDecodeError, NotUtf8):
             return None
         return found if isinstance(found, dict) else None
 

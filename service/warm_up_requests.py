@@ -1,6 +1,7 @@
-"""The requests that a version brings for its warm-up, as TensorFlow Serving reads them.
+"""What a version brings for its warm-up: recorded requests as TensorFlow Serving reads them, or an example.
 
-A TFRecord file of serialized tensorflow.serving.PredictionLog. Formats: tensorflow/core/lib/io/record_writer.h,
+Recorded requests are a TFRecord file of serialized tensorflow.serving.PredictionLog. Formats:
+tensorflow/core/lib/io/record_writer.h,
 tensorflow_serving/apis/{prediction_log,predict,classification,regression,input,model}.proto.
 
     message PredictionLog  { oneof log_type { ClassifyLog classify_log = 2; RegressLog regress_log = 3;
@@ -22,10 +23,14 @@ from pathlib import Path
 
 import numpy as np
 
-from service.engines import LoadError
+from service.api.v1_codec import Body, decode_predict
+from service.engines import Engine, LoadError
+from service.image import picture_batch
+from service.predict.inputs import Asked, InvalidInput, requests
 from service.protobuf import NOTHING, as_bytes, as_text, entries, fields, last, submessage
-from service.serving_config import ASSETS
-from service.signature import DEFAULT_SIGNATURE
+from service.serving_config import ASSETS, ServingConfig
+from service.settings import Settings
+from service.signature import DEFAULT_SIGNATURE, Signature
 from service.tensor_proto import read_tensor
 from service.tensors import Array
 
@@ -44,6 +49,46 @@ class RecordedRequest:
     where: str
     signature_name: str
     inputs: Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Inputs that fit the signature, with their first row apart: what a batch is made of."""
+
+    signature_name: str
+    inputs: Mapping[str, Array]
+
+    def rows(self, count: int) -> dict[str, Array]:
+        """The first row so many times. For signatures whose rows are independent."""
+        return {name: np.repeat(array[:1], count, axis=0) for name, array in self.inputs.items()}
+
+    @property
+    def row_bytes(self) -> int:
+        return sum(array[:1].nbytes for array in self.inputs.values())
+
+
+def example_of(engine: Engine, config: ServingConfig, version_dir: Path) -> Example | None:
+    """The version's example, else its first sample; None where it has neither. Raises ServingError, InvalidInput."""
+    assets = version_dir / ASSETS
+    if config.example is not None and "picture" in config.example:
+        request = Asked("example", picture=(assets / str(config.example["picture"])).read_bytes())
+    elif config.example is not None:
+        request = Asked("example", body=config.example)
+    elif config.samples:
+        sample = config.samples[0]
+        if sample.file is None:
+            request = Asked("samples[0]", body={"instances": [sample.instance]})
+        else:
+            request = _sample_file(engine, assets / sample.file)
+    else:
+        return None
+    if request.picture is not None:
+        limits = Settings().max_image_pixels, Settings().max_buffered_bytes
+        signature = _signature(engine, DEFAULT_SIGNATURE)
+        inputs = picture_batch({request.name: request.picture}, signature, config.image, *limits)
+        return Example(DEFAULT_SIGNATURE, inputs)
+    body = Body(request.body or {}, str((request.body or {}).get("signature_name", DEFAULT_SIGNATURE)))
+    return Example(body.signature_name, decode_predict(body, _signature(engine, body.signature_name)))
 
 
 def recorded_requests(version_dir: Path) -> Iterator[RecordedRequest]:
@@ -106,3 +151,20 @@ def _examples(given: memoryview) -> Array:
     array = np.empty(len(found), object)
     array[:] = found
     return array
+
+
+def _sample_file(engine: Engine, path: Path) -> Asked:
+    specs = list(_signature(engine, DEFAULT_SIGNATURE).inputs.values())
+    rank = len(specs[0].shape) if len(specs) == 1 and specs[0].shape is not None else None
+    found = next(requests([str(path)], rank, None))
+    if isinstance(found, InvalidInput):
+        raise found
+    return found
+
+
+def _signature(engine: Engine, name: str) -> Signature:
+    try:
+        return engine.signatures[name]
+    except KeyError:
+        known = ", ".join(map(repr, sorted(engine.signatures)))
+        raise LoadError(f"it is for the signature {name!r}; there is {known}") from None

@@ -6,6 +6,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from service import memory
@@ -17,9 +18,10 @@ from service.load_queue import Key, LoadQueue, newest_first
 from service.model_policies import Policies
 from service.preparation import Preparation
 from service.registry import LoadedVersion, Registry, State, VersionStatus
-from service.repository import Repository, fingerprint
+from service.repository import Folder, Repository, fingerprint
 from service.retries import Retries
 from service.serving_config import InvalidServingConfig
+from service.succession import Succession
 from service.toml_file import TomlFile
 from service.version_records import Deadly, VersionRecords, is_deadly
 from service.without_paths import without_paths
@@ -45,6 +47,7 @@ class Watcher:
         retries: Retries | None = None,
         loaders: int | None = None,
         records: VersionRecords | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`on_failure` is told of every try to load a version that failed; `records` of what is being loaded."""
         self._repository = repository
@@ -56,13 +59,16 @@ class Watcher:
         self._on_failure = on_failure
         self._retries = retries or Retries()
         self._records = records or VersionRecords()
+        self._succession = Succession(registry, agreement, self._retries, clock)
         self._queue = LoadQueue(self._load, loaders or min(usable_cores(), MOST_LOADERS))
         self._policies = Policies()
         self._wanted: dict[Key, Path] = {}
         self._seen: dict[Key, int] = {}
-        # What is no longer in use, noted by whoever used it last. To note it takes no lock: that may be anybody, and
-        # at any moment.
-        self._gone: deque[Key] = deque()
+        # What serves while another folder lies in its place, which is to be loaded.
+        self._replaced: set[Key] = set()
+        # What is no longer in use, noted by whoever used it last; and whether the same number answers on. To note it
+        # takes no lock: that may be anybody, and at any moment.
+        self._gone: deque[tuple[Key, bool]] = deque()
         # Held while a version goes from one state to the next.
         self._lock = threading.Lock()
         self._is_stopped = False
@@ -106,7 +112,7 @@ class Watcher:
 
         What lies there at the first look is loaded at once. What appears later may still be being copied: it is
         loaded once two looks in a row find the same files. A failed version is tried again after a while, and when
-        its files change.
+        its files change. What serves goes by the rules of its succession.
         """
         if State.UNLOADING in self._states():
             # A request that failed may hold its version in a circle of references.
@@ -118,22 +124,36 @@ class Watcher:
             return
         # After the folder, so that a label that was moved before its version was taken away has moved here, too.
         self._read_policies()
-        wanted = self._policies.wanted(found)
-        with self._lock:
-            self._wanted = {key: found[key] for key in wanted}
-            known = {(model, version) for model, versions in self._registry.statuses().items() for version in versions}
-            for key in sorted(known - self._wanted.keys()):
-                logger.info("%s version %d %s", *key, "is not wanted any more" if key in found else "has vanished")
-                self._unload(key)
-            for key in sorted(self._wanted.keys() - known):
-                self._enter(key)
-        # What is loaded is not looked at.
-        files = {key: fingerprint(path) for key, path in self._wanted.items() if self._is_idle(key)}
         is_first = not self._registry.first_scan_done.is_set()
+        with self._lock:
+            present = self._succession.with_absent(found)
+            wanted = self._policies.wanted(present)
+            if is_first:
+                wanted |= self._serving_elsewhere() & found.keys()
+            self._wanted = {key: present[key] for key in wanted}
+            known = {(model, version) for model, versions in self._registry.statuses().items() for version in versions}
+            for key in sorted(wanted - known):
+                self._enter(key)
+            for key in sorted(known - wanted):
+                self._let_go(key, key in found)
+            for key in wanted & known:
+                # Whatever it was to wait for while it was not wanted.
+                self._registry.hold(*key, frozenset())
+            self._replaced = self._succession.replaced(self._wanted)
+        # Of what is loaded, no file is looked at.
+        files = {
+            key: fingerprint(path)
+            for key, path in self._wanted.items()
+            if self._is_to_load(key) or self._state(key) is State.UNLOADING
+        }
         settled = {key: files[key] for key in files if is_first or self._seen.get(key) == files[key]}
         self._seen = files
-        due = [key for key in settled if self._is_allowed(key[0]) and self._retries.is_due(key, settled[key])]
-        self._queue.add(newest_first(due))
+        due = [
+            key
+            for key in settled
+            if self._is_to_load(key) and self._is_allowed(key[0]) and self._retries.is_due(key, settled[key])
+        ]
+        self._queue.add(newest_first([key for key in due if self._has_room(key)]))
 
     def _check_known(self, model: str) -> None:
         on_disk = {name for name, version in self._repository.versions()}
@@ -151,6 +171,10 @@ class Watcher:
             batching = self._policies.of(loaded.model).batching
             if batching != before.of(loaded.model).batching:
                 self._registry.replace_loaded(self._preparation.with_batcher(loaded, batching))
+        for model, version in self._registry.replacements():
+            if self._policies.of(model).batching != before.of(model).batching:
+                # Loaded again, by the new one.
+                self._registry.drop_replacement(model, version)
 
     def _coordinate(self) -> None:
         """Does what other worker processes wish, and tells them how far this one is."""
@@ -171,17 +195,18 @@ class Watcher:
         self._keep_off_loop()
         self._unload_deadly()
         self._agreement.acknowledge(heard)
-        for model, version in self._agreement.promote():
-            status = self._registry.statuses()[model][version]
-            told = (model, version, status.engine, status.load_seconds)
-            logger.info("%s version %d is AVAILABLE (engine %s, loaded in %.2f s)", *told)
+        for key, before in self._agreement.promote().items():
+            status = self._registry.statuses()[key[0]][key[1]]
+            told = (*key, "AVAILABLE" if before is None else "replaced", status.engine, status.load_seconds)
+            logger.info("%s version %d is %s (engine %s, loaded in %.2f s)", *told)
+            if before is not None:
+                self._when_gone(before, key, is_replaced=True)
 
     def _keep_off_loop(self) -> None:
         slow = self._agreement.kept_off_loops()
         for loaded in self._registry.loaded() if slow else ():
-            if loaded.batcher is None and (loaded.model, loaded.version) in slow:
-                batching = self._policies.of(loaded.model).batching
-                self._registry.replace_loaded(self._preparation.off_loop(loaded, batching))
+            if (loaded.model, loaded.version) in slow:
+                loaded.pace.keep_off_loop()
 
     def _unload_deadly(self) -> None:
         for loaded in self._registry.loaded():
@@ -191,6 +216,9 @@ class Watcher:
                 )
                 with self._lock:
                     self._unload((loaded.model, loaded.version))
+        for (model, version), loaded in self._registry.replacements().items():
+            if is_deadly(loaded.engine):
+                self._registry.drop_replacement(model, version)
 
     def _state(self, key: Key) -> State | None:
         status = self._registry.statuses().get(key[0], {}).get(key[1])
@@ -199,9 +227,49 @@ class Watcher:
     def _is_idle(self, key: Key) -> bool:
         return self._state(key) in (State.START, State.END)
 
+    def _is_to_load(self, key: Key) -> bool:
+        return self._is_idle(key) or (key in self._replaced and self._state(key) is State.AVAILABLE)
+
     def _is_allowed(self, model: str) -> bool:
         wished = self._agreement.wished(model)
-        return self._policies.of(model).load == "preload" if wished is None else wished == "load"
+        if wished is not None:
+            return wished == "load"
+        # What is loaded on demand and is in use has its successors loaded, too.
+        return self._policies.of(model).load == "preload" or bool(self._registry.traffic(model).versions)
+
+    def _serving_elsewhere(self) -> set[Key]:
+        """What this worker process begins with as well, wanted or not: the others may hold it for a successor that
+        cannot be loaded."""
+        serving = self._agreement.available_elsewhere()
+        return {key for key in serving if self._policies.of(key[0]).replace == "load_first"}
+
+    def _has_room(self, key: Key) -> bool:
+        """Not before what it takes the place of is out of memory, where the policy says so; that goes now."""
+        model, version = key
+        if self._policies.of(model).replace == "load_first":
+            return True
+        with self._lock:
+            for number, successors in self._registry.held(model).items():
+                if version in successors:
+                    logger.info("%s version %d makes room for version %d", model, number, version)
+                    self._unload((model, number))
+            if self._state(key) is State.AVAILABLE:
+                logger.info("%s version %d makes room for what its folder is now", model, version)
+                self._unload(key)
+        return all(status.state is not State.UNLOADING for status in self._registry.statuses()[model].values())
+
+    def _let_go(self, key: Key, is_on_disk: bool) -> None:
+        """What is not wanted any more, unless it still answers for who is to come."""
+        model, version = key
+        wanted = {number for name, number in self._wanted if name == model}
+        policy = self._policies.of(model)
+        if version in self._registry.traffic(model).versions and self._succession.stays(
+            key, policy, wanted, is_on_disk
+        ):
+            return
+        if self._state(key) is not State.UNLOADING:
+            logger.info("%s version %d %s", *key, "is not wanted any more" if is_on_disk else "has vanished")
+            self._unload(key)
 
     def _enter(self, key: Key) -> None:
         """A version that is wanted and not loaded."""
@@ -214,40 +282,58 @@ class Watcher:
         if (loaded := self._registry.retire(*key)) is None:
             self._end(key)
             return
-        finalizer = weakref.finalize(loaded.engine, self._gone.append, key)
+        self._when_gone(loaded, key, is_replaced=False)
+
+    def _when_gone(self, loaded: LoadedVersion, key: Key, *, is_replaced: bool) -> None:
+        finalizer = weakref.finalize(loaded.engine, self._gone.append, (key, is_replaced))
         finalizer.atexit = False
 
     def _end_what_is_gone(self) -> None:
+        is_awaited = False
         while self._gone:
-            key = self._gone.popleft()
+            key, is_replaced = self._gone.popleft()
+            if is_replaced:
+                logger.info("%s version %d from its old folder is unloaded", *key)
+                continue
             with self._lock:
                 self._end(key)
             logger.info("%s version %d is unloaded", *key)
+            is_awaited |= self._policies.of(key[0]).replace == "unload_first"
         memory.give_back()
+        if is_awaited:
+            # Its successor is loaded now.
+            self.look()
 
     def _end(self, key: Key) -> None:
-        self._registry.remove(*key)
         self._retries.forget(key)
         if key in self._wanted:
             self._enter(key)
+        else:
+            self._registry.remove(*key)
 
     def _load(self, key: Key) -> None:
         with self._lock:
-            if key not in self._wanted or not self._is_idle(key):
+            if key not in self._wanted or not self._is_to_load(key):
                 return
             path, files = self._wanted[key], self._seen.get(key, 0)
             # Two looks may have found it due, and one of its loads be over.
             if not self._retries.is_due(key, files):
                 return
-            self._registry.set_status(*key, VersionStatus(State.LOADING))
+            if self._is_idle(key):
+                self._registry.set_status(*key, VersionStatus(State.LOADING))
         started = time.monotonic()
+        folder: Folder | None = None
         try:
+            folder = _open(path)
+            path = folder.path
             batching = self._policies.of(key[0]).batching
             is_serving = self._registry.first_scan_done.is_set()
             with self._records.loading(*key, files, is_serving=is_serving):
                 loaded = self._preparation.prepare(*key, path, batching)
             if key in self._agreement.kept_off_loops():
-                loaded = self._preparation.off_loop(loaded, batching)
+                loaded.pace.keep_off_loop()
+            if folder.is_replaced(path):
+                raise LoadError("its folder was replaced while it was being loaded")
         # Whatever a stranger's model does wrong, the others must go on being loaded and watched.
         except Exception as error:
             expected = isinstance(error, (LoadError, InvalidServingConfig))
@@ -255,11 +341,12 @@ class Watcher:
             reason = self._reason(key, files, told, error)
             logger.error("%s version %d cannot be loaded: %s", *key, reason, exc_info=None if expected else error)
             self._on_failure(*key)
-            self._finish(key, VersionStatus(State.END, error=reason))
+            self._finish(key, VersionStatus(State.END, reason, folder.identity if folder else ""))
         else:
             self._retries.forget(key)
             seconds = time.monotonic() - started
-            self._finish(key, VersionStatus(State.LOADING, engine=loaded.engine.name, load_seconds=seconds), loaded)
+            status = VersionStatus(State.LOADING, engine=loaded.engine.name, load_seconds=seconds)
+            self._finish(key, status, replace(loaded, folder=folder))
 
     def _reason(self, key: Key, files: int, told: str, error: Exception) -> str:
         if not isinstance(error, Deadly):
@@ -272,6 +359,12 @@ class Watcher:
             # Otherwise it has vanished or been unloaded meanwhile.
             if self._state(key) is State.LOADING:
                 self._registry.set_status(*key, status, loaded)
+            elif key in self._replaced and self._state(key) is State.AVAILABLE:
+                self._replaced.discard(key)
+                if loaded is None:
+                    self._registry.set_failure(*key, status.error, status.failed_folder)
+                else:
+                    self._registry.set_replacement(*key, status, loaded)
         self._agreement.wake.set()
 
     def _watch(self) -> None:
@@ -295,8 +388,15 @@ class Watcher:
             self._agreement.wake.wait(self._pause(next_look - now))
 
     def _pause(self, until_next_look: float) -> float:
-        is_under_way = not self._states().isdisjoint((State.LOADING, State.UNLOADING))
+        is_under_way = self._registry.replacements() or not self._states().isdisjoint((State.LOADING, State.UNLOADING))
         return min(until_next_look, EAGER_SECONDS) if is_under_way else until_next_look
 
     def _states(self) -> set[State]:
         return {status.state for versions in self._registry.statuses().values() for status in versions.values()}
+
+
+def _open(path: Path) -> Folder:
+    try:
+        return Folder(path)
+    except OSError as error:
+        raise LoadError(f"its folder cannot be opened: {error.strerror}") from error

@@ -15,13 +15,14 @@ from service.serving_config import (
     TWIN_FILE,
     ImageSpec,
     OutlierScore,
+    RowProof,
     Sample,
     ServingConfig,
     Twin,
     write_serving_config,
 )
 from service.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
-from training import twin
+from training import independence, twin
 from training.publish import publish, staging
 from training.reference import REFERENCE_FILE
 
@@ -85,12 +86,13 @@ class Package:
 class Exported:
     version_dir: Path
     twin: str
+    rows: str
     metrics: dict[str, Any]
 
     def say(self, request: str, **results: str) -> None:
         """What came out, and what to do next: `request` is what to post, and where."""
         print(f"\n{'Exported':12}{self.version_dir}")
-        for name, result in {**results, "Twin": self.twin}.items():
+        for name, result in {**results, "Twin": self.twin, "Rows": self.rows}.items():
             print(f"{name:12}{result}")
         print(f"{'Next':12}python -m service --models {self.version_dir.parents[1]}")
         print(f"{'':12}and post {request}")
@@ -107,10 +109,12 @@ def export(package: Package, output: Path, *, convert: Callable[..., bytes] = tw
         assets = folder / ASSETS
         assets.mkdir()
         proof, no_twin = make_twin(package, folder, convert)
+        signatures = read_signatures(folder)
+        rows, depend = prove_rows(package, folder, signatures, has_twin=proof is not None)
         write_serving_config(
             folder,
             ServingConfig(
-                signatures=read_signatures(folder),
+                signatures=signatures,
                 labels=package.labels,
                 image=package.image,
                 example=package.example,
@@ -118,6 +122,7 @@ def export(package: Package, output: Path, *, convert: Callable[..., bytes] = tw
                 twin=proof,
                 no_twin=no_twin,
                 outlier_score=outlier_score,
+                independent_rows=rows,
             ),
         )
         write_json(assets / REFERENCE_FILE, package.reference, indent=None)
@@ -130,7 +135,7 @@ def export(package: Package, output: Path, *, convert: Callable[..., bytes] = tw
             write_json(assets / METRICS_FILE, metrics, indent=2)
             (assets / CARD_FILE).write_text(package.card(metrics, outcome), "utf-8")
 
-        return Exported(publish(folder, finish), outcome, metrics)
+        return Exported(publish(folder, finish), outcome, describe_rows(rows, depend), metrics)
 
 
 def write_saved_model(graph: Graph, folder: Path) -> None:
@@ -165,6 +170,26 @@ def make_twin(package: Package, folder: Path, convert: Callable[..., bytes]) -> 
         reason = " ".join(str(error).replace(str(folder), "the SavedModel").split())
         return None, f"{type(error).__name__}: {reason[:500]}"
     return proof, None
+
+
+def prove_rows(
+    package: Package, folder: Path, signatures: dict[str, Signature], *, has_twin: bool
+) -> tuple[RowProof | None, str | None]:
+    """The proof that rows are independent, or why there is none: such a version is served, and never batched."""
+    inputs = {package.graph.input_name: package.twin.inputs}
+    try:
+        return independence.prove(folder, signatures, package.graph.whole_signature, inputs, has_twin=has_twin), None
+    except independence.RowsDepend as error:
+        return None, str(error)
+
+
+def describe_rows(proof: RowProof | None, depend: str | None) -> str:
+    if proof is None:
+        return f"never batched ({depend})"
+    return (
+        f"independent: {proof.rows_tried} of them alone, together and in another order differ by "
+        f"{proof.largest_difference:.2g} (allowed {proof.tolerance:g})"
+    )
 
 
 def describe(proof: Twin | None, no_twin: str | None) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from service.names import version_number
+
 
 @contextmanager
 def staging(model_dir: Path) -> Iterator[Path]:
@@ -40,9 +42,10 @@ def publish(folder: Path, finish: Callable[[int], None]) -> Path:
 
 
 def next_version(model_dir: Path) -> int:
-    """One more than the highest that lies there, whatever it is: gaps are not filled, nothing is replaced."""
-    taken = [int(path.name) for path in model_dir.iterdir() if path.name.isascii() and path.name.isdigit()]
-    return max(taken, default=0) + 1
+    """One more than the highest that lies there, whatever it is: gaps are not filled, nothing is replaced. Numbers that
+    the service does not serve do not count."""
+    numbers = (version_number(path.name) for path in model_dir.iterdir())
+    return max((number for number in numbers if number is not None), default=0) + 1
 
 
 def make_readable(folder: Path) -> None:

@@ -27,7 +27,7 @@ from service.serving_config import InvalidServingConfig, read_serving_config
 from service.settings import EngineChoice
 from service.shadow import check_types, first_labels
 from service.version import LoadedVersion
-from service.warm_up import warm_up
+from service.warm_up import WarmUp
 from training.errors import ConfigError, RunError
 from training.replay_tally import Answers, Tally
 
@@ -85,7 +85,7 @@ def load(config: Config) -> LoadedVersion:
     except (LoadError, InvalidServingConfig) as error:
         raise RunError(f"{config.against} cannot be loaded: {error}") from None
     # A model's first runs take much longer than those that follow.
-    warm_up(engine)
+    WarmUp(engine, serving_config, folder, config.against, (), 1).run()
     return LoadedVersion(model, int(number), engine, serving_config)
 
 

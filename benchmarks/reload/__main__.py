@@ -21,6 +21,7 @@ from benchmarks.processes import held_to, serving
 from benchmarks.reload import checks, versions
 from benchmarks.reload.changes import LABELLED, NEWEST, POLL_SECONDS, SHARE, Changes, route_of
 from benchmarks.reload.section import SECTION
+from benchmarks.reload.ways import Ways
 from benchmarks.sections import DOCUMENT
 from benchmarks.servers import fitting_room
 
@@ -30,15 +31,17 @@ STEP_SECONDS = 5
 WORKERS, CONNECTIONS = 2, 16
 # Requests a second: a small part of what two workers can do, so that waiting has other causes than load.
 RATE = 400
+# Of the model whose requests wait while one version takes the place of another, by clients of its own.
+WAITING_RATE, WAITING_CONNECTIONS = 40, 4
 SHOWN_FAULTS = 20
 
 
 class Clients:
     """The load process, by its commands."""
 
-    def __init__(self, port: int, file: Path) -> None:
+    def __init__(self, port: int, rate: int, connections: int, file: Path) -> None:
         self._file = file
-        command = ["-m", "benchmarks.reload.load", str(port), str(RATE), str(CONNECTIONS), str(file)]
+        command = ["-m", "benchmarks.reload.load", str(port), str(rate), str(connections), str(file)]
         self._process = subprocess.Popen(
             [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -92,26 +95,31 @@ def measure(seconds: int, steps: int) -> tuple[dict[str, Any], list[str]]:
         models, made = folder / "models", folder / "made"
         for number in range(1, steps + 2):
             versions.make(number, made / str(number))
+            versions.publish_broken(made / str(number), made / f"broken-{number}", versions.TWIN)
+        (revision := folder / "revision-1").mkdir()
+        versions.link(revision, models)
         for model in (LABELLED, NEWEST):
             (models / model).mkdir(parents=True)
             versions.publish(made / "1", models / model / "1")
-        versions.label(models, LABELLED, stable=1, canary=1, share=SHARE)
+        (ways := Ways(models, made)).begin(versions.labels(LABELLED, stable=1, canary=1, share=SHARE))
         with _service(models, folder) as port:
-            clients = Clients(port, folder / "answers")
+            clients = Clients(port, RATE, CONNECTIONS, folder / "answers")
+            waiting = Clients(port, WAITING_RATE, WAITING_CONNECTIONS, folder / "waiting")
             try:
-                changes = Changes(port, models, made, clients)
+                changes = Changes(port, ways, clients, waiting)
                 changes.begin()
                 # Connections, caches and processors warm up.
                 time.sleep(1)
                 phases = _phases(changes, seconds / steps, steps)
-                answers = clients.end()
+                answers, waited = clients.end(), waiting.end()
             finally:
                 clients.kill()
+                waiting.kill()
     figures = {
         state: asdict(checks.figures(answers, phases, changes.allowed, is_reloading))
         for state, is_reloading in (("without", False), ("with", True))
     }
-    faults = [fault for answer in answers if (fault := checks.fault(answer, changes.allowed))]
+    faults = [fault for answer in (*answers, *waited) if (fault := checks.fault(answer, changes.allowed))]
     about = {
         **machine.provenance(),
         "seconds": seconds,
@@ -121,7 +129,9 @@ def measure(seconds: int, steps: int) -> tuple[dict[str, Any], list[str]]:
         "requests_per_second": RATE,
         "changes": dict(changes.counts),
     }
-    return {**about, "phases": figures, "checked": len(answers), "faults": len(faults)}, faults
+    between = sum(answer.status == 503 for answer in waited)
+    checked = len(answers) + len(waited)
+    return {**about, "phases": figures, "checked": checked, "between": between, "faults": len(faults)}, faults
 
 
 def _phases(changes: Changes, seconds: float, steps: int) -> list[checks.Phase]:

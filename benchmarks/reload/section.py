@@ -27,7 +27,8 @@ def write(results: Mapping[str, Any]) -> str:
             "Requests that name a version, a label, or neither, each for another number. Version N answers 3x + N, so "
             f"that every answer tells who gave it: {results['checked']:,} were checked, {results['faults']:,} failed "
             "or came from a version that it may not come from. "
-            "While a label moves, that is the one before or the one after; else only the one that it names.",
+            "While a label moves, that is the one before or the one after; else only the one that it names."
+            + _between(results),
             "",
             "| | answers | failed | misrouted | p50 ms | p99 ms | p99.9 ms |",
             "|---|--:|--:|--:|--:|--:|--:|",
@@ -35,6 +36,15 @@ def write(results: Mapping[str, Any]) -> str:
             _row("with reloads", reloading),
             f"| with ÷ without | | | | {' | '.join(ratios)} |",
         ]
+    )
+
+
+def _between(results: Mapping[str, Any]) -> str:
+    if "between" not in results:
+        return ""
+    return (
+        " Each other way to put one version in the place of another has a model of its own, and only where the old one "
+        f"is unloaded first, requests wait, or get 503: {results['between']:,} did."
     )
 
 

@@ -55,11 +55,20 @@ def publish_broken(source: Path, version: Path, file: Path) -> None:
     beside.rename(version)
 
 
-def label(models: Path, model: str, stable: int, canary: int, share: float) -> None:
-    (draft := models / ".models.toml").write_text(
-        f"[models.{model}.labels]\nstable = {stable}\ncanary = {{version = {canary}, share = {share}}}\n"
-    )
+def labels(model: str, stable: int, canary: int, share: float) -> str:
+    """As models.toml says it."""
+    return f"[models.{model}.labels]\nstable = {stable}\ncanary = {{version = {canary}, share = {share}}}\n"
+
+
+def write_policies(models: Path, text: str) -> None:
+    (draft := models / ".models.toml").write_text(text)
     draft.rename(models / "models.toml")
+
+
+def link(target: Path, place: Path) -> None:
+    """Leads there from one moment to the next."""
+    (draft := place.with_name(f".{place.name}")).symlink_to(target)
+    draft.rename(place)
 
 
 def _cut(source: Path, copy: Path) -> None:

@@ -7,7 +7,7 @@ from flask import Blueprint, Response, request
 from PIL import Image
 
 from service.api import flask_views, playground_describe
-from service.api.v1 import pictures_of, version_number
+from service.api.v1 import pictures_of, version_of
 from service.calls import current_call
 from service.errors import InvalidRequest, json_response
 from service.image import picture_batch
@@ -26,7 +26,7 @@ def blueprint(registry: Registry, repository: Repository, settings: Settings) ->
     views = Blueprint("playground", __name__)
 
     def find(model: str, version: str) -> LoadedVersion:
-        return registry.get(model, version_number(version))
+        return registry.get(model, version_of(version))
 
     def files(loaded: LoadedVersion) -> VersionFiles:
         return VersionFiles(repository.path(loaded.model, loaded.version))

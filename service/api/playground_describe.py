@@ -1,5 +1,6 @@
 """What the page is told of the models: enough to draw a useful panel for any of them."""
 
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -46,7 +47,7 @@ def version(loaded: LoadedVersion, files: VersionFiles) -> dict[str, object]:
         "name": loaded.model,
         "version": loaded.version,
         "engine": loaded.engine.name,
-        "row_seconds": loaded.row_seconds,
+        "row_seconds": loaded.pace.row_seconds if isfinite(loaded.pace.row_seconds) else None,
         "signatures": {name: _signature(signature) for name, signature in loaded.engine.signatures.items()},
         "labels": config.labels,
         "label_output": loaded.label_output(DEFAULT_SIGNATURE),

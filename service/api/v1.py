@@ -12,9 +12,10 @@ from service.errors import InvalidRequest, json_response
 from service.image import picture_batch
 from service.inference import Inference
 from service.messages import Answer, Request
+from service.names import MAX_VERSION, version_number
 from service.outlier_score import Inferred, headers
 from service.prediction import Prediction
-from service.registry import LoadedVersion, Registry
+from service.registry import Find, LoadedVersion
 from service.settings import Settings
 from service.signature import DEFAULT_SIGNATURE
 from service.tensors import Array
@@ -28,7 +29,7 @@ _VERB = ":<any(predict, classify, regress):verb>"
 
 
 def decode(
-    registry: Registry,
+    find: Find,
     settings: Settings,
     call: Call,
     request: Request,
@@ -38,7 +39,7 @@ def decode(
     label: str | None = None,
 ) -> Prediction:
     """A request for `:predict`, `:classify` or `:regress`. Raises ServingError."""
-    loaded = registry.get(model, version_number(version), label)
+    loaded = find(model, version_of(version), label)
     call.found(loaded)
     loaded.health.check()
     pictures = pictures_of(request)
@@ -64,15 +65,15 @@ def blueprint(inference: Inference, settings: Settings) -> Blueprint:
     registry = inference.registry
 
     def act(**asked: str) -> Response:
-        prediction = decode(registry, settings, current_call(), flask_views.current_request(), **asked)
+        prediction = decode(registry.get, settings, current_call(), flask_views.current_request(), **asked)
         return flask_views.response(inference.answer(prediction))
 
     def status(model: str, version: str | None = None, label: str | None = None) -> Response:
-        number = version_number(version) if label is None else registry.get(model, label=label).version
+        number = version_of(version) if label is None else registry.get(model, label=label).version
         return json_response(v1_describe.model_version_status(registry, model, number))
 
     def metadata(model: str, version: str | None = None, label: str | None = None) -> Response:
-        loaded = registry.get(model, version_number(version), label)
+        loaded = registry.get(model, version_of(version), label)
         current_call().found(loaded)
         return json_response(v1_describe.metadata(loaded))
 
@@ -119,27 +120,20 @@ def _top_k(request: Request) -> int | None:
     text = request.args.get("top_k")
     if text is None:
         return None
-    number = _whole_number(text)
+    number = version_number(text)
     if not number:
         raise InvalidRequest(f"top_k={text[:40]!r}: expected a whole number of at least 1")
     return number
 
 
-def version_number(version: str | None) -> int | None:
-    if version is None:
+def version_of(text: str | None) -> int | None:
+    """The version that a path names; None where it names none. Raises InvalidRequest, in TensorFlow Serving's words."""
+    if text is None:
         return None
-    number = _whole_number(version)
+    number = version_number(text)
     if number is None:
         raise InvalidRequest(
-            f"Malformed request: Failed to convert version: {version[:40]} to numeric; expected a whole number"
+            f"Malformed request: Failed to convert version: {text[:40]} to numeric; expected a whole number of at most "
+            f"{MAX_VERSION}"
         )
     return number
-
-
-def _whole_number(text: str) -> int | None:
-    """None where it is none, or none of int64."""
-    digits = text.lstrip("0") or "0"
-    if not (text.isascii() and text.isdigit()) or len(digits) > 19:
-        return None
-    number = int(digits)
-    return number if number < 2**63 else None

@@ -9,10 +9,11 @@ import orjson
 
 from service.api.json_numbers import decode_rows
 from service.errors import InvalidRequest
-from service.image import looks_like_picture
-from service.signature import DEFAULT_SIGNATURE, Signature
+from service.image_file import looks_like_picture
+from service.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from service.tensors import Array, array_from_json, is_base64
 from service.tf_example import encode_example
+from service.utf8 import NotUtf8, without_mark
 
 _BODY_EXPECTED = 'expected {"instances": [...]} or {"inputs": ...}'
 _EXAMPLES_EXPECTED = 'expected {"examples": [{feature: value, ...}, ...]} or {"instances": [...]}'
@@ -33,7 +34,9 @@ class Body:
 def parse_body(data: bytes) -> Body:
     """Raises InvalidRequest where the body is not one JSON object, or signature_name no string."""
     try:
-        fields = orjson.loads(data)
+        fields = orjson.loads(without_mark(data))
+    except NotUtf8 as error:
+        raise InvalidRequest(f"JSON Parse error: Invalid value: {error}") from None
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"JSON Parse error: {_json_error(data, error)}") from None
     if not isinstance(fields, dict):
@@ -116,7 +119,7 @@ def _rows(body: Body, key: str, signature: Signature) -> dict[str, Array]:
         for index, row in enumerate(rows):
             _check_names(row, index, key, signature)
         return {
-            name: array_from_json([row[name] for row in rows], spec, f"{key}[...][{name!r}]")
+            name: _tensor([row[name] for row in rows], spec, f"{key}[...][{name!r}]")
             for name, spec in signature.inputs.items()
         }
     for index, row in enumerate(rows):
@@ -131,7 +134,7 @@ def _rows(body: Body, key: str, signature: Signature) -> dict[str, Array]:
             f"{len(signature.inputs)} inputs: {_names(signature.inputs)}"
         )
     ((name, spec),) = signature.inputs.items()
-    return {name: array_from_json(rows, spec, key)}
+    return {name: _tensor(rows, spec, key)}
 
 
 def _is_named(row: Any) -> bool:
@@ -167,7 +170,7 @@ def _columns(inputs: Any, signature: Signature) -> dict[str, Array]:
                 f"{len(signature.inputs)} inputs: {_names(signature.inputs)}"
             )
         ((name, spec),) = signature.inputs.items()
-        return {name: array_from_json(inputs, spec, "inputs")}
+        return {name: _tensor(inputs, spec, "inputs")}
     for name in signature.inputs:
         if name not in inputs:
             raise InvalidRequest(
@@ -175,7 +178,14 @@ def _columns(inputs: Any, signature: Signature) -> dict[str, Array]:
                 f"{_names(signature.inputs)}"
             )
     # What the signature does not take is passed over, as TensorFlow Serving does.
-    return {name: array_from_json(inputs[name], spec, f"inputs[{name!r}]") for name, spec in signature.inputs.items()}
+    return {name: _tensor(inputs[name], spec, f"inputs[{name!r}]") for name, spec in signature.inputs.items()}
+
+
+def _tensor(value: Any, spec: TensorSpec, where: str) -> Array:
+    """What an empty list would hold cannot be seen in it; the signature tells, where it leaves nothing of it free."""
+    array = array_from_json(value, spec, where)
+    hidden = (spec.shape or ())[array.ndim :]
+    return array if array.size or -1 in hidden else array.reshape(array.shape + hidden)
 
 
 def _names(names: Iterable[str]) -> str:

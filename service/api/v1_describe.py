@@ -1,7 +1,7 @@
 """What TensorFlow Serving's REST API says about a model: the states of its versions, its signatures."""
 
 from service.errors import NotFound
-from service.registry import LoadedVersion, Registry, VersionStatus
+from service.registry import LoadedVersion, Registry, State, VersionStatus
 from service.signature import TensorSpec
 
 
@@ -37,10 +37,12 @@ def metadata(loaded: LoadedVersion) -> dict[str, object]:
 
 
 def _status(number: int, status: VersionStatus) -> dict[str, object]:
+    # What is AVAILABLE is in order, whatever has become of the folder that is to take its place.
+    has_failed = status.error and status.state is not State.AVAILABLE
     return {
         "version": str(number),
         "state": status.state,
-        "status": {"error_code": "FAILED_PRECONDITION" if status.error else "OK", "error_message": status.error},
+        "status": {"error_code": "FAILED_PRECONDITION" if has_failed else "OK", "error_message": status.error},
     }
 
 

@@ -1,11 +1,14 @@
 """The Open Inference Protocol, version 2, which KServe, Triton and others speak."""
 
+from contextlib import suppress
+
 import flask
 import orjson
 from flask import Blueprint, Response
 from prometheus_client.registry import Collector
 
 from service.api import flask_views, v2_codec, v2_describe, v2_statistics
+from service.api.v1 import version_of
 from service.api.v2_head import HEAD_LENGTH_HEADER
 from service.calls import Call, current_call
 from service.errors import InvalidRequest, ServingError, Unavailable, json_response
@@ -13,9 +16,9 @@ from service.inference import Inference
 from service.messages import Answer, Request
 from service.outlier_score import Inferred
 from service.prediction import Prediction
-from service.registry import LoadedVersion, Registry
+from service.registry import Find, LoadedVersion
 from service.settings import Settings
-from service.signature import DEFAULT_SIGNATURE
+from service.utf8 import NotUtf8, without_mark
 from service.watcher import Watcher
 
 
@@ -23,11 +26,14 @@ class Forbidden(ServingError):
     status = 403
 
 
+# A model of this name has its metadata where the statistics of all models are.
+STATS = "stats"
+
 _PLACES = ("/v2/models/<name:model>", "/v2/models/<name:model>/versions/<version>")
 
 
 def decode(
-    registry: Registry,
+    find: Find,
     settings: Settings,  # noqa: ARG001  # every protocol's decode takes them
     call: Call,
     request: Request,
@@ -35,17 +41,17 @@ def decode(
     version: str | None = None,
 ) -> Prediction:
     """A request for inference. Raises ServingError."""
-    loaded = registry.get(model, _number(version))
+    loaded = find(model, version_of(version), None)
     call.found(loaded)
     loaded.health.check()
-    signature = loaded.signature(DEFAULT_SIGNATURE)
-    head, inputs = v2_codec.decode(request.body, request.headers.get(HEAD_LENGTH_HEADER), signature)
+    name = v2_codec.signature_name(loaded)
+    head, inputs = v2_codec.decode(request.body, request.headers.get(HEAD_LENGTH_HEADER), loaded.signature(name))
     call.decoded()
 
     def encode(inferred: Inferred) -> Answer:
-        return v2_codec.encode(loaded, head, inferred.outputs)
+        return v2_codec.encode(loaded, name, head, inferred.outputs)
 
-    return Prediction(loaded, DEFAULT_SIGNATURE, inputs, encode, call)
+    return Prediction(loaded, name, inputs, encode, call)
 
 
 def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scraped: Collector) -> Blueprint:
@@ -54,12 +60,12 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
     registry = inference.registry
 
     def find(model: str, version: str | None) -> LoadedVersion:
-        loaded = registry.get(model, _number(version))
+        loaded = registry.get(model, version_of(version))
         current_call().found(loaded)
         return loaded
 
     def infer(**asked: str) -> Response:
-        prediction = decode(registry, settings, current_call(), flask_views.current_request(), **asked)
+        prediction = decode(registry.get, settings, current_call(), flask_views.current_request(), **asked)
         return flask_views.response(inference.answer(prediction))
 
     def metadata(model: str, version: str | None = None) -> Response:
@@ -69,7 +75,10 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
         # Who asks this wants to be told, not to wait.
         if not registry.first_scan_done.is_set():
             raise Unavailable("the models are still being loaded")
-        registry.check_ready(model, _number(version))
+        loaded = registry.check_ready(model, version_of(version))
+        if loaded is not None:
+            # What cannot be asked by this protocol is not ready for it.
+            v2_codec.signature_name(loaded)
         return json_response({"name": model, "ready": True})
 
     def config(model: str, version: str | None = None) -> Response:
@@ -77,7 +86,7 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
 
     def stats(model: str, version: str | None = None) -> Response:
         find(model, version)
-        return json_response(v2_statistics.statistics(registry, scraped, model, _number(version)))
+        return json_response(v2_statistics.statistics(registry, scraped, model, version_of(version)))
 
     for place in _PLACES:
         views.add_url_rule(place + "/infer", "infer", infer, methods=["POST"])
@@ -92,7 +101,12 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
 
     @views.get("/v2/models/stats")
     def all_stats() -> Response:
-        return json_response(v2_statistics.statistics(registry, scraped))
+        """Of all models; and the metadata of the model that is called so, if there is one: no key is in both."""
+        statistics = v2_statistics.statistics(registry, scraped)
+        if STATS in registry.defaults():
+            with suppress(ServingError):
+                statistics |= v2_describe.model_metadata(registry, find(STATS, None))
+        return json_response(statistics)
 
     @views.post("/v2/repository/index")
     def index() -> Response:
@@ -126,18 +140,12 @@ def _wants_ready_only(body: bytes) -> bool:
     if not body.strip():
         return False
     try:
-        asked = orjson.loads(body)
+        asked = orjson.loads(without_mark(body))
+    except NotUtf8 as error:
+        raise InvalidRequest(f"the body is no JSON: {error}") from None
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f'the body is no JSON: {error.msg}; expected {{"ready": true}} or nothing') from None
     ready = asked.get("ready", False) if isinstance(asked, dict) else None
     if not isinstance(ready, bool):
         raise InvalidRequest('expected {"ready": true} or {"ready": false}')
     return ready
-
-
-def _number(version: str | None) -> int | None:
-    if version is None:
-        return None
-    if not (version.isascii() and version.isdigit() and len(version) <= 19 and int(version) < 2**63):
-        raise InvalidRequest(f"the version {version[:40]!r} is no whole number of 64 bits")
-    return int(version)

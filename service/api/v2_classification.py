@@ -1,15 +1,16 @@
 """The best classes instead of scores (the extension classification)."""
 
+from math import prod
+
 import numpy as np
 
 from service.classification import best_first
 from service.errors import InvalidRequest
 from service.registry import LoadedVersion
-from service.signature import DEFAULT_SIGNATURE
 from service.tensors import Array
 
 
-def classify(loaded: LoadedVersion, output: str, scores: Array, count: int) -> Array:
+def classify(loaded: LoadedVersion, signature_name: str, output: str, scores: Array, count: int) -> Array:
     """Strings "score:index" or "score:index:label", best first: `count` for each row, or as many as there are.
 
     Raises:
@@ -17,13 +18,16 @@ def classify(loaded: LoadedVersion, output: str, scores: Array, count: int) -> A
     """
     if scores.dtype.kind not in "iuf":
         raise InvalidRequest(f"output {output!r} cannot be classified: it is of the type {scores.dtype.name}")
-    labels = loaded.config.labels if loaded.label_output(DEFAULT_SIGNATURE) == output else ()
+    labels = loaded.config.labels if loaded.label_output(signature_name) == output else ()
     is_batch = scores.ndim > 1
-    rows = [row.ravel() for row in scores] if is_batch else [scores.ravel()]
+    rows = scores.reshape(len(scores), prod(scores.shape[1:])) if is_batch else scores.reshape(1, -1)
+    if len(labels) != rows.shape[1]:
+        # Of another shape than the signature says: which label is whose nobody knows.
+        labels = ()
     best = [text for row in rows for text in _best(row, labels, count)]
     array = np.empty(len(best), object)
     array[:] = best
-    return array.reshape(len(rows), len(best) // max(1, len(rows))) if is_batch else array
+    return array.reshape(len(rows), min(count, rows.shape[1])) if is_batch else array
 
 
 def _best(scores: Array, labels: tuple[str, ...], count: int) -> list[bytes]:

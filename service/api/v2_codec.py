@@ -22,12 +22,30 @@ from service.api.v2_head import (
 from service.errors import InvalidRequest
 from service.messages import Answer
 from service.registry import LoadedVersion
-from service.signature import Signature, TensorSpec
+from service.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from service.tensors import DATATYPES, DTYPES, Array, array_from_json, shape_text
 
 _DATATYPE_OF = {dtype: DATATYPES[name] for name, dtype in DTYPES.items()}
 _RAW_HEAD = Head([], parameters=RequestParameters(binary_data_output=True))
 _AS_IT_IS = OutputParameters()
+
+
+def signature_name(loaded: LoadedVersion) -> str:
+    """The signature that answers, for the protocol names none: the default one, or the only one, as Triton does it.
+
+    Raises:
+        InvalidRequest: there are several, and none is the default one.
+    """
+    names = loaded.engine.signatures.keys()
+    if DEFAULT_SIGNATURE in names:
+        return DEFAULT_SIGNATURE
+    if len(names) == 1:
+        return next(iter(names))
+    raise InvalidRequest(
+        f"{loaded.model} has several signatures, none of them {DEFAULT_SIGNATURE!r}: {', '.join(map(repr, names))}; "
+        "ask for one by its name, which the Open Inference Protocol has no place for: POST "
+        f'/v1/models/{loaded.model}:predict with "signature_name"'
+    )
 
 
 def decode(body: bytes, head_length: bytes | None, signature: Signature) -> tuple[Head, dict[str, Array]]:
@@ -66,7 +84,7 @@ def decode(body: bytes, head_length: bytes | None, signature: Signature) -> tupl
     return head, arrays
 
 
-def encode(loaded: LoadedVersion, head: Head, outputs: Mapping[str, Array]) -> Answer:
+def encode(loaded: LoadedVersion, signature_name: str, head: Head, outputs: Mapping[str, Array]) -> Answer:
     """The outputs that the request wants, all where it names none."""
     described: list[dict[str, Any]] = []
     parts: list[bytes] = []
@@ -75,7 +93,7 @@ def encode(loaded: LoadedVersion, head: Head, outputs: Mapping[str, Array]) -> A
         name, parameters = wanted.name, wanted.parameters or _AS_IT_IS
         array = outputs[name]
         if parameters.classification:
-            array = v2_classification.classify(loaded, name, array, parameters.classification)
+            array = v2_classification.classify(loaded, signature_name, name, array, parameters.classification)
         output: dict[str, Any] = {"name": name, "datatype": _datatype(name, array), "shape": array.shape}
         if wants_binary if parameters.binary_data is None else parameters.binary_data:
             data = v2_binary.encode_tensor(array)

@@ -3,9 +3,9 @@
 from typing import Any
 
 from service.api.v2_binary import datatype
-from service.batch import is_batchable
+from service.api.v2_codec import signature_name
 from service.registry import LoadedVersion, Registry, State, VersionStatus
-from service.signature import DEFAULT_SIGNATURE, TensorSpec
+from service.signature import TensorSpec
 
 NAME, VERSION = "fitting-room", "0.1.0"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
@@ -28,7 +28,7 @@ def server_metadata() -> dict[str, object]:
 
 def model_metadata(registry: Registry, loaded: LoadedVersion) -> dict[str, object]:
     """`versions`: those that are AVAILABLE."""
-    signature = loaded.signature(DEFAULT_SIGNATURE)
+    signature = loaded.signature(signature_name(loaded))
     versions = registry.statuses().get(loaded.model, {})
     return {
         "name": loaded.model,
@@ -42,8 +42,9 @@ def model_metadata(registry: Registry, loaded: LoadedVersion) -> dict[str, objec
 def model_config(loaded: LoadedVersion) -> dict[str, object]:
     """Triton's ModelConfig, as far as it says something here. Where a batch can be made of rows, the first size, which
     every tensor has free, is not among the `dims`."""
-    signature = loaded.signature(DEFAULT_SIGNATURE)
-    is_batched = is_batchable(signature)
+    name = signature_name(loaded)
+    signature = loaded.signature(name)
+    is_batched = name in loaded.independence.signatures
     config: dict[str, Any] = {
         "name": loaded.model,
         "platform": PLATFORM,
@@ -58,7 +59,7 @@ def model_config(loaded: LoadedVersion) -> dict[str, object]:
             _config(name, spec, is_batched) | {"is_shape_tensor": False} for name, spec in signature.outputs.items()
         ],
     }
-    if loaded.batcher is not None or loaded.turn_batcher is not None:
+    if is_batched:
         config["dynamic_batching"] = {"max_queue_delay_microseconds": round(loaded.limits.timeout_seconds * 1e6)}
     return config
 

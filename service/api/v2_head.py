@@ -6,6 +6,7 @@ import msgspec
 
 from service.errors import InvalidRequest
 from service.tensors import MAX_DIMENSIONS
+from service.utf8 import NotUtf8, without_mark
 
 HEAD_LENGTH = "Inference-Header-Content-Length"
 # As a request has it.
@@ -74,10 +75,10 @@ def read_length(text: bytes, most: int) -> int:
 
 def read_head(text: bytes | memoryview, has_length: bool) -> Head:
     try:
-        return _HEADS.decode(text)
+        return _HEADS.decode(without_mark(text))
     except RecursionError:
         raise InvalidRequest("the JSON is nested too deep") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, NotUtf8) as error:
         if not text:
             raise InvalidRequest(f"the body is empty; {_EXPECTED}") from None
         reason = str(error).removesuffix(".")

@@ -2,11 +2,12 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from service.engines.interface import Engine, LoadError
 from service.engines.scored import ScoredEngine
-from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, saved_model_digest
+from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, graph_file, saved_model_digest
 from service.settings import EngineChoice
 from service.signature import DEFAULT_SIGNATURE
 
@@ -17,14 +18,18 @@ logger = logging.getLogger(__name__)
 TENSORFLOW_INSTALL = "make serve TENSORFLOW=1 (or: pip install tensorflow-cpu)"
 
 
-def load_engine(version_dir: Path, config: ServingConfig, choice: EngineChoice) -> Engine:
+def load_engine(
+    version_dir: Path, config: ServingConfig, choice: EngineChoice, op_libraries: Sequence[Path] = ()
+) -> Engine:
     """The engine that `choice` asks for; "auto" takes the twin where one is proved, else the SavedModel.
+
+    `op_libraries`: those with operations that TensorFlow itself does not have.
 
     Raises:
         LoadError: also where TensorFlow is needed and missing.
     """
-    if not (version_dir / "saved_model.pb").is_file():
-        raise LoadError("not a SavedModel: it holds no saved_model.pb")
+    if graph_file(version_dir) is None:
+        raise LoadError("not a SavedModel: it holds no saved_model.pb (nor saved_model.pbtxt)")
     obstacle = _twin_obstacle(version_dir, config) if choice != "tensorflow" else "SERVING_ENGINE=tensorflow"
     if obstacle is None:
         return _load_twin(version_dir / ASSETS / TWIN_FILE, config)
@@ -32,7 +37,7 @@ def load_engine(version_dir: Path, config: ServingConfig, choice: EngineChoice) 
         raise LoadError(f"SERVING_ENGINE=litert, but {obstacle}")
     if config.twin is not None and choice == "auto":
         logger.warning("%s: %s; TensorFlow runs the SavedModel instead", "/".join(version_dir.parts[-2:]), obstacle)
-    engine = _load_saved_model(version_dir, obstacle)
+    engine = _load_saved_model(version_dir, obstacle, op_libraries)
     return engine if config.outlier_score is None else ScoredEngine(engine, engine.signatures, config.outlier_score)
 
 
@@ -62,10 +67,13 @@ def _load_twin(twin: Path, config: ServingConfig) -> Engine:
     return ScoredEngine(LiteRTEngine(twin, held), config.signatures, config.outlier_score)
 
 
-def _load_saved_model(version_dir: Path, why: str) -> Engine:
+def _load_saved_model(version_dir: Path, why: str, op_libraries: Sequence[Path]) -> Engine:
     from service.engines.saved_model import SavedModelEngine
+    from service.engines.tensorflow_c import load_op_library
 
     try:
+        for path in op_libraries:
+            load_op_library(path)
         return SavedModelEngine(version_dir)
     except ModuleNotFoundError as error:
         # A TensorFlow that is there but lacks a part of its own should say so itself.

@@ -1,5 +1,6 @@
 """The engine `litert`: runs a SavedModel's twin."""
 
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from service.engines.interface import LoadError
+from service.engines.no_rows import outputs_of_no_rows
+from service.errors import InvalidRequest
 from service.signature import Signature, TensorSpec
 from service.tensors import DTYPES, Array
 
@@ -17,6 +20,10 @@ from service.tensors import DTYPES, Array
 KEPT = 4
 
 Shapes = tuple[tuple[int, ...], ...]
+
+# Around what LiteRT says of a failed run: the source file, and the node that failed.
+_SOURCE = re.compile(r"^\S+\.(?:h|cc)(?::\d+)? ")
+_NODE = re.compile(r"Node number \d+ \((\w+)\) failed to (?:invoke|prepare)\.?")
 
 
 class LiteRTEngine:
@@ -45,8 +52,14 @@ class LiteRTEngine:
 
     def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         shapes = tuple([inputs[name].shape for name in self.signatures[signature].inputs])
+        for shape in shapes:
+            if 0 in shape:
+                return outputs_of_no_rows(self.signatures[signature], inputs)
         runner = self._take(shapes)
-        outputs = runner.run(signature, inputs, shapes)
+        try:
+            outputs = runner.run(signature, inputs, shapes)
+        except RuntimeError as error:
+            raise InvalidRequest(f"the model refuses this input: {sentence(str(error))}") from None
         # Only now: one that failed may be in any state.
         with self._lock:
             self._idle.append(runner)
@@ -67,6 +80,11 @@ class LiteRTEngine:
             if len(self._idle) >= KEPT:
                 return self._idle.pop(0)
         return _Runner(self._model)
+
+
+def sentence(message: str) -> str:
+    """What LiteRT says of a run that failed, without its source files."""
+    return _NODE.sub(r" (\1)", _SOURCE.sub("", message.strip().partition("\n")[0])).strip()
 
 
 def _check_types(signature: str, specs: Mapping[str, TensorSpec], details: Mapping[str, Mapping[str, Any]]) -> None:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 Library = SimpleNamespace
 
-INVALID_ARGUMENT, NOT_FOUND, OUT_OF_RANGE = 3, 5, 11  # of tsl_status.h
+NOT_FOUND = 5  # of tsl_status.h
 
 
 class Buffer(ctypes.Structure):
@@ -61,7 +61,6 @@ _QUICK: dict[str, tuple[Any, list[Any]]] = {
     "TF_NewGraph": (c_void_p, []),
     "TF_GraphOperationByName": (c_void_p, [c_void_p, c_char_p]),
     "TF_OperationNumOutputs": (c_int, [c_void_p]),
-    "TF_OperationOpType": (c_char_p, [c_void_p]),
     "TF_OperationOutputType": (c_int, [Output]),
     "TF_NewTensor": (c_void_p, [c_int, _SIZES, c_int, c_void_p, c_size_t, DEALLOCATOR, c_void_p]),
     "TF_AllocateTensor": (c_void_p, [c_int, _SIZES, c_int, c_size_t]),
@@ -76,6 +75,7 @@ _QUICK: dict[str, tuple[Any, list[Any]]] = {
     "TF_StringDealloc": (None, [c_void_p]),
 }
 _LONG: dict[str, tuple[Any, list[Any]]] = {
+    "TF_LoadLibrary": (c_void_p, [c_char_p, c_void_p]),
     "TF_LoadSessionFromSavedModel": (
         c_void_p,
         [c_void_p, c_void_p, c_char_p, ctypes.POINTER(c_char_p), c_int, c_void_p, _BUFFER, c_void_p],
@@ -131,6 +131,24 @@ def tensorflow() -> Library:
         logger.error("%s is version %s", _found(path), version)
         raise LoadError(f"{_found(path)} is of another version than is needed: {_expected()}")
     return library
+
+
+@functools.cache
+def load_op_library(path: Path) -> None:
+    """Loads a library with operations, once. Raises LoadError, which names it; and what `tensorflow` raises."""
+    library = tensorflow()
+    status = library.TF_NewStatus()
+    try:
+        library.TF_LoadLibrary(os.fsencode(path), status)
+        check(library, status)
+    except TensorFlowError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        if "undefined symbol" in reason:
+            version = library.TF_Version().decode()
+            reason += f"; it is made for another TensorFlow than the one that is installed, {version}"
+        raise LoadError(f"{path} cannot be loaded: {reason}") from None
+    finally:
+        library.TF_DeleteStatus(status)
 
 
 def _library_path() -> Path:

@@ -53,15 +53,14 @@ class Session:
         return replace(signature, inputs={name: self._input(spec) for name, spec in signature.inputs.items()})
 
     def _input(self, spec: TensorSpec) -> TensorSpec:
-        """The graph knows an input's type better than a signature, and whether anything holds to the shape: TensorFlow
-        1 takes any tensor as an input, and gives as its shape what it would have without being fed."""
+        """The graph knows an input's type better than a signature, and decides which shapes it takes: as TensorFlow
+        Serving, a session takes any, and the operations refuse what they cannot work with."""
         try:
             output = self._output(spec.name)
         except TensorFlowError:
             return spec  # said once somebody wants to run it
         dtype = DATA_TYPES.get(self.library.TF_OperationOutputType(output), spec.dtype)
-        is_placeholder = self.library.TF_OperationOpType(output.operation).startswith(b"Placeholder")
-        return msgspec.structs.replace(spec, dtype=dtype, is_held=is_placeholder)
+        return msgspec.structs.replace(spec, dtype=dtype, is_held=False)
 
     def _output(self, name: str) -> Output:
         operation_name, _, number = name.partition(":")
@@ -162,10 +161,12 @@ def _config(executor: Executor) -> bytes:
     """tensorflow/core/protobuf/config.proto.
 
     message ConfigProto  { int32 intra_op_parallelism_threads = 2; int32 inter_op_parallelism_threads = 5;
-                           Experimental experimental = 16; }
+                           bool allow_soft_placement = 7; Experimental experimental = 16; }
     message Experimental { string executor_type = 3; }
+
+    Soft placement: what a graph places on a device that is not here (a GPU, a TPU) runs on the one that is.
     """
     # One byte holds a number up to 127.
     threads = min(usable_cores(), 127)
     experimental = bytes([3 << 3 | 2, len(executor)]) + executor.encode()
-    return bytes([2 << 3, threads, 5 << 3, threads, 0x82, 0x01, len(experimental)]) + experimental
+    return bytes([2 << 3, threads, 5 << 3, threads, 7 << 3, 1, 0x82, 0x01, len(experimental)]) + experimental

@@ -93,6 +93,12 @@ class Metrics:
         self.unhealthy_workers = Gauges(
             store, "serving_model_unhealthy_workers", "Worker processes in which a version is unhealthy.", version
         )
+        self.batch_contradictions = Counters(
+            store,
+            "serving_batch_contradictions",
+            "Signatures said to have independent rows whose outputs have not a row for each: batched no more.",
+            version,
+        )
         self.shadow = Counters(
             store,
             "serving_shadow",
@@ -180,6 +186,8 @@ class BatchMetrics(BatchObserver):
         self._size = metrics.batch_size.labels(*labels)
         self._wait = metrics.queue_wait.labels(*labels)
         self._length = metrics.queue_length.labels(*labels)
+        self._contradictions = metrics.batch_contradictions
+        self._labels = labels
 
     def ran(self, rows: int) -> None:
         self._size.observe(rows)
@@ -189,6 +197,9 @@ class BatchMetrics(BatchObserver):
 
     def queued(self, rows: int) -> None:
         self._length.set(rows)
+
+    def contradicted(self) -> None:
+        self._contradictions.labels(*self._labels).inc()
 
 
 class ShadowMetrics(ShadowObserver):

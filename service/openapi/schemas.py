@@ -195,7 +195,7 @@ SCHEMAS: dict[str, Any] = {
             "name": TEXT,
             "version": COUNT,
             "engine": TEXT,
-            "row_seconds": {"type": "number"},
+            "row_seconds": {"type": ["number", "null"]},
             "signatures": by_name(
                 form({"inputs": by_name({"type": "object"}), "outputs": by_name({"type": "object"})})
             ),

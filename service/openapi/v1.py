@@ -1,6 +1,6 @@
 """TensorFlow Serving's REST API."""
 
-from service.image import FORMATS
+from service.image_file import FORMATS
 from service.openapi.parts import Part, example, json_content, parameter, responses, schema
 
 PLACES: dict[str, tuple[str, ...]] = {

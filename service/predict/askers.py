@@ -1,6 +1,7 @@
 """Who answers: a service that runs, or a model's folder, read here and now."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -9,6 +10,10 @@ from typing import Any, Protocol
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
+
+from service import op_libraries
+from service.names import version_number
+from service.serving_config import graph_file
 
 TIMEOUT_SECONDS = 60
 
@@ -68,9 +73,14 @@ class ModelFolder:
             raise NoAnswer(f"{models / model}: no such folder")
         # Only where it is wanted: to ask a running service takes no engines.
         from service import create_app
-        from service.settings import Settings
+        from service.settings import InvalidSetting, Settings
 
-        self._app = create_app(Settings(models=models, model_name=model))
+        try:
+            # Of the settings the one that a graph may need.
+            settings = Settings(models=models, model_name=model, op_libraries=os.environ.get(op_libraries.SETTING, ""))
+        except InvalidSetting as error:
+            raise NoAnswer(str(error)) from None
+        self._app = create_app(settings)
         self._app.extensions["watcher"].scan()
         registry = self._app.extensions["registry"]
         if not registry.defaults():
@@ -92,10 +102,10 @@ class ModelFolder:
 def place_of(model: str) -> tuple[Path, str, str] | None:
     """Models folder, model and version ("" for none) where `model` is a path, of a model or of one of its versions;
     None where it is a name."""
-    if "/" not in model and not (Path(model) / "saved_model.pb").exists():
+    if "/" not in model and graph_file(Path(model)) is None:
         return None
     folder = Path(model).resolve()
-    if folder.name.isdigit():
+    if version_number(folder.name) is not None:
         return folder.parent.parent, folder.parent.name, folder.name
     return folder.parent, folder.name, ""
 

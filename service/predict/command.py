@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 from service.predict.askers import Asker, ModelFolder, NoAnswer, Reply, RunningService, model_path, place_of
 from service.predict.inputs import Asked, InvalidInput, requests
 from service.predict.table import Progress, rows_of, table
+from service.signature import DEFAULT_SIGNATURE
 
 # Exit codes; argparse's own for a bad command line is 2.
 ALL_ANSWERED, SOME_FAILED, NOBODY_ANSWERS = 0, 1, 3
@@ -80,10 +81,12 @@ def main(arguments: Sequence[str]) -> int:
         if metadata.status != 200:
             raise NoAnswer(_error(metadata))
         signatures = metadata.body["metadata"]["signature_def"]["signature_def"]
-        if given.signature not in signatures:
-            raise NoAnswer(f"{model} has no signature {given.signature!r}; it has {', '.join(map(repr, signatures))}")
-        asked = Model(asker, path, given.signature, given.top_k)
-        outcomes = list(_outcomes(given.input, asked, _rank(signatures[given.signature])))
+        # A model's only signature need not be named.
+        name = given.signature or (next(iter(signatures)) if len(signatures) == 1 else DEFAULT_SIGNATURE)
+        if name not in signatures:
+            raise NoAnswer(f"{model} has no signature {name!r}; it has {', '.join(map(repr, signatures))}")
+        asked = Model(asker, path, name, given.top_k)
+        outcomes = list(_outcomes(given.input, asked, _rank(signatures[name])))
     except NoAnswer as error:
         print(f"error: {error}", file=sys.stderr)
         return NOBODY_ANSWERS
@@ -93,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _outcomes(texts: Sequence[str], model: Model, rank: int | None) -> Iterator[Outcome]:
     """In the order of the inputs."""
-    wanted = list(requests(texts, rank, sys.stdin))
+    wanted = list(requests(texts, rank, sys.stdin.buffer))
     progress = Progress(len(wanted))
 
     def ask(asked: Asked | InvalidInput) -> Outcome:
@@ -145,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         "standard input, or a file: a picture, .npy, .csv, .json; or a folder of pictures",
     )
     parser.add_argument("--version", default="", help="instead of the one that answers who names none")
-    parser.add_argument("--signature", default="serving_default", help="(default: %(default)s)")
+    parser.add_argument("--signature", default="", help=f"(default: {DEFAULT_SIGNATURE}, or the only one)")
     parser.add_argument("--top-k", type=_count, metavar="K", help="labels a row (default: 3, in --json all)")
     parser.add_argument("--json", action="store_true", help="one JSON object for each input, instead of a table")
     parser.add_argument("--url", default="http://127.0.0.1:8501", help="of the service (default: %(default)s)")

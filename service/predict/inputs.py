@@ -4,15 +4,17 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from service.image import FORMATS, looks_like_picture
+from service import utf8
+from service.image_file import FORMATS, looks_like_picture
 
-# As Pillow's formats are called at the end of file names.
-PICTURE_SUFFIXES = {".jpg", ".tif", *(f".{name.lower()}" for name in FORMATS)}
+# As Pillow's formats are called at the end of file names; of HEIC the service says itself whether it takes any.
+PICTURE_SUFFIXES = {".jpg", ".tif", ".heic", ".heif", *(f".{name.lower()}" for name in FORMATS)}
 _KEYS = {"instances", "inputs", "examples"}
 
 
@@ -43,12 +45,14 @@ def requests(texts: Sequence[str], rank: int | None, stdin: Any) -> Iterator[Ask
             yield error
         except OSError as error:
             yield InvalidInput(text, error.strerror or str(error))
+        except utf8.NotUtf8 as error:
+            yield InvalidInput("standard input" if text == "-" else text, str(error))
 
 
 def _requests(text: str, rank: int | None, stdin: Any) -> Iterator[Asked]:
     path = Path(text)
     if text == "-":
-        yield _json("standard input", stdin.read())
+        yield _json("standard input", utf8.decode(stdin.read()))
     elif path.is_dir():
         pictures = sorted(found for found in path.rglob("*") if found.suffix.lower() in PICTURE_SUFFIXES)
         if not pictures:
@@ -68,7 +72,7 @@ def _file(path: Path, rank: int | None) -> Asked:
         case ".csv":
             return _array(str(path), _table(path), rank)
         case ".json":
-            return _json(str(path), path.read_text())
+            return _json(str(path), utf8.decode(path.read_bytes()))
     content = path.read_bytes()
     if path.suffix.lower() in PICTURE_SUFFIXES or looks_like_picture(content):
         return Asked(str(path), picture=content)
@@ -87,8 +91,7 @@ def _load(path: Path) -> np.ndarray[Any, Any]:
 
 def _table(path: Path) -> np.ndarray[Any, Any]:
     """A row a line; a first line that is no numbers is taken for names."""
-    with path.open(newline="") as lines:
-        rows = [row for row in csv.reader(lines) if row]
+    rows = [row for row in csv.reader(StringIO(utf8.decode(path.read_bytes()), newline="")) if row]
     if rows and not all(map(_is_number, rows[0])):
         rows = rows[1:]
     if not rows:

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 from flask import Flask
 
 from service import content_coding, deadline
+from service.api import ops
 from service.deadline import Deadline, Deadlines
 from service.errors import InvalidRequest, PayloadTooLarge, ServingError, UnsupportedMediaType, answer_to
 from service.messages import Answer, Request, error_answer
@@ -26,6 +27,7 @@ LONGEST_CONTENT_TYPE = 256
 
 # Routes that may wait until a model is loaded.
 OF_MODELS = (b"/v1/models/", b"/v2/models/", b"/playground/models/")
+_HEALTH = {path.encode(): path for path in (ops.LIVE, ops.READY)}
 _OF_MODEL = re.compile(r"/(?:v[12]|playground)/models/(?P<model>[^/:]+)")
 
 
@@ -43,6 +45,9 @@ class Roads:
 
     def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
         call = request.call
+        if request.target in _HEALTH and request.method in ("GET", "HEAD"):
+            # Whoever asks whether the process lives must not wait for a thread.
+            return ops.health(self._registry, _HEALTH[request.target])
         if deadline.HEADER in request.headers:
             try:
                 call.deadline = self._deadlines.asked(request.headers[deadline.HEADER], call.arrived)

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tests.integration.saved_models import rewrite
+
 Spec = tf.TensorSpec
 
 
@@ -152,3 +154,49 @@ def save_abort(path: Path) -> None:
                 return {"y": tf.identity(x)}
 
     tf.saved_model.save(module := Abort(), str(path), signatures={"serving_default": module.__call__})
+
+
+def save_counter(path: Path) -> None:
+    """Answers each row with how often it was run, this time included."""
+
+    class Counter(tf.Module):
+        def __init__(self) -> None:
+            self.calls = tf.Variable(0.0)
+
+        @tf.function(input_signature=[Spec([None], tf.float32, name="x")])
+        def __call__(self, x: Any) -> Any:
+            return {"call": tf.zeros_like(x) + self.calls.assign_add(1.0)}
+
+    tf.saved_model.save(module := Counter(), str(path), signatures={"serving_default": module.__call__})
+
+
+def save_reader(path: Path) -> None:
+    """Reads the files that its input names; and unpacks what it is given."""
+
+    class Reader(tf.Module):
+        @tf.function(input_signature=[Spec([], tf.string, name="file")])
+        def read(self, file: Any) -> Any:
+            return {"length": tf.strings.length(tf.io.read_file(file))}
+
+        @tf.function(input_signature=[Spec([None], tf.string, name="packed")])
+        def unpack(self, packed: Any) -> Any:
+            return {"length": tf.strings.length(tf.io.decode_compressed(packed, "GZIP"))}
+
+    module = Reader()
+    tf.saved_model.save(module, str(path), signatures={"serving_default": module.read, "unpack": module.unpack})
+
+
+def save_on_device(path: Path, device: str) -> None:
+    """y = 3 x, of TensorFlow 1, all of it on that device."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None], name="x")
+        y = x * v1.get_variable("w", initializer=3.0, use_resource=True)
+        session.run(v1.global_variables_initializer())
+        v1.saved_model.simple_save(session, str(path), {"x": x}, {"y": y})
+
+    def place(saved: Any) -> None:
+        for node in saved.meta_graphs[0].graph_def.node:
+            node.device = device
+
+    rewrite(path, place)

@@ -82,6 +82,17 @@ def save_examples(path: Path) -> None:
     (path / "saved_model.pb").write_bytes(saved.SerializeToString())
 
 
+def save_one_row(path: Path) -> None:
+    """y = x / 2 + 2, of one row as its signature says, and of any as its graph does."""
+
+    class OneRow(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([1], tf.float32, name="x")])
+        def __call__(self, x: Any) -> Any:
+            return {"y": x / 2.0 + 2.0}
+
+    tf.saved_model.save(module := OneRow(), str(path), signatures={"serving_default": module.__call__})
+
+
 def save_halves(path: Path, plus: float = 2.0) -> None:
     """y = x / 2 + 2 as TensorFlow 1 wrote such models: any tensor of the graph may be an input, also one that comes out
     of the examples; and signatures are made for classify and regress."""

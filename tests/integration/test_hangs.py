@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from service.serving_config import RowProof, ServingConfig, write_serving_config
 from tests.integration.odd_saved_models import save_endless
 from tests.integration.saved_models import save_linear
 from tests.integration.server import DEADLINE_SECONDS, Server, running
@@ -21,6 +22,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`quick` is quick when it is warmed up, so that the event loop runs it; `slow` and `other` are run by threads."""
     folder = tmp_path_factory.mktemp("models")
     save_endless(folder / "quick" / "1")
+    # So that it is timed. It is never run with others here.
+    proof = RowProof(signatures=("serving_default",), rows_tried=1, largest_difference=0.0, tolerance=0.0)
+    write_serving_config(folder / "quick" / "1", ServingConfig(example=AT_ONCE, independent_rows=proof))
     for name in ("slow", "other"):
         save_endless(folder / name / "1", least_rounds=10_000)
     save_linear(folder / "linear" / "1")
@@ -60,10 +64,11 @@ def test_a_version_that_hangs_is_cut_off_and_then_left_alone_and_nobody_else_not
             assert [answer.result() for answer in others] == [200] * 4
             assert predict(server, "linear", TEN) == 200
             assert {answer.result() for answer in hanging} <= {504, 503}
+        server.wait_for(lambda: predict(server, "slow") == 503, "it is never left alone")
         refused = server.request("/v1/models/slow:predict", AT_ONCE)
         assert (refused.status, refused.headers["retry-after"]) == (503, "5")
         assert refused.json() == {
-            "error": "slow version 1 is unhealthy: its runs do not end; it is tried again every 5 s"
+            "error": "slow version 1 is unhealthy: its runs do not end; it gets requests again once they have ended"
         }
         assert [is_ready(server, model) for model in ("slow", "other", "linear")] == [False, True, True]
         assert server.request("/v2/health/ready").status == 200

@@ -1,17 +1,21 @@
 """The engine `tensorflow` by itself: what it refuses, and in which words."""
 
+import gzip
 import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from tensorflow.core.protobuf import saved_model_pb2
 
 from service.engines import LoadError, tensorflow_c
 from service.engines.saved_model import SavedModelEngine
-from service.errors import InvalidRequest
+from service.errors import GraphError, InvalidRequest
 from tests.integration import odd_saved_models, saved_models
 from tests.integration.arrays import floats, run
 from tests.integration.conftest import SHIPPED
@@ -33,6 +37,32 @@ def test_what_a_model_refuses_is_said_in_its_words_alone(tmp_path: Path) -> None
     assert "node" not in str(raised.value)
     assert "\n" not in str(raised.value)
     assert run(engine, x=floats(1)) == {"y": [0]}
+
+
+def test_damaged_bytes_and_names_of_no_file_are_the_senders_fault(tmp_path: Path) -> None:
+    odd_saved_models.save_reader(tmp_path / "1")
+    (tmp_path / "here.txt").write_text("twelve bytes")
+    engine = SavedModelEngine(tmp_path / "1")
+
+    def read(file: str) -> Any:
+        return engine.run("serving_default", {"file": np.array(file.encode(), object)})["length"].tolist()
+
+    def unpack(packed: bytes) -> Any:
+        return engine.run("unpack", {"packed": np.array([packed], object)})["length"].tolist()
+
+    assert (read(str(tmp_path / "here.txt")), unpack(gzip.compress(b"hello"))) == (12, [5])
+    with pytest.raises(GraphError) as missing:
+        read("/srv/secret/none.wav")
+    told = "the model refuses this input: none.wav; No such file or directory"
+    assert (missing.value.status, str(missing.value)) == (404, told)
+    with pytest.raises(InvalidRequest, match="the model refuses this input: inflate"):
+        unpack(b"no gzip")
+
+
+@pytest.mark.parametrize("device", ["/device:GPU:0", "/device:TPU:0", "/device:CPU:1"])
+def test_what_a_graph_places_on_a_device_that_is_not_here_runs_on_the_one_that_is(device: str, tmp_path: Path) -> None:
+    odd_saved_models.save_on_device(tmp_path / "1", device)
+    assert run(SavedModelEngine(tmp_path / "1"), x=floats(10)) == {"y": [30]}
 
 
 def test_a_file_that_is_missing_from_assets_is_named_without_its_folder(tmp_path: Path) -> None:
@@ -89,7 +119,11 @@ def _drop_graphs(saved: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (_rename_operation, "TensorFlow cannot load it: Op type not registered 'Frobnicate'"),
+        (
+            _rename_operation,
+            "its graph has the operation 'Frobnicate', and TensorFlow itself does not have it; name the library that "
+            "does in SERVING_OP_LIBRARIES",
+        ),
         (
             _rename_output,
             "TensorFlow cannot load it: a signature names the tensor 'nowhere:0', which its graph does not have",
@@ -108,6 +142,42 @@ def test_what_cannot_be_served_says_why(change: Callable[[Any], None], expected:
     saved_models.save_linear(tmp_path / "1")
     saved_models.rewrite(tmp_path / "1", change)
     assert refusal(tmp_path / "1") == expected
+
+
+def _in_text_form(version: Path) -> None:
+    saved = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
+    (version / "saved_model.pbtxt").write_text(text_format.MessageToString(saved))
+    (version / "saved_model.pb").unlink()
+
+
+def test_a_graph_in_text_form_is_served(tmp_path: Path) -> None:
+    saved_models.save_linear(tmp_path / "1")
+    _in_text_form(tmp_path / "1")
+    assert run(SavedModelEngine(tmp_path / "1"), x=floats(10)) == {"y": [31]}
+
+
+def test_a_graph_in_text_form_without_the_tag_says_so(tmp_path: Path) -> None:
+    saved_models.save_linear(tmp_path / "1")
+    saved_models.rewrite(tmp_path / "1", _rename_tag)
+    _in_text_form(tmp_path / "1")
+    assert refusal(tmp_path / "1") == "it has no graph with the tag 'serve'"
+
+
+def test_a_graph_in_text_form_that_is_damaged_says_so(tmp_path: Path) -> None:
+    saved_models.save_linear(tmp_path / "1")
+    (tmp_path / "1" / "saved_model.pb").unlink()
+    (tmp_path / "1" / "saved_model.pbtxt").write_text("saved_model_schema_version: one")
+    assert refusal(tmp_path / "1") == (
+        "TensorFlow cannot load it: Read less bytes than requested (its graph is in saved_model.pbtxt)"
+    )
+
+
+def test_a_graph_in_chunks_which_tensorflow_cannot_read_is_named(tmp_path: Path) -> None:
+    saved_models.save_linear(tmp_path / "1")
+    (tmp_path / "1" / "saved_model.pb").rename(tmp_path / "1" / "saved_model.cpb")
+    assert refusal(tmp_path / "1") == (
+        "its graph is in saved_model.cpb, which the TensorFlow that is installed cannot read; export it anew"
+    )
 
 
 def test_one_signature_that_cannot_run_does_not_take_the_others_with_it(

@@ -16,6 +16,7 @@ from training.basic_motions import BasicMotions
 from training.datasets import HOW_TO_GET, FashionMnist, fashion_mnist, local_folder
 
 CLOTHING = "/v1/models/clothing"
+NO_INSTANCES = "No values in 'instances' array; expected at least one row"
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,30 @@ def test_the_regression_answers_31_for_10(engine_server: Server) -> None:
     answer = engine_server.request("/v1/models/regression:predict", {"instances": [10.0]})
     assert answer.status == 200
     assert answer.json()["predictions"] == [pytest.approx(31.0, abs=0.01)]
+
+
+def test_no_rows_are_answered_with_none(engine_server: Server) -> None:
+    """By both protocols, in every form that says that there is none; by the event loop and by threads."""
+    empty = {"name": "pixels", "shape": [0, 28, 28], "datatype": "FP32"}
+    output = {"name": "probabilities", "datatype": "FP32", "shape": [0, 10], "data": []}
+    for version in ("", "/versions/1", "/versions/2"):
+        infer = f"/v2/models/clothing{version}/infer"
+        nothing: list[object] = [[], {"pixels": []}]
+        for inputs in nothing:
+            answer = engine_server.request(f"{CLOTHING}{version}:predict", {"inputs": inputs})
+            assert (answer.status, answer.json()) == (200, {"outputs": []})
+        answer = engine_server.request(infer, {"inputs": [empty | {"data": []}]})
+        assert (answer.status, answer.json()["outputs"]) == (200, [output])
+        answer = engine_server.request(infer, b"", headers={"Inference-Header-Content-Length": "0"})
+        assert answer.status == 200, answer.body
+        assert b'"shape":[0,10]' in answer.body
+        # TensorFlow Serving says so, too.
+        answer = engine_server.request(f"{CLOTHING}{version}:predict", {"instances": []})
+        assert (answer.status, answer.json()["error"]) == (
+            400,
+            "No values in 'instances' array; expected at least one row",
+        )
+        assert engine_server.request(f"{CLOTHING}{version}:classify", {"inputs": []}).status == 400
 
 
 def test_test_pictures_as_json_reach_the_accuracy_of_the_model_card(engine_server: Server, data: FashionMnist) -> None:

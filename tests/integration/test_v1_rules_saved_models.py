@@ -26,6 +26,7 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = tmp_path_factory.mktemp("models")
     saved_models.save_halves(models / "halves" / "00000123")
     saved_models.save_halves(models / "halves" / "00000124", plus=3.0)
+    saved_models.save_one_row(models / "one_row" / "1")
     (models / "models.toml").write_text("[models.halves]\nlabels = {old = 123}\n")
     saved_models.save_identities(models / "identities" / "1", {name: tf.as_dtype(DTYPES[name]) for name in DTYPES})
     with running(models, tmp_path_factory.mktemp("log") / "service.log", max_body_bytes=100_000) as server:
@@ -57,9 +58,29 @@ def test_an_input_within_a_graph_takes_whatever_shape_the_graph_takes(
     assert post(halves, f"{HALVES}:predict", {"inputs": rows}) == (200, {"outputs": answers})
 
 
-def test_an_input_of_its_own_takes_the_shape_that_it_declares(tensorflow_server: Server) -> None:
-    status, body = post(tensorflow_server, "/v1/models/linear:predict", {"instances": [[1.0]]})
-    assert (status, body["error"]) == (400, "input 'x' has the shape [1, 1]; expected [-1] (-1: any size)")
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ({"instances": [1.0, 2.0, 5.0]}, {"predictions": [2.5, 3.0, 4.5]}),
+        ({"instances": [[1.0, 2.0]]}, {"predictions": [[2.5, 3.0]]}),
+        ({"inputs": [1.0, 2.0, 5.0]}, {"outputs": [2.5, 3.0, 4.5]}),
+        ({"inputs": 1.0}, {"outputs": 2.5}),
+        ({"inputs": []}, {"outputs": []}),
+    ],
+)
+def test_a_graph_that_declares_one_row_takes_whatever_shape_it_takes(halves: Server, given: Any, answer: Any) -> None:
+    """As TensorFlow Serving's own saved_model_half_plus_two_tf2_cpu, which declares [1]."""
+    assert post(halves, "/v1/models/one_row:predict", given) == (200, answer)
+
+
+def test_a_shape_that_the_graph_refuses_is_told_with_the_one_it_declares(tensorflow_server: Server) -> None:
+    body = {"instances": [{"a": [1.0, 2.0], "b": [1, 2, 3]}]}
+    status, answer = post(tensorflow_server, "/v1/models/sum_and_difference:predict", body)
+    assert status == 400
+    assert answer["error"].startswith("the model refuses this input: ")
+    assert answer["error"].endswith(
+        "('a' has the shape [1, 2], declared is [-1], 'b' has the shape [1, 3], declared is [-1])"
+    )
 
 
 @pytest.mark.parametrize("dtype", list(DTYPES))

@@ -4,13 +4,16 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from service.registry import State
 from tests.integration.conftest import SHIPPED
 from tests.integration.server import Server, running, workers
-from tests.integration.test_lifecycle import publish, state, states
+from tests.integration.test_lifecycle import failure, publish, state, states
 
 TEN = {"instances": [10.0]}
 VERSION_1 = SHIPPED / "regression" / "1"
@@ -52,6 +55,74 @@ def test_a_worker_that_is_replaced_agrees_with_the_others(models: Path, tmp_path
         server.wait_until_all_workers_answer(2)
         server.wait_for(lambda: answering(server) == {"2"}, "the workers do not agree")
         assert set(states(server, "regression")) == {1, 2}
+
+
+@contextmanager
+def asking(server: Server) -> Iterator[list[int]]:
+    """The status of every answer to a client that asks all the time, naming no version."""
+    statuses: list[int] = []
+    is_over = threading.Event()
+
+    def ask() -> None:
+        while not is_over.is_set():
+            statuses.append(server.request("/v1/models/regression:predict", TEN).status)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield statuses
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def exchange(new: Path, folder: Path) -> None:
+    folder.rename(folder.with_name(f".old-{folder.name}-{new.name}"))
+    new.rename(folder)
+
+
+def test_no_request_is_lost_whichever_way_a_version_takes_the_place_of_another(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    for revision in "one", "two":
+        shutil.copytree(VERSION_1, tmp_path / revision / "regression" / "1")
+        write_policies(tmp_path / revision, "[default]\nversions = {latest = 1}")
+    models.symlink_to(tmp_path / "one")
+    with running(models, tmp_path / "log", workers=2) as server, asking(server) as statuses:
+        publish(VERSION_1, models / "regression" / "3")
+        server.wait_for(lambda: states(server, "regression") == {3: State.AVAILABLE}, "3 is not the latest")
+        # A model's folder, by two renames; and a lower number.
+        shutil.copytree(VERSION_1, models / ".new" / "2")
+        exchange(models / ".new", models / "regression")
+        server.wait_for(lambda: states(server, "regression") == {2: State.AVAILABLE}, "2 does not take over")
+        # The same number.
+        shutil.copytree(VERSION_1, models / ".another")
+        exchange(models / ".another", models / "regression" / "2")
+        server.wait_until_logged("regression version 2 is replaced")
+        # The whole folder.
+        (tmp_path / "link").symlink_to(tmp_path / "two")
+        (tmp_path / "link").rename(models)
+        shutil.rmtree(tmp_path / "one")
+        server.wait_for(lambda: states(server, "regression") == {1: State.AVAILABLE}, "1 does not take over")
+        # One that cannot be loaded.
+        (models / ".empty" / "5").mkdir(parents=True)
+        exchange(models / ".empty", models / "regression")
+        failure(server, "regression", 5, "holds no saved_model.pb")
+        assert states(server, "regression")[1] is State.AVAILABLE
+        for path in "/v2/health/ready", "/v2/models/regression/ready":
+            assert server.request(path).status == 200
+    assert len(statuses) > 100
+    assert set(statuses) == {200}
+
+
+def test_where_the_old_version_goes_first_requests_wait_for_the_new_one(models: Path, tmp_path: Path) -> None:
+    write_policies(models, "[models.regression]\nversions = {latest = 1}\nreplace = 'unload_first'")
+    with running(models, tmp_path / "log", workers=2) as server, asking(server) as statuses:
+        for number in 2, 3:
+            publish(VERSION_1, models / "regression" / str(number))
+            is_alone = partial(lambda one: states(server, "regression") == {one: State.AVAILABLE}, number)
+            server.wait_for(is_alone, "it is not served")
+    assert set(statuses) <= {200, 503}
+    assert statuses.count(200) > 50
 
 
 def test_a_label_moves_between_versions_and_takes_the_requests_with_it(models: Path, tmp_path: Path) -> None:

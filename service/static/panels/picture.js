@@ -157,7 +157,7 @@ function sources(about, problem, take) {
   const picker = h("input", {
     type: "file",
     id: pickerId,
-    accept: "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/tiff",
+    accept: "image/png,image/jpeg,image/webp,image/avif,image/gif,image/bmp,image/tiff",
     class: "visually-hidden",
     onchange: () => picker.files.length && take(picker.files[0], picker.files[0].name),
   });

@@ -97,7 +97,7 @@ function facts(about) {
     ["Accuracy", metrics?.accuracy !== undefined && `${percent(metrics.accuracy)} of the test split`],
     ["Parameters", metrics?.parameters !== undefined && metrics.parameters.toLocaleString("en")],
     ["Size on disk", bytes(about.bytes)],
-    ["Runs by", `${about.engine}, ${microseconds(about.row_seconds)} a row`],
+    ["Runs by", about.engine + (about.row_seconds === null ? "" : `, ${microseconds(about.row_seconds)} a row`)],
     ["Twin", twin && `${twin.precision ?? "float32"}, proved on ${twin.inputs_tried.toLocaleString("en")} inputs`],
     ["Labels", labels.length > 0 && labels.join(", ")],
     ["Takes", default_ && Object.entries(default_.inputs).map(tensor).join("; ")],

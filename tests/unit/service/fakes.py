@@ -13,6 +13,10 @@ from werkzeug.datastructures import Headers
 from werkzeug.test import EnvironBuilder, TestResponse
 from werkzeug.wrappers import Request
 
+from service.batch import BatchObserver, Independence, is_batchable
+from service.batcher import Batcher, BatchLimits
+from service.engines import Engine
+from service.pace import Pace
 from service.registry import LoadedVersion, Registry, State, VersionStatus
 from service.server.connections import Connections
 from service.server.protocol import HttpConnection
@@ -21,6 +25,7 @@ from service.serving_config import ServingConfig
 from service.settings import Settings
 from service.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from service.tensors import Array
+from service.turn_batcher import TurnBatcher
 
 Arrays = Mapping[str, Array]
 Answer = Callable[[Arrays], dict[str, Array]]
@@ -61,10 +66,30 @@ def echo(inputs: Arrays) -> dict[str, Array]:
     return {"y": next(iter(inputs.values()))}
 
 
+def independent(signatures: Mapping[str, Signature]) -> Independence:
+    """All whose shapes allow it."""
+    return Independence([name for name, of in signatures.items() if is_batchable(of)])
+
+
+def batcher(engine: Engine, max_batch_size: int = 8, timeout_seconds: float = 0) -> Batcher:
+    limits = BatchLimits(max_batch_size, timeout_seconds)
+    return Batcher(engine.run, engine.signatures, independent(engine.signatures), limits, BatchObserver())
+
+
+def turn_batcher(engine: Engine) -> TurnBatcher:
+    return TurnBatcher(engine.run, engine.signatures, independent(engine.signatures), 8, BatchObserver())
+
+
+def quick() -> Pace:
+    """Of what the event loop runs."""
+    return Pace(0.0)
+
+
 def loaded_version(
     of: Signature, answer: Answer = echo, config: ServingConfig | None = None, *, model: str = "model", version: int = 1
 ) -> LoadedVersion:
-    return LoadedVersion(model, version, FakeEngine({DEFAULT_SIGNATURE: of}, answer), config or ServingConfig())
+    engine = FakeEngine({DEFAULT_SIGNATURE: of}, answer)
+    return LoadedVersion(model, version, engine, config or ServingConfig(), pace=quick())
 
 
 def make_available(registry: Registry, loaded: LoadedVersion) -> None:

@@ -5,14 +5,13 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 
-from service.batch import BatchObserver
-from service.batcher import Batcher, BatchLimits
+from service.batcher import BatchLimits
+from service.pace import Pace
 from service.registry import LoadedVersion
 from service.serving_config import ImageSpec, OutlierScore, ServingConfig
 from service.signature import DEFAULT_SIGNATURE, Signature
 from service.tensors import Array
-from service.turn_batcher import TurnBatcher
-from tests.unit.service.fakes import FakeEngine, signature, tensor
+from tests.unit.service.fakes import FakeEngine, batcher, independent, quick, signature, tensor, turn_batcher
 
 INPUTS = {"pixels": tensor("DT_FLOAT", -1, 2, 2)}
 OUTPUTS = {"probabilities": tensor("DT_FLOAT", -1, 2)}
@@ -38,9 +37,17 @@ def scored_version(config: ServingConfig = CONFIG, *, version: int = 1, batching
     """`batching`: "none", "threads" or "turns"."""
     engine = FakeEngine(SIGNATURES, with_score if config.outlier_score else without_score)
     limits = BatchLimits(max_batch_size=8, timeout_seconds=0)
-    in_threads = Batcher(engine.run, SIGNATURES, limits, BatchObserver()) if batching == "threads" else None
-    in_turns = TurnBatcher(engine.run, SIGNATURES, 8, BatchObserver()) if batching == "turns" else None
-    return LoadedVersion("model", version, engine, config, limits=limits, batcher=in_threads, turn_batcher=in_turns)
+    return LoadedVersion(
+        "model",
+        version,
+        engine,
+        config,
+        limits=limits,
+        batcher=batcher(engine) if batching == "threads" else None,
+        turn_batcher=turn_batcher(engine) if batching == "turns" else None,
+        independence=independent(SIGNATURES),
+        pace=Pace() if batching == "threads" else quick(),
+    )
 
 
 def pixels(*levels: float) -> dict[str, Array]:

@@ -1,7 +1,7 @@
 """Batches without an engine: the model is a function that the test holds up at will."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from service.batch import BatchObserver
+from service.batch import BatchObserver, Independence
 from service.batcher import Batcher, BatchLimits
 from service.deadline import Deadline, DeadlineExceeded
 from service.errors import InvalidRequest
 from service.signature import Signature
 from service.tensors import Array
-from tests.unit.service.fakes import Arrays, any_shape, signature, tensor
+from tests.unit.service.fakes import Arrays, any_shape, independent, signature, tensor
 
 ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 PAIRS = signature({"x": tensor("DT_FLOAT", -1, -1)}, {"y": tensor("DT_FLOAT", -1)})
@@ -91,9 +91,17 @@ class Bench:
 
 
 @contextmanager
-def bench(of: Signature = ROWS, max_batch_size: int = 8, timeout_seconds: float = 0) -> Iterator[Bench]:
+def bench(
+    of: Signature = ROWS,
+    max_batch_size: int = 8,
+    timeout_seconds: float = 0,
+    independence: Independence | None = None,
+    usual_run: Callable[[], float] = lambda: 0.0,
+) -> Iterator[Bench]:
     model, observer = Model(), Observer()
-    batcher = Batcher(model.run, {"serving_default": of}, BatchLimits(max_batch_size, timeout_seconds), observer)
+    limits = BatchLimits(max_batch_size, timeout_seconds)
+    signatures = {"serving_default": of}
+    batcher = Batcher(model.run, signatures, independence or independent(signatures), limits, observer, usual_run)
     with ThreadPoolExecutor(64) as pool:
         yield Bench(model, batcher, observer, pool)
 
@@ -336,3 +344,121 @@ def test_many_that_are_over_at_any_moment_leave_nothing_stuck() -> None:
                 assert isinstance(error, DeadlineExceeded)
         assert at.ask(5.0).result(DEADLINE) == [10.0]
         at.observer.wait_for_length(0)
+
+
+def test_rows_that_are_not_said_to_be_independent_are_never_run_together() -> None:
+    with bench(independence=Independence()) as at:
+        busy = at.hold()
+        waiting = [at.ask(1.0, 2.0), at.ask(3.0)]
+        at.observer.wait_for_length(3)
+        at.let_go()
+        assert busy.result(DEADLINE) == [200.0]
+        assert [call.result(DEADLINE) for call in waiting] == [[2.0, 4.0], [6.0]]
+        assert sorted(at.model.runs) == [[1.0, 2.0], [3.0], [100.0]]
+
+
+def test_outputs_that_contradict_what_was_said_end_the_batching_and_are_told_of_once() -> None:
+    told: list[str] = []
+    independence = Independence(["serving_default"], told.append)
+    with bench(independence=independence) as at:
+        honest = at.model.run
+        at.batcher._run = lambda name, inputs: {"y": honest(name, inputs)["y"].sum(keepdims=True)}
+        for _ in range(2):
+            busy = at.hold()
+            waiting = [at.ask(1.0), at.ask(3.0)]
+            at.observer.wait_for_length(2)
+            at.let_go()
+            assert busy.result(DEADLINE) == [200.0]
+            assert [call.result(DEADLINE) for call in waiting] == [[2.0], [6.0]]
+        assert told == ["serving_default"]
+        # Together once, then each alone, for ever.
+        assert [len(run) for run in at.model.runs] == [1, 2, 1, 1, 1, 1, 1]
+
+
+class Clock:
+    """In seconds. Runs take 30 of them, as far as the batcher knows."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("service.batcher.time.perf_counter", clock)
+    return clock
+
+
+def until(seconds: float) -> Deadline:
+    return Deadline(seconds, "as long as the test says")
+
+
+def test_what_cannot_end_before_its_deadline_waits_for_what_can(clock: Clock) -> None:
+    with bench(max_batch_size=1, usual_run=lambda: 30.0) as at:
+        busy = at.hold()
+        doomed = at.ask(1.0, deadline=until(140))
+        at.observer.wait_for_length(1)
+        can = at.ask(2.0, deadline=until(150))
+        at.observer.wait_for_length(2)
+        clock.now = 115
+        at.let_go()
+        assert busy.result(DEADLINE) == [200.0]
+        assert can.result(DEADLINE) == [4.0]
+        # Alone it is run all the same: what it takes is not known for sure.
+        assert doomed.result(DEADLINE) == [2.0]
+        assert at.model.runs == [[100.0], [2.0], [1.0]]
+
+
+def test_where_none_of_several_can_end_in_time_one_that_can_is_waited_for(clock: Clock) -> None:
+    with bench(max_batch_size=1, usual_run=lambda: 30.0) as at:
+        busy = at.hold()
+        deadlines = [until(140), until(140)]
+        doomed = [at.ask(1.0, deadline=deadline) for deadline in deadlines]
+        at.observer.wait_for_length(2)
+        clock.now = 115
+        at.let_go()
+        assert busy.result(DEADLINE) == [200.0]
+        assert at.ask(2.0, deadline=until(150)).result(DEADLINE) == [4.0]
+        assert at.model.runs == [[100.0], [2.0]]
+        for deadline in deadlines:
+            deadline.end()
+        for call in doomed:
+            with pytest.raises(DeadlineExceeded):
+                call.result(DEADLINE)
+        at.observer.wait_for_length(0)
+
+
+@pytest.mark.parametrize("usual_run", [30.0, 0.05], ids=["none that comes can, either", "nobody comes"])
+def test_where_nothing_can_end_in_time_what_has_most_time_left_is_run(clock: Clock, usual_run: float) -> None:
+    """Else a version that was slow once would never be run again."""
+    with bench(max_batch_size=1, usual_run=lambda: usual_run) as at:
+        busy = at.hold()
+        calls = []
+        for row, moment in ((1.0, 100.1), (2.0, 100.2)):
+            calls.append(at.ask(row, deadline=until(moment)))
+            at.observer.wait_for_length(len(calls))
+        clock.now = 101
+        at.let_go()
+        assert busy.result(DEADLINE) == [200.0]
+        assert [call.result(DEADLINE) for call in calls] == [[2.0], [4.0]]
+        assert at.model.runs == [[100.0], [2.0], [1.0]]
+
+
+@pytest.mark.parametrize("where", ["waited", "ran"])
+def test_an_observer_that_fails_costs_those_it_was_told_of_and_nobody_else(where: str) -> None:
+    with bench() as at:
+        busy = at.hold()
+        waiting = [at.ask(1.0), at.ask(2.0)]
+        at.observer.wait_for_length(2)
+
+        def fail(_value: float) -> None:
+            setattr(at.observer, where, lambda _value: None)
+            raise OSError("no room for metrics")
+
+        setattr(at.observer, where, fail)
+        at.let_go()
+        outcomes = [call.exception(DEADLINE) for call in (busy, *waiting)]
+        assert any(isinstance(outcome, OSError) for outcome in outcomes)
+        assert at.ask(4.0).result(DEADLINE) == [8.0]

@@ -58,6 +58,11 @@ def test_the_least_number_of_a_type_is_the_least_score() -> None:
     assert names(rank(np.array([[-128, 0, 127]], np.int8))) == [["cow", "dog", "cat"]]
 
 
+def test_scores_of_another_shape_than_the_labels_cannot_be_classified() -> None:
+    with pytest.raises(InvalidRequest, match=r"model gave 'scores' of the shape \[1, 5\] for this input"):
+        rank(np.zeros((1, 5)))
+
+
 def test_no_rows_cannot_be_classified() -> None:
     with pytest.raises(
         InvalidRequest, match=r"^Cannot convert empty ClassificationResults to JSON: model gave no row$"

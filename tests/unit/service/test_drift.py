@@ -168,6 +168,16 @@ def test_requests_without_rows_and_answers_without_their_rows_do_not_count(drift
     assert drift.now().rows == 0
 
 
+@pytest.mark.parametrize(
+    ("x", "scores"), [((2, 1), (2, 2)), ((), (2, 2)), ((2,), (2, 3)), ((2,), (2,)), ((0,), (0, 2))]
+)
+def test_what_is_of_another_shape_than_declared_does_not_count(
+    drift: Drift, x: tuple[int, ...], scores: tuple[int, ...]
+) -> None:
+    drift.observe("serving_default", {"x": np.zeros(x, np.float32)}, {"scores": np.zeros(scores)})
+    assert drift.now().rows == 0
+
+
 def test_several_inputs_are_watched_side_by_side(tmp_path: Path) -> None:
     inputs = signature({"x": tensor("DT_FLOAT", -1), "pair": tensor("DT_INT64", -1, 2)})
     reference = {"rows": 10_000, "inputs": {"pair[0]": UNIFORM, "x": UNIFORM, "pair[1]": UNIFORM}}

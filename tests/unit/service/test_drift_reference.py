@@ -28,7 +28,7 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     ("content", "why"),
     [
         (b"", "truncated"),
-        (b"\xff\xfe", "malformed"),
+        (b"\xff\xff", "malformed"),
         ([], "Expected `object`"),
         ({"inputs": {}}, "missing required field `rows`"),
         (REFERENCE | {"rows": 0}, "$.rows"),

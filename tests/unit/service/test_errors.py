@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 
 from service import calls, errors
 from service.deadline import DeadlineExceeded
-from service.errors import InvalidRequest, NotFound, PayloadTooLarge, ServingError, Unavailable
+from service.errors import GraphError, InvalidRequest, NotFound, PayloadTooLarge, ServingError, Unavailable
 from service.metrics import Metrics
 from tests.unit.service.fakes import error
 
@@ -16,6 +16,8 @@ RAISED: dict[str, Exception] = {
     "too_large": PayloadTooLarge("too many pixels"),
     "unavailable": Unavailable("still loading"),
     "too_late": DeadlineExceeded("longer than 5 ms"),
+    "graph": GraphError("the model refuses this input: none.wav", 404),
+    "no_memory": GraphError("the model failed: no memory", 429),
     "serving": ServingError("the output has no JSON form"),
     "bug": ZeroDivisionError("secret"),
 }
@@ -45,14 +47,19 @@ def app() -> Flask:
 
 @pytest.mark.parametrize(
     ("name", "status"),
-    [("invalid", 400), ("not_found", 404), ("too_large", 413), ("unavailable", 503), ("serving", 500)],
+    [("invalid", 400), ("not_found", 404), ("too_large", 413), ("unavailable", 503), ("serving", 500), ("graph", 404)],
 )
 def test_an_error_answers_with_its_own_status_and_words(app: Flask, name: str, status: int) -> None:
     response = app.test_client().get(f"/raise/{name}")
     assert (response.status_code, error(response)) == (status, str(RAISED[name]))
 
 
-@pytest.mark.parametrize("name", ["invalid", "not_found", "too_large", "unavailable", "too_late"])
+@pytest.mark.parametrize(("name", "seconds"), [("unavailable", "1"), ("no_memory", "1"), ("graph", None)])
+def test_who_may_come_again_is_told_when(app: Flask, name: str, seconds: str | None) -> None:
+    assert app.test_client().get(f"/raise/{name}").headers.get("Retry-After") == seconds
+
+
+@pytest.mark.parametrize("name", ["invalid", "not_found", "too_large", "unavailable", "too_late", "graph"])
 def test_what_is_no_bug_is_not_logged(app: Flask, name: str, caplog: pytest.LogCaptureFixture) -> None:
     app.test_client().get(f"/raise/{name}")
     assert caplog.records == []

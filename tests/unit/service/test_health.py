@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import inf
 
 import pytest
 
+from service.deadline import Deadline
 from service.health import Health, Tolerance, Unhealthy
 from service.tensors import Array
 from tests.unit.service.fakes import Arrays
@@ -19,29 +19,13 @@ SECONDS_AT_MOST = 10
 
 @dataclass
 class Version:
-    """`trial`: what a try gives, or raises."""
-
     pool: ThreadPoolExecutor
-    trial: float | Exception | None = 0.01
-    tries: int = 0
     changes: list[bool] = field(default_factory=list)
-    recovered: threading.Event = field(default_factory=threading.Event)
     running: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     go_on: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self.health = Health("model version 1", Tolerance(3, 30), self._try, self._changed, retry_seconds=0.001)
-
-    def _try(self) -> float | None:
-        self.tries += 1
-        if isinstance(self.trial, Exception):
-            raise self.trial
-        return self.trial
-
-    def _changed(self, is_healthy: bool) -> None:
-        self.changes.append(is_healthy)
-        if is_healthy:
-            self.recovered.set()
+        self.health = Health("model version 1", Tolerance(3, 30), self.changes.append)
 
     def hang(self) -> "Future[dict[str, Array]]":
         """A run that has begun, and ends with `let_go`."""
@@ -55,9 +39,9 @@ class Version:
         assert self.running.acquire(timeout=SECONDS_AT_MOST)
         return run
 
-    def answer(self) -> None:
-        self.health.run(lambda _signature, _inputs: {}, "serving_default", {})
-        self.health.answered()
+    def run(self) -> None:
+        """One that ends at once."""
+        self.pool.submit(self.health.run, lambda _signature, _inputs: {}, "serving_default", {}).result(SECONDS_AT_MOST)
 
 
 class Clock:
@@ -82,9 +66,12 @@ def version() -> Iterator[Version]:
         at.go_on.set()
 
 
-def pass_deadlines(at: Version, times: int) -> None:
+def pass_deadlines(at: Version, times: int, run_began: float = 0.0) -> None:
+    """Of requests that wait, or whose own run began then."""
     for _ in range(times):
-        at.health.deadline_passed()
+        deadline = Deadline.unlimited()
+        deadline.run_began = run_began
+        at.health.deadline_passed(deadline)
 
 
 def test_after_so_many_deadlines_in_a_row_it_is_unhealthy_and_says_so_once(
@@ -92,7 +79,7 @@ def test_after_so_many_deadlines_in_a_row_it_is_unhealthy_and_says_so_once(
 ) -> None:
     with version() as at:
         at.hang()
-        clock.now += 30
+        clock.now += 45
         pass_deadlines(at, 2)
         at.health.check()
         pass_deadlines(at, 5)
@@ -104,13 +91,24 @@ def test_after_so_many_deadlines_in_a_row_it_is_unhealthy_and_says_so_once(
         assert "the deadlines of 3 requests in a row have passed" in record.getMessage()
 
 
-def test_what_is_merely_slow_or_asked_too_much_is_healthy(clock: Clock) -> None:
-    """Deadlines pass while it runs, of requests that stood in the queue for long or were given little time."""
+def test_deadlines_of_waiting_requests_say_nothing_while_a_run_may_be_late(clock: Clock) -> None:
     with version() as at:
         at.hang()
-        clock.now += 14.9
+        at.hang()
+        clock.now += 44.9
         pass_deadlines(at, 100)
         at.health.check()
+
+
+@pytest.mark.parametrize(("seconds", "is_healthy"), [(14.9, True), (15, False)])
+def test_the_deadline_of_a_request_counts_whose_own_run_has_taken_half_of_what_it_may(
+    clock: Clock, seconds: float, is_healthy: bool
+) -> None:
+    with version() as at:
+        at.hang()
+        clock.now += seconds
+        pass_deadlines(at, 3, run_began=clock.now - seconds)
+        assert at.health.is_healthy is is_healthy
 
 
 def test_deadlines_that_pass_while_nothing_runs_say_nothing_about_it(clock: Clock) -> None:
@@ -120,29 +118,26 @@ def test_deadlines_that_pass_while_nothing_runs_say_nothing_about_it(clock: Cloc
         at.health.check()
 
 
-def test_an_answer_in_time_ends_the_row(clock: Clock) -> None:
+def test_a_run_that_ends_late_ends_the_row(clock: Clock) -> None:
     with version() as at:
-        run = at.hang()
-        clock.now += 30
-        pass_deadlines(at, 2)
-        at.go_on.set()
-        run.result(SECONDS_AT_MOST)
-        at.answer()
-        at.go_on.clear()
-        at.hang()
-        clock.now += 30
-        pass_deadlines(at, 2)
+        for _ in range(10):
+            run = at.hang()
+            clock.now += 31
+            pass_deadlines(at, 2)
+            at.go_on.set()
+            run.result(SECONDS_AT_MOST)
+            at.go_on.clear()
         at.health.check()
 
 
-def test_answers_beside_what_hangs_do_not_end_the_row(clock: Clock) -> None:
+def test_runs_that_end_beside_one_that_hangs_do_not_end_the_row(clock: Clock) -> None:
     """Else one request after the other could hang, each in a thread of its own."""
     with version() as at:
         for _ in range(3):
             at.hang()
-            clock.now += 30
-            at.health.deadline_passed()
-            at.answer()
+            clock.now += 45
+            pass_deadlines(at, 1)
+            at.run()
         with pytest.raises(Unhealthy):
             at.health.check()
 
@@ -151,58 +146,27 @@ def test_without_a_tolerance_it_is_healthy_whatever_happens(clock: Clock) -> Non
     with version() as at:
         at.health = Health("model version 1", Tolerance(0, 30))
         at.hang()
-        clock.now += 30
+        clock.now += 45
         pass_deadlines(at, 100)
         at.health.check()
 
 
-def test_it_is_healthy_again_once_its_runs_have_ended_and_a_try_succeeds(
-    clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_it_is_healthy_again_once_all_its_runs_have_ended(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with version() as at:
-        for _ in range(3):
-            at.hang()
-        clock.now += 30
+        runs = [at.hang() for _ in range(3)]
+        clock.now += 45
         pass_deadlines(at, 3)
-        assert not at.health._is_recovered()
-        assert at.tries == 0
+        at.run()
+        assert at.changes == [False]
         at.go_on.set()
-        assert at.recovered.wait(SECONDS_AT_MOST)
+        for run in runs:
+            run.result(SECONDS_AT_MOST)
         at.health.check()
-        assert at.tries >= 1
-        assert at.changes[:2] == [False, True]
-        assert "model version 1 is healthy again" in caplog.text
-        pass_deadlines(at, 100)
-        at.health.check()
-
-
-def test_a_try_that_takes_longer_than_a_request_may_does_not_count(clock: Clock) -> None:
-    with version() as at:
-        at.trial = 31.0
-        run = at.hang()
-        clock.now += 30
-        pass_deadlines(at, 3)
-        at.go_on.set()
-        run.result(SECONDS_AT_MOST)
-        assert not at.health._is_recovered()
-        with pytest.raises(Unhealthy):
-            at.health.check()
-        at.trial = 29.0
-        assert at.recovered.wait(SECONDS_AT_MOST)
-
-
-@pytest.mark.parametrize("trial", [inf, ValueError("refused"), None], ids=["cannot be tried", "raises", "is no more"])
-def test_what_runs_or_cannot_be_tried_is_not_held_for_hanging(
-    clock: Clock, trial: float | Exception | None, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    with version() as at:
-        at.trial = trial
-        run = at.hang()
-        clock.now += 30
-        pass_deadlines(at, 3)
-        at.go_on.set()
-        run.result(SECONDS_AT_MOST)
-        assert at.recovered.wait(SECONDS_AT_MOST)
         assert at.changes == [False, True]
+        assert "model version 1 is healthy again" in caplog.text
+        at.go_on.clear()
+        at.hang()
+        clock.now += 45
+        pass_deadlines(at, 2)
+        at.health.check()

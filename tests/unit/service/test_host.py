@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from service.host import Memory, limited_memory, oom_kills, usable_cores
+from service.host import Memory, keep_blas_on_its_thread, limited_memory, oom_kills, usable_cores
 
 
 @pytest.fixture
@@ -173,3 +173,27 @@ def test_where_no_cgroup_tells_of_kills_the_machine_does(root: Path) -> None:
     belongs_to(root, "0::/")
     (root / "proc/vmstat").write_text("nr_free_pages 5\noom_kill 70\n")
     assert oom_kills(root) == 70
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        (
+            {},
+            {
+                "OPENBLAS_NUM_THREADS": "1",
+                "MKL_NUM_THREADS": "1",
+                "BLIS_NUM_THREADS": "1",
+                "VECLIB_MAXIMUM_THREADS": "1",
+            },
+        ),
+        ({"OPENBLAS_NUM_THREADS": "4"}, {"OPENBLAS_NUM_THREADS": "4", "MKL_NUM_THREADS": "1"}),
+        ({"OMP_NUM_THREADS": "2"}, {"OPENBLAS_NUM_THREADS": None, "MKL_NUM_THREADS": None, "OMP_NUM_THREADS": "2"}),
+        ({"GOTO_NUM_THREADS": "2"}, {"OPENBLAS_NUM_THREADS": None, "MKL_NUM_THREADS": "1"}),
+    ],
+)
+def test_blas_gets_one_thread_unless_the_operator_says_otherwise(
+    environ: dict[str, str], expected: dict[str, str | None]
+) -> None:
+    keep_blas_on_its_thread(environ)
+    assert {name: environ.get(name) for name in expected} == expected

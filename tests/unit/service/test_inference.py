@@ -7,20 +7,30 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.batch import BatchObserver
-from service.batcher import Batcher, BatchLimits
+from service.batcher import BatchLimits
 from service.calls import Call
 from service.deadline import Deadline, DeadlineExceeded
 from service.errors import InvalidRequest
 from service.inference import Inference
 from service.messages import Answer
+from service.pace import Pace
 from service.prediction import Prediction
 from service.registry import LoadedVersion
 from service.serving_config import ServingConfig
 from service.signature import DEFAULT_SIGNATURE
 from service.tensors import Array
 from service.version import Shadow
-from tests.unit.service.fakes import Arrays, FakeEngine, any_shape, loaded_version, signature, tensor
+from tests.unit.service.fakes import (
+    Arrays,
+    FakeEngine,
+    any_shape,
+    batcher,
+    independent,
+    loaded_version,
+    quick,
+    signature,
+    tensor,
+)
 from tests.unit.service.scored import pixels, scored_version
 from tests.unit.service.watched_for_drift import honest, watched, watched_version
 
@@ -83,8 +93,9 @@ def batched_version(answer: Callable[[Arrays], dict[str, Array]]) -> LoadedVersi
     """One whose rows are run together, four at most."""
     loaded = loaded_version(ROWS, answer)
     limits = BatchLimits(max_batch_size=4, timeout_seconds=0.0)
-    batcher = Batcher(loaded.engine.run, loaded.engine.signatures, limits, BatchObserver())
-    return replace(loaded, limits=limits, batcher=batcher)
+    independence = independent(loaded.engine.signatures)
+    in_threads = batcher(loaded.engine, 4)
+    return replace(loaded, limits=limits, batcher=in_threads, independence=independence, pace=Pace())
 
 
 def asked_rows(loaded: LoadedVersion) -> list[list[float]]:
@@ -124,10 +135,18 @@ def test_a_model_that_does_not_answer_row_by_row_sees_all_rows_at_once(inference
     loaded = batched_version(lambda inputs: {"y": inputs["x"].sum(keepdims=True)})
     outputs = inference.infer(loaded, "serving_default", {"x": np.arange(9.0)}, Call()).outputs
     assert outputs["y"].tolist() == [36]
+    assert loaded.independence.signatures == set()
+
+
+def test_rows_that_are_not_said_to_be_independent_are_run_all_at_once(inference: Inference) -> None:
+    loaded = batched_version(lambda inputs: {"y": inputs["x"] / inputs["x"].sum()})
+    loaded.independence.say(())
+    outputs = inference.infer(loaded, "serving_default", {"x": np.arange(9.0)}, Call()).outputs
+    assert outputs["y"].sum() == pytest.approx(1)
 
 
 def test_a_version_that_is_never_run_in_batches_sees_all_rows_at_once(inference: Inference) -> None:
-    loaded = replace(batched_version(lambda inputs: {"y": inputs["x"]}), batcher=None)
+    loaded = replace(batched_version(lambda inputs: {"y": inputs["x"]}), pace=quick())
     inference.infer(loaded, "serving_default", {"x": np.arange(9.0)}, Call())
     assert asked_rows(loaded) == [list(range(9))]
 
@@ -147,6 +166,19 @@ def test_a_model_that_answers_nan_does_not_spoil_the_metrics(inference: Inferenc
     total = page.get_sample_value("serving_prediction_confidence_sum", MODEL)
     assert total is not None
     assert np.isfinite(total)
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (1, 3), (2,), (), (1, 1, 2)])
+def test_scores_without_rows_or_of_another_shape_than_declared_are_answered_and_not_counted(
+    inference: Inference, page: CollectorRegistry, shape: tuple[int, ...]
+) -> None:
+    shadow = Shadow(replace(labelled(np.zeros(shape)), version=2), 1.0)
+    loaded = replace(labelled(np.zeros(shape)), shadow=shadow)
+    inferred = inference.infer(loaded, "serving_default", {"x": np.zeros(1, np.float32)}, Call())
+    inference.mirror.wait()
+    assert inferred.outputs["scores"].shape == shape
+    assert not page.get_sample_value("serving_prediction_confidence_count", MODEL)
+    assert page.get_sample_value("serving_shadow_failed_total", MODEL | {"version": "2"}) in (None, 0)
 
 
 def test_without_labels_no_prediction_is_counted(inference: Inference, page: CollectorRegistry) -> None:

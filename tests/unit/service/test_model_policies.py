@@ -19,6 +19,7 @@ batching = {max_batch_size = 64, batch_timeout_micros = 500}
 
 [models."two words"]
 versions = [1, 3]
+replace = "unload_first"
 """
 
 
@@ -38,6 +39,7 @@ def test_every_part_is_read() -> None:
     assert (clothing.batching.max_batch_size, clothing.batching.batch_timeout_micros) == (64, 500)
     assert clothing.load == "preload"
     assert policies.of("two words").versions == [1, 3]
+    assert (policies.of("two words").replace, clothing.replace) == ("unload_first", "load_first")
     assert policies.of("another").load == "on_demand"
 
 
@@ -63,6 +65,18 @@ def test_the_policy_chooses_among_the_versions_on_disk(table: str, wanted: set[i
 
 
 @pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        ("versions = 'all'", set()),
+        ("versions = {latest = 1}\nlabels = {old = 7}", {7}),
+        ("versions = [2, 7]\nlabels = {new = {version = 9, shadow = 0.5}}", {2, 7, 9}),
+    ],
+)
+def test_the_policy_names_versions_whether_they_are_there_or_not(table: str, named: set[int]) -> None:
+    assert decode(f"[models.m]\n{table}".encode(), PATH).of("m").named == named
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("[models.m", "models.toml: Expected ']' at the end of a table declaration"),
@@ -72,7 +86,12 @@ def test_the_policy_chooses_among_the_versions_on_disk(table: str, wanted: set[i
         ("[models.m]\nversion = 1", "Object contains unknown field `version` - in `models.m`"),
         ("[models.m]\nversions = 'latest'", "Invalid enum value 'latest' - at `versions` - in `models.m`"),
         ("[models.m]\nversions = {latest = 0}", "Expected `int` >= 1 - at `versions.latest` - in `models.m`"),
+        (
+            "[models.m]\nversions = [20260312103015123456]",
+            "Expected `int` <= 9223372036854775807 - at `versions[0]` - in `models.m`",
+        ),
         ("[models.m]\nversions = [1, 'two']", "Expected `int`, got `str` - at `versions[1]` - in `models.m`"),
+        ("[models.m]\nreplace = 'both'", "Invalid enum value 'both' - at `replace` - in `models.m`"),
         ("[models.m]\nload = 'lazy'", "Invalid enum value 'lazy' - at `load` - in `models.m`"),
         ("[models.m.labels]\na = 'one'", "Expected `int | object`, got `str` - at `labels[...]` - in `models.m`"),
         ("[models.m.labels]\n'a/b' = 1", "at `key` in `labels` - in `models.m`"),

@@ -2,17 +2,18 @@ import logging
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
-from service.errors import InvalidRequest
-from service.paying_rows import JUDGED_SECONDS, RUNS, paying_rows
+from service.paying_rows import JUDGED_SECONDS, RUNS, SECONDS, paying_rows
 from service.signature import DEFAULT_SIGNATURE, Signature
 from service.tensors import Array
-from service.warm_up import SECONDS_FOR_SIZES
+from service.warm_up_requests import Example
 from tests.unit.service.fakes import Arrays, FakeEngine, echo, signature, tensor
 
 OF = signature({"x": tensor("DT_FLOAT", -1, 2)}, {"y": tensor("DT_FLOAT", -1, 2)})
 ROW_SECONDS = 0.01
+EXAMPLE = Example(DEFAULT_SIGNATURE, {"x": np.ones((1, 2), np.float32)})
 
 Cost = Callable[[int], float]
 
@@ -26,7 +27,7 @@ class Timed:
         self.engine = FakeEngine({DEFAULT_SIGNATURE: of}, self._answer)
 
     def paying_rows(self, most: int = 32, row_seconds: float = ROW_SECONDS) -> int | None:
-        return paying_rows(self.engine, "model version 1", most, row_seconds, lambda: self.now)
+        return paying_rows(self.engine, "model version 1", most, row_seconds, EXAMPLE, lambda: self.now)
 
     def rows_run(self) -> list[int]:
         return [len(inputs["x"]) for _, inputs in self.engine.asked]
@@ -89,7 +90,7 @@ def test_the_best_of_several_runs_counts() -> None:
         assert Timed(cost).paying_rows(4) == 4
 
 
-@pytest.mark.parametrize("row_seconds", [JUDGED_SECONDS * 0.9, SECONDS_FOR_SIZES / 4, math.inf])
+@pytest.mark.parametrize("row_seconds", [JUDGED_SECONDS * 0.9, SECONDS / 4, math.inf])
 def test_a_version_that_is_quick_or_would_be_judged_for_long_is_not(row_seconds: float) -> None:
     timed = Timed(one_by_one)
     assert timed.paying_rows(row_seconds=row_seconds) is None
@@ -98,22 +99,9 @@ def test_a_version_that_is_quick_or_would_be_judged_for_long_is_not(row_seconds:
 
 def test_where_time_is_over_before_batches_stop_to_pay_nothing_is_told() -> None:
     timed = Timed(half_for_all)
-    assert timed.paying_rows(row_seconds=SECONDS_FOR_SIZES / RUNS / 24) is None
+    assert timed.paying_rows(row_seconds=SECONDS / RUNS / 24) is None
     assert timed.rows_run() == [4, 1] * RUNS
     assert timed.engine.releases == 1
-
-
-@pytest.mark.parametrize(
-    "of",
-    [
-        signature({"x": tensor("DT_FLOAT", -1, 2)}, {"y": tensor("DT_FLOAT")}),
-        signature({"x": tensor("DT_FLOAT", 4, 2)}, {"y": tensor("DT_FLOAT", 4, 2)}),
-    ],
-)
-def test_a_version_whose_rows_are_never_run_together_is_not_judged(of: Signature) -> None:
-    timed = Timed(one_by_one, of)
-    assert timed.paying_rows() is None
-    assert timed.rows_run() == []
 
 
 def test_an_engine_whose_runs_are_on_threads_of_its_own_is_not_judged() -> None:
@@ -121,15 +109,6 @@ def test_an_engine_whose_runs_are_on_threads_of_its_own_is_not_judged() -> None:
     timed.engine.runs_on_caller = False
     assert timed.paying_rows() is None
     assert timed.rows_run() == []
-
-
-def test_a_version_that_refuses_rows_of_zeros_is_not_judged() -> None:
-    def refuse(_inputs: Arrays) -> dict[str, Array]:
-        raise InvalidRequest("zeros are no picture")
-
-    engine = FakeEngine({DEFAULT_SIGNATURE: OF}, refuse)
-    assert paying_rows(engine, "model version 1", 32, ROW_SECONDS) is None
-    assert engine.releases == 1
 
 
 def test_the_log_says_once_what_was_found(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,6 @@
-import gc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,18 +9,34 @@ from service.batch import BatchObserver
 from service.batcher import BatchLimits
 from service.drift_watch import DriftWatch
 from service.engines import Engine, LoadError
-from service.health import Health
 from service.model_policies import Batching
-from service.preparation import QUICK_SECONDS, Preparation, Probe
-from service.serving_config import InvalidServingConfig, ServingConfig, write_serving_config
+from service.pace import REMEMBERED_RUNS
+from service.preparation import Preparation
+from service.serving_config import InvalidServingConfig, RowProof, ServingConfig, write_serving_config
 from service.signature import DEFAULT_SIGNATURE, TensorSpec
+from service.tensors import Array
 from service.version import LoadedVersion
-from tests.unit.service.fakes import FakeEngine, any_shape, echo, loaded_version, signature, tensor
+from service.warm_up_requests import Example
+from tests.unit.service.fakes import Arrays, FakeEngine, echo, loaded_version, signature, tensor
 from tests.unit.service.watched_for_drift import UNIFORM, write_reference
 
 OF = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 LIMITS = BatchLimits(max_batch_size=32, timeout_seconds=0)
-SLOW = replace(loaded_version(signature({"x": tensor("DT_FLOAT", -1)})), row_seconds=QUICK_SECONDS)
+
+
+def observe(_model: str, _version: int) -> BatchObserver:
+    return BatchObserver()
+
+
+def load_rows(_path: Path, _config: ServingConfig) -> FakeEngine:
+    return FakeEngine({DEFAULT_SIGNATURE: OF}, echo)
+
+
+class Contradictions(BatchObserver):
+    count = 0
+
+    def contradicted(self) -> None:
+        self.count += 1
 
 
 def preparation(spec: TensorSpec) -> Preparation:
@@ -28,12 +44,63 @@ def preparation(spec: TensorSpec) -> Preparation:
     return Preparation(lambda _path, _config: engine, lambda _model, _version: BatchObserver(), LIMITS)
 
 
-@pytest.mark.parametrize(("spec", "is_quick"), [(tensor("DT_FLOAT", -1), True), (any_shape("DT_FLOAT"), False)])
-def test_a_version_that_is_not_known_to_be_quick_gets_a_batcher(
-    tmp_path: Path, spec: TensorSpec, is_quick: bool
+def says_so(**parts: Any) -> ServingConfig:
+    """Its rows are independent."""
+    proof = RowProof(signatures=(DEFAULT_SIGNATURE,), rows_tried=8, largest_difference=0.0, tolerance=1e-5)
+    return ServingConfig(independent_rows=proof, **parts)
+
+
+def test_a_version_whose_example_is_quick_is_run_by_the_event_loop_and_any_other_begins_in_threads(
+    tmp_path: Path,
 ) -> None:
-    loaded = preparation(spec).prepare("model", 1, tmp_path, Batching())
-    assert (loaded.batcher is None) is is_quick
+    assert not preparation(OF.inputs["x"]).prepare("model", 1, tmp_path, Batching()).pace.is_quick
+    write_serving_config(tmp_path, says_so(example={"instances": [1.0]}))
+    assert Preparation(load_rows, observe, LIMITS).prepare("model", 1, tmp_path, Batching()).pace.is_quick
+
+
+@pytest.mark.parametrize(
+    ("is_said", "batching", "expected"),
+    [
+        (False, Batching(), set()),
+        (True, Batching(), {DEFAULT_SIGNATURE}),
+        (False, Batching(independent_rows=True), {DEFAULT_SIGNATURE}),
+        (True, Batching(independent_rows=False), set()),
+        (True, Batching(max_batch_size=1), set()),
+    ],
+    ids=["nobody", "the version", "the operator", "the operator denies it", "no batches are wanted"],
+)
+def test_rows_are_independent_where_the_version_or_the_operator_says_so(
+    tmp_path: Path, is_said: bool, batching: Batching, expected: set[str]
+) -> None:
+    write_serving_config(tmp_path, says_so() if is_said else ServingConfig())
+    preparing = Preparation(load_rows, observe, LIMITS)
+    loaded = preparing.prepare("model", 1, tmp_path, batching)
+    assert loaded.independence.signatures == expected
+    assert (loaded.turn_batcher is not None) is bool(expected)
+    assert loaded.runs_in_parts(DEFAULT_SIGNATURE, 33) is bool(expected)
+    assert preparing.with_batcher(loaded, Batching(independent_rows=True)).independence.signatures == {
+        DEFAULT_SIGNATURE
+    }
+
+
+def test_a_batch_size_for_rows_that_nobody_calls_independent_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Preparation(load_rows, observe, LIMITS).prepare("model", 1, tmp_path, Batching(max_batch_size=8))
+    assert (
+        "model version 1: max_batch_size is set for it, but nothing says that its rows are independent" in caplog.text
+    )
+
+
+def test_what_outputs_have_contradicted_is_counted_and_not_said_again(tmp_path: Path) -> None:
+    observer = Contradictions()
+    preparing = Preparation(load_rows, lambda _model, _version: observer, LIMITS)
+    loaded = preparing.prepare("model", 1, tmp_path, Batching(independent_rows=True))
+    loaded.independence.contradict(DEFAULT_SIGNATURE)
+    loaded.independence.contradict(DEFAULT_SIGNATURE)
+    assert observer.count == 1
+    loaded = preparing.with_batcher(loaded, Batching(independent_rows=True, max_batch_size=4))
+    assert loaded.independence.signatures == set()
 
 
 def test_what_serving_json_says_comes_with_the_version(tmp_path: Path) -> None:
@@ -76,40 +143,30 @@ def test_a_version_is_watched_for_drift_where_its_reference_says_how(tmp_path: P
 
 
 @pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Every version is slow, and three of its rows together pay. Which were judged, and up to how many rows."""
-    asked: list[tuple[str, int]] = []
+def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Three of the version's rows together pay. Which were judged, and up to how many rows."""
+    found: list[tuple[str, int]] = []
 
-    def three(_engine: Engine, version: str, most: int, _row_seconds: float) -> int:
-        asked.append((version, most))
+    def three(_engine: Engine, version: str, most: int, _row_seconds: float, _example: Example) -> int:
+        found.append((version, most))
         return 3
 
-    monkeypatch.setattr("service.preparation.paying_rows", three)
-    monkeypatch.setattr("service.preparation.QUICK_SECONDS", 0.0)
-    return asked
+    monkeypatch.setattr("service.warm_up.paying_rows", three)
+    write_serving_config(tmp_path, says_so(example={"instances": [1.0]}))
+    return found
 
 
-def test_no_larger_batches_are_formed_nor_warmed_up_than_pay(tmp_path: Path, judged: list[tuple[str, int]]) -> None:
-    loaded = preparation(OF.inputs["x"]).prepare("model", 1, tmp_path, Batching(batch_timeout_micros=500))
+def test_no_larger_batches_are_formed_than_pay(tmp_path: Path, judged: list[tuple[str, int]]) -> None:
+    preparing = Preparation(load_rows, observe, LIMITS)
+    loaded = preparing.prepare("model", 1, tmp_path, Batching(batch_timeout_micros=500))
     assert judged == [("model version 1", 32)]
     assert loaded.limits == BatchLimits(3, 0.0005)
-    assert isinstance(loaded.engine, FakeEngine)
-    assert max(len(inputs["x"]) for _, inputs in loaded.engine.asked) == 3
 
 
-def test_a_policy_that_names_a_size_is_followed_and_the_version_not_judged(
-    tmp_path: Path, judged: list[tuple[str, int]]
-) -> None:
-    loaded = preparation(OF.inputs["x"]).prepare("model", 1, tmp_path, Batching(max_batch_size=8))
+def test_a_size_that_a_policy_names_counts_as_it_stands(tmp_path: Path, judged: list[tuple[str, int]]) -> None:
+    preparing = Preparation(load_rows, observe, LIMITS)
+    assert preparing.prepare("model", 1, tmp_path, Batching(max_batch_size=8)).limits.max_batch_size == 8
     assert judged == []
-    assert loaded.limits.max_batch_size == 8
-    assert isinstance(loaded.engine, FakeEngine)
-    assert max(len(inputs["x"]) for _, inputs in loaded.engine.asked) == 8
-
-
-@pytest.mark.usefixtures("judged")
-def test_what_was_found_counts_again_when_a_policy_names_no_size_any_more(tmp_path: Path) -> None:
-    preparing = preparation(OF.inputs["x"])
     loaded = preparing.prepare("model", 1, tmp_path, Batching())
     loaded = preparing.with_batcher(loaded, Batching(max_batch_size=8))
     assert loaded.limits.max_batch_size == 8
@@ -124,59 +181,23 @@ def test_what_was_found_counts_again_when_a_policy_names_no_size_any_more(tmp_pa
         (Batching(batch_timeout_micros=500), BatchLimits(32, 0.0005)),
     ],
 )
-def test_a_policy_counts_more_than_the_settings(
-    monkeypatch: pytest.MonkeyPatch, batching: Batching, expected: BatchLimits
-) -> None:
-    given: list[BatchLimits] = []
-    monkeypatch.setattr(
-        "service.preparation.Batcher", lambda _run, _signatures, limits, _observer: given.append(limits)
-    )
-    preparation(tensor("DT_FLOAT", -1)).with_batcher(SLOW, batching)
-    assert given == [expected]
+def test_a_policy_counts_more_than_the_settings(batching: Batching, expected: BatchLimits) -> None:
+    loaded = preparation(tensor("DT_FLOAT", -1)).with_batcher(loaded_version(OF), batching)
+    assert loaded.limits == expected
 
 
-@pytest.mark.parametrize(("max_batch_size", "in_parts"), [(None, True), (2, True), (1, False)])
-def test_who_wants_no_batches_has_no_request_run_in_parts_either(max_batch_size: int | None, in_parts: bool) -> None:
-    engine = FakeEngine({DEFAULT_SIGNATURE: OF}, echo)
-    slow = replace(SLOW, engine=engine)
-    loaded = preparation(tensor("DT_FLOAT", -1)).with_batcher(slow, Batching(max_batch_size=max_batch_size))
-    assert loaded.runs_in_parts(DEFAULT_SIGNATURE, 33) is in_parts
-
-
-def test_a_version_is_tried_by_a_row_and_not_kept_by_who_tries_it(tmp_path: Path) -> None:
-    probes: list[Probe] = []
-
-    def new_health(model: str, version: int, probe: Probe) -> Health:
-        probes.append(probe)
-        return Health(f"{model} {version}")
-
-    prepared = replace(
-        preparation(tensor("DT_FLOAT", -1)),
-        load_engine=lambda _path, _config: FakeEngine({DEFAULT_SIGNATURE: OF}, echo),
-        new_health=new_health,
-    )
-    loaded = prepared.prepare("model", 1, tmp_path, Batching())
-    assert isinstance(loaded.engine, FakeEngine)
-    loaded.engine.asked.clear()
-    seconds = probes[0]()
-    assert seconds is not None
-    assert seconds < QUICK_SECONDS
-    assert {tuple(inputs["x"]) for _, inputs in loaded.engine.asked} == {(0.0,)}
-    del loaded
-    gc.collect()
-    assert probes[0]() is None
-
-
-def test_a_version_that_is_kept_off_the_event_loop_has_a_batcher_whose_runs_its_health_knows() -> None:
+def test_what_threads_run_is_known_to_its_health_and_teaches_its_pace() -> None:
     running: list[int] = []
-    engine = FakeEngine({DEFAULT_SIGNATURE: OF}, lambda inputs: running.append(len(health._runs)) or echo(inputs))  # type: ignore[func-returns-value]
-    health = Health()
-    quick = LoadedVersion("model", 1, engine, ServingConfig(), row_seconds=1e-5, batch_gain_seconds=1, health=health)
-    at = preparation(tensor("DT_FLOAT", -1))
-    quick = at.with_batcher(quick, Batching())
-    assert quick.turn_batcher is not None
-    slow = at.off_loop(quick, Batching())
-    assert slow.turn_batcher is None
-    assert slow.batcher is not None
-    assert slow.batcher.run(DEFAULT_SIGNATURE, {"x": np.zeros(1)}).outputs()["y"].tolist() == [0.0]
-    assert running == [1]
+
+    def answer(inputs: Arrays) -> dict[str, Array]:
+        running.append(len(loaded.health._runs))
+        return echo(inputs)
+
+    engine = FakeEngine({DEFAULT_SIGNATURE: OF}, answer)
+    unknown = LoadedVersion("model", 1, engine, ServingConfig())
+    loaded = preparation(tensor("DT_FLOAT", -1)).with_batcher(unknown, Batching())
+    assert loaded.batcher is not None
+    for _ in range(REMEMBERED_RUNS):
+        assert loaded.batcher.run(DEFAULT_SIGNATURE, {"x": np.zeros(1)}).outputs()["y"].tolist() == [0.0]
+    assert running == [1] * REMEMBERED_RUNS
+    assert loaded.pace.is_quick

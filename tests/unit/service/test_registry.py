@@ -5,7 +5,7 @@ import pytest
 from service.errors import InvalidRequest, NotFound, Unavailable
 from service.health import Unhealthy
 from service.model_policies import Label, ModelPolicy, Policies
-from service.registry import LoadedVersion, Registry, State, VersionStatus
+from service.registry import LoadedVersion, Registry, State, VersionStatus, WouldWait
 from service.serving_config import ServingConfig
 from tests.unit.service.fakes import any_shape, loaded_version, make_available, signature, tensor
 
@@ -261,3 +261,36 @@ def test_only_who_cannot_get_a_healthy_version_is_turned_away_before_it_is_chose
     assert registry.unhealthy("nowhere") is registry.unhealthy("model", 9) is None
     fall_ill(stable)
     assert registry.unhealthy("model") is stable
+
+
+@pytest.mark.parametrize("policy", [ModelPolicy(load="on_demand"), ModelPolicy(replace="unload_first")])
+def test_the_event_loop_does_not_wait_for_a_version(registry: Registry, policy: ModelPolicy) -> None:
+    registry.set_policies(Policies(default=policy))
+    registry.set_status("model", 1, VersionStatus(State.START))
+    with pytest.raises(WouldWait):
+        registry.get_at_once("model")
+    available = add(registry, 1)
+    assert registry.get_at_once("model") is available
+    with pytest.raises(NotFound):
+        registry.get_at_once("other")
+
+
+def test_a_replacement_takes_the_place_of_its_number_and_what_a_request_holds_stays(registry: Registry) -> None:
+    before = add(registry, 1)
+    registry.set_failure("model", 1, "broken", "folder")
+    assert registry.get("model") is before
+    new = loaded_version(SIGNATURE)
+    registry.set_replacement("model", 1, VersionStatus(State.LOADING, engine="new"), new)
+    assert registry.get("model") is before
+    assert registry.swap("model", 1) is before
+    assert registry.get("model") is registry.get("model", 1) is new
+    assert registry.statuses()["model"][1] == VersionStatus(State.AVAILABLE, engine="new")
+    assert registry.replacements() == {}
+
+
+def test_what_is_retired_needs_no_replacement_and_waits_for_nobody(registry: Registry) -> None:
+    add(registry, 1)
+    registry.set_replacement("model", 1, VersionStatus(State.LOADING), loaded_version(SIGNATURE))
+    registry.hold("model", 1, frozenset({2}))
+    registry.retire("model", 1)
+    assert (registry.replacements(), registry.held("model")) == ({}, {})

@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from service.repository import Repository, fingerprint
+from service.repository import Folder, Repository, fingerprint
 
 
 def add(root: Path, model: str, version: str, content: bytes = b"graph") -> Path:
@@ -41,10 +42,35 @@ def test_an_export_under_way_does_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["a:b", "\udcff", "line\nbreak"])
-def test_a_name_that_no_url_can_hold_is_passed_over(tmp_path: Path, model: str) -> None:
+def test_a_model_that_nobody_can_name_is_not_served_and_logged_once(
+    tmp_path: Path, model: str, caplog: pytest.LogCaptureFixture
+) -> None:
     add(tmp_path, model, "1")
     add(tmp_path, "good one", "1")
-    assert names(tmp_path) == [("good one", 1)]
+    repository = Repository(tmp_path)
+    for _ in range(2):
+        assert sorted(repository.versions()) == [("good one", 1)]
+    (line,) = caplog.messages
+    assert line.startswith(f"{model!a} is not served: its name has a c")
+
+
+def test_a_version_above_int64_is_not_served_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for version in ("20260312103015123456", "9223372036854775808", "9223372036854775807", "0007"):
+        add(tmp_path, "model", version)
+    repository = Repository(tmp_path)
+    for _ in range(2):
+        assert sorted(repository.versions()) == [("model", 7), ("model", 2**63 - 1)]
+    assert sorted(caplog.messages) == [
+        f"'model/{version}' is not served: a version is a number of at most 9223372036854775807"
+        for version in ("20260312103015123456", "9223372036854775808")
+    ]
+
+
+def test_what_is_passed_over_without_a_word_is_logged_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    add(tmp_path, ".staging", "1")
+    add(tmp_path, "model", "latest")
+    (tmp_path / "notes: read me.txt").write_text("no folder")
+    assert (names(tmp_path), caplog.messages) == ([], [])
 
 
 def test_files_among_the_folders_are_passed_over(tmp_path: Path) -> None:
@@ -155,3 +181,44 @@ def test_the_fingerprint_tells_a_file_that_appears_vanishes_grows_or_is_replaced
     variables.rename(variables.with_name("renamed"))
     seen.add(fingerprint(folder))
     assert len(seen) == 5
+
+
+def test_the_fingerprint_tells_another_folder_in_the_place_of_the_one_before(tmp_path: Path) -> None:
+    folder = tmp_path / "model" / "1"
+    folder.mkdir(parents=True)
+    before = fingerprint(folder)
+    folder.rename(tmp_path / "old")
+    folder.mkdir()
+    assert fingerprint(folder) != before
+
+
+def test_a_folder_is_replaced_by_another_one_and_not_by_its_absence_or_new_files(tmp_path: Path) -> None:
+    path = add(tmp_path, "model", "1")
+    folder = Folder(path)
+    (path / "saved_model.pb").write_bytes(b"edited")
+    (path / "variables").mkdir()
+    assert not folder.is_replaced(path)
+    shutil.rmtree(path)
+    assert not folder.is_replaced(path)
+    # Its number on the file system is taken as long as it is held.
+    add(tmp_path, "model", "1")
+    assert folder.is_replaced(path)
+
+
+def test_a_folder_is_known_by_where_links_lead_to(tmp_path: Path) -> None:
+    path = add(tmp_path, "model", "1")
+    (link := tmp_path / "link").symlink_to(path)
+    folder = Folder(link)
+    assert (folder.path, folder.identity) == (path, Folder(path).identity)
+    link.unlink()
+    link.symlink_to(add(tmp_path, "model", "2"))
+    assert folder.is_replaced(link)
+
+
+def test_a_folder_that_is_no_more_in_use_is_not_held_open(tmp_path: Path) -> None:
+    path = add(tmp_path, "model", "1")
+    before = psutil.Process().num_fds()
+    folder = Folder(path)
+    assert psutil.Process().num_fds() == before + 1
+    del folder
+    assert psutil.Process().num_fds() == before

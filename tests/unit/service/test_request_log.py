@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from service import create_app
-from service.batch import BatchObserver
 from service.registry import LoadedVersion
 from service.request_log import RequestLog
 from service.server.connections import Connections
@@ -21,7 +20,6 @@ from service.server.interface import LONGEST_PATH, HttpRequest
 from service.server.protocol import HttpConnection
 from service.server.roads import Roads
 from service.settings import Settings
-from service.turn_batcher import TurnBatcher
 from tests.unit.service.fakes import (
     FakeService,
     FakeTransport,
@@ -30,6 +28,7 @@ from tests.unit.service.fakes import (
     patient_settings,
     signature,
     tensor,
+    turn_batcher,
 )
 
 OF = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
@@ -51,8 +50,7 @@ class Clients:
         self.request_log = RequestLog(self.service.app.extensions["settings"], self._write, draw)
 
     def _together(self, loaded: LoadedVersion) -> LoadedVersion:
-        batcher = TurnBatcher(loaded.engine.run, loaded.engine.signatures, 8, BatchObserver())
-        return replace(loaded, turn_batcher=batcher)
+        return replace(loaded, turn_batcher=turn_batcher(loaded.engine))
 
     def _write(self, lines: bytes) -> None:
         self.log += lines

@@ -17,6 +17,7 @@ ONE_OF_EACH = [
     ("SERVING_PORT", "80", "port", 80),
     ("SERVING_OPERATIONS_PORT", "8502", "operations_port", 8502),
     ("SERVING_ENGINE", "litert", "engine", "litert"),
+    ("SERVING_OP_LIBRARIES", __file__, "op_libraries", __file__),
     ("SERVING_WORKERS", "3", "workers", 3),
     ("SERVING_THREADS", "8", "threads", 8),
     ("SERVING_MAX_BATCH_SIZE", "8", "max_batch_size", 8),

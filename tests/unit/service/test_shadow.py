@@ -127,7 +127,7 @@ def test_what_is_too_much_for_the_shadow_is_dropped_and_nobody_waits() -> None:
         go_on.wait(SECONDS_AT_MOST)
         return {"y": np.ones(1)}
 
-    mirror = Mirror(infer, told := Told(), most_waiting=1)
+    mirror = Mirror(infer, told := Told(), max_waiting=1)
 
     def offer() -> None:
         mirror.offer(Shadow(loaded_version(PLAIN), 1.0), loaded_version(PLAIN), "serving_default", INPUTS, {})
@@ -139,3 +139,29 @@ def test_what_is_too_much_for_the_shadow_is_dropped_and_nobody_waits() -> None:
     go_on.set()
     mirror.wait()
     assert (told.drops, len(told.agreed)) == (2, 2)
+
+
+def test_what_waits_for_the_shadow_is_bounded_by_its_bytes() -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def infer(loaded: LoadedVersion, name: str, inputs: Arrays) -> Arrays:
+        started.set()
+        go_on.wait(SECONDS_AT_MOST)
+        return {"y": np.ones(1)}
+
+    mirror = Mirror(infer, told := Told(), max_waiting_bytes=2_000)
+
+    def offer(bytes_: int) -> None:
+        inputs = {"x": np.zeros(bytes_ // 4, np.float32)}
+        mirror.offer(Shadow(loaded_version(PLAIN), 1.0), loaded_version(PLAIN), "serving_default", inputs, {})
+
+    offer(1_200)
+    assert started.wait(SECONDS_AT_MOST)
+    offer(1_200)
+    offer(400)
+    go_on.set()
+    mirror.wait()
+    assert (told.drops, len(told.agreed)) == (1, 2)
+    offer(1_200)
+    mirror.wait()
+    assert (told.drops, len(told.agreed)) == (1, 3)

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from service.errors import InvalidRequest, NotFound
-from service.model_policies import decode
+from service.model_policies import ModelPolicy, decode
 from service.registry import LoadedVersion, Registry, State, VersionStatus
+from service.traffic import successors
 from tests.unit.service.fakes import any_shape, loaded_version, make_available, signature
 
 SIGNATURE = signature({"x": any_shape("DT_FLOAT")})
@@ -44,6 +45,10 @@ def prepare(registry: Registry, version: int) -> None:
 
 def label(registry: Registry, labels: str) -> None:
     registry.set_policies(decode(f"[models.model]\nlabels = {labels}".encode(), Path("models.toml")))
+
+
+def policy(table: str) -> ModelPolicy:
+    return decode(f"[models.model]\n{table}".encode(), Path("models.toml")).of("model")
 
 
 def test_the_stable_version_answers_requests_that_name_none(registry: Registry) -> None:
@@ -181,3 +186,56 @@ def test_while_it_drains_the_service_is_not_ready(registry: Registry) -> None:
     assert registry.ready
     registry.draining = True
     assert not registry.ready
+
+
+def test_what_is_held_answers_until_all_it_waits_for_do(registry: Registry) -> None:
+    add(registry, 5)
+    add(registry, 1)
+    prepare(registry, 2)
+    registry.hold("model", 5, frozenset({1, 2}))
+    assert registry.get("model").version == 5
+    registry.make_available("model", 2)
+    assert registry.get("model").version == 2
+    assert registry.get("model", 5).version == 5
+
+
+ALL = "versions = 'all'"
+
+
+@pytest.mark.parametrize(
+    ("table", "wanted", "failed", "is_on_disk", "expected"),
+    [
+        (ALL, {3, 4}, {}, False, {4}),
+        (ALL, {3, 4}, {4}, False, {3}),
+        (ALL, {4}, {4}, False, {4}),
+        (ALL, {}, {}, False, {}),
+        # Who is only to get a share, or copies, does not answer alone, but where there is nobody else.
+        ("labels = {canary = {version = 4, share = 0.1}, next = {version = 5, shadow = 1}}", {3, 4, 5}, {}, True, {3}),
+        ("labels = {canary = {version = 4, share = 0.1}}", {4}, {}, True, {4}),
+        ("labels = {stable = 3}", {3, 4}, {3}, True, {3}),
+        # The label names what was taken away: then whoever is left answers those who name no version.
+        ("labels = {stable = 2}", {4}, {}, False, {4}),
+        ("versions = [7]", {}, {}, True, {7}),
+        ("versions = [7]", {}, {}, False, {}),
+        ("labels = {stable = 7}", {3}, {}, True, {7}),
+        ("labels = {stable = 7}", {3}, {}, False, {3}),
+    ],
+)
+def test_the_successors_of_what_answers_those_who_name_no_version(
+    registry: Registry, table: str, wanted: set[int], failed: set[int], is_on_disk: bool, expected: set[int]
+) -> None:
+    add(registry, 2)
+    traffic = registry.traffic("model")
+    assert successors(policy(table), traffic, 2, {*wanted}, {*failed}, is_on_disk) == {*expected}
+
+
+def test_the_successors_of_what_labels_name_are_those_that_they_will_name(registry: Registry) -> None:
+    add(registry, 1)
+    add(registry, 9)
+    label(registry, "{stable = 9, a = 1, b = 1}")
+    moved = policy("labels = {stable = 9, a = 2, b = 3}")
+    traffic = registry.traffic("model")
+    assert successors(moved, traffic, 1, {2, 3, 9}, {2}, False) == {2, 3}
+    assert successors(moved, traffic, 1, {3, 9}, set(), False) == {3}
+    assert successors(moved, traffic, 1, {3, 9}, set(), True) == {2, 3}
+    assert successors(moved, traffic, 9, {2, 3}, set(), False) == {3}

@@ -4,10 +4,10 @@ import numpy as np
 
 from service.batch import Arrays, BatchObserver
 from service.errors import InvalidRequest
-from service.signature import Signature
+from service.signature import Signature, TensorSpec
 from service.tensors import Array
 from service.turn_batcher import TurnBatcher
-from tests.unit.service.fakes import signature, tensor
+from tests.unit.service.fakes import independent, signature, tensor
 
 ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 PAIRS = signature({"x": tensor("DT_FLOAT", -1, -1)}, {"y": tensor("DT_FLOAT", -1)})
@@ -33,7 +33,7 @@ class Model(BatchObserver):
 
 
 def run(model: Model, of: Signature, *requests: object, most: int = 8) -> list[object]:
-    batcher = TurnBatcher(model.run, {"of": of}, most, model)
+    batcher = TurnBatcher(model.run, {"of": of}, independent({"of": of}), most, model)
     ran = batcher.run([("of", {"x": np.array(request, np.float32)}) for request in requests])
     return [str(rows.outcome) if isinstance(rows.outcome, Exception) else rows.outcome["y"].tolist() for rows in ran]
 
@@ -47,7 +47,7 @@ def test_requests_are_run_together_and_their_answers_kept_apart() -> None:
 
 def test_each_request_is_told_how_many_rows_were_run_with_its_own() -> None:
     model = Model()
-    batcher = TurnBatcher(model.run, {"of": ROWS}, 8, model)
+    batcher = TurnBatcher(model.run, {"of": ROWS}, independent({"of": ROWS}), 8, model)
     requests = [("of", {"x": np.array(rows, np.float32)}) for rows in ([1], [2, 3], [4] * 8)]
     together, too, alone = batcher.run(requests)
     assert (together.batch_size, too.batch_size, alone.batch_size) == (3, 3, 8)
@@ -57,7 +57,7 @@ def test_each_request_is_told_how_many_rows_were_run_with_its_own() -> None:
 
 def test_a_request_that_fails_is_told_of_its_own_run() -> None:
     model = Model()
-    batcher = TurnBatcher(model.run, {"of": ROWS}, 8, model)
+    batcher = TurnBatcher(model.run, {"of": ROWS}, independent({"of": ROWS}), 8, model)
     good, bad = batcher.run([("of", {"x": np.array(rows, np.float32)}) for rows in ([1, 2], [-1])])
     assert (good.batch_size, bad.batch_size) == (2, 1)
     assert bad.run_began >= good.run_began + good.run_seconds > 0
@@ -73,6 +73,17 @@ def test_rows_of_different_lengths_are_not_run_together() -> None:
     model = Model()
     assert run(model, PAIRS, [[1, 2]], [[1, 2, 3]], [[4, 5]]) == [[3], [6], [9]]
     assert model.runs == [[1, 2, 4, 5], [1, 2, 3]]
+
+
+def test_shapes_that_are_left_to_the_graph_are_not_run_together_with_others() -> None:
+    model = Model()
+    of = signature({"x": TensorSpec("x:0", "DT_FLOAT", (-1,), is_held=False)}, {"y": tensor("DT_FLOAT", -1)})
+    assert run(model, of, [1], [[2, 3]], [4], [[5, 6]]) == [[1], [5], [4], [11]]
+    assert model.runs == [[1, 4], [2, 3, 5, 6]]
+
+
+def test_requests_without_rows_take_no_others_rows() -> None:
+    assert run(Model(), ROWS, [], [1, 2], []) == [[], [1, 2], []]
 
 
 def test_a_signature_without_a_free_first_size_is_run_for_each() -> None:

@@ -1,61 +1,151 @@
 import itertools
+import logging
 import math
+import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
+from PIL import Image
 
 from service.engines import LoadError
 from service.errors import InvalidRequest
-from service.serving_config import ASSETS
+from service.serving_config import ASSETS, ImageSpec, Sample, ServingConfig
 from service.signature import DEFAULT_SIGNATURE
 from service.tensors import Array
-from service.warm_up import LEAST_RUNS, MOST_RUNS, SECONDS_FOR_MORE_RUNS, replay, warm_up, warm_up_sizes
+from service.warm_up import GAIN_ROWS, MAX_ROW_BYTES, MAX_RUNS, MIN_RUNS, SECONDS_FOR_MORE_RUNS, WarmUp, replay
 from service.warm_up_requests import WARM_UP_FILE
 from tests.unit.service import protobufs
-from tests.unit.service.fakes import Arrays, FakeEngine, any_shape, echo, signature, tensor
+from tests.unit.service.fakes import Arrays, FakeEngine, echo, signature, tensor
 
 
-def test_a_model_is_run_on_one_row_of_zeros_and_timed() -> None:
-    of = signature({"x": tensor("DT_FLOAT", -1, 28, -1), "word": tensor("DT_STRING", -1), "n": tensor("DT_INT32")})
-    engine = FakeEngine({DEFAULT_SIGNATURE: of}, echo)
-    assert 0 < warm_up(engine) < math.inf
-    assert LEAST_RUNS <= len(engine.asked) <= MOST_RUNS
-    name, inputs = engine.asked[0]
-    assert name == DEFAULT_SIGNATURE
-    assert (inputs["x"].shape, inputs["x"].dtype) == ((1, 28, 1), np.float32)
-    assert inputs["word"].tolist() == [b""]
-    assert inputs["n"].shape == ()
+def warm_up(
+    folder: Path, engine: FakeEngine, config: ServingConfig, independent: tuple[str, ...] = (), max_batch_size: int = 32
+) -> WarmUp:
+    done = WarmUp(engine, config, folder, "model version 1", independent, max_batch_size)
+    done.run()
+    return done
 
 
-@pytest.mark.parametrize(("seconds", "runs"), [(0.0, MOST_RUNS), (SECONDS_FOR_MORE_RUNS, LEAST_RUNS)])
+def example(*instances: object) -> ServingConfig:
+    return ServingConfig(example={"instances": list(instances)})
+
+
+def rows_run(engine: FakeEngine) -> list[int]:
+    return [len(inputs["x"]) for _, inputs in engine.asked]
+
+
+ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
+
+
+def test_a_version_that_brings_nothing_is_not_run_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo)
+    done = warm_up(tmp_path, engine, ServingConfig(), (DEFAULT_SIGNATURE,))
+    assert engine.asked == []
+    assert (done.row_seconds, done.batch_gain_seconds, done.paying_rows) == (math.inf, math.inf, None)
+    assert "model version 1 is not warmed up: it brings no recorded requests, and no example" in caplog.text
+
+
+def test_the_example_is_run_once_where_rows_are_not_said_to_be_independent(tmp_path: Path) -> None:
+    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo)
+    done = warm_up(tmp_path, engine, example(1.0, 2.0))
+    assert [inputs["x"].tolist() for _, inputs in engine.asked] == [[1.0, 2.0]]
+    assert done.row_seconds == math.inf
+
+
+def test_the_example_of_independent_rows_is_timed_alone_among_eight_and_in_every_size(tmp_path: Path) -> None:
+    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo)
+    done = warm_up(tmp_path, engine, example(5.0), (DEFAULT_SIGNATURE,), max_batch_size=10)
+    assert 0 < done.row_seconds < math.inf
+    assert done.batch_gain_seconds < math.inf
+    assert {value for _, inputs in engine.asked for value in inputs["x"].tolist()} == {5.0}
+    assert rows_run(engine)[0] == 1
+    assert set(rows_run(engine)) <= {1, 2, 4, 8, 10}
+
+
+@pytest.mark.parametrize(("seconds", "runs"), [(0.0, MAX_RUNS), (SECONDS_FOR_MORE_RUNS, MIN_RUNS)])
 def test_a_quick_model_is_run_more_often_than_a_slow_one_and_its_quickest_run_counts(
-    monkeypatch: pytest.MonkeyPatch, seconds: float, runs: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, runs: int
 ) -> None:
     clock = itertools.accumulate(itertools.cycle([1.0, seconds + 0.001, 1.0, seconds]))
     monkeypatch.setattr("service.warm_up.time.perf_counter", lambda: next(clock))
-    engine = FakeEngine({DEFAULT_SIGNATURE: signature({"x": tensor("DT_FLOAT", -1)})}, echo)
-    assert warm_up(engine) == pytest.approx(seconds, abs=1e-6)
-    assert len(engine.asked) == runs
+    monkeypatch.setattr("service.warm_up.QUICK_SECONDS", 0.0)
+    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo)
+    done = warm_up(tmp_path, engine, example(0.0), (DEFAULT_SIGNATURE,), max_batch_size=1)
+    assert done.row_seconds == pytest.approx(seconds, abs=1e-6)
+    assert len(engine.asked) == runs + 1
 
 
-@pytest.mark.parametrize("spec", [any_shape("DT_FLOAT"), tensor("DT_RESOURCE", -1)])
-def test_a_model_whose_input_cannot_be_made_up_counts_as_slow(spec: object) -> None:
-    engine = FakeEngine({DEFAULT_SIGNATURE: signature({"x": spec})}, echo)  # type: ignore[dict-item]
-    assert warm_up(engine) == math.inf
-    assert engine.asked == []
+def test_rows_that_are_large_are_not_tried_together(tmp_path: Path) -> None:
+    large = signature({"x": tensor("DT_UINT8", -1, MAX_ROW_BYTES + 1)})
+    engine = FakeEngine({DEFAULT_SIGNATURE: large}, echo)
+    done = warm_up(tmp_path, engine, example([0] * (MAX_ROW_BYTES + 1)), (DEFAULT_SIGNATURE,))
+    assert done.paying_rows == 1
+    assert max(rows_run(engine)) <= GAIN_ROWS
 
 
-def test_a_model_without_a_default_signature_counts_as_slow() -> None:
-    assert warm_up(FakeEngine({"other": signature({"x": tensor("DT_FLOAT", -1)})}, echo)) == math.inf
+@pytest.mark.parametrize(
+    "config",
+    [
+        ServingConfig(example={"instances": [["no number"]]}),
+        ServingConfig(example={"picture": "missing.png"}),
+        ServingConfig(example={"signature_name": "nowhere", "instances": [1.0]}),
+        ServingConfig(samples=(Sample(file="missing.csv"),)),
+    ],
+    ids=["wrong type", "no such picture", "no such signature", "no such sample"],
+)
+def test_an_example_that_is_wrong_is_told_of_and_keeps_no_version_from_serving(
+    tmp_path: Path, config: ServingConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    warm_up(tmp_path, FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo), config)
+    assert "model version 1: its example cannot be run (it is served all the same)" in caplog.text
 
 
-def test_a_model_that_refuses_zeros_is_loaded_all_the_same() -> None:
+def test_a_model_that_refuses_its_example_is_served_all_the_same(tmp_path: Path) -> None:
     def refuse(_inputs: Arrays) -> dict[str, Array]:
-        raise InvalidRequest("zeros are no picture")
+        raise InvalidRequest("x is above 100")
 
-    engine = FakeEngine({DEFAULT_SIGNATURE: signature({"x": tensor("DT_FLOAT", -1)})}, refuse)
-    assert warm_up(engine) == math.inf
+    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, refuse)
+    assert warm_up(tmp_path, engine, example(1.0), (DEFAULT_SIGNATURE,)).row_seconds == math.inf
+
+
+def test_without_an_example_the_first_sample_is_run(tmp_path: Path) -> None:
+    (tmp_path / ASSETS).mkdir()
+    (tmp_path / ASSETS / "walk.csv").write_text("a,b\n1,2\n3,4\n")
+    of = signature({"x": tensor("DT_FLOAT", -1, 2, 2)})
+    for sample in (Sample(file="walk.csv"), Sample(instance=[[1.0, 2.0], [3.0, 4.0]])):
+        engine = FakeEngine({DEFAULT_SIGNATURE: of}, echo)
+        warm_up(tmp_path, engine, ServingConfig(samples=(sample,)))
+        assert [inputs["x"].tolist() for _, inputs in engine.asked] == [[[[1.0, 2.0], [3.0, 4.0]]]]
+
+
+def test_a_picture_as_the_example_becomes_the_input_as_serving_json_says(tmp_path: Path) -> None:
+    (tmp_path / ASSETS).mkdir()
+    Image.new("L", (4, 4), 255).save(tmp_path / ASSETS / "sample.png")
+    engine = FakeEngine({DEFAULT_SIGNATURE: signature({"x": tensor("DT_FLOAT", -1, 2, 2)})}, echo)
+    warm_up(
+        tmp_path, engine, ServingConfig(example={"picture": "sample.png"}, image=ImageSpec(height=2, width=2, mode="L"))
+    )
+    assert [inputs["x"].tolist() for _, inputs in engine.asked] == [[[[255.0, 255.0], [255.0, 255.0]]]]
+
+
+def test_a_warm_up_that_does_not_end_keeps_no_version_from_serving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.warm_up.MAX_SECONDS", 0.01)
+    go_on, ended = threading.Event(), threading.Event()
+
+    def hang(inputs: Arrays) -> dict[str, Array]:
+        assert go_on.wait(10)
+        ended.set()
+        return echo(inputs)
+
+    assert warm_up(tmp_path, FakeEngine({DEFAULT_SIGNATURE: ROWS}, hang), example(1.0)).row_seconds == math.inf
+    assert "model version 1: its warm-up takes longer than 0.01 s; it serves meanwhile" in caplog.text
+    go_on.set()
+    assert ended.wait(10)
 
 
 def write_requests(version: Path, *logs: bytes) -> Path:
@@ -111,30 +201,21 @@ def test_a_request_that_the_model_refuses_keeps_the_version_from_being_loaded(tm
         replay(engine, write_requests(tmp_path, protobufs.predict_log("", {"x": ONE_FLOAT})))
 
 
-def rows_run(engine: FakeEngine) -> list[int]:
-    return [len(inputs["x"]) for _, inputs in engine.asked]
-
-
 @pytest.mark.parametrize(
     ("largest", "row_seconds", "expected"),
     [(32, 0.002, [32, 16, 8, 4, 2, 1]), (10, 0.002, [10, 8, 4, 2, 1]), (1, 0.002, [1]), (32, 0.5, [4, 2, 1])],
 )
 def test_batches_are_run_from_the_largest_down_as_far_as_time_allows(
-    largest: int, row_seconds: float, expected: list[int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int, row_seconds: float, expected: list[int]
 ) -> None:
-    engine = FakeEngine({DEFAULT_SIGNATURE: signature({"x": tensor("DT_FLOAT", -1, 2)})}, echo)
-    warm_up_sizes(engine, largest, row_seconds)
+    monkeypatch.setattr(WarmUp, "_shortest", lambda *_: row_seconds)
+    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo, runs_on_caller=False)
+    warm_up(tmp_path, engine, example(1.0), (DEFAULT_SIGNATURE,), largest)
     assert rows_run(engine) == expected
 
 
-def test_batches_are_left_to_the_requests_where_no_input_can_be_made_up_or_is_taken() -> None:
-    unknown = FakeEngine({DEFAULT_SIGNATURE: signature({"x": any_shape("DT_FLOAT")})}, echo)
-    warm_up_sizes(unknown, 32, 0.002)
-    assert unknown.asked == []
-
-    def refuse(_inputs: Arrays) -> dict[str, Array]:
-        raise InvalidRequest("zeros are no picture")
-
-    refusing = FakeEngine({DEFAULT_SIGNATURE: signature({"x": tensor("DT_FLOAT", -1)})}, refuse)
-    warm_up_sizes(refusing, 32, 0.002)
-    assert len(refusing.asked) == 1
+def test_what_the_version_brings_is_replayed_and_a_failure_keeps_it_from_serving(tmp_path: Path) -> None:
+    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo)
+    write_requests(tmp_path, protobufs.predict_log("nowhere", {"x": ONE_FLOAT}))
+    with pytest.raises(LoadError, match="asks for the signature 'nowhere'"):
+        warm_up(tmp_path, engine, ServingConfig())

@@ -65,7 +65,7 @@ def test_what_vanishes_is_unloaded(setup: Watched, caplog: pytest.LogCaptureFixt
     setup.add("a/2")
     setup.watcher.scan()
     shutil.rmtree(setup.models / "a" / "2")
-    setup.watcher.scan()
+    setup.scan_after_absence()
     assert setup.states() == {"a/1": State.AVAILABLE}
     assert setup.registry.get("a").version == 1
     assert "a version 2 has vanished" in caplog.text
@@ -117,10 +117,9 @@ def test_what_comes_back_after_it_vanished_is_loaded_again(setup: Watched) -> No
     folder = setup.add("a/1")
     setup.watcher.scan()
     shutil.rmtree(folder)
-    setup.watcher.scan()
+    setup.scan_after_absence()
     setup.add("a/1")
-    setup.watcher.scan()
-    setup.watcher.scan()
+    setup.scan()
     assert setup.states() == {"a/1": State.AVAILABLE}
     assert setup.loader.loaded == ["a/1", "a/1"]
 

@@ -7,26 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from service.board import PREPARED, Board, Report, Slow
+from service.board import PREPARED, Report, Slow
 from service.engines import LoadError
 from service.errors import InvalidRequest, NotFound, Unavailable
 from service.registry import Registry, State
 from service.shared.memory import SharedMemory
-from tests.unit.service.fakes import signature, tensor
-from tests.unit.service.watched import FakeLoader, Watched
+from tests.unit.service.watched import ROWS, FakeLoader, Watched, board_of
 
 # Warmed up, and found to be quick.
-QUICK = signature({"x": tensor("DT_FLOAT", -1)})
 
 
 @pytest.fixture
 def setup(tmp_path: Path) -> Watched:
     return Watched(tmp_path / "models")
-
-
-def board_of(memory: SharedMemory, slot: int) -> Board:
-    memory.enter(slot)
-    return Board(memory, slot)
 
 
 @pytest.fixture
@@ -46,8 +39,7 @@ def test_a_policy_chooses_the_versions_and_what_it_no_longer_wants_is_unloaded(s
     setup.watcher.scan()
     assert setup.states() == {"a/3": State.AVAILABLE, "a/4": State.AVAILABLE}
     setup.write_policies("[models.a]\nversions = [1]")
-    setup.watcher.scan()
-    setup.watcher.scan()
+    setup.scan(3)
     assert setup.states() == {"a/1": State.AVAILABLE}
     assert setup.registry.get("a").version == 1
 
@@ -122,7 +114,7 @@ def test_a_version_is_unloading_until_the_last_request_that_holds_it_is_done(set
     setup.watcher.scan()
     held = setup.registry.get("a")
     shutil.rmtree(folder)
-    setup.watcher.scan()
+    setup.scan_after_absence()
     assert setup.states() == {"a/1": State.UNLOADING}
     with pytest.raises(NotFound, match="version 1 is UNLOADING"):
         setup.registry.get("a", 1)
@@ -137,14 +129,12 @@ def test_what_comes_back_while_the_old_one_is_unloading_waits_for_its_end(setup:
     setup.watcher.scan()
     held = setup.registry.get("a")
     shutil.rmtree(folder)
-    setup.watcher.scan()
+    setup.scan_after_absence()
     setup.add("a/1")
-    setup.watcher.scan()
-    setup.watcher.scan()
+    setup.scan()
     assert setup.states() == {"a/1": State.UNLOADING}
     del held
-    for _ in range(3):
-        setup.watcher.scan()
+    setup.scan()
     assert setup.states() == {"a/1": State.AVAILABLE}
     assert setup.loader.loaded == ["a/1", "a/1"]
 
@@ -384,9 +374,9 @@ def test_at_the_start_a_stuck_worker_does_not_hold_up_the_others_for_ever(tmp_pa
 
 def test_what_held_up_one_workers_event_loop_is_run_by_threads_in_all_of_them(pair: tuple[Watched, Watched]) -> None:
     for name in ("a/1", "a/2"):
-        pair[0].add(name)
+        pair[0].add_quick(name)
     for worker in pair:
-        worker.loader.signature = QUICK
+        worker.loader.signature = ROWS
     for worker in (*pair, *pair):
         worker.watcher.scan()
     assert all(worker.registry.is_quick("a") for worker in pair)
@@ -394,18 +384,17 @@ def test_what_held_up_one_workers_event_loop_is_run_by_threads_in_all_of_them(pa
     for worker in pair:
         worker.watcher.scan()
         assert not worker.registry.is_quick("a")
-        slow, quick = worker.registry.get("a", 1), worker.registry.get("a", 2)
-        assert (slow.batcher is None, quick.batcher is None) == (False, True)
+        assert [worker.registry.get("a", version).pace.is_quick for version in (1, 2)] == [False, True]
         worker.write_policies("[models.a]\nbatching = {max_batch_size = 4}")
         worker.watcher.scan()
-        assert worker.registry.get("a", 1).batcher is not None
+        assert not worker.registry.get("a", 1).pace.is_quick
 
 
 def test_a_worker_that_takes_anothers_place_never_runs_it_on_its_event_loop(tmp_path: Path) -> None:
     memory = SharedMemory()
     board_of(memory, 1).note_slow(Slow("a", 1))
-    successor = Watched(tmp_path / "models", board=board_of(memory, 2), loader=FakeLoader(signature=QUICK))
+    successor = Watched(tmp_path / "models", board=board_of(memory, 2), loader=FakeLoader(signature=ROWS))
     for name in ("a/1", "b/1"):
-        successor.add(name)
+        successor.add_quick(name)
     successor.watcher.scan()
     assert [successor.registry.is_quick(model) for model in ("a", "b")] == [False, True]

@@ -14,16 +14,18 @@ from service.preparation import LoadEngine, Preparation
 from service.registry import Registry, State
 from service.repository import Repository
 from service.retries import Retries
-from service.serving_config import ServingConfig
+from service.serving_config import RowProof, ServingConfig, write_serving_config
 from service.settings import Settings
+from service.shared.memory import SharedMemory
 from service.signature import DEFAULT_SIGNATURE, Signature
+from service.succession import MIN_ABSENT_SECONDS
 from service.version_records import VersionRecords
 from service.watcher import Watcher
-from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature
+from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature, tensor
 
 NEVER_SECONDS = 3600
-# Of any shape: nothing to warm it up with can be made up, so it is not known to be quick.
 OF = signature({"x": any_shape("DT_FLOAT")})
+ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 
 
 @dataclass
@@ -48,9 +50,15 @@ def preparation(loader: LoadEngine) -> Preparation:
     return Preparation(loader, lambda _model, _version: BatchObserver(), BatchLimits(8, 0))
 
 
+def board_of(memory: SharedMemory, slot: int) -> Board:
+    """Of a worker process that has this slot."""
+    memory.enter(slot)
+    return Board(memory, slot)
+
+
 @dataclass
 class Watched:
-    """`now`: seconds, by the clock that retries go by."""
+    """`now`: seconds, by the clock that retries and absences go by."""
 
     models: Path
     registry: Registry = field(default_factory=Registry)
@@ -75,6 +83,7 @@ class Watched:
             retries=Retries(lambda: self.now),
             loaders=1,
             records=self.records,
+            clock=lambda: self.now,
         )
 
     def add(self, name: str, content: bytes = b"graph") -> Path:
@@ -82,6 +91,22 @@ class Watched:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "saved_model.pb").write_bytes(content)
         return folder
+
+    def add_quick(self, name: str) -> None:
+        """A version that its own example shows to be quick, for a loader of the signature ROWS."""
+        proof = RowProof(signatures=(DEFAULT_SIGNATURE,), rows_tried=8, largest_difference=0.0, tolerance=1e-5)
+        write_serving_config(self.add(name), ServingConfig(example={"instances": [1.0]}, independent_rows=proof))
+
+    def scan(self, times: int = 2) -> None:
+        """Twice: what appears is loaded then."""
+        for _ in range(times):
+            self.watcher.scan()
+
+    def scan_after_absence(self) -> None:
+        """What is not on disk now has been gone for long enough to count as removed."""
+        self.watcher.scan()
+        self.now += MIN_ABSENT_SECONDS
+        self.watcher.scan()
 
     def write_policies(self, text: str) -> None:
         """Anew, so that it counts as changed however quickly one follows the other."""

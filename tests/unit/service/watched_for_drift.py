@@ -15,7 +15,7 @@ from service.registry import LoadedVersion
 from service.serving_config import ASSETS, ServingConfig
 from service.signature import DEFAULT_SIGNATURE, Signature
 from service.tensors import Array
-from tests.unit.service.fakes import FakeEngine, signature, tensor
+from tests.unit.service.fakes import FakeEngine, quick, signature, tensor
 
 LABELS = ("low", "high")
 UNIFORM = {"edges": [1.0 * edge for edge in range(1, 10)], "shares": [0.1] * 10}
@@ -39,7 +39,7 @@ def version(
     signatures: dict[str, Signature] | None = None, *, number: int = 1, labels: tuple[str, ...] = LABELS
 ) -> LoadedVersion:
     engine = FakeEngine(signatures or {DEFAULT_SIGNATURE: SIGNATURE}, how_high)
-    return LoadedVersion("model", number, engine, ServingConfig(labels=labels))
+    return LoadedVersion("model", number, engine, ServingConfig(labels=labels), pace=quick())
 
 
 def write_reference(version_dir: Path, content: Any) -> None:

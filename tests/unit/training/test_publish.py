@@ -26,7 +26,15 @@ def test_the_first_version_is_1_and_carries_what_was_staged(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("there", "expected"),
-    [([], 1), (["1"], 2), (["1", "2", "10"], 11), (["3"], 4), (["007"], 8), ([".export-9", "2x", "x", "٣"], 1)],
+    [
+        ([], 1),
+        (["1"], 2),
+        (["1", "2", "10"], 11),
+        (["3"], 4),
+        (["007"], 8),
+        ([".export-9", "2x", "x", "٣"], 1),
+        (["20260312103015123456", "7"], 8),
+    ],
 )
 def test_the_next_number_follows_the_highest(there: list[str], expected: int, tmp_path: Path) -> None:
     for name in there:

@@ -304,7 +304,7 @@ def test_a_long_text_beside_the_file_of_a_form_does_not_matter(pictures: FakeSer
     ("data", "status", "words"),
     [
         (b"", 400, "the body is not a picture"),
-        (b"<svg/>", 400, "the body is not a picture; expected PNG, JPEG, WebP, GIF, BMP or TIFF"),
+        (b"<svg/>", 400, "the body is not a picture; expected PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF"),
         (png(size=(90, 90))[:60], 400, "the PNG picture is truncated or damaged"),
         (png(size=(101, 100)), 413, "a picture of 101 x 100 is too large; at most 10000 pixels"),
     ],
@@ -407,6 +407,12 @@ def test_the_states_of_a_models_versions_come_newest_first(linear: FakeService) 
             {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}},
         ]
     }
+
+
+def test_what_is_available_is_in_order_whatever_becomes_of_its_folder(linear: FakeService) -> None:
+    linear.registry.set_failure("model", 1, "broken")
+    (status,) = linear.get("/v1/models/model").get_json()["model_version_status"]
+    assert (status["state"], status["status"]) == ("AVAILABLE", {"error_code": "OK", "error_message": "broken"})
 
 
 def test_the_state_of_one_version_can_be_asked_for(linear: FakeService) -> None:

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as numpy_st
 from service.api.v1_answers import encode_predictions, encode_results
 from service.api.v1_codec import Body, decode_examples, decode_predict, parse_body
 from service.errors import InvalidRequest
-from service.signature import Signature
+from service.signature import Signature, TensorSpec
 from service.tensors import DTYPES, Array
 from tests.unit.service.fakes import any_shape, signature
 
@@ -74,7 +74,6 @@ def test_a_body_that_is_no_json_object_is_refused_with_what_was_expected(data: b
         (b"instances=1", "line 1 column 1"),
         (b'{"a": "\xff"}', "line 1 column"),
         (b'{"a": "\\ud800"}', "line 1 column"),
-        (b"\xef\xbb\xbf{}", "line 1 column 1"),
         (b'{"instances": [1.0]} more', "line 1 column"),
         (b'{"instances": ' + b"[" * 2000 + b"1" + b"]" * 2000 + b"}", "line 1 column"),
     ],
@@ -414,3 +413,21 @@ def test_results_hold_what_they_are_given() -> None:
     answer = orjson.loads(encode_results([[["a", np.float32(0.5)], ["b", np.float32("nan")]]]))
     assert answer == {"results": [[["a", 0.5], ["b", None]]]}
     assert orjson.loads(encode_results(np.array([1.5, np.nan]))) == {"results": [1.5, None]}
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "shape"),
+    [
+        ((-1, 28, 28), [], (0, 28, 28)),
+        ((-1, -1, 3), [[], []], (2, 0, 3)),
+        ((-1, -1), [], (0,)),
+        ((-1,), [], (0,)),
+        (None, [], (0,)),
+    ],
+)
+def test_what_an_empty_list_would_hold_is_told_by_the_signature(
+    declared: tuple[int, ...] | None, given: object, shape: tuple[int, ...]
+) -> None:
+    of = signature({"x": TensorSpec("x:0", "DT_FLOAT", declared)})
+    for inputs in (given, {"x": given}):
+        assert decode_predict(body({"inputs": inputs}), of)["x"].shape == shape

@@ -164,9 +164,13 @@ def test_the_content_type_does_not_matter(linear: FakeService, content_type: str
     [
         ("/v2/models/nowhere/infer", 404, "no such model"),
         ("/v2/models/model/versions/9/infer", 404, "model has the versions 1"),
-        ("/v2/models/model/versions/one/infer", 400, "'one' is no whole number"),
-        ("/v2/models/model/versions/-1/infer", 400, "'-1' is no whole number"),
-        ("/v2/models/model/versions/99999999999999999999/infer", 400, "is no whole number of 64 bits"),
+        ("/v2/models/model/versions/one/infer", 400, "Failed to convert version: one to numeric"),
+        ("/v2/models/model/versions/-1/infer", 400, "Failed to convert version: -1 to numeric"),
+        (
+            "/v2/models/model/versions/99999999999999999999/infer",
+            400,
+            "Failed to convert version: 99999999999999999999",
+        ),
     ],
 )
 def test_a_model_or_version_that_is_not_there_is_named(linear: FakeService, path: str, status: int, words: str) -> None:

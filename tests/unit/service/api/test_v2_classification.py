@@ -7,6 +7,7 @@ from service.api.v2_classification import classify
 from service.errors import InvalidRequest
 from service.registry import LoadedVersion
 from service.serving_config import ServingConfig
+from service.signature import DEFAULT_SIGNATURE
 from service.tensors import Array
 from tests.unit.service.fakes import loaded_version, signature, tensor
 
@@ -16,7 +17,7 @@ LABELLED = loaded_version(SCORES, config=ServingConfig(labels=("a", "b", "c")))
 
 
 def best(scores: Array, count: int, of: LoadedVersion = UNLABELLED, output: str = "y") -> object:
-    return np.vectorize(bytes.decode, otypes=[object])(classify(of, output, scores, count)).tolist()
+    return np.vectorize(bytes.decode, otypes=[object])(classify(of, DEFAULT_SIGNATURE, output, scores, count)).tolist()
 
 
 def test_each_row_gives_its_best_with_score_and_index() -> None:
@@ -28,6 +29,10 @@ def test_the_label_stands_behind_where_the_output_has_labels() -> None:
     scores = np.array([[0.1, 0.7, 0.2]], np.float32)
     assert best(scores, 1, LABELLED) == [["0.7:1:b"]]
     assert best(scores, 1, LABELLED, "z") == [["0.7:1"]]
+
+
+def test_rows_of_another_length_than_the_labels_have_none() -> None:
+    assert best(np.array([[1, 2, 3, 4]]), 1, LABELLED) == [["4:3"]]
 
 
 def test_there_are_no_more_classes_than_scores() -> None:
@@ -42,9 +47,9 @@ def test_scores_of_more_dimensions_are_a_row_for_each_of_the_batch() -> None:
     assert best(np.arange(8).reshape(2, 2, 2), 1) == [["3:3"], ["7:3"]]
 
 
-@pytest.mark.parametrize(("shape", "expected"), [((0, 3), (0, 0)), ((2, 0), (2, 0)), ((0,), (0,))])
+@pytest.mark.parametrize(("shape", "expected"), [((0, 3), (0, 2)), ((2, 0), (2, 0)), ((0,), (0,))])
 def test_no_scores_give_no_classes(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    assert classify(UNLABELLED, "y", np.empty(shape, np.float32), 2).shape == expected
+    assert classify(UNLABELLED, DEFAULT_SIGNATURE, "y", np.empty(shape, np.float32), 2).shape == expected
 
 
 def test_equal_scores_come_in_the_order_of_their_index() -> None:
@@ -58,4 +63,4 @@ def test_what_is_no_number_comes_last() -> None:
 @pytest.mark.parametrize("scores", [np.array([b"a"], object), np.array([True])])
 def test_what_is_no_score_is_refused(scores: Array) -> None:
     with pytest.raises(InvalidRequest, match=f"output 'y' cannot be classified: it is of the type {scores.dtype.name}"):
-        classify(UNLABELLED, "y", scores, 1)
+        classify(UNLABELLED, DEFAULT_SIGNATURE, "y", scores, 1)

@@ -56,7 +56,7 @@ def encode(array: Array, head: dict[str, Any] | None = None) -> Answer:
     asked, _ = v2_codec.decode(orjson.dumps(request(data=[1, 2]) | (head or {})), None, IDENTITY)
     assert isinstance(asked, Head)
     assert inputs
-    return v2_codec.encode(LOADED, asked, {"x": array})
+    return v2_codec.encode(LOADED, "serving_default", asked, {"x": array})
 
 
 def parts(answer: Answer) -> tuple[Any, bytes]:

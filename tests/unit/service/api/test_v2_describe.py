@@ -6,11 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.batch import BatchObserver
-from service.batcher import Batcher, BatchLimits
+from service.batcher import BatchLimits
 from service.registry import LoadedVersion
+from service.serving_config import ServingConfig
 from service.signature import Signature
-from tests.unit.service.fakes import FakeService, any_shape, echo, error, make_available, signature, tensor
+from tests.unit.service.fakes import (
+    FakeEngine,
+    FakeService,
+    any_shape,
+    echo,
+    error,
+    independent,
+    make_available,
+    signature,
+    tensor,
+)
 
 LINEAR = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 PICTURES = signature(
@@ -56,6 +66,54 @@ def test_the_metadata_describe_the_tensors_with_their_batch(service: FakeService
     }
 
 
+def add_signatures(service: FakeService, *names: str) -> None:
+    """Of one model, each with another output."""
+    signatures = {name: signature({"x": tensor("DT_FLOAT", -1)}, {name: tensor("DT_FLOAT", -1)}) for name in names}
+    engine = FakeEngine(signatures, lambda inputs: {names[0]: inputs["x"]})
+    make_available(service.registry, LoadedVersion("model", 1, engine, ServingConfig()))
+
+
+@pytest.mark.parametrize("names", [["predict_object"], ["serving_default", "another"]])
+def test_the_signature_that_answers_is_the_default_one_or_the_only_one(service: FakeService, names: list[str]) -> None:
+    add_signatures(service, *names)
+    metadata, config = service.get("/v2/models/model"), service.get("/v2/models/model/config")
+    assert [output["name"] for output in metadata.get_json()["outputs"]] == names[:1]
+    assert [output["name"] for output in config.get_json()["output"]] == names[:1]
+    assert service.get("/v2/models/model/ready").get_json() == {"name": "model", "ready": True}
+    answer = service.post(INFER, infer(2)).get_json()
+    assert [output["name"] for output in answer["outputs"]] == names[:1]
+
+
+def test_of_several_signatures_without_a_default_one_none_answers_and_the_model_is_not_ready(
+    service: FakeService,
+) -> None:
+    add_signatures(service, "predict_images", "predict_object")
+    sentence = (
+        "model has several signatures, none of them 'serving_default': 'predict_images', 'predict_object'; ask for one "
+        "by its name, which the Open Inference Protocol has no place for: POST /v1/models/model:predict with "
+        '"signature_name"'
+    )
+    responses = [service.get(f"/v2/models/model{place}") for place in ("", "/config", "/ready")]
+    for response in [*responses, service.post(INFER, infer(1))]:
+        assert (response.status_code, error(response)) == (400, sentence)
+
+
+def test_the_statistics_of_all_models_come_with_the_metadata_of_the_one_of_that_name(service: FakeService) -> None:
+    service.add(LINEAR, model="other")
+    assert service.get("/v2/models/stats").get_json().keys() == {"model_stats"}
+    service.add(PICTURES, model="stats")
+    answer = service.get("/v2/models/stats").get_json()
+    assert {stats["name"] for stats in answer.pop("model_stats")} == {"other", "stats"}
+    assert answer == service.get("/v2/models/stats/versions/1").get_json()
+    assert {stats["name"] for stats in service.get("/v2/models/stats/stats").get_json()["model_stats"]} == {"stats"}
+
+
+def test_statistics_do_not_fail_with_a_model_of_that_name(service: FakeService) -> None:
+    engine = FakeEngine({"one": LINEAR, "two": LINEAR}, echo)
+    make_available(service.registry, LoadedVersion("stats", 1, engine, ServingConfig()))
+    assert service.get("/v2/models/stats").get_json().keys() == {"model_stats"}
+
+
 def test_the_metadata_list_the_available_versions_and_describe_the_one_asked_for(service: FakeService) -> None:
     service.add(LINEAR, version=10)
     service.add(PICTURES, version=9)
@@ -71,19 +129,11 @@ def test_a_tensor_of_any_rank_is_said_to_have_one_free_size(service: FakeService
     ]
 
 
-def test_a_model_without_the_default_signature_says_so(service: FakeService) -> None:
-    engine = service.add(LINEAR)
-    engine.signatures = {"train": LINEAR}
-    for path in ("/v2/models/model", "/v2/models/model/config"):
-        response = service.get(path)
-        assert response.status_code == 400
-        assert "model has 'train'" in error(response)
-
-
 def test_the_config_has_the_sizes_without_the_batch(service: FakeService) -> None:
     service.add(PICTURES)
     loaded = replace(service.registry.get("model"), limits=BatchLimits(8, timeout_seconds=0.0))
-    make_available(service.registry, loaded)
+    assert service.get("/v2/models/model/config").get_json()["max_batch_size"] == 0
+    make_available(service.registry, replace(loaded, independence=independent(loaded.engine.signatures)))
     config = service.get("/v2/models/model/config").get_json()
     assert config["name"] == "model"
     assert config["max_batch_size"] == 8
@@ -114,9 +164,8 @@ def test_the_config_says_whether_requests_are_batched(service: FakeService) -> N
     engine = service.add(LINEAR)
     assert "dynamic_batching" not in service.get("/v2/models/model/config").get_json()
     limits = BatchLimits(8, timeout_seconds=0.0005)
-    batcher = Batcher(engine.run, engine.signatures, limits, BatchObserver())
-    config = service.registry.get("model").config
-    make_available(service.registry, LoadedVersion("model", 2, engine, config, batcher, limits=limits))
+    loaded = replace(service.registry.get("model"), limits=limits, independence=independent(engine.signatures))
+    make_available(service.registry, replace(loaded, version=2))
     batching = service.get("/v2/models/model/config").get_json()["dynamic_batching"]
     assert batching == {"max_queue_delay_microseconds": 500}
 

@@ -227,4 +227,12 @@ def test_a_tensorflow_that_lacks_a_part_of_its_own_says_so_itself(
 def test_a_folder_without_a_saved_model_is_none(version: Path, choice: Any) -> None:
     config = proved(version)
     (version / "saved_model.pb").unlink()
-    assert refusal(version, config, choice) == "not a SavedModel: it holds no saved_model.pb"
+    assert refusal(version, config, choice) == "not a SavedModel: it holds no saved_model.pb (nor saved_model.pbtxt)"
+
+
+def test_a_graph_in_text_form_is_one_and_its_twin_is_proved_by_it(version: Path) -> None:
+    (version / "saved_model.pb").rename(version / "saved_model.pbtxt")
+    config = proved(version)
+    assert load_engine(version, config, "litert").name == "litert of model.tflite"
+    (version / "saved_model.pbtxt").write_bytes(b"other graph")
+    assert refusal(version, config, "litert") == f"SERVING_ENGINE=litert, but {OBSTACLES['retrained']}"

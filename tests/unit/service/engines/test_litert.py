@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from service.engines import LoadError, load_engine
+from service.engines import Engine, LoadError, load_engine
 from service.engines.litert import LiteRTEngine
+from service.errors import InvalidRequest
 from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, read_serving_config
 from tests.unit.service.fakes import any_shape, signature
 
@@ -68,9 +69,27 @@ def test_of_what_it_keeps_only_that_for_the_last_run_is_not_released(
     assert Counted.made == 2
 
 
-def test_a_batch_without_rows_has_no_answers(engine: LiteRTEngine) -> None:
-    assert answer(engine) == []
-    assert answer(engine, 1.0) == pytest.approx([4.0], abs=0.01)
+def load(model: str, version: int) -> Engine:
+    folder = SHIPPED.parents[1] / model / str(version)
+    return load_engine(folder, read_serving_config(folder), "litert")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_no_rows_are_answered_with_none(version: int) -> None:
+    """XNNPACK refuses the second's convolutions without rows."""
+    outputs = load("clothing", version).run("serving_default", {"pixels": np.zeros((0, 28, 28), np.float32)})
+    assert [(name, array.shape, array.dtype) for name, array in outputs.items()] == [
+        ("probabilities", (0, 10), np.dtype(np.float32))
+    ]
+
+
+def test_what_litert_cannot_run_is_refused_without_its_source_files() -> None:
+    engine = load("clothing", 1)
+    with pytest.raises(InvalidRequest) as raised:
+        engine.run("serving_default", {"pixels": np.zeros((3, 29, 29), np.float32)})
+    assert str(raised.value) == (
+        "the model refuses this input: num_input_elements != num_output_elements (2523 != 2352) (RESHAPE)"
+    )
 
 
 def test_an_answer_does_not_change_when_the_next_request_comes(engine: LiteRTEngine) -> None:

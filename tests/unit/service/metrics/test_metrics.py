@@ -25,6 +25,7 @@ def test_every_metric_has_the_prefix_and_its_unit(metrics: Metrics, page: Collec
         "serving_encode_seconds": "counter",
         "serving_inference_duration_seconds": "histogram",
         "serving_batch_size": "histogram",
+        "serving_batch_contradictions": "counter",
         "serving_queue_length": "gauge",
         "serving_queue_wait_seconds": "histogram",
         "serving_thread_queue_length": "gauge",

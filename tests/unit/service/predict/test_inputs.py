@@ -12,13 +12,13 @@ from service.predict.inputs import Asked, InvalidInput, requests
 
 
 def body(text: str, rank: int | None = 1, stdin: str = "") -> Any:
-    (asked,) = requests([text], rank, io.StringIO(stdin))
+    (asked,) = requests([text], rank, io.BytesIO(stdin.encode()))
     assert isinstance(asked, Asked), asked
     return asked.body
 
 
 def wrong(text: str, rank: int | None = 1) -> str:
-    (asked,) = requests([text], rank, io.StringIO())
+    (asked,) = requests([text], rank, io.BytesIO())
     assert isinstance(asked, InvalidInput)
     return f"{asked.name}: {asked}"
 
@@ -73,7 +73,7 @@ def test_a_folder_is_its_pictures_in_the_order_of_their_names(tmp_path: Path) ->
     (tmp_path / "deeper").mkdir()
     for name in ("b.PNG", "deeper/c.jpg", "a.webp", "notes.txt"):
         (tmp_path / name).write_bytes(b"as it is")
-    found = list(requests([str(tmp_path)], 3, io.StringIO()))
+    found = list(requests([str(tmp_path)], 3, io.BytesIO()))
     names = [Path(asked.name).name for asked in found]
     assert names == ["a.webp", "b.PNG", "c.jpg"]
     assert all(isinstance(asked, Asked) and asked.picture == b"as it is" for asked in found)
@@ -81,7 +81,7 @@ def test_a_folder_is_its_pictures_in_the_order_of_their_names(tmp_path: Path) ->
 
 def test_a_picture_is_told_by_its_bytes_where_its_name_does_not(tmp_path: Path) -> None:
     Image.new("L", (2, 2)).save(tmp_path / "upload", "PNG")
-    (asked,) = requests([str(tmp_path / "upload")], 3, io.StringIO())
+    (asked,) = requests([str(tmp_path / "upload")], 3, io.BytesIO())
     assert isinstance(asked, Asked)
     assert asked.picture
 
@@ -94,7 +94,8 @@ FILES = {
     "row.json": ("{", "no JSON: "),
     "notes.txt": (
         "hello",
-        "expected a picture (.bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp), .npy, .csv or .json",
+        "expected a picture (.avif, .bmp, .gif, .heic, .heif, .jpeg, .jpg, .png, .tif, .tiff, .webp), "
+        ".npy, .csv or .json",
     ),
 }
 
@@ -113,7 +114,7 @@ def test_what_is_neither_file_nor_number_and_an_empty_folder_are_told(tmp_path: 
 
 
 def test_one_bad_input_does_not_keep_the_others_out() -> None:
-    assert [type(asked) for asked in requests(["1", "x", "2"], 1, io.StringIO())] == [Asked, InvalidInput, Asked]
+    assert [type(asked) for asked in requests(["1", "x", "2"], 1, io.BytesIO())] == [Asked, InvalidInput, Asked]
 
 
 def test_an_object_array_is_not_unpickled(tmp_path: Path) -> None:

@@ -10,9 +10,8 @@ import orjson
 import pytest
 
 from service import content_coding, create_app
-from service.batch import BatchObserver
-from service.batcher import Batcher, BatchLimits
 from service.messages import Answer
+from service.pace import Pace
 from service.registry import LoadedVersion
 from service.server.answers import answer_bytes
 from service.server.interface import HttpRequest
@@ -20,7 +19,7 @@ from service.server.roads import Roads
 from service.serving_config import ServingConfig
 from service.signature import DEFAULT_SIGNATURE
 from service.tensors import Array
-from tests.unit.service.fakes import FakeEngine, make_available, patient_settings, signature, tensor
+from tests.unit.service.fakes import FakeEngine, batcher, make_available, patient_settings, quick, signature, tensor
 
 
 def echo_bytes(inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -36,8 +35,9 @@ def exchange(
         app = create_app(patient_settings(tmp_path, max_body_bytes=10_000))
         app.extensions["watcher"].scan()
         engine = FakeEngine({DEFAULT_SIGNATURE: signature({"x": tensor("DT_FLOAT", -1)})}, echo_bytes)
-        batcher = None if is_quick else Batcher(engine.run, engine.signatures, BatchLimits(8, 0), BatchObserver())
-        make_available(app.extensions["registry"], LoadedVersion("model", 1, engine, ServingConfig(), batcher))
+        pace = quick() if is_quick else Pace()
+        loaded = LoadedVersion("model", 1, engine, ServingConfig(), batcher(engine), pace=pace)
+        make_available(app.extensions["registry"], loaded)
         roads = Roads(app, app.extensions["settings"], ("127.0.0.1", 8501))
         named = {name.replace("_", "-").encode(): value for name, value in headers.items()}
         request = HttpRequest("POST", b"/v1/models/model:predict", named, body)

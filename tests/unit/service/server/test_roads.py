@@ -4,8 +4,9 @@ import asyncio
 import gzip
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from functools import partial
+from dataclasses import replace
 from io import BytesIO
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from flask import Flask
 from PIL import Image
 
 from service import create_app
-from service.batch import BatchObserver
+from service.batch import BatchObserver, Independence
 from service.batcher import Batcher, BatchLimits
 from service.calls import Call
 from service.errors import InvalidRequest
 from service.health import Health, Tolerance
 from service.inference import Inference
 from service.messages import Answer
+from service.model_policies import ModelPolicy, Policies
+from service.pace import Pace
 from service.registry import LoadedVersion
 from service.server.interface import HttpRequest
 from service.server.pool import Job, Pool
@@ -33,8 +36,19 @@ from service.serving_config import ServingConfig
 from service.short_road import FEWEST_OF_A_LONG_ROUND, LONGEST_TURN
 from service.signature import DEFAULT_SIGNATURE
 from service.tensors import Array
-from service.turn_batcher import TurnBatcher
-from tests.unit.service.fakes import FakeEngine, any_shape, echo, make_available, patient_settings, signature, tensor
+from service.version import State, VersionStatus
+from tests.unit.service.fakes import (
+    FakeEngine,
+    any_shape,
+    batcher,
+    echo,
+    make_available,
+    patient_settings,
+    quick,
+    signature,
+    tensor,
+    turn_batcher,
+)
 
 ADDRESS = ("127.0.0.1", 8501)
 OF = signature({"x": tensor("DT_FLOAT", -1)})
@@ -48,8 +62,9 @@ def make_app(tmp_path: Path, **settings: int) -> Flask:
 
 
 def add(app: Flask, engine: FakeEngine, *, is_quick: bool) -> None:
-    batcher = None if is_quick else Batcher(engine.run, engine.signatures, BatchLimits(8, 0), BatchObserver())
-    make_available(app.extensions["registry"], LoadedVersion("model", 1, engine, ServingConfig(), batcher))
+    pace = quick() if is_quick else Pace()
+    loaded = LoadedVersion("model", 1, engine, ServingConfig(), batcher(engine), pace=pace)
+    make_available(app.extensions["registry"], loaded)
 
 
 def predict(body: bytes = b'{"instances": [1.0]}', path: bytes = b"/v1/models/model:predict") -> HttpRequest:
@@ -138,8 +153,85 @@ def test_health_and_metrics_are_answered_however_little_time_requests_have(tmp_p
             long_ago = Call()
             long_ago.arrived -= 1
             answer = roads.answer(HttpRequest("GET", target, call=long_ago))
-            assert not isinstance(answer, Answer)
-            assert (await answer).status == 200
+            assert (answer if isinstance(answer, Answer) else await answer).status == 200
+        roads.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("target", "is_ready", "expected"),
+    [
+        (b"/v2/health/live", True, (200, {"live": True, "ready": True})),
+        (b"/v2/health/live", False, (200, {"live": True, "ready": False})),
+        (b"/v2/health/ready", True, (200, {"live": True, "ready": True})),
+        (b"/v2/health/ready", False, (503, {"live": True, "ready": False})),
+    ],
+)
+def test_health_waits_for_no_thread(
+    tmp_path: Path, target: bytes, is_ready: bool, expected: tuple[int, dict[str, bool]]
+) -> None:
+    app = make_app(tmp_path)
+    app.extensions["registry"].draining = not is_ready
+    roads = Roads(app, app.extensions["settings"], ADDRESS)
+    for method in ("GET", "HEAD"):
+        answer = roads.answer(HttpRequest(method, target))
+        assert isinstance(answer, Answer)
+        assert (answer.status, orjson.loads(answer.body)) == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "headers", "by_thread"),
+    [
+        (10_000, {}, False),
+        (20_000, {}, True),
+        (1_000, {b"accept-encoding": b"gzip"}, False),
+        (3_000, {b"accept-encoding": b"gzip"}, True),
+        (20_000, {b"inference-header-content-length": b"0"}, False),
+    ],
+    ids=["short", "long", "short and packed", "long and packed", "binary"],
+)
+def test_long_answers_are_written_by_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, headers: dict[bytes, bytes], by_thread: bool
+) -> None:
+    monkeypatch.setattr("service.server.threads.Pool", CountingPool)
+    monkeypatch.setattr(CountingPool, "submitted", 0)
+
+    async def scenario() -> None:
+        app = make_app(tmp_path)
+        add(app, FakeEngine({DEFAULT_SIGNATURE: ROWS}, lambda _: {"y": np.ones(rows, np.float32)}), is_quick=True)
+        roads = Roads(app, app.extensions["settings"], ADDRESS)
+        request = infer(np.zeros(1, np.float32)) if b"inference-header-content-length" in headers else predict()
+        request.headers = {**request.headers, **headers}
+        answer = roads.answer(arrives_now(request))
+        assert not isinstance(answer, Answer)
+        ended = await answer
+        assert ended.status == 200
+        assert CountingPool.submitted == by_thread
+        assert (("content-encoding", "gzip") in ended.headers) is (by_thread and b"accept-encoding" in headers)
+        roads.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_is_unloaded_since_it_was_quick_is_waited_for_by_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        app = make_app(tmp_path)
+        add(app, engine := FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo), is_quick=True)
+        registry = app.extensions["registry"]
+        roads = Roads(app, app.extensions["settings"], ADDRESS)
+        # What is_quick has seen no longer holds when the version is looked for.
+        loaded = registry.get("model")
+        registry.set_policies(Policies(default=ModelPolicy(load="on_demand")))
+        registry.set_status("model", 1, VersionStatus(State.START))
+        monkeypatch.setattr(registry, "is_quick", lambda _model: True)
+        registry.when_wanted(lambda _model: make_available(registry, loaded))
+        answer = roads.answer(arrives_now(predict()))
+        assert not isinstance(answer, Answer)
+        assert (await answer).status == 200
+        assert len(engine.asked) == 1
         roads.close()
 
     asyncio.run(scenario())
@@ -153,7 +245,7 @@ def test_rows_that_take_long_in_all_are_run_by_a_thread(tmp_path: Path, monkeypa
         app = make_app(tmp_path)
         engine = FakeEngine({DEFAULT_SIGNATURE: OF}, echo)
         make_available(
-            app.extensions["registry"], LoadedVersion("model", 1, engine, ServingConfig(), row_seconds=0.0005)
+            app.extensions["registry"], LoadedVersion("model", 1, engine, ServingConfig(), pace=Pace(0.0005))
         )
         roads = Roads(app, app.extensions["settings"], ADDRESS)
         for rows, by_threads in ((2, 0), (3, 1)):
@@ -191,8 +283,8 @@ def turn(tmp_path: Path, engine: FakeEngine, requests: list[HttpRequest], *, gai
 
     async def scenario() -> list[Answer]:
         app = make_app(tmp_path)
-        batcher = TurnBatcher(engine.run, engine.signatures, 8, BatchObserver()) if gains else None
-        loaded = LoadedVersion("model", 1, engine, ServingConfig(), turn_batcher=batcher)
+        in_turns = turn_batcher(engine) if gains else None
+        loaded = LoadedVersion("model", 1, engine, ServingConfig(), turn_batcher=in_turns, pace=quick())
         make_available(app.extensions["registry"], loaded)
         roads = Roads(app, app.extensions["settings"], ADDRESS)
         answers = [roads.answer(request) for request in requests]
@@ -254,7 +346,7 @@ def test_the_first_of_a_turn_does_not_wait_for_however_many_came_with_it(tmp_pat
 
     async def scenario() -> None:
         app = make_app(tmp_path)
-        make_available(app.extensions["registry"], LoadedVersion("model", 1, engine, ServingConfig()))
+        make_available(app.extensions["registry"], LoadedVersion("model", 1, engine, ServingConfig(), pace=quick()))
         roads = Roads(app, app.extensions["settings"], ADDRESS)
         for _ in range(LONGEST_TURN):
             assert not engine.asked
@@ -282,9 +374,9 @@ def test_who_comes_when_too_many_wait_is_told_when_to_come_again_and_health_stil
         assert isinstance(refused, Answer)
         assert (refused.status, refused.headers) == (429, (("retry-after", "1"),))
         assert b"at most 1 may (SERVING_MAX_QUEUE_SIZE)" in refused.body
-        health = roads.answer(HttpRequest("GET", b"/v2/health/ready"))
-        assert not isinstance(health, Answer)
-        assert (await health).status == 200
+        metrics = roads.answer(HttpRequest("GET", b"/metrics"))
+        assert not isinstance(metrics, Answer)
+        assert (await metrics).status == 200
         go_on.set()
         assert not isinstance(running, Answer)
         assert not isinstance(waiting, Answer)
@@ -348,10 +440,8 @@ def test_whatever_comes_is_cut_off_at_its_deadline_also_while_its_model_hangs(
             return {"y": np.zeros(len(inputs["pixels"]), np.float32)}
 
         engine = FakeEngine({DEFAULT_SIGNATURE: PICTURES}, hang)
-        batcher = Batcher(engine.run, engine.signatures, BatchLimits(8, 0), BatchObserver())
-        # Without a batcher it is on a thread for taking 1 s a row.
         loaded = LoadedVersion(
-            "model", 1, engine, ServingConfig(), batcher=batcher if is_batched else None, row_seconds=1.0
+            "model", 1, engine, ServingConfig(), batcher=batcher(engine) if is_batched else None, pace=Pace(1.0)
         )
         make_available(app.extensions["registry"], loaded)
         roads = Roads(app, app.extensions["settings"], ADDRESS)
@@ -426,7 +516,7 @@ def test_a_quick_request_whose_client_has_left_before_its_turn_is_not_run(tmp_pa
 def test_a_wish_that_is_no_time_is_refused_on_every_road(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     roads = Roads(app, app.extensions["settings"], ADDRESS)
-    requests = [predict(), HttpRequest("GET", b"/v1/models"), HttpRequest("GET", b"/v2/health/live"), post(V1, *FORM)]
+    requests = [predict(), HttpRequest("GET", b"/v1/models"), post(V1, *FORM)]
     for request in requests:
         request.headers = {**request.headers, b"x-request-timeout-ms": b"soon"}
         answer = roads.answer(request)
@@ -440,13 +530,13 @@ def test_a_wish_that_is_no_time_is_refused_on_every_road(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("target", "headers", "seconds"),
     [
-        (b"/v2/repository/models/model/load", {}, None),
+        (b"/v2/repository/models/model/load", {}, inf),
         (b"/v2/repository/models/model/load", {b"x-request-timeout-ms": b"5000"}, 5),
         (b"/v2/repository/index", {}, 30),
     ],
 )
 def test_to_load_a_model_may_take_longer_than_a_request_unless_the_client_says_so(
-    tmp_path: Path, target: bytes, headers: dict[bytes, bytes], seconds: float | None
+    tmp_path: Path, target: bytes, headers: dict[bytes, bytes], seconds: float
 ) -> None:
     async def scenario() -> None:
         app = make_app(tmp_path)
@@ -454,10 +544,7 @@ def test_to_load_a_model_may_take_longer_than_a_request_unless_the_client_says_s
         request = HttpRequest("POST", target, headers)
         answer = roads.answer(request)
         assert request.call.deadline is not None
-        at = request.call.deadline.at
-        assert (None if at is None else at - request.call.arrived) == (
-            None if seconds is None else pytest.approx(seconds)
-        )
+        assert request.call.deadline.at - request.call.arrived == pytest.approx(seconds)
         assert not isinstance(answer, Answer)
         await answer
         roads.close()
@@ -571,7 +658,7 @@ def test_a_version_that_hangs_is_not_asked_and_takes_no_thread(
         answer = roads.answer(arrives_now(request_))
         assert isinstance(answer, Answer)
         assert (answer.status, answer.headers) == (503, (("retry-after", "5"),))
-        assert b"its runs do not end; it is tried again every 5 s" in answer.body
+        assert b"its runs do not end; it gets requests again once they have ended" in answer.body
         assert (engine.asked, CountingPool.submitted) == ([], 0)
         sample = app.extensions["metrics"].registry.get_sample_value
         protocol, verb = ("v2", "infer") if request_.target == V2 else ("v1", "predict")
@@ -601,13 +688,14 @@ def test_a_version_that_hangs_is_asked_no_more_after_some_deadlines_and_leaves_o
                 loop.call_soon_threadsafe(recovered.set)
 
         engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, hang)
-        health = Health("model version 1", Tolerance(2, 0), lambda: 0, changed, retry_seconds=0.001)
-        batcher = Batcher(partial(health.run, engine.run), engine.signatures, BatchLimits(8, 0), BatchObserver())
+        health = Health("model version 1", Tolerance(2, 0), changed)
         registry = app.extensions["registry"]
-        make_available(registry, LoadedVersion("model", 1, engine, ServingConfig(), batcher, health=health))
+        loaded = LoadedVersion("model", 1, engine, ServingConfig(), health=health)
+        limits = BatchLimits(8, 0)
+        one_by_one = Batcher(loaded.run_in_thread, engine.signatures, Independence(), limits, BatchObserver())
+        make_available(registry, replace(loaded, batcher=one_by_one))
         other = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo)
-        other_batcher = Batcher(other.run, other.signatures, BatchLimits(8, 0), BatchObserver())
-        make_available(registry, LoadedVersion("other", 1, other, ServingConfig(), other_batcher))
+        make_available(registry, LoadedVersion("other", 1, other, ServingConfig(), batcher(other)))
         roads = Roads(app, app.extensions["settings"], ADDRESS)
 
         async def status(answer: "Answer | asyncio.Future[Answer]") -> int:
@@ -644,9 +732,8 @@ def test_what_the_event_loop_runs_is_watched_and_what_it_has_run_is_not(tmp_path
             return {"y": inputs["x"]}
 
         engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, look)
-        turn_batcher = TurnBatcher(engine.run, engine.signatures, 8, BatchObserver())
-        for batcher in (None, turn_batcher, None):
-            loaded = LoadedVersion("model", 1, engine, ServingConfig(), turn_batcher=batcher)
+        for in_turns in (None, turn_batcher(engine), None):
+            loaded = LoadedVersion("model", 1, engine, ServingConfig(), turn_batcher=in_turns, pace=quick())
             make_available(app.extensions["registry"], loaded)
             roads = Roads(app, app.extensions["settings"], ADDRESS)
             answer = roads.answer(predict())

@@ -1,0 +1,133 @@
+"""Graphs with operations of other libraries than TensorFlow's: of one that is compiled here."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from tests.integration.conftest import SHIPPED
+from tests.integration.server import running
+from tests.integration.test_lifecycle import failure
+
+# By the C API: what takes the C++ headers in takes half a minute to compile.
+SOURCE = """
+#include <cstdint>
+#include "tensorflow/c/kernels.h"
+#include "tensorflow/c/ops.h"
+#include "tensorflow/c/tf_tensor.h"
+
+static void compute(void* kernel, TF_OpKernelContext* context) {
+  TF_Status* status = TF_NewStatus();
+  TF_Tensor *x = nullptr;
+  TF_GetInput(context, 0, &x, status);
+  int64_t size = TF_TensorElementCount(x), shape[] = {size};
+  TF_Tensor* y = TF_AllocateOutput(context, 0, TF_FLOAT, shape, 1, size * sizeof(float), status);
+  for (int64_t i = 0; i < size; ++i) ((float*)TF_TensorData(y))[i] = 3 * ((float*)TF_TensorData(x))[i];
+  TF_DeleteTensor(x);
+  TF_DeleteTensor(y);
+  TF_DeleteStatus(status);
+}
+
+__attribute__((constructor)) static void add(void) {
+  TF_Status* status = TF_NewStatus();
+  TF_OpDefinitionBuilder* op = TF_NewOpDefinitionBuilder("FittingRoomTriple");
+  TF_OpDefinitionBuilderAddInput(op, "x: float");
+  TF_OpDefinitionBuilderAddOutput(op, "y: float");
+  TF_OpDefinitionBuilderSetShapeInferenceFunction(op, &TF_ShapeInferenceContextSetUnknownShape);
+  TF_RegisterOpDefinition(op, status);
+  TF_KernelBuilder* kernel = TF_NewKernelBuilder("FittingRoomTriple", "CPU", nullptr, &compute, nullptr);
+  TF_RegisterKernelBuilder("FittingRoomTriple", kernel, status);
+  TF_DeleteStatus(status);
+}
+"""
+ABORTS = "#include <cstdlib>\n__attribute__((constructor)) static void end() { std::abort(); }\n"
+# In a process of its own: here the operation must stay unknown.
+SAVE = """
+import sys, tensorflow as tf
+triple = tf.load_op_library(sys.argv[1])
+class Triple(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def __call__(self, x):
+        return {"y": triple.fitting_room_triple(x=x)}
+module = Triple()
+tf.saved_model.save(module, sys.argv[2], signatures={"serving_default": module.__call__})
+"""
+
+
+def compiled(source: str, library: Path, *options: str) -> Path:
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("there is no C++ compiler (g++) to make a library with an operation")
+    library.with_suffix(".cc").write_text(source)
+    command = [compiler, "-w", "-shared", "-fPIC", str(library.with_suffix(".cc")), "-o", str(library), *options]
+    subprocess.run(command, check=True)
+    return library
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    options = [*tf.sysconfig.get_compile_flags(), *tf.sysconfig.get_link_flags()]
+    return compiled(SOURCE, tmp_path_factory.mktemp("library") / "triple.so", *options)
+
+
+@pytest.fixture(scope="module")
+def models(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the shipped regression, for the service is ready once something is AVAILABLE."""
+    models = tmp_path_factory.mktemp("models")
+    shutil.copytree(SHIPPED / "regression", models / "regression")
+    subprocess.run([sys.executable, "-c", SAVE, str(library), str(models / "triple" / "1")], check=True)
+    return models
+
+
+def test_a_graph_with_an_operation_of_a_library_that_is_named_is_served(
+    models: Path, library: Path, tmp_path: Path
+) -> None:
+    with running(models, tmp_path / "log", op_libraries=library, workers=2) as server:
+        answer = server.request("/v1/models/triple:predict", {"instances": [1.0, 10.0]})
+        assert (answer.status, answer.json()) == (200, {"predictions": [3.0, 30.0]})
+
+
+def test_without_its_library_the_operation_is_named(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path / "log") as server:
+        failure(server, "triple", 1, "its graph has the operation 'FittingRoomTriple', and TensorFlow itself")
+
+
+def test_the_command_line_loads_it_as_well(models: Path, library: Path) -> None:
+    command = [sys.executable, "-m", "service", "predict", str(models / "triple"), "10"]
+    environment = os.environ | {"SERVING_OP_LIBRARIES": str(library)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "30" in done.stdout
+
+
+def start(models: Path, libraries: str) -> str:
+    """What the start says that fails because of these libraries."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVING_")}
+    command = [sys.executable, "-m", "service", "--models", str(models), "--op-libraries", libraries]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    return done.stderr.rstrip("\n").rpartition("error: ")[2]
+
+
+def test_a_library_that_cannot_be_loaded_is_an_error_at_the_start(models: Path, library: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.so").write_text("no library")
+    error = start(models, f"{library}:{tmp_path}/text.so")
+    assert error.startswith(f"SERVING_OP_LIBRARIES: {tmp_path}/text.so cannot be loaded: ")
+    assert "\n" not in error
+
+
+def test_a_library_for_another_tensorflow_says_so(models: Path, tmp_path: Path) -> None:
+    source = 'extern "C" int of_another_version();\nint needed = of_another_version();\n'
+    error = start(models, str(compiled(source, tmp_path / "old.so")))
+    assert f"SERVING_OP_LIBRARIES: {tmp_path}/old.so cannot be loaded: undefined symbol: of_another_version" in error
+    assert error.endswith(f"it is made for another TensorFlow than the one that is installed, {tf.__version__}")
+
+
+def test_a_library_that_ends_the_process_is_named_at_the_start(models: Path, tmp_path: Path) -> None:
+    library = compiled(ABORTS, tmp_path / "aborts.so")
+    assert start(models, str(library)) == (
+        f"SERVING_OP_LIBRARIES: {library} cannot be loaded: the process that tries to ends by SIGABRT"
+    )

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from service.engines.no_rows import outputs_of_no_rows
+from service.errors import InvalidRequest
+from service.signature import TensorSpec
+from service.tensors import Array
+from tests.unit.service.fakes import any_shape, signature, tensor
+
+NO_ROWS = np.zeros((0, 2), np.float32)
+ROWS = tensor("DT_FLOAT", -1, 2)
+
+
+def test_every_output_of_no_rows_has_its_type_and_the_shape_of_its_rows() -> None:
+    of = signature({"a": ROWS, "b": ROWS}, {"words": tensor("DT_STRING", -1), "n": tensor("DT_INT64", -1, 3, 4)})
+    outputs = outputs_of_no_rows(of, {"a": NO_ROWS, "b": NO_ROWS})
+    assert {name: (array.shape, array.dtype) for name, array in outputs.items()} == {
+        "words": ((0,), np.dtype(object)),
+        "n": ((0, 3, 4), np.dtype(np.int64)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("output", "shape"),
+    [
+        (tensor("DT_FLOAT", -1, -1), "[-1, -1]"),
+        (tensor("DT_FLOAT", 1), "[1]"),
+        (tensor("DT_FLOAT"), "[]"),
+        (any_shape("DT_FLOAT"), "any shape"),
+    ],
+)
+def test_what_a_model_gives_for_no_rows_is_not_made_up(output: TensorSpec, shape: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        outputs_of_no_rows(signature({"x": ROWS}, {"y": output}), {"x": NO_ROWS})
+    assert str(raised.value) == (
+        f"the inputs have no rows, and what the model gives for none is not known: its output 'y' is declared "
+        f"{shape}; expected at least one row"
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "x"), [(tensor("DT_FLOAT", -1, -1), np.zeros((3, 0))), (any_shape("DT_FLOAT"), NO_ROWS)]
+)
+def test_rows_without_values_are_refused(spec: TensorSpec, x: Array) -> None:
+    of = signature({"more": ROWS, "x": spec}, {"y": tensor("DT_FLOAT", -1)})
+    with pytest.raises(InvalidRequest, match=r"input 'x' has the shape \[\d, \d\], so no values"):
+        outputs_of_no_rows(of, {"more": np.ones((len(x), 2)), "x": x})

@@ -1,0 +1,112 @@
+"""The proof that a version's rows are independent: without it the service runs no two of them together."""
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service.engines import Engine
+from service.engines.litert import LiteRTEngine
+from service.engines.saved_model import SavedModelEngine
+from service.serving_config import ASSETS, TWIN_FILE, RowProof
+from service.signature import Signature
+
+Array = np.ndarray[Any, Any]
+Arrays = Mapping[str, Array]
+Run = Callable[[str, Arrays], dict[str, Array]]
+
+ROWS = 16
+# Kernels for other sizes of a batch add up in another order.
+TOLERANCE = 1e-4
+
+
+class RowsDepend(Exception):
+    """Rows are not answered alike alone, together, in another order, and alone again; the message says where."""
+
+
+def prove(
+    version_dir: Path, signatures: Mapping[str, Signature], whole: str, inputs: Arrays, *, has_twin: bool
+) -> RowProof:
+    """By the SavedModel, as it lies on disk, and by the twin, for either may serve it.
+
+    `inputs`: real rows, by the input's name; ROWS of them are taken from everywhere. `whole`: the only signature that
+    the twin has.
+
+    Raises:
+        RowsDepend: they are not independent.
+    """
+    engines: list[tuple[Engine, Collection[str]]] = [(SavedModelEngine(version_dir), signatures)]
+    if has_twin:
+        engines.append((LiteRTEngine(version_dir / ASSETS / TWIN_FILE, {whole: signatures[whole]}), (whole,)))
+    rows = {name: spread(array.astype(np.float32)) for name, array in inputs.items()}
+    largest = max(check(engine.run, name, rows) for engine, names in engines for name in names)
+    return RowProof(
+        signatures=tuple(sorted(signatures)),
+        rows_tried=len(next(iter(rows.values()))),
+        largest_difference=largest,
+        tolerance=TOLERANCE,
+    )
+
+
+def spread(array: Array) -> Array:
+    """ROWS rows from the first to the last."""
+    rows: Array = array[np.unique(np.linspace(0, len(array) - 1, ROWS).astype(int))]
+    return rows
+
+
+def check(run: Run, signature: str, inputs: Arrays) -> float:
+    """The largest difference of any output value, absolute up to 1, relative above. Raises RowsDepend."""
+    count = len(next(iter(inputs.values())))
+    order = np.random.default_rng(0).permutation(count)
+    alone = _one_by_one(run, signature, inputs, count)
+    others = {
+        "together": run(signature, inputs),
+        "in another order": _reordered(
+            run(signature, {name: array[order] for name, array in inputs.items()}), np.argsort(order), count
+        ),
+        "in pairs": _concatenated(
+            [
+                run(signature, {name: array[start : start + 2] for name, array in inputs.items()})
+                for start in range(0, count, 2)
+            ]
+        ),
+        "alone again": _one_by_one(run, signature, inputs, count),
+    }
+    largest = 0.0
+    for how, outputs in others.items():
+        for name, expected in alone.items():
+            largest = max(largest, _difference(f"{signature!r}: {name} of {count} rows {how}", expected, outputs[name]))
+    return largest
+
+
+def _one_by_one(run: Run, signature: str, inputs: Arrays, count: int) -> dict[str, Array]:
+    parts = []
+    for row in range(count):
+        outputs = run(signature, {name: array[row : row + 1] for name, array in inputs.items()})
+        for name, array in outputs.items():
+            if array.shape[:1] != (1,):
+                raise RowsDepend(f"{signature!r}: {name} of one row has the shape {list(array.shape)}, not one row")
+        parts.append(outputs)
+    return _concatenated(parts)
+
+
+def _concatenated(parts: list[dict[str, Array]]) -> dict[str, Array]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _reordered(outputs: dict[str, Array], order: Array, count: int) -> dict[str, Array]:
+    return {name: array[order] if array.ndim and len(array) == count else array for name, array in outputs.items()}
+
+
+def _difference(what: str, expected: Array, found: Array) -> float:
+    if expected.shape != found.shape:
+        raise RowsDepend(f"{what} has the shape {list(found.shape)}; one by one {list(expected.shape)}")
+    if expected.dtype.kind not in "fc":
+        if not np.array_equal(expected, found):
+            raise RowsDepend(f"{what} is not what it is one by one")
+        return 0.0
+    difference = float((np.abs(expected - found) / np.maximum(np.abs(expected), 1)).max())
+    if not difference <= TOLERANCE:  # so that NaN fails too
+        raise RowsDepend(f"{what} differs by {difference:.3g} from one by one; allowed is {TOLERANCE:g}")
+    return difference
