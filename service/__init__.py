@@ -3,20 +3,16 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from flask import Flask
 
     from service.settings import Settings
+    from service.shared.memory import SharedMemory
 
 
-def create_app(
-    settings: "Settings", metrics_folder: "Path | None" = None, board_folder: "Path | None" = None
-) -> "Flask":
+def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot: int = 0) -> "Flask":
     """The app with its routes. Nothing is loaded until `app.extensions["watcher"]` is started or scans.
 
-    `metrics_folder`: where worker processes share what they count; `board_folder`: where they agree on versions. None
-    for a process that is alone.
+    `memory`: what the worker processes share, each with a slot of it. None for a process that is alone.
     """
     # Imported here, in the worker process: what a worker needs (NumPy, LiteRT, Pillow) must neither slow down nor
     # fatten the process that only watches over it.
@@ -42,7 +38,10 @@ def create_app(
     from service.records import Records
     from service.registry import Registry
     from service.repository import Repository
+    from service.shared.memory import SharedMemory
+    from service.shared.values import Values
     from service.short_road import ShortRoad
+    from service.version_records import VersionRecords
     from service.watcher import Watcher
 
     class NameConverter(BaseConverter):
@@ -50,35 +49,39 @@ def create_app(
 
         regex = "[^/:]+"
 
+    memory = memory or SharedMemory()
+    values = Values(memory)
     registry = Registry()
-    metrics = Metrics(CollectorRegistry(), metrics_folder)
+    agreement = Agreement(registry, Board(memory, slot))
+    version_records = VersionRecords(
+        memory, slot, others_serve=agreement.others_serve if settings.workers > 1 else lambda: True
+    )
+    metrics = Metrics(CollectorRegistry(), memory, slot)
     limits = BatchLimits(settings.max_batch_size, timeout_seconds=settings.batch_timeout_micros / 1e6)
     # Without a limit clients may still ask for one.
     tolerance = Tolerance(settings.unhealthy_after, (settings.request_timeout_ms or 30_000) / 1000)
     libraries = op_libraries.parse(settings.op_libraries)
     preparation = Preparation(
-        lambda path, config: load_engine(path, config, settings.engine, libraries),
+        lambda path, config: version_records.marked(load_engine(path, config, settings.engine, libraries)),
         lambda model, version: BatchMetrics(metrics, model, version),
         limits,
-        DriftWatch(settings.drift_window, metrics_folder).watch,
+        DriftWatch(settings.drift_window, memory).watch,
         lambda model, version: Health(f"{model} version {version}", tolerance, metrics.health_of(model, version)),
     )
     repository = Repository(settings.models, settings.model_name)
-    agreement = Agreement(registry, Board(board_folder))
     watcher = Watcher(
         repository,
         registry,
         preparation,
         settings.poll_seconds,
-        policy_file(settings, board_folder),
+        policy_file(settings, values),
         agreement,
         on_failure=lambda model, version: metrics.load_failures.labels(model, str(version)).inc(),
+        records=version_records,
     )
-    rate_limits = RateLimits(board_folder)
+    rate_limits = RateLimits(memory, slot)
     api_keys = (
-        ApiKeys(key_file(settings, rate_limits, board_folder), settings.poll_seconds)
-        if settings.api_keys_file
-        else None
+        ApiKeys(key_file(settings, rate_limits, values), settings.poll_seconds) if settings.api_keys_file else None
     )
 
     app = Flask(__name__, static_folder=None)
@@ -95,12 +98,18 @@ def create_app(
     app.extensions["api_keys"] = api_keys
     app.extensions["records"] = records = Records(settings, metrics)
     app.extensions["rate_limits"] = rate_limits
+    app.extensions["version_records"] = version_records
     calls.register(app, metrics)
     errors.register(app)
     flask_views.register(app)
     security_headers.register(app)
+
+    def end_process() -> None:
+        version_records.end_in_order()
+        records.end_process()
+
     loop_watch = LoopWatch(
-        lambda loaded: agreement.keep_off_loops(loaded.model, loaded.version), end_process=records.end_process
+        lambda loaded: agreement.keep_off_loops(loaded.model, loaded.version), end_process=end_process
     )
     app.extensions["loop_watch"] = loop_watch
     inference = Inference(registry, metrics, loop_watch, records.capture)

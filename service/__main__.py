@@ -1,15 +1,12 @@
 """`python -m service`: settings from flags and SERVING_* variables, then gunicorn."""
 
 import argparse
-import os
-import shutil
+import logging
 import signal
 import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,15 +16,17 @@ from gunicorn.app.base import BaseApplication
 
 from service import create_app, key_command, op_libraries
 from service.api_keys import key_file
-from service.board import forget_worker
 from service.host import keep_blas_on_its_thread, usable_cores
 from service.logs import logging_config
 from service.model_policies import policy_file
 from service.rate_limit import RateLimits
 from service.rotating_file import RotatingFile
-from service.series.folder import Retired
+from service.server.arbiter import ServiceArbiter
 from service.settings import InvalidSetting, Settings, from_environment, variable
+from service.shared.memory import SharedMemory
 from service.toml_file import InvalidFile
+
+logger = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -76,8 +75,7 @@ def main() -> None:
         if port and (obstacle := _listen_obstacle(settings.host, name, port)):
             parser.error(obstacle)
     settings = replace(settings, workers=settings.workers or usable_cores())
-    with _shared_folder() as folder:
-        _Gunicorn(settings, folder).run()
+    _Gunicorn(settings, SharedMemory()).run()
 
 
 def _is_there(module: str) -> bool:
@@ -121,13 +119,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    def __init__(self, settings: Settings, metrics_folder: Path) -> None:
+    def __init__(self, settings: Settings, memory: SharedMemory) -> None:
         self._settings = settings
-        self._metrics_folder = metrics_folder
-        self._retired = Retired(metrics_folder)
-        self._board_folder = metrics_folder / "versions"
-        self._board_folder.mkdir()
+        self.memory = memory
+        # A worker's own, in its process.
+        self.slot = 0
         super().__init__(prog="python -m service")
+
+    def run(self) -> None:
+        ServiceArbiter(self, self.memory).run()
 
     def load_config(self) -> None:
         settings = self._settings
@@ -143,6 +143,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "logconfig_dict": logging_config(settings),
             "proc_name": "fitting-room",
             "post_worker_init": self._post_worker_init,
+            "when_ready": self._when_ready,
             "child_exit": self._child_exit,
         }
         for name, value in options.items():
@@ -150,7 +151,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def load(self) -> Any:
         # In the worker, after the fork: TensorFlow's threads do not survive one.
-        return create_app(self._settings, self._metrics_folder, self._board_folder)
+        return create_app(self._settings, self.memory, self.slot)
 
     def _post_worker_init(self, worker: Any) -> None:
         extensions = worker.app.wsgi().extensions
@@ -161,9 +162,18 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         if worker.age == 1 and self._settings.log_format == "text":
             threading.Thread(target=_greet, args=(extensions["registry"], self._settings), daemon=True).start()
 
-    def _child_exit(self, _server: Any, worker: Any) -> None:
-        forget_worker(self._board_folder, worker.pid)
-        self._retired.take_in(worker.pid)
+    def _when_ready(self, _arbiter: ServiceArbiter) -> None:
+        try:
+            tempfile.gettempdir()
+        except FileNotFoundError as error:
+            logger.warning(
+                "there is no temporary folder to write to (%s; TMPDIR can name one): forms with files over 500 KB, and "
+                "models that write files, fail; all else is served",
+                error.strerror,
+            )
+
+    def _child_exit(self, arbiter: ServiceArbiter, worker: Any) -> None:
+        arbiter.worker_ended(worker)
 
 
 def _greet(registry: Any, settings: Settings) -> None:
@@ -173,20 +183,6 @@ def _greet(registry: Any, settings: Settings) -> None:
     # In one piece: other threads and processes write lines of the log meanwhile.
     sys.stdout.write(greeting(registry, settings) + "\n")
     sys.stdout.flush()
-
-
-@contextmanager
-def _shared_folder() -> Iterator[Path]:
-    """Where the worker processes share what they count, and agree on versions; it lives as long as the service. A
-    single one, too, goes on where the one before it was when it died."""
-    owner = os.getpid()
-    folder = Path(tempfile.mkdtemp(prefix="serving-metrics-"))
-    try:
-        yield folder
-    finally:
-        # Workers leave through here as well. Where their owner was killed, it is left to them.
-        if os.getpid() == owner or os.getppid() != owner:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

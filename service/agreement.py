@@ -40,7 +40,7 @@ class Agreement:
 
         Raises:
             InvalidRequest: a version cannot be loaded.
-            Unavailable: it takes too long, and goes on; or the disk is full.
+            Unavailable: it takes too long, and goes on; or there is no room to tell the others.
         """
         self._command(model, "load", (State.AVAILABLE, State.END))
         statuses = self._registry.statuses().get(model, {})
@@ -55,7 +55,7 @@ class Agreement:
         """In all worker processes, after the last requests; until `load`.
 
         Raises:
-            Unavailable: it takes too long, and goes on; or the disk is full.
+            Unavailable: it takes too long, and goes on; or there is no room to tell the others.
         """
         self._command(model, "unload", (State.START, State.END))
 

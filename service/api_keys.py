@@ -18,6 +18,7 @@ import msgspec
 from service import rate_limit, toml_file
 from service.rate_limit import RateLimit, RateLimits
 from service.settings import Settings
+from service.shared.values import Value, Values
 from service.toml_file import TomlFile
 
 # Of a key whose owner may load and unload models, and everything that one with `predict` may.
@@ -130,8 +131,8 @@ class ApiKeys:
             self.look()
 
 
-def key_file(settings: Settings, limits: RateLimits, shared: Path | None = None) -> TomlFile[Keys]:
-    """`shared`: a folder that worker processes share."""
+def key_file(settings: Settings, limits: RateLimits, values: Values | None = None) -> TomlFile[Keys]:
+    """`values`: what worker processes share."""
 
     def decode_keys(written: bytes, path: Path) -> Keys:
         keys = [
@@ -146,7 +147,7 @@ def key_file(settings: Settings, limits: RateLimits, shared: Path | None = None)
         ]
         return {key.digest: key for key in keys}
 
-    kept = shared / "api-keys.toml" if shared else None
+    kept = Value(values, b"api-keys.toml") if values else None
     return TomlFile(Path(settings.api_keys_file), decode_keys, {}, must_exist=True, kept=kept)
 
 

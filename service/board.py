@@ -1,27 +1,24 @@
-"""What the worker processes tell each other: small files in a folder that lives as long as the service.
+"""What the worker processes tell each other, through the memory that they share.
 
 Each worker writes how far it is with every version. A wish is for all of them: to load a model, or to unload it.
 """
 
-import hashlib
 import logging
 import os
-from collections.abc import Callable
-from contextlib import suppress
-from itertools import count
-from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
+
+from service.shared.memory import MemoryFull, SharedMemory
+from service.shared.values import Values
 
 # A version that is loaded and warmed up, in this worker at least; whether the others are so far is another question.
 PREPARED = "PREPARED"
 
-_REPORT, _WISH, _SLOW = "worker-", "wish-", "slow-"
+_REPORT, _WISH, _SLOW = b"report", b"wish ", b"slow "
 
 logger = logging.getLogger(__name__)
 
-Kind = TypeVar("Kind")
 # PREPARED or one of TensorFlow Serving's states, by model and version.
 Progress = dict[str, dict[int, str]]
 
@@ -42,6 +39,13 @@ class Report(msgspec.Struct, frozen=True):
         return folder in self.folders.get(model, {}).get(version, ())
 
 
+class _Published(msgspec.Struct, frozen=True):
+    """`pid`: of the worker, by which its report is told from one of the worker before it."""
+
+    pid: int
+    report: Report
+
+
 class Wish(msgspec.Struct, frozen=True):
     """The last one for a model counts. `number` grows from wish to wish."""
 
@@ -58,83 +62,59 @@ class Slow(msgspec.Struct, frozen=True):
 
 
 class Board:
-    def __init__(self, folder: Path | None = None, worker: int | None = None) -> None:
-        """`folder` None: there is one worker only, and nobody to tell."""
-        self._folder = folder
-        self._own = f"{_REPORT}{os.getpid() if worker is None else worker}"
-        self._drafts = count()
+    def __init__(self, memory: SharedMemory | None = None, slot: int = 0) -> None:
+        """`memory` None: there is one worker only, and nobody to tell."""
+        self._memory = memory or SharedMemory()
+        self._values = Values(self._memory)
+        self._slot = slot
         self._published: Report | None = None
-        self._is_writable = True
-        self._wishes: dict[str, Wish] = {}
+        self._is_full = False
         self._slow: set[Slow] = set()
 
     def publish(self, report: Report) -> None:
-        """Where the disk is full, the next time."""
+        """Where there is no room, the next time."""
         if report == self._published:
             return
+        published = _Published(os.getpid(), report)
         try:
-            self._write(self._own, report)
-        except OSError as error:
-            if self._is_writable:
-                logger.error("%s: other worker processes cannot be told of versions: %s", self._folder, error.strerror)
-            self._is_writable = False
+            self._values.put(_REPORT, msgspec.json.encode(published), self._slot)
+        except MemoryFull as error:
+            if not self._is_full:
+                logger.error("other worker processes cannot be told of versions: %s", error.strerror)
+            self._is_full = True
         else:
             self._published = report
-            self._is_writable = True
+            self._is_full = False
 
     def others(self) -> list[Report]:
         """The reports of all other workers that live."""
-        return self._read(lambda name: name.startswith(_REPORT) and name != self._own, Report)
+        found = [(slot, value) for slot, value in self._values.all(_REPORT) if slot != self._slot]
+        published = [(slot, msgspec.json.decode(value, type=_Published)) for slot, value in found]
+        # What a dead worker reported stays where its successor will report.
+        return [one.report for slot, one in published if one.pid == self._memory.pid(slot)]
 
     def wish(self, model: str, action: Literal["load", "unload"]) -> int:
-        """Its number. Raises OSError where it cannot be written."""
-        before = self.wishes().get(model)
-        wish = Wish(model, action, before.number + 1 if before else 1)
-        self._write(_WISH + hashlib.sha256(model.encode()).hexdigest(), wish)
-        # Replaced, not changed: the watcher may be going through it.
-        self._wishes = {**self._wishes, model: wish}
-        return wish.number
+        """Its number. Raises MemoryFull."""
+
+        def next_wish(before: bytes | None) -> bytes:
+            number = msgspec.json.decode(before, type=Wish).number + 1 if before else 1
+            return msgspec.json.encode(Wish(model, action, number))
+
+        return msgspec.json.decode(self._values.change(_WISH + model.encode(), next_wish), type=Wish).number
 
     def wishes(self) -> dict[str, Wish]:
-        if self._folder is not None:
-            self._wishes = {wish.model: wish for wish in self._read(lambda name: name.startswith(_WISH), Wish)}
-        return self._wishes
+        found = [msgspec.json.decode(value, type=Wish) for _, value in self._values.all(_WISH)]
+        return {wish.model: wish for wish in found}
 
     def note_slow(self, slow: Slow) -> None:
-        """Where the disk is full, for this worker alone."""
-        # Replaced, not changed, as above.
+        """Where there is no room, for this worker alone."""
+        # Replaced, not changed: the watcher may be going through it.
         self._slow = {*self._slow, slow}
+        encoded = msgspec.json.encode(slow)
         try:
-            self._write(_SLOW + hashlib.sha256(msgspec.json.encode(slow)).hexdigest(), slow)
-        except OSError as error:
-            logger.error("%s: other worker processes cannot be told of slow versions: %s", self._folder, error.strerror)
+            self._values.put(_SLOW + encoded, encoded)
+        except MemoryFull as error:
+            logger.error("other worker processes cannot be told of slow versions: %s", error.strerror)
 
     def slow(self) -> set[Slow]:
-        return self._slow.union(self._read(lambda name: name.startswith(_SLOW), Slow))
-
-    def _write(self, name: str, content: msgspec.Struct) -> None:
-        if self._folder is not None:
-            # With a dot until it is whole, and a name of its own: several may wish at a time.
-            draft = self._folder / f".{name}-{self._own}-{next(self._drafts)}"
-            try:
-                draft.write_bytes(msgspec.json.encode(content))
-                draft.rename(self._folder / name)
-            except OSError:
-                with suppress(OSError):
-                    draft.unlink()
-                raise
-
-    def _read(self, is_wanted: Callable[[str], bool], kind: type[Kind]) -> list[Kind]:
-        found = []
-        for path in self._folder.iterdir() if self._folder is not None else ():
-            if is_wanted(path.name):
-                try:
-                    found.append(msgspec.json.decode(path.read_bytes(), type=kind))
-                except FileNotFoundError:
-                    continue  # its worker has just ended
-        return found
-
-
-def forget_worker(folder: Path, worker: int) -> None:
-    """To be called when a worker process has ended: nobody waits for it any more."""
-    (folder / f"{_REPORT}{worker}").unlink(missing_ok=True)
+        return self._slow.union(msgspec.json.decode(value, type=Slow) for _, value in self._values.all(_SLOW))

@@ -14,6 +14,7 @@ from service.drift_reference import REFERENCE_FILE, InvalidReference, Reference,
 from service.drift_sample import REQUESTS_PER_SECOND
 from service.drift_window import Window, shared_window
 from service.serving_config import ASSETS
+from service.shared.memory import SharedMemory
 from service.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from service.tensors import DTYPES
 from service.version import LoadedVersion
@@ -23,11 +24,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DriftWatch:
-    """`rows`: of the windows; 0: nothing is watched. `folder`: where processes share them; None for one alone.
-    `requests_per_second`: that are looked at."""
+    """`rows`: of the windows; 0: nothing is watched. `memory`: where processes share them; None for one that is
+    alone. `requests_per_second`: that are looked at."""
 
     rows: int
-    folder: Path | None = None
+    memory: SharedMemory | None = None
     requests_per_second: float = REQUESTS_PER_SECOND
 
     def watch(self, loaded: LoadedVersion, path: Path) -> Drift | None:
@@ -62,10 +63,10 @@ class DriftWatch:
         return Drift(inputs, bins, fitting, window, self.requests_per_second)
 
     def _window(self, loaded: LoadedVersion, reference: Reference, features: int) -> Window:
-        if self.folder is None:
+        if self.memory is None:
             return Window(self.rows, features)
         key = msgspec.json.encode((loaded.model, loaded.version, self.rows, reference))
-        return shared_window(self.folder, key, self.rows, features)
+        return shared_window(self.memory, key, self.rows, features)
 
 
 def _inputs(reference: Reference, signature: Signature) -> dict[str, InputFeatures]:

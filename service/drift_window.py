@@ -7,19 +7,12 @@ Worker processes that share it take turns without a lock: whoever were to wait f
 If two come at the same moment, some of their rows are lost, and that is all: any bytes there are rows of the window.
 """
 
-import contextlib
-import errno
-import hashlib
-import mmap
-import os
 import weakref
-from pathlib import Path
 
 import numpy as np
 
+from service.shared.memory import COMMON, Areas, Kind, SharedMemory
 from service.tensors import Array
-
-SUFFIX = ".window"
 
 _HEADER = 8
 
@@ -27,7 +20,7 @@ _HEADER = 8
 class Window:
     """Of `rows` rows with `features` features."""
 
-    def __init__(self, rows: int, features: int, area: "bytearray | mmap.mmap | None" = None) -> None:
+    def __init__(self, rows: int, features: int, area: "bytearray | memoryview | None" = None) -> None:
         self.size = rows
         area = bytearray(size_of(rows, features)) if area is None else area
         self._came = memoryview(area)[:_HEADER].cast("q")
@@ -54,29 +47,16 @@ class Window:
         return self._rows[: self._came[0]]
 
 
-def shared_window(folder: Path, key: bytes, rows: int, features: int) -> Window:
-    """The one that all processes have for this key. Its file goes with the last version that writes into it.
+def shared_window(memory: SharedMemory, key: bytes, rows: int, features: int) -> Window:
+    """The one that all processes have for this key. What it holds goes with the last version that writes into it.
 
-    Raises OSError.
+    Raises MemoryFull.
     """
-    path = folder / (hashlib.sha256(key).hexdigest()[:32] + SUFFIX)
-    size = size_of(rows, features)
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0) as file:
-        status = os.fstat(file.fileno())
-        # Written, not only made longer: to touch a hole in a file for which there is no room kills the process.
-        if status.st_size < size and file.write(bytes(size)) < size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        window = Window(rows, features, mmap.mmap(file.fileno(), size))
+    area = Areas(memory, Kind.WINDOW).take(COMMON, key, size_of(rows, features))
+    window = Window(rows, features, memory.bytes_of(area)[: size_of(rows, features)])
     # Not when the process ends: others go on, and one that takes its place joins them.
-    weakref.finalize(window, _remove, path, status.st_ino).atexit = False
+    weakref.finalize(window, memory.clear, area).atexit = False
     return window
-
-
-def _remove(path: Path, inode: int) -> None:
-    """Another process may have removed it, and loaded the version again."""
-    with contextlib.suppress(OSError):
-        if path.stat().st_ino == inode:
-            path.unlink()
 
 
 def size_of(rows: int, features: int) -> int:

@@ -43,6 +43,22 @@ def limited_memory(root: Path = ROOT) -> Memory | None:
     return min((memory for memory in found if memory is not None), key=lambda memory: memory.limit, default=None)
 
 
+def oom_kills(root: Path = ROOT) -> int | None:
+    """How many processes the kernel has killed for want of memory: of the process's cgroup, where it counts them, else
+    of the machine. None where nobody tells."""
+    files = [
+        cgroup / ("memory.oom_control" if version_1 else "memory.events")
+        for cgroup, version_1 in _cgroups("memory", root)
+    ]
+    for file in (*files, root / "proc/vmstat"):
+        try:
+            counts = dict(line.split() for line in file.read_text().splitlines())
+            return int(counts["oom_kill"])
+        except (OSError, ValueError, KeyError):
+            continue
+    return None
+
+
 def keep_blas_on_its_thread(environ: MutableMapping[str, str] = os.environ) -> None:
     """NumPy's linear algebra on the thread that calls it, unless the operator says otherwise. To be called before
     NumPy is imported.

@@ -13,6 +13,7 @@ import msgspec
 from service import toml_file
 from service.names import MAX_VERSION
 from service.settings import Settings
+from service.shared.values import Value, Values
 from service.toml_file import TomlFile
 
 FILE_NAME = "models.toml"
@@ -124,11 +125,12 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return {(model, version) for model, known in numbers.items() for version in self.of(model).wanted(known)}
 
 
-def policy_file(settings: Settings, shared: Path | None = None) -> TomlFile[Policies]:
-    """`shared`: a folder that worker processes share."""
+def policy_file(settings: Settings, values: Values | None = None) -> TomlFile[Policies]:
+    """`values`: what worker processes share."""
     named = settings.models_config
     path = Path(named) if named else settings.models / FILE_NAME
-    return TomlFile(path, decode, Policies(), must_exist=bool(named), kept=shared / FILE_NAME if shared else None)
+    kept = Value(values, FILE_NAME.encode()) if values else None
+    return TomlFile(path, decode, Policies(), must_exist=bool(named), kept=kept)
 
 
 def decode(written: bytes, path: "os.PathLike[str]") -> Policies:

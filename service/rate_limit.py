@@ -3,14 +3,15 @@
 import time
 from functools import cached_property
 from math import ceil
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from service.shared.memory import SharedMemory
 
 if TYPE_CHECKING:
     from limits import RateLimitItem
     from limits.strategies import MovingWindowRateLimiter
 
-# A window keeps the time of each request in it: eight bytes.
+# A window keeps the time of each request in it, eight bytes, for each worker process that may let them all in.
 MOST = 1_000_000
 
 
@@ -34,10 +35,11 @@ class RateLimit:
 
 
 class RateLimits:
-    """`folder`: what the worker processes share; None for one that is alone."""
+    """`memory`: what the worker processes share, each with a slot of it; None for one that is alone."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
+    def __init__(self, memory: SharedMemory | None = None, slot: int = 0) -> None:
+        self._memory = memory
+        self._slot = slot
 
     def of(self, name: str, text: str) -> RateLimit | None:
         """`text` as `parse` takes it; None where it is empty."""
@@ -49,7 +51,7 @@ class RateLimits:
 
         from service.shared_windows import SharedWindows
 
-        return MovingWindowRateLimiter(SharedWindows(self._folder))
+        return MovingWindowRateLimiter(SharedWindows(self._memory or SharedMemory(), self._slot))
 
 
 def parse(text: str) -> "RateLimitItem":

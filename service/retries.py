@@ -1,5 +1,6 @@
 """When a version that could not be loaded is tried again."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,6 +36,10 @@ class Retries:
         times = "once" if tries == 1 else f"{tries} times"
         next_try = time.strftime("%H:%M:%S UTC", time.gmtime(time.time() + pause))
         return f"{reason} (tried {times}; next at {next_try}, or when its files change)"
+
+    def leave_alone(self, key: Key, fingerprint: int) -> None:
+        """Until its files change, or somebody forgets that it failed."""
+        self._failures[key] = Failure(fingerprint, 1, math.inf)
 
     def is_due(self, key: Key, fingerprint: int) -> bool:
         failure = self._failures.get(key)

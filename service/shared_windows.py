@@ -1,17 +1,24 @@
 """What `limits` counts in, for processes of one machine: it brings storages in one process's memory, and such that
-need a server of their own."""
+need a server of their own.
 
-import fcntl
-import hashlib
+Each process has a ring of its own for a key, which nobody else writes into, so none waits for another:
+
+    word      how many entries there ever were
+    doubles   the times of the last so many of them
+
+Who lets something in enters it first, then counts what all have entered, and withdraws it where that is too much. Of
+two who do so at once, the one who counts last sees both entries: never is more let in than the limit. Where each sees
+both, both withdraw, and less is let in at that moment.
+"""
+
 import logging
-import mmap
-import os
+import threading
 import time
-from bisect import bisect_right
 from collections.abc import Callable
-from pathlib import Path
 
 from limits.storage import MovingWindowSupport, Storage
+
+from service.shared.memory import Areas, Kind, MemoryFull, SharedMemory
 
 logger = logging.getLogger(__name__)
 
@@ -21,36 +28,50 @@ Clock = Callable[[], float]
 class SharedWindows(Storage, MovingWindowSupport):
     """Moving windows, and nothing else that a storage may offer.
 
-    `folder`: what the processes share; None for one that is alone. `clock`: the same in all of them, and one that
-    nobody sets; the times that this gives are of that clock. To be used by one thread.
+    `slot`: this process's. `clock`: the same in all of them, and one that nobody sets; the times that this returns are
+    of that clock. To be used by one thread.
     """
 
     STORAGE_SCHEME = None
     base_exceptions = OSError
 
-    def __init__(self, folder: Path | None = None, clock: Clock = time.monotonic) -> None:
+    def __init__(self, memory: SharedMemory, slot: int = 0, clock: Clock = time.monotonic) -> None:
         super().__init__()
-        self._folder = folder
+        self._memory = memory
+        self._slot = slot
         self._clock = clock
-        self._rings: dict[str, _Ring] = {}
+        self._areas = Areas(memory, Kind.RING)
+        self._own: dict[str, _Ring] = {}
+        self._rings: dict[str, list[_Ring]] = {}
+        # To take it is a fence: what was written before is seen by others before what is read after.
+        self._fence = threading.Lock()
 
     def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
         if amount > limit:
             return False
-        with self._ring(key, limit) as ring:
-            now = self._clock()
-            if ring.time_of(amount - 1) > now - expiry:
-                return False
-            for _ in range(amount):
-                ring.add(now)
-            return True
+        own = self._own.get(key) or self._new_ring(key, limit)
+        now = self._clock()
+        room = limit - amount - own.count_since(now - expiry)
+        if room < 0:
+            return False
+        own.add(now, amount, self._fence)
+        with self._fence:
+            others = self._others(key, own)
+        for ring in others:
+            room -= ring.count_since(now - expiry)
+        if room < 0:
+            own.withdraw()
+            return False
+        return True
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
         """When the oldest entry within the window was made, and how many there are."""
-        with self._ring(key, limit) as ring:
-            now = self._clock()
-            gone = bisect_right(range(limit), now - expiry, key=ring.time_of)
-            return (ring.time_of(gone) if gone < limit else now), limit - gone
+        now = self._clock()
+        own = self._own.get(key) or self._new_ring(key, limit)
+        rings = [own, *self._others(key, own)]
+        counts = [ring.count_since(now - expiry) for ring in rings]
+        oldest = min((ring.last(count) for ring, count in zip(rings, counts, strict=True) if count), default=now)
+        return oldest, min(sum(counts), limit)
 
     def clear(self, key: str) -> None:
         raise NotImplementedError
@@ -70,63 +91,73 @@ class SharedWindows(Storage, MovingWindowSupport):
     def reset(self) -> int | None:
         raise NotImplementedError
 
-    def _ring(self, key: str, limit: int) -> "_Ring":
-        if (ring := self._rings.get(key)) is None:
-            name = "rate-" + hashlib.sha256(key.encode()).hexdigest()
-            ring = self._rings[key] = _Ring(self._folder / name if self._folder else None, limit)
+    def _new_ring(self, key: str, limit: int) -> "_Ring":
+        size = 8 * (1 + limit)
+        try:
+            area = self._areas.take(self._slot, key.encode(), size)
+        except MemoryFull as error:
+            logger.error("%s; each worker process counts %s for itself", error.strerror, key)
+            ring = _Ring(memoryview(bytearray(size)))
+        else:
+            ring = _Ring(self._memory.bytes_of(area)[:size])
+        self._own[key] = ring
         return ring
+
+    def _others(self, key: str, own: "_Ring") -> list["_Ring"]:
+        """The rings of other processes, also of those that ended: what they let in still counts."""
+        if self._areas.refresh():
+            self._rings = {}
+        if key not in self._rings:
+            encoded = key.encode()
+            self._rings[key] = [
+                _Ring(self._memory.bytes_of(area)[: own.length])
+                for (owner, of), area in self._areas.found.items()
+                if of == encoded and owner != self._slot
+            ]
+        return self._rings[key]
 
 
 class _Ring:
-    """The times of the last `size` entries; -infinity for those that there were not.
+    """One process's entries for a key, the oldest first."""
 
-    In a file: how many there ever were, and then the times. Whoever writes holds its lock, which the system gives back
-    when he is killed.
-    """
+    def __init__(self, content: memoryview) -> None:
+        self.length = len(content)
+        self._counts = content.cast("q")
+        self._times = content.cast("d")[1:]
+        self._size = len(self._times)
+        # Up to here they were over when last counted, or nearly so.
+        self._begin = 0
+        self._replaced: list[float] = []
 
-    def __init__(self, path: Path | None, size: int) -> None:
-        self._size = size
-        self._file = -1
-        length = 8 * (1 + size)
-        area: mmap.mmap | None = None
-        if path is not None:
-            try:
-                area = self._share(path, length)
-            except OSError as error:
-                # A full disk must cost nobody his answer.
-                logger.error("%s cannot be made: %s; each worker process counts for itself", path, error.strerror)
-        self._counts = memoryview(area or mmap.mmap(-1, length)).cast("q")
-        self._times = memoryview(self._counts).cast("B").cast("d")
+    def count_since(self, moment: float) -> int:
+        """How many are later than that."""
+        count, size, times = self._counts[0], self._size, self._times
+        first = max(count - size, 0)
+        begin = min(max(self._begin, first), count)
+        while begin < count and times[begin % size] <= moment:
+            begin += 1
+        # What was withdrawn, and then replaced by another.
+        while begin > first and times[(begin - 1) % size] > moment:
+            begin -= 1
+        self._begin = begin
+        return count - begin
 
-    def __del__(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
+    def last(self, number: int) -> float:
+        """The time of the last but so many."""
+        return self._times[(self._counts[0] - number) % self._size]
 
-    def _share(self, path: Path, length: int) -> mmap.mmap:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        with self:
-            if os.fstat(self._file).st_size < length:
-                # Not only made longer: to touch a hole for which there is no room kills the process.
-                os.posix_fallocate(self._file, 0, length)
-        return mmap.mmap(self._file, length)
+    def add(self, now: float, amount: int, fence: threading.Lock) -> None:
+        """In place of as many that are over."""
+        count, size, times = self._counts[0], self._size, self._times
+        self._replaced = [times[place % size] for place in range(count, count + amount)]
+        for place in range(count, count + amount):
+            times[place % size] = now
+        with fence:
+            self._counts[0] = count + amount
 
-    def __enter__(self) -> "_Ring":
-        if self._file >= 0:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file >= 0:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
-
-    def time_of(self, place: int) -> float:
-        """Of the entries that are kept, the oldest first."""
-        count = self._counts[0]
-        if place < self._size - count:
-            return float("-inf")
-        return self._times[1 + (count + place) % self._size]
-
-    def add(self, now: float) -> None:
-        count = self._counts[0]
-        self._times[1 + count % self._size] = now
-        self._counts[0] = count + 1
+    def withdraw(self) -> None:
+        """What was added last."""
+        count = self._counts[0] - len(self._replaced)
+        for place, moment in enumerate(self._replaced, count):
+            self._times[place % self._size] = moment
+        self._counts[0] = count

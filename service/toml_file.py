@@ -1,5 +1,6 @@
 """A TOML file that the operator writes: checked at the start, read again whenever it changes."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,10 +8,14 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from service.shared.memory import MemoryFull
+from service.shared.values import Value
 from service.utf8 import NotUtf8, without_mark
 
 Content = TypeVar("Content")
 Table = TypeVar("Table")
+
+logger = logging.getLogger(__name__)
 
 
 class InvalidFile(ValueError):
@@ -21,7 +26,7 @@ class TomlFile(Generic[Content]):
     """`decode` raises InvalidFile. `before` is what counts before anything is read. One that `must_exist` was named by
     a setting; any other may come and go.
 
-    `kept`: where to leave a copy of what counts. A worker process that begins while the file is bad goes by it, as the
+    `kept`: where worker processes share the text that counts. One that begins while the file is bad goes by it, as the
     others do.
     """
 
@@ -32,7 +37,7 @@ class TomlFile(Generic[Content]):
         before: Content,
         *,
         must_exist: bool = False,
-        kept: Path | None = None,
+        kept: Value | None = None,
     ) -> None:
         self._path = path
         self._decode = decode
@@ -47,17 +52,17 @@ class TomlFile(Generic[Content]):
         """Whether it had changed. Where it is bad, what was read before goes on to count, and `error` says why."""
         if (seen := self._fingerprint()) == self._seen:
             return False
-        is_first, self._seen = self._seen is None, seen
         try:
             written = self._written()
             self.content = self._decode(written, self._path)
             self.error = ""
         except InvalidFile as error:
             self.error = str(error)
-            if is_first and self._kept is not None and self._kept.exists():
-                self.content = self._decode(self._kept.read_bytes(), self._kept)
+            if self._seen is None and self._kept is not None and (kept := self._kept.get()) is not None:
+                self.content = self._decode(kept, self._path)
         else:
             self._keep(written)
+        self._seen = seen
         return True
 
     def check(self) -> None:
@@ -75,10 +80,13 @@ class TomlFile(Generic[Content]):
             raise InvalidFile(f"{self._path} cannot be read: {error.strerror}") from None
 
     def _keep(self, written: bytes) -> None:
-        if self._kept is not None:
-            draft = self._kept.with_name(f".{self._kept.name}-{os.getpid()}")
-            draft.write_bytes(written)
-            draft.rename(self._kept)
+        if self._kept is None:
+            return
+        try:
+            self._kept.put(written)
+        except MemoryFull as error:
+            # What was read counts all the same.
+            logger.error("%s: a worker process that begins while it is bad cannot know it: %s", self._path, error)
 
     def _fingerprint(self) -> object:
         try:

@@ -23,6 +23,7 @@ from service.retries import Retries
 from service.serving_config import InvalidServingConfig
 from service.succession import Succession
 from service.toml_file import TomlFile
+from service.version_records import Deadly, VersionRecords, is_deadly
 from service.without_paths import without_paths
 
 # How often the others are asked while something is under way.
@@ -45,9 +46,10 @@ class Watcher:
         on_failure: Callable[[str, int], None] = lambda _model, _version: None,
         retries: Retries | None = None,
         loaders: int | None = None,
+        records: VersionRecords | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_failure` is told of every try to load a version that failed."""
+        """`on_failure` is told of every try to load a version that failed; `records` of what is being loaded."""
         self._repository = repository
         self._registry = registry
         self._preparation = preparation
@@ -56,6 +58,7 @@ class Watcher:
         self._agreement = agreement
         self._on_failure = on_failure
         self._retries = retries or Retries()
+        self._records = records or VersionRecords()
         self._succession = Succession(registry, agreement, self._retries, clock)
         self._queue = LoadQueue(self._load, loaders or min(usable_cores(), MOST_LOADERS))
         self._policies = Policies()
@@ -82,6 +85,7 @@ class Watcher:
     def load(self, model: str) -> None:
         """All versions that its policy wants, in all worker processes. Raises ServingError where that is not to be."""
         self._check_known(model)
+        self._records.pardon(model)
         self._agreement.load(model)
 
     def unload(self, model: str) -> None:
@@ -189,6 +193,7 @@ class Watcher:
         if self._gone:
             self._end_what_is_gone()
         self._keep_off_loop()
+        self._unload_deadly()
         self._agreement.acknowledge(heard)
         for key, before in self._agreement.promote().items():
             status = self._registry.statuses()[key[0]][key[1]]
@@ -202,6 +207,18 @@ class Watcher:
         for loaded in self._registry.loaded() if slow else ():
             if (loaded.model, loaded.version) in slow:
                 loaded.pace.keep_off_loop()
+
+    def _unload_deadly(self) -> None:
+        for loaded in self._registry.loaded():
+            if is_deadly(loaded.engine):
+                logger.error(
+                    "%s version %d is unloaded: other worker processes died of it", loaded.model, loaded.version
+                )
+                with self._lock:
+                    self._unload((loaded.model, loaded.version))
+        for (model, version), loaded in self._registry.replacements().items():
+            if is_deadly(loaded.engine):
+                self._registry.drop_replacement(model, version)
 
     def _state(self, key: Key) -> State | None:
         status = self._registry.statuses().get(key[0], {}).get(key[1])
@@ -310,7 +327,9 @@ class Watcher:
             folder = _open(path)
             path = folder.path
             batching = self._policies.of(key[0]).batching
-            loaded = self._preparation.prepare(*key, path, batching)
+            is_serving = self._registry.first_scan_done.is_set()
+            with self._records.loading(*key, files, is_serving=is_serving):
+                loaded = self._preparation.prepare(*key, path, batching)
             if key in self._agreement.kept_off_loops():
                 loaded.pace.keep_off_loop()
             if folder.is_replaced(path):
@@ -319,7 +338,7 @@ class Watcher:
         except Exception as error:
             expected = isinstance(error, (LoadError, InvalidServingConfig))
             told = without_paths(str(error), path) or type(error).__name__
-            reason = self._retries.failed(key, files, told)
+            reason = self._reason(key, files, told, error)
             logger.error("%s version %d cannot be loaded: %s", *key, reason, exc_info=None if expected else error)
             self._on_failure(*key)
             self._finish(key, VersionStatus(State.END, reason, folder.identity if folder else ""))
@@ -328,6 +347,12 @@ class Watcher:
             seconds = time.monotonic() - started
             status = VersionStatus(State.LOADING, engine=loaded.engine.name, load_seconds=seconds)
             self._finish(key, status, replace(loaded, folder=folder))
+
+    def _reason(self, key: Key, files: int, told: str, error: Exception) -> str:
+        if not isinstance(error, Deadly):
+            return self._retries.failed(key, files, told)
+        self._retries.leave_alone(key, files)
+        return told
 
     def _finish(self, key: Key, status: VersionStatus, loaded: LoadedVersion | None = None) -> None:
         with self._lock:

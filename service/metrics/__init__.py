@@ -1,23 +1,23 @@
 """Every metric of the service, and the page that Prometheus scrapes."""
 
-import os
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from service.api_keys import ApiKeys
 from service.batch import BatchObserver
+from service.deaths import METRIC
 from service.metrics.instruments import Counter, Counters, Family, Gauges, Histogram, Histograms
 from service.metrics.outlier_scores import OutlierScoreMetrics
 from service.metrics.page import Page
 from service.metrics.predictions import PredictionMetrics
 from service.metrics.totals import Totals
 from service.registry import LoadedVersion, Registry
-from service.series.store import FileStore, Store
 from service.shadow import ShadowObserver
+from service.shared.cells import Store
+from service.shared.memory import SharedMemory
 
 # Seconds. A small model takes 20 µs to run, a picture 10 ms to decode, a big one a second.
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
@@ -28,17 +28,20 @@ OUTLIER_BUCKETS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, 8, 16)
 
 
 class Metrics:
-    """`folder`: where worker processes share what they count, so that each can show the sum; None for one alone.
+    """`memory`: where worker processes share what they count, so that each can show the sum, each in a slot; None for
+    one that is alone.
 
     To be made in the process that counts, after the fork.
     """
 
-    def __init__(self, registry: CollectorRegistry, folder: Path | None = None) -> None:
-        store = FileStore(folder, str(os.getpid())) if folder else Store()
+    def __init__(self, registry: CollectorRegistry, memory: SharedMemory | None = None, slot: int = 0) -> None:
+        memory = memory or SharedMemory()
+        memory.enter(slot)
+        store = Store(memory, slot)
         version = ("model", "version")
         call = (*version, "protocol", "verb")
         self.registry = registry
-        self.totals = Totals(store, folder)
+        self.totals = Totals(memory)
         self.requests = Counters(store, "serving_requests", "Requests answered, by status.", (*call, "status"))
         self.request_duration = Histograms(
             store, "serving_request_duration_seconds", "From a request's last byte to its answer.", call, BUCKETS
@@ -82,6 +85,10 @@ class Metrics:
         )
         self.load_failures = Counters(
             store, "serving_model_load_failures", "Tries to load a version that failed.", version
+        )
+        # Counted by the first process.
+        self.deaths = Counters(
+            store, METRIC, "Worker processes that died of a version; of several, a share for each.", version
         )
         self.unhealthy_workers = Gauges(
             store, "serving_model_unhealthy_workers", "Worker processes in which a version is unhealthy.", version

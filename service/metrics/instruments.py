@@ -8,8 +8,8 @@ from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from service.series.folder import COUNT, GAUGE
-from service.series.store import Cells, Store
+from service.shared.cells import Cells, Store
+from service.shared.memory import Kind
 from service.tensors import Array
 
 
@@ -72,7 +72,7 @@ class Family(ABC, Generic[Instrument]):
     """One metric. `name` is without the `_total` that Prometheus wants behind a counter's."""
 
     type: ClassVar[str]
-    kind: ClassVar[str] = COUNT
+    kind: ClassVar[Kind] = Kind.COUNT
     size = 1
 
     def __init__(self, store: Store, name: str, documentation: str, label_names: Sequence[str]) -> None:
@@ -88,7 +88,7 @@ class Family(ABC, Generic[Instrument]):
         if instrument is None:
             if len(values) != len(self.label_names):
                 raise ValueError(f"{self.name} has the labels {self.label_names}, not {len(values)}: {values}")
-            cells = self._store.cells((self.kind, self.name, *values), self.size)
+            cells = self._store.cells(self.kind, self.name, values, self.size)
             instrument = self._instruments[values] = self._instrument(cells)
         return instrument
 
@@ -107,7 +107,7 @@ class Gauges(Family[Gauge]):
     """Added up over the processes that live."""
 
     type = "gauge"
-    kind = GAUGE
+    kind = Kind.GAUGE
 
     def _instrument(self, cells: Cells) -> Gauge:
         return Gauge(cells)

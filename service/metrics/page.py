@@ -89,7 +89,7 @@ class Page(Collector):
         for family in self._families:
             series: Iterable[Series] = sums.series.get(family.name, ())
             if family.label_names[:2] == ("model", "version"):
-                series = (one for one in series if one.key[2:4] in versions)
+                series = (one for one in series if one.labels[:2] in versions)
             yield family, series
 
     def _asked(self, sums: Sums) -> Iterator[Asked]:
@@ -108,7 +108,7 @@ class Page(Collector):
 
 def _samples(family: Family[Any], series: Series) -> Iterator[tuple[str, list[Label]]]:
     """Name and labels of each line of a series."""
-    labels = list(zip(family.label_names, series.key[2:], strict=True))
+    labels = list(zip(family.label_names, series.labels, strict=True))
     if isinstance(family, Histograms):
         for bound in [*map(repr, map(float, family.bounds)), "+Inf"]:
             yield family.name + "_bucket", [*labels, ("le", bound)]
@@ -130,7 +130,7 @@ def _values(family: Family[Any], series: Series, sums: Sums) -> Sequence[float]:
 def _health(registry: Registry, sums: Sums) -> Iterator[Asked]:
     """The least of all processes: each judges for itself."""
     unhealthy = {
-        series.key[2:] for series in sums.series.get("serving_model_unhealthy_workers", ()) if sums.values[series.first]
+        series.labels for series in sums.series.get("serving_model_unhealthy_workers", ()) if sums.values[series.first]
     }
     healthy = Asked(
         "serving_model_healthy", "0 while a worker process finds that a version hangs.", ("model", "version")
@@ -169,7 +169,7 @@ def _states(registry: Registry) -> Iterator[Asked]:
 
 def _processes(sums: Sums, parent: int | None) -> Iterator[Asked]:
     yield Asked.of("serving_workers", "Worker processes that live.", float(len(sums.living)))
-    used = usage(sums.living, sums.ended, parent)
+    used = usage(sums.living, parent)
     if used is None:
         return
     yield Asked.of(

@@ -26,14 +26,14 @@ class Usage:
     last_start: float
 
 
-def usage(living: Sequence[int], ended: Sequence[int], parent: int | None) -> Usage | None:
+def usage(living: Sequence[int], parent: int | None) -> Usage | None:
     """`parent` started them all; None where it had other children, too. None where there is no /proc to ask."""
     stats = {pid: fields for pid in living if (fields := _stat(pid))}
     if not stats:
         return None
     ticks_per_second = os.sysconf("SC_CLK_TCK")
     return Usage(
-        cpu_seconds=_cpu_ticks([*living, *ended], parent) / ticks_per_second,
+        cpu_seconds=_cpu_ticks(living, parent) / ticks_per_second,
         resident_bytes=sum(int(fields[_RESIDENT_PAGES]) for fields in stats.values()) * os.sysconf("SC_PAGE_SIZE"),
         open_files=sum(map(_open_files, stats)),
         last_start=max(int(fields[_START_TICKS]) for fields in stats.values()) / ticks_per_second + _boot_time(),

@@ -1,17 +1,21 @@
 """The worker process: gunicorn starts and watches it, uvloop runs it."""
 
 import asyncio
+import faulthandler
 import gc
 import os
 import signal
+import sys
 import time
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from gunicorn.workers.base import Worker
 
 from service import memory
+from service.deaths import Ending
+from service.server.arbiter import Heartbeat
 from service.server.listener import BACKLOG, Accepting, bound_socket, connect_no_more, waiting
 
 if TYPE_CHECKING:
@@ -40,11 +44,38 @@ DRAIN_SECONDS = 0.02
 class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     """Small predictions are answered on the event loop itself, everything else by a pool of threads."""
 
+    def __init__(
+        self, age: int, ppid: int, sockets: "list[socket.socket]", app: Any, timeout: float, cfg: Any, log: Any
+    ) -> None:
+        """In the first process, before the fork. `app`: has the memory that is shared, `app.memory`.
+
+        What gunicorn's own does, but for the temporary file by which it knows that a worker lives: there may be no
+        folder for one.
+        """
+        self.age = age
+        self.pid = "[booting]"
+        self.ppid = ppid
+        self.sockets = sockets
+        self.app = app
+        self.timeout = timeout
+        self.cfg = cfg
+        self.booted = False
+        self.aborted = False
+        self.reloader = None
+        self.nr = 0
+        self.max_requests = sys.maxsize
+        self.alive = True
+        self.log = log
+        self.slot = app.memory.reserve_slot()
+        self.tmp = Heartbeat(app.memory, self.slot)
+        self.ending = Ending()
+
     def init_process(self) -> None:
         # gunicorn's own process loads this module, and must not grow fat by what only workers need.
         import uvloop
 
         memory.keep_what_is_freed()
+        self.app.slot = self.slot
         self.loop = uvloop.new_event_loop()
         asyncio.set_event_loop(self.loop)
         self._stopped = asyncio.Event()
@@ -55,7 +86,8 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             signal.signal(number, signal.SIG_DFL)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             self.loop.add_signal_handler(number, self._stop)
-        self.loop.add_signal_handler(signal.SIGABRT, os._exit, 1)
+        # Who dies of a signal writes down which thread it came from; SIGABRT is also how gunicorn ends who is stuck.
+        faulthandler.enable(self.tmp.fileno(), all_threads=True)
 
     def _stop(self) -> None:
         self.alive = False
@@ -67,6 +99,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             with app.extensions["records"].kept():
                 self.loop.run_until_complete(self._serve(app))
         finally:
+            app.extensions["version_records"].end_in_order()
             self.loop.close()
 
     async def _serve(self, app: "Flask") -> None:

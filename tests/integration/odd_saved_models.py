@@ -144,6 +144,18 @@ def save_endless(path: Path, least_rounds: int = 0) -> None:
     tf.saved_model.save(module := Endless(), str(path), signatures={"serving_default": module.__call__})
 
 
+def save_abort(path: Path) -> None:
+    """Ends the process that runs it, by an op of TensorFlow's own."""
+
+    class Abort(tf.Module):
+        @tf.function(input_signature=[Spec([None], tf.float32, name="x")])
+        def __call__(self, x: Any) -> Any:
+            with tf.control_dependencies([tf.raw_ops.Abort(error_msg="boom", exit_without_error=False)]):
+                return {"y": tf.identity(x)}
+
+    tf.saved_model.save(module := Abort(), str(path), signatures={"serving_default": module.__call__})
+
+
 def save_counter(path: Path) -> None:
     """Answers each row with how often it was run, this time included."""
 

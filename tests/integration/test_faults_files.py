@@ -40,17 +40,51 @@ def test_on_a_full_disk_requests_are_answered_and_workers_replaced(models: Path,
         set_room_on_disk(server, 0)
         logged = server.log.stat().st_size
         publish(VERSION_1, models / "regression" / "2")
-        server.wait_for(lambda: state(server, "regression", 2) is State.LOADING, "version 2 is not loaded")
+        server.wait_for(lambda: answering(server) == {"2"}, "version 2 is not served")
         assert server.request("/v1/models/nowhere:predict", TEN).status == 404
         assert answers(server) == {200}
         workers(server)[0].kill()
         server.wait_until_all_workers_answer(2)
         assert answers(server) == {200}
-        assert server.request("/metrics").status == 200
+        assert sample(server, 'serving_model_state{model="regression",state="AVAILABLE",version="2"}') == 1
         assert server.log.stat().st_size == logged
         set_room_on_disk(server, resource.RLIM_INFINITY)
-        server.wait_for(lambda: answering(server) == {"2"}, "version 2 is not served once there is room")
-        server.wait_until_logged("version 2 is AVAILABLE")
+        assert answers(server) == {200}
+        server.wait_for(lambda: server.log.stat().st_size > logged, "the log does not go on")
+
+
+def test_a_temporary_folder_that_is_emptied_costs_nothing(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with running(models, tmp_path / "log", workers=2) as server:
+        assert answers(server) == {200}
+        # With all that is in it.
+        shutil.rmtree(temporary)
+        assert answers(server) == {200}
+        publish(VERSION_1, models / "regression" / "2")
+        server.wait_for(lambda: answering(server) == {"2"}, "version 2 is not served")
+        victim = workers(server)[0]
+        victim.kill()
+        server.wait_for(lambda: len(set(workers(server)) - {victim}) == 2, "it is not replaced")
+        server.wait_until_all_workers_answer(2)
+        assert answers(server) == {200}
+        counted = 'serving_requests_total{model="regression",protocol="v1",status="200",verb="predict",version="1"}'
+        assert sample(server, counted) >= 40
+        assert sample(server, "serving_workers") == 2
+
+
+def test_without_a_temporary_folder_the_service_starts_and_says_what_fails(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_start_of_python("import tempfile; tempfile._candidate_tempdir_list = lambda: []", tmp_path, monkeypatch)
+    with running(models, tmp_path / "log", workers=2) as server:
+        assert answers(server) == {200}
+        server.wait_until_logged("there is no temporary folder to write to")
+        workers(server)[0].kill()
+        server.wait_until_all_workers_answer(2)
+        assert server.request("/metrics").status == 200
 
 
 def damage(file: str, change: Callable[[Path], object]) -> Callable[[Path], object]:

@@ -9,6 +9,8 @@ import pytest
 from service.api_keys import ApiKeys, decode, key_file, new_key
 from service.rate_limit import RateLimits
 from service.settings import Settings
+from service.shared.memory import SharedMemory
+from service.shared.values import Values
 from service.toml_file import InvalidFile
 
 PATH = Path("keys.toml")
@@ -29,8 +31,8 @@ def write(path: Path, text: str) -> None:
     draft.rename(path)
 
 
-def keys_of(path: Path, now: float = 0.0, shared: Path | None = None) -> ApiKeys:
-    return ApiKeys(key_file(Settings(api_keys_file=str(path)), RateLimits(), shared), 0.001, lambda: now)
+def keys_of(path: Path, now: float = 0.0, values: Values | None = None) -> ApiKeys:
+    return ApiKeys(key_file(Settings(api_keys_file=str(path)), RateLimits(), values), 0.001, lambda: now)
 
 
 def test_a_key_is_found_by_its_hash_and_says_whose_it_is_and_what_it_may(tmp_path: Path) -> None:
@@ -109,11 +111,11 @@ def test_while_the_file_is_bad_the_keys_before_count_and_it_is_said_once(
 
 
 def test_a_worker_that_begins_while_the_file_is_bad_takes_the_keys_that_the_others_take(tmp_path: Path) -> None:
-    path = tmp_path / "keys.toml"
+    path, values = tmp_path / "keys.toml", Values(SharedMemory())
     write(path, entry("one"))
-    keys_of(path, shared=tmp_path)
+    keys_of(path, values=values)
     write(path, "[keys]")
-    keys = keys_of(path, shared=tmp_path)
+    keys = keys_of(path, values=values)
     assert keys.find(b"one")
     assert not keys.is_valid
 
@@ -122,17 +124,6 @@ def test_a_worker_that_knows_no_keys_lets_nobody_in(tmp_path: Path) -> None:
     keys = keys_of(tmp_path / "gone.toml")
     assert keys.find(b"one") is None
     assert not keys.is_valid
-
-
-def test_a_disk_that_is_full_does_not_keep_keys_from_being_withdrawn(tmp_path: Path) -> None:
-    path, shared = tmp_path / "keys.toml", tmp_path / "shared"
-    write(path, entry("one"))
-    # There is no such folder, so that no copy can be kept.
-    keys = keys_of(path, shared=shared)
-    assert keys.find(b"one")
-    write(path, entry("two"))
-    keys.look()
-    assert keys.find(b"one") is None
 
 
 def test_the_file_is_looked_at_again_and_again_by_a_thread(tmp_path: Path) -> None:

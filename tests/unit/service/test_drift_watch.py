@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from service.drift_watch import DriftWatch
+from service.shared.memory import MIN_CAPACITY, SharedMemory
 from service.signature import DEFAULT_SIGNATURE
 from tests.unit.service.fakes import any_shape, signature, tensor
 from tests.unit.service.watched_for_drift import (
@@ -119,7 +120,8 @@ def test_signatures_that_take_the_same_inputs_are_watched_and_others_not(tmp_pat
 
 
 def test_processes_share_the_window_of_a_version_and_of_no_other(tmp_path: Path) -> None:
-    one, other, another = (watched(tmp_path, version(number=number), folder=tmp_path) for number in (1, 1, 2))
+    memory = SharedMemory()
+    one, other, another = (watched(tmp_path, version(number=number), memory=memory) for number in (1, 1, 2))
     inputs = {"x": honest(40)}
     one.observe(DEFAULT_SIGNATURE, inputs, how_high(inputs))
     assert other.now() == one.now()
@@ -127,15 +129,16 @@ def test_processes_share_the_window_of_a_version_and_of_no_other(tmp_path: Path)
 
 
 def test_a_version_with_another_reference_has_a_window_of_its_own(tmp_path: Path) -> None:
-    one = watched(tmp_path, version(), folder=tmp_path)
+    memory = SharedMemory()
+    one = watched(tmp_path, version(), memory=memory)
     inputs = {"x": honest(40)}
     one.observe(DEFAULT_SIGNATURE, inputs, how_high(inputs))
-    assert watched(tmp_path, version(), REFERENCE | {"rows": 9_999}, folder=tmp_path).now().rows == 0
+    assert watched(tmp_path, version(), REFERENCE | {"rows": 9_999}, memory=memory).now().rows == 0
 
 
 def test_where_no_window_can_be_made_the_version_is_served_all_the_same(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_reference(tmp_path, REFERENCE)
-    assert DriftWatch(1_000, tmp_path / "gone").watch(version(), tmp_path) is None
+    assert DriftWatch(MIN_CAPACITY, SharedMemory(MIN_CAPACITY)).watch(version(), tmp_path) is None
     assert "is not watched for drift" in caplog.text

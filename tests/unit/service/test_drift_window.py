@@ -1,10 +1,10 @@
 import gc
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from service.drift_window import SUFFIX, Window, shared_window
+from service.drift_window import Window, shared_window
+from service.shared.memory import MIN_CAPACITY, MemoryFull, SharedMemory
 from service.tensors import Array
 
 
@@ -16,10 +16,6 @@ def held(window: Window) -> list[int]:
     rows = window.rows()
     assert (rows[:, 1] == rows[:, 0] + 100).all()
     return sorted(rows[:, 0].tolist())
-
-
-def files(folder: Path) -> list[Path]:
-    return list(folder.glob(f"*{SUFFIX}"))
 
 
 def test_it_holds_the_last_rows() -> None:
@@ -44,42 +40,36 @@ def test_of_more_rows_than_it_holds_it_keeps_the_last() -> None:
     assert len(held(window)) == 5
 
 
-def test_processes_that_share_it_write_into_one(tmp_path: Path) -> None:
-    one, other = (shared_window(tmp_path, b"key", 5, 2) for _ in range(2))
+def test_processes_that_share_it_write_into_one() -> None:
+    memory = SharedMemory()
+    one, other = (shared_window(memory, b"key", 5, 2) for _ in range(2))
     one.append(numbered(1, 2))
     other.append(numbered(3, 4))
     assert held(one) == held(other) == [1, 2, 3, 4]
     one.append(numbered(5, 6))
     assert held(one) == held(other) == [2, 3, 4, 5, 6]
-    assert held(shared_window(tmp_path, b"another key", 5, 2)) == []
+    assert held(shared_window(memory, b"another key", 5, 2)) == []
 
 
-def test_one_that_joins_finds_what_the_others_left(tmp_path: Path) -> None:
-    one = shared_window(tmp_path, b"key", 5, 2)
+def test_one_that_joins_finds_what_the_others_left() -> None:
+    memory = SharedMemory()
+    one = shared_window(memory, b"key", 5, 2)
     one.append(numbered(1, 2))
-    assert held(shared_window(tmp_path, b"key", 5, 2)) == [1, 2]
+    assert held(shared_window(memory, b"key", 5, 2)) == [1, 2]
 
 
-def test_its_file_goes_with_it(tmp_path: Path) -> None:
-    window = shared_window(tmp_path, b"key", 5, 2)
-    assert len(files(tmp_path)) == 1
+@pytest.mark.parametrize("rows", [5, 10_000])
+def test_what_it_held_goes_with_it(rows: int) -> None:
+    memory = SharedMemory()
+    window = shared_window(memory, b"key", rows, 2)
+    window.append(numbered(1, 2))
+    end = memory.end
     del window
     gc.collect()
-    assert files(tmp_path) == []
+    assert held(shared_window(memory, b"key", rows, 2)) == []
+    assert memory.end == end, "its place is taken again"
 
 
-def test_a_file_that_another_process_has_made_since_stays(tmp_path: Path) -> None:
-    late = shared_window(tmp_path, b"key", 5, 2)
-    (file,) = files(tmp_path)
-    file.rename(tmp_path / "removed by the first process that unloaded the version")
-    again = shared_window(tmp_path, b"key", 5, 2)
-    del late
-    gc.collect()
-    assert files(tmp_path) == [file]
-    again.append(numbered(1))
-    assert held(shared_window(tmp_path, b"key", 5, 2)) == [1]
-
-
-def test_without_a_folder_it_says_so(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        shared_window(tmp_path / "none", b"key", 5, 2)
+def test_where_there_is_no_room_it_says_so() -> None:
+    with pytest.raises(MemoryFull):
+        shared_window(SharedMemory(MIN_CAPACITY), b"key", MIN_CAPACITY, 2)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from service.host import Memory, keep_blas_on_its_thread, limited_memory, usable_cores
+from service.host import Memory, keep_blas_on_its_thread, limited_memory, oom_kills, usable_cores
 
 
 @pytest.fixture
@@ -151,6 +151,28 @@ def test_where_memory_has_no_limit_there_is_none_to_tell(root: Path, limit: str)
     belongs_to(root, "0::/")
     limit_memory(root, limit)
     assert limited_memory(root) is None
+
+
+def test_kills_for_want_of_memory_are_those_of_the_cgroup(root: Path) -> None:
+    belongs_to(root, "0::/pod")
+    (folder := root / "sys/fs/cgroup/pod").mkdir(parents=True)
+    (root / "proc/vmstat").write_text("nr_free_pages 5\noom_kill 70\n")
+    (folder / "memory.events").write_text("low 0\nhigh 0\nmax 9\noom 4\noom_kill 3\noom_group_kill 0\n")
+    assert oom_kills(root) == 3
+
+
+def test_so_are_those_of_cgroup_version_1(root: Path) -> None:
+    belongs_to(root, "4:memory:/pod", "0::/")
+    (folder := root / "sys/fs/cgroup/memory/pod").mkdir(parents=True)
+    (folder / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
+    assert oom_kills(root) == 2
+
+
+def test_where_no_cgroup_tells_of_kills_the_machine_does(root: Path) -> None:
+    assert oom_kills(root) is None
+    belongs_to(root, "0::/")
+    (root / "proc/vmstat").write_text("nr_free_pages 5\noom_kill 70\n")
+    assert oom_kills(root) == 70
 
 
 @pytest.mark.parametrize(

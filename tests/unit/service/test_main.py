@@ -12,12 +12,10 @@ from typing import Any
 import pytest
 
 from service.__main__ import _greet, main
-from service.board import Board, Report
 from service.host import usable_cores
 from service.registry import Registry
-from service.series.folder import COUNT, shared_files
-from service.series.store import FileStore, records
 from service.settings import Settings, variable
+from service.shared.memory import SharedMemory
 from tests.unit.service.fakes import FakeService
 
 SECONDS_AT_MOST = 10
@@ -27,11 +25,9 @@ Run = Callable[..., "Started"]
 
 @dataclass
 class Started:
-    """What gunicorn was given to run, and whether there was a folder for metrics at that moment."""
+    """What gunicorn was given to run."""
 
     app: Any
-    folder: Path
-    folder_is_there: bool
 
     @property
     def config(self) -> Any:
@@ -72,12 +68,12 @@ def run(command_line: Callable[..., None], tmp_path: Path, monkeypatch: pytest.M
     @dataclass
     class FakeArbiter:
         app: Any
+        memory: SharedMemory
 
         def run(self) -> None:
-            folder = self.app._metrics_folder
-            started.append(Started(self.app, folder, folder.is_dir()))
+            started.append(Started(self.app))
 
-    monkeypatch.setattr("gunicorn.app.base.Arbiter", FakeArbiter)
+    monkeypatch.setattr("service.__main__.ServiceArbiter", FakeArbiter)
 
     def start(*flags: str) -> Started:
         command_line("--models", str(tmp_path), "--port", free_port(), *flags)
@@ -210,50 +206,21 @@ def test_without_a_number_there_is_a_worker_for_each_core(run: Run) -> None:
     assert run().config.workers == usable_cores()
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_workers_share_a_folder_for_their_metrics_as_long_as_the_service_lives(run: Run, workers: str) -> None:
-    started = run("--workers", workers)
-    assert started.folder_is_there
-    assert not started.folder.exists()
+def test_without_a_temporary_folder_the_log_says_what_fails(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    started = run()
+    started.config.when_ready(None)
+    assert caplog.text == ""
 
+    def none_usable() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
 
-@pytest.fixture
-def kept_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Where the metrics are, and stay, as when it is a worker that leaves."""
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    monkeypatch.setattr("tempfile.mkdtemp", lambda prefix: str(folder))
-    pids = iter([1, 2])
-    monkeypatch.setattr("service.__main__.os.getpid", lambda: next(pids, 2))
-    monkeypatch.setattr("service.__main__.os.getppid", lambda: 1)
-    return folder
-
-
-def test_a_worker_that_ends_leaves_the_folder_to_the_others(run: Run, kept_folder: Path) -> None:
-    run("--workers", "2")
-    assert kept_folder.is_dir()
-
-
-def test_what_a_dead_worker_counted_is_kept_without_its_file(run: Run, kept_folder: Path) -> None:
-    started = run("--workers", "2")
-    store = FileStore(kept_folder, "4711")
-    store.cells((COUNT, "metric"), 1)[0] = 5
-    path = store.path
-    del store
-    started.config.child_exit(None, FakeWorker(started.app, age=1))
-    assert not path.exists()
-    with shared_files(kept_folder) as files:
-        ((retired, counted),) = [(file, list(records(file.area))) for file in files]
-    assert [retired.area.cast("d")[record.first] for record in counted] == [5]
-
-
-def test_a_worker_that_ended_is_waited_for_by_nobody(run: Run, kept_folder: Path) -> None:
-    started = run("--workers", "2")
-    (folder,) = kept_folder.glob("versions")
-    Board(folder, worker=4711).publish(Report())
-    assert Board(folder, worker=1).others() == [Report()]
-    started.config.child_exit(None, FakeWorker(started.app, age=1))
-    assert Board(folder, worker=1).others() == []
+    monkeypatch.setattr("tempfile.gettempdir", none_usable)
+    started.config.when_ready(None)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "TMPDIR" in record.message
 
 
 @pytest.mark.parametrize("text", ["[models.m]\nversions = 'newest'", None])
@@ -299,7 +266,7 @@ def test_a_file_for_captures_that_cannot_be_written_stops_the_start(
 
 @pytest.mark.parametrize(("age", "greets"), [(1, True), (2, False)])
 def test_a_worker_watches_its_models_and_the_first_one_greets(
-    run: Run, kept_folder: Path, capsys: pytest.CaptureFixture[str], age: int, greets: bool
+    run: Run, capsys: pytest.CaptureFixture[str], age: int, greets: bool
 ) -> None:
     started = run("--workers", "1")
     before = set(threading.enumerate())

@@ -1,9 +1,9 @@
 import time
-from pathlib import Path
 
 import pytest
 
 from service.rate_limit import RateLimits, parse
+from service.shared.memory import SharedMemory
 
 
 @pytest.mark.parametrize(
@@ -29,9 +29,9 @@ def test_without_a_rate_there_is_no_limit() -> None:
     assert RateLimits().of("alice", "") is None
 
 
-@pytest.mark.parametrize("is_shared", [True, False])
-def test_so_many_are_let_in_and_who_comes_then_is_told_when_to_come_again(tmp_path: Path, is_shared: bool) -> None:
-    limits = RateLimits(tmp_path if is_shared else None)
+@pytest.mark.parametrize("memory", [SharedMemory(), None])
+def test_so_many_are_let_in_and_who_comes_then_is_told_when_to_come_again(memory: SharedMemory | None) -> None:
+    limits = RateLimits(memory)
     alice, bob = limits.of("alice", "3/hour"), limits.of("bob", "1/hour")
     assert alice is not None
     assert bob is not None
@@ -42,8 +42,9 @@ def test_so_many_are_let_in_and_who_comes_then_is_told_when_to_come_again(tmp_pa
     assert str(alice) == "3 requests in 3600 s"
 
 
-def test_what_another_process_lets_in_counts(tmp_path: Path) -> None:
-    ours, theirs = RateLimits(tmp_path).of("alice", "3/hour"), RateLimits(tmp_path).of("alice", "3/hour")
+def test_what_another_process_lets_in_counts() -> None:
+    memory = SharedMemory()
+    ours, theirs = (RateLimits(memory, slot).of("alice", "3/hour") for slot in (0, 1))
     assert ours is not None
     assert theirs is not None
     assert [limit.seconds_to_wait() > 0 for limit in (ours, theirs, ours, theirs, ours)] == [
@@ -55,7 +56,7 @@ def test_what_another_process_lets_in_counts(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_that_is_read_again_does_not_begin_to_count_anew(tmp_path: Path) -> None:
+def test_a_file_that_is_read_again_does_not_begin_to_count_anew() -> None:
     limits = RateLimits()
     before, after = limits.of("alice", "1/hour"), limits.of("alice", "1/hour")
     assert before is not None

@@ -23,6 +23,15 @@ def test_pauses_double_up_to_the_longest() -> None:
     assert LONGEST_PAUSE_SECONDS == 300
 
 
+def test_what_is_left_alone_is_due_once_its_files_change_or_it_is_forgotten() -> None:
+    retries = Retries(clock := Clock())
+    retries.leave_alone(KEY, 7)
+    clock.now = 1e12
+    assert (retries.is_due(KEY, 7), retries.is_due(KEY, 8)) == (False, True)
+    retries.forget(KEY)
+    assert retries.is_due(KEY, 7)
+
+
 def test_changed_files_are_tried_at_once_and_begin_anew() -> None:
     retries = Retries(Clock())
     retries.failed(KEY, 7, "broken")

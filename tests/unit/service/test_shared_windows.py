@@ -1,19 +1,18 @@
 import logging
-import multiprocessing
-import os
 import random
-import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.synchronize import Event
-from pathlib import Path
 
 import pytest
 
+from service.shared.memory import MIN_CAPACITY, Areas, Kind, SharedMemory
 from service.shared_windows import SharedWindows
+from tests.unit.service.forked import Forked
 
 KEY, LIMIT, WINDOW = "alice", 5, 10
-SECONDS_AT_MOST = 10
+# Let in by each of several processes.
+TIMES = 2000
 
 
 @dataclass
@@ -26,14 +25,14 @@ class Clock:
         return self.now
 
 
-@pytest.fixture(params=[True, False], ids=["shared", "alone"])
-def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path | None:
-    return tmp_path if request.param else None
+@pytest.fixture
+def memory() -> SharedMemory:
+    return SharedMemory()
 
 
-def test_no_window_wherever_it_begins_holds_more_than_the_limit(folder: Path | None) -> None:
+def test_no_window_wherever_it_begins_holds_more_than_the_limit(memory: SharedMemory) -> None:
     clock, chance = Clock(), random.Random(1)
-    windows = SharedWindows(folder, clock)
+    windows = SharedWindows(memory, clock=clock)
     admitted: list[float] = []
     for _ in range(2000):
         clock.now += chance.random() * 3
@@ -47,9 +46,9 @@ def test_no_window_wherever_it_begins_holds_more_than_the_limit(folder: Path | N
     assert len(admitted) > 500
 
 
-def test_several_at_once_are_let_in_together_or_not_at_all(folder: Path | None) -> None:
+def test_several_at_once_are_let_in_together_or_not_at_all(memory: SharedMemory) -> None:
     clock = Clock()
-    windows = SharedWindows(folder, clock)
+    windows = SharedWindows(memory, clock=clock)
     assert not windows.acquire_entry(KEY, LIMIT, WINDOW, amount=LIMIT + 1)
     assert windows.acquire_entry(KEY, LIMIT, WINDOW, amount=3)
     assert not windows.acquire_entry(KEY, LIMIT, WINDOW, amount=3)
@@ -58,66 +57,107 @@ def test_several_at_once_are_let_in_together_or_not_at_all(folder: Path | None) 
     assert windows.acquire_entry(KEY, LIMIT, WINDOW, amount=LIMIT)
 
 
-def test_a_window_without_entries_begins_now(folder: Path | None) -> None:
-    assert SharedWindows(folder, Clock()).get_moving_window(KEY, LIMIT, WINDOW) == (1.0, 0)
+def test_a_window_without_entries_begins_now(memory: SharedMemory) -> None:
+    assert SharedWindows(memory, clock=Clock()).get_moving_window(KEY, LIMIT, WINDOW) == (1.0, 0)
 
 
-def take(folder: Path, tries: int, go: Event, count: "multiprocessing.Queue[int]") -> None:
-    windows = SharedWindows(folder)
-    go.wait(SECONDS_AT_MOST)
-    count.put(sum(windows.acquire_entry(KEY, 1000, 3600) for _ in range(tries)))
+def test_of_several_processes_no_window_holds_more_than_the_limit(memory: SharedMemory) -> None:
+    clock, chance = Clock(), random.Random(2)
+    processes = [SharedWindows(memory, slot, clock) for slot in range(3)]
+    admitted: list[float] = []
+    for _ in range(3000):
+        clock.now += chance.random()
+        within = [moment for moment in admitted if moment > clock.now - WINDOW]
+        windows = chance.choice(processes)
+        assert windows.acquire_entry(KEY, LIMIT, WINDOW) is (len(within) < LIMIT)
+        if len(within) < LIMIT:
+            admitted.append(clock.now)
+            within.append(clock.now)
+        assert windows.get_moving_window(KEY, LIMIT, WINDOW) == (within[0], len(within))
+    assert len(admitted) > 500
 
 
-def test_processes_together_let_in_exactly_as_many_as_one_may(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    go, count = context.Event(), context.Queue()
-    # One of them alone would let in all of its own.
-    processes = [context.Process(target=take, args=(tmp_path, tries, go, count)) for tries in (900, 300, 300)]
-    for process in processes:
-        process.start()
-    go.set()
-    counts = [count.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join(SECONDS_AT_MOST)
-    assert sum(counts) == 1000
-    assert not SharedWindows(tmp_path).acquire_entry(KEY, 1000, 3600)
+def test_processes_at_once_never_let_in_more_than_one_may(memory: SharedMemory) -> None:
+    """Each writes down when it let something in."""
+    limit, window = 20, 0.01
+    log = memory_for_times(memory, 3)
+
+    def hammer(slot: int) -> Callable[[Callable[[], None]], None]:
+        def let_in(_go: Callable[[], None]) -> None:
+            # Its own clock shows when an entry was made.
+            moments = [0.0]
+
+            def clock() -> float:
+                moments[0] = time.monotonic()
+                return moments[0]
+
+            windows = SharedWindows(memory, slot, clock)
+            count = 0
+            while count < TIMES:
+                if windows.acquire_entry(KEY, limit, window):  # type: ignore[arg-type]
+                    log[slot][count] = moments[0]
+                    count += 1
+
+        return let_in
+
+    children = [Forked(hammer(slot)) for slot in range(3)]
+    assert [child.join() for child in children] == [0, 0, 0]
+    admitted = sorted(moment for times in log for moment in times)
+    spans = [later - earlier for earlier, later in zip(admitted, admitted[limit:], strict=False)]
+    assert min(spans) >= window
 
 
-def hold(folder: Path, held: Event) -> None:
-    windows = SharedWindows(folder)
-    windows.acquire_entry(KEY, LIMIT, WINDOW)
-    with windows._ring(KEY, LIMIT):
-        held.set()
-        signal.pause()
+def memory_for_times(memory: SharedMemory, slots: int) -> list["memoryview[float]"]:
+    areas = Areas(memory, Kind.COUNT)
+    return [memory.doubles_of(areas.take(slot, b"times", 8 * TIMES))[:TIMES] for slot in range(slots)]
 
 
-def test_who_is_killed_in_the_middle_holds_up_nobody(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    held = context.Event()
-    process = context.Process(target=hold, args=(tmp_path, held))
-    process.start()
-    assert held.wait(60)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.join(SECONDS_AT_MOST)
-    assert SharedWindows(tmp_path).acquire_entry(KEY, LIMIT, WINDOW)
+def test_what_a_process_let_in_counts_after_its_end_and_for_its_successor(memory: SharedMemory) -> None:
+    def let_in(_go: Callable[[], None]) -> None:
+        for _ in range(3):
+            SharedWindows(memory, 1).acquire_entry(KEY, LIMIT, 3600)
+
+    assert Forked(let_in).join() == 0
+    assert [SharedWindows(memory, 2).acquire_entry(KEY, LIMIT, 3600) for _ in range(3)] == [True, True, False]
+    assert not SharedWindows(memory, 1).acquire_entry(KEY, LIMIT, 3600)
 
 
-def test_where_there_is_no_room_each_process_counts_for_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+def test_what_is_withdrawn_leaves_room(memory: SharedMemory) -> None:
+    clock = Clock()
+    ours, theirs = (SharedWindows(memory, slot, clock) for slot in range(2))
+    assert ours.acquire_entry(KEY, LIMIT, WINDOW, amount=3)
+    for _ in range(10):
+        assert not theirs.acquire_entry(KEY, LIMIT, WINDOW, amount=3)
+    assert theirs.acquire_entry(KEY, LIMIT, WINDOW, amount=2)
+    clock.now += WINDOW
+    assert ours.acquire_entry(KEY, LIMIT, WINDOW, amount=5)
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    windows = SharedWindows(tmp_path)
-    assert [windows.acquire_entry(KEY, 1, 3600) for _ in range(2)] == [True, False]
+
+def test_keys_and_their_limits_are_told_apart(memory: SharedMemory) -> None:
+    windows = SharedWindows(memory)
+    for key in ("alice", "bob"):
+        assert [windows.acquire_entry(key, 1, 3600) for _ in range(2)] == [True, False]
+
+
+def test_a_large_limit_is_kept_as_exactly(memory: SharedMemory) -> None:
+    clock, limit = Clock(), 1500
+    ours, theirs = (SharedWindows(memory, slot, clock) for slot in range(2))
+    for _ in range(3):
+        admitted = [windows.acquire_entry(KEY, limit, WINDOW) for _ in range(1000) for windows in (ours, theirs)]
+        assert admitted.count(True) == limit
+        clock.now += WINDOW
+
+
+def test_where_there_is_no_room_each_process_counts_for_itself(caplog: pytest.LogCaptureFixture) -> None:
+    windows = SharedWindows(SharedMemory(MIN_CAPACITY))
+    many = MIN_CAPACITY // 8
+    assert [windows.acquire_entry(KEY, many, 3600, amount) for amount in (many, 1)] == [True, False]
     (record,) = caplog.records
-    assert (record.levelno, "each worker process counts for itself" in record.message) == (logging.ERROR, True)
+    assert (record.levelno, "each worker process counts alice for itself" in record.message) == (logging.ERROR, True)
 
 
 def test_the_clock_that_counts_is_the_one_that_nobody_sets(monkeypatch: pytest.MonkeyPatch) -> None:
-    windows = SharedWindows()
+    windows = SharedWindows(SharedMemory())
     assert windows.acquire_entry(KEY, 1, 3600)
     monkeypatch.setattr(time, "time", lambda: 1e12)
     assert not windows.acquire_entry(KEY, 1, 3600)

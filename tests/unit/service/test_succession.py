@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from service.board import Board
 from service.engines import LoadError
 from service.errors import NotFound, Unavailable
 from service.registry import Registry, State
+from service.shared.memory import SharedMemory
 from service.succession import MIN_ABSENT_SECONDS
-from tests.unit.service.watched import Watched
+from tests.unit.service.watched import Watched, board_of
 
 LATEST = "[default]\nversions = {latest = 1}"
 
@@ -26,8 +26,8 @@ def setup(tmp_path: Path) -> Watched:
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Watched, Watched]:
     """Two worker processes, as it were, of one service; version 1 of `a` is AVAILABLE in both."""
-    (folder := tmp_path / "board").mkdir()
-    one, other = (Watched(tmp_path / "models", board=Board(folder, worker)) for worker in (1, 2))
+    memory = SharedMemory()
+    one, other = (Watched(tmp_path / "models", board=board_of(memory, slot)) for slot in (1, 2))
     one.add("a/1")
     for watched in (one, other) * 2:
         watched.watcher.scan()
@@ -386,7 +386,7 @@ def test_a_successor_that_fails_in_one_worker_process_leaves_the_old_version_in_
     assert other.states() == {"a/1": State.AVAILABLE, "a/2": State.END}
     assert (one.registry.get("a").version, other.registry.get("a").version) == (2, 1)
     # A worker process that takes the place of one that died, too.
-    later = Watched(one.models, board=Board(one.models.parent / "board", worker=3))
+    later = Watched(one.models, board=board_of(one.board._memory, 3))
     later.loader.errors["a/2"] = LoadError("no memory")
     later.watcher.scan()
     for watched in (one, other, later) * 2:

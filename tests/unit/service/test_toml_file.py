@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from service.shared.memory import MIN_CAPACITY, SharedMemory
+from service.shared.values import Value, Values
 from service.toml_file import InvalidFile, TomlFile
 
 
@@ -47,13 +49,38 @@ def test_while_the_file_is_bad_what_it_said_before_counts(tmp_path: Path) -> Non
 
 
 def test_a_worker_that_begins_while_the_file_is_bad_goes_by_what_the_others_go_by(tmp_path: Path) -> None:
-    path, kept = tmp_path / "file.toml", tmp_path / "kept.toml"
+    path, kept = tmp_path / "file.toml", Value(Values(SharedMemory()), b"file.toml")
     write(path, "abc")
     TomlFile(path, length, -1, kept=kept).read()
     write(path, "?")
     beginning = TomlFile(path, length, -1, kept=kept)
     assert beginning.read()
     assert (beginning.content, beginning.error) == (3, f"{path}: what is ?")
+
+
+def test_what_cannot_be_kept_for_others_counts_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values = Values(SharedMemory(MIN_CAPACITY))
+    file = TomlFile(path := tmp_path / "file.toml", length, -1, kept=Value(values, b"file.toml"))
+    write(path, "x" * MIN_CAPACITY)
+    assert file.read()
+    assert (file.content, file.read()) == (MIN_CAPACITY, False)
+    assert "the memory that worker processes share is full" in caplog.text
+
+
+def test_a_change_that_could_not_be_taken_in_is_seen_again(tmp_path: Path) -> None:
+    errors = [RuntimeError("in the middle of it")]
+
+    def decode(written: bytes, _path: "os.PathLike[str]") -> int:
+        if errors:
+            raise errors.pop()
+        return len(written)
+
+    file = TomlFile(path := tmp_path / "file.toml", decode, -1)
+    write(path, "abc")
+    with pytest.raises(RuntimeError):
+        file.read()
+    assert file.read()
+    assert file.content == 3
 
 
 def test_what_cannot_be_read_is_said_at_the_start(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from service.board import PREPARED, Board, Report, Slow
+from service.board import PREPARED, Report, Slow
 from service.engines import LoadError
 from service.errors import InvalidRequest, NotFound, Unavailable
 from service.registry import Registry, State
-from tests.unit.service.watched import ROWS, FakeLoader, Watched
+from service.shared.memory import SharedMemory
+from tests.unit.service.watched import ROWS, FakeLoader, Watched, board_of
 
 # Warmed up, and found to be quick.
 
@@ -24,8 +25,8 @@ def setup(tmp_path: Path) -> Watched:
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Watched, Watched]:
     """Two worker processes, as it were, of one service; both have looked at its empty models folder."""
-    (folder := tmp_path / "board").mkdir()
-    one, other = (Watched(tmp_path / "models", board=Board(folder, worker)) for worker in (1, 2))
+    memory = SharedMemory()
+    one, other = (Watched(tmp_path / "models", board=board_of(memory, slot)) for slot in (1, 2))
     one.watcher.scan()
     other.watcher.scan()
     return one, other
@@ -241,7 +242,7 @@ def test_a_worker_that_begins_later_leaves_unloaded_what_clients_unloaded(pair: 
     for watched in (one, other) * 3:
         watched.watcher.scan()
     assert command(one, "unload", (other,)) is None
-    later = Watched(one.models, board=Board(one.models.parent / "board", worker=3))
+    later = Watched(one.models, board=board_of(one.board._memory, 3))
     later.watcher.scan()
     assert later.states() == {"a/1": State.END}
     assert later.loader.loaded == []
@@ -358,15 +359,15 @@ def test_a_worker_that_could_not_load_a_version_does_not_hold_it_up_in_the_other
 
 
 def test_at_the_start_a_stuck_worker_does_not_hold_up_the_others_for_ever(tmp_path: Path) -> None:
-    (folder := tmp_path / "board").mkdir()
-    Board(folder, 1).publish(Report())
-    one = Watched(tmp_path / "models", board=Board(folder, 2), patience_seconds=0)
+    memory = SharedMemory()
+    board_of(memory, 1).publish(Report())
+    one = Watched(tmp_path / "models", board=board_of(memory, 2), patience_seconds=0)
     one.add("a/1")
     one.watcher.scan()
     assert one.registry.first_scan_done.is_set()
     assert one.states() == {"a/1": State.LOADING}
     assert one.registry.get("a").version == 1, "there is no better version, and this one is loaded here"
-    Board(folder, 1).publish(Report({"a": {1: PREPARED}}))
+    board_of(memory, 1).publish(Report({"a": {1: PREPARED}}))
     one.watcher.scan()
     assert one.states() == {"a/1": State.AVAILABLE}
 
@@ -390,9 +391,9 @@ def test_what_held_up_one_workers_event_loop_is_run_by_threads_in_all_of_them(pa
 
 
 def test_a_worker_that_takes_anothers_place_never_runs_it_on_its_event_loop(tmp_path: Path) -> None:
-    (folder := tmp_path / "board").mkdir()
-    Board(folder, 1).note_slow(Slow("a", 1))
-    successor = Watched(tmp_path / "models", board=Board(folder, 2), loader=FakeLoader(signature=ROWS))
+    memory = SharedMemory()
+    board_of(memory, 1).note_slow(Slow("a", 1))
+    successor = Watched(tmp_path / "models", board=board_of(memory, 2), loader=FakeLoader(signature=ROWS))
     for name in ("a/1", "b/1"):
         successor.add_quick(name)
     successor.watcher.scan()

@@ -10,14 +10,16 @@ from service.batcher import BatchLimits
 from service.board import Board
 from service.engines import Engine
 from service.model_policies import policy_file
-from service.preparation import Preparation
+from service.preparation import LoadEngine, Preparation
 from service.registry import Registry, State
 from service.repository import Repository
 from service.retries import Retries
 from service.serving_config import RowProof, ServingConfig, write_serving_config
 from service.settings import Settings
+from service.shared.memory import SharedMemory
 from service.signature import DEFAULT_SIGNATURE, Signature
 from service.succession import MIN_ABSENT_SECONDS
+from service.version_records import VersionRecords
 from service.watcher import Watcher
 from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature, tensor
 
@@ -44,8 +46,14 @@ class FakeLoader:
         return FakeEngine({DEFAULT_SIGNATURE: self.signature}, echo)
 
 
-def preparation(loader: FakeLoader) -> Preparation:
+def preparation(loader: LoadEngine) -> Preparation:
     return Preparation(loader, lambda _model, _version: BatchObserver(), BatchLimits(8, 0))
+
+
+def board_of(memory: SharedMemory, slot: int) -> Board:
+    """Of a worker process that has this slot."""
+    memory.enter(slot)
+    return Board(memory, slot)
 
 
 @dataclass
@@ -59,6 +67,7 @@ class Watched:
     now: float = 0.0
     patience_seconds: float = 10
     failures: list[tuple[str, int]] = field(default_factory=list)
+    records: VersionRecords = field(default_factory=VersionRecords)
 
     def __post_init__(self) -> None:
         self.models.mkdir(exist_ok=True)
@@ -66,13 +75,14 @@ class Watched:
         self.watcher = Watcher(
             Repository(self.models),
             self.registry,
-            preparation(self.loader),
+            preparation(lambda path, config: self.records.marked(self.loader(path, config))),
             NEVER_SECONDS,
             policy_file(Settings(models=self.models)),
             self.agreement,
             on_failure=lambda model, version: self.failures.append((model, version)),
             retries=Retries(lambda: self.now),
             loaders=1,
+            records=self.records,
             clock=lambda: self.now,
         )
 

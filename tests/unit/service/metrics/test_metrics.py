@@ -35,6 +35,7 @@ def test_every_metric_has_the_prefix_and_its_unit(metrics: Metrics, page: Collec
         "serving_prediction_confidence": "histogram",
         "serving_outlier_score": "histogram",
         "serving_model_load_failures": "counter",
+        "serving_model_deaths": "counter",
         "serving_model_unhealthy_workers": "gauge",
         "serving_shadow": "counter",
         "serving_shadow_failed": "counter",

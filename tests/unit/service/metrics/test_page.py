@@ -1,7 +1,6 @@
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,46 +10,42 @@ from service.host import Memory
 from service.metrics import Metrics, scrape_page, scrape_registry
 from service.model_policies import decode
 from service.registry import Registry, State, VersionStatus
-from service.series.folder import Retired
+from service.shared.cells import series_key
+from service.shared.memory import FIRST_PROCESS, Areas, Kind, SharedMemory
 from tests.unit.service.fakes import any_shape, loaded_version, make_available, signature
+from tests.unit.service.forked import Forked
 
 MODEL = {"model": "model", "version": "1"}
 TOO_LARGE = {"reason": "too_large"}
 LOADED = loaded_version(signature({"x": any_shape("DT_FLOAT")}))
 
-# Counts by two threads, says when it begins, and waits to be ended or to be told to end.
-COUNT_IN_ANOTHER_PROCESS = """
-import sys, threading
-from pathlib import Path
-from prometheus_client import CollectorRegistry
-from service.metrics import Metrics
-metrics = Metrics(CollectorRegistry(), Path(sys.argv[1]))
-metrics.queue_length.labels("model", "1").set(3)
-def count():
-    for _ in range(int(sys.argv[2])):
-        metrics.rejected.labels("too_large").inc()
-        metrics.batch_size.labels("model", "1").observe(2)
-threads = [threading.Thread(target=count, daemon=True) for _ in range(2)]
-for thread in threads: thread.start()
-print("counts", flush=True)
-for thread in threads: thread.join()
-print("counted", flush=True)
-sys.stdin.read()
-"""
+
+class Worker(Forked):
+    """Counts in two threads, in a slot that it takes as if it were started by gunicorn."""
+
+    def __init__(self, memory: SharedMemory, times: int) -> None:
+        self.slot = memory.reserve_slot()
+        super().__init__(lambda go: count(memory, self.slot, times, go))
 
 
-class Worker:
-    def __init__(self, folder: Path, times: int) -> None:
-        command = [sys.executable, "-c", COUNT_IN_ANOTHER_PROCESS, str(folder), str(times)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def count(memory: SharedMemory, slot: int, times: int, go: Callable[[], None]) -> None:
+    metrics = Metrics(CollectorRegistry(), memory, slot)
+    metrics.queue_length.labels("model", "1").set(3)
 
-    def wait_until_it(self, says: str) -> None:
-        assert self.process.stdout is not None
-        assert any(line.strip() == says for line in self.process.stdout)
+    def count_on() -> None:
+        for _ in range(times):
+            metrics.rejected.labels("too_large").inc()
+            metrics.batch_size.labels("model", "1").observe(2)
 
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.communicate()
+    threads = [threading.Thread(target=count_on, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    if times > 10**6:
+        go()
+    for thread in threads:
+        thread.join()
+    go()
+    signal.pause()
 
 
 @pytest.fixture
@@ -61,11 +56,19 @@ def registry() -> Registry:
 
 
 @pytest.fixture
-def workers(tmp_path: Path) -> Iterator[list[Worker]]:
+def memory() -> SharedMemory:
+    """Whose first slot is the test's."""
+    memory = SharedMemory()
+    memory.reserve_slot()
+    return memory
+
+
+@pytest.fixture
+def workers(memory: SharedMemory) -> Iterator[list[Worker]]:
     """Two that count without end."""
-    workers = [Worker(tmp_path, 10**9) for _ in range(2)]
+    workers = [Worker(memory, 10**9) for _ in range(2)]
     for worker in workers:
-        worker.wait_until_it("counts")
+        worker.wait_until_it_says_so()
     yield workers
     for worker in workers:
         worker.kill()
@@ -162,13 +165,15 @@ def test_a_name_that_is_no_unicode_does_not_break_the_page() -> None:
     assert b'model="?"' in scrape_page(Metrics(CollectorRegistry()), registry).text()
 
 
-def test_a_scrape_adds_up_what_all_processes_counted_and_loses_nothing(tmp_path: Path, registry: Registry) -> None:
-    mine = Metrics(CollectorRegistry(), tmp_path)
+def test_a_scrape_adds_up_what_all_processes_counted_and_loses_nothing(
+    memory: SharedMemory, registry: Registry
+) -> None:
+    mine = Metrics(CollectorRegistry(), memory)
     page = scrape_registry(mine, registry)
     mine.rejected.labels("too_large").inc()
-    workers = [Worker(tmp_path, 10_000) for _ in range(2)]
+    workers = [Worker(memory, 10_000) for _ in range(2)]
     for worker in workers:
-        worker.wait_until_it("counted")
+        worker.wait_until_it_says_so()
     assert page.get_sample_value("serving_rejected_total", TOO_LARGE) == 40_001
     assert page.get_sample_value("serving_batch_size_sum", MODEL) == 80_000
     assert page.get_sample_value("serving_queue_length", MODEL) == 6
@@ -179,11 +184,10 @@ def test_a_scrape_adds_up_what_all_processes_counted_and_loses_nothing(tmp_path:
     assert page.get_sample_value("serving_rejected_total", TOO_LARGE) == 40_001
 
 
-def test_sums_never_fall_while_workers_are_killed_in_the_middle_and_taken_in(
-    tmp_path: Path, registry: Registry, workers: list[Worker]
+def test_sums_never_fall_while_workers_are_killed_in_the_middle_and_replaced(
+    memory: SharedMemory, registry: Registry, workers: list[Worker]
 ) -> None:
-    retired = Retired(tmp_path)
-    page = scrape_page(Metrics(CollectorRegistry(), tmp_path), registry)
+    page = scrape_page(Metrics(CollectorRegistry(), memory), registry)
     seen = [0.0]
 
     def look(living: int) -> None:
@@ -203,15 +207,19 @@ def test_sums_never_fall_while_workers_are_killed_in_the_middle_and_taken_in(
         for _ in range(5):
             look(living)
         workers[living - 2].kill()
+        memory.free_slot(workers[living - 2].slot)
         look(living - 1)
-        retired.take_in(workers[living - 2].process.pid)
-        look(living - 1)
-    assert seen[-1] > 0
-    assert len(list(tmp_path.iterdir())) == 2
+    end = memory.end
+    workers += [Worker(memory, 10**9) for _ in range(2)]
+    for worker in workers[2:]:
+        worker.wait_until_it_says_so()
+    look(3)
+    assert seen[-1] > seen[-2] > 0
+    assert memory.end == end, "they go on with the cells of those before them"
 
 
-def test_a_worker_that_starts_after_a_scrape_is_on_the_next(tmp_path: Path, registry: Registry) -> None:
-    first, second = (Metrics(CollectorRegistry(), tmp_path) for _ in range(2))
+def test_a_worker_that_starts_after_a_scrape_is_on_the_next(memory: SharedMemory, registry: Registry) -> None:
+    first, second = (Metrics(CollectorRegistry(), memory, slot) for slot in range(2))
     page = scrape_registry(first, registry)
     first.rejected.labels("a").inc()
     second.rejected.labels("b").inc()
@@ -223,17 +231,11 @@ def test_a_worker_that_starts_after_a_scrape_is_on_the_next(tmp_path: Path, regi
     assert page.get_sample_value("serving_rejected_total", {"reason": "4999"}) == 1
 
 
-def test_a_worker_that_found_the_disk_full_shows_what_the_others_counted(
-    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = Metrics(CollectorRegistry(), tmp_path)
-    one.rejected.labels("malformed").inc()
-    monkeypatch.setattr("os.pwrite", lambda *_: 0)
-    other = Metrics(CollectorRegistry(), tmp_path)
-    other.rejected.labels("malformed").inc()
-    for metrics in (one, other):
-        assert 'serving_rejected_total{reason="malformed"} 1.0' in scrape_page(metrics, registry).text().decode()
-        assert scrape_registry(metrics, registry).get_sample_value("serving_workers") == 2
+def test_what_the_first_process_counts_is_on_the_page(memory: SharedMemory, registry: Registry) -> None:
+    page = scrape_registry(Metrics(CollectorRegistry(), memory), registry)
+    area = Areas(memory, Kind.COUNT).take(FIRST_PROCESS, series_key("serving_model_deaths", ("model", "1")), 8)
+    memory.doubles_of(area)[0] = 2
+    assert page.get_sample_value("serving_model_deaths_total", MODEL) == 2
 
 
 def test_the_page_tells_what_the_processes_take_of_the_machine(registry: Registry) -> None:
@@ -266,8 +268,8 @@ def test_labels_and_bad_policies_are_shown() -> None:
     assert page.get_sample_value("serving_model_label", {**MODEL, "label": "stable"}) == 1
 
 
-def test_a_version_is_healthy_while_no_worker_finds_that_it_hangs(tmp_path: Path, registry: Registry) -> None:
-    here, there = Metrics(CollectorRegistry(), tmp_path), Metrics(CollectorRegistry(), tmp_path)
+def test_a_version_is_healthy_while_no_worker_finds_that_it_hangs(memory: SharedMemory, registry: Registry) -> None:
+    here, there = (Metrics(CollectorRegistry(), memory, slot) for slot in range(2))
     page = scrape_registry(here, registry)
     told = there.health_of("model", 1)
     here.health_of("model", 1)

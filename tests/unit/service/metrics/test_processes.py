@@ -31,7 +31,7 @@ def add_process(proc: Path, pid: int, cpu: int = 0, of_children: int = 0, start:
 def test_processes_are_added_up_and_the_youngest_is_told(proc: Path) -> None:
     add_process(proc, 1, cpu=2, start=10, pages=3)
     add_process(proc, 2, cpu=3, start=30, pages=4)
-    assert usage([1, 2], [], None) == Usage(5, 7 * PAGE, 2, 1030)
+    assert usage([1, 2], None) == Usage(5, 7 * PAGE, 2, 1030)
 
 
 def test_the_time_of_processes_that_ended_stays_counted(proc: Path) -> None:
@@ -39,20 +39,20 @@ def test_the_time_of_processes_that_ended_stays_counted(proc: Path) -> None:
     add_process(proc, 2, cpu=3, of_children=1)
     # Its end was not noticed yet.
     add_process(proc, 3, cpu=7)
-    found = usage([2], [3], parent=1)
+    found = usage([2, 3], parent=1)
     assert found is not None
-    assert (found.cpu_seconds, found.open_files) == (50 + 3 + 1 + 7, 1)
+    assert (found.cpu_seconds, found.open_files) == (50 + 3 + 1 + 7, 2)
 
 
 def test_a_process_that_ends_meanwhile_takes_nothing(proc: Path) -> None:
     add_process(proc, 1, cpu=2)
-    found = usage([1, 2], [3], None)
+    found = usage([1, 2, 3], None)
     assert found is not None
     assert found.cpu_seconds == 2
 
 
 def test_where_there_is_no_proc_there_is_nothing_to_tell(proc: Path) -> None:
-    assert usage([1], [], None) is None
+    assert usage([1], None) is None
 
 
 def test_an_end_between_two_looks_is_counted_once(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
