@@ -16,6 +16,8 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     """
     # Imported here, in the worker process: what a worker needs (NumPy, LiteRT, Pillow) must neither slow down nor
     # fatten the process that only watches over it.
+    from functools import partial
+
     from flask import Flask
     from prometheus_client import CollectorRegistry
     from werkzeug.routing import BaseConverter
@@ -53,9 +55,8 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     values = Values(memory)
     registry = Registry()
     agreement = Agreement(registry, Board(memory, slot))
-    version_records = VersionRecords(
-        memory, slot, others_serve=agreement.others_serve if settings.workers > 1 else lambda: True
-    )
+    others_listen = partial(memory.others_listen, slot) if settings.workers > 1 else lambda: True
+    version_records = VersionRecords(memory, slot, others_listen)
     metrics = Metrics(CollectorRegistry(), memory, slot)
     limits = BatchLimits(settings.max_batch_size, timeout_seconds=settings.batch_timeout_micros / 1e6)
     # Without a limit clients may still ask for one.

@@ -52,14 +52,14 @@ class VersionRecord:
 
 
 class VersionRecords:
-    """`memory` None: there is one worker only. `others_serve`: whether another would go on answering if this one died;
+    """`memory` None: there is one worker only. `others_listen`: whether another would go on answering if this one died;
     true where no other is to be expected."""
 
     def __init__(
-        self, memory: SharedMemory | None = None, slot: int = 0, others_serve: Callable[[], bool] = lambda: True
+        self, memory: SharedMemory | None = None, slot: int = 0, others_listen: Callable[[], bool] = lambda: True
     ) -> None:
         self._memory = memory or SharedMemory()
-        self._others_serve = others_serve
+        self._others_listen = others_listen
         self._areas = Areas(self._memory, Kind.VERSION)
         self._marks = Marks(self._memory, slot)
         self._loading = threading.local()
@@ -94,7 +94,7 @@ class VersionRecords:
     def marked(self, engine: Engine) -> Engine:
         """The engine of the version that this thread is loading, so that its runs are marked."""
         record = getattr(self._loading, "record", None)
-        return MarkedEngine(engine, self._marks, record, self._others_serve) if record else engine
+        return MarkedEngine(engine, self._marks, record, self._others_listen) if record else engine
 
     def pardon(self, model: str) -> None:
         """An operator wants its versions, whatever they did."""
@@ -124,13 +124,10 @@ class VersionRecords:
         while time.monotonic() < deadline and not words[ENDED]:
             with self._memory.locked():
                 loader = words[LOADER]
-                others_load = loader not in (0, own) and loader in self._memory.pids()
-                if (words[HAS_LOADED] or not others_load) and not words[SUSPECT]:
+                is_alone = loader in (0, own) or loader not in self._memory.pids()
+                if is_alone and self._others_listen() if words[SUSPECT] else is_alone or words[HAS_LOADED]:
                     words[LOADER] = own
                     return
-            # Not under the lock, which it takes itself.
-            if words[SUSPECT] and not others_load and self._others_serve():
-                return
             time.sleep(POLL_SECONDS)
 
     @contextmanager
@@ -146,14 +143,14 @@ class MarkedEngine:
     """An engine whose runs are marked. One that other workers died of meanwhile runs no more."""
 
     def __init__(
-        self, engine: Engine, marks: Marks, record: VersionRecord, others_serve: Callable[[], bool] = lambda: True
+        self, engine: Engine, marks: Marks, record: VersionRecord, others_listen: Callable[[], bool] = lambda: True
     ) -> None:
         self.name = engine.name
         self.signatures = engine.signatures
         self.runs_on_caller = engine.runs_on_caller
         self.record = record
         self._engine = engine
-        self._others_serve = others_serve
+        self._others_listen = others_listen
         self._run = engine.run
         self._marks = marks
         self._local = marks.local
@@ -185,7 +182,7 @@ class MarkedEngine:
         """Raises Deadly, or Unavailable where nobody would be left to answer if this process died of it, too."""
         self.record.check()
         is_loading = self._words[self._marks.place() + LOADING]
-        if self._record_words[SUSPECT] == 2 and not is_loading and not self._others_serve():
+        if self._record_words[SUSPECT] == 2 and not is_loading and not self._others_listen():
             raise Unavailable(
                 f"a worker process died of {self.record.name}; it is run again once another has taken its place"
             )

@@ -134,6 +134,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             # At the main port, and that for operations if there is one.
             for listener, among, admit in zip(listeners, (connections, operators), doors(app), strict=False)
         ]
+        self.app.memory.note_listening(self.slot)
         app.extensions["loop_watch"].start()
         registry: Registry = app.extensions["registry"]
         is_frozen = False

@@ -32,8 +32,10 @@ SLOTS = 1024
 COMMON, FIRST_PROCESS = -1, -2
 
 _WORD = 8
-# Words: the end of the last area, the end of what somebody has begun to write behind it; then two for each slot.
+# Words: the end of the last area, the end of what somebody has begun to write behind it; then three for each slot.
 _END, _DRAFT_END, _SLOTS = 0, 1, 2
+_PID, _BEAT, _LISTENS = 0, 1, 2
+_SLOT_WORDS = 3
 _AREA_WORDS = 5
 # Python 3.11 and 3.12 do not name it: pages are accounted for when they are used.
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000) if sys.platform == "linux" else 0
@@ -84,7 +86,7 @@ class SharedMemory:
         self._lock_file = nameless_file()
         self._free_slots = list(range(SLOTS - 1, -1, -1))
         self.first_process = os.getpid()
-        self._words[_END] = _rounded_up((_SLOTS + 2 * SLOTS) * _WORD, mmap.PAGESIZE)
+        self._words[_END] = _rounded_up((_SLOTS + _SLOT_WORDS * SLOTS) * _WORD, mmap.PAGESIZE)
 
     def __del__(self) -> None:
         if hasattr(self, "_lock_file"):
@@ -99,7 +101,8 @@ class SharedMemory:
 
     def free_slot(self, slot: int) -> None:
         """Its worker has ended: its gauges vanish, and nobody waits for it."""
-        self._words[_SLOTS + 2 * slot] = 0
+        self._set(slot, _PID, 0)
+        self._set(slot, _LISTENS, 0)
         self._free_slots.append(slot)
 
     def enter(self, slot: int) -> None:
@@ -107,20 +110,35 @@ class SharedMemory:
         for area in self.areas():
             if area.owner == slot and area.kind == Kind.GAUGE:
                 self.clear(area)
-        self._words[_SLOTS + 2 * slot] = os.getpid()
+        self._set(slot, _PID, os.getpid())
 
     def pid(self, slot: int) -> int:
         """Of the worker that has entered; 0 where there is none."""
-        return self._words[_SLOTS + 2 * slot]
+        return self._words[_SLOTS + _SLOT_WORDS * slot + _PID]
 
     def pids(self) -> list[int]:
-        return self._words[_SLOTS : _SLOTS + 2 * SLOTS : 2].tolist()
+        return self._of_all_slots(_PID)
+
+    def note_listening(self, slot: int) -> None:
+        """Its worker takes connections from now on."""
+        self._set(slot, _LISTENS, 1)
+
+    def others_listen(self, slot: int) -> bool:
+        """Whether any worker but this slot's takes connections."""
+        listens = self._of_all_slots(_LISTENS)
+        return sum(listens) > listens[slot]
 
     def beat(self, slot: int, seconds: float) -> None:
-        self._seconds[_SLOTS + 2 * slot + 1] = seconds
+        self._seconds[_SLOTS + _SLOT_WORDS * slot + _BEAT] = seconds
 
     def last_beat(self, slot: int) -> float:
-        return self._seconds[_SLOTS + 2 * slot + 1]
+        return self._seconds[_SLOTS + _SLOT_WORDS * slot + _BEAT]
+
+    def _set(self, slot: int, word: int, value: int) -> None:
+        self._words[_SLOTS + _SLOT_WORDS * slot + word] = value
+
+    def _of_all_slots(self, word: int) -> list[int]:
+        return self._words[_SLOTS + word : _SLOTS + _SLOT_WORDS * SLOTS : _SLOT_WORDS].tolist()
 
     # Areas.
 
@@ -148,7 +166,7 @@ class SharedMemory:
 
     def areas_until(self, start: int, end: int) -> Iterator[Area]:
         """For who holds the lock, or held it when that was the end."""
-        place = start or _rounded_up((_SLOTS + 2 * SLOTS) * _WORD, mmap.PAGESIZE)
+        place = start or _rounded_up((_SLOTS + _SLOT_WORDS * SLOTS) * _WORD, mmap.PAGESIZE)
         while place < end:
             first = place // _WORD
             length, kind, owner, key_length, content = self._words[first : first + _AREA_WORDS].tolist()

@@ -124,10 +124,10 @@ import os, sys, time
 sys.path.insert(0, os.getcwd())
 import service.engines
 really = service.engines.load_engine
-def load_engine(path, config, choice):
+def load_engine(path, *rest):
     while path.name == "2" and os.path.exists(os.environ["SLOW"]):
         time.sleep(0.01)
-    return really(path, config, choice)
+    return really(path, *rest)
 service.engines.load_engine = load_engine
 """
 

@@ -135,7 +135,7 @@ def test_what_is_ended_is_neither_loaded_nor_run_and_known_to_be_so(memory: Shar
 
 def test_one_that_a_worker_died_of_is_run_only_while_others_would_serve_on(memory: SharedMemory) -> None:
     others: list[bool] = []
-    records = VersionRecords(memory, others_serve=lambda: bool(others))
+    records = VersionRecords(memory, others_listen=lambda: bool(others))
     with records.loading("model", 1, FILES):
         engine = records.marked(FakeEngine(SIGNATURES, echo))
     words = records._record("model", 1, FILES).words
@@ -198,7 +198,7 @@ def test_what_another_has_loaded_before_is_loaded_at_once(memory: SharedMemory) 
 
 def test_who_serves_is_not_the_second_to_die_of_a_version(memory: SharedMemory) -> None:
     others: list[bool] = []
-    records = VersionRecords(memory, others_serve=lambda: bool(others))
+    records = VersionRecords(memory, others_listen=lambda: bool(others))
     words = records._record("model", 1, FILES).words
     words[SUSPECT] = 1
     serving = load(records)

@@ -155,6 +155,16 @@ def test_a_slot_is_of_one_worker_until_it_has_ended(memory: SharedMemory) -> Non
     assert memory.reserve_slot() == second
 
 
+def test_whether_others_take_connections_is_known_as_long_as_they_live(memory: SharedMemory) -> None:
+    slots = [memory.reserve_slot() for _ in range(2)]
+    memory.note_listening(slots[0])
+    assert [memory.others_listen(slot) for slot in slots] == [False, True]
+    memory.note_listening(slots[1])
+    assert [memory.others_listen(slot) for slot in slots] == [True, True]
+    memory.free_slot(slots[0])
+    assert [memory.others_listen(slot) for slot in slots] == [True, False]
+
+
 def test_there_are_only_so_many_slots(memory: SharedMemory) -> None:
     for _ in range(SLOTS):
         memory.reserve_slot()
