@@ -1,6 +1,7 @@
 """The process that watches over the workers: gunicorn's arbiter, and what it needs to know of them without any file."""
 
 import os
+import signal
 import time
 from dataclasses import replace
 from math import inf
@@ -13,6 +14,7 @@ from service.shared.memory import SharedMemory, nameless_file
 
 # A crash report tells of at most 100 threads.
 MAX_CRASH_BYTES = 256 * 1024
+POLL_SECONDS = 0.05
 
 
 class Heartbeat:
@@ -53,6 +55,7 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     def __init__(self, app: object, memory: SharedMemory) -> None:
         self._memory = memory
         self._deaths = Deaths(memory)
+        self._is_stopping = False
         super().__init__(app)
 
     def reap_workers(self) -> None:
@@ -61,9 +64,24 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             worker.ending = _ending(pid)
         super().reap_workers()
 
+    def signal(self, sig: int, frame: Any) -> None:
+        self._is_stopping |= sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+        super().signal(sig, frame)
+
     def manage_workers(self) -> None:
         self._deaths.poll()
+        if len(self.WORKERS) > self.num_workers:
+            self._wait_for_successors()
         super().manage_workers()
+
+    def _wait_for_successors(self) -> None:
+        """After a reload the old workers take connections until the new ones do."""
+        staying = sorted(self.WORKERS.values(), key=lambda worker: worker.age)[-self.num_workers :]
+        latest = time.monotonic() + self.timeout
+        while not all(self._memory.listens(worker.slot) for worker in staying):
+            if self._is_stopping or time.monotonic() >= latest:
+                break
+            time.sleep(POLL_SECONDS)
 
     def worker_ended(self, worker: Any) -> None:
         """gunicorn has noticed it. Its slot is free from now on."""

@@ -123,6 +123,9 @@ class SharedMemory:
         """Its worker takes connections from now on."""
         self._set(slot, _LISTENS, 1)
 
+    def listens(self, slot: int) -> bool:
+        return bool(self._of_all_slots(_LISTENS)[slot])
+
     def others_listen(self, slot: int) -> bool:
         """Whether any worker but this slot's takes connections."""
         listens = self._of_all_slots(_LISTENS)

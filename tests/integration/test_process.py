@@ -171,6 +171,20 @@ def test_all_that_wait_to_be_accepted_when_a_worker_is_stopped_are_answered(tmp_
         assert [client.recv(4096)[:12] for client in clients] == [b"HTTP/1.1 200"] * len(clients)
 
 
+def test_a_reload_replaces_all_workers_and_refuses_nobody(tmp_path: Path) -> None:
+    """Each request on a connection of its own, as from a balancer."""
+    with running(SHIPPED, tmp_path / "log", workers=2, model_name="regression") as server:
+        before = set(workers(server))
+        server.process.send_signal(signal.SIGHUP)
+
+        def are_replaced() -> bool:
+            assert server.request(REGRESSION, TEN).status == 200
+            living = set(workers(server))
+            return before.isdisjoint(living) and len(living) == 2
+
+        server.wait_for(are_replaced, "the workers are not replaced")
+
+
 def test_a_thousand_idle_connections_do_not_keep_others_out(tmp_path: Path) -> None:
     with running(SHIPPED, tmp_path / "log") as server, ExitStack() as idle:
         for _ in range(1000):
