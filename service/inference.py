@@ -148,13 +148,25 @@ class Inference:
         if (label_scores := loaded.label_scores(signature_name, outputs)) is not None:
             self._metrics.of_predictions(loaded.model, loaded.version).record(loaded.config.labels, label_scores)
         if loaded.drift is not None:
-            loaded.drift.observe(signature_name, inputs, outputs)
+            loaded.drift.observe(
+                signature_name, inputs, _with_label_scores(loaded, signature_name, outputs, label_scores)
+            )
         if loaded.shadow is not None:
             self.mirror.offer(loaded.shadow, loaded, signature_name, inputs, outputs)
         # A shadow's call has no protocol: nobody has asked it.
         if self._capture is not None and call.protocol:
             self._capture.offer(call, loaded, signature_name, inputs, outputs)
         return Inferred(outputs, scores)
+
+
+def _with_label_scores(
+    loaded: LoadedVersion, signature_name: str, outputs: Arrays, label_scores: Array | None
+) -> Arrays:
+    """Where two labels share one probability, a score for each in its place."""
+    name = loaded.label_output(signature_name)
+    if name is None or label_scores is None or label_scores is outputs[name]:
+        return outputs
+    return {**outputs, name: label_scores}
 
 
 def check_inputs(signature: Signature, inputs: Arrays) -> None:

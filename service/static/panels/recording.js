@@ -24,6 +24,12 @@ export const fits = ({ signatures, labels }) => {
   );
 };
 
+/** A single number is the probability of the second of two labels. */
+function scoresOf(row) {
+  const scores = [row].flat();
+  return scores.length === 1 ? [1 - scores[0], scores[0]] : scores;
+}
+
 export function panel(model, about, first) {
   const version = about[first];
   const path = `${modelPath(version.name, version.version)}:predict`;
@@ -55,7 +61,7 @@ export function panel(model, about, first) {
     const starts = Array.from({ length: Math.floor(last / stride) + 1 }, (_, place) => place * stride);
     const instances = starts.map((start) => steps.slice(start, start + length));
     const { predictions } = await postJson(path, { instances }, { signal });
-    const scores = predictions.map((row) => (Array.isArray(row) ? row : row[version.label_output]));
+    const scores = predictions.map((row) => scoresOf(row?.[version.label_output] ?? row));
     return { starts, scores };
   }
 

@@ -513,3 +513,14 @@ def test_no_client_can_make_up_new_series(linear: FakeService) -> None:
     page = linear.get("/metrics").text
     lines = [line for line in page.splitlines() if line.startswith("serving_requests_total{")]
     assert lines == ['serving_requests_total{model="",protocol="v1",status="404",verb="predict",version=""} 10.0']
+
+
+def test_a_sigmoid_output_of_two_labels_is_classified_and_counted_by_label(service: FakeService) -> None:
+    binary = signature({"x": tensor("DT_FLOAT", -1, 1)}, {"p": tensor("DT_FLOAT", -1, 1)})
+    service.add(binary, lambda inputs: {"p": inputs["x"]}, ServingConfig(labels=("cat", "dog")))
+    response = service.post("/v1/models/model:classify", {"instances": [[0.75], [0.25], [1.0]]})
+    assert response.get_json() == {
+        "results": [[["dog", 0.75], ["cat", 0.25]], [["cat", 0.75], ["dog", 0.25]], [["dog", 1.0], ["cat", 0.0]]]
+    }
+    assert service.sample('serving_prediction_total{label="dog",model="model",version="1"}') == "2.0"
+    assert service.sample('serving_prediction_total{label="cat",model="model",version="1"}') == "1.0"
