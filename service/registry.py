@@ -45,6 +45,7 @@ class Registry:
         self._replacements: Mapping[Key, tuple[VersionStatus, LoadedVersion]] = {}
         self._awaited: frozenset[str] = frozenset()
         self._of_strings: frozenset[str] = frozenset()
+        self._of_pictures: frozenset[str] = frozenset()
         self._when_wanted: Callable[[str], None] = lambda _model: None
         self.first_scan_done = threading.Event()
         # Set once the service is told to stop: it finishes what it has, and is not ready for more.
@@ -125,6 +126,9 @@ class Registry:
 
     def takes_strings(self, model: str) -> bool:
         return model in self._of_strings
+
+    def takes_pictures(self, model: str) -> bool:
+        return model in self._of_pictures
 
     def statuses(self) -> Mapping[str, Mapping[int, VersionStatus]]:
         """By model and version, of all that are or were known and are still on disk."""
@@ -248,6 +252,9 @@ class Registry:
         self._awaited = frozenset(name for name in others if self._is_awaited(name))
         self._of_strings = frozenset(
             name for name in others if any(loaded.takes_strings for loaded in others[name].versions.values())
+        )
+        self._of_pictures = frozenset(
+            name for name in others if any(loaded.takes_pictures for loaded in others[name].versions.values())
         )
 
     def _is_on_demand(self, model: str) -> bool:

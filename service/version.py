@@ -11,6 +11,7 @@ from service.drift import Drift
 from service.engines import Engine
 from service.errors import InvalidRequest
 from service.health import Health
+from service.image import takes_pictures
 from service.label_scores import label_output, scores_of
 from service.pace import Pace
 from service.repository import Folder
@@ -107,6 +108,10 @@ class LoadedVersion:
     def takes_strings(self) -> bool:
         signatures = self.engine.signatures.values()
         return any(spec.dtype == "DT_STRING" for signature in signatures for spec in signature.inputs.values())
+
+    @property
+    def takes_pictures(self) -> bool:
+        return any(takes_pictures(signature, self.config.image) for signature in self.engine.signatures.values())
 
     def label_output(self, signature_name: str) -> str | None:
         """The output that holds a score for each label: the only one whose rows are as long as the labels, or for two
