@@ -63,8 +63,9 @@ def create_app(
         DriftWatch(settings.drift_window, metrics_folder).watch,
         lambda model, version: Health(f"{model} version {version}", tolerance, metrics.health_of(model, version)),
     )
-    repository = Repository(settings.models, settings.model_name)
-    agreement = Agreement(registry, Board(board_folder))
+    board = Board(board_folder)
+    repository = Repository(settings.models, settings.model_name, board.is_first)
+    agreement = Agreement(registry, board)
     watcher = Watcher(
         repository,
         registry,

@@ -17,7 +17,7 @@ import msgspec
 # A version that is loaded and warmed up, in this worker at least; whether the others are so far is another question.
 PREPARED = "PREPARED"
 
-_REPORT, _WISH, _SLOW = "worker-", "wish-", "slow-"
+_REPORT, _WISH, _SLOW, _SAID = "worker-", "wish-", "slow-", "said-"
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,18 @@ class Board:
         # Replaced, not changed: the watcher may be going through it.
         self._wishes = {**self._wishes, model: wish}
         return wish.number
+
+    def is_first(self, sentence: str) -> bool:
+        """Whether no other worker process has asked this: what is about the disk need not be logged by all of them."""
+        if self._folder is None:
+            return True
+        try:
+            (self._folder / (_SAID + hashlib.sha256(sentence.encode()).hexdigest())).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        except OSError:
+            return True  # better twice than never
+        return True
 
     def wishes(self) -> dict[str, Wish]:
         if self._folder is not None:

@@ -13,8 +13,6 @@ from service.signature import Signature, TensorSpec
 from service.tensors import Array
 
 _FLOATS = ("DT_FLOAT", "DT_HALF", "DT_DOUBLE", "DT_BFLOAT16")
-# The shapes of a row that is one number.
-_SINGLE = ((), (1,))
 
 
 def label_output(signature: Signature, config: ServingConfig) -> str | None:
@@ -24,7 +22,7 @@ def label_output(signature: Signature, config: ServingConfig) -> str | None:
     numbers = _numbers(signature, config)
     fitting = [name for name, spec in numbers.items() if _row_shape(spec) == (len(config.labels),)]
     if not fitting and len(config.labels) == 2:
-        fitting = [name for name, spec in numbers.items() if spec.dtype in _FLOATS and _row_shape(spec) in _SINGLE]
+        fitting = [name for name, spec in numbers.items() if _is_probability(spec)]
     return fitting[0] if len(fitting) == 1 else None
 
 
@@ -64,6 +62,11 @@ def label_misfit(signatures: Mapping[str, Signature], config: ServingConfig) -> 
         return None
     told = " and ".join(f"the output {name!r} has {_counted(size, 'score')} a row" for name, size in sizes.items())
     return f"serving.json names {_counted(count, 'label')}, and {told}; expected as many labels as scores"
+
+
+def _is_probability(spec: TensorSpec) -> bool:
+    # A vector of a fixed length has no rows.
+    return spec.dtype in _FLOATS and (_row_shape(spec) == (1,) or spec.shape == (-1,))
 
 
 def _numbers(signature: Signature, config: ServingConfig) -> dict[str, TensorSpec]:

@@ -7,7 +7,9 @@ from random import random
 from typing import TypeVar
 
 from service.errors import InvalidRequest, NotFound, ServingError, Unavailable
+from service.misplaced import ROOT
 from service.model_policies import Policies
+from service.repository import not_served
 from service.traffic import Traffic, route
 from service.version import LoadedVersion, State, VersionStatus
 
@@ -39,6 +41,8 @@ class Registry:
         self._changed = threading.Condition()
         self._policies = Policies()
         self.policies_error = ""
+        # What lies in the models folder and is not served, by its path, each with the reason.
+        self.passed_over: Mapping[str, str] = {}
         self._statuses: Mapping[str, Mapping[int, VersionStatus]] = {}
         self._traffic: Mapping[str, Traffic] = {}
         self._held: Mapping[str, Mapping[int, frozenset[int]]] = {}
@@ -54,10 +58,12 @@ class Registry:
     @property
     def ready(self) -> bool:
         """Everything that was to be loaded at the start was tried, and unless there was nothing to load, something is
-        AVAILABLE; and the service does not drain."""
+        AVAILABLE; and the service does not drain. Models in the wrong place are something to load."""
         if self.draining or not self.first_scan_done.is_set():
             return False
         statuses = [status for versions in self._statuses.values() for status in versions.values()]
+        if not statuses:
+            return not self.passed_over
         return any(status.state is State.AVAILABLE for status in statuses) or not any(
             status.state is State.LOADING or status.error for status in statuses
         )
@@ -333,7 +339,7 @@ class Registry:
         statuses = self._statuses.get(model, {})
         kind: type[ServingError] = NotFound
         if not statuses:
-            reason = "no such model; GET /v1/models lists them"
+            reason = self._passed_over(model) or "no such model; GET /v1/models lists them"
         elif version is not None and version not in statuses:
             reason = f"{model} has the versions {', '.join(map(str, sorted(statuses)))}"
         else:
@@ -343,6 +349,13 @@ class Registry:
             if self._unloads_first(model) and (status.state in _BETWEEN or status.error):
                 kind = Unavailable
         return kind(f"Servable not found for request: {asked} ({reason})")
+
+    def _passed_over(self, model: str) -> str | None:
+        """Why nothing of its name, or nothing at all, is served."""
+        for place, reason in self.passed_over.items():
+            if place == ROOT or place.split("/")[0] == model:
+                return not_served(place, reason)
+        return None
 
 
 def _with(

@@ -3,22 +3,34 @@
 import logging
 import os
 import weakref
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from service.errors import NotFound
+from service.misplaced import ROOT, Misplaced
 from service.names import MAX_VERSION, model_misfit, version_number
 
 logger = logging.getLogger(__name__)
 
 
 class Repository:
-    def __init__(self, root: Path, only_model: str = "") -> None:
+    def __init__(
+        self, root: Path, only_model: str = "", is_first: Callable[[str], bool] = lambda _sentence: True
+    ) -> None:
+        """`is_first`: whether no other worker process has said this sentence; asked before it is logged."""
         self.root = root
         self.only_model = only_model
+        self._is_first = is_first
         self._found: dict[tuple[str, int], Path] = {}
         self._unreadable: dict[str, str] = {}
         self._passed_over: dict[str, str] = {}
+
+    @property
+    def passed_over(self) -> Mapping[str, str]:
+        """What lies there and is not served, by its path within the root, each with the reason; and the one model that
+        was asked for, where it is not there. As of the last look."""
+        return self._passed_over
 
     def path(self, model: str, version: int) -> Path:
         """Where it is. Raises NotFound where it is no longer there."""
@@ -31,8 +43,8 @@ class Repository:
         """Every version by (model, number). Of a model whose folder is there and cannot be read, what was there before:
         a file server that fails for a while must not take away what is served.
 
-        What nobody could name does not count (service/names.py); the log says so once, but for names with a dot in
-        front (exports under way) and versions that are no number at all.
+        What nobody could name does not count (service/names.py), nor what lies in the wrong place
+        (service/misplaced.py); the log says so once, but for names with a dot in front (exports under way).
 
         Raises:
             OSError: the root itself cannot be read. Models that vanish meanwhile are passed over.
@@ -42,6 +54,8 @@ class Repository:
         passed_over: dict[str, str] = {}
         with os.scandir(self.root) as models:
             names = sorted(model.name for model in models)
+        misplaced = Misplaced(self.root)
+        misplaced.look_at_root(names)
         for model in names:
             if self.only_model not in ("", model):
                 continue
@@ -50,22 +64,35 @@ class Repository:
                     passed_over[model] = misfit
                 continue
             try:
-                for version in _children(self.root / model):
+                children = _children(self.root / model)
+                for version in children:
                     if not (version.name.isascii() and version.name.isdigit() and _is_folder(version)):
                         continue
                     if (number := version_number(version.name)) is None:
                         passed_over[f"{model}/{version.name}"] = f"a version is a number of at most {MAX_VERSION}"
                     else:
                         found[model, number] = Path(version.path)
+                misplaced.look_at_model(model, children, has_versions=any(name == model for name, _ in found))
             except OSError as error:
                 unreadable[model] = error.strerror or str(error)
                 found |= {key: path for key, path in self._found.items() if key[0] == model}
+        passed_over |= misplaced.places
+        if self.only_model and not found and not passed_over:
+            passed_over[self.only_model] = (
+                f"SERVING_MODEL_NAME asks for it, and there is no {self.only_model}/<version>"
+            )
         for model, reason in unreadable.items() - self._unreadable.items():
             logger.error("%s cannot be read (what is loaded of it goes on serving): %s", model, reason)
-        for folder, misfit in passed_over.items() - self._passed_over.items():
-            logger.warning("%s is not served: %s", ascii(folder), misfit)
+        for place, reason in passed_over.items() - self._passed_over.items():
+            if self._is_first(sentence := not_served(place, reason)):
+                logger.warning("%s", sentence)
         self._found, self._unreadable, self._passed_over = found, unreadable, passed_over
         return found
+
+
+def not_served(place: str, reason: str) -> str:
+    """The sentence about an entry of `passed_over`."""
+    return f"nothing is served: {reason}" if place == ROOT else f"{place!a} is not served: {reason}"
 
 
 class Folder:
