@@ -111,5 +111,5 @@ def create_app(
     app.register_blueprint(v2.blueprint(inference, settings, watcher, page))
     app.register_blueprint(ops.blueprint(registry, page))
     app.register_blueprint(pages.blueprint())
-    app.register_blueprint(playground.blueprint(registry, repository, settings))
+    app.register_blueprint(playground.blueprint(inference, repository, settings))
     return app
