@@ -54,7 +54,8 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     memory = memory or SharedMemory()
     values = Values(memory)
     registry = Registry()
-    agreement = Agreement(registry, Board(memory, slot))
+    board = Board(memory, slot)
+    agreement = Agreement(registry, board)
     others_listen = partial(memory.others_listen, slot) if settings.workers > 1 else lambda: True
     version_records = VersionRecords(memory, slot, others_listen)
     metrics = Metrics(CollectorRegistry(), memory, slot)
@@ -69,7 +70,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
         DriftWatch(settings.drift_window, memory).watch,
         lambda model, version: Health(f"{model} version {version}", tolerance, metrics.health_of(model, version)),
     )
-    repository = Repository(settings.models, settings.model_name)
+    repository = Repository(settings.models, settings.model_name, board.is_first)
     watcher = Watcher(
         repository,
         registry,
@@ -120,5 +121,5 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     app.register_blueprint(v2.blueprint(inference, settings, watcher, page))
     app.register_blueprint(ops.blueprint(registry, page))
     app.register_blueprint(pages.blueprint())
-    app.register_blueprint(playground.blueprint(registry, repository, settings))
+    app.register_blueprint(playground.blueprint(inference, repository, settings))
     return app

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import signal
 import socket
 import sys
@@ -10,7 +11,7 @@ import threading
 from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from gunicorn.app.base import BaseApplication
 
@@ -18,6 +19,7 @@ from service import create_app, key_command, op_libraries
 from service.api_keys import key_file
 from service.host import keep_blas_on_its_thread, usable_cores
 from service.logs import logging_config
+from service.misspelt import misspelt
 from service.model_policies import policy_file
 from service.rate_limit import RateLimits
 from service.rotating_file import RotatingFile
@@ -26,7 +28,8 @@ from service.settings import InvalidSetting, Settings, from_environment, variabl
 from service.shared.memory import SharedMemory
 from service.toml_file import InvalidFile
 
-logger = logging.getLogger(__name__)
+# Not __name__, which is __main__ here.
+logger = logging.getLogger("service")
 
 
 def main() -> None:
@@ -98,8 +101,14 @@ def _listen_obstacle(host: str, name: str, port: int) -> str | None:
     return None
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Without the usage: its dozens of flags would hide the sentence."""
+        self.exit(2, f"{self.prog}: error: {message}\n(--help lists the settings)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m service",
         description="Serve the SavedModels of a folder over HTTP: TensorFlow Serving's REST API, pictures as "
         "requests, Prometheus metrics. Every flag is also an environment variable; a flag counts more.",
@@ -142,6 +151,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "control_socket_disable": True,
             "logconfig_dict": logging_config(settings),
             "proc_name": "fitting-room",
+            "on_starting": _warn_of_misspelt,
             "post_worker_init": self._post_worker_init,
             "when_ready": self._when_ready,
             "child_exit": self._child_exit,
@@ -174,6 +184,12 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def _child_exit(self, arbiter: ServiceArbiter, worker: Any) -> None:
         arbiter.worker_ended(worker)
+
+
+def _warn_of_misspelt(_server: Any) -> None:
+    # By gunicorn's hook, for before it there is no log.
+    for sentence in misspelt(os.environ, map(variable, fields(Settings))):
+        logger.warning("%s", sentence)
 
 
 def _greet(registry: Any, settings: Settings) -> None:

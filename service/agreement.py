@@ -32,6 +32,8 @@ class Agreement:
         self._start_seconds = start_seconds
         self._heard: dict[str, Wish] = {}
         self._acknowledged: dict[str, int] = {}
+        # What is loaded here from other files than it answers from in other worker processes, since when.
+        self._ahead_since: dict[Key, float] = {}
         # Set when the watcher has something to do before its next look.
         self.wake = threading.Event()
 
@@ -94,8 +96,9 @@ class Agreement:
         pending, replacements = self._pending(), self._registry.replacements()
         reports = self._board.others() if pending or replacements else []
         promoted: dict[Key, LoadedVersion | None] = {}
+        self._note_ahead(pending, reports)
         for key in pending:
-            if all(report.of(*key) in _SETTLED_HERE for report in reports):
+            if all(report.of(*key) in _SETTLED_HERE for report in reports) and not self._waits_for_others(key):
                 self._registry.make_available(*key)
                 promoted[key] = None
         for key, loaded in replacements.items():
@@ -123,6 +126,17 @@ class Agreement:
             if state == State.AVAILABLE
         }
 
+    def is_loaded_otherwise(self, loaded: LoadedVersion) -> bool:
+        """Whether another worker process has loaded, or could not, other files in its place."""
+        if loaded.folder is None:
+            return False
+        tried = [report.folders.get(loaded.model, {}).get(loaded.version, ()) for report in self._board.others()]
+        return any(identity != loaded.folder.identity for identities in tried for identity in identities)
+
+    def is_first(self, sentence: str) -> bool:
+        """Whether no other worker process has said it."""
+        return self._board.is_first(sentence)
+
     def publish(self) -> None:
         self._board.publish(self._report())
 
@@ -130,9 +144,12 @@ class Agreement:
         return any(report.is_serving for report in self._board.others())
 
     def wait_until_all_agree(self, coordinate: Callable[[], None], pause_seconds: float) -> None:
-        """Not for long: a worker that is stuck must not hold up one that could answer."""
+        """Not for long: a worker that is stuck must not hold up one that could answer. Longer where the others answer
+        from other files, until they have loaded these."""
         deadline = time.monotonic() + self._start_seconds
-        while self._pending() and time.monotonic() < deadline:
+        while (pending := self._pending()) and (
+            time.monotonic() < deadline or any(map(self._waits_for_others, pending))
+        ):
             self.wake.wait(pause_seconds)
             self.wake.clear()
             coordinate()
@@ -147,6 +164,16 @@ class Agreement:
         statuses = self._registry.statuses()
         keys = [(loaded.model, loaded.version) for loaded in self._registry.loaded()]
         return [key for key in keys if statuses[key[0]][key[1]].state is State.LOADING]
+
+    def _note_ahead(self, pending: list[Key], reports: list[Report]) -> None:
+        versions = {(loaded.model, loaded.version): loaded for loaded in self._registry.loaded()}
+        now = time.monotonic()
+        ahead = [key for key in pending if _is_ahead(versions[key], reports)]
+        self._ahead_since = {key: self._ahead_since.get(key, now) for key in ahead}
+
+    def _waits_for_others(self, key: Key) -> bool:
+        since = self._ahead_since.get(key)
+        return since is not None and time.monotonic() - since < self._patience_seconds
 
     def _report(self) -> Report:
         pending = set(self._pending())
@@ -185,3 +212,11 @@ class Agreement:
                     f"and GET /v1/models/{model} tells how far it is"
                 )
             time.sleep(ASK_SECONDS)
+
+
+def _is_ahead(loaded: LoadedVersion, reports: list[Report]) -> bool:
+    """Whether a worker process answers from other files, and has not tried these."""
+    key, folder = (loaded.model, loaded.version), loaded.folder
+    return folder is not None and any(
+        report.of(*key) == State.AVAILABLE and not report.has_tried(*key, folder.identity) for report in reports
+    )

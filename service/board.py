@@ -3,6 +3,7 @@
 Each worker writes how far it is with every version. A wish is for all of them: to load a model, or to unload it.
 """
 
+import hashlib
 import logging
 import os
 from typing import Literal
@@ -15,7 +16,7 @@ from service.shared.values import Values
 # A version that is loaded and warmed up, in this worker at least; whether the others are so far is another question.
 PREPARED = "PREPARED"
 
-_REPORT, _WISH, _SLOW = b"report", b"wish ", b"slow "
+_REPORT, _WISH, _SLOW, _SAID = b"report", b"wish ", b"slow ", b"said "
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,14 @@ class Board:
 
         return msgspec.json.decode(self._values.change(_WISH + model.encode(), next_wish), type=Wish).number
 
+    def is_first(self, sentence: str) -> bool:
+        """Whether no other worker process has said this: what is about the disk need not be logged by all of them."""
+        try:
+            said = self._values.change(_SAID + hashlib.sha256(sentence.encode()).digest(), _next_number)
+        except MemoryFull:
+            return True  # better twice than never
+        return said == b"1"
+
     def wishes(self) -> dict[str, Wish]:
         found = [msgspec.json.decode(value, type=Wish) for _, value in self._values.all(_WISH)]
         return {wish.model: wish for wish in found}
@@ -118,3 +127,7 @@ class Board:
 
     def slow(self) -> set[Slow]:
         return self._slow.union(msgspec.json.decode(value, type=Slow) for _, value in self._values.all(_SLOW))
+
+
+def _next_number(before: bytes | None) -> bytes:
+    return str(int(before or 0) + 1).encode()

@@ -20,14 +20,9 @@ def classify(
     Raises:
         InvalidRequest: the model has neither labels nor the outputs "classes" and "scores", or gives no row.
     """
-    if (scores := loaded.label_scores(signature_name, outputs)) is not None:
+    if loaded.label_output(signature_name):
         labels = loaded.config.labels
-        rankings = [_ranked(labels, row)[:top_k] for row in scores]
-    elif output := loaded.label_output(signature_name):
-        raise InvalidRequest(
-            f"{loaded.model} gave {output!r} of the shape {shape_text(outputs[output].shape)} for this input; expected "
-            f"[-1, {len(loaded.config.labels)}], a score for each label; ask with :predict"
-        )
+        rankings = [_ranked(labels, row)[:top_k] for row in label_scores(loaded, signature_name, outputs)]
     elif outputs and outputs.keys() <= {"classes", "scores"}:
         rankings = [row[:top_k] for row in _as_given(outputs)]
     else:
@@ -39,6 +34,26 @@ def classify(
     if not rankings:
         raise InvalidRequest(f"Cannot convert empty ClassificationResults to JSON: {loaded.model} gave no row")
     return rankings
+
+
+def label_scores(loaded: LoadedVersion, signature_name: str, outputs: Mapping[str, Array]) -> Array:
+    """[rows, labels], of a version that has a label output.
+
+    Raises:
+        InvalidRequest: the model gives something else for this input.
+    """
+    scores = loaded.label_scores(signature_name, outputs)
+    if scores is not None:
+        return scores
+    output, count = loaded.label_output(signature_name), len(loaded.config.labels)
+    array = outputs[output or ""]
+    expected = f"[-1, {count}], a score for each label"
+    if count == 2:
+        expected += f", or a probability of {loaded.config.labels[1]!r} from 0 to 1 (end the model in a sigmoid)"
+    raise InvalidRequest(
+        f"{loaded.model} gave {output!r} of the shape {shape_text(array.shape)} for this input; expected {expected}; "
+        "ask with :predict"
+    )
 
 
 def regress(loaded: LoadedVersion, signature_name: str, outputs: Mapping[str, Array]) -> Array:

@@ -82,7 +82,7 @@ def register(app: Flask) -> None:
         if isinstance(error, RequestEntityTooLarge):
             # The server has seen to the length.
             message = f"the form has too many parts: at most {app.config['MAX_FORM_PARTS']} are taken"
-        elif status in (404, 405) and request.path.startswith("/v1/"):
+        elif status == 404 and request.path.startswith("/v1/"):
             # TensorFlow Serving answers 400 here, in these words.
             status, message = 400, f"Malformed request: {request.method} {request.path}"
         elif status == 404:
@@ -90,6 +90,9 @@ def register(app: Flask) -> None:
         elif status == 405:
             allowed = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
             message = f"{request.path} does not take {request.method}; it takes {allowed}"
+            if request.path.startswith("/v1/"):
+                # Its clients may look for these words, which come with 400 there.
+                message = f"Malformed request: {request.method} {request.path}: {message}"
         else:
             message = error.description or error.name
         response = json_response({"error": message}, status)

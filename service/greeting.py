@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from service.errors import NotFound
 from service.registry import LoadedVersion, Registry, State, VersionStatus
+from service.repository import not_served
 from service.serving_config import ASSETS
 from service.settings import Settings
 
@@ -25,7 +26,8 @@ def greeting(registry: Registry, settings: Settings) -> str:
     for model, versions in registry.statuses().items():
         for version, status in versions.items():
             lines.append(f"  {model:<{width}} version {version}  {status.state:<9}  {_told(status)}".rstrip())
-    if not registry.statuses():
+    lines += [f"  {not_served(place, reason)}" for place, reason in sorted(registry.passed_over.items())]
+    if not registry.statuses() and not registry.passed_over:
         lines.append(f"  no models yet: put a SavedModel into {settings.models}/<name>/1/ and it is served")
     examples = [command for loaded in _answering(registry) if (command := _curl(loaded, settings, address))]
     if examples:

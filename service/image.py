@@ -76,6 +76,13 @@ def decode_picture(data: bytes, spec: ImageSpec, max_pixels: int, where: str = "
     return np.asarray(_fit(image, spec))
 
 
+def takes_pictures(signature: Signature, spec: ImageSpec | None) -> bool:
+    """Whether `picture_batch` takes any for it."""
+    return picture_spec(signature, spec) is not None and all(
+        tensor.dtype in _PIXEL_TYPES for tensor in signature.inputs.values()
+    )
+
+
 def picture_spec(signature: Signature, spec: ImageSpec | None) -> ImageSpec | None:
     """How a picture becomes the signature's only input; None where it cannot. `spec` is what serving.json says; where
     it says nothing, the shape [batch, height, width, 1 or 3] does, stretched to it as Keras's own loader does."""

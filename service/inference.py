@@ -46,6 +46,29 @@ class Inference:
         prediction.call.inferred()
         return prediction.encode(inferred)
 
+    def try_out(self, prediction: Prediction) -> Answer:
+        """What `answer` gives, for a person who tries out a model: it is neither a prediction nor drift, and neither a
+        shadow nor the captured requests see it. Its metric is one of its own, so that nobody can hide here. For
+        threads."""
+        loaded, call = prediction.loaded, prediction.call
+        self.note_tried_out(loaded)
+        check_inputs(loaded.signature(prediction.signature_name), prediction.inputs)
+        run_name = loaded.signature_to_run(prediction.signature_name)
+
+        def run(inputs: Arrays) -> dict[str, Array]:
+            call.check_deadline()
+            return loaded.health.run(loaded.engine.run, run_name, inputs)
+
+        if loaded.runs_in_parts(run_name, rows := row_count(prediction.inputs) or 1):
+            contradict = partial(loaded.independence.contradict, run_name)
+            outputs = run_in_parts(run, prediction.inputs, rows, loaded.limits.max_batch_size, call, contradict)
+        else:
+            outputs = run(prediction.inputs)
+        return prediction.encode(_separated(loaded, prediction.signature_name, outputs))
+
+    def note_tried_out(self, loaded: LoadedVersion) -> None:
+        self._metrics.tried_out.labels(loaded.model, loaded.version_text).inc()
+
     def infer(self, loaded: LoadedVersion, signature_name: str, inputs: Arrays, call: Call) -> Inferred:
         """Every output of the signature; for threads.
 
@@ -138,23 +161,43 @@ class Inference:
     ) -> Inferred:
         """`outputs`: of the signature that was run."""
         self._metrics.of_inference(loaded.model, loaded.version, loaded.engine.name).observe(call.run_seconds)
-        scores: Sequence[float] = ()
-        score = loaded.config.outlier_score
-        if score is not None and signature_name in (DEFAULT_SIGNATURE, score.signature):
-            scores = relative(outputs[score.output], score.threshold)
-            self._metrics.of_outlier_scores(loaded.model, loaded.version).record(scores)
-            if signature_name == DEFAULT_SIGNATURE:
-                outputs = {name: array for name, array in outputs.items() if name != score.output}
+        inferred = _separated(loaded, signature_name, outputs)
+        outputs = inferred.outputs
+        if inferred.outlier_scores:
+            self._metrics.of_outlier_scores(loaded.model, loaded.version).record(inferred.outlier_scores)
         if (label_scores := loaded.label_scores(signature_name, outputs)) is not None:
             self._metrics.of_predictions(loaded.model, loaded.version).record(loaded.config.labels, label_scores)
         if loaded.drift is not None:
-            loaded.drift.observe(signature_name, inputs, outputs)
+            loaded.drift.observe(
+                signature_name, inputs, _with_label_scores(loaded, signature_name, outputs, label_scores)
+            )
         if loaded.shadow is not None:
             self.mirror.offer(loaded.shadow, loaded, signature_name, inputs, outputs)
         # A shadow's call has no protocol: nobody has asked it.
         if self._capture is not None and call.protocol:
             self._capture.offer(call, loaded, signature_name, inputs, outputs)
-        return Inferred(outputs, scores)
+        return inferred
+
+
+def _separated(loaded: LoadedVersion, signature_name: str, outputs: Arrays) -> Inferred:
+    """`outputs`: of the signature that was run, which may be that with the outlier score."""
+    score = loaded.config.outlier_score
+    if score is None or signature_name not in (DEFAULT_SIGNATURE, score.signature):
+        return Inferred(outputs)
+    scores = relative(outputs[score.output], score.threshold)
+    if signature_name == DEFAULT_SIGNATURE:
+        outputs = {name: array for name, array in outputs.items() if name != score.output}
+    return Inferred(outputs, scores)
+
+
+def _with_label_scores(
+    loaded: LoadedVersion, signature_name: str, outputs: Arrays, label_scores: Array | None
+) -> Arrays:
+    """Where two labels share one probability, a score for each in its place."""
+    name = loaded.label_output(signature_name)
+    if name is None or label_scores is None or label_scores is outputs[name]:
+        return outputs
+    return {**outputs, name: label_scores}
 
 
 def check_inputs(signature: Signature, inputs: Arrays) -> None:

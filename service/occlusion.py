@@ -6,6 +6,7 @@ from math import isqrt
 
 import numpy as np
 
+from service.classification import label_scores
 from service.errors import InvalidRequest
 from service.tensors import Array
 from service.version import LoadedVersion
@@ -42,8 +43,7 @@ def occlusion_map(
     Raises:
         InvalidRequest: the version has no labels, or not this one.
     """
-    output = loaded.label_output(signature_name)
-    if output is None:
+    if loaded.label_output(signature_name) is None:
         raise InvalidRequest(f"{loaded.model} has no labels for {signature_name!r}: no score to explain")
     labels = loaded.config.labels
     if label and label not in labels:
@@ -53,7 +53,7 @@ def occlusion_map(
 
     def scores(batch: Array) -> Array:
         check()
-        return loaded.health.run(loaded.engine.run, run_name, {name: batch})[output]
+        return label_scores(loaded, signature_name, loaded.health.run(loaded.engine.run, run_name, {name: batch}))
 
     seen = scores(rows)[0]
     place = labels.index(label) if label else int(seen.argmax())

@@ -12,6 +12,7 @@ from service.batcher import Batcher, BatchLimits
 from service.drift import Drift
 from service.engines import Engine, LoadError
 from service.health import Health
+from service.label_scores import label_misfit
 from service.model_policies import Batching
 from service.pace import Pace
 from service.serving_config import ServingConfig, read_serving_config
@@ -39,11 +40,14 @@ class Preparation:
     new_health: Callable[[str, int], Health] = lambda _model, _version: Health()
 
     def prepare(self, model: str, version: int, path: Path, batching: Batching) -> LoadedVersion:
-        """Raises LoadError, InvalidServingConfig, and whatever a stranger's model does wrong."""
+        """Raises LoadError, also where the labels are not as many as the scores; InvalidServingConfig; and whatever a
+        stranger's model does wrong."""
         name = f"{model} version {version}"
         try:
             config = read_serving_config(path)
             engine = self.load_engine(path, config)
+            if misfit := label_misfit(engine.signatures, config):
+                raise LoadError(misfit)
             signatures = self._independent_signatures(engine, config, batching)
             if batching.max_batch_size is not None and not signatures:
                 logger.warning(

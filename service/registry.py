@@ -7,7 +7,9 @@ from random import random
 from typing import TypeVar
 
 from service.errors import InvalidRequest, NotFound, ServingError, Unavailable
+from service.misplaced import ROOT
 from service.model_policies import Policies
+from service.repository import not_served
 from service.traffic import Traffic, route
 from service.version import LoadedVersion, State, VersionStatus
 
@@ -39,12 +41,15 @@ class Registry:
         self._changed = threading.Condition()
         self._policies = Policies()
         self.policies_error = ""
+        # What lies in the models folder and is not served, by its path, each with the reason.
+        self.passed_over: Mapping[str, str] = {}
         self._statuses: Mapping[str, Mapping[int, VersionStatus]] = {}
         self._traffic: Mapping[str, Traffic] = {}
         self._held: Mapping[str, Mapping[int, frozenset[int]]] = {}
         self._replacements: Mapping[Key, tuple[VersionStatus, LoadedVersion]] = {}
         self._awaited: frozenset[str] = frozenset()
         self._of_strings: frozenset[str] = frozenset()
+        self._of_pictures: frozenset[str] = frozenset()
         self._when_wanted: Callable[[str], None] = lambda _model: None
         self.first_scan_done = threading.Event()
         # Set once the service is told to stop: it finishes what it has, and is not ready for more.
@@ -53,10 +58,12 @@ class Registry:
     @property
     def ready(self) -> bool:
         """Everything that was to be loaded at the start was tried, and unless there was nothing to load, something is
-        AVAILABLE; and the service does not drain."""
+        AVAILABLE; and the service does not drain. Models in the wrong place are something to load."""
         if self.draining or not self.first_scan_done.is_set():
             return False
         statuses = [status for versions in self._statuses.values() for status in versions.values()]
+        if not statuses:
+            return not self.passed_over
         return any(status.state is State.AVAILABLE for status in statuses) or not any(
             status.state is State.LOADING or status.error for status in statuses
         )
@@ -125,6 +132,9 @@ class Registry:
 
     def takes_strings(self, model: str) -> bool:
         return model in self._of_strings
+
+    def takes_pictures(self, model: str) -> bool:
+        return model in self._of_pictures
 
     def statuses(self) -> Mapping[str, Mapping[int, VersionStatus]]:
         """By model and version, of all that are or were known and are still on disk."""
@@ -249,6 +259,9 @@ class Registry:
         self._of_strings = frozenset(
             name for name in others if any(loaded.takes_strings for loaded in others[name].versions.values())
         )
+        self._of_pictures = frozenset(
+            name for name in others if any(loaded.takes_pictures for loaded in others[name].versions.values())
+        )
 
     def _is_on_demand(self, model: str) -> bool:
         """And not loaded yet."""
@@ -326,7 +339,7 @@ class Registry:
         statuses = self._statuses.get(model, {})
         kind: type[ServingError] = NotFound
         if not statuses:
-            reason = "no such model; GET /v1/models lists them"
+            reason = self._passed_over(model) or "no such model; GET /v1/models lists them"
         elif version is not None and version not in statuses:
             reason = f"{model} has the versions {', '.join(map(str, sorted(statuses)))}"
         else:
@@ -336,6 +349,13 @@ class Registry:
             if self._unloads_first(model) and (status.state in _BETWEEN or status.error):
                 kind = Unavailable
         return kind(f"Servable not found for request: {asked} ({reason})")
+
+    def _passed_over(self, model: str) -> str | None:
+        """Why nothing of its name, or nothing at all, is served."""
+        for place, reason in self.passed_over.items():
+            if place == ROOT or place.split("/")[0] == model:
+                return not_served(place, reason)
+        return None
 
 
 def _with(

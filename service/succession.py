@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 
 from service.agreement import Agreement
+from service.changed_files import ChangedFiles
 from service.model_policies import ModelPolicy
 from service.registry import LoadedVersion, Registry, State
 from service.retries import Retries
@@ -39,6 +40,7 @@ class Succession:
         self._agreement = agreement
         self._retries = retries
         self._clock = clock
+        self._changed_files = ChangedFiles(agreement, clock)
         self._absent_since: dict[Key, float] = {}
 
     def with_absent(self, found: Mapping[Key, Path]) -> dict[Key, Path]:
@@ -50,7 +52,9 @@ class Succession:
         return {**found, **{key: folder.path for key in recent if (folder := loaded[key].folder) is not None}}
 
     def replaced(self, wanted: Mapping[Key, Path]) -> set[Key]:
-        """What is AVAILABLE and has another folder in the place of its own, which is to be loaded."""
+        """What is AVAILABLE and has another folder in the place of its own, which is to be loaded; or other files,
+        which another worker process has loaded."""
+        self._changed_files.look(self._available(), wanted)
         replacements = self._registry.replacements()
         replaced = set()
         for key, loaded in self._loaded().items():
@@ -58,10 +62,14 @@ class Succession:
             if status.state is not State.AVAILABLE or key not in wanted or loaded.folder is None:
                 continue
             coming = replacements.get(key)
-            if coming is not None and (coming.folder is None or coming.folder.is_replaced(wanted[key])):
+            if coming is not None and (
+                coming.folder is None
+                or coming.folder.is_replaced(wanted[key])
+                or coming.folder.changed_files(wanted[key])
+            ):
                 self._registry.drop_replacement(*key)
                 coming = None
-            if not loaded.folder.is_replaced(wanted[key]):
+            if not (loaded.folder.is_replaced(wanted[key]) or self._changed_files.is_followed(key)):
                 # Also where it has come back.
                 if status.error:
                     self._registry.set_failure(*key)
@@ -89,6 +97,10 @@ class Succession:
             told = (model, version, what, numbers)
             logger.info("%s version %d %s; it answers until version %s does in every worker process", *told)
         return bool(awaited)
+
+    def _available(self) -> dict[Key, LoadedVersion]:
+        statuses = self._registry.statuses()
+        return {key: one for key, one in self._loaded().items() if statuses[key[0]][key[1]].state is State.AVAILABLE}
 
     def _loaded(self) -> dict[Key, LoadedVersion]:
         return {(loaded.model, loaded.version): loaded for loaded in self._registry.loaded()}

@@ -11,6 +11,8 @@ from service.drift import Drift
 from service.engines import Engine
 from service.errors import InvalidRequest
 from service.health import Health
+from service.image import takes_pictures
+from service.label_scores import label_output, scores_of
 from service.pace import Pace
 from service.repository import Folder
 from service.serving_config import ServingConfig
@@ -73,7 +75,7 @@ class LoadedVersion:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "version_text", str(self.version))
-        found = {name: _label_output(signature, self.config) for name, signature in self.engine.signatures.items()}
+        found = {name: label_output(signature, self.config) for name, signature in self.engine.signatures.items()}
         object.__setattr__(self, "_label_outputs", {name: output for name, output in found.items() if output})
 
     def signature(self, name: str) -> Signature:
@@ -107,17 +109,22 @@ class LoadedVersion:
         signatures = self.engine.signatures.values()
         return any(spec.dtype == "DT_STRING" for signature in signatures for spec in signature.inputs.values())
 
+    @property
+    def takes_pictures(self) -> bool:
+        return any(takes_pictures(signature, self.config.image) for signature in self.engine.signatures.values())
+
     def label_output(self, signature_name: str) -> str | None:
-        """The output that holds a score for each label: the only one whose rows are as long as the labels."""
+        """The output that holds a score for each label: the only one whose rows are as long as the labels, or for two
+        labels the only probability."""
         return self._label_outputs.get(signature_name)
 
     def label_scores(self, signature_name: str, outputs: Mapping[str, Array]) -> Array | None:
-        """That output's array, [rows, labels]; None where there is none, or a run gave it another shape than the
-        signature says."""
+        """That output's scores, [rows, labels]; None where there is none, or a run gave another shape than the
+        signature says, or no probability."""
         name = self._label_outputs.get(signature_name)
-        if name is None or outputs[name].shape[1:] != (len(self.config.labels),):
+        if name is None:
             return None
-        return outputs[name]
+        return scores_of(outputs[name], self.engine.signatures[signature_name].outputs[name], len(self.config.labels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +133,3 @@ class Shadow:
 
     loaded: LoadedVersion
     share: float
-
-
-def _label_output(signature: Signature, config: ServingConfig) -> str | None:
-    if not config.labels:
-        return None
-    fitting = [
-        name
-        for name, spec in signature.outputs.items()
-        if spec.dtype != "DT_STRING" and spec.shape is not None and spec.shape[1:] == (len(config.labels),)
-    ]
-    return fitting[0] if len(fitting) == 1 else None

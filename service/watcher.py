@@ -122,6 +122,7 @@ class Watcher:
         except OSError as error:
             logger.error("cannot read the models folder (what is loaded goes on serving): %s", error)
             return
+        self._registry.passed_over = self._repository.passed_over
         # After the folder, so that a label that was moved before its version was taken away has moved here, too.
         self._read_policies()
         is_first = not self._registry.first_scan_done.is_set()

@@ -6,13 +6,13 @@ import numpy as np
 from flask import Blueprint, Response, request
 from PIL import Image
 
-from service.api import flask_views, playground_describe
-from service.api.v1 import pictures_of, version_of
+from service.api import flask_views, playground_describe, v1
 from service.calls import current_call
 from service.errors import InvalidRequest, json_response
 from service.image import picture_batch
+from service.inference import Inference
 from service.occlusion import occlusion_map
-from service.registry import LoadedVersion, Registry
+from service.registry import LoadedVersion
 from service.repository import Repository
 from service.settings import Settings
 from service.signature import DEFAULT_SIGNATURE
@@ -22,11 +22,12 @@ from service.version_files import VersionFiles
 _VERSION = "/playground/models/<name:model>/versions/<version>"
 
 
-def blueprint(registry: Registry, repository: Repository, settings: Settings) -> Blueprint:
+def blueprint(inference: Inference, repository: Repository, settings: Settings) -> Blueprint:
     views = Blueprint("playground", __name__)
+    registry = inference.registry
 
     def find(model: str, version: str) -> LoadedVersion:
-        return registry.get(model, version_of(version))
+        return registry.get(model, v1.version_of(version))
 
     def files(loaded: LoadedVersion) -> VersionFiles:
         return VersionFiles(repository.path(loaded.model, loaded.version))
@@ -53,10 +54,18 @@ def blueprint(registry: Registry, repository: Repository, settings: Settings) ->
         Image.fromarray(np.clip(rows[0], 0, 255).astype(np.uint8).squeeze()).save(stream, "PNG")
         return Response(stream.getvalue(), content_type="image/png")
 
+    @views.post(_VERSION + "/<any(predict, classify, regress):verb>")
+    def try_out(model: str, version: str, verb: str) -> Response:
+        """What the page shows: the same question to the same version by the v1 API would count as traffic."""
+        request = flask_views.current_request()
+        prediction = v1.decode(registry.get, settings, current_call(), request, verb, model, version)
+        return flask_views.response(inference.try_out(prediction))
+
     @views.post(_VERSION + "/occlusion")
     def occlusion(model: str, version: str) -> Response:
         loaded = find(model, version)
         loaded.health.check()
+        inference.note_tried_out(loaded)
         found = occlusion_map(
             loaded,
             DEFAULT_SIGNATURE,
@@ -71,7 +80,7 @@ def blueprint(registry: Registry, repository: Repository, settings: Settings) ->
 
 def _picture(loaded: LoadedVersion, settings: Settings) -> dict[str, Array]:
     """The request's one picture, as the input of the default signature."""
-    pictures = pictures_of(flask_views.current_request())
+    pictures = v1.pictures_of(flask_views.current_request())
     if len(pictures) != 1:
         raise InvalidRequest(f"{len(pictures)} pictures; expected one, as the body or as the only file of a form")
     signature, limits = loaded.signature(DEFAULT_SIGNATURE), (settings.max_image_pixels, settings.max_buffered_bytes)

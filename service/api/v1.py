@@ -9,7 +9,7 @@ from service.api import flask_views, v1_answers, v1_codec, v1_describe
 from service.api.v1_codec import Body
 from service.calls import Call, current_call
 from service.errors import InvalidRequest, json_response
-from service.image import picture_batch
+from service.image import picture_batch, takes_pictures
 from service.inference import Inference
 from service.messages import Answer, Request
 from service.names import MAX_VERSION, version_number
@@ -17,7 +17,7 @@ from service.outlier_score import Inferred, headers
 from service.prediction import Prediction
 from service.registry import Find, LoadedVersion
 from service.settings import Settings
-from service.signature import DEFAULT_SIGNATURE
+from service.signature import DEFAULT_SIGNATURE, Signature
 from service.tensors import Array
 
 _PLACES = (
@@ -42,15 +42,14 @@ def decode(
     loaded = find(model, version_of(version), label)
     call.found(loaded)
     loaded.health.check()
-    pictures = pictures_of(request)
-    body, inputs = _decode(loaded, settings, request, pictures, verb)
+    body, inputs, is_of_pictures = _decode(loaded, settings, request, pictures_of(request), verb)
     call.decoded()
 
     def encode(inferred: Inferred) -> Answer:
         outputs = inferred.outputs
         if verb == "predict":
             predictions = v1_answers.encode_predictions(outputs, body.is_row_format)
-            return Answer(200, predictions, headers=headers(inferred.outlier_scores) if pictures else ())
+            return Answer(200, predictions, headers=headers(inferred.outlier_scores) if is_of_pictures else ())
         if verb == "classify":
             rankings = classification.classify(loaded, body.signature_name, outputs, _top_k(request))
             return Answer(200, v1_answers.encode_results(rankings), headers=headers(inferred.outlier_scores))
@@ -91,20 +90,36 @@ def blueprint(inference: Inference, settings: Settings) -> Blueprint:
 
 def _decode(
     loaded: LoadedVersion, settings: Settings, request: Request, pictures: Mapping[str, bytes], verb: str
-) -> tuple[Body, Mapping[str, Array]]:
+) -> tuple[Body, Mapping[str, Array], bool]:
+    """And whether it was pictures that were sent."""
     if pictures:
         body = Body({}, request.args.get("signature_name") or DEFAULT_SIGNATURE)
-        signature = loaded.signature(body.signature_name)
-        limits = (settings.max_image_pixels, settings.max_buffered_bytes)
-        return body, picture_batch(pictures, signature, loaded.config.image, *limits)
+        return body, _batch(pictures, loaded, settings, loaded.signature(body.signature_name)), True
     default = loaded.engine.signatures.get(DEFAULT_SIGNATURE)
     if default and (numbers := v1_codec.decode_numbers(request.body, default)):
-        return Body({}, DEFAULT_SIGNATURE), numbers
+        return Body({}, DEFAULT_SIGNATURE), numbers, False
     # TensorFlow Serving reads JSON whatever the content type says; so does this.
     body = v1_codec.parse_body(request.body)
     signature = loaded.signature(body.signature_name)
     decode = v1_codec.decode_predict if verb == "predict" else v1_codec.decode_examples
-    return body, decode(body, signature)
+    if not takes_pictures(signature, loaded.config.image):
+        return body, decode(body, signature), False
+    sent: list[str] = []
+
+    def read(files: Mapping[str, bytes]) -> Array:
+        sent.extend(files)
+        (array,) = _batch(files, loaded, settings, signature).values()
+        return array
+
+    inputs = decode(body, signature, read)
+    return body, inputs, bool(sent)
+
+
+def _batch(
+    pictures: Mapping[str, bytes], loaded: LoadedVersion, settings: Settings, signature: Signature
+) -> dict[str, Array]:
+    limits = (settings.max_image_pixels, settings.max_buffered_bytes)
+    return picture_batch(pictures, signature, loaded.config.image, *limits)
 
 
 def pictures_of(request: Request) -> Mapping[str, bytes]:

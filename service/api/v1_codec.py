@@ -1,6 +1,6 @@
 """TensorFlow Serving's JSON: request bodies as tensors."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,12 @@ from service.api.json_numbers import decode_rows
 from service.errors import InvalidRequest
 from service.image_file import looks_like_picture
 from service.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
-from service.tensors import Array, array_from_json, is_base64
+from service.tensors import Array, array_from_json, bytes_from_json, is_base64
 from service.tf_example import encode_example
 from service.utf8 import NotUtf8, without_mark
+
+# Picture files, by what messages call them, as a signature's only input.
+Pictures = Callable[[Mapping[str, bytes]], Array]
 
 _BODY_EXPECTED = 'expected {"instances": [...]} or {"inputs": ...}'
 _EXAMPLES_EXPECTED = 'expected {"examples": [{feature: value, ...}, ...]} or {"instances": [...]}'
@@ -57,8 +60,12 @@ def decode_numbers(data: bytes, signature: Signature) -> dict[str, Array] | None
     return None if array is None else {name: array}
 
 
-def decode_predict(body: Body, signature: Signature) -> dict[str, Array]:
-    """`instances` (a list of rows) or `inputs` (columns) as the signature's tensors."""
+def decode_predict(body: Body, signature: Signature, pictures: Pictures | None = None) -> dict[str, Array]:
+    """`instances` (a list of rows) or `inputs` (columns) as the signature's tensors.
+
+    `pictures`: of a signature that takes pictures, what reads them. `{"b64": ...}` where a row of its input may stand
+    is a picture's bytes then.
+    """
     given = [key for key in ("instances", "inputs") if key in body.fields]
     if not given:
         raise InvalidRequest(f"Missing 'inputs' or 'instances' key; {_BODY_EXPECTED}")
@@ -66,17 +73,19 @@ def decode_predict(body: Body, signature: Signature) -> dict[str, Array]:
         raise InvalidRequest(
             "Not formatted correctly: expecting only one of 'inputs' or 'instances' keys to exist; both are there"
         )
-    return _columns(body.fields["inputs"], signature) if given == ["inputs"] else _rows(body, "instances", signature)
+    if given == ["inputs"]:
+        return _columns(body.fields["inputs"], signature, pictures)
+    return _rows(body, "instances", signature, pictures)
 
 
-def decode_examples(body: Body, signature: Signature) -> dict[str, Array]:
+def decode_examples(body: Body, signature: Signature, pictures: Pictures | None = None) -> dict[str, Array]:
     """The body of :classify and :regress: `examples` with an optional `context`, or `instances`/`inputs`.
 
     A signature with one string input takes examples as serialized tf.train.Example; any other takes the features
     as its inputs of these names.
     """
     if "examples" not in body.fields and body.fields.keys() & {"instances", "inputs"}:
-        return decode_predict(body, signature)
+        return decode_predict(body, signature, pictures)
     context = _example(body.fields.get("context", {}), "context")
     if "examples" not in body.fields:
         raise InvalidRequest(f"key 'examples' is expected and was not found; {_EXAMPLES_EXPECTED}")
@@ -100,7 +109,7 @@ def decode_examples(body: Body, signature: Signature) -> dict[str, Array]:
         array = np.empty(len(serialized), object)
         array[:] = serialized
         return {inputs[0][0]: array}
-    return _rows(Body({"examples": merged}, body.signature_name), "examples", signature)
+    return _rows(Body({"examples": merged}, body.signature_name), "examples", signature, pictures)
 
 
 def _example(value: Any, where: str) -> dict[str, Any]:
@@ -109,7 +118,7 @@ def _example(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _rows(body: Body, key: str, signature: Signature) -> dict[str, Array]:
+def _rows(body: Body, key: str, signature: Signature, pictures: Pictures | None) -> dict[str, Array]:
     rows = body.fields[key]
     if not isinstance(rows, list):
         raise InvalidRequest(f"Expecting '{key}' to be a list/array with an entry per row, not a JSON {_kind(rows)}")
@@ -119,7 +128,7 @@ def _rows(body: Body, key: str, signature: Signature) -> dict[str, Array]:
         for index, row in enumerate(rows):
             _check_names(row, index, key, signature)
         return {
-            name: _tensor([row[name] for row in rows], spec, f"{key}[...][{name!r}]")
+            name: _tensor([row[name] for row in rows], spec, f"{key}[...][{name!r}]", pictures)
             for name, spec in signature.inputs.items()
         }
     for index, row in enumerate(rows):
@@ -134,7 +143,7 @@ def _rows(body: Body, key: str, signature: Signature) -> dict[str, Array]:
             f"{len(signature.inputs)} inputs: {_names(signature.inputs)}"
         )
     ((name, spec),) = signature.inputs.items()
-    return {name: _tensor(rows, spec, key)}
+    return {name: _tensor(rows, spec, key, pictures)}
 
 
 def _is_named(row: Any) -> bool:
@@ -162,7 +171,7 @@ def _check_names(row: Any, index: int, key: str, signature: Signature) -> None:
     )
 
 
-def _columns(inputs: Any, signature: Signature) -> dict[str, Array]:
+def _columns(inputs: Any, signature: Signature, pictures: Pictures | None) -> dict[str, Array]:
     if not _is_named(inputs):
         if len(signature.inputs) != 1:
             raise InvalidRequest(
@@ -170,7 +179,7 @@ def _columns(inputs: Any, signature: Signature) -> dict[str, Array]:
                 f"{len(signature.inputs)} inputs: {_names(signature.inputs)}"
             )
         ((name, spec),) = signature.inputs.items()
-        return {name: _tensor(inputs, spec, "inputs")}
+        return {name: _tensor(inputs, spec, "inputs", pictures)}
     for name in signature.inputs:
         if name not in inputs:
             raise InvalidRequest(
@@ -178,14 +187,26 @@ def _columns(inputs: Any, signature: Signature) -> dict[str, Array]:
                 f"{_names(signature.inputs)}"
             )
     # What the signature does not take is passed over, as TensorFlow Serving does.
-    return {name: _tensor(inputs[name], spec, f"inputs[{name!r}]") for name, spec in signature.inputs.items()}
+    return {name: _tensor(inputs[name], spec, f"inputs[{name!r}]", pictures) for name, spec in signature.inputs.items()}
 
 
-def _tensor(value: Any, spec: TensorSpec, where: str) -> Array:
+def _tensor(value: Any, spec: TensorSpec, where: str, pictures: Pictures | None) -> Array:
     """What an empty list would hold cannot be seen in it; the signature tells, where it leaves nothing of it free."""
+    if pictures is not None and (files := _picture_files(value, where)):
+        return pictures(files)
     array = array_from_json(value, spec, where)
     hidden = (spec.shape or ())[array.ndim :]
     return array if array.size or -1 in hidden else array.reshape(array.shape + hidden)
+
+
+def _picture_files(value: Any, where: str) -> dict[str, bytes]:
+    """By what messages call them: all rows, or the only one, as bytes; none where the value is anything else."""
+    if is_base64(value):
+        return {where: bytes_from_json(value, where)}
+    if not isinstance(value, list) or not all(map(is_base64, value)):
+        return {}
+    places = [where.replace("...", str(row)) if "..." in where else f"{where}[{row}]" for row in range(len(value))]
+    return {place: bytes_from_json(file, place) for place, file in zip(places, value, strict=True)}
 
 
 def _names(names: Iterable[str]) -> str:

@@ -18,12 +18,13 @@ def classify(loaded: LoadedVersion, signature_name: str, output: str, scores: Ar
     """
     if scores.dtype.kind not in "iuf":
         raise InvalidRequest(f"output {output!r} cannot be classified: it is of the type {scores.dtype.name}")
-    labels = loaded.config.labels if loaded.label_output(signature_name) == output else ()
+    labels: tuple[str, ...] = ()
+    if loaded.label_output(signature_name) == output:
+        both = loaded.label_scores(signature_name, {output: scores})
+        if both is not None:
+            scores, labels = both, loaded.config.labels
     is_batch = scores.ndim > 1
     rows = scores.reshape(len(scores), prod(scores.shape[1:])) if is_batch else scores.reshape(1, -1)
-    if len(labels) != rows.shape[1]:
-        # Of another shape than the signature says: which label is whose nobody knows.
-        labels = ()
     best = [text for row in rows for text in _best(row, labels, count)]
     array = np.empty(len(best), object)
     array[:] = best

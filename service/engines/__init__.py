@@ -7,6 +7,7 @@ from pathlib import Path
 
 from service.engines.interface import Engine, LoadError
 from service.engines.scored import ScoredEngine
+from service.misplaced import lies_below
 from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, graph_file, saved_model_digest
 from service.settings import EngineChoice
 from service.signature import DEFAULT_SIGNATURE
@@ -29,7 +30,8 @@ def load_engine(
         LoadError: also where TensorFlow is needed and missing.
     """
     if graph_file(version_dir) is None:
-        raise LoadError("not a SavedModel: it holds no saved_model.pb (nor saved_model.pbtxt)")
+        below = "".join(f"; it holds {name}" for name in lies_below(version_dir))
+        raise LoadError(f"not a SavedModel: it holds no saved_model.pb (nor saved_model.pbtxt){below}")
     obstacle = _twin_obstacle(version_dir, config) if choice != "tensorflow" else "SERVING_ENGINE=tensorflow"
     if obstacle is None:
         return _load_twin(version_dir / ASSETS / TWIN_FILE, config)

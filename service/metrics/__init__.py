@@ -109,6 +109,12 @@ class Metrics:
         self.shadow_dropped = Counters(
             store, "serving_shadow_dropped", "Requests that a busy shadow did not get.", version
         )
+        self.tried_out = Counters(
+            store,
+            "serving_playground_runs",
+            "Requests of the page that ran a version: neither predictions nor drift.",
+            version,
+        )
         self.log_dropped = Counters(
             store, "serving_log_dropped", "Lines of the log that could not be written, or not soon enough.", ()
         )

@@ -2,6 +2,7 @@
 
 from service.openapi.parts import Part, json_content, parameter, responses, schema
 from service.openapi.v1 import FORM, PICTURE
+from service.openapi.v1 import paths as v1_paths
 
 _VERSION = "/playground/models/{model}/versions/{version}"
 _PARAMETERS = [parameter("model"), parameter("version")]
@@ -19,6 +20,7 @@ def paths() -> Part:
         "schema": {"type": "string"},
     }
     picture = {"requestBody": {"required": True, "content": PICTURE | FORM}}
+    tried = {verb: _tried(verb) for verb in ("predict", "classify", "regress")}
     seen = responses("a picture", {"image/png": _BINARY})
     occlusion = responses("a map", json_content(schema("OcclusionMap")))
     return {
@@ -33,6 +35,7 @@ def paths() -> Part:
             "parameters": [*_PARAMETERS, file],
             "get": _page("playgroundFile", "What lies beside a version", responses("the file", _FILES)),
         },
+        **{f"{_VERSION}/{verb}": {"parameters": _PARAMETERS, "post": operation} for verb, operation in tried.items()},
         f"{_VERSION}/seen": {
             "parameters": _PARAMETERS,
             "post": _page("playgroundSeen", "A picture as the model gets it", seen) | picture,
@@ -42,6 +45,13 @@ def paths() -> Part:
             "post": _page("playgroundOcclusion", "Which parts mattered", occlusion) | picture | {"parameters": [label]},
         },
     }
+
+
+def _tried(verb: str) -> Part:
+    """The v1 API's operation of this name, for the page."""
+    operation: Part = v1_paths()["/v1/models/{model}/versions/{version}:" + verb]["post"]
+    summary = f"{operation['summary']}, for the page: no traffic"
+    return operation | {"tags": ["page"], "operationId": f"playground{verb.capitalize()}", "summary": summary}
 
 
 def _operation(operation: str, summary: str, answered: str) -> Part:

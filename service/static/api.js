@@ -10,6 +10,7 @@ export class ApiError extends Error {
   }
 }
 
+/** Of the v1 API: for the lines to copy. What the page itself asks goes by `aboutPath`, where it is no traffic. */
 export const modelPath = (model, version) => `/v1/models/${encodeURIComponent(model)}/versions/${version}`;
 export const aboutPath = (model, version) => `/playground/models/${encodeURIComponent(model)}/versions/${version}`;
 export const filePath = (model, version, file) =>

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import socket
 import threading
 import time
@@ -180,3 +181,27 @@ def test_workers_end_with_the_one_that_watches_over_them_and_leave_nothing(
             assert idle.recv(1) == b""
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", server.port), DEADLINE_SECONDS)
+
+
+def test_a_worker_that_begins_after_a_version_was_written_over_answers_as_its_neighbours_do(tmp_path: Path) -> None:
+    picture = (SHIPPED / "clothing/2/assets.extra/sample.png").read_bytes()
+    shutil.copytree(SHIPPED / "clothing/1", version := tmp_path / "models/clothing/1")
+    with running(tmp_path / "models", tmp_path / "log", workers=3, poll_seconds=0.1) as server:
+
+        def answers() -> set[bytes]:
+            path = "/v1/models/clothing:predict"
+            return {server.request(path, picture, "image/png").body for _ in range(40)}
+
+        (before,) = answers()
+        shutil.copytree(SHIPPED / "clothing/2", version, dirs_exist_ok=True)
+        server.wait_until_logged("its files have changed since it was loaded")
+        assert answers() == {before}
+        victim, *others = workers(server)
+        victim.kill()
+        victim.wait(DEADLINE_SECONDS)
+        server.wait_for(lambda: len(set(workers(server)) - {victim, *others}) == 1, "it is not replaced")
+        server.wait_for(lambda: server.log.read_text().count("version 1 is replaced") == 2, "the others do not follow")
+        server.wait_until_all_workers_answer(3)
+        (after,) = answers()
+        assert after != before
+        assert server.log.read_text().count("its files have changed") == 1

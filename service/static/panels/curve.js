@@ -1,6 +1,6 @@
 // A model of one number by one number: its curve, the points it learned from, and any x.
 
-import { modelPath, postJson } from "../api.js";
+import { aboutPath, modelPath, postJson } from "../api.js";
 import { errorPlace, h, newId, trying } from "../elements.js";
 import { jsonSnippets, snippetBox } from "../snippets.js";
 
@@ -21,6 +21,7 @@ const isNumberARow = ({ datatype, shape }) =>
 export function panel(model, about, first) {
   const version = about[first];
   const path = `${modelPath(version.name, version.version)}:predict`;
+  const tried = `${aboutPath(version.name, version.version)}/predict`;
   const { inputs, outputs } = version.signatures.serving_default;
   const [xName] = Object.keys(inputs);
   const [yName] = Object.keys(outputs);
@@ -33,7 +34,7 @@ export function panel(model, about, first) {
   const turn = new AbortController();
 
   const predict = async (xs) => {
-    const { predictions } = await postJson(path, { instances: xs.map(entry) }, { signal: turn.signal });
+    const { predictions } = await postJson(tried, { instances: xs.map(entry) }, { signal: turn.signal });
     return predictions.flat(Infinity);
   };
 

@@ -48,9 +48,10 @@ export function panel(model, about, first) {
   async function resultOf(version, { picture, name, expected }, signal) {
     const path = modelPath(version.name, version.version);
     const verb = version.labels.length ? "classify" : "predict";
+    const tried = aboutPath(version.name, version.version);
     const [response, seen] = await Promise.all([
-      postPicture(`${path}:${verb}`, picture, { signal }),
-      postPicture(`${aboutPath(version.name, version.version)}/seen`, picture, { signal }),
+      postPicture(`${tried}/${verb}`, picture, { signal }),
+      postPicture(`${tried}/seen`, picture, { signal }),
     ]);
     const body = await response.json();
     const look = h("img", { class: "pixels", src: await dataUrl(await seen.blob()), alt: "What the model saw" });

@@ -1,6 +1,6 @@
 // A model of recordings: pick one or bring one as CSV, see its channels, and the answer as the window moves along.
 
-import { ask, filePath, modelPath, postJson } from "../api.js";
+import { aboutPath, ask, filePath, modelPath, postJson } from "../api.js";
 import { colour, lineChart } from "../charts.js";
 import { parseRecording } from "../csv.js";
 import { bars, errorPlace, h, newId, percent, trying } from "../elements.js";
@@ -24,9 +24,16 @@ export const fits = ({ signatures, labels }) => {
   );
 };
 
+/** A single number is the probability of the second of two labels. */
+function scoresOf(row) {
+  const scores = [row].flat();
+  return scores.length === 1 ? [1 - scores[0], scores[0]] : scores;
+}
+
 export function panel(model, about, first) {
   const version = about[first];
   const path = `${modelPath(version.name, version.version)}:predict`;
+  const tried = `${aboutPath(version.name, version.version)}/predict`;
   const [[, length, channels]] = Object.values(version.signatures.serving_default.inputs).map(({ shape }) => shape);
   const problem = errorPlace();
   const stage = h("div", { class: "recording" });
@@ -54,8 +61,8 @@ export function panel(model, about, first) {
     const stride = Math.max(1, Math.ceil(last / (MOST_WINDOWS - 1)));
     const starts = Array.from({ length: Math.floor(last / stride) + 1 }, (_, place) => place * stride);
     const instances = starts.map((start) => steps.slice(start, start + length));
-    const { predictions } = await postJson(path, { instances }, { signal });
-    const scores = predictions.map((row) => (Array.isArray(row) ? row : row[version.label_output]));
+    const { predictions } = await postJson(tried, { instances }, { signal });
+    const scores = predictions.map((row) => scoresOf(row?.[version.label_output] ?? row));
     return { starts, scores };
   }
 

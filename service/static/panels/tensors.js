@@ -1,6 +1,6 @@
 // Any other model: a form made from its signature, filled with a request that works.
 
-import { modelPath, postJson } from "../api.js";
+import { aboutPath, modelPath, postJson } from "../api.js";
 import { errorPlace, h, newId } from "../elements.js";
 import { jsonSnippets, snippetBox } from "../snippets.js";
 
@@ -54,7 +54,7 @@ function form(version, path, signatureName) {
     const body = { ...(signatureName !== "serving_default" && { signature_name: signatureName }), inputs: values };
     problem.clear();
     try {
-      const { outputs: found } = await postJson(path, body);
+      const { outputs: found } = await postJson(`${aboutPath(version.name, version.version)}/predict`, body);
       answer.replaceChildren(
         h("h2", {}, "Answer"),
         h("pre", { tabindex: "0" }, JSON.stringify(found, null, 1)),

@@ -93,8 +93,15 @@ def test_a_wrong_method_says_which_ones_are_taken(app: Flask) -> None:
     assert set(response.headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
 
 
-@pytest.mark.parametrize("path", ["/v1/nowhere", "/v1/read", "/v1/models/x:frobnicate"])
-def test_below_v1_a_wrong_route_or_method_is_answered_as_tensorflow_serving_does(app: Flask, path: str) -> None:
+def test_below_v1_a_wrong_method_has_tensorflow_servings_words_too(app: Flask) -> None:
+    response = app.test_client().get("/v1/read")
+    assert response.status_code == 405
+    assert error(response) == "Malformed request: GET /v1/read: /v1/read does not take GET; it takes OPTIONS, POST"
+    assert set(response.headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
+
+
+@pytest.mark.parametrize("path", ["/v1/nowhere", "/v1/models/x:frobnicate"])
+def test_below_v1_a_wrong_route_is_answered_as_tensorflow_serving_does(app: Flask, path: str) -> None:
     response = app.test_client().get(path)
     assert (response.status_code, error(response)) == (400, f"Malformed request: GET {path}")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from service.__main__ import _greet, main
+from service.__main__ import _greet, _warn_of_misspelt, main
 from service.host import usable_cores
 from service.registry import Registry
 from service.settings import Settings, variable
@@ -120,6 +120,10 @@ def test_a_bad_flag_stops_the_start_with_code_2_and_its_name(
     error = capsys.readouterr().err
     assert words in error
     assert "Traceback" not in error
+    # The sentence, and where more is: not the usage, which is longer than a screen.
+    assert error.startswith("python -m service: error: ")
+    assert error.endswith("\n(--help lists the settings)\n")
+    assert error.count("\n") == 2
 
 
 @pytest.mark.parametrize(
@@ -325,3 +329,13 @@ def test_the_greeting_is_written_in_one_piece_for_others_write_meanwhile(monkeyp
     (greeting,) = pieces
     assert greeting.startswith(b"Fitting Room serves http://127.0.0.1:8501\n")
     assert greeting.endswith(b"\n")
+
+
+def test_a_misspelt_variable_is_warned_of_once_there_is_a_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SERVING_PROT", "9000")
+    _warn_of_misspelt(None)
+    assert [line for line in caplog.messages if "SERVING_PROT" in line] == [
+        "the variable 'SERVING_PROT' is passed over, for no setting is called so; is SERVING_PORT meant?"
+    ]

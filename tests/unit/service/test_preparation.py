@@ -201,3 +201,11 @@ def test_what_threads_run_is_known_to_its_health_and_teaches_its_pace() -> None:
         assert loaded.batcher.run(DEFAULT_SIGNATURE, {"x": np.zeros(1)}).outputs()["y"].tolist() == [0.0]
     assert running == [1] * REMEMBERED_RUNS
     assert loaded.pace.is_quick
+
+
+def test_labels_that_are_not_as_many_as_the_scores_are_refused_when_loaded(tmp_path: Path) -> None:
+    scores = signature({"x": tensor("DT_FLOAT", -1)}, {"scores": tensor("DT_FLOAT", -1, 3)})
+    write_serving_config(tmp_path, ServingConfig(labels=("cat", "dog")))
+    of_three = Preparation(lambda _path, _config: FakeEngine({DEFAULT_SIGNATURE: scores}, echo), observe, LIMITS)
+    with pytest.raises(LoadError, match="2 labels, and the output 'scores' has 3 scores a row"):
+        of_three.prepare("model", 1, tmp_path, Batching())

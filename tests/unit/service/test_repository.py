@@ -68,9 +68,10 @@ def test_a_version_above_int64_is_not_served_and_logged_once(tmp_path: Path, cap
 
 def test_what_is_passed_over_without_a_word_is_logged_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     add(tmp_path, ".staging", "1")
-    add(tmp_path, "model", "latest")
+    (add(tmp_path, "model", "3").parent / "latest").symlink_to("3")
+    (tmp_path / "model" / "notes").mkdir()
     (tmp_path / "notes: read me.txt").write_text("no folder")
-    assert (names(tmp_path), caplog.messages) == ([], [])
+    assert (names(tmp_path), caplog.messages) == ([("model", 3)], [])
 
 
 def test_files_among_the_folders_are_passed_over(tmp_path: Path) -> None:

@@ -116,3 +116,28 @@ def test_a_version_whose_folder_vanished_is_not_found(service: FakeService) -> N
     service.add(PICTURES, brightness, CONFIG)
     answer = service.get(VERSION)
     assert (answer.status_code, error(answer)) == (404, "model version 1 is no longer on disk")
+
+
+@pytest.mark.parametrize("verb", ["predict", "classify"])
+def test_what_the_page_tries_is_answered_as_by_v1(on_disk: FakeService, verb: str) -> None:
+    tried = on_disk.post(f"{VERSION}/{verb}", picture(), "image/png")
+    asked = on_disk.post(f"/v1/models/model/versions/1:{verb}", picture(), "image/png")
+    assert (tried.status_code, tried.get_json()) == (200, asked.get_json())
+
+
+def test_what_the_page_tries_counts_as_nothing_but_that(on_disk: FakeService) -> None:
+    on_disk.post(f"{VERSION}/classify", picture(), "image/png")
+    on_disk.post(f"{VERSION}/predict", {"instances": np.zeros((3, 8, 8)).tolist()})
+    on_disk.post(f"{VERSION}/occlusion", picture(), "image/png")
+    counted = [
+        line
+        for line in on_disk.get("/metrics").text.splitlines()
+        if 'model="model"' in line and not line.endswith(" 0.0") and not line.startswith("serving_model_")
+    ]
+    assert counted == ['serving_playground_runs_total{model="model",version="1"} 3.0']
+
+
+def test_what_the_page_tries_may_be_wrong(on_disk: FakeService) -> None:
+    response = on_disk.post(f"{VERSION}/predict", {"instances": [1]})
+    assert (response.status_code, error(response)[:5]) == (400, "input")
+    assert on_disk.post("/playground/models/model/versions/9/predict", {"instances": [1]}).status_code == 404

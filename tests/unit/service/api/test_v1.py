@@ -1,3 +1,4 @@
+import base64
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
@@ -28,6 +29,10 @@ def by_brightness(inputs: Arrays) -> dict[str, Array]:
     """The scores of dark, grey and bright: how near the mean is to 0, 128 and 255."""
     means = inputs["pixels"].mean(axis=(1, 2))
     return {"scores": (1 - np.abs(means[:, None] - [0, 128, 255]) / 255).astype(np.float32)}
+
+
+def lengths(inputs: Arrays) -> dict[str, Array]:
+    return {"y": np.array([len(file) for file in inputs["files"]])}
 
 
 def png(level: int = 0, size: tuple[int, int] = (8, 8)) -> bytes:
@@ -107,7 +112,7 @@ def test_unknown_query_parameters_are_ignored(linear: FakeService) -> None:
         ("/v1/models/model/labels/canary:predict", {"instances": [1]}, 400, "version label: canary"),
         ("/v1/models/nowhere/labels/canary:predict", {"instances": [1]}, 404, "no such model"),
         ("/v1/models/model:frobnicate", {"instances": [1]}, 400, "Malformed request: POST"),
-        ("/v1/models/model", {"instances": [1]}, 400, "Malformed request: POST"),
+        ("/v1/models/model", {"instances": [1]}, 405, "Malformed request: POST /v1/models/model: "),
         ("/v1/models/model:predict/", {"instances": [1]}, 400, "Malformed request: POST"),
         ("/v1/models/model:predict", b"", 400, "The document is empty"),
         ("/v1/models/model:predict", b"{", 400, "JSON Parse error"),
@@ -338,6 +343,68 @@ def test_a_picture_without_a_signatures_name_means_the_default(pictures: FakeSer
     assert pictures.post("/v1/models/model:predict?signature_name=", png(), "image/png").status_code == 200
 
 
+# Pictures within JSON
+
+
+def b64(data: bytes) -> dict[str, str]:
+    return {"b64": base64.b64encode(data).decode()}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"instances": [b64(png(0)), b64(png(255, (30, 30)))]},
+        {"instances": [{"pixels": b64(png(0))}, {"pixels": b64(png(255))}]},
+        {"inputs": [b64(png(0)), b64(png(255))]},
+        {"inputs": {"pixels": [b64(png(0)), b64(png(255))]}},
+        {"examples": [{"pixels": b64(png(0))}, {"pixels": b64(png(255))}]},
+    ],
+)
+def test_bytes_in_json_are_pictures_to_a_model_that_takes_these(pictures: FakeService, body: object) -> None:
+    assert labels(pictures.post("/v1/models/model:classify?top_k=1", body)) == [["dark"], ["bright"]]
+
+
+@pytest.mark.parametrize("inputs", [b64(png(128)), {"pixels": b64(png(128))}])
+def test_bytes_as_the_only_input_are_one_picture(pictures: FakeService, inputs: object) -> None:
+    by_json = pictures.post("/v1/models/model:predict", {"inputs": inputs})
+    by_bytes = pictures.post("/v1/models/model:predict", png(128), "image/png")
+    assert by_json.get_json() == {"outputs": by_bytes.get_json()["predictions"]}
+
+
+def test_bytes_in_json_need_no_serving_json_where_the_shape_says_enough(service: FakeService) -> None:
+    of = signature({"pixels": tensor("DT_UINT8", -1, 4, 4, 3)}, {"mean": tensor("DT_FLOAT", -1)})
+    service.add(of, lambda inputs: {"mean": inputs["pixels"].mean(axis=(1, 2, 3))})
+    assert service.post("/v1/models/model:predict", {"instances": [b64(png(7))]}).get_json() == {"predictions": [7.0]}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"instances": [b64(png()), b64(b"<svg/>")]}, 400, "instances[1] is not a picture; expected PNG"),
+        ({"instances": [{"pixels": b64(b"")}]}, 400, "instances[0]['pixels'] is not a picture"),
+        ({"inputs": b64(b"no")}, 400, "inputs is not a picture"),
+        ({"instances": [b64(png(size=(90, 90))[:60])]}, 400, "the PNG picture is truncated or damaged"),
+        ({"instances": [b64(png(size=(101, 100)))]}, 413, "a picture of 101 x 100 is too large"),
+        ({"instances": [{"b64": "no base64!"}]}, 400, "instances[0]: expected a string or"),
+        ({"instances": [b64(png()), [[0] * 8] * 8]}, 400, "instances"),
+    ],
+)
+def test_bytes_in_json_that_are_no_picture_are_told_why(
+    make_service: Callable[..., FakeService], body: object, status: int, words: str
+) -> None:
+    service = make_service(max_image_pixels=10_000)
+    service.add(PICTURES, by_brightness, CLOTHING)
+    response = service.post("/v1/models/model:classify", body)
+    assert response.status_code == status
+    assert words in error(response)
+
+
+def test_bytes_for_an_input_of_strings_stay_bytes(service: FakeService) -> None:
+    service.add(signature({"files": tensor("DT_STRING", -1)}, {"y": tensor("DT_INT64", -1)}), lengths)
+    response = service.post("/v1/models/model:predict", {"instances": [b64(b"abc")]})
+    assert response.get_json() == {"predictions": [3]}
+
+
 # Classification and regression
 
 
@@ -430,7 +497,7 @@ def test_the_state_of_one_version_can_be_asked_for(linear: FakeService) -> None:
         ("/v1/models/model/labels/stable", 400, "Unrecognized servable version label: stable"),
         ("/v1/models/nowhere/metadata", 404, "Servable not found for request: Latest(nowhere)"),
         ("/v1/models/model/versions/7/metadata", 404, "Specific(model, 7)"),
-        ("/v1/models/model:predict", 400, "Malformed request: GET /v1/models/model:predict"),
+        ("/v1/models/model:predict", 405, "Malformed request: GET /v1/models/model:predict: "),
         ("/v1/models/model/nonsense", 400, "Malformed request: GET"),
         ("/v1", 404, "no such route: GET /v1"),
     ],
@@ -513,3 +580,14 @@ def test_no_client_can_make_up_new_series(linear: FakeService) -> None:
     page = linear.get("/metrics").text
     lines = [line for line in page.splitlines() if line.startswith("serving_requests_total{")]
     assert lines == ['serving_requests_total{model="",protocol="v1",status="404",verb="predict",version=""} 10.0']
+
+
+def test_a_sigmoid_output_of_two_labels_is_classified_and_counted_by_label(service: FakeService) -> None:
+    binary = signature({"x": tensor("DT_FLOAT", -1, 1)}, {"p": tensor("DT_FLOAT", -1, 1)})
+    service.add(binary, lambda inputs: {"p": inputs["x"]}, ServingConfig(labels=("cat", "dog")))
+    response = service.post("/v1/models/model:classify", {"instances": [[0.75], [0.25], [1.0]]})
+    assert response.get_json() == {
+        "results": [[["dog", 0.75], ["cat", 0.25]], [["cat", 0.75], ["dog", 0.25]], [["dog", 1.0], ["cat", 0.0]]]
+    }
+    assert service.sample('serving_prediction_total{label="dog",model="model",version="1"}') == "2.0"
+    assert service.sample('serving_prediction_total{label="cat",model="model",version="1"}') == "1.0"

@@ -733,9 +733,7 @@ def test_no_results_are_an_error(service: FakeService, verb: str, outputs: dict[
     [
         ("GET", "/v1/foo"),
         ("POST", "/v1/foo"),
-        ("POST", "/v1/models"),
         ("GET", "/v1/models/debug/model"),
-        ("GET", "/v1/models/model:predict"),
         ("GET", "/v1/models/model/version/50:predict"),
         ("POST", "/v1/models/model/version/50:regress"),
         ("POST", "/v1/models/model/versions/HELLO:regress"),
@@ -745,9 +743,6 @@ def test_no_results_are_an_error(service: FakeService, verb: str, outputs: dict[
         ("POST", "/v1/models/model/versions/50/labels/some_label:regress"),
         ("POST", "/v1/models/model/labels/some_label/versions/50:regress"),
         ("POST", "/v1/models/model/versions/some_label:regress"),
-        ("POST", "/v1/models/model/metadata"),
-        ("POST", "/v1/models/model/versions/1/metadata"),
-        ("POST", "/v1/models/model"),
         ("POST", "/v1/models/model:explain"),
         ("POST", "/v1/models/model:PREDICT"),
         ("POST", "/v1/models/:predict"),
@@ -762,6 +757,26 @@ def test_what_is_no_call_is_a_malformed_request(service: FakeService, method: st
     response = service.get(path) if method == "GET" else service.post(path, {"instances": [1.0]})
     assert response.status_code == 400
     assert "Malformed request" in error(response)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/v1/models", "GET"),
+        ("GET", "/v1/models/model:predict", "POST"),
+        ("POST", "/v1/models/model/metadata", "GET"),
+        ("POST", "/v1/models/model/versions/1/metadata", "GET"),
+        ("POST", "/v1/models/model", "GET"),
+    ],
+)
+def test_a_wrong_method_is_a_malformed_request_that_says_which_is_right(
+    service: FakeService, method: str, path: str, allowed: str
+) -> None:
+    service.add(FLOAT)
+    response = service.get(path) if method == "GET" else service.post(path, {"instances": [1.0]})
+    assert response.status_code == 405
+    assert error(response).startswith(f"Malformed request: {method} {path}: ")
+    assert allowed in response.headers["Allow"].split(", ")
 
 
 @pytest.mark.parametrize("version", [2**64 - 1, 2**63, "9" * 1_000])

@@ -31,6 +31,12 @@ def test_the_label_stands_behind_where_the_output_has_labels() -> None:
     assert best(scores, 1, LABELLED, "z") == [["0.7:1"]]
 
 
+def test_a_probability_of_two_labels_gives_both() -> None:
+    binary = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1, 1)})
+    loaded = loaded_version(binary, config=ServingConfig(labels=("cat", "dog")))
+    assert best(np.array([[0.25]]), 2, loaded) == [["0.75:0:cat", "0.25:1:dog"]]
+
+
 def test_rows_of_another_length_than_the_labels_have_none() -> None:
     assert best(np.array([[1, 2, 3, 4]]), 1, LABELLED) == [["4:3"]]
 

@@ -236,3 +236,11 @@ def test_a_graph_in_text_form_is_one_and_its_twin_is_proved_by_it(version: Path)
     assert load_engine(version, config, "litert").name == "litert of model.tflite"
     (version / "saved_model.pbtxt").write_bytes(b"other graph")
     assert refusal(version, config, "litert") == f"SERVING_ENGINE=litert, but {OBSTACLES['retrained']}"
+
+
+@pytest.mark.parametrize("held", ["model.keras", "export/saved_model.pb"])
+def test_a_folder_with_a_model_of_another_kind_or_place_says_so(version: Path, held: str) -> None:
+    config = proved(version)
+    (version / held).parent.mkdir(exist_ok=True)
+    (version / "saved_model.pb").rename(version / held)
+    assert refusal(version, config, "auto").endswith(f"(nor saved_model.pbtxt); it holds {held}")

@@ -40,6 +40,7 @@ def test_every_metric_has_the_prefix_and_its_unit(metrics: Metrics, page: Collec
         "serving_shadow": "counter",
         "serving_shadow_failed": "counter",
         "serving_shadow_dropped": "counter",
+        "serving_playground_runs": "counter",
         "serving_log_dropped": "counter",
         "serving_capture_dropped": "counter",
     }

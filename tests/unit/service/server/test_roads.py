@@ -123,6 +123,28 @@ def test_what_is_quick_is_answered_by_the_loop_and_the_rest_by_a_thread(
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("key", [b"b64", rb"\u006264"])
+def test_a_picture_within_json_is_unpacked_by_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: bytes
+) -> None:
+    monkeypatch.setattr("service.server.threads.Pool", CountingPool)
+    monkeypatch.setattr(CountingPool, "submitted", 0)
+
+    async def scenario() -> None:
+        app = make_app(tmp_path)
+        add(
+            app, FakeEngine({DEFAULT_SIGNATURE: signature({"x": tensor("DT_UINT8", -1, 8, 8, 3)})}, echo), is_quick=True
+        )
+        roads = Roads(app, app.extensions["settings"], ADDRESS)
+        answer = roads.answer(arrives_now(predict(b'{"instances": [{"%s": ""}]}' % key)))
+        assert not isinstance(answer, Answer)
+        assert b"instances[0] is not a picture" in (await answer).body
+        assert CountingPool.submitted == 1
+        roads.close()
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("target", "by_operators_thread"),
     [
