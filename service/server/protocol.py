@@ -51,7 +51,8 @@ class HttpConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._waiting: deque[HttpRequest] = deque()
         self._pending: asyncio.Future[Answer] | None = None
-        self._takes_interim_answers = False
+        # By its first bytes, to a client that may have left.
+        self._answer_has_begun = False
         self._refusal: tuple[HttpRequest, Answer] | None = None
         self._is_one_too_many = False
         self._closing = False
@@ -94,7 +95,8 @@ class HttpConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         # A client may close its half and still wait for answers.
         self._is_last_answer = True
-        if self._pending is not None and self._takes_interim_answers:
+        if self._pending is not None and not self._answer_has_begun:
+            self._answer_has_begun = True
             departure.ask(self._transport)
         return bool(self._waiting or self._pending or self._refusal)
 
@@ -129,7 +131,7 @@ class HttpConnection(asyncio.Protocol):
         refusal = None
         if self._admit is not None:
             self._key_name, refusal = self._admit(target, headers)
-        if headers.get(b"expect", b"").lower() == b"100-continue":
+        if headers.get(b"expect", b"").lower() == b"100-continue" and self._reader.http_version == "1.1":
             # It waits to be told, and may then send its body or not.
             if refusal is not None and not self._closing:
                 self._turn_away(self._reader.stop(discards_body=True), refusal)
@@ -178,7 +180,6 @@ class HttpConnection(asyncio.Protocol):
             self._write(request, answer)
             return
         self._pending = answer
-        self._takes_interim_answers = request.http_version == "1.1"
         self._expect(Wait.ANSWER)
 
         def answered(future: "asyncio.Future[Answer]") -> None:
@@ -231,7 +232,11 @@ class HttpConnection(asyncio.Protocol):
     def _send(self, request: HttpRequest, answer: Answer, *, keep_alive: bool) -> None:
         """In a shorter coding where the client takes one and the answer is long."""
         answer = content_coding.encode(answer, request.accept_encoding)
-        self._transport.write(answer_bytes(request, answer, keep_alive=keep_alive))
+        written = answer_bytes(request, answer, keep_alive=keep_alive)
+        if self._answer_has_begun:
+            self._answer_has_begun = False
+            written = written.removeprefix(departure.BEGINNING)
+        self._transport.write(written)
         self._tell(request, answer.status, 0 if request.method == "HEAD" else len(answer.body))
 
     def _tell(self, request: HttpRequest, status: int, body_bytes: int) -> None:
