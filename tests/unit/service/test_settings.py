@@ -98,6 +98,35 @@ def test_variables_of_others_are_left_alone() -> None:
     assert from_environment({"PORT": "1", "SERVING_UNKNOWN": "x"}) == Settings()
 
 
+@pytest.mark.parametrize("name", [variable(spec) for spec in fields(Settings)])
+@pytest.mark.parametrize(
+    "address", ["tcp://10.96.12.7:8501", "udp://10.96.12.7:53", "sctp://10.96.12.7:9", "tcp://[fd00::1]:8501"]
+)
+def test_the_address_of_a_kubernetes_service_counts_as_unset(
+    name: str, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert from_environment({name: address}) == Settings()
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{name}={address!r} is passed over")
+
+
+def test_the_address_of_a_kubernetes_service_leaves_the_word_to_the_next_source() -> None:
+    link = "tcp://10.96.12.7:8501"
+    assert from_environment({"SERVING_MODELS": link, "MODEL_BASE_PATH": "/models"}).models == Path("/models")
+    assert from_environment({"SERVING_PORT": link}, flags={"port": "80"}).port == 80
+
+
+@pytest.mark.parametrize("text", ["tcp://10.96.12.7", "http://10.96.12.7:8501", "tcp://:8501", "10.96.12.7:8501"])
+def test_what_is_no_address_of_a_kubernetes_service_stops_the_start(text: str) -> None:
+    with pytest.raises(InvalidSetting):
+        from_environment({"SERVING_PORT": text})
+
+
+def test_a_flag_with_the_address_of_a_kubernetes_service_stops_the_start() -> None:
+    with pytest.raises(InvalidSetting):
+        from_environment({}, flags={"port": "tcp://10.96.12.7:8501"})
+
+
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
