@@ -95,6 +95,12 @@ class Settings:
         least=0,
     )
     max_connections: int = setting(10_000, "most open connections of a worker process; more get 503", least=1)
+    keep_alive_seconds: int = setting(
+        75,
+        "how long a connection is kept for its next request, in seconds; longer than the balancer before it keeps it",
+        least=1,
+        most=86_400,
+    )
     request_timeout_ms: int = setting(
         30_000,
         "how long a request may take from its last byte to its answer, in milliseconds; then it gets 504 (0: no limit)",

@@ -272,7 +272,8 @@ class HttpConnection(asyncio.Protocol):
             self._close()
 
     def _took_too_long(self, now: float) -> bool:
-        if now - self._since >= self._wait.value:
+        most = self._connections.keep_alive_seconds if self._wait is Wait.NEXT else self._wait.value
+        if now - self._since >= most:
             return True
         least = LEAST_BYTES_PER_SECOND * (now - self._began - self._wait.value)
         return self._wait is Wait.BODY and self._reader.body_bytes < least

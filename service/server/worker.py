@@ -85,10 +85,11 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             affordable_connections(settings.max_connections),
             # One request may always take what it may.
             max(settings.max_buffered_bytes, settings.max_body_bytes),
+            keep_alive_seconds=settings.keep_alive_seconds,
             on_change=metrics.connections.labels().set,
         )
         # Health and metrics must be answered however many clients there are.
-        operators = Connections(OPERATORS)
+        operators = Connections(OPERATORS, keep_alive_seconds=settings.keep_alive_seconds)
         await self._until_wanted(app)
         servers = [
             await self.loop.create_server(

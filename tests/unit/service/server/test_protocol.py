@@ -15,6 +15,7 @@ import pytest
 
 from service.messages import Answer
 from service.server import protocol, reader, waits
+from service.server.connections import Connections
 from tests.unit.service.server.clients import GET, connect, post
 
 
@@ -417,11 +418,11 @@ def test_a_client_that_reads_no_answers_cannot_put_that_off_by_sending_more() ->
 
 
 def test_a_connection_without_a_further_request_is_closed_in_the_end() -> None:
-    client = connect()
+    client = connect(connections=Connections(keep_alive_seconds=600))
     client.send(GET)
-    client.later(waits.KEEP_ALIVE_SECONDS - 1)
+    client.later(599)
     assert not client.is_closed
-    client.later(waits.KEEP_ALIVE_SECONDS + 1)
+    client.later(601)
     assert client.is_closed
 
 
