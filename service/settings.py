@@ -9,7 +9,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from service import op_libraries, rate_limit
+from service import cors, op_libraries, rate_limit
 
 EngineChoice = Literal["auto", "tensorflow", "litert"]
 LogFormat = Literal["text", "json"]
@@ -61,6 +61,11 @@ class Settings:
         "",
         "most requests of a key, as 100/second; without keys, of all clients together (empty: no limit)",
         check=rate_limit.parse,
+    )
+    cors_origins: str = setting(
+        "",
+        "origins whose pages may read answers (CORS), separated by commas; *: any (empty: none)",
+        check=cors.parse,
     )
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8501, "port to listen on", least=1, most=65535)

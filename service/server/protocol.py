@@ -8,9 +8,10 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
-from service import content_coding
+from service import content_coding, cors
+from service.cors import Cors
 from service.messages import Answer, error_answer
 from service.server import departure
 from service.server.answers import answer_bytes
@@ -130,7 +131,7 @@ class HttpConnection(asyncio.Protocol):
             self._expect(Wait.BODY)
         refusal = None
         if self._admit is not None:
-            self._key_name, refusal = self._admit(target, headers)
+            refusal = self._admission(self._admit, target, headers)
         if headers.get(b"expect", b"").lower() == b"100-continue" and self._reader.http_version == "1.1":
             # It waits to be told, and may then send its body or not.
             if refusal is not None and not self._closing:
@@ -138,6 +139,10 @@ class HttpConnection(asyncio.Protocol):
             # Before another request's answer it would be taken for a part of that.
             elif is_next:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return refusal
+
+    def _admission(self, admit: Admit, target: bytes, headers: Mapping[bytes, bytes]) -> Answer | None:
+        self._key_name, refusal = admit(target, headers)
         return refusal
 
     def request_came(self, request: HttpRequest) -> None:
@@ -284,3 +289,26 @@ class HttpConnection(asyncio.Protocol):
         self._is_last_answer = True
         if close_idle and self._pending is None and not self._reader.is_within_request:
             self._close()
+
+
+class CorsConnection(HttpConnection):
+    """Where pages of other origins may read answers. A class of its own: who has none of them pays nothing."""
+
+    def __init__(self, policy: Cors, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._cors = policy
+
+    def _admission(self, admit: Admit, target: bytes, headers: Mapping[bytes, bytes]) -> Answer | None:
+        # A browser asks without the key that the page is going to send.
+        return None if cors.is_preflight(self._reader.method, headers) else super()._admission(admit, target, headers)
+
+    def _answer(self, request: HttpRequest) -> None:
+        if cors.is_preflight(request.method, request.headers) and not self._closing:
+            self._write(request, self._cors.preflight(request.headers))
+        else:
+            super()._answer(request)
+
+    def _send(self, request: HttpRequest, answer: Answer, *, keep_alive: bool) -> None:
+        # First: what has a Vary is not encoded any more.
+        answer = content_coding.encode(answer, request.accept_encoding)
+        super()._send(request, self._cors.with_headers(answer, request.headers), keep_alive=keep_alive)

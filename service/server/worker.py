@@ -70,9 +70,10 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self.loop.close()
 
     async def _serve(self, app: "Flask") -> None:
+        from service import cors
         from service.server.connections import Connections, affordable_connections
         from service.server.guard import doors
-        from service.server.protocol import HttpConnection
+        from service.server.protocol import CorsConnection, HttpConnection
         from service.server.roads import Roads
 
         settings: Settings = app.extensions["settings"]
@@ -90,17 +91,19 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         )
         # Health and metrics must be answered however many clients there are.
         operators = Connections(OPERATORS, keep_alive_seconds=settings.keep_alive_seconds)
+        origins = cors.parse(settings.cors_origins)
+        main = partial(CorsConnection, cors.Cors(origins)) if origins else HttpConnection
         await self._until_wanted(app)
         servers = [
             await self.loop.create_server(
-                Accepting(
-                    listener, partial(HttpConnection, roads, among, settings.max_body_bytes, admit, records.answered)
-                ),
+                Accepting(listener, partial(kind, roads, among, settings.max_body_bytes, admit, records.answered)),
                 sock=listener,
                 backlog=BACKLOG,
             )
             # At the main port, and that for operations if there is one.
-            for listener, among, admit in zip(listeners, (connections, operators), doors(app), strict=False)
+            for listener, kind, among, admit in zip(
+                listeners, (main, HttpConnection), (connections, operators), doors(app), strict=False
+            )
         ]
         app.extensions["loop_watch"].start()
         registry: Registry = app.extensions["registry"]

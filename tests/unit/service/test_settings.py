@@ -13,6 +13,7 @@ ONE_OF_EACH = [
     ("SERVING_ADMIN", "1", "admin", True),
     ("SERVING_API_KEYS_FILE", "/keys/api-keys.toml", "api_keys_file", "/keys/api-keys.toml"),
     ("SERVING_RATE_LIMIT", "100/second", "rate_limit", "100/second"),
+    ("SERVING_CORS_ORIGINS", "https://app.example", "cors_origins", "https://app.example"),
     ("SERVING_HOST", "0.0.0.0", "host", "0.0.0.0"),
     ("SERVING_PORT", "80", "port", 80),
     ("SERVING_OPERATIONS_PORT", "8502", "operations_port", 8502),
