@@ -67,6 +67,8 @@ class ChunkedBody:
     def _read_size(self, data: bytes, position: int) -> int:
         if not self._line:
             position = self._read_whole_chunks(data, position)
+            if self.is_complete or position == len(data):
+                return position
         line, position = self._take_line(data, position, MAX_LINE_BYTES)
         if line is None:
             return position
@@ -83,10 +85,14 @@ class ChunkedBody:
         while (line := _CHUNK.match(data, position)) is not None:
             begin = line.end()
             end = begin + int(line[1], 16)
-            if end == begin or begin - position > MAX_LINE_BYTES or not data.startswith(b"\r\n", end):
+            if begin - position > MAX_LINE_BYTES or not data.startswith(b"\r\n", end):
+                break
+            position = end + 2
+            if end == begin:
+                # The last one, without trailers.
+                self.is_complete = True
                 break
             parts.append(data[begin:end])
-            position = end + 2
         if parts:
             self._on_data(b"".join(parts))
         return position

@@ -58,6 +58,9 @@ class RequestReader:
         self._max_body_bytes = max_body_bytes
         self._buffered = buffered
         self._parser = httptools.HttpRequestParser(self)
+        self._chunks: ChunkedBody | None = None
+        self.http_version = "1.1"
+        self._keep_alive = False
         self._begin()
         # Since the head began, or within a body since there was some of it.
         self._head_bytes = 0
@@ -75,12 +78,9 @@ class RequestReader:
     def _begin(self) -> None:
         self.method = ""
         self._target = b""
-        self.http_version = "1.1"
-        self._keep_alive = False
         self._headers: dict[bytes, bytes] = {}
         self._repeated = 0
         self._second: bytes | None = None
-        self._chunks: ChunkedBody | None = None
         self._body: bytes | bytearray = b""
         self._length = 0
         self.body_bytes = 0
@@ -133,6 +133,7 @@ class RequestReader:
                 self._head_bytes = len(data) - position
                 if not self._chunks.is_complete:
                     return
+                self._chunks = None
                 self.on_message_complete()
                 if position == len(data):
                     return
