@@ -7,8 +7,15 @@ import http.client
 import os
 import sys
 
-# Health may have a port of its own, where it needs no key. An empty variable counts as unset.
-port = int(os.environ.get("SERVING_OPERATIONS_PORT") or 0) or int(os.environ.get("SERVING_PORT") or 8501)
+
+def port_of(variable: str) -> int:
+    """0 where it is unset: empty, or the address of a Service, as Kubernetes sets it."""
+    text = os.environ.get(variable, "")
+    return 0 if "://" in text else int(text or 0)
+
+
+# Health may have a port of its own, where it needs no key.
+port = port_of("SERVING_OPERATIONS_PORT") or port_of("SERVING_PORT") or 8501
 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=4)
 try:
     connection.request("GET", "/v2/health/ready")

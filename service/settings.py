@@ -1,20 +1,27 @@
 """Every setting of the service: an environment variable with the prefix SERVING_, and a flag of the same name."""
 
+import logging
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from service import op_libraries, rate_limit
+from service import cors, op_libraries, rate_limit
 
 EngineChoice = Literal["auto", "tensorflow", "litert"]
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
+# What Kubernetes sets for a Service: SERVING_PORT for one of the name `serving` (enableServiceLinks).
+_SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
+
 _SWITCH = {"1": True, "true": True, "0": False, "false": False}
+
+logger = logging.getLogger(__name__)
 
 
 class InvalidSetting(ValueError):
@@ -55,6 +62,11 @@ class Settings:
         "most requests of a key, as 100/second; without keys, of all clients together (empty: no limit)",
         check=rate_limit.parse,
     )
+    cors_origins: str = setting(
+        "",
+        "origins whose pages may read answers (CORS), separated by commas; *: any (empty: none)",
+        check=cors.parse,
+    )
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8501, "port to listen on", least=1, most=65535)
     operations_port: int = setting(
@@ -88,6 +100,12 @@ class Settings:
         least=0,
     )
     max_connections: int = setting(10_000, "most open connections of a worker process; more get 503", least=1)
+    keep_alive_seconds: int = setting(
+        75,
+        "how long a connection is kept for its next request, in seconds; longer than the balancer before it keeps it",
+        least=1,
+        most=86_400,
+    )
     request_timeout_ms: int = setting(
         30_000,
         "how long a request may take from its last byte to its answer, in milliseconds; then it gets 504 (0: no limit)",
@@ -135,7 +153,8 @@ def variable(spec: "Field[Any]") -> str:
 
 
 def from_environment(environ: Mapping[str, str] = os.environ, flags: Mapping[str, str] | None = None) -> Settings:
-    """Settings from flags (by field name), else environment variables, else defaults.
+    """Settings from flags (by field name), else environment variables, else defaults. A variable with the address of a
+    Service, as Kubernetes sets it, counts as unset; a warning says so.
 
     Raises:
         InvalidSetting: a value is not of the setting's kind or range.
@@ -146,10 +165,21 @@ def from_environment(environ: Mapping[str, str] = os.environ, flags: Mapping[str
         sources += [(name, environ.get(name)) for name in (variable(spec), *spec.metadata["aliases"])]
         for source, text in sources:
             # An empty variable counts as unset: compose files write `SERVING_X: ${X:-}`.
-            if text:
+            if text and not (source in environ and _is_service_link(source, text)):
                 values[spec.name] = _parse(spec, source, text)
                 break
     return Settings(**values)
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    if not _SERVICE_LINK.fullmatch(text):
+        return False
+    logger.warning(
+        "%s=%r is passed over: it is the address of a Service, which Kubernetes sets where one has a name that begins "
+        "like this variable; `enableServiceLinks: false` in the pod's spec keeps it from doing so",
+        *(name, text),
+    )
+    return True
 
 
 def _parse(spec: "Field[Any]", source: str, text: str) -> Any:

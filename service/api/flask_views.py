@@ -20,6 +20,11 @@ def current_request() -> Request:
     asked = flask.request
     headers = {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in asked.headers}
     if asked.mimetype == "multipart/form-data":
+        if not asked.mimetype_params.get("boundary"):
+            raise BadRequest(
+                "Content-Type multipart/form-data has no boundary; expected `multipart/form-data; boundary=...`, as "
+                "HTTP libraries write it by themselves where no Content-Type is given"
+            )
         files = {
             f"file {number} ({file.filename or field})": file.read()
             for number, (field, file) in enumerate(asked.files.items(multi=True), start=1)

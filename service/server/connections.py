@@ -40,10 +40,12 @@ class Connections:
         most: int = sys.maxsize,
         most_buffered_bytes: int = sys.maxsize,
         *,
+        keep_alive_seconds: float = 75,
         on_change: Callable[[int], None] = lambda _count: None,
     ) -> None:
         """`on_change` is told how many are open."""
         self.most = most
+        self.keep_alive_seconds = keep_alive_seconds
         self.buffered = BufferedBytes(most_buffered_bytes)
         self._on_change = on_change
         self._open: set[HttpConnection] = set()

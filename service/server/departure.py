@@ -6,12 +6,13 @@ Most servers take both for gone (nginx, Go, uvicorn), which is wrong for who clo
 import asyncio
 import socket
 
-# What every client of HTTP/1.1 passes over (RFC 9110, 15.2). Where a whole connection was closed, a reset comes back.
-_NOTHING_YET = b"HTTP/1.1 100 Continue\r\n\r\n"
+# What every answer begins with. Where a whole connection was closed, a reset comes back.
+BEGINNING = b"HTTP/1.1 "
 
 
 def ask(transport: asyncio.Transport) -> None:
-    transport.write(_NOTHING_YET)
+    """The answer goes on behind it."""
+    transport.write(BEGINNING)
 
 
 def has_left(transport: asyncio.Transport) -> bool:

@@ -8,9 +8,10 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
-from service import content_coding
+from service import content_coding, cors
+from service.cors import Cors
 from service.messages import Answer, error_answer
 from service.server import departure
 from service.server.answers import answer_bytes
@@ -51,7 +52,8 @@ class HttpConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._waiting: deque[HttpRequest] = deque()
         self._pending: asyncio.Future[Answer] | None = None
-        self._takes_interim_answers = False
+        # By its first bytes, to a client that may have left.
+        self._answer_has_begun = False
         self._refusal: tuple[HttpRequest, Answer] | None = None
         self._is_one_too_many = False
         self._closing = False
@@ -94,7 +96,8 @@ class HttpConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         # A client may close its half and still wait for answers.
         self._is_last_answer = True
-        if self._pending is not None and self._takes_interim_answers:
+        if self._pending is not None and not self._answer_has_begun:
+            self._answer_has_begun = True
             departure.ask(self._transport)
         return bool(self._waiting or self._pending or self._refusal)
 
@@ -128,14 +131,18 @@ class HttpConnection(asyncio.Protocol):
             self._expect(Wait.BODY)
         refusal = None
         if self._admit is not None:
-            self._key_name, refusal = self._admit(target, headers)
-        if headers.get(b"expect", b"").lower() == b"100-continue":
+            refusal = self._admission(self._admit, target, headers)
+        if headers.get(b"expect", b"").lower() == b"100-continue" and self._reader.http_version == "1.1":
             # It waits to be told, and may then send its body or not.
             if refusal is not None and not self._closing:
                 self._turn_away(self._reader.stop(discards_body=True), refusal)
             # Before another request's answer it would be taken for a part of that.
             elif is_next:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return refusal
+
+    def _admission(self, admit: Admit, target: bytes, headers: Mapping[bytes, bytes]) -> Answer | None:
+        self._key_name, refusal = admit(target, headers)
         return refusal
 
     def request_came(self, request: HttpRequest) -> None:
@@ -178,7 +185,6 @@ class HttpConnection(asyncio.Protocol):
             self._write(request, answer)
             return
         self._pending = answer
-        self._takes_interim_answers = request.http_version == "1.1"
         self._expect(Wait.ANSWER)
 
         def answered(future: "asyncio.Future[Answer]") -> None:
@@ -231,7 +237,11 @@ class HttpConnection(asyncio.Protocol):
     def _send(self, request: HttpRequest, answer: Answer, *, keep_alive: bool) -> None:
         """In a shorter coding where the client takes one and the answer is long."""
         answer = content_coding.encode(answer, request.accept_encoding)
-        self._transport.write(answer_bytes(request, answer, keep_alive=keep_alive))
+        written = answer_bytes(request, answer, keep_alive=keep_alive)
+        if self._answer_has_begun:
+            self._answer_has_begun = False
+            written = written.removeprefix(departure.BEGINNING)
+        self._transport.write(written)
         self._tell(request, answer.status, 0 if request.method == "HEAD" else len(answer.body))
 
     def _tell(self, request: HttpRequest, status: int, body_bytes: int) -> None:
@@ -267,7 +277,8 @@ class HttpConnection(asyncio.Protocol):
             self._close()
 
     def _took_too_long(self, now: float) -> bool:
-        if now - self._since >= self._wait.value:
+        most = self._connections.keep_alive_seconds if self._wait is Wait.NEXT else self._wait.value
+        if now - self._since >= most:
             return True
         least = LEAST_BYTES_PER_SECOND * (now - self._began - self._wait.value)
         return self._wait is Wait.BODY and self._reader.body_bytes < least
@@ -278,3 +289,26 @@ class HttpConnection(asyncio.Protocol):
         self._is_last_answer = True
         if close_idle and self._pending is None and not self._reader.is_within_request:
             self._close()
+
+
+class CorsConnection(HttpConnection):
+    """Where pages of other origins may read answers. A class of its own: who has none of them pays nothing."""
+
+    def __init__(self, policy: Cors, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._cors = policy
+
+    def _admission(self, admit: Admit, target: bytes, headers: Mapping[bytes, bytes]) -> Answer | None:
+        # A browser asks without the key that the page is going to send.
+        return None if cors.is_preflight(self._reader.method, headers) else super()._admission(admit, target, headers)
+
+    def _answer(self, request: HttpRequest) -> None:
+        if cors.is_preflight(request.method, request.headers) and not self._closing:
+            self._write(request, self._cors.preflight(request.headers))
+        else:
+            super()._answer(request)
+
+    def _send(self, request: HttpRequest, answer: Answer, *, keep_alive: bool) -> None:
+        # First: what has a Vary is not encoded any more.
+        answer = content_coding.encode(answer, request.accept_encoding)
+        super()._send(request, self._cors.with_headers(answer, request.headers), keep_alive=keep_alive)

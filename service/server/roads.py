@@ -24,6 +24,8 @@ from service.settings import Settings
 from service.short_road import Route, ShortRoad, find_route
 
 LONGEST_CONTENT_TYPE = 256
+# By the service as a whole, as `OPTIONS *` asks.
+ALLOWED = "GET, HEAD, OPTIONS, POST"
 
 # Routes that may wait until a model is loaded.
 OF_MODELS = (b"/v1/models/", b"/v2/models/", b"/playground/models/")
@@ -79,6 +81,8 @@ class Roads:
 
     def _answer_by_flask(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
         call, path = request.call, decoded_path(request.target)
+        if path == b"*":
+            return Answer(200, b"", "text/plain", (("allow", ALLOWED),))
         # To load a model may take longer than any request, and has its own limit; and a limit that is too short must
         # not have the service taken for dead.
         if call.deadline is None and (request.is_operators or path.startswith(b"/v2/repository/models/")):

@@ -1,5 +1,6 @@
 """What a connection waits for, and how long."""
 
+import math
 from enum import Enum
 
 HEAD_SECONDS = 15
@@ -7,7 +8,6 @@ BODY_SECONDS = 30  # without a single byte
 # Of a body, once BODY_SECONDS are over.
 LEAST_BYTES_PER_SECOND = 500
 WRITE_SECONDS = 60
-KEEP_ALIVE_SECONDS = 75
 DISCARD_SECONDS = 5
 
 
@@ -18,5 +18,5 @@ class Wait(Enum):
     BODY = BODY_SECONDS
     ANSWER = 0  # the application has its own limits
     CLIENT_READS = WRITE_SECONDS
-    NEXT = KEEP_ALIVE_SECONDS
+    NEXT = math.inf  # a setting
     DISCARD = DISCARD_SECONDS

@@ -103,9 +103,10 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self.loop.close()
 
     async def _serve(self, app: "Flask") -> None:
+        from service import cors
         from service.server.connections import Connections, affordable_connections
         from service.server.guard import doors
-        from service.server.protocol import HttpConnection
+        from service.server.protocol import CorsConnection, HttpConnection
         from service.server.roads import Roads
 
         settings: Settings = app.extensions["settings"]
@@ -118,21 +119,24 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             affordable_connections(settings.max_connections),
             # One request may always take what it may.
             max(settings.max_buffered_bytes, settings.max_body_bytes),
+            keep_alive_seconds=settings.keep_alive_seconds,
             on_change=metrics.connections.labels().set,
         )
         # Health and metrics must be answered however many clients there are.
-        operators = Connections(OPERATORS)
+        operators = Connections(OPERATORS, keep_alive_seconds=settings.keep_alive_seconds)
+        origins = cors.parse(settings.cors_origins)
+        main = partial(CorsConnection, cors.Cors(origins)) if origins else HttpConnection
         await self._until_wanted(app)
         servers = [
             await self.loop.create_server(
-                Accepting(
-                    listener, partial(HttpConnection, roads, among, settings.max_body_bytes, admit, records.answered)
-                ),
+                Accepting(listener, partial(kind, roads, among, settings.max_body_bytes, admit, records.answered)),
                 sock=listener,
                 backlog=BACKLOG,
             )
             # At the main port, and that for operations if there is one.
-            for listener, among, admit in zip(listeners, (connections, operators), doors(app), strict=False)
+            for listener, kind, among, admit in zip(
+                listeners, (main, HttpConnection), (connections, operators), doors(app), strict=False
+            )
         ]
         self.app.memory.note_listening(self.slot)
         app.extensions["loop_watch"].start()

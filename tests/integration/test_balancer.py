@@ -140,8 +140,10 @@ def nginx(folder: Path, replicas: list[int]) -> Iterator[Balancer]:
         assert text.count(there) == 1, there
         text = text.replace(there, here)
     (folder / "nginx.conf").write_text(text)
+    (folder / "replicas.conf").write_text("keepalive_timeout 60s;")
     (folder / "limits.conf").write_text(
-        f"client_max_body_size {BODY_BYTES}; proxy_next_upstream_timeout 30000ms; proxy_read_timeout 40000ms;"
+        f"client_max_body_size {BODY_BYTES}; keepalive_timeout 75s; "
+        "proxy_next_upstream_timeout 30000ms; proxy_read_timeout 40000ms;"
     )
     command = ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", "daemon off;"]
     with (folder / "error.log").open("w") as errors:

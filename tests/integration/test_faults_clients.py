@@ -46,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     shutil.copytree(SHIPPED / "regression" / "1", folder / "models" / "regression" / "1")
     with pytest.MonkeyPatch.context() as monkeypatch:
         at_start_of_python(SHORT_WAITS, folder, monkeypatch)
-        with running(folder / "models", folder / "log", max_body_bytes=LONGEST_BODY) as server:
+        with running(folder / "models", folder / "log", max_body_bytes=LONGEST_BODY, keep_alive_seconds=5) as server:
             yield server
 
 

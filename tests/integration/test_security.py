@@ -1,5 +1,6 @@
 """Keys and ports of a real service with two worker processes."""
 
+import http.client
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from service.api_keys import new_key
 from tests.integration.conftest import SHIPPED
-from tests.integration.server import Server, free_port, running, workers
+from tests.integration.server import DEADLINE_SECONDS, Server, free_port, running, workers
 
 PREDICT = "/v1/models/regression:predict"
 BODY = {"instances": [10.0]}
@@ -106,3 +107,26 @@ def test_a_rate_limit_is_kept_by_all_workers_together(tmp_path: Path, keys: KeyF
         page = server.request("/metrics").body.decode()
     assert sorted(answers) == [200] * 30 + [429] * 70
     assert 'serving_rejected_total{reason="rate_limited"} 70.0' in page
+
+
+def test_a_page_of_a_listed_origin_asks_first_without_a_key_and_then_with_it(
+    tmp_path: Path, keys: KeyFile, alice: dict[str, str]
+) -> None:
+    origin = "https://app.example"
+    settings = {"model_name": "regression", "cors_origins": origin, "api_keys_file": keys.path}
+    operations_port = free_port()
+    with running(SHIPPED, tmp_path / "service.log", operations_port=operations_port, **settings) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE_SECONDS)
+        asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+        connection.request("OPTIONS", PREDICT, headers={"Origin": origin, **asks})
+        preflight = connection.getresponse()
+        preflight.read()
+        assert preflight.status == 200
+        assert preflight.headers["Access-Control-Allow-Headers"] == "authorization,content-type"
+        for headers, status in (({}, 401), (alice, 200)):
+            answer = server.request(PREDICT, BODY, headers={"Origin": origin, **headers})
+            assert (answer.status, answer.headers["access-control-allow-origin"]) == (status, origin)
+        # What operators ask is for nobody's page.
+        answer = server.request("/metrics", headers={"Origin": origin}, port=operations_port)
+        assert "access-control-allow-origin" not in answer.headers
+        connection.close()

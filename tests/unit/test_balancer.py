@@ -61,14 +61,17 @@ def test_clients_have_as_long_as_with_the_service(name: str, seconds: int) -> No
 
 
 def test_connections_to_replicas_are_given_up_before_the_service_closes_them() -> None:
-    text = (ROOT / "deploy/nginx.conf").read_text()
-    to_replicas, to_clients = map(int, re.findall(r"keepalive_timeout (\d+)s;", text))
-    assert to_replicas < waits.KEEP_ALIVE_SECONDS == to_clients
+    text = "\n".join(map(str, compose()["balancer"]["command"]))
+    assert re.findall(r"keepalive_timeout (.+?);", text) == [
+        "$$((KEEP_ALIVE_SECONDS * 800))ms",
+        "$${KEEP_ALIVE_SECONDS}s",
+    ]
 
 
 def test_limits_follow_the_services_settings() -> None:
     environment = compose()["balancer"]["environment"]
     assert environment["BODY_BYTES"] == f"${{SERVING_MAX_BODY_BYTES:-{Settings().max_body_bytes}}}"
+    assert environment["KEEP_ALIVE_SECONDS"] == f"${{SERVING_KEEP_ALIVE_SECONDS:-{Settings().keep_alive_seconds}}}"
     assert environment["REQUEST_MS"] == f"${{SERVING_REQUEST_TIMEOUT_MS:-{Settings().request_timeout_ms}}}"
 
 

@@ -13,6 +13,7 @@ ONE_OF_EACH = [
     ("SERVING_ADMIN", "1", "admin", True),
     ("SERVING_API_KEYS_FILE", "/keys/api-keys.toml", "api_keys_file", "/keys/api-keys.toml"),
     ("SERVING_RATE_LIMIT", "100/second", "rate_limit", "100/second"),
+    ("SERVING_CORS_ORIGINS", "https://app.example", "cors_origins", "https://app.example"),
     ("SERVING_HOST", "0.0.0.0", "host", "0.0.0.0"),
     ("SERVING_PORT", "80", "port", 80),
     ("SERVING_OPERATIONS_PORT", "8502", "operations_port", 8502),
@@ -26,6 +27,7 @@ ONE_OF_EACH = [
     ("SERVING_MAX_QUEUE_MS", "20", "max_queue_ms", 20),
     ("SERVING_UNHEALTHY_AFTER", "0", "unhealthy_after", 0),
     ("SERVING_MAX_CONNECTIONS", "100", "max_connections", 100),
+    ("SERVING_KEEP_ALIVE_SECONDS", "600", "keep_alive_seconds", 600),
     ("SERVING_REQUEST_TIMEOUT_MS", "250", "request_timeout_ms", 250),
     ("SERVING_MAX_BODY_BYTES", "1000", "max_body_bytes", 1000),
     ("SERVING_MAX_BUFFERED_BYTES", "1000", "max_buffered_bytes", 1000),
@@ -98,6 +100,35 @@ def test_variables_of_others_are_left_alone() -> None:
     assert from_environment({"PORT": "1", "SERVING_UNKNOWN": "x"}) == Settings()
 
 
+@pytest.mark.parametrize("name", [variable(spec) for spec in fields(Settings)])
+@pytest.mark.parametrize(
+    "address", ["tcp://10.96.12.7:8501", "udp://10.96.12.7:53", "sctp://10.96.12.7:9", "tcp://[fd00::1]:8501"]
+)
+def test_the_address_of_a_kubernetes_service_counts_as_unset(
+    name: str, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert from_environment({name: address}) == Settings()
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{name}={address!r} is passed over")
+
+
+def test_the_address_of_a_kubernetes_service_leaves_the_word_to_the_next_source() -> None:
+    link = "tcp://10.96.12.7:8501"
+    assert from_environment({"SERVING_MODELS": link, "MODEL_BASE_PATH": "/models"}).models == Path("/models")
+    assert from_environment({"SERVING_PORT": link}, flags={"port": "80"}).port == 80
+
+
+@pytest.mark.parametrize("text", ["tcp://10.96.12.7", "http://10.96.12.7:8501", "tcp://:8501", "10.96.12.7:8501"])
+def test_what_is_no_address_of_a_kubernetes_service_stops_the_start(text: str) -> None:
+    with pytest.raises(InvalidSetting):
+        from_environment({"SERVING_PORT": text})
+
+
+def test_a_flag_with_the_address_of_a_kubernetes_service_stops_the_start() -> None:
+    with pytest.raises(InvalidSetting):
+        from_environment({}, flags={"port": "tcp://10.96.12.7:8501"})
+
+
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
@@ -114,6 +145,7 @@ def test_variables_of_others_are_left_alone() -> None:
         ("SERVING_WORKERS", "513", "at most 512"),
         ("SERVING_THREADS", "0", "at least 1"),
         ("SERVING_THREADS", "1025", "at most 1024"),
+        ("SERVING_KEEP_ALIVE_SECONDS", "0", "at least 1"),
         ("SERVING_MAX_BODY_BYTES", "0", "at least 1"),
         ("SERVING_MAX_BODY_BYTES", "32MB", "a whole number"),
         ("SERVING_MAX_IMAGE_PIXELS", "0", "at least 1"),

@@ -277,7 +277,6 @@ def test_a_form_without_a_chosen_file_says_so(pictures: FakeService) -> None:
         (b"", "multipart/form-data; boundary=b"),
         (b"--b--\r\n", "multipart/form-data; boundary=b"),
         (b"no form", "multipart/form-data; boundary=b"),
-        (png(), "multipart/form-data"),
         (
             b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\ntext\r\n--b--\r\n',
             "multipart/form-data; boundary=b",
@@ -290,6 +289,15 @@ def test_a_form_without_a_file_is_refused(pictures: FakeService, body: bytes, co
         400,
         "the form has no file; expected one or several pictures as files",
     )
+
+
+@pytest.mark.parametrize(
+    "content_type", ["multipart/form-data", "multipart/form-data; boundary=", "Multipart/Form-Data; a=b"]
+)
+def test_a_form_without_its_boundary_is_told_so(pictures: FakeService, content_type: str) -> None:
+    response = pictures.post("/v1/models/model:classify", png(), content_type)
+    assert response.status_code == 400
+    assert "no boundary; expected `multipart/form-data; boundary=...`" in error(response)
 
 
 def test_a_form_with_too_many_files_is_told_that_and_not_that_it_is_too_long(pictures: FakeService) -> None:

@@ -145,6 +145,17 @@ def test_a_picture_within_json_is_unpacked_by_a_thread(
     asyncio.run(scenario())
 
 
+def test_options_of_the_service_as_a_whole_are_answered(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        roads = Roads(app := make_app(tmp_path), app.extensions["settings"], ADDRESS)
+        answer = roads.answer(HttpRequest("OPTIONS", b"*"))
+        assert isinstance(answer, Answer)
+        assert (answer.status, answer.headers) == (200, (("allow", "GET, HEAD, OPTIONS, POST"),))
+        roads.close()
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("target", "by_operators_thread"),
     [
