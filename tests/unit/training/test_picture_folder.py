@@ -63,10 +63,7 @@ def test_what_is_no_picture_is_skipped_and_listed(folder: Path) -> None:
     found = read(folder)
     assert found.labels.tolist() == [0, 0, 1, 1]
     broken, notes = found.skipped
-    assert (
-        broken
-        == "clothes/ärmellos/broken.jpg: the file: the JPEG picture is truncated or damaged, or of a kind that is not read"
-    )
+    assert broken.startswith("clothes/ärmellos/broken.jpg: the file: the JPEG picture is truncated or damaged")
     assert notes.startswith("clothes/ärmellos/notes.txt: the file is not a picture; expected PNG, JPEG")
 
 
