@@ -49,6 +49,8 @@ def main() -> None:
         settings = from_environment(flags={name: text for name, text in vars(parser.parse_args()).items() if text})
     except InvalidSetting as error:
         parser.error(str(error))
+    # An address of IPv6 as URLs have it.
+    settings = replace(settings, host=settings.host.removeprefix("[").removesuffix("]"))
     if not settings.models.is_dir():
         parser.error(f"SERVING_MODELS={str(settings.models)!r}: there is no such folder")
     try:
@@ -104,7 +106,7 @@ def _listen_obstacle(host: str, name: str, port: int) -> str | None:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Without the usage: its dozens of flags would hide the sentence."""
-        self.exit(2, f"{self.prog}: error: {message}\n(--help lists the settings)\n")
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the settings)\n")
 
 
 def _parser() -> argparse.ArgumentParser:

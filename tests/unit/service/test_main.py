@@ -122,8 +122,8 @@ def test_a_bad_flag_stops_the_start_with_code_2_and_its_name(
     assert "Traceback" not in error
     # The sentence, and where more is: not the usage, which is longer than a screen.
     assert error.startswith("python -m service: error: ")
-    assert error.endswith("\n(--help lists the settings)\n")
-    assert error.count("\n") == 2
+    assert error.endswith(" (--help lists the settings)\n")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -339,3 +339,15 @@ def test_a_misspelt_variable_is_warned_of_once_there_is_a_log(
     assert [line for line in caplog.messages if "SERVING_PROT" in line] == [
         "the variable 'SERVING_PROT' is passed over, for no setting is called so; is SERVING_PORT meant?"
     ]
+
+
+def test_an_address_of_ipv6_may_stand_in_brackets(
+    command_line: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("::1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit):
+            command_line("--host", "[::1]", "--port", str(port))
+    assert f"cannot listen on ::1, port {port}" in capsys.readouterr().err
