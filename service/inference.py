@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from time import perf_counter
+from time import perf_counter, thread_time
 
 from service.batch import Arrays, Run, row_count
 from service.calls import Call
@@ -113,6 +113,7 @@ class Inference:
             self._loop_watch.running = None
 
     def _infer_together(self, predictions: Sequence[Prediction]) -> list[Inferred | Exception]:
+        cpu_began = thread_time()
         outcomes: list[Inferred | Exception] = []
         batches: dict[TurnBatcher, list[int]] = {}
         for place, prediction in enumerate(predictions):
@@ -124,7 +125,7 @@ class Inference:
                     run_name, call = loaded.signature_to_run(name), prediction.call
                     outputs = self._run(loaded, loaded.engine.run, run_name, inputs, call)
                     if call.run_seconds > SLOW_SECONDS:
-                        loaded.pace.held_up(call.run_seconds)
+                        loaded.pace.held_up(call.run_seconds, thread_time() - cpu_began)
                     outcomes.append(self._inferred(loaded, name, inputs, outputs, call))
                 else:
                     outcomes.append(_NOT_RUN)
@@ -136,7 +137,7 @@ class Inference:
             self._loop_watch.running = together[0]
             ran = batcher.run([(one.loaded.signature_to_run(one.signature_name), one.inputs) for one in together])
             if (seconds := max(rows.run_seconds for rows in ran)) > SLOW_SECONDS:
-                together[0].loaded.pace.held_up(seconds)
+                together[0].loaded.pace.held_up(seconds, thread_time() - cpu_began)
             for place, one, rows in zip(places, together, ran, strict=True):
                 one.call.ran(rows.run_began, rows.run_seconds, rows.batch_size)
                 outcomes[place] = (

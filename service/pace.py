@@ -15,8 +15,10 @@ QUICK_SECONDS = 0.001
 REMEMBERED_RUNS = 8
 # and of those in threads so many have to be quick; a machine that is busy makes some of them slow.
 QUICK_RUNS = 6
-# On the event loop a run is slow that takes longer than this,
+# On the event loop a run is slow that takes longer than this; by the wall's clock, than that, for another thread may
+# have had the interpreter meanwhile,
 SLOW_SECONDS = 2 * QUICK_SECONDS
+SLOW_WALL_SECONDS = 20 * QUICK_SECONDS
 # and a version that has held it up for so long, in such runs,
 HELD_UP_SECONDS = 0.05
 # within so many seconds, leaves it.
@@ -39,6 +41,7 @@ class Pace:
         "_returns",
         "_row_seconds",
         "_run_seconds",
+        "_runs_on_caller",
         "is_quick",
         "row_seconds",
     )
@@ -48,6 +51,7 @@ class Pace:
         engine that runs on it; None for one that has threads of its own."""
         self.row_seconds = row_seconds
         self.is_quick = row_seconds < QUICK_SECONDS
+        self._runs_on_caller = cpu_clock is not None
         self._cpu_clock = cpu_clock or time.perf_counter
         self._row_seconds: deque[float] = deque(maxlen=REMEMBERED_RUNS)
         self._run_seconds: deque[float] = deque(maxlen=REMEMBERED_RUNS)
@@ -79,8 +83,12 @@ class Pace:
         seconds = sorted(self._run_seconds)
         return seconds[len(seconds) // 2] if seconds else 0.0
 
-    def held_up(self, seconds: float) -> None:
-        """A run on the event loop has taken so long, which is more than SLOW_SECONDS."""
+    def held_up(self, seconds: float, cpu_seconds: float) -> None:
+        """A run on the event loop has taken so long; its thread has had the processor for `cpu_seconds` at most."""
+        if self._runs_on_caller:
+            seconds = min(seconds, cpu_seconds)
+        if seconds <= (SLOW_SECONDS if self._runs_on_caller else SLOW_WALL_SECONDS):
+            return
         now = time.perf_counter()
         if now - self._held_up_since > WINDOW_SECONDS:
             self._held_up_since, self._held_up = now, 0.0

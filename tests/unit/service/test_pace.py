@@ -4,7 +4,16 @@ from math import inf
 
 import pytest
 
-from service.pace import HELD_UP_SECONDS, QUICK_RUNS, QUICK_SECONDS, REMEMBERED_RUNS, WINDOW_SECONDS, Pace
+from service.pace import (
+    HELD_UP_SECONDS,
+    QUICK_RUNS,
+    QUICK_SECONDS,
+    REMEMBERED_RUNS,
+    SLOW_SECONDS,
+    SLOW_WALL_SECONDS,
+    WINDOW_SECONDS,
+    Pace,
+)
 
 QUICK, SLOW = 0.5 * QUICK_SECONDS, 2 * QUICK_SECONDS
 
@@ -80,24 +89,44 @@ def test_the_time_of_the_thread_counts_where_the_engine_runs_on_it(clock: Clock)
 
 def test_what_holds_up_the_event_loop_leaves_it_until_it_is_quick_again_and_each_time_for_longer(clock: Clock) -> None:
     of = learned(clock)
-    of.held_up(0.9 * HELD_UP_SECONDS)
+    of.held_up(0.9 * HELD_UP_SECONDS, inf)
     assert of.is_quick
-    of.held_up(0.2 * HELD_UP_SECONDS)
+    of.held_up(0.5 * HELD_UP_SECONDS, inf)
     assert not of.is_quick
     for times in (1, 2, 4):
         run(of, clock, *[QUICK] * (times * REMEMBERED_RUNS - 1))
         assert not of.is_quick
         run(of, clock, QUICK)
         assert of.is_quick
-        of.held_up(HELD_UP_SECONDS)
+        of.held_up(HELD_UP_SECONDS, inf)
 
 
 def test_slow_runs_now_and_then_are_forgotten(clock: Clock) -> None:
     of = learned(clock)
     for _ in range(10):
-        of.held_up(0.9 * HELD_UP_SECONDS)
+        of.held_up(0.9 * HELD_UP_SECONDS, inf)
         clock.now += 1.1 * WINDOW_SECONDS
     assert of.is_quick
+
+
+@pytest.mark.parametrize(
+    ("on_caller", "seconds", "cpu_seconds", "is_quick"),
+    [
+        (True, HELD_UP_SECONDS, HELD_UP_SECONDS, False),
+        (True, HELD_UP_SECONDS, QUICK, True),
+        (True, SLOW_SECONDS, SLOW_SECONDS, True),
+        (False, HELD_UP_SECONDS, QUICK, False),
+        (False, SLOW_WALL_SECONDS, SLOW_WALL_SECONDS, True),
+    ],
+    ids=["its own work", "the interpreter was another's", "a little", "on threads of its own", "a little, on those"],
+)
+def test_a_run_that_only_waited_for_the_interpreter_has_held_up_nobody(
+    clock: Clock, on_caller: bool, seconds: float, cpu_seconds: float, is_quick: bool
+) -> None:
+    of = Pace(QUICK, clock if on_caller else None)
+    for _ in range(10):
+        of.held_up(seconds, cpu_seconds)
+    assert of.is_quick is is_quick
 
 
 def test_what_is_kept_off_the_loop_stays_off_however_quick_it_is(clock: Clock) -> None:
