@@ -54,7 +54,9 @@ def test_it_tells_the_classes_apart_and_says_what_it_skipped(trained: tuple[Path
     assert metrics["validation_accuracy"] > 0.9
     assert (metrics["training_examples"], metrics["test_examples"], metrics["validation_examples"]) == (36, 6, 36)
     assert list(metrics["classes"]) == sorted(COLOURS)
-    skipped = "clothes/hats/broken.jpg: the file: the picture is truncated or damaged"
+    skipped = (
+        "clothes/hats/broken.jpg: the file: the JPEG picture is truncated or damaged, or of a kind that is not read"
+    )
     assert metrics["skipped"] == [skipped]
     assert f"Skipped     {skipped}" in said
     assert skipped in (assets / "README.md").read_text()
