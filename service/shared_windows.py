@@ -14,6 +14,7 @@ both, both withdraw, and less is let in at that moment.
 import logging
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable
 
 from limits.storage import MovingWindowSupport, Storage
@@ -101,6 +102,8 @@ class SharedWindows(Storage, MovingWindowSupport):
         else:
             ring = _Ring(self._memory.bytes_of(area)[:size])
         self._own[key] = ring
+        # To take it may have found others' rings, too.
+        self._rings = {}
         return ring
 
     def _others(self, key: str, own: "_Ring") -> list["_Ring"]:
@@ -125,22 +128,18 @@ class _Ring:
         self._counts = content.cast("q")
         self._times = content.cast("d")[1:]
         self._size = len(self._times)
-        # Up to here they were over when last counted, or nearly so.
-        self._begin = 0
         self._replaced: list[float] = []
 
     def count_since(self, moment: float) -> int:
         """How many are later than that."""
         count, size, times = self._counts[0], self._size, self._times
-        first = max(count - size, 0)
-        begin = min(max(self._begin, first), count)
-        while begin < count and times[begin % size] <= moment:
-            begin += 1
-        # What was withdrawn, and then replaced by another.
-        while begin > first and times[(begin - 1) % size] > moment:
-            begin -= 1
-        self._begin = begin
-        return count - begin
+        if not count:
+            return 0
+        # The newest by itself: while it is withdrawn, an older one stands in its place. The others are in order.
+        newest = count - 1
+        others = range(max(count - size, 0), newest)
+        over = bisect_right(others, moment, key=lambda place: times[place % size])
+        return len(others) - over + (times[newest % size] > moment)
 
     def last(self, number: int) -> float:
         """The time of the last but so many."""
