@@ -49,7 +49,7 @@ class Mirror:
         self._infer = infer
         self._observer = observer
         self._draw = draw
-        self._waiting: queue.Queue[Copy] = queue.Queue(max_waiting)
+        self._waiting: queue.Queue[tuple[Copy, int]] = queue.Queue(max_waiting)
         self._max_waiting_bytes = max_waiting_bytes
         # Of those that wait and the one that is run.
         self._waiting_bytes = 0
@@ -65,7 +65,7 @@ class Mirror:
             is_taken = self._waiting_bytes + size <= self._max_waiting_bytes
             try:
                 if is_taken:
-                    self._waiting.put_nowait((shadow.loaded, answered, signature, inputs, outputs))
+                    self._waiting.put_nowait(((shadow.loaded, answered, signature, inputs, outputs), size))
                     self._waiting_bytes += size
             except queue.Full:
                 is_taken = False
@@ -87,16 +87,17 @@ class Mirror:
 
     def _run(self) -> None:
         while True:
-            # No name holds on to the copy: a version that is unloaded meanwhile would wait for the next one.
-            size = self._compare(*self._waiting.get())
+            copy, size = self._waiting.get()
+            self._compare(*copy)
+            # A version that is unloaded meanwhile would else wait for the next one.
+            del copy
             with self._lock:
                 self._waiting_bytes -= size
             self._waiting.task_done()
 
     def _compare(
         self, shadow: LoadedVersion, answered: LoadedVersion, signature: str, inputs: Arrays, outputs: Arrays
-    ) -> int:
-        """The bytes of what was compared."""
+    ) -> None:
         try:
             check_types(shadow, signature, inputs)
             self._observer.compared(
@@ -106,7 +107,6 @@ class Mirror:
         except Exception as error:
             logger.debug("%s version %d as a shadow failed: %s", shadow.model, shadow.version, error)
             self._observer.failed(shadow)
-        return size_of(inputs) + size_of(outputs)
 
 
 def agree(one: LoadedVersion, of_one: Arrays, other: LoadedVersion, of_other: Arrays, signature: str) -> bool:
