@@ -1,6 +1,6 @@
 """infer(): the only road to a model, whatever the protocol; checks, times, counts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter, thread_time
 
@@ -59,11 +59,7 @@ class Inference:
             call.check_deadline()
             return loaded.health.run(loaded.engine.run, run_name, inputs)
 
-        if loaded.runs_in_parts(run_name, rows := row_count(prediction.inputs) or 1):
-            contradict = partial(loaded.independence.contradict, run_name)
-            outputs = run_in_parts(run, prediction.inputs, rows, loaded.limits.max_batch_size, call, contradict)
-        else:
-            outputs = run(prediction.inputs)
+        outputs = _run_or_split(loaded, run_name, run, prediction.inputs, call)
         return prediction.encode(_separated(loaded, prediction.signature_name, outputs))
 
     def note_tried_out(self, loaded: LoadedVersion) -> None:
@@ -79,11 +75,7 @@ class Inference:
         check_inputs(loaded.signature(signature_name), inputs)
         run_name = loaded.signature_to_run(signature_name)
         run = partial(self._run_in_thread, loaded, run_name, call)
-        if loaded.runs_in_parts(run_name, rows := row_count(inputs) or 1):
-            contradict = partial(loaded.independence.contradict, run_name)
-            outputs = run_in_parts(run, inputs, rows, loaded.limits.max_batch_size, call, contradict)
-        else:
-            outputs = run(inputs)
+        outputs = _run_or_split(loaded, run_name, run, inputs, call)
         return self._inferred(loaded, signature_name, inputs, outputs, call)
 
     def _run_in_thread(self, loaded: LoadedVersion, run_name: str, call: Call, inputs: Arrays) -> dict[str, Array]:
@@ -178,6 +170,17 @@ class Inference:
         if self._capture is not None and call.protocol:
             self._capture.offer(call, loaded, signature_name, inputs, outputs)
         return inferred
+
+
+def _run_or_split(
+    loaded: LoadedVersion, run_name: str, run: Callable[[Arrays], dict[str, Array]], inputs: Arrays, call: Call
+) -> dict[str, Array]:
+    """The rows as they came; in parts where there are more than the version runs together."""
+    rows = row_count(inputs) or 1
+    if not loaded.runs_in_parts(run_name, rows):
+        return run(inputs)
+    contradict = partial(loaded.independence.contradict, run_name)
+    return run_in_parts(run, inputs, rows, loaded.limits.max_batch_size, call, contradict)
 
 
 def _separated(loaded: LoadedVersion, signature_name: str, outputs: Arrays) -> Inferred:
