@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flask import Flask
 
+    from service.runtime.shared_memory import SharedMemory
     from service.settings import Settings
-    from service.shared.memory import SharedMemory
 
 
 def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot: int = 0) -> "Flask":
@@ -22,29 +22,36 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from prometheus_client import CollectorRegistry
     from werkzeug.routing import BaseConverter
 
-    from service import calls, errors, op_libraries, security_headers
-    from service.agreement import Agreement
-    from service.api import flask_views, ops, pages, playground, v1, v2
-    from service.api_keys import ApiKeys, key_file
-    from service.batcher import BatchLimits
-    from service.board import Board
-    from service.drift_watch import DriftWatch
-    from service.engines import load_engine
-    from service.health import Health, Tolerance
-    from service.inference import Inference
-    from service.loop_watch import LoopWatch
-    from service.metrics import BatchMetrics, Metrics, scrape_page
-    from service.model_policies import policy_file
-    from service.preparation import Preparation
-    from service.rate_limit import RateLimits
-    from service.records import Records
-    from service.registry import Registry
-    from service.repository import Repository
-    from service.shared.memory import SharedMemory
-    from service.shared.values import Values
-    from service.short_road import ShortRoad
-    from service.version_records import VersionRecords
-    from service.watcher import Watcher
+    from service import errors
+    from service.api import flask_views, pages
+    from service.api import operations as ops
+    from service.api.playground import views as playground
+    from service.api.v1 import views as v1
+    from service.api.v2 import views as v2
+    from service.drift.watch import DriftWatch
+    from service.engines.loading import load_engine
+    from service.engines.tensorflow import op_libraries
+    from service.inference import context
+    from service.inference.batching import BatchLimits
+    from service.inference.health import Health, Tolerance
+    from service.inference.infer import Inference
+    from service.inference.loop_watchdog import LoopWatch
+    from service.lifecycle.board import Board
+    from service.lifecycle.loader import Preparation
+    from service.lifecycle.policies import policy_file
+    from service.lifecycle.registry import Registry
+    from service.lifecycle.repository import Repository
+    from service.lifecycle.version_records import VersionRecords
+    from service.lifecycle.watcher import Watcher
+    from service.lifecycle.workers import Agreement
+    from service.metrics.definitions import BatchMetrics, Metrics, scrape_page
+    from service.observability.records import Records
+    from service.runtime.shared_memory import SharedMemory
+    from service.runtime.shared_values import Values
+    from service.security import headers
+    from service.security.api_keys import ApiKeys, key_file
+    from service.security.rate_limit import RateLimits
+    from service.server.fast_dispatch import ShortRoad
 
     class NameConverter(BaseConverter):
         """A model's name ends where a verb begins."""
@@ -101,10 +108,10 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     app.extensions["records"] = records = Records(settings, metrics)
     app.extensions["rate_limits"] = rate_limits
     app.extensions["version_records"] = version_records
-    calls.register(app, metrics)
+    context.register(app, metrics)
     errors.register(app)
     flask_views.register(app)
-    security_headers.register(app)
+    headers.register(app)
 
     def end_process() -> None:
         version_records.end_in_order()

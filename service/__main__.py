@@ -15,18 +15,20 @@ from typing import Any, NoReturn, get_args
 
 from gunicorn.app.base import BaseApplication
 
-from service import create_app, key_command, op_libraries
-from service.api_keys import key_file
-from service.host import keep_blas_on_its_thread, usable_cores
-from service.logs import logging_config
+from service import create_app
+from service.cli import key
+from service.engines.tensorflow import op_libraries
+from service.lifecycle.policies import policy_file
 from service.misspelt import misspelt
-from service.model_policies import policy_file
-from service.rate_limit import RateLimits
-from service.rotating_file import RotatingFile
+from service.observability.logging import logging_config
+from service.observability.rotating_file import RotatingFile
+from service.runtime.cgroup import keep_blas_on_its_thread, usable_cores
+from service.runtime.shared_memory import SharedMemory
+from service.runtime.toml_file import InvalidFile
+from service.security.api_keys import key_file
+from service.security.rate_limit import RateLimits
 from service.server.arbiter import ServiceArbiter
 from service.settings import InvalidSetting, Settings, from_environment, variable
-from service.shared.memory import SharedMemory
-from service.toml_file import InvalidFile
 
 # Not __name__, which is __main__ here.
 logger = logging.getLogger("service")
@@ -37,13 +39,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     keep_blas_on_its_thread()
     if sys.argv[1:2] == ["key"]:
-        key_command.main(sys.argv[2:])
+        key.main(sys.argv[2:])
         return
     if sys.argv[1:2] == ["predict"]:
         # Not above: it takes NumPy and Pillow, of which the process that watches over the workers has no need.
-        from service.predict import command
+        from service.cli import predict
 
-        sys.exit(command.main(sys.argv[2:]))
+        sys.exit(predict.main(sys.argv[2:]))
     parser = _parser()
     try:
         settings = from_environment(flags={name: text for name, text in vars(parser.parse_args()).items() if text})
@@ -195,7 +197,7 @@ def _warn_of_misspelt(_server: Any) -> None:
 
 
 def _greet(registry: Any, settings: Settings) -> None:
-    from service.greeting import greeting
+    from service.cli.greeting import greeting
 
     registry.first_scan_done.wait()
     # In one piece: other threads and processes write lines of the log meanwhile.

@@ -7,7 +7,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from service.api.flask_views import response
-from service.messages import Answer, error_answer
+from service.http import Answer, error_answer
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from service import cors, op_libraries, rate_limit
+from service.engines.tensorflow import op_libraries
+from service.security import cors, rate_limit
 
 EngineChoice = Literal["auto", "tensorflow", "litert"]
 LogFormat = Literal["text", "json"]

@@ -21,7 +21,7 @@ from service.serving_config import (
     Twin,
     write_serving_config,
 )
-from service.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from training import independence, twin
 from training.publish import publish, staging
 from training.reference import REFERENCE_FILE

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from service.engines import Engine
+from service.engines.base import Engine
 from service.engines.litert import LiteRTEngine
-from service.engines.saved_model import SavedModelEngine
+from service.engines.tensorflow.engine import SavedModelEngine
 from service.serving_config import ASSETS, TWIN_FILE, RowProof
-from service.signature import Signature
+from service.tensors.signature import Signature
 
 Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]

@@ -41,7 +41,7 @@ class FolderConfig(Config):
 
 
 def check_name(name: str) -> None:
-    """As the service has it: see service/repository.py."""
+    """As the service has it: see service/lifecycle/repository.py."""
     bad = next((character for character in name if not character.isprintable() or character in "/\\:"), None)
     if bad is not None:
         raise ConfigError(f"name is {name!r}, which has {bad!r} in it: no URL can name such a model")

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import ServingError
-from service.image import decode_picture
 from service.serving_config import ImageSpec
+from service.tensors.image import decode_picture
 from training.errors import DatasetError
 from training.evaluate import Integers
 

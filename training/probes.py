@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from service.image import decode_picture
 from service.serving_config import ImageSpec
+from service.tensors.image import decode_picture
 
 Array = np.ndarray[Any, Any]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from service import drift_features
+from service.drift import features
 from training.evaluate import Floats
 
 REFERENCE_FILE = "reference.json"
@@ -23,7 +23,7 @@ def reference(
     fitted to, for it is surer of the others than it will be in service."""
     count = len(next(iter(inputs.values())))
     parts = [
-        drift_features.features({name: values[start : start + SLICE] for name, values in inputs.items()})
+        features.features({name: values[start : start + SLICE] for name, values in inputs.items()})
         for start in range(0, count, SLICE)
     ]
     found: dict[str, Any] = {

@@ -15,19 +15,20 @@ from typing import cast, get_args
 import orjson
 from prometheus_client import CollectorRegistry
 
-from service.batch import row_count
-from service.calls import Call
-from service.captured import Captured, arrays, decode_line
-from service.engines import LoadError, load_engine
-from service.inference import Inference
-from service.metrics import Metrics
-from service.registry import Registry
-from service.repository import Repository
+from service.engines.base import LoadError
+from service.engines.loading import load_engine
+from service.inference.batch import row_count
+from service.inference.context import Call
+from service.inference.infer import Inference
+from service.inference.shadow import check_types, first_labels
+from service.inference.version import LoadedVersion
+from service.lifecycle.registry import Registry
+from service.lifecycle.repository import Repository
+from service.lifecycle.warm_up import WarmUp
+from service.metrics.definitions import Metrics
+from service.observability.captured import Captured, arrays, decode_line
 from service.serving_config import InvalidServingConfig, read_serving_config
 from service.settings import EngineChoice
-from service.shadow import check_types, first_labels
-from service.version import LoadedVersion
-from service.warm_up import WarmUp
 from training.errors import ConfigError, RunError
 from training.replay_tally import Answers, Tally
 

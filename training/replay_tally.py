@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from service.captured import Arrays
-from service.shadow import all_close
-from service.tensors import Array
+from service.inference.shadow import all_close
+from service.observability.captured import Arrays
+from service.tensors.json import Array
 
 # Of the changes from one label to another, the most frequent.
 MOST_CHANGES = 20

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from service.engines import LoadError, load_engine
-from service.repository import Repository
+from service.engines.base import LoadError
+from service.engines.loading import load_engine
+from service.lifecycle.repository import Repository
 from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, read_serving_config
 from service.settings import EngineChoice
-from service.signature import DEFAULT_SIGNATURE, Signature
-from service.tensors import DTYPES, Array
+from service.tensors.json import DTYPES, Array
+from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from training.errors import RunError
 from training.timing import microseconds
 

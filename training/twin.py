@@ -11,7 +11,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from service.serving_config import ASSETS, TWIN_FILE, Twin, saved_model_digest
-from service.signature import DEFAULT_SIGNATURE
+from service.tensors.signature import DEFAULT_SIGNATURE
 from training.evaluate import Integers
 
 Array = np.ndarray[Any, Any]

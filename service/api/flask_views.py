@@ -4,7 +4,7 @@ import flask
 from flask import Flask, Response
 from werkzeug.exceptions import BadRequest
 
-from service.messages import Answer, Request
+from service.http import Answer, Request
 
 
 def register(app: Flask) -> None:

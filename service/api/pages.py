@@ -4,8 +4,8 @@ from pathlib import Path
 
 from flask import Blueprint, Response, send_from_directory
 
+from service.api.openapi.document import document
 from service.errors import json_response
-from service.openapi import document
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 STATIC = Path(__file__).parent.parent / "static"

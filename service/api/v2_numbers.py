@@ -1,6 +1,6 @@
 """A tensor's JSON `data` as an array without a Python object for each number: what makes large tensors in JSON cheap.
 
-As in json_numbers.py nothing is decided here about what is wrong: the long way (service/tensors.py) says that.
+As in numbers.py nothing is decided here about what is wrong: the long way (service/tensors/json.py) says that.
 """
 
 from math import prod
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from service.api.json_numbers import OF_NUMBERS, brackets_of
 from service.api.json_parsers import parser_for
-from service.tensors import Array
+from service.api.numbers import OF_NUMBERS, brackets_of
+from service.tensors.json import Array
 
 # As simdjson calls what it gives for a kind of NumPy's types, and what that is.
 _KINDS = {"f": ("d", np.float64), "i": ("i", np.int64), "u": ("u", np.uint64)}

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from service.engines.interface import LoadError
+from service.engines.base import LoadError
 from service.engines.no_rows import outputs_of_no_rows
 from service.errors import InvalidRequest
-from service.signature import Signature, TensorSpec
-from service.tensors import DTYPES, Array
+from service.tensors.json import DTYPES, Array
+from service.tensors.signature import Signature, TensorSpec
 
 # Interpreters that are kept, each prepared for the shapes it ran last. To prepare one for other shapes costs more than
 # to run a small model; to keep one costs the weights once more.

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from service.errors import InvalidRequest
-from service.signature import Signature
-from service.tensors import DTYPES, Array, declared_shape, shape_text
+from service.tensors.json import DTYPES, Array, declared_shape, shape_text
+from service.tensors.signature import Signature
 
 
 def outputs_of_no_rows(signature: Signature, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from service.lifecycle.registry import Registry
 from service.metrics.asked import Asked
-from service.registry import Registry
 
 
 def drift_metrics(registry: Registry) -> Iterator[Asked]:

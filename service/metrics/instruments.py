@@ -8,9 +8,9 @@ from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from service.shared.cells import Cells, Store
-from service.shared.memory import Kind
-from service.tensors import Array
+from service.runtime.shared_cells import Cells, Store
+from service.runtime.shared_memory import Kind
+from service.tensors.json import Array
 
 
 class Counter:

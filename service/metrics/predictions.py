@@ -6,7 +6,7 @@ from math import isfinite
 import numpy as np
 
 from service.metrics.instruments import Counter, Counters, Histogram
-from service.tensors import Array
+from service.tensors.json import Array
 
 # Up to here Python's own lists are quicker than NumPy's calls.
 FEW_ROWS = 8

@@ -5,7 +5,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 
-from service.messages import Answer
+from service.http import Answer
 from service.server.interface import HttpRequest
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}

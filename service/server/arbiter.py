@@ -9,8 +9,8 @@ from typing import Any
 
 from gunicorn.arbiter import Arbiter
 
-from service.deaths import Deaths, Ending
-from service.shared.memory import SharedMemory, nameless_file
+from service.runtime.deaths import Deaths, Ending
+from service.runtime.shared_memory import SharedMemory, nameless_file
 
 # A crash report tells of at most 100 threads.
 MAX_CRASH_BYTES = 256 * 1024

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from service.server.protocol import HttpConnection
+    from service.server.connection import HttpConnection
 
 # How many connections beyond the limit are told so at a time. Further ones are closed without a word.
 TOLD = 128

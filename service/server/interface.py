@@ -7,8 +7,8 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from service.calls import Call
-from service.messages import Answer
+from service.http import Answer
+from service.inference.context import Call
 
 LONGEST_PATH = 1024
 

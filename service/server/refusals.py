@@ -5,9 +5,9 @@ import asyncio
 from collections import deque
 from time import perf_counter
 
-from service.calls import Call
-from service.messages import Answer, error_answer
-from service.metrics import Metrics
+from service.http import Answer, error_answer
+from service.inference.context import Call
+from service.metrics.definitions import Metrics
 
 # Of the event loop's time. Clients that ask again at once would else have a service that does nothing but refuse them.
 SHARE = 0.03

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gunicorn.workers.base import Worker
 
-from service import memory
-from service.deaths import Ending
+from service.runtime import malloc
+from service.runtime.deaths import Ending
 from service.server.arbiter import Heartbeat
 from service.server.listener import BACKLOG, Accepting, bound_socket, connect_no_more, waiting
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
-    from service.agreement import Agreement
-    from service.metrics import Metrics
-    from service.records import Records
-    from service.registry import Registry
+    from service.lifecycle.registry import Registry
+    from service.lifecycle.workers import Agreement
+    from service.metrics.definitions import Metrics
+    from service.observability.records import Records
     from service.server.connections import Connections
     from service.settings import Settings
 
@@ -74,7 +74,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         # gunicorn's own process loads this module, and must not grow fat by what only workers need.
         import uvloop
 
-        memory.keep_what_is_freed()
+        malloc.keep_what_is_freed()
         self.app.slot = self.slot
         self.loop = uvloop.new_event_loop()
         asyncio.set_event_loop(self.loop)
@@ -103,11 +103,11 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self.loop.close()
 
     async def _serve(self, app: "Flask") -> None:
-        from service import cors
+        from service.security import cors
+        from service.server.admission import doors
+        from service.server.connection import CorsConnection, HttpConnection
         from service.server.connections import Connections, affordable_connections
-        from service.server.guard import doors
-        from service.server.protocol import CorsConnection, HttpConnection
-        from service.server.roads import Roads
+        from service.server.dispatch import Roads
 
         settings: Settings = app.extensions["settings"]
         metrics: Metrics = app.extensions["metrics"]

@@ -5,8 +5,8 @@ from io import BytesIO
 from typing import Any
 from wsgiref.types import WSGIApplication
 
-from service.calls import ENVIRON_KEY
-from service.messages import Answer
+from service.http import Answer
+from service.inference.context import ENVIRON_KEY
 from service.server.interface import HttpRequest, decoded_path
 
 

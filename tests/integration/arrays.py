@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from service.engines import Engine
-from service.tensors import Array
+from service.engines.base import Engine
+from service.tensors.json import Array
 
 
 def run(engine: Engine, **inputs: Any) -> dict[str, Any]:

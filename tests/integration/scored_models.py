@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import tensorflow as tf
 
-from service.engines.saved_model import SavedModelEngine
+from service.engines.tensorflow.engine import SavedModelEngine
 from service.serving_config import (
     ASSETS,
     TWIN_FILE,
@@ -21,7 +21,7 @@ from service.serving_config import (
     saved_model_digest,
     write_serving_config,
 )
-from service.signature import DEFAULT_SIGNATURE
+from service.tensors.signature import DEFAULT_SIGNATURE
 
 SIZE = 8
 Precision = Literal["float32", "float16", "int8"]

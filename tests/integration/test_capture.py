@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from service.captured import arrays, decode_line
+from service.observability.captured import arrays, decode_line
 from tests.integration.conftest import SHIPPED
 from tests.integration.server import Server, running
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.registry import State
+from service.inference.version import State
 from tests.integration.conftest import SHIPPED
 from tests.integration.server import DEADLINE_SECONDS, Server, at_start_of_python, running, workers
 from tests.integration.test_lifecycle import failure, publish, state

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.registry import State
+from service.inference.version import State
 from tests.integration.conftest import SHIPPED
 from tests.integration.server import (
     DEADLINE_SECONDS,

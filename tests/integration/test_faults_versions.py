@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from service.registry import State
+from service.inference.version import State
 from tests.integration.conftest import SHIPPED
 from tests.integration.odd_saved_models import save_abort
 from tests.integration.server import Server, at_start_of_python, running, workers

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from service.registry import State
+from service.inference.version import State
 from tests.integration.conftest import SHIPPED
 from tests.integration.server import Server, running, wait_for
 

@@ -9,9 +9,9 @@ import psutil
 import pytest
 
 from service import create_app
-from service.registry import Registry
+from service.lifecycle.registry import Registry
+from service.lifecycle.watcher import Watcher
 from service.settings import EngineChoice, Settings
-from service.watcher import Watcher
 from tests.integration.conftest import SHIPPED
 
 # One version of the model takes more than a megabyte, by either engine.
@@ -23,7 +23,7 @@ def test_fifty_versions_later_the_process_is_as_large_as_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: EngineChoice
 ) -> None:
     # What is taken away goes at the next look.
-    monkeypatch.setattr("service.succession.MIN_ABSENT_SECONDS", 0)
+    monkeypatch.setattr("service.lifecycle.succession.MIN_ABSENT_SECONDS", 0)
     app = create_app(Settings(models=tmp_path, engine=engine))
     watcher: Watcher = app.extensions["watcher"]
     registry: Registry = app.extensions["registry"]

@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from service.openapi import document
+from service.api.openapi.document import document
 from tests.integration.conftest import SHIPPED
 from tests.integration.server import Server, running
 

@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
-from service.engines.saved_model import SavedModelEngine
-from service.engines.tensorflow_session import _config
-from service.engines.tensorflow_tensor import _string_memory
-from service.host import usable_cores
-from service.tensors import DTYPES, Array
+from service.engines.tensorflow.engine import SavedModelEngine
+from service.engines.tensorflow.session import _config
+from service.engines.tensorflow.tensor import _string_memory
+from service.runtime.cgroup import usable_cores
+from service.tensors.json import DTYPES, Array
 from tests.integration import odd_saved_models, saved_models
 from tests.integration.arrays import floats, run, texts
 from tests.integration.conftest import SHIPPED

@@ -13,8 +13,9 @@ import tensorflow as tf
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tensorflow.core.protobuf import saved_model_pb2
 
-from service.engines import LoadError, tensorflow_c
-from service.engines.saved_model import SavedModelEngine
+from service.engines.base import LoadError
+from service.engines.tensorflow import c_api
+from service.engines.tensorflow.engine import SavedModelEngine
 from service.errors import GraphError, InvalidRequest
 from tests.integration import odd_saved_models, saved_models
 from tests.integration.arrays import floats, run
@@ -197,8 +198,8 @@ def test_one_signature_that_cannot_run_does_not_take_the_others_with_it(
 def test_an_older_tensorflow_is_refused_and_the_log_has_its_version(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tensorflow_c, "OLDEST", (2, 99))
+    monkeypatch.setattr(c_api, "OLDEST", (2, 99))
     with pytest.raises(LoadError) as raised:
-        tensorflow_c.tensorflow.__wrapped__()
+        c_api.tensorflow.__wrapped__()
     assert str(raised.value).endswith("is of another version than is needed: 2.99 or a later 2.x")
     assert caplog.messages[-1].endswith(f"is version {tf.__version__}")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from service.engines.saved_model import SavedModelEngine
+from service.engines.tensorflow.engine import SavedModelEngine
 from service.errors import InvalidRequest
 from tests.integration import odd_saved_models, saved_models
 from tests.integration.arrays import floats, run, texts

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.api_keys import new_key
+from service.security.api_keys import new_key
 from tests.integration.conftest import SHIPPED
 from tests.integration.server import DEADLINE_SECONDS, Server, free_port, running, workers
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.engines import load_engine
+from service.engines.loading import load_engine
 from service.errors import InvalidRequest
-from service.image import picture_batch
-from service.image_file import FORMATS
 from service.serving_config import ASSETS, read_serving_config
-from service.signature import DEFAULT_SIGNATURE
+from service.tensors.image import picture_batch
+from service.tensors.image_file import FORMATS
+from service.tensors.signature import DEFAULT_SIGNATURE
 
 MODELS = Path(__file__).parents[2] / "models"
 # Nearly without loss; what is lost may not change a label.

@@ -11,10 +11,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from service.engines import LoadError, load_engine
+from service.engines.base import LoadError
+from service.engines.loading import load_engine
 from service.serving_config import ServingConfig
-from service.tensors import DTYPES
-from service.tf_example import encode_example
+from service.tensors.json import DTYPES
+from service.tensors.tf_example import encode_example
 from tests.integration.saved_models import save_identity
 from tests.integration.server import Server
 from tests.integration.test_lifecycle import failure

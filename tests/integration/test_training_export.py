@@ -15,7 +15,7 @@ pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requireme
 import keras
 import tensorflow as tf
 
-from service import drift_features
+from service.drift import features
 from service.serving_config import saved_model_digest
 from tests.integration.packages import package, scored_package, serving_config
 from training import export, regression, twin
@@ -216,7 +216,7 @@ def test_the_reference_has_the_features_that_the_service_will_look_at(version_di
         name: np.zeros([2, *spec["shape"][1:]], np.float32)
         for name, spec in config["signatures"]["serving_default"]["inputs"].items()
     }
-    assert reference["inputs"].keys() == drift_features.features(inputs).keys()
+    assert reference["inputs"].keys() == features.features(inputs).keys()
     metrics = json.loads((version_dir / "assets.extra" / "metrics.json").read_text())
     assert reference["rows"] == metrics["training_examples"]
     assert reference.get("held_out_rows") == metrics.get("validation_examples")

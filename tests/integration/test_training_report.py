@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requirements/train.txt)")
 
-from service.repository import Repository
+from service.lifecycle.repository import Repository
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from service.registry import State
+from service.inference.version import State
 from tests.integration.conftest import SHIPPED
 from tests.integration.server import Server, running, workers
 from tests.integration.test_lifecycle import failure, publish, state, states

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from service.engines import LoadError
-from service.engines.saved_model import SavedModelEngine
+from service.engines.base import LoadError
+from service.engines.saved_model.tensor_proto import read_tensor
+from service.engines.tensorflow.engine import SavedModelEngine
+from service.lifecycle.warm_up import replay
+from service.lifecycle.warm_up_requests import WARM_UP_FILE
 from service.serving_config import ASSETS
-from service.tensor_proto import read_tensor
-from service.warm_up import replay
-from service.warm_up_requests import WARM_UP_FILE
 from tests.unit.service.protobufs import examples_log, predict_log
 
 

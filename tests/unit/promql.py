@@ -4,9 +4,9 @@ import re
 
 from prometheus_client import CollectorRegistry
 
-from service.metrics import Metrics, scrape_page
+from service.lifecycle.registry import Registry
+from service.metrics.definitions import Metrics, scrape_page
 from service.metrics.instruments import Histograms
-from service.registry import Registry
 
 SAMPLE_SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 

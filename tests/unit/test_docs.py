@@ -8,9 +8,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service import create_app
-from service.metrics import Metrics, scrape_page
-from service.model_policies import Batching, Label, ModelPolicy, decode
-from service.registry import Registry, State
+from service.inference.version import State
+from service.lifecycle.policies import Batching, Label, ModelPolicy, decode
+from service.lifecycle.registry import Registry
+from service.metrics.definitions import Metrics, scrape_page
 from service.serving_config import ImageSpec, ServingConfig
 from service.settings import Settings, variable
 

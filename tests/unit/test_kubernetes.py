@@ -19,9 +19,9 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from service import create_app
-from service.metrics import Metrics, scrape_page
-from service.registry import Registry
-from service.repository import Repository
+from service.lifecycle.registry import Registry
+from service.lifecycle.repository import Repository
+from service.metrics.definitions import Metrics, scrape_page
 from service.settings import Settings, variable
 
 ROOT = Path(__file__).parents[2]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from benchmarks.first_models import VERSIONS
 from benchmarks.hundred_models import FURTHER, copy
-from service.repository import Repository
+from service.lifecycle.repository import Repository
 
 
 def test_a_hundred_models_and_a_second_version_stand_beside_the_first_ones(tmp_path: Path) -> None:

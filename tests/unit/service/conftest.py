@@ -6,9 +6,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service import create_app
-from service.inference import Inference
-from service.metrics import Metrics
-from service.registry import Registry
+from service.inference.infer import Inference
+from service.lifecycle.registry import Registry
+from service.metrics.definitions import Metrics
 from tests.unit.service.fakes import FakeService, patient_settings
 
 MakeService = Callable[..., FakeService]

@@ -13,19 +13,20 @@ from werkzeug.datastructures import Headers
 from werkzeug.test import EnvironBuilder, TestResponse
 from werkzeug.wrappers import Request
 
-from service.batch import BatchObserver, Independence, is_batchable
-from service.batcher import Batcher, BatchLimits
-from service.engines import Engine
-from service.pace import Pace
-from service.registry import LoadedVersion, Registry, State, VersionStatus
+from service.engines.base import Engine
+from service.inference.batch import BatchObserver, Independence, is_batchable
+from service.inference.batching import Batcher, BatchLimits
+from service.inference.pace import Pace
+from service.inference.tick_batcher import TurnBatcher
+from service.inference.version import LoadedVersion, State, VersionStatus
+from service.lifecycle.registry import Registry
+from service.server.connection import HttpConnection
 from service.server.connections import Connections
-from service.server.protocol import HttpConnection
-from service.server.roads import Roads
+from service.server.dispatch import Roads
 from service.serving_config import ServingConfig
 from service.settings import Settings
-from service.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
-from service.tensors import Array
-from service.turn_batcher import TurnBatcher
+from service.tensors.json import Array
+from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 Arrays = Mapping[str, Array]
 Answer = Callable[[Arrays], dict[str, Array]]

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 
-from service.batcher import BatchLimits
-from service.pace import Pace
-from service.registry import LoadedVersion
+from service.inference.batching import BatchLimits
+from service.inference.pace import Pace
+from service.inference.version import LoadedVersion
 from service.serving_config import ImageSpec, OutlierScore, ServingConfig
-from service.signature import DEFAULT_SIGNATURE, Signature
-from service.tensors import Array
+from service.tensors.json import Array
+from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from tests.unit.service.fakes import FakeEngine, batcher, independent, quick, signature, tensor, turn_batcher
 
 INPUTS = {"pixels": tensor("DT_FLOAT", -1, 2, 2)}

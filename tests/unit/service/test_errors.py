@@ -4,10 +4,11 @@ import pytest
 from flask import Flask, abort, request
 from prometheus_client import CollectorRegistry
 
-from service import calls, errors
-from service.deadline import DeadlineExceeded
+from service import errors
 from service.errors import GraphError, InvalidRequest, NotFound, PayloadTooLarge, ServingError, Unavailable
-from service.metrics import Metrics
+from service.inference import context
+from service.inference.deadline import DeadlineExceeded
+from service.metrics.definitions import Metrics
 from tests.unit.service.fakes import error
 
 RAISED: dict[str, Exception] = {
@@ -26,7 +27,7 @@ RAISED: dict[str, Exception] = {
 @pytest.fixture
 def app() -> Flask:
     app = Flask(__name__)
-    calls.register(app, Metrics(CollectorRegistry()))
+    context.register(app, Metrics(CollectorRegistry()))
     errors.register(app)
 
     @app.get("/raise/<name>")

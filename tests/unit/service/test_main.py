@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from service.__main__ import _greet, _warn_of_misspelt, main
-from service.host import usable_cores
-from service.registry import Registry
+from service.lifecycle.registry import Registry
+from service.runtime.cgroup import usable_cores
+from service.runtime.shared_memory import SharedMemory
 from service.settings import Settings, variable
-from service.shared.memory import SharedMemory
 from tests.unit.service.fakes import FakeService
 
 SECONDS_AT_MOST = 10

@@ -4,23 +4,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from service.agreement import Agreement
-from service.batch import BatchObserver
-from service.batcher import BatchLimits
-from service.board import Board
-from service.engines import Engine
-from service.model_policies import policy_file
-from service.preparation import LoadEngine, Preparation
-from service.registry import Registry, State
-from service.repository import Repository
-from service.retries import Retries
+from service.engines.base import Engine
+from service.inference.batch import BatchObserver
+from service.inference.batching import BatchLimits
+from service.inference.version import State
+from service.lifecycle.board import Board
+from service.lifecycle.loader import LoadEngine, Preparation
+from service.lifecycle.policies import policy_file
+from service.lifecycle.registry import Registry
+from service.lifecycle.repository import Repository
+from service.lifecycle.retries import Retries
+from service.lifecycle.succession import MIN_ABSENT_SECONDS
+from service.lifecycle.version_records import VersionRecords
+from service.lifecycle.watcher import Watcher
+from service.lifecycle.workers import Agreement
+from service.runtime.shared_memory import SharedMemory
 from service.serving_config import RowProof, ServingConfig, write_serving_config
 from service.settings import Settings
-from service.shared.memory import SharedMemory
-from service.signature import DEFAULT_SIGNATURE, Signature
-from service.succession import MIN_ABSENT_SECONDS
-from service.version_records import VersionRecords
-from service.watcher import Watcher
+from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature, tensor
 
 NEVER_SECONDS = 3600

@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from service.drift import Drift
-from service.drift_reference import REFERENCE_FILE
-from service.drift_watch import DriftWatch
-from service.registry import LoadedVersion
+from service.drift.monitor import Drift
+from service.drift.reference import REFERENCE_FILE
+from service.drift.watch import DriftWatch
+from service.inference.version import LoadedVersion
 from service.serving_config import ASSETS, ServingConfig
-from service.signature import DEFAULT_SIGNATURE, Signature
-from service.tensors import Array
+from service.tensors.json import Array
+from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from tests.unit.service.fakes import FakeEngine, quick, signature, tensor
 
 LABELS = ("low", "high")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.drift_features import STATISTICS
+from service.drift.features import STATISTICS
 from training.reference import deciles, reference
 
 

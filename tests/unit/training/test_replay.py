@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.captured import Captured, encode_line, tensors
-from service.engines import LoadError
+from service.engines.base import LoadError
 from service.errors import InvalidRequest
+from service.observability.captured import Captured, encode_line, tensors
 from service.serving_config import ServingConfig
-from service.tensors import Array
+from service.tensors.json import Array
 from tests.unit.service.fakes import Arrays, FakeEngine, signature, tensor
 from training import replay
 from training.__main__ import main

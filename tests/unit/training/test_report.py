@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.engines import LoadError
-from service.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
-from service.tensors import Array
+from service.engines.base import LoadError
+from service.tensors.json import Array
+from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from training import report
 from training.errors import RunError
 

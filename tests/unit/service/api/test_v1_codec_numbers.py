@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.api.v1_codec import decode_numbers, decode_predict, parse_body
+from service.api.v1.decode import decode_numbers, decode_predict, parse_body
 from service.errors import InvalidRequest
-from service.signature import Signature
-from service.tensors import Array
+from service.tensors.json import Array
+from service.tensors.signature import Signature
 from tests.unit.service.fakes import any_shape, signature, tensor
 
 VECTOR = signature({"x": tensor("DT_FLOAT", -1)})

@@ -10,10 +10,10 @@ import numpy as np
 import orjson
 import pytest
 
-from service.model_policies import ModelPolicy, Policies
-from service.registry import State, VersionStatus
-from service.signature import Signature, TensorSpec
-from service.tensors import DTYPES, Array
+from service.inference.version import State, VersionStatus
+from service.lifecycle.policies import ModelPolicy, Policies
+from service.tensors.json import DTYPES, Array
+from service.tensors.signature import Signature, TensorSpec
 from tests.unit.service.fakes import FakeService, any_shape, error, signature
 
 PREDICT = "/v1/models/model:predict"

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api import v2_codec
+from service.api.v2 import decode as v2_codec
 from service.errors import InvalidRequest
-from service.signature import Signature
-from service.tensors import DATATYPES
+from service.tensors.json import DATATYPES
+from service.tensors.signature import Signature
 from tests.unit.service.conftest import MakeService
 from tests.unit.service.fakes import any_shape, error, signature, tensor
 

@@ -4,10 +4,10 @@ import struct
 
 import pytest
 
-from service.api import v2_codec
+from service.api.v2 import decode as v2_codec
 from service.errors import InvalidRequest
-from service.signature import Signature
-from service.tensors import Array
+from service.tensors.json import Array
+from service.tensors.signature import Signature
 from tests.unit.service.fakes import any_shape, signature, tensor
 
 

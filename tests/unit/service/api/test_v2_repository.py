@@ -1,6 +1,6 @@
 import pytest
 
-from service.registry import State, VersionStatus
+from service.inference.version import State, VersionStatus
 from tests.unit.service.conftest import MakeService
 from tests.unit.service.fakes import FakeService, any_shape, error, signature
 

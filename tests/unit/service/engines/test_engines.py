@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.engines import Engine, LoadError, load_engine
-from service.engines.tensorflow_c import tensorflow
+from service.engines.base import Engine, LoadError
+from service.engines.loading import load_engine
+from service.engines.tensorflow.c_api import tensorflow
 from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, Twin, saved_model_digest
 from tests.unit.service import scored
 from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature
@@ -24,17 +25,17 @@ def fake_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Modules in the place of the engines', which need the real runtimes."""
     litert: Any = ModuleType("service.engines.litert")
     litert.LiteRTEngine = lambda twin, signatures: FakeEngine(signatures, echo, name=f"litert of {twin.name}")
-    saved_model: Any = ModuleType("service.engines.saved_model")
+    saved_model: Any = ModuleType("service.engines.tensorflow.engine")
     saved_model.SavedModelEngine = lambda version_dir: FakeEngine(SIGNATURES, echo, name="tensorflow")
     monkeypatch.setitem(sys.modules, "tensorflow", ModuleType("tensorflow"))
     monkeypatch.setitem(sys.modules, "service.engines.litert", litert)
-    monkeypatch.setitem(sys.modules, "service.engines.saved_model", saved_model)
+    monkeypatch.setitem(sys.modules, "service.engines.tensorflow.engine", saved_model)
 
 
 @pytest.fixture
 def real_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Brings the real module of the engine back, which has not yet looked for TensorFlow."""
-    monkeypatch.delitem(sys.modules, "service.engines.saved_model")
+    monkeypatch.delitem(sys.modules, "service.engines.tensorflow.engine")
     tensorflow.cache_clear()
     yield
     tensorflow.cache_clear()
@@ -91,7 +92,7 @@ def test_a_twin_of_lower_precision_is_served_as_any_other(version: Path, precisi
 @pytest.fixture
 def with_score(version: Path, monkeypatch: pytest.MonkeyPatch) -> ServingConfig:
     """Of the version, which gives an outlier score; the engines give what their signatures say."""
-    litert, saved_model = (sys.modules[f"service.engines.{name}"] for name in ("litert", "saved_model"))
+    litert, saved_model = (sys.modules[f"service.engines.{name}"] for name in ("litert", "tensorflow.engine"))
     monkeypatch.setattr(litert, "LiteRTEngine", lambda _, held: FakeEngine(held, scored.with_score, "litert"))
     tensorflow = FakeEngine(scored.SIGNATURES, scored.with_score, "tensorflow")
     monkeypatch.setattr(saved_model, "SavedModelEngine", lambda _: tensorflow)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from service.engines import Engine, LoadError, load_engine
+from service.engines.base import Engine, LoadError
 from service.engines.litert import LiteRTEngine
+from service.engines.loading import load_engine
 from service.errors import InvalidRequest
 from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, read_serving_config
 from tests.unit.service.fakes import any_shape, signature

@@ -3,8 +3,8 @@ import pytest
 
 from service.engines.no_rows import outputs_of_no_rows
 from service.errors import InvalidRequest
-from service.signature import TensorSpec
-from service.tensors import Array
+from service.tensors.json import Array
+from service.tensors.signature import TensorSpec
 from tests.unit.service.fakes import any_shape, signature, tensor
 
 NO_ROWS = np.zeros((0, 2), np.float32)

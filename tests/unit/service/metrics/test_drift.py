@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.registry import LoadedVersion
+from service.inference.version import LoadedVersion
 from tests.unit.service.fakes import FakeService, make_available
 from tests.unit.service.watched_for_drift import honest, watched_version
 

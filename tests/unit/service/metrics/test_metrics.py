@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.metrics import BatchMetrics, Metrics
+from service.metrics.definitions import BatchMetrics, Metrics
 
 MODEL = {"model": "model", "version": "1"}
 CALL = {**MODEL, "protocol": "v1", "verb": "predict"}

@@ -4,10 +4,10 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from service.messages import Answer
+from service.http import Answer
+from service.server.connection import HttpConnection
 from service.server.connections import Connections
 from service.server.interface import HttpRequest
-from service.server.protocol import HttpConnection
 from tests.unit.service.fakes import FakeTransport
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -10,10 +10,10 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.workers.base import Worker
 
-from service.deaths import Ending
+from service.runtime.deaths import Ending
+from service.runtime.shared_memory import SharedMemory
 from service.server.arbiter import Heartbeat, ServiceArbiter, _ending
 from service.server.worker import LoopWorker
-from service.shared.memory import SharedMemory
 from tests.unit.service.forked import Forked
 
 

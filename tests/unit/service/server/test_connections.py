@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from service.messages import Answer
+from service.http import Answer
 from service.server import waits
 from service.server.connections import OTHER_FILES, TOLD, Connections, affordable_connections
 from tests.unit.service.server.clients import GET, connect, post

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.messages import Answer
+from service.http import Answer
 from service.server.connections import Connections
 from tests.unit.service.mutations import mutated
 from tests.unit.service.server.clients import Client, connect, post

@@ -4,9 +4,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from service.calls import Call
-from service.messages import Answer
-from service.metrics import Metrics
+from service.http import Answer
+from service.inference.context import Call
+from service.metrics.definitions import Metrics
 from service.server.refusals import COST, MOST_SAVED, SHARE, Refusals
 
 SECONDS_AT_MOST = 10

@@ -1,0 +1,75 @@
+"""What the page is told of the models: enough to draw a useful panel for any of them."""
+
+from math import isfinite
+from typing import Any
+
+import msgspec
+
+from service.api.playground.version_files import VersionFiles
+from service.api.v2.binary import datatype
+from service.inference.version import LoadedVersion
+from service.lifecycle.registry import Registry
+from service.tensors.image import picture_spec
+from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+
+
+def models(registry: Registry) -> dict[str, object]:
+    """Every model with its versions, newest first, whatever their state. `default`: the version that answers who names
+    none; null where none does."""
+    labels, defaults = registry.labels(), registry.defaults()
+    return {
+        "models": [
+            {
+                "name": model,
+                "default": defaults.get(model),
+                "labels": labels.get(model, {}),
+                "versions": [
+                    {
+                        "version": number,
+                        "state": status.state,
+                        "error": status.error,
+                        "engine": status.engine,
+                        "load_seconds": status.load_seconds,
+                    }
+                    for number, status in sorted(versions.items(), reverse=True)
+                ],
+            }
+            for model, versions in sorted(registry.statuses().items())
+        ]
+    }
+
+
+def version(loaded: LoadedVersion, files: VersionFiles) -> dict[str, object]:
+    """A loaded version. `image`: how a picture becomes the input of the default signature; null where none can."""
+    config = loaded.config
+    default = loaded.engine.signatures.get(DEFAULT_SIGNATURE)
+    image = picture_spec(default, config.image) if default else None
+    return {
+        "name": loaded.model,
+        "version": loaded.version,
+        "engine": loaded.engine.name,
+        "row_seconds": loaded.pace.row_seconds if isfinite(loaded.pace.row_seconds) else None,
+        "signatures": {name: _signature(signature) for name, signature in loaded.engine.signatures.items()},
+        "labels": config.labels,
+        "label_output": loaded.label_output(DEFAULT_SIGNATURE),
+        "image": msgspec.to_builtins(image) if image else None,
+        "has_outlier_score": config.outlier_score is not None,
+        "example": config.example,
+        "samples": msgspec.to_builtins(config.samples),
+        "twin": msgspec.to_builtins(config.twin) if config.twin else None,
+        "metrics": files.metrics(),
+        "files": [{"name": file.name, "bytes": file.size} for file in files.shown()],
+        "bytes": files.total_size(),
+    }
+
+
+def _signature(signature: Signature) -> dict[str, Any]:
+    return {
+        "inputs": {name: _tensor(spec) for name, spec in signature.inputs.items()},
+        "outputs": {name: _tensor(spec) for name, spec in signature.outputs.items()},
+    }
+
+
+def _tensor(spec: TensorSpec) -> dict[str, object]:
+    """`shape`: null where any rank is taken; -1 stands for a free size."""
+    return {"datatype": datatype(spec), "shape": spec.shape}

@@ -1,0 +1,73 @@
+"""What lies beside a version for people to look at: its model card, figures, samples."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from service.errors import NotFound
+from service.serving_config import ASSETS
+from service.tensors.utf8 import NotUtf8, without_mark
+
+METRICS_FILE = "metrics.json"
+# By its ending, as browsers are told. Nothing else that lies there is handed out.
+CONTENT_TYPES = {
+    ".csv": "text/csv; charset=utf-8",
+    ".jpeg": "image/jpeg",
+    ".jpg": "image/jpeg",
+    ".json": "application/json",
+    ".md": "text/plain; charset=utf-8",
+    ".png": "image/png",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFile:
+    """`name`: its path in `assets.extra`, with "/"."""
+
+    name: str
+    size: int
+
+
+class VersionFiles:
+    """Of one version; `folder` is the version's."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._assets = folder / ASSETS
+
+    def shown(self) -> list[VersionFile]:
+        return sorted(self._shown(), key=lambda file: file.name)
+
+    def read(self, name: str) -> tuple[bytes, str]:
+        """A file's bytes and content type.
+
+        Raises:
+            NotFound: it is not among those shown.
+        """
+        # Only a name that the folder itself gave: no path of a client ever reaches the file system.
+        if name not in {file.name for file in self._shown()}:
+            raise NotFound(f"no such file: {name[:80]!r}")
+        path = self._assets / name
+        try:
+            return path.read_bytes(), CONTENT_TYPES[path.suffix]
+        except OSError:
+            raise NotFound(f"no such file: {name[:80]!r}") from None
+
+    def metrics(self) -> dict[str, object] | None:
+        """metrics.json; None where there is none that can be read."""
+        try:
+            found = orjson.loads(without_mark((self._assets / METRICS_FILE).read_bytes()))
+        except (OSError, orjson.JSONDecodeError, NotUtf8):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def total_size(self) -> int:
+        """Of the whole version, in bytes."""
+        return sum(file.stat().st_size for file in self._folder.rglob("*") if file.is_file())
+
+    def _shown(self) -> Iterator[VersionFile]:
+        for path in self._assets.rglob("*"):
+            if path.suffix in CONTENT_TYPES and path.is_file() and not path.is_symlink():
+                yield VersionFile(path.relative_to(self._assets).as_posix(), path.stat().st_size)

@@ -1,0 +1,230 @@
+"""TensorFlow Serving's JSON: request bodies as tensors."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from service.api.numbers import decode_rows
+from service.errors import InvalidRequest
+from service.tensors.image_file import looks_like_picture
+from service.tensors.json import Array, array_from_json, bytes_from_json, is_base64
+from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from service.tensors.tf_example import encode_example
+from service.tensors.utf8 import NotUtf8, without_mark
+
+# Picture files, by what messages call them, as a signature's only input.
+Pictures = Callable[[Mapping[str, bytes]], Array]
+
+_BODY_EXPECTED = 'expected {"instances": [...]} or {"inputs": ...}'
+_EXAMPLES_EXPECTED = 'expected {"examples": [{feature: value, ...}, ...]} or {"instances": [...]}'
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A request's JSON, not yet read as tensors: that takes a signature."""
+
+    fields: dict[str, Any]
+    signature_name: str
+
+    @property
+    def is_row_format(self) -> bool:
+        return "inputs" not in self.fields
+
+
+def parse_body(data: bytes) -> Body:
+    """Raises InvalidRequest where the body is not one JSON object, or signature_name no string."""
+    try:
+        fields = orjson.loads(without_mark(data))
+    except NotUtf8 as error:
+        raise InvalidRequest(f"JSON Parse error: Invalid value: {error}") from None
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"JSON Parse error: {_json_error(data, error)}") from None
+    if not isinstance(fields, dict):
+        raise InvalidRequest(f"Is not object: the body is a JSON {_kind(fields)}; {_BODY_EXPECTED}")
+    signature_name = fields.get("signature_name", DEFAULT_SIGNATURE)
+    if not isinstance(signature_name, str):
+        raise InvalidRequest("'signature_name' key must be a string value")
+    return Body(fields, signature_name or DEFAULT_SIGNATURE)
+
+
+def decode_numbers(data: bytes, signature: Signature) -> dict[str, Array] | None:
+    """What `parse_body` and `decode_predict` make of a body that is nothing but `{"instances": ...}` with floats for
+    the signature's only input, at a fraction of their price. None for every other body, also for a wrong one."""
+    if len(signature.inputs) != 1:
+        return None
+    ((name, spec),) = signature.inputs.items()
+    array = decode_rows(data, spec)
+    return None if array is None else {name: array}
+
+
+def decode_predict(body: Body, signature: Signature, pictures: Pictures | None = None) -> dict[str, Array]:
+    """`instances` (a list of rows) or `inputs` (columns) as the signature's tensors.
+
+    `pictures`: of a signature that takes pictures, what reads them. `{"b64": ...}` where a row of its input may stand
+    is a picture's bytes then.
+    """
+    given = [key for key in ("instances", "inputs") if key in body.fields]
+    if not given:
+        raise InvalidRequest(f"Missing 'inputs' or 'instances' key; {_BODY_EXPECTED}")
+    if len(given) == 2:
+        raise InvalidRequest(
+            "Not formatted correctly: expecting only one of 'inputs' or 'instances' keys to exist; both are there"
+        )
+    if given == ["inputs"]:
+        return _columns(body.fields["inputs"], signature, pictures)
+    return _rows(body, "instances", signature, pictures)
+
+
+def decode_examples(body: Body, signature: Signature, pictures: Pictures | None = None) -> dict[str, Array]:
+    """The body of :classify and :regress: `examples` with an optional `context`, or `instances`/`inputs`.
+
+    A signature with one string input takes examples as serialized tf.train.Example; any other takes the features
+    as its inputs of these names.
+    """
+    if "examples" not in body.fields and body.fields.keys() & {"instances", "inputs"}:
+        return decode_predict(body, signature, pictures)
+    context = _example(body.fields.get("context", {}), "context")
+    if "examples" not in body.fields:
+        raise InvalidRequest(f"key 'examples' is expected and was not found; {_EXAMPLES_EXPECTED}")
+    if extra := body.fields.keys() & {"instances", "inputs"}:
+        raise InvalidRequest(
+            f"Not formatted correctly: expecting only one of 'examples' or {sorted(extra)[0]!r} keys to exist; "
+            "both are there"
+        )
+    examples = body.fields["examples"]
+    if not isinstance(examples, list):
+        raise InvalidRequest(
+            f"Expecting 'examples' value to be a list/array, not a JSON {_kind(examples)}; {_EXAMPLES_EXPECTED}"
+        )
+    if not examples:
+        raise InvalidRequest(f"'examples' value is an empty array; {_EXAMPLES_EXPECTED}")
+    # Of a feature that stands in both, the example's counts.
+    merged = [context | _example(example, f"examples[{row}]") for row, example in enumerate(examples)]
+    inputs = list(signature.inputs.items())
+    if len(inputs) == 1 and inputs[0][1].dtype == "DT_STRING":
+        serialized = [encode_example(example, f"examples[{row}]") for row, example in enumerate(merged)]
+        array = np.empty(len(serialized), object)
+        array[:] = serialized
+        return {inputs[0][0]: array}
+    return _rows(Body({"examples": merged}, body.signature_name), "examples", signature, pictures)
+
+
+def _example(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{where}: Example must be JSON object but got JSON {_kind(value)}; {_EXAMPLES_EXPECTED}")
+    return value
+
+
+def _rows(body: Body, key: str, signature: Signature, pictures: Pictures | None) -> dict[str, Array]:
+    rows = body.fields[key]
+    if not isinstance(rows, list):
+        raise InvalidRequest(f"Expecting '{key}' to be a list/array with an entry per row, not a JSON {_kind(rows)}")
+    if not rows:
+        raise InvalidRequest(f"No values in '{key}' array; expected at least one row")
+    if _is_named(rows[0]):
+        for index, row in enumerate(rows):
+            _check_names(row, index, key, signature)
+        return {
+            name: _tensor([row[name] for row in rows], spec, f"{key}[...][{name!r}]", pictures)
+            for name, spec in signature.inputs.items()
+        }
+    for index, row in enumerate(rows):
+        if _is_named(row):
+            raise InvalidRequest(
+                f"Expecting value/list but got object at item {index} of '{key}': {key}[0] has no input names, "
+                f"{key}[{index}] has; expected them in every row or in none"
+            )
+    if len(signature.inputs) != 1:
+        raise InvalidRequest(
+            f"{key} is a plain list, but expecting list of objects, for the signature takes "
+            f"{len(signature.inputs)} inputs: {_names(signature.inputs)}"
+        )
+    ((name, spec),) = signature.inputs.items()
+    return {name: _tensor(rows, spec, key, pictures)}
+
+
+def _is_named(row: Any) -> bool:
+    """Whether a row gives its tensors by their names."""
+    return isinstance(row, dict) and not is_base64(row)
+
+
+def _check_names(row: Any, index: int, key: str, signature: Signature) -> None:
+    if not _is_named(row):
+        raise InvalidRequest(
+            f"Expecting object but got list at item {index} of '{key}': {key}[{index}] is a JSON {_kind(row)}; "
+            f"expected an object with {_names(signature.inputs)}"
+        )
+    if row.keys() == signature.inputs.keys():
+        return
+    for name in row:
+        if name not in signature.inputs:
+            raise InvalidRequest(
+                f"Failed to process element: {index} key: {name} of '{key}' list. JSON object: does not have named "
+                f"input: {name}; expected {_names(signature.inputs)}"
+            )
+    raise InvalidRequest(
+        f"Failed to process element: {index} of '{key}' list: it has {_names(row) or 'no names'}; keys must be equal "
+        f"to: {','.join(signature.inputs)}"
+    )
+
+
+def _columns(inputs: Any, signature: Signature, pictures: Pictures | None) -> dict[str, Array]:
+    if not _is_named(inputs):
+        if len(signature.inputs) != 1:
+            raise InvalidRequest(
+                "inputs is a plain value/list, but expecting an object, for the signature takes "
+                f"{len(signature.inputs)} inputs: {_names(signature.inputs)}"
+            )
+        ((name, spec),) = signature.inputs.items()
+        return {name: _tensor(inputs, spec, "inputs", pictures)}
+    for name in signature.inputs:
+        if name not in inputs:
+            raise InvalidRequest(
+                f"Missing named input: {name} in 'inputs' object; it has {_names(inputs) or 'none'}, expected "
+                f"{_names(signature.inputs)}"
+            )
+    # What the signature does not take is passed over, as TensorFlow Serving does.
+    return {name: _tensor(inputs[name], spec, f"inputs[{name!r}]", pictures) for name, spec in signature.inputs.items()}
+
+
+def _tensor(value: Any, spec: TensorSpec, where: str, pictures: Pictures | None) -> Array:
+    """What an empty list would hold cannot be seen in it; the signature tells, where it leaves nothing of it free."""
+    if pictures is not None and (files := _picture_files(value, where)):
+        return pictures(files)
+    array = array_from_json(value, spec, where)
+    hidden = (spec.shape or ())[array.ndim :]
+    return array if array.size or -1 in hidden else array.reshape(array.shape + hidden)
+
+
+def _picture_files(value: Any, where: str) -> dict[str, bytes]:
+    """By what messages call them: all rows, or the only one, as bytes; none where the value is anything else."""
+    if is_base64(value):
+        return {where: bytes_from_json(value, where)}
+    if not isinstance(value, list) or not all(map(is_base64, value)):
+        return {}
+    places = [where.replace("...", str(row)) if "..." in where else f"{where}[{row}]" for row in range(len(value))]
+    return {place: bytes_from_json(file, place) for place, file in zip(places, value, strict=True)}
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+def _json_error(data: bytes, error: orjson.JSONDecodeError) -> str:
+    if not data:
+        return f"The document is empty; {_BODY_EXPECTED}"
+    if looks_like_picture(data):
+        return "Invalid value: the body is a picture; say so with Content-Type: image/png (or jpeg, webp, ...)"
+    what = error.msg
+    if data[error.pos :].lstrip(b"-").startswith((b"NaN", b"Infinity", b"Inf")):
+        what = "JSON has no NaN and no Infinity"
+    return f"Invalid value: {what}, at line {error.lineno} column {error.colno}"
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    return {bool: "boolean", int: "number", float: "number", str: "string", list: "list", dict: "object"}[type(value)]

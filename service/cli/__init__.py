@@ -1,0 +1,1 @@
+"""Commands: predict, key, and the greeting at start."""

@@ -1,0 +1,67 @@
+"""What the terminal shows once the models are loaded: what is served, and curl lines that work when pasted."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+from urllib.parse import quote
+
+from service.errors import NotFound
+from service.inference.version import LoadedVersion, State, VersionStatus
+from service.lifecycle.registry import Registry
+from service.lifecycle.repository import not_served
+from service.serving_config import ASSETS
+from service.settings import Settings
+
+# Characters. A longer one fills the screen, and nobody pastes it.
+LONGEST_BODY = 300
+
+
+def greeting(registry: Registry, settings: Settings) -> str:
+    # 0.0.0.0 is where one listens, not where one connects to.
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host  # noqa: S104
+    address = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    lines = [f"Fitting Room serves {address}"]
+    width = max(map(len, registry.statuses()), default=0)
+    for model, versions in registry.statuses().items():
+        for version, status in versions.items():
+            lines.append(f"  {model:<{width}} version {version}  {status.state:<9}  {_told(status)}".rstrip())
+    lines += [f"  {not_served(place, reason)}" for place, reason in sorted(registry.passed_over.items())]
+    if not registry.statuses() and not registry.passed_over:
+        lines.append(f"  no models yet: put a SavedModel into {settings.models}/<name>/1/ and it is served")
+    examples = [command for loaded in _answering(registry) if (command := _curl(loaded, settings, address))]
+    if examples:
+        lines += ["Try:", *(f"  {command}" for command in examples[:3])]
+    return "\n".join(lines)
+
+
+def _told(status: VersionStatus) -> str:
+    if status.state is State.AVAILABLE:
+        return f"engine {status.engine}"
+    return "is loaded when it is first asked for" if status.state is State.START else status.error
+
+
+def _answering(registry: Registry) -> Iterator[LoadedVersion]:
+    """For each model the version that answers who names none."""
+    for model, versions in registry.statuses().items():
+        if any(status.state is State.AVAILABLE for status in versions.values()):
+            # What is loaded may be a shadow alone.
+            with suppress(NotFound):
+                yield registry.get(model)
+
+
+def _curl(loaded: LoadedVersion, settings: Settings, address: str) -> str | None:
+    example: dict[str, Any] | None = loaded.config.example
+    if not example:
+        return None
+    url = f"{address}/v1/models/{quote(loaded.model)}"
+    curl = 'curl -s -H "X-API-Key: $API_KEY"' if settings.api_keys_file else "curl -s"
+    if isinstance(example.get("picture"), str):
+        picture = settings.models / loaded.model / str(loaded.version) / ASSETS / example["picture"]
+        kind = "jpeg" if picture.suffix in (".jpg", ".jpeg") else picture.suffix[1:]
+        return f"{curl} -H 'Content-Type: image/{kind}' --data-binary @{shlex.quote(str(picture))} {url}:classify"
+    body = shlex.quote(json.dumps(example))
+    if len(body) > LONGEST_BODY:
+        return None
+    return f"{curl} -H 'Content-Type: application/json' -d {body} {url}:predict"

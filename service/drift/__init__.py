@@ -1,0 +1,1 @@
+"""Drift: features, reference, window, PSI."""

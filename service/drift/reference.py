@@ -1,0 +1,75 @@
+"""`assets.extra/reference.json`: what training inputs and answers look like. docs/training.md describes its parts."""
+
+from itertools import pairwise
+from math import isfinite
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from service.serving_config import ASSETS
+from service.tensors.utf8 import NotUtf8, without_mark
+
+REFERENCE_FILE = "reference.json"
+
+# A bin's number, and one more for what is no number, are bytes.
+MOST_EDGES = 254
+# Each share was rounded.
+ROUNDING = 0.01
+
+Rows = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class InvalidReference(ValueError):
+    """reference.json is not what it should be; the message says where."""
+
+
+class Binned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`shares`: of the values up to the first of the `edges`, up to the second ..., above the last."""
+
+    edges: Annotated[tuple[float, ...], msgspec.Meta(max_length=MOST_EDGES)]
+    shares: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not all(map(isfinite, self.edges)) or any(left >= right for left, right in pairwise(self.edges)):
+            raise ValueError("expected 'edges' that are finite and increase")
+        if len(self.shares) != len(self.edges) + 1:
+            raise ValueError(f"{len(self.edges)} edges and {len(self.shares)} shares; expected a share more than edges")
+        _check_shares(self.shares)
+
+
+class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`rows`: how many training inputs there were. Of a classifier `labels` (each label's share) and `confidence` are
+    of `held_out_rows` answers, to inputs that it was not fitted to."""
+
+    rows: Rows
+    inputs: dict[str, Binned]
+    held_out_rows: Rows | None = None
+    labels: dict[str, float] | None = None
+    confidence: Binned | None = None
+
+    def __post_init__(self) -> None:
+        parts = (self.held_out_rows, self.labels, self.confidence)
+        if None in parts and parts != (None, None, None):
+            raise ValueError("'held_out_rows', 'labels' and 'confidence' go together")
+        if self.labels is not None:
+            _check_shares(tuple(self.labels.values()))
+
+
+def read_reference(version_dir: Path) -> Reference | None:
+    """None where there is none. Raises InvalidReference, which names the part and what was expected of it."""
+    try:
+        text = (version_dir / ASSETS / REFERENCE_FILE).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InvalidReference(str(error.strerror)) from None
+    try:
+        return msgspec.json.decode(without_mark(text), type=Reference)
+    except (msgspec.DecodeError, UnicodeDecodeError, NotUtf8) as error:
+        raise InvalidReference(str(error)) from None
+
+
+def _check_shares(shares: tuple[float, ...]) -> None:
+    if any(not share >= 0 for share in shares) or not abs(sum(shares) - 1) <= ROUNDING:
+        raise ValueError(f"the shares add up to {sum(shares):.6g}; expected numbers of at least 0 that add up to 1")

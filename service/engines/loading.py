@@ -1,0 +1,84 @@
+"""Engines: what runs a version. `load_engine` chooses one."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from service.engines.base import Engine, LoadError
+from service.engines.outlier import ScoredEngine
+from service.lifecycle.misplaced import lies_below
+from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, graph_file, saved_model_digest
+from service.settings import EngineChoice
+from service.tensors.signature import DEFAULT_SIGNATURE
+
+__all__ = ["Engine", "LoadError", "load_engine"]
+
+logger = logging.getLogger(__name__)
+
+TENSORFLOW_INSTALL = "make serve TENSORFLOW=1 (or: pip install tensorflow-cpu)"
+
+
+def load_engine(
+    version_dir: Path, config: ServingConfig, choice: EngineChoice, op_libraries: Sequence[Path] = ()
+) -> Engine:
+    """The engine that `choice` asks for; "auto" takes the twin where one is proved, else the SavedModel.
+
+    `op_libraries`: those with operations that TensorFlow itself does not have.
+
+    Raises:
+        LoadError: also where TensorFlow is needed and missing.
+    """
+    if graph_file(version_dir) is None:
+        below = "".join(f"; it holds {name}" for name in lies_below(version_dir))
+        raise LoadError(f"not a SavedModel: it holds no saved_model.pb (nor saved_model.pbtxt){below}")
+    obstacle = _twin_obstacle(version_dir, config) if choice != "tensorflow" else "SERVING_ENGINE=tensorflow"
+    if obstacle is None:
+        return _load_twin(version_dir / ASSETS / TWIN_FILE, config)
+    if choice == "litert":
+        raise LoadError(f"SERVING_ENGINE=litert, but {obstacle}")
+    if config.twin is not None and choice == "auto":
+        logger.warning("%s: %s; TensorFlow runs the SavedModel instead", "/".join(version_dir.parts[-2:]), obstacle)
+    engine = _load_saved_model(version_dir, obstacle, op_libraries)
+    return engine if config.outlier_score is None else ScoredEngine(engine, engine.signatures, config.outlier_score)
+
+
+def _twin_obstacle(version_dir: Path, config: ServingConfig) -> str | None:
+    """What speaks against serving the twin; None: nothing."""
+    twin = version_dir / ASSETS / TWIN_FILE
+    if config.twin is None:
+        return "it has no proved twin" + (f" ({config.no_twin})" if config.no_twin else "")
+    if not config.signatures:
+        return f"{ASSETS}/serving.json names no signatures for its twin"
+    if not twin.is_file():
+        return f"its twin {ASSETS}/{TWIN_FILE} is missing"
+    if hashlib.sha256(twin.read_bytes()).hexdigest() != config.twin.sha256:
+        return f"its twin {ASSETS}/{TWIN_FILE} is damaged (its SHA-256 is not the one in serving.json)"
+    if saved_model_digest(version_dir) != config.twin.saved_model_sha256:
+        return "its twin was made from another SavedModel (the digest in serving.json differs)"
+    return None
+
+
+def _load_twin(twin: Path, config: ServingConfig) -> Engine:
+    from service.engines.litert import LiteRTEngine
+
+    if config.outlier_score is None:
+        return LiteRTEngine(twin, config.signatures)
+    # Nobody asks it for the default one; and a twin of one signature is quicker.
+    held = {name: signature for name, signature in config.signatures.items() if name != DEFAULT_SIGNATURE}
+    return ScoredEngine(LiteRTEngine(twin, held), config.signatures, config.outlier_score)
+
+
+def _load_saved_model(version_dir: Path, why: str, op_libraries: Sequence[Path]) -> Engine:
+    from service.engines.tensorflow.c_api import load_op_library
+    from service.engines.tensorflow.engine import SavedModelEngine
+
+    try:
+        for path in op_libraries:
+            load_op_library(path)
+        return SavedModelEngine(version_dir)
+    except ModuleNotFoundError as error:
+        # A TensorFlow that is there but lacks a part of its own should say so itself.
+        if error.name != "tensorflow":
+            raise
+        raise LoadError(f"{why}, and TensorFlow is not installed; install it with {TENSORFLOW_INSTALL}") from None

@@ -1,0 +1,1 @@
+"""The SavedModel engine: TensorFlow by its C API."""

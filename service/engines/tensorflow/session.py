@@ -1,0 +1,172 @@
+"""A SavedModel in a TensorFlow session."""
+
+import ctypes
+import os
+import weakref
+from collections.abc import Iterable, Mapping
+from ctypes import c_char_p, c_void_p
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from service.engines.saved_model.meta_graph import DATA_TYPES, has_variables, read_signatures
+from service.engines.tensorflow.c_api import NOT_FOUND, Buffer, Library, Output, TensorFlowError, check, tensorflow
+from service.engines.tensorflow.tensor import TYPE_NUMBERS, new_tensor, to_array
+from service.runtime.cgroup import usable_cores
+from service.tensors.json import Array
+from service.tensors.signature import Signature, TensorSpec
+
+SERVE_TAG = b"serve"
+
+# The first runs a graph's operations one after the other on the thread that asks, at half the price of the second,
+# but knows neither the control flow nor the variables of TensorFlow 1 outside of functions.
+Executor = Literal["SINGLE_THREADED_EXECUTOR", "DEFAULT"]
+EXECUTORS: tuple[Executor, ...] = ("SINGLE_THREADED_EXECUTOR", "DEFAULT")
+
+_TYPE_REFUSED = "Expects arg["
+_BOOL, _INT8 = TYPE_NUMBERS["DT_BOOL"], TYPE_NUMBERS["DT_INT8"]
+_ZERO = np.zeros((), np.int8)
+
+
+class Session:
+    """Closed once nobody refers to it any more."""
+
+    def __init__(self, version_dir: Path, executor: Executor) -> None:
+        """Raises TensorFlowError, LoadError, ModuleNotFoundError."""
+        self.library = tensorflow()
+        self.address, self._graph, meta_graph = _load(self.library, version_dir, _config(executor))
+        finalizer = weakref.finalize(self, _close, self.library, self.address, self._graph)
+        # When the process ends, threads may still run in the session; and its memory goes anyway.
+        finalizer.atexit = False
+        self.signatures = {name: self._as_in_graph(found) for name, found in read_signatures(meta_graph).items()}
+        self.has_variables = has_variables(meta_graph)
+
+    def outputs(self, specs: Iterable[TensorSpec]) -> "ctypes.Array[Output]":
+        """The tensors of these names. Raises TensorFlowError where the graph has no such tensor."""
+        found = [self._output(spec.name) for spec in specs]
+        return (Output * len(found))(*found)
+
+    def _as_in_graph(self, signature: Signature) -> Signature:
+        return replace(signature, inputs={name: self._input(spec) for name, spec in signature.inputs.items()})
+
+    def _input(self, spec: TensorSpec) -> TensorSpec:
+        """The graph knows an input's type better than a signature, and decides which shapes it takes: as TensorFlow
+        Serving, a session takes any, and the operations refuse what they cannot work with."""
+        try:
+            output = self._output(spec.name)
+        except TensorFlowError:
+            return spec  # said once somebody wants to run it
+        dtype = DATA_TYPES.get(self.library.TF_OperationOutputType(output), spec.dtype)
+        return msgspec.structs.replace(spec, dtype=dtype, is_held=False)
+
+    def _output(self, name: str) -> Output:
+        operation_name, _, number = name.partition(":")
+        operation, index = self.library.TF_GraphOperationByName(self._graph, operation_name.encode()), int(number or 0)
+        if operation is None or not 0 <= index < self.library.TF_OperationNumOutputs(operation):
+            raise TensorFlowError(NOT_FOUND, f"a signature names the tensor {name!r}, which its graph does not have")
+        return Output(operation, index)
+
+
+class Call:
+    """A signature, ready to run. Safe to use from several threads."""
+
+    def __init__(self, session: Session, signature: Signature) -> None:
+        """Raises TensorFlowError where the session cannot run such a signature at all."""
+        self._session = session
+        self._inputs = [(name, TYPE_NUMBERS[spec.dtype]) for name, spec in signature.inputs.items()]
+        self._feeds = session.outputs(signature.inputs.values())
+        # A session does not give out what it is given.
+        given = {spec.name: name for name, spec in signature.inputs.items()}
+        self._echoes = {name: given[spec.name] for name, spec in signature.outputs.items() if spec.name in given}
+        self._names = [name for name in signature.outputs if name not in self._echoes]
+        self._fetches = session.outputs(signature.outputs[name] for name in self._names)
+        self._prepare()
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Raises TensorFlowError."""
+        outputs = self._run([(inputs[name], type_number) for name, type_number in self._inputs])
+        for name, given in self._echoes.items():
+            outputs[name] = inputs[given]
+        return outputs
+
+    def _prepare(self) -> None:
+        """Lets TensorFlow plan the run, which it does before it refuses values of wrong types: so nothing runs yet,
+        and the first request is as quick as the next. A signature without inputs runs."""
+        try:
+            self._run([(_ZERO, _INT8 if type_number == _BOOL else _BOOL) for _, type_number in self._inputs])
+        except TensorFlowError as error:
+            if _TYPE_REFUSED not in str(error):
+                raise
+
+    def _run(self, values: list[tuple[Array, int]]) -> dict[str, Array]:
+        """`values`: an array, and the number of the type that it shall have, for each input."""
+        library = self._session.library
+        inputs = (c_void_p * len(values))()
+        outputs = (c_void_p * len(self._names))()
+        status = library.TF_NewStatus()
+        try:
+            for index, (array, type_number) in enumerate(values):
+                inputs[index] = new_tensor(library, array, type_number)
+            library.TF_SessionRun(
+                *(self._session.address, None),
+                *(self._feeds, inputs, len(inputs)),
+                *(self._fetches, outputs, len(outputs)),
+                *(None, 0, None, status),
+            )
+            check(library, status)
+            return {name: to_array(library, tensor) for name, tensor in zip(self._names, outputs, strict=True)}
+        finally:
+            for tensor in (*inputs, *outputs):
+                if tensor is not None:
+                    library.TF_DeleteTensor(tensor)
+            library.TF_DeleteStatus(status)
+
+
+def _load(library: Library, version_dir: Path, config: bytes) -> tuple[int, int, bytes]:
+    """A session, its graph, and the MetaGraphDef that it was made from. Raises TensorFlowError."""
+    status = library.TF_NewStatus()
+    options = library.TF_NewSessionOptions()
+    meta_graph = library.TF_NewBuffer()
+    graph = library.TF_NewGraph()
+    try:
+        library.TF_SetConfig(options, config, len(config), status)
+        check(library, status)
+        tags = (c_char_p * 1)(SERVE_TAG)
+        folder = os.fsencode(version_dir)
+        session = library.TF_LoadSessionFromSavedModel(options, None, folder, tags, 1, graph, meta_graph, status)
+        check(library, status)
+        content: Buffer = meta_graph.contents
+        return session, graph, ctypes.string_at(content.data, content.length)
+    except BaseException:
+        library.TF_DeleteGraph(graph)
+        raise
+    finally:
+        library.TF_DeleteBuffer(meta_graph)
+        library.TF_DeleteSessionOptions(options)
+        library.TF_DeleteStatus(status)
+
+
+def _close(library: Library, session: int, graph: int) -> None:
+    status = library.TF_NewStatus()
+    library.TF_CloseSession(session, status)
+    library.TF_DeleteSession(session, status)
+    library.TF_DeleteGraph(graph)
+    library.TF_DeleteStatus(status)
+
+
+def _config(executor: Executor) -> bytes:
+    """tensorflow/core/protobuf/config.proto.
+
+    message ConfigProto  { int32 intra_op_parallelism_threads = 2; int32 inter_op_parallelism_threads = 5;
+                           bool allow_soft_placement = 7; Experimental experimental = 16; }
+    message Experimental { string executor_type = 3; }
+
+    Soft placement: what a graph places on a device that is not here (a GPU, a TPU) runs on the one that is.
+    """
+    # One byte holds a number up to 127.
+    threads = min(usable_cores(), 127)
+    experimental = bytes([3 << 3 | 2, len(executor)]) + executor.encode()
+    return bytes([2 << 3, threads, 5 << 3, threads, 7 << 3, 1, 0x82, 0x01, len(experimental)]) + experimental

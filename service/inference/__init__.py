@@ -1,0 +1,1 @@
+"""Running predictions: infer, batches, deadlines, health."""

@@ -1,0 +1,143 @@
+"""A call: what one request asks for and how long its stages took, noted on the way for metrics and the log.
+
+From its arrival to its answer a request is decoded, waits (for a thread, for a busy model, for the others of its turn),
+is run, and encoded; what is none of the others is waiting.
+"""
+
+from collections.abc import Mapping
+from time import perf_counter
+from types import MappingProxyType
+from typing import cast
+
+from flask import Flask, Response, g, request
+
+from service.inference import request_ids, trace_context
+from service.inference.deadline import Deadline, DeadlineExceeded, Stage
+from service.inference.version import LoadedVersion
+from service.metrics.definitions import Metrics
+
+# Where a WSGI environment keeps it.
+ENVIRON_KEY = "service.call"
+
+# The operator's own routes (health, metrics) would drown what clients do.
+COUNTED = ("v1", "v2")
+
+_NO_HEADERS: Mapping[bytes, bytes] = MappingProxyType({})
+
+
+class Call:
+    """`model` and `version` stay empty until a version is found, so that no client can make up new metrics. Times are
+    perf_counter's, and 0 for what did not happen; how long decoding, waiting and encoding took is known at the end.
+    `batch_size`: rows that were run together, with these."""
+
+    __slots__ = (
+        "answered",
+        "arrived",
+        "batch_size",
+        "began",
+        "body_bytes",
+        "deadline",
+        "decode_seconds",
+        "decoded_at",
+        "encode_seconds",
+        "ended",
+        "inferred_at",
+        "model",
+        "protocol",
+        "queue_seconds",
+        "request_id",
+        "run_began",
+        "run_seconds",
+        "trace",
+        "verb",
+        "version",
+    )
+
+    def __init__(self, headers: Mapping[bytes, bytes] = _NO_HEADERS, body_bytes: int = 0) -> None:
+        self.arrived = perf_counter()
+        self.request_id = request_ids.request_id(headers.get(request_ids.HEADER))
+        self.trace = trace_context.trace_context(headers.get(trace_context.HEADER))
+        self.body_bytes = body_bytes
+        self.protocol = self.verb = self.model = self.version = ""
+        self.began = self.decoded_at = self.run_began = self.run_seconds = self.inferred_at = self.ended = 0.0
+        self.answered = 0.0
+        self.decode_seconds = self.queue_seconds = self.encode_seconds = 0.0
+        self.batch_size = 0
+        # Of requests that threads answer, and of those that ask for one.
+        self.deadline: Deadline | None = None
+
+    def begin(self) -> None:
+        """Somebody works at it; up to now it waited."""
+        if not self.began:
+            self.began = perf_counter()
+
+    def found(self, loaded: LoadedVersion) -> None:
+        self.model, self.version = loaded.model, loaded.version_text
+
+    def decoded(self) -> None:
+        """The request's tensors are there."""
+        self.decoded_at = perf_counter()
+
+    def ran(self, began: float, seconds: float, batch_size: int) -> None:
+        self.run_began, self.run_seconds, self.batch_size = began, seconds, batch_size
+
+    def inferred(self) -> None:
+        """The model's outputs are there, and it is this request's turn: what is left is to write the answer."""
+        self.inferred_at = perf_counter()
+
+    def check_deadline(self) -> None:
+        """Between runs that are made for it alone. Raises DeadlineExceeded once nobody waits for it any more."""
+        if self.deadline is not None:
+            self.deadline.check()
+            self.deadline.stage = Stage.RUN
+
+    def end(self, metrics: Metrics, status: int) -> None:
+        # Else its answer comes too late, and whoever answered instead has counted it.
+        if self.deadline is None or self.deadline.claim():
+            self._count(metrics, status)
+
+    def exceeded_deadline(self, metrics: Metrics) -> None:
+        """It was answered so; for who has claimed the deadline."""
+        metrics.rejected.labels("deadline").inc()
+        if self.deadline is not None and (began := self.deadline.run_began):
+            # The run goes on: this is its time so far, with that of the parts before it.
+            self.ran(self.run_began or began, self.run_seconds + perf_counter() - began, self.deadline.batch_size)
+        if self.protocol in COUNTED:
+            self._count(metrics, DeadlineExceeded.status)
+
+    def _count(self, metrics: Metrics, status: int) -> None:
+        self.ended = perf_counter()
+        if self.began:
+            self.queue_seconds = self.began - self.arrived
+        if self.decoded_at:
+            self.decode_seconds = self.decoded_at - self.began
+            # Between decoding and encoding, whatever was not its own run.
+            self.queue_seconds += (self.inferred_at or self.ended) - self.decoded_at - self.run_seconds
+        if self.inferred_at:
+            self.encode_seconds = self.ended - self.inferred_at
+        metrics.of_call(self.model, self.version, self.protocol, self.verb, status).record(
+            self.ended - self.arrived, self.decode_seconds, self.encode_seconds
+        )
+        if status == 413:
+            metrics.rejected.labels("too_large").inc()
+
+
+def current_call() -> Call:
+    return cast(Call, g.call)
+
+
+def register(app: Flask, metrics: Metrics) -> None:
+    """Counts what comes by Flask."""
+
+    @app.before_request
+    def begin() -> None:
+        call = g.call = request.environ.get(ENVIRON_KEY) or Call()
+        call.begin()
+        call.protocol = request.blueprint or ""
+        call.verb = (request.view_args or {}).get("verb") or (request.endpoint or "").partition(".")[2]
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        if request.blueprint in COUNTED:
+            current_call().end(metrics, response.status_code)
+        return response

@@ -1,0 +1,83 @@
+"""Label scores: which output holds a score for each label of serving.json, and those scores as [rows, labels].
+
+With two labels one output of a single number, as a sigmoid gives it, is the probability of the second label: so Keras
+numbers the classes of a binary classifier.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from service.serving_config import ServingConfig
+from service.tensors.json import Array
+from service.tensors.signature import Signature, TensorSpec
+
+_FLOATS = ("DT_FLOAT", "DT_HALF", "DT_DOUBLE", "DT_BFLOAT16")
+
+
+def label_output(signature: Signature, config: ServingConfig) -> str | None:
+    """The only output whose rows are as long as the labels; with two labels else the only probability."""
+    if not config.labels:
+        return None
+    numbers = _numbers(signature, config)
+    fitting = [name for name, spec in numbers.items() if _row_shape(spec) == (len(config.labels),)]
+    if not fitting and len(config.labels) == 2:
+        fitting = [name for name, spec in numbers.items() if _is_probability(spec)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def scores_of(array: Array, spec: TensorSpec, labels: int) -> Array | None:
+    """The label output's array as [rows, labels]; None where a run gave another shape than its spec says, or a number
+    that is no probability."""
+    if not array.ndim or array.shape[1:] != _row_shape(spec):
+        return None
+    if array.shape[1:] == (labels,):
+        return array
+    second = array.reshape(-1, 1)
+    if ((second < 0) | (second > 1)).any():
+        return None
+    return np.concatenate([1 - second, second], axis=1)
+
+
+def label_misfit(signatures: Mapping[str, Signature], config: ServingConfig) -> str | None:
+    """Why the labels cannot belong to what the version gives, with both counts; None where they may.
+
+    They may where an output has as many scores a row, in whichever signature, and where that cannot be told: an output
+    has a free size, or rows that are no list of scores (boxes, sequences, class numbers).
+    """
+    count = len(config.labels)
+    if not count:
+        return None
+    sizes: dict[str, int] = {}
+    for signature in signatures.values():
+        for name, spec in _numbers(signature, config).items():
+            row_shape = _row_shape(spec)
+            if row_shape is None or len(row_shape) > 1 or -1 in row_shape:
+                return None
+            size = row_shape[0] if row_shape else 1
+            if size == count or (size == 1 and (count == 2 or spec.dtype not in _FLOATS)):
+                return None
+            sizes[name] = size
+    if not sizes:
+        return None
+    told = " and ".join(f"the output {name!r} has {_counted(size, 'score')} a row" for name, size in sizes.items())
+    return f"serving.json names {_counted(count, 'label')}, and {told}; expected as many labels as scores"
+
+
+def _is_probability(spec: TensorSpec) -> bool:
+    # A vector of a fixed length has no rows.
+    return spec.dtype in _FLOATS and (_row_shape(spec) == (1,) or spec.shape == (-1,))
+
+
+def _numbers(signature: Signature, config: ServingConfig) -> dict[str, TensorSpec]:
+    score = config.outlier_score.output if config.outlier_score is not None else None
+    return {name: spec for name, spec in signature.outputs.items() if spec.dtype != "DT_STRING" and name != score}
+
+
+def _row_shape(spec: TensorSpec) -> tuple[int, ...] | None:
+    """None where it is any, or the output has no rows."""
+    return spec.shape[1:] if spec.shape else None
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

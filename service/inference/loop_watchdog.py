@@ -1,0 +1,64 @@
+"""Sees to it that no model holds up the event loop, and with it everybody.
+
+The event loop itself runs a version whose row took under a millisecond when it was warmed up. What it is asked later
+may take any time: its graph may loop as often as an input says.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+
+from service.inference.prediction import Prediction
+from service.inference.version import LoadedVersion
+
+# Counted in looks, not by the clock: where nobody runs, because the process was stopped or something else held the
+# interpreter, neither does this.
+SECONDS_BETWEEN_LOOKS = 0.25
+LOOKS_AT_SLOW = 4
+LOOKS_AT_HANGING = 20
+
+logger = logging.getLogger(__name__)
+
+
+class LoopWatch:
+    """`running`: what the event loop runs at this moment, of several together the first."""
+
+    def __init__(
+        self,
+        on_slow: Callable[[LoadedVersion], None] = lambda _loaded: None,
+        end_process: Callable[[], None] = lambda: os._exit(1),
+    ) -> None:
+        """`on_slow`: told of a version that the event loop should not run any more."""
+        self.running: Prediction | None = None
+        self._on_slow = on_slow
+        self._end_process = end_process
+        self._seen: Prediction | None = None
+        self._looks = 0
+
+    def start(self) -> None:
+        threading.Thread(target=self._watch, name="loop watch", daemon=True).start()
+
+    def look(self) -> None:
+        running = self.running
+        if running is None or running is not self._seen:
+            self._seen, self._looks = running, 0
+            return
+        self._looks += 1
+        name = f"{running.loaded.model} version {running.loaded.version}"
+        if self._looks == LOOKS_AT_SLOW:
+            logger.warning("%s has held up everybody for a second; from now on threads run it", name)
+            self._on_slow(running.loaded)
+        elif self._looks == LOOKS_AT_HANGING:
+            logger.critical(
+                "%s has held up everybody for %g s and cannot be stopped: this worker process ends, for another to "
+                "take its place",
+                name,
+                LOOKS_AT_HANGING * SECONDS_BETWEEN_LOOKS,
+            )
+            self._end_process()
+
+    def _watch(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(SECONDS_BETWEEN_LOOKS):
+            self.look()

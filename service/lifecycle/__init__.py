@@ -1,0 +1,1 @@
+"""Versions from disk to AVAILABLE and back: repository, loader, registry."""

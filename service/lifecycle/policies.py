@@ -1,0 +1,138 @@
+"""`models.toml`: which versions of a model are loaded, when, under which labels, and how they are batched.
+
+Every part is optional. docs/operations.md describes the parts.
+"""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from service.lifecycle.names import MAX_VERSION
+from service.runtime import toml_file
+from service.runtime.shared_values import Value, Values
+from service.runtime.toml_file import TomlFile
+from service.settings import Settings
+
+FILE_NAME = "models.toml"
+
+VersionNumber = Annotated[int, msgspec.Meta(ge=0, le=MAX_VERSION)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+LabelName = Annotated[str, msgspec.Meta(pattern=r"^[^/:]+$")]
+# The label whose version answers requests that name none.
+STABLE = "stable"
+
+
+class Latest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    latest: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`share`: of the requests that name no version, how many this one answers (a canary). `shadow`: of how many it
+    gets a copy, without answering. Neither: it answers who asks for the label."""
+
+    version: VersionNumber
+    share: Share | None = None
+    shadow: Share | None = None
+
+    def __post_init__(self) -> None:
+        if self.share is not None and self.shadow is not None:
+            raise ValueError("a label has `share` (it answers) or `shadow` (it does not), not both")
+
+
+class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the settings of the same names say, for one model. `independent_rows`: the operator's word that rows may be
+    run together and apart, or may not, instead of what the version's own proof says."""
+
+    max_batch_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    batch_timeout_micros: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    independent_rows: bool | None = None
+
+
+class ModelPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    versions: Literal["all"] | Latest | list[VersionNumber] = "all"
+    labels: dict[LabelName, VersionNumber | Label] = {}
+    load: Literal["preload", "on_demand"] = "preload"
+    # What goes first where one version takes the place of another. TensorFlow Serving's words for the two are
+    # availability-preserving and resource-preserving.
+    replace: Literal["load_first", "unload_first"] = "load_first"
+    batching: Batching = Batching()
+
+    def __post_init__(self) -> None:
+        for kind in ("share", "shadow"):
+            names = [name for name, label in self.labels.items() if getattr(label, kind, None) is not None]
+            if len(names) > 1:
+                raise ValueError(f"one label of a model has a `{kind}` at most, but {' and '.join(names)} have")
+            if STABLE in names:
+                raise ValueError(f"the label `{STABLE}` names what answers requests without a version, and no `{kind}`")
+
+    @property
+    def label_versions(self) -> dict[str, int]:
+        return {name: label if isinstance(label, int) else label.version for name, label in self.labels.items()}
+
+    @property
+    def canary(self) -> tuple[str, float] | None:
+        """The label, and its share."""
+        return self._special("share")
+
+    @property
+    def shadow(self) -> tuple[str, float] | None:
+        return self._special("shadow")
+
+    @property
+    def named(self) -> set[int]:
+        """The versions that it calls by their numbers, whether they are there or not."""
+        return {*(self.versions if isinstance(self.versions, list) else ()), *self.label_versions.values()}
+
+    def wanted(self, on_disk: Collection[int]) -> set[int]:
+        """Of the versions on disk those that are to be loaded: what the policy names, and what a label does."""
+        if isinstance(self.versions, Latest):
+            chosen = set(sorted(on_disk)[-self.versions.latest :])
+        elif isinstance(self.versions, list):
+            chosen = set(self.versions)
+        else:
+            chosen = set(on_disk)
+        return (chosen | set(self.label_versions.values())) & set(on_disk)
+
+    def _special(self, kind: Literal["share", "shadow"]) -> tuple[str, float] | None:
+        for name, label in self.labels.items():
+            share: float | None = getattr(label, kind, None)
+            if share is not None:
+                return name, share
+        return None
+
+
+class Policies(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`default` is for every model that has no table of its own."""
+
+    default: ModelPolicy = ModelPolicy()
+    models: dict[str, ModelPolicy] = {}
+
+    def __post_init__(self) -> None:
+        if self.default.labels:
+            raise ValueError("`default` takes no `labels`: they name versions of one model")
+
+    def of(self, model: str) -> ModelPolicy:
+        return self.models.get(model, self.default)
+
+    def wanted(self, on_disk: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Of the versions on disk, by model and number, those that are to be loaded."""
+        numbers: dict[str, set[int]] = {}
+        for model, version in on_disk:
+            numbers.setdefault(model, set()).add(version)
+        return {(model, version) for model, known in numbers.items() for version in self.of(model).wanted(known)}
+
+
+def policy_file(settings: Settings, values: Values | None = None) -> TomlFile[Policies]:
+    """`values`: what worker processes share."""
+    named = settings.models_config
+    path = Path(named) if named else settings.models / FILE_NAME
+    kept = Value(values, FILE_NAME.encode()) if values else None
+    return TomlFile(path, decode, Policies(), must_exist=bool(named), kept=kept)
+
+
+def decode(written: bytes, path: "os.PathLike[str]") -> Policies:
+    """Raises InvalidFile, with file, place and what was expected."""
+    return toml_file.decode(written, path, Policies, "models", ModelPolicy)

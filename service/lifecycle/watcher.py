@@ -1,0 +1,404 @@
+"""The watcher: polls the repository and reconciles the registry with it. The only one who loads and unloads."""
+
+import logging
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from service.engines.base import LoadError
+from service.errors import NotFound
+from service.inference.version import LoadedVersion, State, VersionStatus
+from service.lifecycle.load_queue import Key, LoadQueue, newest_first
+from service.lifecycle.loader import Preparation
+from service.lifecycle.policies import Policies
+from service.lifecycle.registry import Registry
+from service.lifecycle.repository import Folder, Repository, fingerprint
+from service.lifecycle.retries import Retries
+from service.lifecycle.succession import Succession
+from service.lifecycle.version_records import Deadly, VersionRecords, is_deadly
+from service.lifecycle.workers import Agreement
+from service.runtime import malloc
+from service.runtime.cgroup import usable_cores
+from service.runtime.toml_file import TomlFile
+from service.serving_config import InvalidServingConfig
+from service.without_paths import without_paths
+
+# How often the others are asked while something is under way.
+EAGER_SECONDS = 0.05
+MOST_LOADERS = 4
+
+logger = logging.getLogger(__name__)
+
+
+class Watcher:
+    def __init__(
+        self,
+        repository: Repository,
+        registry: Registry,
+        preparation: Preparation,
+        poll_seconds: float,
+        policy_file: TomlFile[Policies],
+        agreement: Agreement,
+        *,
+        on_failure: Callable[[str, int], None] = lambda _model, _version: None,
+        retries: Retries | None = None,
+        loaders: int | None = None,
+        records: VersionRecords | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`on_failure` is told of every try to load a version that failed; `records` of what is being loaded."""
+        self._repository = repository
+        self._registry = registry
+        self._preparation = preparation
+        self._poll_seconds = poll_seconds
+        self._policy_file = policy_file
+        self._agreement = agreement
+        self._on_failure = on_failure
+        self._retries = retries or Retries()
+        self._records = records or VersionRecords()
+        self._succession = Succession(registry, agreement, self._retries, clock)
+        self._queue = LoadQueue(self._load, loaders or min(usable_cores(), MOST_LOADERS))
+        self._policies = Policies()
+        self._wanted: dict[Key, Path] = {}
+        self._seen: dict[Key, int] = {}
+        # What serves while another folder lies in its place, which is to be loaded.
+        self._replaced: set[Key] = set()
+        # What is no longer in use, noted by whoever used it last; and whether the same number answers on. To note it
+        # takes no lock: that may be anybody, and at any moment.
+        self._gone: deque[tuple[Key, bool]] = deque()
+        # Held while a version goes from one state to the next.
+        self._lock = threading.Lock()
+        self._is_stopped = False
+        registry.when_wanted(self._agreement.ask_for)
+
+    def start(self) -> None:
+        self._agreement.publish()
+        threading.Thread(target=self._watch, name="watcher", daemon=True).start()
+
+    def stop(self) -> None:
+        self._is_stopped = True
+        self._agreement.wake.set()
+
+    def load(self, model: str) -> None:
+        """All versions that its policy wants, in all worker processes. Raises ServingError where that is not to be."""
+        self._check_known(model)
+        self._records.pardon(model)
+        self._agreement.load(model)
+
+    def unload(self, model: str) -> None:
+        """All versions, in all worker processes, after their last requests: until `load`, or where the model is loaded
+        on demand until the next request for it. Raises ServingError where that is not to be."""
+        self._check_known(model)
+        self._agreement.unload(model)
+
+    def scan(self) -> None:
+        """A look, and everything that it finds is loaded."""
+        # First what clients wished before this worker process began.
+        self._coordinate()
+        self.look()
+        # What is loaded first is served while the others are still being loaded.
+        while not self._queue.wait(EAGER_SECONDS):
+            self._coordinate()
+        self._coordinate()
+        if not self._registry.first_scan_done.is_set():
+            self._agreement.wait_until_all_agree(self._coordinate, EAGER_SECONDS)
+            self._registry.end_first_scan()
+
+    def look(self) -> None:
+        """One look at the repository; what is due begins to be loaded.
+
+        What lies there at the first look is loaded at once. What appears later may still be being copied: it is
+        loaded once two looks in a row find the same files. A failed version is tried again after a while, and when
+        its files change. What serves goes by the rules of its succession.
+        """
+        if State.UNLOADING in self._states():
+            # A request that failed may hold its version in a circle of references.
+            malloc.give_back()
+        try:
+            found = self._repository.versions()
+        except OSError as error:
+            logger.error("cannot read the models folder (what is loaded goes on serving): %s", error)
+            return
+        self._registry.passed_over = self._repository.passed_over
+        # After the folder, so that a label that was moved before its version was taken away has moved here, too.
+        self._read_policies()
+        is_first = not self._registry.first_scan_done.is_set()
+        with self._lock:
+            present = self._succession.with_absent(found)
+            wanted = self._policies.wanted(present)
+            if is_first:
+                wanted |= self._serving_elsewhere() & found.keys()
+            self._wanted = {key: present[key] for key in wanted}
+            known = {(model, version) for model, versions in self._registry.statuses().items() for version in versions}
+            for key in sorted(wanted - known):
+                self._enter(key)
+            for key in sorted(known - wanted):
+                self._let_go(key, key in found)
+            for key in wanted & known:
+                # Whatever it was to wait for while it was not wanted.
+                self._registry.hold(*key, frozenset())
+            self._replaced = self._succession.replaced(self._wanted)
+        # Of what is loaded, no file is looked at.
+        files = {
+            key: fingerprint(path)
+            for key, path in self._wanted.items()
+            if self._is_to_load(key) or self._state(key) is State.UNLOADING
+        }
+        settled = {key: files[key] for key in files if is_first or self._seen.get(key) == files[key]}
+        self._seen = files
+        due = [
+            key
+            for key in settled
+            if self._is_to_load(key) and self._is_allowed(key[0]) and self._retries.is_due(key, settled[key])
+        ]
+        self._queue.add(newest_first([key for key in due if self._has_room(key)]))
+
+    def _check_known(self, model: str) -> None:
+        on_disk = {name for name, version in self._repository.versions()}
+        if model not in on_disk and model not in self._registry.statuses():
+            raise NotFound(f"no such model: {model}; GET /v1/models lists them")
+
+    def _read_policies(self) -> None:
+        if not self._policy_file.read():
+            return
+        before, self._policies = self._policies, self._policy_file.content
+        self._registry.set_policies(self._policies, self._policy_file.error)
+        if self._policy_file.error:
+            logger.error("%s; what it said before goes on to count", self._policy_file.error)
+        for loaded in self._registry.loaded():
+            batching = self._policies.of(loaded.model).batching
+            if batching != before.of(loaded.model).batching:
+                self._registry.replace_loaded(self._preparation.with_batcher(loaded, batching))
+        for model, version in self._registry.replacements():
+            if self._policies.of(model).batching != before.of(model).batching:
+                # Loaded again, by the new one.
+                self._registry.drop_replacement(model, version)
+
+    def _coordinate(self) -> None:
+        """Does what other worker processes wish, and tells them how far this one is."""
+        heard = self._agreement.hear()
+        for wish in heard:
+            with self._lock:
+                for version in self._registry.statuses().get(wish.model, {}):
+                    key = (wish.model, version)
+                    self._retries.forget(key)
+                    if wish.action == "unload":
+                        self._unload(key)
+                    elif self._state(key) is State.END:
+                        self._enter(key)
+        if heard:
+            self.look()
+        if self._gone:
+            self._end_what_is_gone()
+        self._keep_off_loop()
+        self._unload_deadly()
+        self._agreement.acknowledge(heard)
+        for key, before in self._agreement.promote().items():
+            status = self._registry.statuses()[key[0]][key[1]]
+            told = (*key, "AVAILABLE" if before is None else "replaced", status.engine, status.load_seconds)
+            logger.info("%s version %d is %s (engine %s, loaded in %.2f s)", *told)
+            if before is not None:
+                self._when_gone(before, key, is_replaced=True)
+
+    def _keep_off_loop(self) -> None:
+        slow = self._agreement.kept_off_loops()
+        for loaded in self._registry.loaded() if slow else ():
+            if (loaded.model, loaded.version) in slow:
+                loaded.pace.keep_off_loop()
+
+    def _unload_deadly(self) -> None:
+        for loaded in self._registry.loaded():
+            if is_deadly(loaded.engine):
+                logger.error(
+                    "%s version %d is unloaded: other worker processes died of it", loaded.model, loaded.version
+                )
+                with self._lock:
+                    self._unload((loaded.model, loaded.version))
+        for (model, version), loaded in self._registry.replacements().items():
+            if is_deadly(loaded.engine):
+                self._registry.drop_replacement(model, version)
+
+    def _state(self, key: Key) -> State | None:
+        status = self._registry.statuses().get(key[0], {}).get(key[1])
+        return status.state if status else None
+
+    def _is_idle(self, key: Key) -> bool:
+        return self._state(key) in (State.START, State.END)
+
+    def _is_to_load(self, key: Key) -> bool:
+        return self._is_idle(key) or (key in self._replaced and self._state(key) is State.AVAILABLE)
+
+    def _is_allowed(self, model: str) -> bool:
+        wished = self._agreement.wished(model)
+        if wished is not None:
+            return wished == "load"
+        # What is loaded on demand and is in use has its successors loaded, too.
+        return self._policies.of(model).load == "preload" or bool(self._registry.traffic(model).versions)
+
+    def _serving_elsewhere(self) -> set[Key]:
+        """What this worker process begins with as well, wanted or not: the others may hold it for a successor that
+        cannot be loaded."""
+        serving = self._agreement.available_elsewhere()
+        return {key for key in serving if self._policies.of(key[0]).replace == "load_first"}
+
+    def _has_room(self, key: Key) -> bool:
+        """Not before what it takes the place of is out of memory, where the policy says so; that goes now."""
+        model, version = key
+        if self._policies.of(model).replace == "load_first":
+            return True
+        with self._lock:
+            for number, successors in self._registry.held(model).items():
+                if version in successors:
+                    logger.info("%s version %d makes room for version %d", model, number, version)
+                    self._unload((model, number))
+            if self._state(key) is State.AVAILABLE:
+                logger.info("%s version %d makes room for what its folder is now", model, version)
+                self._unload(key)
+        return all(status.state is not State.UNLOADING for status in self._registry.statuses()[model].values())
+
+    def _let_go(self, key: Key, is_on_disk: bool) -> None:
+        """What is not wanted any more, unless it still answers for who is to come."""
+        model, version = key
+        wanted = {number for name, number in self._wanted if name == model}
+        policy = self._policies.of(model)
+        if version in self._registry.traffic(model).versions and self._succession.stays(
+            key, policy, wanted, is_on_disk
+        ):
+            return
+        if self._state(key) is not State.UNLOADING:
+            logger.info("%s version %d %s", *key, "is not wanted any more" if is_on_disk else "has vanished")
+            self._unload(key)
+
+    def _enter(self, key: Key) -> None:
+        """A version that is wanted and not loaded."""
+        is_ended = self._agreement.wished(key[0]) == "unload" and self._policies.of(key[0]).load == "preload"
+        self._registry.set_status(*key, VersionStatus(State.END if is_ended else State.START))
+
+    def _unload(self, key: Key) -> None:
+        if self._state(key) is State.UNLOADING:
+            return
+        if (loaded := self._registry.retire(*key)) is None:
+            self._end(key)
+            return
+        self._when_gone(loaded, key, is_replaced=False)
+
+    def _when_gone(self, loaded: LoadedVersion, key: Key, *, is_replaced: bool) -> None:
+        finalizer = weakref.finalize(loaded.engine, self._gone.append, (key, is_replaced))
+        finalizer.atexit = False
+
+    def _end_what_is_gone(self) -> None:
+        is_awaited = False
+        while self._gone:
+            key, is_replaced = self._gone.popleft()
+            if is_replaced:
+                logger.info("%s version %d from its old folder is unloaded", *key)
+                continue
+            with self._lock:
+                self._end(key)
+            logger.info("%s version %d is unloaded", *key)
+            is_awaited |= self._policies.of(key[0]).replace == "unload_first"
+        malloc.give_back()
+        if is_awaited:
+            # Its successor is loaded now.
+            self.look()
+
+    def _end(self, key: Key) -> None:
+        self._retries.forget(key)
+        if key in self._wanted:
+            self._enter(key)
+        else:
+            self._registry.remove(*key)
+
+    def _load(self, key: Key) -> None:
+        with self._lock:
+            if key not in self._wanted or not self._is_to_load(key):
+                return
+            path, files = self._wanted[key], self._seen.get(key, 0)
+            # Two looks may have found it due, and one of its loads be over.
+            if not self._retries.is_due(key, files):
+                return
+            if self._is_idle(key):
+                self._registry.set_status(*key, VersionStatus(State.LOADING))
+        started = time.monotonic()
+        folder: Folder | None = None
+        try:
+            folder = _open(path)
+            path = folder.path
+            batching = self._policies.of(key[0]).batching
+            is_serving = self._registry.first_scan_done.is_set()
+            with self._records.loading(*key, files, is_serving=is_serving):
+                loaded = self._preparation.prepare(*key, path, batching)
+            if key in self._agreement.kept_off_loops():
+                loaded.pace.keep_off_loop()
+            if folder.is_replaced(path):
+                raise LoadError("its folder was replaced while it was being loaded")
+        # Whatever a stranger's model does wrong, the others must go on being loaded and watched.
+        except Exception as error:
+            expected = isinstance(error, (LoadError, InvalidServingConfig))
+            told = without_paths(str(error), path) or type(error).__name__
+            reason = self._reason(key, files, told, error)
+            logger.error("%s version %d cannot be loaded: %s", *key, reason, exc_info=None if expected else error)
+            self._on_failure(*key)
+            self._finish(key, VersionStatus(State.END, reason, folder.identity if folder else ""))
+        else:
+            self._retries.forget(key)
+            seconds = time.monotonic() - started
+            status = VersionStatus(State.LOADING, engine=loaded.engine.name, load_seconds=seconds)
+            self._finish(key, status, replace(loaded, folder=folder))
+
+    def _reason(self, key: Key, files: int, told: str, error: Exception) -> str:
+        if not isinstance(error, Deadly):
+            return self._retries.failed(key, files, told)
+        self._retries.leave_alone(key, files)
+        return told
+
+    def _finish(self, key: Key, status: VersionStatus, loaded: LoadedVersion | None = None) -> None:
+        with self._lock:
+            # Otherwise it has vanished or been unloaded meanwhile.
+            if self._state(key) is State.LOADING:
+                self._registry.set_status(*key, status, loaded)
+            elif key in self._replaced and self._state(key) is State.AVAILABLE:
+                self._replaced.discard(key)
+                if loaded is None:
+                    self._registry.set_failure(*key, status.error, status.failed_folder)
+                else:
+                    self._registry.set_replacement(*key, status, loaded)
+        self._agreement.wake.set()
+
+    def _watch(self) -> None:
+        next_look = time.monotonic()
+        while not self._is_stopped:
+            self._agreement.wake.clear()
+            try:
+                if not self._registry.first_scan_done.is_set():
+                    self.scan()
+                elif time.monotonic() >= next_look:
+                    self.look()
+                self._coordinate()
+            # Of the machine, not of ours: no more files may be opened, a disk fails.
+            except OSError as error:
+                logger.error("looking through the models folder failed; trying again: %s", error)
+            except Exception:
+                logger.exception("looking through the models folder failed; trying again")
+            now = time.monotonic()
+            if now >= next_look:
+                next_look = now + self._poll_seconds
+            self._agreement.wake.wait(self._pause(next_look - now))
+
+    def _pause(self, until_next_look: float) -> float:
+        is_under_way = self._registry.replacements() or not self._states().isdisjoint((State.LOADING, State.UNLOADING))
+        return min(until_next_look, EAGER_SECONDS) if is_under_way else until_next_look
+
+    def _states(self) -> set[State]:
+        return {status.state for versions in self._registry.statuses().values() for status in versions.values()}
+
+
+def _open(path: Path) -> Folder:
+    try:
+        return Folder(path)
+    except OSError as error:
+        raise LoadError(f"its folder cannot be opened: {error.strerror}") from error

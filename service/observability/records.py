@@ -1,0 +1,69 @@
+"""What is written down of requests: of each its line of the log, and its spans; of some what they asked and got."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from service.metrics.definitions import Metrics
+from service.observability import logging
+from service.observability.access_log import RequestLog
+from service.observability.capture import Capture
+from service.observability.log_writer import STANDARD_ERROR, LogWriter
+from service.server.interface import HttpRequest
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.observability.tracing import Spans
+
+# How long the end waits for each that cannot be written, or does not answer.
+LAST_SECONDS = 3.0
+
+
+class Records:
+    """Of a worker process; made after the fork."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._writer = LogWriter(STANDARD_ERROR, metrics.log_dropped.labels().inc)
+        self._log = RequestLog(settings, self._writer.write)
+        self._spans = _spans() if settings.otel else None
+        self.capture = _capture(settings, metrics) if settings.capture_file else None
+        self.answered = self._log.answered if self._spans is None else self._answered
+
+    def _answered(self, request: HttpRequest, status: int, body_bytes: int) -> None:
+        # First the span: the line names the trace that may begin with it.
+        if self._spans is not None:
+            self._spans.answered(request, status, body_bytes)
+        self._log.answered(request, status, body_bytes)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """As long as requests are answered. At the end what has not been written yet is."""
+        with logging.written_by(self._writer, LAST_SECONDS):
+            try:
+                yield
+            finally:
+                self._log.flush()
+                if self._spans is not None:
+                    self._spans.close(LAST_SECONDS)
+                if self.capture is not None:
+                    self.capture.close(LAST_SECONDS)
+
+    def end_process(self) -> NoReturn:
+        """In the middle of everything; but what was said last is written."""
+        self._log.flush()
+        self._writer.close(LAST_SECONDS)
+        os._exit(1)
+
+
+def _capture(settings: Settings, metrics: Metrics) -> Capture:
+    dropped = metrics.capture_dropped.labels()
+    return Capture(Path(settings.capture_file), settings.capture_share, settings.capture_max_bytes, dropped.inc)
+
+
+def _spans() -> "Spans":
+    # The packages are an extra, and weigh something.
+    from service.observability.tracing import otlp_spans
+
+    return otlp_spans()

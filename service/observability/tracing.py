@@ -1,0 +1,135 @@
+"""OpenTelemetry spans of requests and their stages, sent to a collector by OTLP over HTTP.
+
+They are made once a request is answered, from the times that its call has noted: until then they cost nothing. Where
+to, how many, and in what batches say OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER,
+OTEL_BSP_SCHEDULE_DELAY and so on). Imported only where they are wanted: the packages are an extra.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+    set_span_in_context,
+)
+from opentelemetry.util.types import AttributeValue
+
+from service.inference.context import Call
+from service.inference.trace_context import TraceContext
+from service.server.interface import HttpRequest
+
+# A shorter wait is the service's own work between the stages.
+SHORTEST_QUEUE_SECONDS = 0.0001
+
+# Of predictions, by protocol and verb; what else is asked for is told by its path.
+_ROUTES = {("v1", verb): f"/v1/models/{{model}}:{verb}" for verb in ("predict", "classify", "regress")}
+_ROUTES["v2", "infer"] = "/v2/models/{model}/infer"
+
+_STATE_HEADER = b"tracestate"
+
+
+def otlp_spans() -> "Spans":
+    return Spans(BatchSpanProcessor(OTLPSpanExporter()))
+
+
+class Spans:
+    def __init__(self, processor: SpanProcessor) -> None:
+        resource = Resource.create()
+        if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
+            resource = resource.merge(Resource({SERVICE_NAME: "fitting-room"}))
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(processor)
+        self._tracer = self._provider.get_tracer("fitting-room")
+
+    def answered(self, request: HttpRequest, status: int, body_bytes: int) -> None:
+        """A call that belongs to no trace yet is told of the one that begins here."""
+        if request.is_operators:
+            return
+        call = request.call
+        # From the clock that the call's times were read from to the one that spans have.
+        epoch = time.time_ns() - int(time.perf_counter() * 1e9)
+        route = _ROUTES.get((call.protocol, call.verb), "")
+        span = self._tracer.start_span(
+            f"{request.method or 'HTTP'} {route}".rstrip(),
+            _parent(request),
+            SpanKind.SERVER,
+            _attributes(request, route, status, body_bytes),
+            start_time=epoch + int(call.arrived * 1e9),
+        )
+        if span.is_recording():
+            within = set_span_in_context(span, Context())
+            for name, began, stage_ended in _stages(call):
+                start = epoch + int(began * 1e9)
+                self._tracer.start_span(name, within, start_time=start).end(epoch + int(stage_ended * 1e9))
+            if status >= 500:
+                span.set_status(StatusCode.ERROR)
+            span.end(epoch + int(call.answered * 1e9))
+        if call.trace is None and (context := span.get_span_context()).is_valid:
+            call.trace = TraceContext(f"{context.trace_id:032x}", "", context.trace_flags)
+
+    def close(self, seconds: float) -> None:
+        """Sends what has not been sent yet; a collector that does not answer is not waited for longer than this."""
+        last = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
+        last.start()
+        last.join(seconds)
+
+
+def _parent(request: HttpRequest) -> Context:
+    trace = request.call.trace
+    if trace is None:
+        return Context()
+    # Of ASCII, as it has to be: what is wrong with it OpenTelemetry repeats in the log.
+    state = TraceState.from_header([request.headers.get(_STATE_HEADER, b"").decode("ascii", "ignore")])
+    remote = SpanContext(int(trace.trace_id, 16), int(trace.span_id, 16), True, TraceFlags(trace.flags), state)
+    return set_span_in_context(NonRecordingSpan(remote), Context())
+
+
+def _attributes(request: HttpRequest, route: str, status: int, body_bytes: int) -> dict[str, AttributeValue]:
+    """By OpenTelemetry's semantic conventions for HTTP servers; what they have no name for begins with `serving`."""
+    call = request.call
+    attributes: dict[str, AttributeValue] = {
+        "http.request.method": request.method or "_OTHER",
+        "url.path": request.path,
+        "url.scheme": "http",
+        "network.protocol.version": request.http_version,
+        "http.response.status_code": status,
+        "http.request.body.size": call.body_bytes,
+        "http.response.body.size": body_bytes,
+        "serving.request_id": call.request_id,
+    }
+    if route:
+        attributes["http.route"] = route
+    if agent := request.headers.get(b"user-agent"):
+        attributes["user_agent.original"] = agent.decode("latin-1")
+    if status >= 500:
+        attributes["error.type"] = str(status)
+    if call.model:
+        attributes["serving.model"] = call.model
+        attributes["serving.version"] = call.version
+    if call.batch_size:
+        attributes["serving.batch_size"] = call.batch_size
+    return attributes
+
+
+def _stages(call: Call) -> Iterator[tuple[str, float, float]]:
+    """Each with its begin and end. A request may wait twice: for a thread, and for a busy model."""
+    for name, began, ended in (
+        ("queue", call.arrived, call.began),
+        ("decode", call.began, call.decoded_at),
+        ("queue", call.decoded_at, call.run_began),
+        ("inference", call.run_began, call.run_began + call.run_seconds),
+        ("encode", call.inferred_at, call.ended),
+    ):
+        if began and ended - began > (SHORTEST_QUEUE_SECONDS if name == "queue" else 0.0):
+            yield name, began, ended

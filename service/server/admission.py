@@ -1,0 +1,101 @@
+"""Who may come in, by which port: asked when a request's head is there, before any of its body is kept."""
+
+from collections.abc import Mapping
+
+from flask import Flask
+
+from service.http import Answer, error_answer
+from service.metrics.definitions import Metrics
+from service.security.api_keys import ApiKeys
+from service.security.rate_limit import RateLimit, RateLimits
+from service.server.interface import Admit, decoded_path
+from service.settings import Settings
+
+HEALTH = frozenset({b"/v2/health/live", b"/v2/health/ready"})
+METRICS = frozenset({b"/metrics", b"/monitoring/prometheus/metrics"})
+# The pages for people hold nothing but the program; what they ask for needs a key.
+PAGES = frozenset({b"/", b"/docs", b"/openapi.json"})
+PARTS_OF_PAGES = b"/static/"
+# What loads and unloads.
+ADMIN = b"/v2/repository/models/"
+
+BEARER = b"bearer "
+
+# The same for no key, an unknown one and one that has expired: none of them tells which keys there are.
+UNAUTHORIZED = error_answer(
+    401,
+    "this needs an API key that counts, as Authorization: Bearer <key> or X-API-Key: <key>",
+    ("www-authenticate", 'Bearer realm="models"'),
+)
+FORBIDDEN = error_answer(403, "this key may predict, but not load or unload models: that needs the scope admin")
+NO_SUCH_ROUTE = error_answer(404, "no such route")
+NO_OPERATION = error_answer(404, "no such route: this port has health (/v2/health/...) and /metrics alone")
+
+
+class Guard:
+    """At the main port. `has_operations`: whether health and metrics are for anybody there; else they have a port of
+    their own, and here health is for who has a key, and metrics for nobody."""
+
+    def __init__(
+        self, api_keys: ApiKeys | None, limit_of_all: RateLimit | None, metrics: Metrics, has_operations: bool
+    ) -> None:
+        """`limit_of_all`: where there are no keys, of all clients together."""
+        self._api_keys = api_keys
+        self._limit_of_all = limit_of_all
+        self._rejected = metrics.rejected
+        self._open = PAGES | HEALTH | METRICS if has_operations else PAGES
+
+    def admit(self, target: bytes, headers: Mapping[bytes, bytes]) -> tuple[str, Answer | None]:
+        path = decoded_path(target)
+        if (path in self._open or path.startswith(PARTS_OF_PAGES)) and not _has_body(headers):
+            return "", None
+        name, limit = "", self._limit_of_all
+        if self._api_keys is not None:
+            key = self._api_keys.find(_given(headers))
+            if key is None:
+                return "", self._refuse("unauthorized", UNAUTHORIZED)
+            if key.scope != "admin" and path.startswith(ADMIN):
+                return key.name, self._refuse("forbidden", FORBIDDEN)
+            name, limit = key.name, key.limit
+        if path in METRICS and path not in self._open:
+            return name, NO_SUCH_ROUTE
+        if limit is not None and (seconds := limit.seconds_to_wait()):
+            message = f"no more than {limit} are taken; come again in {seconds} s (SERVING_RATE_LIMIT)"
+            return name, self._refuse("rate_limited", error_answer(429, message, ("retry-after", str(seconds))))
+        return name, None
+
+    def _refuse(self, reason: str, answer: Answer) -> Answer:
+        self._rejected.labels(reason).inc()
+        return answer
+
+
+def admit_operations(target: bytes, headers: Mapping[bytes, bytes]) -> tuple[str, Answer | None]:
+    """At the port of their own."""
+    path = decoded_path(target)
+    return "", None if (path in HEALTH or path in METRICS) and not _has_body(headers) else NO_OPERATION
+
+
+def doors(app: Flask) -> list[Admit | None]:
+    """For each port, as gunicorn binds them; None where everybody may come in."""
+    settings: Settings = app.extensions["settings"]
+    api_keys: ApiKeys | None = app.extensions["api_keys"]
+    rate_limits: RateLimits = app.extensions["rate_limits"]
+    limit_of_all = rate_limits.of("", settings.rate_limit) if api_keys is None else None
+    has_operations = not settings.operations_port
+    if api_keys is None and limit_of_all is None and has_operations:
+        return [None]
+    main = Guard(api_keys, limit_of_all, app.extensions["metrics"], has_operations).admit
+    return [main] if has_operations else [main, admit_operations]
+
+
+def _has_body(headers: Mapping[bytes, bytes]) -> bool:
+    """What nobody needs a key for has none: else anybody could fill the memory."""
+    return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+
+
+def _given(headers: Mapping[bytes, bytes]) -> bytes:
+    """The key; of both headers that which is for nothing else."""
+    if (key := headers.get(b"x-api-key")) is not None:
+        return key
+    authorization = headers.get(b"authorization", b"")
+    return authorization[len(BEARER) :].strip() if authorization[: len(BEARER)].lower() == BEARER else b""

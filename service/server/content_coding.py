@@ -1,0 +1,123 @@
+"""Content codings: request bodies out of gzip and deflate, answers into them. (RFC 9110, 8.4 and 12.5.3)"""
+
+import zlib
+
+import msgspec
+
+from service.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from service.http import Answer
+
+TAKEN = "gzip, deflate"
+
+# One more than anybody has a use for; without an end, a small body could unpack to ever more work.
+MAX_CODINGS = 3
+
+# What fits into a packet gains nothing by being smaller.
+SHORTEST_ENCODED_BYTES = 1_400
+
+# JSON of numbers hardly shrinks further at higher levels, which cost several times as much.
+_LEVEL = 1
+
+_GZIP, _ZLIB, _RAW_DEFLATE = 31, 15, -15
+_COMPRESSED = ("image/", "audio/", "video/", "font/", "application/zip", "application/gzip")
+_NOT_COMPRESSED = ("image/svg+xml", "image/bmp")
+
+
+def decode(body: bytes, content_encoding: bytes, max_bytes: int) -> bytes:
+    """The body without the codings that its header lists in the order of their application. Each one is undone up to
+    `max_bytes` and no further. A request without a body is left alone, whatever its header says.
+
+    Raises:
+        UnsupportedMediaType: a coding is none that is taken, or there are too many.
+        InvalidRequest: the body is not what the header says, or more than that.
+        PayloadTooLarge: more than `max_bytes` come out.
+    """
+    codings = [coding.strip().lower() for coding in content_encoding.decode("latin-1").split(",")]
+    codings = [coding for coding in codings if coding not in ("", "identity")]
+    for coding in codings:
+        if coding not in ("gzip", "x-gzip", "deflate"):
+            raise UnsupportedMediaType(f"Content-Encoding {coding[:40]!r} is not taken; expected one of {TAKEN}")
+    if len(codings) > MAX_CODINGS:
+        raise UnsupportedMediaType(f"Content-Encoding lists {len(codings)} codings; at most {MAX_CODINGS} are taken")
+    if body:
+        for coding in reversed(codings):
+            body = _decode_one(body, coding, max_bytes)
+    return body
+
+
+def encode(answer: Answer, accept_encoding: bytes) -> Answer:
+    """The answer in the coding that its reader likes best, where it is long enough to gain by one."""
+    if not accept_encoding or len(answer.body) < SHORTEST_ENCODED_BYTES or _is_settled(answer):
+        return answer
+    # Caches must tell the forms apart, and so must know of it with either.
+    headers = (*answer.headers, ("vary", "accept-encoding"))
+    coding = preferred(accept_encoding)
+    if coding is None:
+        return msgspec.structs.replace(answer, headers=headers)
+    packer = zlib.compressobj(_LEVEL, wbits=_GZIP if coding == "gzip" else _ZLIB)
+    body = packer.compress(answer.body) + packer.flush()
+    return msgspec.structs.replace(answer, body=body, headers=(*headers, ("content-encoding", coding)))
+
+
+def preferred(accept_encoding: bytes) -> str | None:
+    """Of gzip and deflate the one that the header weighs highest; None where it wants neither, or rather none."""
+    if not accept_encoding:
+        return None
+    weights = _weights(accept_encoding.decode("latin-1"))
+    anything = weights.get("*", 0.0)
+    gzip = max(weights.get("gzip", anything), weights.get("x-gzip", 0.0))
+    deflate = weights.get("deflate", anything)
+    if max(gzip, deflate) <= 0 or weights.get("identity", 0.0) > max(gzip, deflate):
+        return None
+    return "gzip" if gzip >= deflate else "deflate"
+
+
+def _decode_one(body: bytes, coding: str, max_bytes: int) -> bytes:
+    name = "gzip" if coding == "x-gzip" else coding
+    unpacker = zlib.decompressobj(_deflate_form(body) if name == "deflate" else _GZIP)
+    try:
+        unpacked = unpacker.decompress(body, max_bytes + 1)
+    except zlib.error as error:
+        raise InvalidRequest(
+            f"Content-Encoding says {name}, and the body is not that or is damaged ({error})"
+        ) from None
+    if len(unpacked) > max_bytes:
+        raise PayloadTooLarge(
+            f"the body unpacks to more than {max_bytes} bytes, the most that are taken (SERVING_MAX_BODY_BYTES)"
+        )
+    if not unpacker.eof:
+        raise InvalidRequest(f"the body ends in the middle of its {name} data")
+    if unpacker.unused_data:
+        raise InvalidRequest(f"{len(unpacker.unused_data)} bytes follow the end of the body's {name} data")
+    return unpacked
+
+
+def _deflate_form(body: bytes) -> int:
+    """deflate is zlib's format; many senders leave its head and its check out. The head: RFC 1950, 2.2."""
+    has_head = len(body) >= 2 and body[0] & 0x0F == 8 and int.from_bytes(body[:2]) % 31 == 0
+    return _ZLIB if has_head else _RAW_DEFLATE
+
+
+def _is_settled(answer: Answer) -> bool:
+    content_type = answer.content_type.lower()
+    if content_type.startswith(_COMPRESSED) and not content_type.startswith(_NOT_COMPRESSED):
+        return True
+    return any(name in ("content-encoding", "vary") for name, _ in answer.headers)
+
+
+def _weights(accept_encoding: str) -> dict[str, float]:
+    weights = {}
+    for entry in accept_encoding.lower().split(","):
+        coding, _, parameter = entry.partition(";")
+        key, _, value = parameter.partition("=")
+        weights[coding.strip()] = _weight(value) if key.strip() == "q" else 1.0
+    return weights
+
+
+def _weight(text: str) -> float:
+    """From 0 (not wanted) to 1; what is no number wants nothing."""
+    try:
+        weight = float(text)
+    except ValueError:
+        return 0.0
+    return weight if 0 <= weight <= 1 else 0.0

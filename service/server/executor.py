@@ -1,0 +1,159 @@
+"""Answers that threads give, while the event loop watches the time and the client."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from service.errors import answer_to
+from service.http import Answer, error_answer
+from service.inference.context import Call
+from service.inference.deadline import DeadlineExceeded, Deadlines, Stage
+from service.metrics.definitions import Metrics
+from service.server.pool import Pool
+from service.server.refusals import Refusals
+from service.settings import Settings
+
+# Of the threads, and of the places in the queue, one in so many is kept from a model that would take them all.
+KEPT_FOR_OTHERS = 8
+# Health and metrics answer however long predictions wait.
+OPERATORS_THREADS = 2
+
+
+class Threads:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        deadlines: Deadlines,
+        refusals: Refusals,
+        is_starting: Callable[[], bool],
+    ) -> None:
+        """`is_starting`: whether requests wait for the models that are loaded first of all, however long that takes."""
+        self._settings = settings
+        self._metrics = metrics
+        self._waiting = metrics.thread_queue_length.labels()
+        self._deadlines = deadlines
+        self._refusals = refusals
+        self._is_starting = is_starting
+        self._pool = Pool("request", settings.threads, _share_of_one(settings.threads))
+        self._operators_pool = Pool("operator", OPERATORS_THREADS, OPERATORS_THREADS)
+
+    def answer(
+        self, call: Call, model: str, function: Callable[..., Answer], *arguments: Any
+    ) -> "Answer | asyncio.Future[Answer]":
+        """What the function gives, unless too many wait already, in all or for this model, or it has to wait too
+        long."""
+        if full := self._full(model):
+            return self._refusals.answer(call, full)
+        longest_wait = self._settings.max_queue_ms / 1000
+        answer = self._answer(self._pool, longest_wait, call, model, function, *arguments)
+        self._note_waiting()
+        answer.add_done_callback(self._note_waiting)
+        return answer
+
+    def _note_waiting(self, _answer: "asyncio.Future[Answer] | None" = None) -> None:
+        self._waiting.set(max(0, self._pool.size - self._settings.threads))
+
+    def operators_answer(
+        self, call: Call, function: Callable[..., Answer], *arguments: Any
+    ) -> "asyncio.Future[Answer]":
+        return self._answer(self._operators_pool, None, call, "", function, *arguments)
+
+    def close(self) -> None:
+        for pool in (self._pool, self._operators_pool):
+            pool.close()
+
+    def _full(self, model: str) -> str:
+        """Why no more may wait; empty where one may."""
+        threads, places = self._settings.threads, self._settings.max_queue_size
+        waiting = self._pool.size - threads
+        if waiting >= places:
+            return f"{waiting} requests wait already; at most {places} may (SERVING_MAX_QUEUE_SIZE)"
+        waiting, most = self._pool.size_of(model) - _share_of_one(threads), _share_of_one(places)
+        if waiting >= most:
+            return (
+                f"{waiting} requests for this model wait already; of the {places} that may (SERVING_MAX_QUEUE_SIZE) "
+                f"one model's are at most {most}"
+            )
+        return ""
+
+    def _answer(
+        self,
+        pool: Pool,
+        longest_wait: float | None,
+        call: Call,
+        line: str,
+        function: Callable[..., Answer],
+        *arguments: Any,
+    ) -> "asyncio.Future[Answer]":
+        """`longest_wait`: for a free thread, in seconds."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
+        if call.deadline is None:
+            call.deadline = self._deadlines.default(call.arrived)
+        deadline = call.deadline
+        timer: asyncio.TimerHandle | None
+
+        def work() -> None:
+            deadline.stage = Stage.READING
+            call.begin()
+            try:
+                ended = function(*arguments)
+            # A bug; whoever waits must hear of it.
+            except Exception as error:
+                what = function.__qualname__
+                ended = answer_to(error, "running", what, call.request_id)
+            # Else the service was stopped meanwhile, and nobody waits.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(_set, answer, ended)
+
+        def expire() -> None:
+            # Else the answer is on its way.
+            if deadline.claim():
+                deadline.when_passed()
+                call.exceeded_deadline(self._metrics)
+                answer.set_result(error_answer(DeadlineExceeded.status, deadline.sentence))
+                give_up()
+
+        def wait_no_longer() -> None:
+            nonlocal timer
+            if not self._is_starting() and pool.drop(job) and deadline.claim():
+                most = f"{self._settings.max_queue_ms} ms (SERVING_MAX_QUEUE_MS)"
+                self._refusals.settle(answer, call, f"no thread was free for it within {most}")
+            else:
+                timer = expire_at_deadline()
+
+        def expire_at_deadline() -> asyncio.TimerHandle | None:
+            seconds = deadline.seconds_left()
+            return None if seconds is None else loop.call_later(seconds, expire)
+
+        def settled(_: "asyncio.Future[Answer]") -> None:
+            if timer is not None:
+                timer.cancel()
+            if answer.cancelled():
+                if deadline.claim():
+                    self._metrics.rejected.labels("client_left").inc()
+                give_up()
+
+        def give_up() -> None:
+            deadline.end()
+            pool.drop(job)
+
+        job = pool.submit(line, work)
+        left = deadline.seconds_left()
+        if longest_wait is None or (left is not None and left < longest_wait):
+            timer = expire_at_deadline()
+        else:
+            timer = loop.call_later(longest_wait, wait_no_longer)
+        answer.add_done_callback(settled)
+        return answer
+
+
+def _set(answer: "asyncio.Future[Answer]", ended: Answer) -> None:
+    if not answer.done():
+        answer.set_result(ended)
+
+
+def _share_of_one(places: int) -> int:
+    return places - places // KEPT_FOR_OTHERS

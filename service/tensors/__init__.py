@@ -1,0 +1,1 @@
+"""Tensors: datatypes, JSON, pictures, tf.Example."""

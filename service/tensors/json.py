@@ -1,0 +1,202 @@
+"""Tensors: TensorFlow's types as NumPy's, and JSON values as arrays of the type and shape that a model declares."""
+
+import base64
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from service.errors import InvalidRequest
+from service.tensors.json_misfits import ragged, subscripts, uneven, wrong_type
+from service.tensors.signature import TensorSpec
+
+Array = np.ndarray[Any, Any]
+
+# By the names of TensorFlow's types.proto. Strings are bytes in arrays of objects.
+DTYPES: Mapping[str, "np.dtype[Any]"] = {
+    "DT_BOOL": np.dtype(np.bool_),
+    "DT_INT8": np.dtype(np.int8),
+    "DT_INT16": np.dtype(np.int16),
+    "DT_INT32": np.dtype(np.int32),
+    "DT_INT64": np.dtype(np.int64),
+    "DT_UINT8": np.dtype(np.uint8),
+    "DT_UINT16": np.dtype(np.uint16),
+    "DT_UINT32": np.dtype(np.uint32),
+    "DT_UINT64": np.dtype(np.uint64),
+    "DT_HALF": np.dtype(np.float16),
+    "DT_FLOAT": np.dtype(np.float32),
+    "DT_DOUBLE": np.dtype(np.float64),
+    "DT_STRING": np.dtype(object),
+}
+
+# As the Open Inference Protocol calls them.
+DATATYPES: Mapping[str, str] = {
+    "DT_BOOL": "BOOL",
+    "DT_INT8": "INT8",
+    "DT_INT16": "INT16",
+    "DT_INT32": "INT32",
+    "DT_INT64": "INT64",
+    "DT_UINT8": "UINT8",
+    "DT_UINT16": "UINT16",
+    "DT_UINT32": "UINT32",
+    "DT_UINT64": "UINT64",
+    "DT_HALF": "FP16",
+    "DT_FLOAT": "FP32",
+    "DT_DOUBLE": "FP64",
+    "DT_BFLOAT16": "BF16",
+    "DT_STRING": "BYTES",
+}
+
+# NumPy's limit.
+MAX_DIMENSIONS = 64
+
+_JSON_TYPES: Mapping[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}, "O": {str, dict}}
+_EXPECTED = {"b": "true or false", "i": "a whole number", "u": "a whole number", "f": "a number"}
+_STRING_EXPECTED = 'a string or {"b64": "..."} with valid base64'
+
+
+def array_from_json(value: Any, spec: TensorSpec, where: str) -> Array:
+    """A JSON value as an array of the spec's type; its shape is that of the nesting.
+
+    `where` names the value in messages ("instances", "inputs['x']").
+
+    Raises:
+        InvalidRequest: ragged, of a wrong type or out of the type's range; says at which place.
+    """
+    dtype = _dtype(spec, where)
+    allowed = _JSON_TYPES[dtype.kind]
+    # Level by level, so that what is done for each number is done in C.
+    level: list[Any] = [value]
+    shape: list[int] = []
+    while (kinds := set(map(type, level))) == {list}:
+        lengths = set(map(len, level))
+        if len(lengths) > 1:
+            raise ragged(value, len(shape), where)
+        if len(shape) == MAX_DIMENSIONS:
+            raise InvalidRequest(f"{where}: lists are nested too deep; expected at most {MAX_DIMENSIONS} levels")
+        shape.append(lengths.pop())
+        level = list(chain.from_iterable(level))
+    if list in kinds:
+        raise uneven(value, len(shape), where)
+    if not kinds <= allowed:
+        expected = _EXPECTED.get(dtype.kind, _STRING_EXPECTED)
+        raise wrong_type(value, len(shape), where, allowed, f"{expected} (not of expected type: {_type_name(spec)})")
+    if dtype.kind == "O":
+        return _strings(level, shape, where)
+    return _numbers(level, dtype, spec, where).reshape(shape)
+
+
+def bytes_from_json(value: Any, where: str) -> bytes:
+    """A string's UTF-8, or what `{"b64": "..."}` stands for. Raises InvalidRequest."""
+    data = _bytes(value)
+    if data is None:
+        raise _no_bytes(value, where)
+    return data
+
+
+def is_base64(value: Any) -> bool:
+    """Whether it is the object that stands for bytes; not whether its base64 is valid."""
+    return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
+
+
+def size_of(arrays: Mapping[str, Array]) -> int:
+    """In bytes, with those of the strings."""
+    size = 0
+    for array in arrays.values():
+        size += array.nbytes
+        if array.dtype.hasobject:
+            size += sum(map(len, array.ravel().tolist()))
+    return size
+
+
+def check_shape(name: str, array: Array, spec: TensorSpec) -> None:
+    """Raises InvalidRequest where the shape of the input `name` is not one that the spec takes."""
+    if not has_fitting_shape(array, spec):
+        raise InvalidRequest(
+            f"input {name!r} has the shape {shape_text(array.shape)}; expected {declared_shape(spec)} (-1: any size)"
+        )
+
+
+def has_fitting_shape(array: Array, spec: TensorSpec) -> bool:
+    """Whether what runs the signature takes such an array."""
+    return has_declared_shape(array, spec) or not spec.is_held
+
+
+def has_declared_shape(array: Array, spec: TensorSpec) -> bool:
+    expected, given = spec.shape, array.shape
+    # Most often the batch alone is free, and to see that is quick.
+    if expected is None or (given and expected[0:1] == (-1,) and expected[1:] == given[1:]):
+        return True
+    return len(expected) == len(given) and all(size in (-1, here) for size, here in zip(expected, given, strict=True))
+
+
+def declared_shape(spec: TensorSpec) -> str:
+    return "any shape" if spec.shape is None else shape_text(spec.shape)
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def _dtype(spec: TensorSpec, where: str) -> "np.dtype[Any]":
+    try:
+        return DTYPES[spec.dtype]
+    except KeyError:
+        raise InvalidRequest(f"{where}: a tensor of type {spec.dtype} cannot be sent as JSON") from None
+
+
+def _numbers(flat: list[Any], dtype: "np.dtype[Any]", spec: TensorSpec, where: str) -> Array:
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(flat, dtype)
+    except OverflowError:
+        array = None
+    if array is not None and (dtype.kind != "f" or np.isfinite(array).all()):
+        return array
+    limits: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    # As Python's numbers: beside a NumPy scalar, a number would first be cut to its type.
+    kind = float if dtype.kind == "f" else int
+    least, most = kind(limits.min), kind(limits.max)
+    outside = next((number for number in flat if not least <= number <= most), "a number")
+    raise InvalidRequest(
+        f"{where}: {outside} is out of the range of {dtype.name} ({least} to {most}), so not of expected type: "
+        f"{_type_name(spec)}"
+    )
+
+
+def _strings(flat: list[Any], shape: list[int], where: str) -> Array:
+    array = np.empty(len(flat), object)
+    for index, item in enumerate(flat):
+        array[index] = _bytes(item)
+        if array[index] is None:
+            place = np.unravel_index(index, shape) if shape else ()
+            raise _no_bytes(item, f"{where}{subscripts(int(at) for at in place)}")
+    return array.reshape(shape)
+
+
+def _bytes(value: Any) -> bytes | None:
+    if isinstance(value, str):
+        return value.encode()
+    if not is_base64(value):
+        return None
+    text = value["b64"]
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        # TensorFlow Serving reads it with spaces in it and without its padding as well.
+        text = "".join(text.split())
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        return None
+
+
+def _no_bytes(value: Any, where: str) -> InvalidRequest:
+    reason = "Unable to base64 decode" if is_base64(value) else "not formatted correctly for base64 data"
+    return InvalidRequest(f"{where}: expected {_STRING_EXPECTED} ({reason})")
+
+
+def _type_name(spec: TensorSpec) -> str:
+    """As TensorFlow writes it: "float" for DT_FLOAT."""
+    return spec.dtype.removeprefix("DT_").lower()

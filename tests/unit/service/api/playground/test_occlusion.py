@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+
+from service.api.playground.occlusion import cells_within, ground_of, occlusion_map
+from service.errors import InvalidRequest
+from service.inference.context import Call
+from service.inference.deadline import Deadline, DeadlineExceeded
+from service.inference.version import LoadedVersion
+from service.serving_config import ServingConfig
+from service.tensors.json import Array
+from service.tensors.signature import DEFAULT_SIGNATURE
+from tests.unit.service.fakes import Arrays, FakeEngine, loaded_version, signature, tensor
+
+PICTURES = signature({"pixels": tensor("DT_FLOAT", -1, 40, 40)}, {"scores": tensor("DT_FLOAT", -1, 2)})
+LABELS = ServingConfig(labels=("dark", "bright corner"))
+
+
+def corner_finder(inputs: Arrays) -> dict[str, Array]:
+    """As sure of the bright corner as the upper left eighth is bright."""
+    score = inputs["pixels"][:, :5, :5].mean(axis=(1, 2)) / 255
+    return {"scores": np.stack([1 - score, score], axis=1).astype(np.float32)}
+
+
+def picture() -> dict[str, Array]:
+    pixels = np.zeros((1, 40, 40), np.float32)
+    pixels[0, :5, :5] = 255
+    return {"pixels": pixels}
+
+
+def finder(config: ServingConfig = LABELS) -> LoadedVersion:
+    return loaded_version(PICTURES, corner_finder, config)
+
+
+def test_the_label_that_came_first_loses_most_where_what_it_goes_by_is_hidden() -> None:
+    found = occlusion_map(finder(), DEFAULT_SIGNATURE, picture(), "")
+    assert (found.label, found.score) == ("bright corner", 1.0)
+    assert found.drops.shape == (20, 20)
+    row, column = divmod(int(found.drops.argmax()), 20)
+    assert (row < 3, column < 3) == (True, True)
+    assert found.drops.max() > 0.5
+    assert found.drops[10:, 10:].max() == 0
+
+
+def test_a_label_can_be_asked_for_and_what_spoke_against_it_is_below_zero() -> None:
+    found = occlusion_map(finder(), DEFAULT_SIGNATURE, picture(), "dark")
+    assert (found.label, found.score) == ("dark", 0.0)
+    assert found.drops.min() < -0.5
+
+
+def test_the_rows_are_run_in_batches_of_the_versions_size() -> None:
+    loaded = finder()
+    assert isinstance(loaded.engine, FakeEngine)
+    occlusion_map(loaded, DEFAULT_SIGNATURE, picture(), "")
+    sizes = {len(inputs["pixels"]) for _, inputs in loaded.engine.asked}
+    assert sizes == {loaded.limits.max_batch_size}
+    assert len(loaded.engine.asked) == 1 + 400
+
+
+def test_nothing_more_is_run_once_nobody_waits_for_it() -> None:
+    loaded = finder()
+    engine = loaded.engine
+    assert isinstance(engine, FakeEngine)
+    call = Call()
+    deadline = call.deadline = Deadline.unlimited()
+
+    def check() -> None:
+        call.check_deadline()
+        if len(engine.asked) == 3:
+            deadline.end()
+
+    with pytest.raises(DeadlineExceeded, match="being run by its model"):
+        occlusion_map(loaded, DEFAULT_SIGNATURE, picture(), "", check)
+    assert len(engine.asked) == 4
+
+
+@pytest.mark.parametrize(
+    ("config", "label", "words"),
+    [(ServingConfig(), "", "no labels"), (LABELS, "Hat", "no label 'Hat'; it has 'dark', 'bright corner'")],
+)
+def test_without_such_a_label_there_is_nothing_to_explain(config: ServingConfig, label: str, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        occlusion_map(finder(config), DEFAULT_SIGNATURE, picture(), label)
+
+
+@pytest.mark.parametrize(("row_seconds", "cells"), [(0.0, 20), (0.001, 20), (0.014, 8), (1.0, 5)])
+def test_a_slow_model_gets_a_coarser_map(row_seconds: float, cells: int) -> None:
+    assert cells_within(row_seconds) == cells
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 3), (28, 28), (5, 224)])
+def test_every_cell_hides_something_however_small_the_picture_is(height: int, width: int) -> None:
+    spec = signature({"pixels": tensor("DT_FLOAT", -1, height, width, 3)}, {"scores": tensor("DT_FLOAT", -1, 2)})
+    hidden = []
+
+    def count_hidden(inputs: Arrays) -> dict[str, Array]:
+        hidden.extend((inputs["pixels"] != 255).any(axis=(1, 2, 3)).tolist())
+        return {"scores": np.zeros((len(inputs["pixels"]), 2), np.float32)}
+
+    pixels = np.full((1, height, width, 3), 255, np.float32)
+    pixels[0, 0, 0] = 0  # so that the ground is not white
+    occlusion_map(loaded_version(spec, count_hidden, LABELS), DEFAULT_SIGNATURE, {"pixels": pixels}, "")
+    assert all(hidden[1:])
+
+
+def test_the_ground_is_the_mean_of_the_border_of_each_channel() -> None:
+    pixels = np.zeros((4, 4, 3), np.float32)
+    pixels[[0, -1]] = pixels[:, [0, -1]] = (10, 20, 30)
+    assert ground_of(pixels).tolist() == [10, 20, 30]

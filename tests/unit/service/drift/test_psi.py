@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from service.drift.psi import Measure, chi_square
+
+MANY = 10_000_000
+TENTHS = [*[0.1] * 10, 0.0]
+
+
+def counts(*shares: list[float], rows: float = MANY) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    return np.array(shares) * rows
+
+
+def test_of_many_rows_it_is_the_population_stability_index() -> None:
+    measure = Measure([[0.5, 0.5, 0.0]], [MANY])
+    expected = (0.9 - 0.5) * np.log(0.9 / 0.5) + (0.1 - 0.5) * np.log(0.1 / 0.5)
+    assert measure.psi(counts([0.9, 0.1, 0.0])) == pytest.approx([expected], abs=1e-4)
+
+
+def test_the_reference_itself_has_none() -> None:
+    assert Measure([TENTHS], [MANY]).psi(counts(TENTHS)).tolist() == [0.0]
+    assert Measure([TENTHS], [40]).psi(counts(TENTHS, rows=1_000)).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("reference_rows", [6, 40, 3_000, 55_000])
+@pytest.mark.parametrize("window_rows", [30, 100, 341, 1_000])
+@pytest.mark.parametrize("bins", [2, 10, 40])
+def test_two_samples_of_the_same_inputs_stay_below_a_tenth(reference_rows: int, window_rows: int, bins: int) -> None:
+    random = np.random.default_rng(1)
+    found = []
+    for _ in range(200):
+        reference = random.multinomial(reference_rows, np.full(bins, 1 / bins)) / reference_rows
+        window = random.multinomial(window_rows, np.full(bins, 1 / bins))
+        (psi,) = Measure([[*reference, 0.0]], [reference_rows]).psi(np.array([[*window, 0]]))
+        found.append(psi)
+    assert np.mean(np.array(found) > 0.1) <= 0.005
+
+
+@pytest.mark.parametrize("reference_rows", [40, 55_000])
+@pytest.mark.parametrize("window_rows", [30, 1_000])
+def test_what_all_falls_into_one_bin_of_ten_is_far_above_a_quarter(reference_rows: int, window_rows: int) -> None:
+    one = counts([1.0, *[0.0] * 10], rows=window_rows)
+    assert Measure([TENTHS], [reference_rows]).psi(one)[0] > 0.5
+
+
+def test_the_more_rows_never_were_in_training_the_higher() -> None:
+    measure = Measure([[0.0, 1.0, 0.0, 0.0]], [55_000])
+    found = [measure.psi(np.array([[strange, 1_000 - strange, 0, 0]]))[0] for strange in (0, 1, 10, 50)]
+    assert found[0] == found[1] == 0.0
+    assert 0 < found[2] < 0.1
+    assert found[3] > 0.25
+
+
+def test_what_is_no_number_is_unlike_any_reference() -> None:
+    assert Measure([TENTHS], [55_000]).psi(counts([*[0.09] * 10, 0.1], rows=1_000))[0] > 0.25
+
+
+def test_features_with_more_or_fewer_bins_do_not_disturb_each_other() -> None:
+    few, many = [0.25, 0.75, 0.0], TENTHS
+    window_few, window_many = [500, 400, 100], [*[50] * 5, *[150] * 5, 0]
+    both = Measure([few, many], [100, 5_000])
+    window = np.array([[*window_few, *[0] * 8], window_many])
+    alone = [Measure([few], [100]), Measure([many], [5_000])]
+    for of_both, of_one in (
+        (both.psi(window), [alone[0].psi(window[:1, :3]), alone[1].psi(window[1:])]),
+        (both.shift(window), [alone[0].shift(window[:1, :3]), alone[1].shift(window[1:])]),
+    ):
+        np.testing.assert_allclose(of_both, np.concatenate(of_one))
+
+
+@pytest.mark.parametrize(
+    ("window", "expected"),
+    [
+        ([0, 250, 500, 250, 0, 0], 0.0),
+        ([0, 0, 0, 0, 1_000, 0], 1.0),
+        ([1_000, 0, 0, 0, 0, 0], -1.0),
+        ([500, 0, 0, 0, 500, 0], 0.0),
+        ([0, 0, 0, 1_000, 0, 0], 0.75),
+        ([0, 0, 0, 0, 500, 500], 0.5),
+    ],
+)
+def test_the_shift_says_which_way(window: list[int], expected: float) -> None:
+    measure = Measure([[0.0, 0.25, 0.5, 0.25, 0.0, 0.0]], [1_000])
+    assert measure.shift(np.array([window])) == pytest.approx([expected])
+
+
+@pytest.mark.parametrize(("degrees", "table"), [(1, 10.83), (3, 16.27), (10, 29.59), (100, 149.45)])
+def test_chi_square_is_that_of_the_tables(degrees: int, table: float) -> None:
+    assert chi_square(degrees) == pytest.approx(table, rel=0.04)

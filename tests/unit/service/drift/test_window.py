@@ -1,0 +1,75 @@
+import gc
+
+import numpy as np
+import pytest
+
+from service.drift.window import Window, shared_window
+from service.runtime.shared_memory import MIN_CAPACITY, MemoryFull, SharedMemory
+from service.tensors.json import Array
+
+
+def numbered(*numbers: int) -> Array:
+    return np.array([[number, 100 + number] for number in numbers], np.uint8)
+
+
+def held(window: Window) -> list[int]:
+    rows = window.rows()
+    assert (rows[:, 1] == rows[:, 0] + 100).all()
+    return sorted(rows[:, 0].tolist())
+
+
+def test_it_holds_the_last_rows() -> None:
+    window = Window(5, 2)
+    assert held(window) == []
+    window.append(numbered(1, 2, 3))
+    assert held(window) == [1, 2, 3]
+    window.append(numbered(4, 5, 6, 7))
+    assert held(window) == [3, 4, 5, 6, 7]
+    for number in range(8, 31):
+        window.append(numbered(number))
+    assert held(window) == [26, 27, 28, 29, 30]
+
+
+def test_of_more_rows_than_it_holds_it_keeps_the_last() -> None:
+    window = Window(5, 2)
+    window.append(numbered(1, 2))
+    window.append(numbered(*range(10, 22)))
+    assert held(window) == [17, 18, 19, 20, 21]
+    window.append(numbered(30))
+    assert 30 in held(window)
+    assert len(held(window)) == 5
+
+
+def test_processes_that_share_it_write_into_one() -> None:
+    memory = SharedMemory()
+    one, other = (shared_window(memory, b"key", 5, 2) for _ in range(2))
+    one.append(numbered(1, 2))
+    other.append(numbered(3, 4))
+    assert held(one) == held(other) == [1, 2, 3, 4]
+    one.append(numbered(5, 6))
+    assert held(one) == held(other) == [2, 3, 4, 5, 6]
+    assert held(shared_window(memory, b"another key", 5, 2)) == []
+
+
+def test_one_that_joins_finds_what_the_others_left() -> None:
+    memory = SharedMemory()
+    one = shared_window(memory, b"key", 5, 2)
+    one.append(numbered(1, 2))
+    assert held(shared_window(memory, b"key", 5, 2)) == [1, 2]
+
+
+@pytest.mark.parametrize("rows", [5, 10_000])
+def test_what_it_held_goes_with_it(rows: int) -> None:
+    memory = SharedMemory()
+    window = shared_window(memory, b"key", rows, 2)
+    window.append(numbered(1, 2))
+    end = memory.end
+    del window
+    gc.collect()
+    assert held(shared_window(memory, b"key", rows, 2)) == []
+    assert memory.end == end, "its place is taken again"
+
+
+def test_where_there_is_no_room_it_says_so() -> None:
+    with pytest.raises(MemoryFull):
+        shared_window(SharedMemory(MIN_CAPACITY), b"key", MIN_CAPACITY, 2)

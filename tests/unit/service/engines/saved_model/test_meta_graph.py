@@ -1,0 +1,168 @@
+"""On bytes made here, field by field, as the formats in service/engines/saved_model/meta_graph.py say."""
+
+from contextlib import suppress
+
+import pytest
+
+from service.engines.saved_model.meta_graph import DATA_TYPES, has_variables, read_signatures, read_tags
+from service.tensors.signature import Signature, TensorSpec
+
+FLOAT, STRING, RESOURCE = 1, 7, 20
+
+
+def varint(value: int) -> bytes:
+    value %= 2**64
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def number(field: int, value: int) -> bytes:
+    return varint(field << 3) + varint(value)
+
+
+def message(field: int, *parts: bytes) -> bytes:
+    content = b"".join(parts)
+    return varint(field << 3 | 2) + varint(len(content)) + content
+
+
+def entry(field: int, key: str, *value: bytes) -> bytes:
+    return message(field, message(1, key.encode()), message(2, *value))
+
+
+def shape(*sizes: int) -> bytes:
+    return message(3, *(message(2, number(1, size), message(2, b"a dimension's name")) for size in sizes))
+
+
+def tensor(name: str, dtype: int, *more: bytes) -> bytes:
+    return message(1, name.encode()) + number(2, dtype) + b"".join(more)
+
+
+X = entry(1, "x", tensor("x:0", FLOAT, shape(-1, 28)))
+Y = entry(2, "y", tensor("y:0", FLOAT, shape(-1)))
+METHOD = message(3, b"tensorflow/serving/predict")
+
+
+def only_signature(*definition: bytes) -> Signature | None:
+    return read_signatures(entry(5, "serving_default", *definition)).get("serving_default")
+
+
+def test_a_signature_has_its_tensors_by_name_and_its_method() -> None:
+    assert read_signatures(entry(5, "serving_default", X, Y, METHOD)) == {
+        "serving_default": Signature(
+            "tensorflow/serving/predict",
+            {"x": TensorSpec("x:0", "DT_FLOAT", (-1, 28))},
+            {"y": TensorSpec("y:0", "DT_FLOAT", (-1,))},
+        )
+    }
+
+
+def test_signatures_and_tensors_come_in_the_order_of_their_names() -> None:
+    inputs = b"".join(entry(1, name, tensor(f"{name}:0", FLOAT)) for name in "bca")
+    signatures = read_signatures(entry(5, "z", Y) + entry(5, "a", inputs, Y))
+    assert list(signatures) == ["a", "z"]
+    assert list(signatures["a"].inputs) == ["a", "b", "c"]
+
+
+def test_what_else_a_meta_graph_holds_is_passed_over() -> None:
+    fixed = varint(9 << 3 | 1) + bytes(8) + varint(10 << 3 | 5) + bytes(4)
+    graph = message(1, b"info") + message(2, bytes(1000)) + message(4, b"collection") + message(7, b"objects")
+    assert list(read_signatures(fixed + graph + entry(5, "serving_default", X, Y) + graph)) == ["serving_default"]
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        (b"", None),
+        (shape(), ()),
+        (shape(0), (0,)),
+        (shape(-1, 2**40, 3), (-1, 2**40, 3)),
+        (message(3, number(3, 1)), None),
+        (message(3, number(3, 0)), ()),
+    ],
+    ids=["left out", "a scalar", "zero", "free and long", "of unknown rank", "of known rank"],
+)
+def test_every_shape_is_read(field: bytes, expected: object) -> None:
+    signature = only_signature(entry(1, "x", tensor("x:0", FLOAT, field)), Y)
+    assert signature is not None
+    assert signature.inputs["x"].shape == expected
+
+
+@pytest.mark.parametrize("dtype", DATA_TYPES)
+def test_every_type_is_read(dtype: int) -> None:
+    signature = only_signature(entry(1, "x", tensor("x:0", dtype)), Y)
+    assert signature is not None
+    assert signature.inputs["x"].dtype == DATA_TYPES[dtype]
+
+
+def test_names_are_utf8() -> None:
+    signatures = read_signatures(entry(5, "größe", entry(1, "尺", tensor("x:0", FLOAT)), Y))
+    assert list(signatures["größe"].inputs) == ["尺"]
+
+
+def test_a_signature_without_inputs_or_method_is_one() -> None:
+    assert only_signature(Y) == Signature("", {}, {"y": TensorSpec("y:0", "DT_FLOAT", (-1,))})
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        tensor("NoOp", 0),
+        message(1, b"NoOp"),
+        number(2, FLOAT) + message(4, b"coo_sparse"),
+        number(2, FLOAT) + message(5, b"composite_tensor"),
+        tensor("x:0", RESOURCE),
+        tensor("x:0", 11),
+        tensor("x:0", 101),
+        b"",
+    ],
+    ids=["initialiser", "no type", "sparse", "composite", "resource", "quantised", "reference", "empty"],
+)
+@pytest.mark.parametrize("field", [1, 2])
+def test_a_signature_with_other_than_plain_tensors_is_left_out(odd: bytes, field: int) -> None:
+    assert only_signature(X, Y, entry(field, "odd", odd)) is None
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        entry(5, "a", X, Y)[:-1],
+        b"\x2a",
+        b"\x2a\xff",
+        b"\xff" * 11,
+        b"\x2b",
+        number(5, 1),
+        message(5, message(1, b"name"), number(2, 1)),
+        message(5, number(1, 1)),
+        message(5, message(1, b"\xff")),
+        entry(5, "a", entry(1, "x", message(2, b"type"), message(1, b"x:0"))),
+    ],
+)
+def test_bytes_that_are_no_meta_graph_are_refused(broken: bytes) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        read_signatures(broken)
+
+
+def test_every_beginning_of_a_meta_graph_is_read_or_refused() -> None:
+    whole = entry(5, "serving_default", X, Y, METHOD) + message(2, b"graph")
+    for length in range(len(whole)):
+        with suppress(ValueError):
+            assert len(read_signatures(whole[:length])) <= 1
+
+
+def test_a_graph_with_a_saver_has_variables() -> None:
+    assert has_variables(message(2, b"graph") + message(3, b"saver"))
+    assert has_variables(message(3))
+    assert not has_variables(message(2, b"graph"))
+
+
+def test_tags_are_read_graph_by_graph() -> None:
+    def graph(*tags: bytes) -> bytes:
+        return message(2, message(1, message(5, b"2.21.0"), *(message(4, tag) for tag in tags)), message(2, b"graph"))
+
+    assert read_tags(number(1, 1) + graph(b"serve", b"gpu") + graph(b"train")) == [["serve", "gpu"], ["train"]]
+    assert read_tags(graph()) == [[]]
+    assert read_tags(message(2, message(2, b"graph"))) == [[]]
+    assert read_tags(b"") == []

@@ -1,0 +1,73 @@
+"""Without TensorFlow: what is said of a package of that name in which the library is not what it should be."""
+
+import _ctypes
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.engines.base import LoadError
+from service.engines.tensorflow.c_api import tensorflow
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package tensorflow, of which only the folder counts: its code must not run."""
+    folder = tmp_path / "tensorflow"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise AssertionError('the package was imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
+    tensorflow.cache_clear()
+    yield folder
+    tensorflow.cache_clear()
+
+
+def refusal() -> str:
+    with pytest.raises(LoadError) as raised:
+        tensorflow()
+    return str(raised.value)
+
+
+@pytest.mark.usefixtures("package")
+def test_a_package_without_the_library_says_what_was_expected() -> None:
+    assert refusal() == (
+        "the TensorFlow that is installed brings no library libtensorflow_cc (for Windows there is none); "
+        "expected the package tensorflow or tensorflow-cpu, 2.21 or a later 2.x"
+    )
+
+
+def test_a_module_of_that_name_is_no_tensorflow(package: Path) -> None:
+    shutil.rmtree(package)
+    package.with_suffix(".py").write_text("")
+    assert "brings no library libtensorflow_cc" in refusal()
+
+
+@pytest.mark.parametrize("name", ["libtensorflow_cc.so.2", "libtensorflow_cc.2.dylib"])
+def test_a_library_that_is_damaged_says_so_without_its_folder(package: Path, name: str) -> None:
+    (package / name).write_bytes(b"not a library")
+    message = refusal()
+    assert message.startswith(f"the library {name} of the TensorFlow that is installed cannot be used: {name}: ")
+    assert str(package) not in message
+
+
+def test_a_library_without_the_c_api_says_what_it_lacks(package: Path) -> None:
+    shutil.copy(_ctypes.__file__, package / "libtensorflow_cc.so.2")
+    assert "libtensorflow_cc.so.2: undefined symbol: TF_Version" in refusal()
+
+
+def test_where_nothing_has_that_name_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    tensorflow.cache_clear()
+    with pytest.raises(ModuleNotFoundError) as raised:
+        tensorflow()
+    assert raised.value.name == "tensorflow"
+
+
+def test_a_refusal_is_not_for_ever(package: Path) -> None:
+    assert "brings no library" in refusal()
+    (package / "libtensorflow_cc.so.2").write_bytes(b"not a library")
+    assert "cannot be used" in refusal()

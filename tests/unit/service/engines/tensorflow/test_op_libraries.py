@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+
+from service.engines.base import LoadError
+from service.engines.tensorflow import c_api
+from service.engines.tensorflow.op_libraries import main, missing_op, parse
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("_b.so", "_a.so", "other.so", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path
+
+
+@pytest.mark.parametrize("separator", [":", ",", ", ", ":,"])
+def test_files_are_separated_by_colons_or_commas(folder: Path, separator: str) -> None:
+    names = [folder / "other.so", folder / "_a.so"]
+    assert parse(separator.join(map(str, names))) == tuple(names)
+
+
+def test_no_files_are_none() -> None:
+    assert parse("") == parse(" , ") == ()
+
+
+def test_a_pattern_stands_for_all_that_fit_and_none_is_named_twice(folder: Path) -> None:
+    assert parse(f"{folder}/_b.so:{folder}/_*.so") == (folder / "_b.so", folder / "_a.so")
+
+
+def test_a_name_without_a_folder_is_one_of_this_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert parse("other.so") == (folder / "other.so",)
+
+
+@pytest.mark.parametrize("name", ["none.so", "none*.so", ""])
+def test_what_is_no_file_is_named(folder: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f": there is no file {folder}/") as raised:
+        parse(f"{folder}/_a.so:{folder}/{name}")
+    assert str(raised.value).endswith(f"/{name}")
+
+
+@pytest.mark.parametrize(
+    ("op", "whose"),
+    [
+        ("CaseFoldUTF8", "the package tensorflow-text brings it"),
+        ("TFText>RoundRobinTrim", "the package tensorflow-text brings it"),
+        ("SimpleMLInferenceOpWithHandle", "the package tensorflow-decision-forests brings it"),
+        ("Addons>ImageProjectiveTransformV3", "the package tensorflow-addons brings it"),
+        ("Frobnicate", "TensorFlow itself does not have it"),
+    ],
+)
+def test_a_missing_operation_is_told_with_whose_it_is_and_what_to_do(op: str, whose: str) -> None:
+    told = f"its graph has the operation {op!r}, and {whose}; name the library that does in SERVING_OP_LIBRARIES"
+    assert missing_op(op) == told
+
+
+# What the process that tries them says: its last line is the reason.
+
+
+def test_where_tensorflow_is_missing_it_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> None:
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+
+    monkeypatch.setattr(c_api, "tensorflow", missing)
+    assert main(["a.so"]) == 1
+    said = "TensorFlow, whose they are, is not installed; install it with make serve TENSORFLOW=1 (or: pip install "
+    assert capsys.readouterr().out.startswith(said)
+
+
+def test_the_library_that_fails_is_the_last_that_is_named_and_none_after_it_is_tried(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(path: Path) -> None:
+        if path.name == "b.so":
+            raise LoadError("b.so cannot be loaded: no library")
+
+    monkeypatch.setattr(c_api, "tensorflow", lambda: None)
+    monkeypatch.setattr(c_api, "load_op_library", load)
+    assert (main(["a.so"]), main(["a.so", "b.so", "c.so"])) == (0, 1)
+    assert capsys.readouterr().out.splitlines()[-1] == "b.so cannot be loaded: no library"

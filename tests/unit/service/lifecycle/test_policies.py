@@ -1,0 +1,130 @@
+from pathlib import Path
+
+import pytest
+
+from service.lifecycle.policies import Label, Latest, Policies, decode, policy_file
+from service.runtime.toml_file import InvalidFile
+from service.settings import Settings
+
+PATH = Path("models.toml")
+
+FULL = b"""
+[default]
+load = "on_demand"
+
+[models.clothing]
+versions = {latest = 2}
+labels = {stable = 1, canary = {version = 2, share = 0.1}, next = {version = 3, shadow = 1}}
+batching = {max_batch_size = 64, batch_timeout_micros = 500}
+
+[models."two words"]
+versions = [1, 3]
+replace = "unload_first"
+"""
+
+
+def message(text: str) -> str:
+    with pytest.raises(InvalidFile) as raised:
+        decode(text.encode(), PATH)
+    return str(raised.value)
+
+
+def test_every_part_is_read() -> None:
+    policies = decode(FULL, PATH)
+    clothing = policies.of("clothing")
+    assert clothing.versions == Latest(latest=2)
+    assert clothing.labels["next"] == Label(version=3, shadow=1.0)
+    assert clothing.label_versions == {"stable": 1, "canary": 2, "next": 3}
+    assert (clothing.canary, clothing.shadow) == (("canary", 0.1), ("next", 1.0))
+    assert (clothing.batching.max_batch_size, clothing.batching.batch_timeout_micros) == (64, 500)
+    assert clothing.load == "preload"
+    assert policies.of("two words").versions == [1, 3]
+    assert (policies.of("two words").replace, clothing.replace) == ("unload_first", "load_first")
+    assert policies.of("another").load == "on_demand"
+
+
+def test_an_empty_file_says_nothing() -> None:
+    assert decode(b"", PATH) == Policies()
+    assert Policies().of("any").canary is None
+
+
+@pytest.mark.parametrize(
+    ("table", "wanted"),
+    [
+        ("versions = 'all'", {1, 2, 5}),
+        ("versions = {latest = 1}", {5}),
+        ("versions = {latest = 9}", {1, 2, 5}),
+        ("versions = [2, 7]", {2}),
+        ("versions = []", set()),
+        ("versions = {latest = 1}\nlabels = {old = 1, gone = 7}", {1, 5}),
+        ("versions = []\nlabels = {new = {version = 2, shadow = 0.5}}", {2}),
+    ],
+)
+def test_the_policy_chooses_among_the_versions_on_disk(table: str, wanted: set[int]) -> None:
+    assert decode(f"[models.m]\n{table}".encode(), PATH).of("m").wanted([5, 1, 2]) == wanted
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        ("versions = 'all'", set()),
+        ("versions = {latest = 1}\nlabels = {old = 7}", {7}),
+        ("versions = [2, 7]\nlabels = {new = {version = 9, shadow = 0.5}}", {2, 7, 9}),
+    ],
+)
+def test_the_policy_names_versions_whether_they_are_there_or_not(table: str, named: set[int]) -> None:
+    assert decode(f"[models.m]\n{table}".encode(), PATH).of("m").named == named
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[models.m", "models.toml: Expected ']' at the end of a table declaration"),
+        ("model = 1", "models.toml: Object contains unknown field `model`"),
+        ("models = 1", "models.toml: Expected `object`, got `int` - at `models`"),
+        ("[models]\nm = 1", "Expected `object`, got `int` - in `models.m`"),
+        ("[models.m]\nversion = 1", "Object contains unknown field `version` - in `models.m`"),
+        ("[models.m]\nversions = 'latest'", "Invalid enum value 'latest' - at `versions` - in `models.m`"),
+        ("[models.m]\nversions = {latest = 0}", "Expected `int` >= 1 - at `versions.latest` - in `models.m`"),
+        (
+            "[models.m]\nversions = [20260312103015123456]",
+            "Expected `int` <= 9223372036854775807 - at `versions[0]` - in `models.m`",
+        ),
+        ("[models.m]\nversions = [1, 'two']", "Expected `int`, got `str` - at `versions[1]` - in `models.m`"),
+        ("[models.m]\nreplace = 'both'", "Invalid enum value 'both' - at `replace` - in `models.m`"),
+        ("[models.m]\nload = 'lazy'", "Invalid enum value 'lazy' - at `load` - in `models.m`"),
+        ("[models.m.labels]\na = 'one'", "Expected `int | object`, got `str` - at `labels[...]` - in `models.m`"),
+        ("[models.m.labels]\n'a/b' = 1", "at `key` in `labels` - in `models.m`"),
+        ("[models.m.labels]\na = {version = 1, share = 1.5}", "Expected `float` <= 1.0"),
+        ("[models.m.labels]\na = {version = 1, share = 0}", "Expected `float` > 0.0"),
+        ("[models.m.labels]\na = {version = 1, share = 1, shadow = 1}", "a label has `share` (it answers) or `shadow`"),
+        (
+            "[models.m.labels]\na = {version = 1, share = 1}\nb = {version = 2, share = 1}",
+            "one label of a model has a `share` at most, but a and b have - in `models.m`",
+        ),
+        ("[models.m.labels]\nstable = {version = 1, shadow = 1}", "the label `stable` names what answers requests"),
+        ("[models.m.batching]\nmax_batch_size = 0", "Expected `int` >= 1 - at `batching.max_batch_size`"),
+        ("[default.labels]\na = 1", "`default` takes no `labels`"),
+    ],
+)
+def test_a_fault_is_named_with_its_place_and_what_was_expected(text: str, words: str) -> None:
+    assert message(text).startswith("models.toml: ")
+    assert words in message(text)
+
+
+def test_what_is_no_text_is_refused() -> None:
+    with pytest.raises(InvalidFile, match=r"models\.toml: expected UTF-8; invalid start byte at byte 0"):
+        decode(b"\xff", PATH)
+
+
+def test_a_file_that_a_setting_names_must_exist(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.toml"
+    with pytest.raises(InvalidFile, match=r"missing\.toml: there is no such file"):
+        policy_file(Settings(models_config=str(missing))).check()
+    policy_file(Settings(models=tmp_path)).check()
+
+
+def test_without_the_setting_it_lies_in_the_models_folder(tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_text("[default]\nload = 'lazy'")
+    with pytest.raises(InvalidFile, match="Invalid enum value 'lazy'"):
+        policy_file(Settings(models=tmp_path)).check()

@@ -1,0 +1,105 @@
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.observability.rotating_file import RotatingFile
+
+TEN = b"123456789\n"
+
+
+def older(path: Path) -> Path:
+    return path.with_name(path.name + ".1")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "requests.jsonl"
+
+
+def test_lines_follow_one_another_also_after_a_restart(path: Path) -> None:
+    for line in (b"a\n", b"b\n"):
+        RotatingFile(path, 100).append(line)
+    assert path.read_bytes() == b"a\nb\n"
+
+
+def test_nobody_else_on_the_machine_may_read_it(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        RotatingFile(path, 100).append(b"a\n")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_two_files_are_never_longer_than_they_may_be(path: Path) -> None:
+    file = RotatingFile(path, 100)
+    for number in range(1, 30):
+        file.append(TEN)
+        size = path.stat().st_size + (older(path).stat().st_size if older(path).exists() else 0)
+        assert size <= 100
+        assert size >= min(number * 10, 60)
+    assert older(path).read_bytes() == TEN * 5
+
+
+def test_a_line_that_is_too_long_alone_is_refused_and_the_next_is_written(path: Path) -> None:
+    file = RotatingFile(path, 100)
+    with pytest.raises(OSError, match="longer than the file may be"):
+        file.append(b"x" * 50 + b"\n")
+    file.append(TEN)
+    assert path.read_bytes() == TEN
+
+
+def test_a_full_disk_leaves_no_half_line_and_the_next_is_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = RotatingFile(path, 100)
+    file.append(b"a\n")
+    write = os.write
+    room = [3]
+
+    def full(descriptor: int, data: bytes) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data[: room.pop()])
+
+    monkeypatch.setattr("service.observability.rotating_file.os.write", full)
+    with pytest.raises(OSError, match="No space left"):
+        file.append(b"long line\n")
+    monkeypatch.undo()
+    file.append(b"b\n")
+    assert path.read_bytes() == b"a\nb\n"
+
+
+def test_after_who_was_killed_within_a_line_a_new_one_begins(path: Path) -> None:
+    path.write_bytes(b"a\nhal")
+    RotatingFile(path, 100).append(b"b\n")
+    assert path.read_bytes() == b"a\nhal\nb\n"
+
+
+def test_a_file_that_is_taken_away_is_made_anew(path: Path) -> None:
+    file = RotatingFile(path, 100)
+    file.append(b"a\n")
+    path.rename(path.with_name("taken"))
+    file.append(b"b\n")
+    assert path.read_bytes() == b"b\n"
+
+
+def test_several_processes_lose_no_line_and_tear_none(path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from service.observability.rotating_file import RotatingFile\n"
+        "file = RotatingFile(Path(sys.argv[1]), 100_000)\n"
+        "for number in range(400): file.append(f'{sys.argv[2]} {number} '.encode() + b'x' * 100 + b'\\n')\n"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", program, str(path), str(which)]) for which in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    lines = older(path).read_bytes().splitlines() + path.read_bytes().splitlines()
+    assert all(line.endswith(b" " + b"x" * 100) for line in lines)
+    written = [tuple(map(int, line.split()[:2])) for line in lines]
+    assert len(set(written)) == len(written)
+    # Whatever is kept of a process is all that it wrote since then.
+    for which in range(4):
+        numbers = [number for process, number in written if process == which]
+        assert numbers == list(range(400 - len(numbers), 400))
+    assert 50_000 < older(path).stat().st_size + path.stat().st_size <= 100_000

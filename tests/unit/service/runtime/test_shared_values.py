@@ -1,0 +1,92 @@
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+
+from service.runtime.shared_memory import MIN_CAPACITY, Kind, MemoryFull, SharedMemory
+from service.runtime.shared_values import Value, Values
+from tests.unit.service.forked import Forked
+
+
+@pytest.fixture
+def memory() -> SharedMemory:
+    return SharedMemory()
+
+
+def test_a_value_is_the_one_that_was_put_last_by_whichever_process(memory: SharedMemory) -> None:
+    ours, theirs = Values(memory), Values(memory)
+    assert ours.get(b"key") is None
+    for value in (b"one", b"", b"three", b"x" * 10_000, b"four"):
+        ours.put(b"key", value)
+        assert theirs.get(b"key") == ours.get(b"key") == Values(memory).get(b"key") == value
+    theirs.put(b"key", b"five")
+    assert ours.get(b"key") == b"five"
+
+
+def test_values_have_owners(memory: SharedMemory) -> None:
+    values = Values(memory)
+    for owner in (1, 2):
+        values.put(b"report", str(owner).encode(), owner)
+    values.put(b"report of something else", b"3")
+    assert (values.get(b"report", 1), values.get(b"report", 2), values.get(b"report")) == (b"1", b"2", None)
+    assert sorted(values.all(b"report")) == [(-1, b"3"), (1, b"1"), (2, b"2")]
+    assert values.all(b"reports") == []
+
+
+def test_to_replace_a_value_takes_no_more_memory(memory: SharedMemory) -> None:
+    values = Values(memory)
+    values.put(b"key", b"x" * 100)
+    end = memory.end
+    for number in range(100):
+        values.put(b"key", b"y" * (100 + number))
+    assert memory.end == end
+
+
+def test_no_change_is_lost_between_processes(memory: SharedMemory) -> None:
+    def count(_go: Callable[[], None]) -> None:
+        values = Values(memory)
+        for _ in range(200):
+            values.change(b"count", lambda before: str(int(before or b"0") + 1).encode())
+
+    children = [Forked(count) for _ in range(3)]
+    assert [child.join() for child in children] == [0, 0, 0]
+    assert Values(memory).get(b"count") == b"600"
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_whole_value(memory: SharedMemory) -> None:
+    def write(go: Callable[[], None]) -> None:
+        values, chance = Values(memory), random.Random(1)
+        values.put(b"key", b"a")
+        go()
+        while True:
+            values.put(b"key", chance.choice([b"a", b"b"]) * chance.randrange(1, 5000))
+
+    for _ in range(10):
+        child = Forked(write)
+        child.wait_until_it_says_so()
+        time.sleep(0.002)
+        child.kill()
+        found = Values(memory).get(b"key")
+        assert found
+        assert len(set(found)) == 1
+
+
+def test_a_value_that_was_being_put_by_who_was_killed_is_the_one_before(memory: SharedMemory) -> None:
+    values = Values(memory)
+    values.put(b"key", b"before")
+    # It had made room for a longer one, and got no further.
+    with memory.locked():
+        memory.append(Kind.VALUE, -1, b"key", 10_000)
+    assert values.get(b"key") == Values(memory).get(b"key") == b"before"
+    values.put(b"key", b"after")
+    assert Values(memory).get(b"key") == b"after"
+
+
+def test_where_there_is_no_room_the_value_stays(memory: SharedMemory) -> None:
+    memory = SharedMemory(MIN_CAPACITY)
+    value = Value(Values(memory), b"key")
+    value.put(b"before")
+    with pytest.raises(MemoryFull):
+        value.put(bytes(MIN_CAPACITY))
+    assert value.get() == b"before"

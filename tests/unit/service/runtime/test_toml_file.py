@@ -1,0 +1,89 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from service.runtime.shared_memory import MIN_CAPACITY, SharedMemory
+from service.runtime.shared_values import Value, Values
+from service.runtime.toml_file import InvalidFile, TomlFile
+
+
+def length(written: bytes, path: "os.PathLike[str]") -> int:
+    if b"?" in written:
+        raise InvalidFile(f"{path}: what is ?")
+    return len(written)
+
+
+def write(path: Path, text: str) -> None:
+    """Anew, so that it counts as changed however quickly one follows the other."""
+    (draft := path.with_suffix(".draft")).write_text(text)
+    draft.rename(path)
+
+
+def test_the_file_is_read_when_it_appears_changes_and_vanishes(tmp_path: Path) -> None:
+    file = TomlFile(path := tmp_path / "file.toml", length, -1)
+    assert file.content == -1
+    assert file.read()
+    assert (file.content, file.read()) == (0, False)
+    write(path, "abc")
+    assert file.read()
+    assert (file.content, file.read()) == (3, False)
+    path.unlink()
+    assert file.read()
+    assert (file.content, file.error) == (0, "")
+
+
+def test_while_the_file_is_bad_what_it_said_before_counts(tmp_path: Path) -> None:
+    file = TomlFile(path := tmp_path / "file.toml", length, -1, must_exist=True)
+    write(path, "abc")
+    file.read()
+    write(path, "?")
+    assert file.read()
+    assert (file.content, file.error) == (3, f"{path}: what is ?")
+    path.unlink()
+    assert file.read()
+    assert (file.content, file.error) == (3, f"{path}: there is no such file")
+    write(path, "")
+    assert file.read()
+    assert (file.content, file.error) == (0, "")
+
+
+def test_a_worker_that_begins_while_the_file_is_bad_goes_by_what_the_others_go_by(tmp_path: Path) -> None:
+    path, kept = tmp_path / "file.toml", Value(Values(SharedMemory()), b"file.toml")
+    write(path, "abc")
+    TomlFile(path, length, -1, kept=kept).read()
+    write(path, "?")
+    beginning = TomlFile(path, length, -1, kept=kept)
+    assert beginning.read()
+    assert (beginning.content, beginning.error) == (3, f"{path}: what is ?")
+
+
+def test_what_cannot_be_kept_for_others_counts_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values = Values(SharedMemory(MIN_CAPACITY))
+    file = TomlFile(path := tmp_path / "file.toml", length, -1, kept=Value(values, b"file.toml"))
+    write(path, "x" * MIN_CAPACITY)
+    assert file.read()
+    assert (file.content, file.read()) == (MIN_CAPACITY, False)
+    assert "the memory that worker processes share is full" in caplog.text
+
+
+def test_a_change_that_could_not_be_taken_in_is_seen_again(tmp_path: Path) -> None:
+    errors = [RuntimeError("in the middle of it")]
+
+    def decode(written: bytes, _path: "os.PathLike[str]") -> int:
+        if errors:
+            raise errors.pop()
+        return len(written)
+
+    file = TomlFile(path := tmp_path / "file.toml", decode, -1)
+    write(path, "abc")
+    with pytest.raises(RuntimeError):
+        file.read()
+    assert file.read()
+    assert file.content == 3
+
+
+def test_what_cannot_be_read_is_said_at_the_start(tmp_path: Path) -> None:
+    (path := tmp_path / "file.toml").mkdir()
+    with pytest.raises(InvalidFile, match=r"file\.toml cannot be read: Is a directory"):
+        TomlFile(path, length, -1).check()

@@ -1,0 +1,122 @@
+"""A byte order mark before any text that the service reads, as editors and clients of Windows write it."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from service.api.playground.version_files import VersionFiles
+from service.api.v1.decode import parse_body
+from service.api.v2 import decode as v2_codec
+from service.cli.inputs import InvalidInput, requests
+from service.drift.reference import InvalidReference, read_reference
+from service.errors import InvalidRequest
+from service.lifecycle import policies
+from service.runtime.toml_file import InvalidFile
+from service.security import api_keys
+from service.serving_config import ASSETS, InvalidServingConfig, read_serving_config
+from service.tensors.utf8 import NotUtf8, decode, without_mark
+from tests.unit.service.fakes import FakeService, signature, tensor
+
+SHIPPED = Path(__file__).parents[4] / "models" / "clothing" / "2"
+LINEAR = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
+MARK = b"\xef\xbb\xbf"
+PREDICT = b'{"instances": [10.0]}'
+INFER = b'{"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [10.0, 0.0]}]}'
+BINARY = b'{"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}]}'
+POLICIES = b"[models.clothing]\nversions = {latest = 1}\n"
+KEYS = b'[keys.ci]\nsha256 = "%b"\nscope = "predict"\n' % (b"0" * 64)
+CSV = b"x,y\r\n1,2\r\n3,4\r\n"
+
+
+def infer(text: bytes, data: bytes = b"") -> Any:
+    _, inputs = v2_codec.decode(text + data, str(len(text)).encode() if data else None, LINEAR)
+    return inputs["x"].tolist()
+
+
+def beside(folder: Path, name: str, text: bytes) -> Path:
+    (folder / ASSETS).mkdir(exist_ok=True)
+    (folder / ASSETS / name).write_bytes(text)
+    return folder
+
+
+def asked(folder: Path, name: str, text: bytes) -> Any:
+    (folder / name).write_bytes(text)
+    (one,) = requests([str(folder / name)], 2, io.BytesIO())
+    return one if isinstance(one, InvalidInput) else one.body
+
+
+def asked_by_standard_input(text: bytes) -> Any:
+    (one,) = requests(["-"], 1, io.BytesIO(text))
+    return one if isinstance(one, InvalidInput) else one.body
+
+
+READERS: dict[str, tuple[bytes, Callable[[Path, bytes], Any]]] = {
+    "v1": (PREDICT, lambda folder, text: parse_body(text)),
+    "v2": (INFER, lambda folder, text: infer(text)),
+    "v2 before binary data": (BINARY, lambda folder, text: infer(text, bytes(8))),
+    "models.toml": (POLICIES, lambda folder, text: policies.decode(text, folder)),
+    "keys": (KEYS, lambda folder, text: api_keys.decode(text, folder)),
+    "serving.json": (
+        (SHIPPED / ASSETS / "serving.json").read_bytes(),
+        lambda folder, text: read_serving_config(beside(folder, "serving.json", text)),
+    ),
+    "reference.json": (
+        (SHIPPED / ASSETS / "reference.json").read_bytes(),
+        lambda folder, text: read_reference(beside(folder, "reference.json", text)),
+    ),
+    "metrics.json": (
+        b'{"accuracy": 0.9}',
+        lambda folder, text: VersionFiles(beside(folder, "metrics.json", text)).metrics(),
+    ),
+    "CSV": (CSV, lambda folder, text: asked(folder, "rows.csv", text)),
+    "JSON": (PREDICT, lambda folder, text: asked(folder, "rows.json", text)),
+    "standard input": (PREDICT, lambda folder, text: asked_by_standard_input(text)),
+}
+each_reader = pytest.mark.parametrize("name", READERS)
+
+
+@each_reader
+def test_a_mark_before_text_is_passed_over(name: str, tmp_path: Path) -> None:
+    text, read = READERS[name]
+    assert (expected := read(tmp_path, text)) is not None
+    assert read(tmp_path, MARK + text) == expected
+
+
+@each_reader
+@pytest.mark.parametrize("coding", ["utf-16", "utf-32"])
+def test_text_in_another_coding_is_refused_as_that(name: str, coding: str, tmp_path: Path) -> None:
+    text, read = READERS[name]
+    wrong = text.decode().encode(coding)
+    if name == "metrics.json":  # what cannot be read there is not shown
+        assert read(tmp_path, wrong) is None
+        return
+    try:
+        refusal: Any = read(tmp_path, wrong)
+    except (InvalidRequest, InvalidFile, InvalidServingConfig, InvalidReference) as error:
+        refusal = error
+    assert "it is in UTF-16 or UTF-32, as its byte order mark says; expected UTF-8" in str(refusal)
+
+
+def test_a_mark_before_the_body_of_an_index_is_passed_over(service: FakeService) -> None:
+    service.add(LINEAR, lambda inputs: {"y": inputs["x"]})
+    index = service.post("/v2/repository/index", MARK + b'{"ready": true}')
+    assert (index.status_code, len(orjson.loads(index.data))) == (200, 1)
+    wrong = service.post("/v2/repository/index", '{"ready": true}'.encode("utf-16"))
+    assert (wrong.status_code, "expected UTF-8" in wrong.get_json()["error"]) == (400, True)
+
+
+def test_a_mark_alone_is_no_text() -> None:
+    assert (without_mark(MARK), without_mark(memoryview(MARK)), decode(MARK)) == (b"", b"", "")
+
+
+def test_a_second_mark_is_part_of_the_text() -> None:
+    assert decode(MARK + MARK) == "\ufeff"
+
+
+def test_text_without_a_mark_that_is_not_utf_8_says_where() -> None:
+    with pytest.raises(NotUtf8, match=r"it is not UTF-8 \(.* at byte 3\); expected UTF-8"):
+        decode("Gr\u00fc\u00dfe,1".encode("latin-1")[:1] + b"r,\xfc")
