@@ -22,7 +22,6 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from prometheus_client import CollectorRegistry
     from werkzeug.routing import BaseConverter
 
-    from service import errors
     from service.api import flask_views, pages
     from service.api import operations as ops
     from service.api.playground import views as playground
@@ -36,14 +35,13 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.inference.health import Health, Tolerance
     from service.inference.infer import Inference
     from service.inference.loop_watchdog import LoopWatch
-    from service.lifecycle.board import Board
     from service.lifecycle.loader import Preparation
     from service.lifecycle.policies import policy_file
     from service.lifecycle.registry import Registry
     from service.lifecycle.repository import Repository
     from service.lifecycle.version_records import VersionRecords
     from service.lifecycle.watcher import Watcher
-    from service.lifecycle.workers import Agreement
+    from service.lifecycle.workers import Agreement, Board
     from service.metrics.definitions import BatchMetrics, Metrics, scrape_page
     from service.observability.records import Records
     from service.runtime.shared_memory import SharedMemory
@@ -109,7 +107,6 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     app.extensions["rate_limits"] = rate_limits
     app.extensions["version_records"] = version_records
     context.register(app, metrics)
-    errors.register(app)
     flask_views.register(app)
     headers.register(app)
 

@@ -19,7 +19,6 @@ from service import create_app
 from service.cli import key
 from service.engines.tensorflow import op_libraries
 from service.lifecycle.policies import policy_file
-from service.misspelt import misspelt
 from service.observability.logging import logging_config
 from service.observability.rotating_file import RotatingFile
 from service.runtime.cgroup import keep_blas_on_its_thread, usable_cores
@@ -28,7 +27,7 @@ from service.runtime.toml_file import InvalidFile
 from service.security.api_keys import key_file
 from service.security.rate_limit import RateLimits
 from service.server.arbiter import ServiceArbiter
-from service.settings import InvalidSetting, Settings, from_environment, variable
+from service.settings import InvalidSetting, Settings, from_environment, unknown_variables, variable
 
 # Not __name__, which is __main__ here.
 logger = logging.getLogger("service")
@@ -192,7 +191,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
 def _warn_of_misspelt(_server: Any) -> None:
     # By gunicorn's hook, for before it there is no log.
-    for sentence in misspelt(os.environ, map(variable, fields(Settings))):
+    for sentence in unknown_variables(os.environ, map(variable, fields(Settings))):
         logger.warning("%s", sentence)
 
 

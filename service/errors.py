@@ -1,12 +1,9 @@
-"""What can go wrong with a request, each with its HTTP status; and the one handler that answers for all of it."""
+"""Errors, each with its HTTP status, and the response that a client gets for one."""
 
 import logging
+import re
+from pathlib import Path
 
-import orjson
-from flask import Flask, Response, g, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
-
-from service.api.flask_views import response
 from service.http import Answer, error_answer
 
 logger = logging.getLogger(__name__)
@@ -50,10 +47,6 @@ class GraphError(ServingError):
             self.headers = (("retry-after", "1"),)
 
 
-def json_response(body: object, status: int = 200) -> Response:
-    return Response(orjson.dumps(body), status, mimetype="application/json")
-
-
 def answer_to(error: Exception, method: str, path: str, request_id: str) -> Answer:
     """What the client is told. What is a bug, or may be one, goes to the log."""
     answer = error_answer(500, "internal error; the service's log has the details")
@@ -69,34 +62,11 @@ def answer_to(error: Exception, method: str, path: str, request_id: str) -> Answ
     return answer
 
 
-def register(app: Flask) -> None:
-    @app.errorhandler(Exception)
-    def answer(error: Exception) -> Response:
-        if isinstance(error, HTTPException):
-            return _answer_http_exception(error)
-        return response(answer_to(error, request.method, request.path, g.call.request_id))
+_NAME = r"[^\s/'\"`:;,()\[\]<>]"
+_ABSOLUTE = re.compile(rf"(?<![\w./:-])/(?:{_NAME}+/)+({_NAME}*)")
 
-    def _answer_http_exception(error: HTTPException) -> Response:
-        """Werkzeug's own errors: no route, wrong method, too many parts."""
-        status = error.code or 500
-        if isinstance(error, RequestEntityTooLarge):
-            # The server has seen to the length.
-            message = f"the form has too many parts: at most {app.config['MAX_FORM_PARTS']} are taken"
-        elif status == 404 and request.path.startswith("/v1/"):
-            # TensorFlow Serving answers 400 here, in these words.
-            status, message = 400, f"Malformed request: {request.method} {request.path}"
-        elif status == 404:
-            message = f"no such route: {request.method} {request.path}"
-        elif status == 405:
-            allowed = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
-            message = f"{request.path} does not take {request.method}; it takes {allowed}"
-            if request.path.startswith("/v1/"):
-                # Its clients may look for these words, which come with 400 there.
-                message = f"Malformed request: {request.method} {request.path}: {message}"
-        else:
-            message = error.description or error.name
-        response = json_response({"error": message}, status)
-        if status == 405:
-            response.headers.extend(error.get_headers())
-            response.mimetype = "application/json"
-        return response
+
+def without_paths(message: str, folder: Path) -> str:
+    """What lies in the folder keeps its place within it; of any other absolute path the last part stays."""
+    words = message.replace(f"{folder}/", "").replace(str(folder), "its folder")
+    return _ABSOLUTE.sub(r"\1", words)

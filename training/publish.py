@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.lifecycle.names import version_number
+from service.lifecycle.repository import version_number
 
 
 @contextmanager

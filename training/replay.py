@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from service.engines.base import LoadError
 from service.engines.loading import load_engine
-from service.inference.batch import row_count
+from service.inference.batching import row_count
 from service.inference.context import Call
 from service.inference.infer import Inference
 from service.inference.shadow import check_types, first_labels
@@ -26,7 +26,7 @@ from service.lifecycle.registry import Registry
 from service.lifecycle.repository import Repository
 from service.lifecycle.warm_up import WarmUp
 from service.metrics.definitions import Metrics
-from service.observability.captured import Captured, arrays, decode_line
+from service.observability.capture import Captured, decode_line, decode_tensors
 from service.serving_config import InvalidServingConfig, read_serving_config
 from service.settings import EngineChoice
 from training.errors import ConfigError, RunError
@@ -104,7 +104,7 @@ def lines(files: Iterable[Path], tally: Tally) -> Iterator[tuple[str, Captured]]
 
 def ask(inference: Inference, loaded: LoadedVersion, where: str, captured: Captured, tally: Tally) -> None:
     try:
-        inputs, then = arrays(captured.inputs), arrays(captured.outputs)
+        inputs, then = decode_tensors(captured.inputs), decode_tensors(captured.outputs)
     except ValueError as error:
         tally.damaged.append(f"{where}: {error}")
         return

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from service.inference.shadow import all_close
-from service.observability.captured import Arrays
+from service.observability.capture import Arrays
 from service.tensors.json import Array
 
 # Of the changes from one label to another, the most frequent.

@@ -1,9 +1,11 @@
-"""Flask's requests and responses as the views' own, for the long road."""
+"""Flask's requests, responses and errors as the views' own."""
 
 import flask
-from flask import Flask, Response
-from werkzeug.exceptions import BadRequest
+import orjson
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
 
+from service.errors import answer_to
 from service.http import Answer, Request
 
 
@@ -14,6 +16,37 @@ def register(app: Flask) -> None:
         # //metrics whom it keeps from /metrics.
         if flask.request.environ["PATH_INFO"].startswith("//"):
             raise BadRequest("Malformed request: the path begins with more than one slash")
+
+    @app.errorhandler(Exception)
+    def answer(error: Exception) -> Response:
+        if isinstance(error, HTTPException):
+            return _answer_http_exception(error)
+        return response(answer_to(error, request.method, request.path, g.call.request_id))
+
+    def _answer_http_exception(error: HTTPException) -> Response:
+        """Werkzeug's own errors: no route, wrong method, too many parts."""
+        status = error.code or 500
+        if isinstance(error, RequestEntityTooLarge):
+            # The server has seen to the length.
+            message = f"the form has too many parts: at most {app.config['MAX_FORM_PARTS']} are taken"
+        elif status == 404 and request.path.startswith("/v1/"):
+            # TensorFlow Serving answers 400 here, in these words.
+            status, message = 400, f"Malformed request: {request.method} {request.path}"
+        elif status == 404:
+            message = f"no such route: {request.method} {request.path}"
+        elif status == 405:
+            allowed = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
+            message = f"{request.path} does not take {request.method}; it takes {allowed}"
+            if request.path.startswith("/v1/"):
+                # Its clients may look for these words, which come with 400 there.
+                message = f"Malformed request: {request.method} {request.path}: {message}"
+        else:
+            message = error.description or error.name
+        response = json_response({"error": message}, status)
+        if status == 405:
+            response.headers.extend(error.get_headers())
+            response.mimetype = "application/json"
+        return response
 
 
 def current_request() -> Request:
@@ -31,6 +64,10 @@ def current_request() -> Request:
         }
         return Request(asked.mimetype, asked.args, headers, files=files)
     return Request(asked.mimetype, asked.args, headers, asked.get_data(cache=False))
+
+
+def json_response(body: object, status: int = 200) -> Response:
+    return Response(orjson.dumps(body), status, mimetype="application/json")
 
 
 def response(answer: Answer) -> Response:

@@ -6,16 +6,33 @@ whether it is the one. Nothing is decided here about what is wrong with a body: 
 """
 
 import re
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf, prod
 from typing import Any
 
 import numpy as np
+import simdjson
 
-from service.api.json_parsers import parser_for
 from service.tensors.json import DTYPES, Array
 from service.tensors.signature import TensorSpec
+
+# simdjson's parsers. One keeps its buffers from a document to the next, and serves one thread.
+
+# The buffers are ten times as long as the longest document was: for long ones they are not kept.
+LONGEST_KEPT_BYTES = 256 * 1024
+
+_kept = threading.local()
+
+
+def parser_for(data: bytes) -> Any:
+    if len(data) > LONGEST_KEPT_BYTES:
+        return simdjson.Parser()
+    if not hasattr(_kept, "parser"):
+        _kept.parser = simdjson.Parser()
+    return _kept.parser
+
 
 _BEGIN = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"instances"[ \t\r\n]*:[ \t\r\n]*(?=\[)')
 _SPACE = b" \t\r\n"
@@ -83,3 +100,46 @@ def brackets_of(shape: tuple[int, ...]) -> bytes:
     if not shape:
         return b""
     return b"[" + b",".join([brackets_of(shape[1:])] * shape[0]) + b"]"
+
+
+# A tensor's JSON `data` as an array without a Python object for each number: what makes large tensors in JSON cheap.
+#
+# As in numbers.py nothing is decided here about what is wrong: the long way (service/tensors/json.py) says that.
+
+# As simdjson calls what it gives for a kind of NumPy's types, and what that is.
+_SIMDJSON_KINDS = {"f": ("d", np.float64), "i": ("i", np.int64), "u": ("u", np.uint64)}
+
+
+def decode_data(data: bytes, dtype: "np.dtype[Any]", shape: tuple[int, ...]) -> Array | None:
+    """The numbers of a flat list, or of lists nested like the shape.
+
+    None for everything else, and for whatever is wrong or may be.
+    """
+    if dtype.kind not in _SIMDJSON_KINDS or not (data.count(b"[") == 1 or _is_nested_like(data, shape)):
+        return None
+    numbers = _numbers_of_kind(data, dtype.kind)
+    if numbers is None or not len(numbers) or len(numbers) != prod(shape):
+        return None
+    limits: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    if not (limits.min <= numbers.min() and numbers.max() <= limits.max):
+        return None
+    return numbers.astype(dtype, copy=False).reshape(shape)
+
+
+def _is_nested_like(data: bytes, shape: tuple[int, ...]) -> bool:
+    """Whether the brackets and commas are those of the shape: `[[,],[,]]` for 2 x 2."""
+    brackets = data.translate(None, OF_NUMBERS)
+    # What the shape asks for is only written down where it is as long as what is there.
+    length = 0
+    for size in reversed(shape):
+        length = size * (length + 1) + 1
+    return bool(shape) and length == len(brackets) and brackets == brackets_of(shape)
+
+
+def _numbers_of_kind(data: bytes, kind: str) -> Array | None:
+    of_type, dtype = _SIMDJSON_KINDS[kind]
+    try:
+        # Refuses what is no JSON, and every value that is no number of the kind.
+        return np.frombuffer(parser_for(data).parse(data).as_buffer(of_type=of_type), dtype)
+    except (ValueError, TypeError, RuntimeError, AttributeError):
+        return None

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from flask import Blueprint, Response, send_from_directory
 
+from service.api.flask_views import json_response
 from service.api.openapi.document import document
-from service.errors import json_response
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 STATIC = Path(__file__).parent.parent / "static"

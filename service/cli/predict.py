@@ -4,16 +4,201 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import urlencode
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlencode
+from urllib.request import Request, urlopen
 
-from service.cli.askers import Asker, ModelFolder, NoAnswer, Reply, RunningService, model_path, place_of
 from service.cli.inputs import Asked, InvalidInput, requests
-from service.cli.table import Progress, rows_of, table
+from service.engines.tensorflow import op_libraries
+from service.lifecycle.repository import version_number
+from service.serving_config import graph_file
 from service.tensors.signature import DEFAULT_SIGNATURE
+
+# Answers as lines for a person.
+
+MAX_SHOWN_LABELS = 3
+MAX_VALUE_CHARACTERS = 100
+
+
+def rows_of(name: str, answer: dict[str, Any], outlier_scores: str) -> list[list[str]]:
+    """[input, what the model says, ...] for each row; of several rows each input is told by its place."""
+    scores = outlier_scores.split(", ") if outlier_scores else []
+    found = answer.get("results", answer.get("predictions"))
+    if found is None:
+        return [[name, _value(answer["outputs"])]]
+    rows = []
+    for place, value in enumerate(found):
+        row = [name if len(found) == 1 else f"{name}[{place}]"]
+        if "results" in answer:
+            row += [
+                f"{label} {score:.1%}" if score is not None else f"{label} –"
+                for label, score in value[:MAX_SHOWN_LABELS]
+            ]
+            if place < len(scores):
+                row.append(_likeness(scores[place]))
+        else:
+            row.append(_value(value))
+        rows.append(row)
+    return rows
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    columns = max(map(len, rows))
+    widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(columns)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows
+    )
+
+
+def _value(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[: MAX_VALUE_CHARACTERS - 3]}..."
+
+
+def _likeness(score: str) -> str:
+    # The header says Infinity where the score is no finite number.
+    return f"unlike anything it knows ({score})" if not float(score.replace("Infinity", "inf")) <= 1 else ""
+
+
+class Progress:
+    """A bar for a person who waits; nothing where nobody looks, or there is little to wait for."""
+
+    WIDTH = 30
+    LEAST = 5
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+        self._lock = threading.Lock()
+        self._is_shown = total >= self.LEAST and sys.stderr.isatty()
+
+    def step(self) -> None:
+        with self._lock:
+            self._done += 1
+            if self._is_shown:
+                bar = "█" * (self.WIDTH * self._done // self._total)
+                print(f"\r{bar:<{self.WIDTH}} {self._done}/{self._total}", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._is_shown:
+            print("\r" + " " * (self.WIDTH + 20) + "\r", end="", file=sys.stderr, flush=True)
+
+
+# Who answers: a service that runs, or a model's folder, read here and now.
+
+TIMEOUT_SECONDS = 60
+
+
+class NoResponse(Exception):
+    """Nobody answers there; the message says where, and what to do."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """`body`: the answer's JSON, an error's too."""
+
+    status: int
+    body: dict[str, Any]
+    headers: Mapping[str, str]
+
+
+class Client(Protocol):
+    # How many may be asked at a time.
+    at_once: int
+
+    def ask(self, path: str, content: bytes | None = None, content_type: str = "application/json") -> Reply:
+        """A GET without content, a POST with it. Raises NoAnswer."""
+
+
+class RunningService:
+    at_once = 8
+
+    def __init__(self, url: str, key: str = "") -> None:
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    def ask(self, path: str, content: bytes | None = None, content_type: str = "application/json") -> Reply:
+        headers = self._headers | {"Content-Type": content_type}
+        request = Request(self._url + path, content, headers)  # noqa: S310  # the user's own address
+        try:
+            try:
+                with urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
+                    return Reply(response.status, _json_object(response.read()), dict(response.headers.items()))
+            except HTTPError as error:
+                return Reply(error.code, _json_object(error.read()), dict(error.headers.items()))
+        except (URLError, HTTPException, OSError) as error:
+            reason = getattr(error, "reason", error)
+            raise NoResponse(
+                f"{self._url} does not answer ({reason}); is the service running? `make serve` starts it"
+            ) from None
+
+
+class ModelFolder:
+    """The service itself, without its port: what it answers is what it would answer there."""
+
+    at_once = 1
+
+    def __init__(self, models: Path, model: str) -> None:
+        """Raises NoAnswer where none of the model's versions can be loaded."""
+        if not (models / model).is_dir():
+            raise NoResponse(f"{models / model}: no such folder")
+        # Only where it is wanted: to ask a running service takes no engines.
+        from service import create_app
+        from service.settings import InvalidSetting, Settings
+
+        try:
+            # Of the settings the one that a graph may need.
+            settings = Settings(models=models, model_name=model, op_libraries=os.environ.get(op_libraries.SETTING, ""))
+        except InvalidSetting as error:
+            raise NoResponse(str(error)) from None
+        self._app = create_app(settings)
+        self._app.extensions["watcher"].scan()
+        registry = self._app.extensions["registry"]
+        if not registry.defaults():
+            statuses = registry.statuses().get(model, {})
+            reasons = [f"version {number}: {status.error}" for number, status in statuses.items()]
+            reason = "; ".join(reasons) or "no SavedModel there, as <number>/saved_model.pb"
+            raise NoResponse(f"{models / model}: {reason}")
+
+    def ask(self, path: str, content: bytes | None = None, content_type: str = "application/json") -> Reply:
+        from service.server.interface import HttpRequest
+        from service.server.wsgi import run_wsgi
+
+        method = "GET" if content is None else "POST"
+        headers = {b"content-type": content_type.encode()}
+        answer = run_wsgi(self._app, HttpRequest(method, path.encode(), headers, content or b""), ("127.0.0.1", 0))
+        return Reply(answer.status, _json_object(answer.body), {name.title(): value for name, value in answer.headers})
+
+
+def place_of(model: str) -> tuple[Path, str, str] | None:
+    """Models folder, model and version ("" for none) where `model` is a path, of a model or of one of its versions;
+    None where it is a name."""
+    if "/" not in model and graph_file(Path(model)) is None:
+        return None
+    folder = Path(model).resolve()
+    if version_number(folder.name) is not None:
+        return folder.parent.parent, folder.parent.name, folder.name
+    return folder.parent, folder.name, ""
+
+
+def model_path(model: str, version: str) -> str:
+    return f"/v1/models/{quote(model, safe='')}" + (f"/versions/{quote(version, safe='')}" if version else "")
+
+
+def _json_object(text: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"error": text[:200].decode(errors="replace")}
+
 
 # Exit codes; argparse's own for a bad command line is 2.
 ALL_ANSWERED, SOME_FAILED, NOBODY_ANSWERS = 0, 1, 3
@@ -44,7 +229,7 @@ class Outcome:
 class Model:
     """`verb`: classify, until the first answer says that it has no labels."""
 
-    asker: Asker
+    asker: Client
     path: str
     signature: str
     top_k: int | None
@@ -74,20 +259,20 @@ def main(arguments: Sequence[str]) -> int:
     given = _parser().parse_args(arguments)
     try:
         place = place_of(given.model)
-        asker: Asker = ModelFolder(*place[:2]) if place else RunningService(given.url, os.environ.get("API_KEY", ""))
+        asker: Client = ModelFolder(*place[:2]) if place else RunningService(given.url, os.environ.get("API_KEY", ""))
         model, version = (place[1], given.version or place[2]) if place else (given.model, given.version)
         path = model_path(model, version)
         metadata = asker.ask(f"{path}/metadata")
         if metadata.status != 200:
-            raise NoAnswer(_error(metadata))
+            raise NoResponse(_error(metadata))
         signatures = metadata.body["metadata"]["signature_def"]["signature_def"]
         # A model's only signature need not be named.
         name = given.signature or (next(iter(signatures)) if len(signatures) == 1 else DEFAULT_SIGNATURE)
         if name not in signatures:
-            raise NoAnswer(f"{model} has no signature {name!r}; it has {', '.join(map(repr, signatures))}")
+            raise NoResponse(f"{model} has no signature {name!r}; it has {', '.join(map(repr, signatures))}")
         asked = Model(asker, path, name, given.top_k)
         outcomes = list(_outcomes(given.input, asked, _rank(signatures[name])))
-    except NoAnswer as error:
+    except NoResponse as error:
         print(f"error: {error}", file=sys.stderr)
         return NOBODY_ANSWERS
     _print(outcomes, as_json=given.json)

@@ -9,10 +9,9 @@ from time import perf_counter
 
 import numpy as np
 
-from service.drift.bins import LABEL, Bins
 from service.drift.features import InputFeatures
-from service.drift.sample import Sample
-from service.drift.window import Window
+from service.drift.psi import LABEL, Bins
+from service.drift.window import Sample, Window
 from service.tensors.json import Array
 
 # To measure many rows together takes a fraction of the time, so that they wait for each other: so many at most,

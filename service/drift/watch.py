@@ -7,12 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from service.drift.bins import CONFIDENCE, LABEL, Bins
 from service.drift.features import InputFeatures
 from service.drift.monitor import Drift
+from service.drift.psi import CONFIDENCE, LABEL, Bins
 from service.drift.reference import REFERENCE_FILE, InvalidReference, Reference, read_reference
-from service.drift.sample import REQUESTS_PER_SECOND
-from service.drift.window import Window, shared_window
+from service.drift.window import MAX_REQUESTS_PER_SECOND, Window, shared_window
 from service.inference.version import LoadedVersion
 from service.runtime.shared_memory import SharedMemory
 from service.serving_config import ASSETS
@@ -29,7 +28,7 @@ class DriftWatch:
 
     rows: int
     memory: SharedMemory | None = None
-    requests_per_second: float = REQUESTS_PER_SECOND
+    requests_per_second: float = MAX_REQUESTS_PER_SECOND
 
     def watch(self, loaded: LoadedVersion, path: Path) -> Drift | None:
         """None where there is no reference, or a wrong one: a version is served without one, too."""

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from service.engines.base import LoadError
-from service.engines.no_rows import outputs_of_no_rows
+from service.engines.base import LoadError, outputs_of_no_rows
 from service.errors import InvalidRequest
 from service.tensors.json import DTYPES, Array
 from service.tensors.signature import Signature, TensorSpec

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from service.engines.base import Engine, LoadError
 from service.engines.outlier import ScoredEngine
-from service.lifecycle.misplaced import lies_below
+from service.lifecycle.repository import lies_below
 from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, graph_file, saved_model_digest
 from service.settings import EngineChoice
 from service.tensors.signature import DEFAULT_SIGNATURE

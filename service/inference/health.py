@@ -7,7 +7,7 @@ from math import inf
 from time import perf_counter
 
 from service.errors import Unavailable
-from service.inference.batch import Arrays, Run
+from service.inference.batching import Arrays, Run
 from service.inference.deadline import Deadline
 from service.tensors.json import Array
 

@@ -4,23 +4,50 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter, thread_time
 
+import numpy as np
+
 from service.errors import InvalidRequest
 from service.http import Answer
-from service.inference.batch import Arrays, Run, row_count
-from service.inference.context import Call
+from service.inference.batching import Arrays, Run, TurnBatcher, has_rows, row_count
+from service.inference.context import Call, Prediction
 from service.inference.loop_watchdog import LoopWatch
-from service.inference.outlier_score import Inferred, relative
 from service.inference.pace import SLOW_SECONDS
-from service.inference.parts import run_in_parts
-from service.inference.prediction import Prediction
+from service.inference.scores import Inferred, relative_scores
 from service.inference.shadow import Mirror
-from service.inference.tick_batcher import TurnBatcher
 from service.inference.version import LoadedVersion
 from service.lifecycle.registry import Registry
 from service.metrics.definitions import Metrics, ShadowMetrics
 from service.observability.capture import Capture
 from service.tensors.json import Array, check_shape
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
+
+# A request with more rows than a version runs together, run in parts: a run takes memory for each of its rows.
+
+
+def run_in_parts(
+    run: Callable[[Arrays], dict[str, Array]],
+    inputs: Arrays,
+    rows: int,
+    most_rows: int,
+    call: Call,
+    contradict: Callable[[], None],
+) -> dict[str, Array]:
+    """What `run`, which notes its time in the call, gives for all rows. Others take their turn between the parts, and
+    what nobody waits for any more ends with the part that is run. `contradict` is told where the outputs do not have a
+    row for each of the inputs' rows; then all are run at once."""
+    parts = []
+    began = seconds = 0.0
+    for first in range(0, rows, most_rows):
+        outputs = run({name: array[first : first + most_rows] for name, array in inputs.items()})
+        began = began or call.run_began
+        seconds += call.run_seconds
+        if not has_rows(outputs, min(most_rows, rows - first)):
+            contradict()
+            return run(inputs)
+        call.ran(began, seconds, most_rows)
+        parts.append(outputs)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
 
 _NOT_RUN = RuntimeError("not run")
 
@@ -189,7 +216,7 @@ def _separated(loaded: LoadedVersion, signature_name: str, outputs: Arrays) -> I
     score = loaded.config.outlier_score
     if score is None or signature_name not in (DEFAULT_SIGNATURE, score.signature):
         return Inferred(outputs)
-    scores = relative(outputs[score.output], score.threshold)
+    scores = relative_scores(outputs[score.output], score.threshold)
     if signature_name == DEFAULT_SIGNATURE:
         outputs = {name: array for name, array in outputs.items() if name != score.output}
     return Inferred(outputs, scores)

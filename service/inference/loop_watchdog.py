@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from service.inference.prediction import Prediction
+from service.inference.context import Prediction
 from service.inference.version import LoadedVersion
 
 # Counted in looks, not by the clock: where nobody runs, because the process was stopped or something else held the

@@ -8,12 +8,10 @@ from math import inf
 from service.drift.monitor import Drift
 from service.engines.base import Engine
 from service.errors import InvalidRequest
-from service.inference.batch import Arrays, Independence, row_count
-from service.inference.batching import Batcher, BatchLimits
+from service.inference.batching import Arrays, Batcher, BatchLimits, Independence, TurnBatcher, row_count
 from service.inference.health import Health
-from service.inference.label_scores import label_output, scores_of
 from service.inference.pace import Pace
-from service.inference.tick_batcher import TurnBatcher
+from service.inference.scores import label_output, label_scores
 from service.lifecycle.repository import Folder
 from service.serving_config import ServingConfig
 from service.tensors.image import takes_pictures
@@ -124,7 +122,9 @@ class LoadedVersion:
         name = self._label_outputs.get(signature_name)
         if name is None:
             return None
-        return scores_of(outputs[name], self.engine.signatures[signature_name].outputs[name], len(self.config.labels))
+        return label_scores(
+            outputs[name], self.engine.signatures[signature_name].outputs[name], len(self.config.labels)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,129 @@
 """Loading a version and warming it up, before anybody is answered by it."""
 
 import logging
+import math
 import os
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from service.drift.monitor import Drift
 from service.engines.base import Engine, LoadError
-from service.inference.batch import BatchObserver, Independence, is_batchable
-from service.inference.batching import Batcher, BatchLimits
+from service.inference.batching import Batcher, BatchLimits, BatchObserver, Independence, TurnBatcher, is_batchable
 from service.inference.health import Health
-from service.inference.label_scores import label_misfit
 from service.inference.pace import Pace
-from service.inference.tick_batcher import TurnBatcher
+from service.inference.scores import label_mismatch
 from service.inference.version import LoadedVersion
 from service.lifecycle.policies import Batching
 from service.lifecycle.warm_up import WarmUp
 from service.serving_config import ServingConfig, read_serving_config
+
+# Loads versions a few at a time.
+
+Key = tuple[str, int]
+
+
+class LoadQueue:
+    """Its threads are there only while there is something to load, and no end of the process waits for them."""
+
+    def __init__(self, load: Callable[[Key], None], threads: int) -> None:
+        """`load` raises nothing."""
+        self._load = load
+        self._threads = threads
+        self._changed = threading.Condition()
+        self._waiting: deque[Key] = deque()
+        self._under_way: set[Key] = set()
+        self._running = 0
+
+    def add(self, keys: Iterable[Key]) -> None:
+        """In this order. What waits or is being loaded already is passed over."""
+        with self._changed:
+            for key in keys:
+                if key not in self._under_way:
+                    self._under_way.add(key)
+                    self._waiting.append(key)
+            for _ in range(min(self._threads - self._running, len(self._waiting))):
+                self._running += 1
+                threading.Thread(target=self._run, name="loader", daemon=True).start()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Whether everything is loaded, by then at the latest."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._under_way, seconds)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._waiting:
+                    self._running -= 1
+                    return
+                key = self._waiting.popleft()
+            self._load(key)
+            with self._changed:
+                self._under_way.discard(key)
+                self._changed.notify_all()
+
+
+def newest_first(keys: list[Key]) -> list[Key]:
+    """The newest of every model, for unversioned requests want them; then those before them, and so on."""
+    newer: Counter[str] = Counter()
+    ranked = []
+    for model, version in sorted(keys, key=lambda key: -key[1]):
+        ranked.append((newer[model], model, version))
+        newer[model] += 1
+    return [(model, version) for _, model, version in sorted(ranked)]
+
+
+# When a version that could not be loaded is tried again.
+
+MIN_PAUSE_SECONDS = 1.0
+MAX_PAUSE_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """`fingerprint`: of the files as they were; `due`: when to try these again, by the clock."""
+
+    fingerprint: int
+    tries: int
+    due: float
+
+
+@dataclass
+class Retries:
+    """After 1, 2, 4 ... 300 seconds; at once where the files have changed."""
+
+    clock: Callable[[], float] = time.monotonic
+    _failures: dict[Key, Failure] = field(default_factory=dict)
+
+    def failed(self, key: Key, fingerprint: int, reason: str) -> str:
+        """The reason, with how often it was tried and when it will be again."""
+        before = self._failures.get(key)
+        tries = before.tries + 1 if before and before.fingerprint == fingerprint else 1
+        pause = min(MIN_PAUSE_SECONDS * 2 ** min(tries - 1, 30), MAX_PAUSE_SECONDS)
+        self._failures[key] = Failure(fingerprint, tries, self.clock() + pause)
+        times = "once" if tries == 1 else f"{tries} times"
+        next_try = time.strftime("%H:%M:%S UTC", time.gmtime(time.time() + pause))
+        return f"{reason} (tried {times}; next at {next_try}, or when its files change)"
+
+    def leave_alone(self, key: Key, fingerprint: int) -> None:
+        """Until its files change, or somebody forgets that it failed."""
+        self._failures[key] = Failure(fingerprint, 1, math.inf)
+
+    def is_due(self, key: Key, fingerprint: int) -> bool:
+        failure = self._failures.get(key)
+        return failure is None or failure.fingerprint != fingerprint or self.clock() >= failure.due
+
+    def has_failed(self, key: Key) -> bool:
+        """Whatever has become of its files since."""
+        return key in self._failures
+
+    def forget(self, key: Key) -> None:
+        self._failures.pop(key, None)
+
 
 # To join a row with others and to split the answers takes about half of that.
 GAIN_SECONDS = 20e-6
@@ -46,7 +151,7 @@ class Preparation:
         try:
             config = read_serving_config(path)
             engine = self.load_engine(path, config)
-            if misfit := label_misfit(engine.signatures, config):
+            if misfit := label_mismatch(engine.signatures, config):
                 raise LoadError(misfit)
             signatures = self._independent_signatures(engine, config, batching)
             if batching.max_batch_size is not None and not signatures:

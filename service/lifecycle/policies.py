@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from service.lifecycle.names import MAX_VERSION
+from service.lifecycle.repository import MAX_VERSION
 from service.runtime import toml_file
 from service.runtime.shared_values import Value, Values
 from service.runtime.toml_file import TomlFile

@@ -8,9 +8,8 @@ from typing import TypeVar
 
 from service.errors import InvalidRequest, NotFound, ServingError, Unavailable
 from service.inference.version import LoadedVersion, State, VersionStatus
-from service.lifecycle.misplaced import ROOT
 from service.lifecycle.policies import Policies
-from service.lifecycle.repository import not_served
+from service.lifecycle.repository import MODELS_FOLDER, not_served
 from service.lifecycle.traffic import Traffic, route
 
 __all__ = ["LoadedVersion", "Registry", "State", "VersionStatus"]
@@ -353,7 +352,7 @@ class Registry:
     def _passed_over(self, model: str) -> str | None:
         """Why nothing of its name, or nothing at all, is served."""
         for place, reason in self.passed_over.items():
-            if place == ROOT or place.split("/")[0] == model:
+            if place == MODELS_FOLDER or place.split("/")[0] == model:
                 return not_served(place, reason)
         return None
 

@@ -3,18 +3,165 @@
 import hashlib
 import logging
 import os
+import unicodedata
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from service.errors import NotFound
-from service.lifecycle.misplaced import ROOT, Misplaced
-from service.lifecycle.names import MAX_VERSION, model_misfit, version_number
-from service.serving_config import ASSETS, CONFIG_FILE, TWIN_FILE
+from service.serving_config import ASSETS, CONFIG_FILE, GRAPH_FILES, TWIN_FILE, graph_file
+
+# What may be called what: the one rule for the names of models and the numbers of versions.
+#
+# Folders, paths of requests, `models.toml` and the command line follow it, so that whatever is served can be named.
+
+# Of int64, as TensorFlow Serving's versions.
+MAX_VERSION = 2**63 - 1
+# Joiners within words of Persian and of many languages of India, and within emoji.
+_JOINERS = "\u200c\u200d"
+
+
+def version_number(text: str) -> int | None:
+    """The number that these digits write, zeros in front or not; None where it is none, or none of int64."""
+    digits = text.lstrip("0") or "0"
+    if not (text.isascii() and text.isdigit()) or len(digits) > len(str(MAX_VERSION)):
+        return None
+    number = int(digits)
+    return number if number <= MAX_VERSION else None
+
+
+def model_name_fault(name: str) -> str | None:
+    """What keeps a folder of this name from being a model; None where nothing does.
+
+    A path ends a model's name at a slash or a colon. What cannot be printed hides in lines of the log, and bytes that
+    are no text cannot be written into them at all. A dot in front is that of an export under way.
+    """
+    if name.startswith("."):
+        return "its name begins with a dot"
+    if ":" in name:
+        return "its name has a colon, where a path would end it"
+    if not all(map(_is_printable, name)):
+        return "its name has a character that cannot be printed"
+    return None
+
+
+def _is_printable(character: str) -> bool:
+    return character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs"
+
+
+# Models in the wrong place: what lies in the models folder where no version can be, and what to do about it.
+#
+# Expected is <models>/<model>/<version>/saved_model.pb. The usual mistakes: the mounted folder is a model or a version,
+# or holds the models folder; a SavedModel lies in no version's folder, or in one whose name is no number; a file of
+# Keras or LiteRT.
+
+# The models folder itself, among the places.
+MODELS_FOLDER = "."
+# Folders that are looked into at each poll. A home folder that is taken for one of models has thousands.
+MAX_FOLDERS = 200
+
+_LAYOUT = "expected <models>/<model>/<version>/saved_model.pb"
+_KERAS = 'it is a file of Keras; expected a SavedModel: model.export("<models>/{name}/1") makes one'
+_LITERT = "it is a LiteRT model alone; expected a SavedModel, which may bring such a twin in its assets.extra"
+_OTHER = "it is no SavedModel; " + _LAYOUT
+_MODEL_FILES = {".keras": _KERAS, ".h5": _KERAS, ".hdf5": _KERAS, ".tflite": _LITERT, ".onnx": _OTHER, ".pt": _OTHER}
+
+
+class Misplaced:
+    """One look: `places` is what was found, by its path within the models folder, each with what to do."""
+
+    def __init__(self, root: Path) -> None:
+        self.places: dict[str, str] = {}
+        self._root = root
+        self._folders = 0
+
+    def look_at_root(self, names: Iterable[str]) -> None:
+        """`names`: of what lies in the models folder."""
+        if graph := _graph_among(names):
+            self.places[MODELS_FOLDER] = (
+                f"{graph} lies in the models folder itself, so it is a version; {_LAYOUT}: SERVING_MODELS is the "
+                "folder two levels above"
+            )
+            return
+        for name in names:
+            if version_number(name) is not None and (graph := self._graph_in(name)):
+                self.places[MODELS_FOLDER] = (
+                    f"{name}/{graph} lies in the models folder, so it is a model, with a version {name}; {_LAYOUT}: "
+                    "SERVING_MODELS is the folder one level above"
+                )
+                return
+            self._look_at_file(name, Path(name).stem)
+
+    def look_at_model(self, model: str, children: Iterable["os.DirEntry[str]"], *, has_versions: bool) -> None:
+        """`children`: of its folder."""
+        children = [child for child in children if not child.name.startswith(".")]
+        if graph := _graph_among([child.name for child in children]):
+            if MODELS_FOLDER not in self.places:
+                self.places[model] = f"{graph} lies in it, and not in a folder of a version; expected {model}/1/{graph}"
+            return
+        for child in children:
+            place = f"{model}/{child.name}"
+            if child.name.isdigit() or _is_link_to_version(child):
+                continue
+            if graph := self._graph_in(place):
+                self.places[place] = f"{graph} lies in it, but a version is a number; expected {model}/1/{graph}"
+            elif not has_versions:
+                self._look_at_file(place, model)
+                if graph := self._graph_of_version_in(place):
+                    self.places[model] = (
+                        f"it holds models of its own ({graph}): the models folder is one level too high; {_LAYOUT}: "
+                        f"SERVING_MODELS is the folder {model} in it"
+                    )
+                    return
+
+    def _look_at_file(self, place: str, model: str) -> None:
+        told = _MODEL_FILES.get(Path(place).suffix.lower())
+        if told is not None and (self._root / place).is_file():
+            self.places[place] = told.format(name=model)
+
+    def _graph_in(self, place: str) -> str | None:
+        if not self._may_look():
+            return None
+        found = graph_file(self._root / place)
+        return found.name if found else None
+
+    def _graph_of_version_in(self, place: str) -> str | None:
+        if not self._may_look():
+            return None
+        try:
+            names = sorted(child.name for child in (self._root / place).iterdir())
+        except OSError:
+            return None
+        versions = (f"{place}/{name}" for name in names if version_number(name) is not None)
+        return next((f"{version}/{graph}" for version in versions if (graph := self._graph_in(version))), None)
+
+    def _may_look(self) -> bool:
+        self._folders += 1
+        return self._folders <= MAX_FOLDERS
+
+
+def lies_below(version: Path) -> Iterator[str]:
+    """What a version's folder without a SavedModel holds of a model, for the sentence that says so."""
+    for child in sorted(version.iterdir()):
+        if child.suffix.lower() in _MODEL_FILES:
+            yield child.name
+        elif graph := graph_file(child):
+            yield f"{child.name}/{graph.name}"
+
+
+def _graph_among(names: Iterable[str]) -> str | None:
+    names = set(names)
+    return next((name for name in GRAPH_FILES if name in names), None)
+
+
+def _is_link_to_version(child: "os.DirEntry[str]") -> bool:
+    """As `latest` often is one."""
+    return child.is_symlink() and version_number(Path(os.path.realpath(child.path)).name) is not None
+
 
 # Of what lies in `assets.extra`, what is loaded with the version; service/drift/watch.py and
-# service/lifecycle/warm_up_requests.py read the last two.
+# service/lifecycle/warm_up.py read the last two.
 _LOADED_BESIDE = {
     os.path.join(ASSETS, name)  # noqa: PTH118
     for name in (CONFIG_FILE, TWIN_FILE, "reference.json", "tf_serving_warmup_requests")
@@ -52,8 +199,8 @@ class Repository:
         """Every version by (model, number). Of a model whose folder is there and cannot be read, what was there before:
         a file server that fails for a while must not take away what is served.
 
-        What nobody could name does not count (service/lifecycle/names.py), nor what lies in the wrong place
-        (service/lifecycle/misplaced.py); the log says so once, but for names with a dot in front (exports under way).
+        What nobody could name does not count (service/lifecycle/repository.py), nor what lies in the wrong place
+        (service/lifecycle/repository.py); the log says so once, but for names with a dot in front (exports under way).
 
         Raises:
             OSError: the root itself cannot be read. Models that vanish meanwhile are passed over.
@@ -68,7 +215,7 @@ class Repository:
         for model in names:
             if self.only_model not in ("", model):
                 continue
-            if misfit := model_misfit(model):
+            if misfit := model_name_fault(model):
                 if not model.startswith(".") and (self.root / model).is_dir():
                     passed_over[model] = misfit
                 continue
@@ -101,7 +248,7 @@ class Repository:
 
 def not_served(place: str, reason: str) -> str:
     """The sentence about an entry of `passed_over`."""
-    return f"nothing is served: {reason}" if place == ROOT else f"{place!a} is not served: {reason}"
+    return f"nothing is served: {reason}" if place == MODELS_FOLDER else f"{place!a} is not served: {reason}"
 
 
 # Of a file: its size, when it was written (ns) and its number on the file system.

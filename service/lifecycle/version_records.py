@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from service.engines.base import Engine, LoadError
 from service.errors import NotFound, Unavailable
-from service.runtime.marks import (
+from service.runtime.deaths import (
     BEGAN,
     ENDED,
     HAS_LOADED,

@@ -10,14 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from service.engines.base import LoadError
-from service.errors import NotFound
+from service.errors import NotFound, without_paths
 from service.inference.version import LoadedVersion, State, VersionStatus
-from service.lifecycle.load_queue import Key, LoadQueue, newest_first
-from service.lifecycle.loader import Preparation
+from service.lifecycle.loader import Key, LoadQueue, Preparation, Retries, newest_first
 from service.lifecycle.policies import Policies
 from service.lifecycle.registry import Registry
 from service.lifecycle.repository import Folder, Repository, fingerprint
-from service.lifecycle.retries import Retries
 from service.lifecycle.succession import Succession
 from service.lifecycle.version_records import Deadly, VersionRecords, is_deadly
 from service.lifecycle.workers import Agreement
@@ -25,7 +23,6 @@ from service.runtime import malloc
 from service.runtime.cgroup import usable_cores
 from service.runtime.toml_file import TomlFile
 from service.serving_config import InvalidServingConfig
-from service.without_paths import without_paths
 
 # How often the others are asked while something is under way.
 EAGER_SECONDS = 0.05

@@ -6,18 +6,24 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from service.inference.batch import BatchObserver
+from service.inference.batching import BatchObserver
 from service.inference.shadow import ShadowObserver
 from service.inference.version import LoadedVersion
 from service.lifecycle.registry import Registry
 from service.metrics.exposition import Page
-from service.metrics.instruments import Counter, Counters, Family, Gauges, Histogram, Histograms
-from service.metrics.outlier_scores import OutlierScoreMetrics
-from service.metrics.predictions import PredictionMetrics
+from service.metrics.instruments import (
+    Counter,
+    Counters,
+    Family,
+    Gauges,
+    Histogram,
+    Histograms,
+    OutlierScoreMetrics,
+    PredictionMetrics,
+)
 from service.metrics.store import Totals
 from service.runtime.deaths import METRIC
-from service.runtime.shared_cells import Store
-from service.runtime.shared_memory import SharedMemory
+from service.runtime.shared_memory import SharedMemory, Store
 from service.security.api_keys import ApiKeys
 
 # Seconds. A small model takes 20 µs to run, a picture 10 ms to decode, a big one a second.

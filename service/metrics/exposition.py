@@ -4,9 +4,12 @@ What is counted is written here: prometheus_client's exposition takes 5 µs a li
 What a line begins with never changes, and is kept.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import add
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import Metric
@@ -14,13 +17,149 @@ from prometheus_client.registry import Collector
 
 from service.inference.version import State
 from service.lifecycle.registry import Registry
-from service.metrics.asked import Asked
-from service.metrics.drift import drift_metrics
 from service.metrics.instruments import Family, Histograms
-from service.metrics.processes import usage
 from service.metrics.store import Series, Sums, Totals
 from service.runtime.cgroup import limited_memory
 from service.security.api_keys import ApiKeys
+
+# What is asked for only when the page is, and so never outlives what it is about.
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One metric; as prometheus_client's own, but for the time that those take. `name` is without the `_total` that
+    Prometheus wants behind a counter's. `samples`: label values, in the order of the names, and value."""
+
+    name: str
+    documentation: str
+    label_names: Sequence[str] = ()
+    type: str = "gauge"
+    samples: list[tuple[tuple[str, ...], float]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, name: str, documentation: str, value: float, kind: str = "gauge") -> "Snapshot":
+        """Without labels."""
+        return cls(name, documentation, type=kind, samples=[((), value)])
+
+    @property
+    def sample_name(self) -> str:
+        return self.name + "_total" * (self.type == "counter")
+
+    def add(self, labels: tuple[str, ...], value: float) -> None:
+        self.samples.append((labels, value))
+
+    def labelled(self, labels: Sequence[str]) -> Iterable[tuple[str, str]]:
+        return zip(self.label_names, labels, strict=True)
+
+    def metric(self) -> Metric:
+        metric = Metric(self.name, self.documentation, self.type)
+        for labels, value in self.samples:
+            metric.add_sample(self.sample_name, dict(self.labelled(labels)), value)
+        return metric
+
+
+# How unlike their reference the last rows of each version are.
+
+
+def drift_metrics(registry: Registry) -> Iterator[Snapshot]:
+    """Of the versions that are loaded and have a reference."""
+    version = ("model", "version")
+    rows = Snapshot("serving_drift_window_rows", "Rows in the window that drift is told of.", version)
+    psi = Snapshot(
+        "serving_drift_psi",
+        "Population stability index of the window against the reference, beyond what chance makes of it.",
+        (*version, "feature"),
+    )
+    shift = Snapshot(
+        "serving_drift_shift",
+        "From -1, every row of the window below the reference, to 1, every row above it.",
+        (*version, "feature"),
+    )
+    for loaded in registry.loaded():
+        if loaded.drift is None:
+            continue
+        labels = (loaded.model, loaded.version_text)
+        now = loaded.drift.now()
+        rows.add(labels, float(now.rows))
+        for each in now.features:
+            psi.add((*labels, each.feature), each.psi)
+            if each.shift is not None:
+                shift.add((*labels, each.feature), each.shift)
+    yield from (rows, psi, shift)
+
+
+# What the worker processes take of the machine, as Linux's /proc tells (proc_pid_stat(5)).
+
+PROC = Path("/proc")
+
+# Fields of /proc/PID/stat, counted from the one behind the name: that may hold blanks and brackets.
+_STATE = 0
+_OWN_TICKS = slice(11, 13)
+_ENDED_CHILDRENS_TICKS = slice(13, 15)
+_ALL_TICKS = slice(11, 15)
+_START_TICKS = 19
+_RESIDENT_PAGES = 21
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Of all processes together. `last_start`: when the youngest was started, in seconds since 1970."""
+
+    cpu_seconds: float
+    resident_bytes: float
+    open_files: float
+    last_start: float
+
+
+def usage(living: Sequence[int], parent: int | None) -> Usage | None:
+    """`parent` started them all; None where it had other children, too. None where there is no /proc to ask."""
+    stats = {pid: fields for pid in living if (fields := _stat(pid))}
+    if not stats:
+        return None
+    ticks_per_second = os.sysconf("SC_CLK_TCK")
+    return Usage(
+        cpu_seconds=_cpu_ticks(living, parent) / ticks_per_second,
+        resident_bytes=sum(int(fields[_RESIDENT_PAGES]) for fields in stats.values()) * os.sysconf("SC_PAGE_SIZE"),
+        open_files=sum(map(_open_files, stats)),
+        last_start=max(int(fields[_START_TICKS]) for fields in stats.values()) / ticks_per_second + _boot_time(),
+    )
+
+
+def _cpu_ticks(pids: Sequence[int], parent: int | None) -> int:
+    """Of these processes, and of those that the parent has seen end: so it never falls."""
+    while True:
+        of_ended = _ticks(parent, _ENDED_CHILDRENS_TICKS) if parent else 0
+        total = of_ended + sum(_ticks(pid, _ALL_TICKS) for pid in pids)
+        # If one ends meanwhile, it is counted twice or not at all.
+        if not parent or _ticks(parent, _ENDED_CHILDRENS_TICKS) == of_ended:
+            return total
+
+
+def _ticks(pid: int, which: slice) -> int:
+    return sum(map(int, _stat(pid)[which]))
+
+
+def _stat(pid: int) -> list[str]:
+    """Empty for a process that is not there any more."""
+    try:
+        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _open_files(pid: int) -> int:
+    try:
+        return sum(1 for _ in (PROC / str(pid) / "fd").iterdir())
+    except OSError:
+        return 0
+
+
+def _boot_time() -> float:
+    for line in (PROC / "stat").read_text().splitlines():
+        if line.startswith("btime "):
+            return float(line.split()[1])
+    return 0.0
+
 
 Label = tuple[str, str]
 
@@ -93,11 +232,11 @@ class Page(Collector):
                 series = (one for one in series if one.labels[:2] in versions)
             yield family, series
 
-    def _asked(self, sums: Sums) -> Iterator[Asked]:
+    def _asked(self, sums: Sums) -> Iterator[Snapshot]:
         if self._registry is not None:
             yield from _states(self._registry)
             yield from _health(self._registry, sums)
-            yield Asked.of(
+            yield Snapshot.of(
                 "serving_api_keys_valid",
                 "0 while what the file of API keys says is wrong and does not count.",
                 float(self._api_keys is None or self._api_keys.is_valid),
@@ -128,12 +267,12 @@ def _values(family: Family[Any], series: Series, sums: Sums) -> Sequence[float]:
     return [*buckets, buckets[-1], values[-1]]
 
 
-def _health(registry: Registry, sums: Sums) -> Iterator[Asked]:
+def _health(registry: Registry, sums: Sums) -> Iterator[Snapshot]:
     """The least of all processes: each judges for itself."""
     unhealthy = {
         series.labels for series in sums.series.get("serving_model_unhealthy_workers", ()) if sums.values[series.first]
     }
-    healthy = Asked(
+    healthy = Snapshot(
         "serving_model_healthy", "0 while a worker process finds that a version hangs.", ("model", "version")
     )
     for model, versions in registry.statuses().items():
@@ -144,10 +283,10 @@ def _health(registry: Registry, sums: Sums) -> Iterator[Asked]:
     yield healthy
 
 
-def _states(registry: Registry) -> Iterator[Asked]:
+def _states(registry: Registry) -> Iterator[Snapshot]:
     version_labels = ("model", "version")
-    states = Asked("serving_model_state", "1 for the state that a version is in.", (*version_labels, "state"))
-    seconds = Asked("serving_model_load_seconds", "How long loading took.", version_labels)
+    states = Snapshot("serving_model_state", "1 for the state that a version is in.", (*version_labels, "state"))
+    seconds = Snapshot("serving_model_load_seconds", "How long loading took.", version_labels)
     for model, versions in registry.statuses().items():
         for version, status in versions.items():
             for state in State:
@@ -156,46 +295,46 @@ def _states(registry: Registry) -> Iterator[Asked]:
                 seconds.add((model, str(version)), status.load_seconds)
     yield states
     yield seconds
-    names = Asked("serving_model_label", "1 for the version that a label names.", (*version_labels, "label"))
+    names = Snapshot("serving_model_label", "1 for the version that a label names.", (*version_labels, "label"))
     for model, labels in registry.labels().items():
         for label, number in labels.items():
             names.add((model, str(number), label), 1.0)
     yield names
-    yield Asked.of(
+    yield Snapshot.of(
         "serving_models_config_valid",
         "0 while what models.toml says is wrong and does not count.",
         float(not registry.policies_error),
     )
 
 
-def _processes(sums: Sums, parent: int | None) -> Iterator[Asked]:
-    yield Asked.of("serving_workers", "Worker processes that live.", float(len(sums.living)))
+def _processes(sums: Sums, parent: int | None) -> Iterator[Snapshot]:
+    yield Snapshot.of("serving_workers", "Worker processes that live.", float(len(sums.living)))
     used = usage(sums.living, parent)
     if used is None:
         return
-    yield Asked.of(
+    yield Snapshot.of(
         "serving_process_cpu_seconds",
         "CPU time of all worker processes, also of those that ended.",
         used.cpu_seconds,
         "counter",
     )
-    yield Asked.of(
+    yield Snapshot.of(
         "serving_process_resident_memory_bytes",
         "Resident memory of all worker processes; what they share counts for each.",
         used.resident_bytes,
     )
-    yield Asked.of("serving_process_open_fds", "Open files of all worker processes.", used.open_files)
-    yield Asked.of(
+    yield Snapshot.of("serving_process_open_fds", "Open files of all worker processes.", used.open_files)
+    yield Snapshot.of(
         "serving_process_start_time_seconds",
         "When the youngest worker process was started, in seconds since 1970.",
         used.last_start,
     )
 
 
-def _memory() -> Iterator[Asked]:
+def _memory() -> Iterator[Snapshot]:
     """Without a sample where there is no limit."""
-    limit = Asked("serving_memory_limit_bytes", "Memory that the container may use.")
-    used = Asked("serving_memory_used_bytes", "Memory that it uses, without files that can be read again.")
+    limit = Snapshot("serving_memory_limit_bytes", "Memory that the container may use.")
+    used = Snapshot("serving_memory_used_bytes", "Memory that it uses, without files that can be read again.")
     if (memory := limited_memory()) is not None:
         limit.add((), memory.limit)
         used.add((), memory.used)

@@ -3,13 +3,13 @@
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
+from math import isfinite
 from threading import Lock
 from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from service.runtime.shared_cells import Cells, Store
-from service.runtime.shared_memory import Kind
+from service.runtime.shared_memory import Cells, Kind, Store
 from service.tensors.json import Array
 
 
@@ -125,3 +125,63 @@ class Histograms(Family[Histogram]):
 
     def _instrument(self, cells: Cells) -> Histogram:
         return Histogram(cells, self._store.lock, self.bounds)
+
+
+# What a version with labels predicts: which label comes first, and with which score.
+
+# Up to here Python's own lists are quicker than NumPy's calls.
+MAX_LOOPED_ROWS = 8
+
+
+class PredictionMetrics:
+    """Of one version."""
+
+    def __init__(self, predictions: Counters, confidence: Histogram, model: str, version: str) -> None:
+        self._predictions = predictions
+        self._confidence = confidence
+        self._version = (model, version)
+        self._counters: dict[str, Counter] = {}
+
+    def record(self, labels: Sequence[str], scores: Array) -> None:
+        """`scores`: [batch, labels]. Rows whose best is not finite are left out: one NaN would make the sum of all
+        confidences NaN for ever."""
+        if len(scores) <= MAX_LOOPED_ROWS:
+            for row in scores.tolist():
+                confidence = max(row)
+                if isfinite(confidence):
+                    self._counter(labels[row.index(confidence)]).inc()
+                    self._confidence.observe(confidence)
+            return
+        confidences = scores.max(axis=1)
+        finite = np.isfinite(confidences)
+        for place, count in enumerate(np.bincount(scores.argmax(axis=1)[finite]).tolist()):
+            if count:
+                self._counter(labels[place]).inc(count)
+        self._confidence.observe_all(confidences[finite])
+
+    def _counter(self, label: str) -> Counter:
+        counter = self._counters.get(label)
+        if counter is None:
+            counter = self._counters[label] = self._predictions.labels(*self._version, label)
+        return counter
+
+
+# Outlier scores, as a histogram.
+
+
+class OutlierScoreMetrics:
+    """Of one version."""
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+
+    def record(self, scores: Sequence[float]) -> None:
+        """In units of the threshold. What is no finite number counts as above all bounds, and is left out of the sum,
+        which would never be a number again."""
+        histogram = self._histogram
+        with histogram.lock:
+            for score in scores:
+                if isfinite(score):
+                    histogram.observe_locked(score)
+                else:
+                    histogram.cells[-2] += 1.0

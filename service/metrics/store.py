@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.runtime.shared_cells import parse_series_key
-from service.runtime.shared_memory import SLOTS, Kind, SharedMemory
+from service.runtime.shared_memory import SLOTS, Kind, SharedMemory, parse_series_key
 
 Positions = NDArray[np.intp]
 

@@ -10,7 +10,7 @@ from service.metrics.definitions import Metrics
 from service.observability import logging
 from service.observability.access_log import RequestLog
 from service.observability.capture import Capture
-from service.observability.log_writer import STANDARD_ERROR, LogWriter
+from service.observability.logging import STANDARD_ERROR, LogWriter
 from service.server.interface import HttpRequest
 from service.settings import Settings
 

@@ -25,8 +25,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.util.types import AttributeValue
 
-from service.inference.context import Call
-from service.inference.trace_context import TraceContext
+from service.inference.context import Call, TraceContext
 from service.server.interface import HttpRequest
 
 # A shorter wait is the service's own work between the stages.

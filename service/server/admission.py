@@ -1,15 +1,91 @@
 """Who may come in, by which port: asked when a request's head is there, before any of its body is kept."""
 
+import asyncio
+from collections import deque
 from collections.abc import Mapping
+from time import perf_counter
 
 from flask import Flask
 
 from service.http import Answer, error_answer
+from service.inference.context import Call
 from service.metrics.definitions import Metrics
 from service.security.api_keys import ApiKeys
 from service.security.rate_limit import RateLimit, RateLimits
 from service.server.interface import Admit, decoded_path
 from service.settings import Settings
+
+# Refusals that come in numbers, for want of time, of a key or of its rate: each client is told, but to tell them all
+# must not take the time of those who are let in.
+
+# Of the event loop's time. Clients that ask again at once would else have a service that does nothing but refuse them.
+MAX_REJECTION_SHARE = 0.03
+# In seconds: what may be saved up, for whoever is refused while few are.
+MAX_SAVED_SECONDS = 0.01
+# What it takes to read a request and refuse it, in seconds: a quarter of the quickest prediction, and so much a byte.
+REJECTION_SECONDS, REJECTION_SECONDS_PER_BYTE = 20e-6, 2.5e-9
+RETRY_SECONDS = 0.01
+
+
+class Rejections:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._waiting: deque[tuple[asyncio.Future[Answer], Call, Answer]] = deque()
+        self._saved = MAX_SAVED_SECONDS
+        self._looked = perf_counter()
+
+    def answer(self, call: Call, message: str) -> "Answer | asyncio.Future[Answer]":
+        """For want of time."""
+        self._metrics.rejected.labels("queue_full").inc()
+        return self.give(call, _rejection(message))
+
+    def settle(self, answer: "asyncio.Future[Answer]", call: Call, message: str) -> None:
+        """The same for one who waits for this future."""
+        self._metrics.rejected.labels("queue_full").inc()
+        self._wait(answer, call, _rejection(message))
+
+    def give(self, call: Call, refusal: Answer) -> "Answer | asyncio.Future[Answer]":
+        """At once, or when it is its turn."""
+        if not self._waiting and self._affords(call):
+            return refusal
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._wait(answer, call, refusal)
+        return answer
+
+    def _wait(self, answer: "asyncio.Future[Answer]", call: Call, refusal: Answer) -> None:
+        self._waiting.append((answer, call, refusal))
+        if len(self._waiting) == 1:
+            self._send_soon()
+
+    def _send_soon(self) -> None:
+        asyncio.get_running_loop().call_later(RETRY_SECONDS, self._send)
+
+    def _send(self) -> None:
+        while self._waiting:
+            answer, call, refusal = self._waiting[0]
+            # Who has left costs nothing.
+            if not answer.done():
+                if not self._affords(call):
+                    self._send_soon()
+                    return
+                answer.set_result(refusal)
+            self._waiting.popleft()
+
+    def _affords(self, call: Call) -> bool:
+        now = perf_counter()
+        self._saved = min(MAX_SAVED_SECONDS, self._saved + MAX_REJECTION_SHARE * (now - self._looked))
+        self._looked = now
+        # However long a body is: once all is saved up, one more can be refused.
+        cost = min(REJECTION_SECONDS + REJECTION_SECONDS_PER_BYTE * call.body_bytes, MAX_SAVED_SECONDS)
+        if self._saved < cost:
+            return False
+        self._saved -= cost
+        return True
+
+
+def _rejection(message: str) -> Answer:
+    return error_answer(429, message, ("retry-after", "1"))
+
 
 HEALTH = frozenset({b"/v2/health/live", b"/v2/health/ready"})
 METRICS = frozenset({b"/metrics", b"/monitoring/prometheus/metrics"})

@@ -5,6 +5,21 @@ to read its answer, for the next request. Every size has a limit.
 """
 
 import asyncio
+import logging
+import math
+import resource
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from service.server.parser import BufferedBytes
+
+if TYPE_CHECKING:
+    pass
+
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -13,12 +28,116 @@ from typing import Any, cast
 from service.http import Answer, error_answer
 from service.security import cors
 from service.security.cors import Cors
-from service.server import content_coding, departure
-from service.server.answers import answer_bytes
-from service.server.connections import TOLD, Connections
+from service.server import response
 from service.server.interface import Admit, Answered, Answerer, HttpRequest
 from service.server.parser import RequestReader
-from service.server.waits import BODY_SECONDS, HEAD_SECONDS, LEAST_BYTES_PER_SECOND, Wait
+from service.server.response import response_bytes
+
+# Telling a client that has left from one that has only said all that it had to say: of both the last byte has come.
+#
+# Most servers take both for gone (nginx, Go, uvicorn), which is wrong for who closes its half and waits (`nc -N`).
+
+# What every answer begins with. Where a whole connection was closed, a reset comes back.
+FIRST_BYTES = b"HTTP/1.1 "
+
+
+def send_first_bytes(transport: asyncio.Transport) -> None:
+    """The answer goes on behind it."""
+    transport.write(FIRST_BYTES)
+
+
+def was_reset(transport: asyncio.Transport) -> bool:
+    """Whether a reset has come. The event loop itself would only notice when it writes again."""
+    connection = transport.get_extra_info("socket")
+    return connection is not None and connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+
+# What a connection waits for, and how long.
+
+HEAD_SECONDS = 15
+BODY_SECONDS = 30  # without a single byte
+# Of a body, once BODY_SECONDS are over.
+LEAST_BYTES_PER_SECOND = 500
+WRITE_SECONDS = 60
+DISCARD_SECONDS = 5
+
+
+class Wait(Enum):
+    """The value: for how many seconds at most."""
+
+    HEAD = HEAD_SECONDS
+    BODY = BODY_SECONDS
+    ANSWER = 0  # the application has its own limits
+    CLIENT_READS = WRITE_SECONDS
+    NEXT = math.inf  # a setting
+    DISCARD = DISCARD_SECONDS
+
+
+# A worker process's connections: how many there may be, and how much they may hold together.
+
+# How many connections beyond the limit are told so at a time. Further ones are closed without a word.
+MAX_REJECTED_CONNECTIONS = 128
+# Files of a process besides its connections: models, metrics, what libraries open.
+OTHER_FILES = 256
+
+logger = logging.getLogger(__name__)
+
+
+class Connections:
+    def __init__(
+        self,
+        most: int = sys.maxsize,
+        most_buffered_bytes: int = sys.maxsize,
+        *,
+        keep_alive_seconds: float = 75,
+        on_change: Callable[[int], None] = lambda _count: None,
+    ) -> None:
+        """`on_change` is told how many are open."""
+        self.most = most
+        self.keep_alive_seconds = keep_alive_seconds
+        self.buffered = BufferedBytes(most_buffered_bytes)
+        self._on_change = on_change
+        self._open: set[HttpConnection] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, connection: "HttpConnection") -> None:
+        self._open.add(connection)
+        self._on_change(len(self._open))
+
+    def discard(self, connection: "HttpConnection") -> None:
+        self._open.discard(connection)
+        self._on_change(len(self._open))
+
+    def sweep(self, now: float) -> None:
+        for connection in list(self._open):
+            connection.sweep(now)
+
+    def drain(self, *, close_idle: bool) -> None:
+        for connection in list(self._open):
+            connection.drain(close_idle=close_idle)
+
+
+def affordable_connections(wanted: int) -> int:
+    """As many as are wanted, or as the process may open files for (RLIMIT_NOFILE), whose soft limit is raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + MAX_REJECTED_CONNECTIONS + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        # Some systems have a limit besides the hard one.
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    affordable = max(soft - MAX_REJECTED_CONNECTIONS - OTHER_FILES, soft // 4)
+    logger.warning(
+        "this process may open %d files (ulimit -n): it takes at most %d connections, not %d (SERVING_MAX_CONNECTIONS)",
+        *(soft, affordable, wanted),
+    )
+    return affordable
+
 
 MAX_PIPELINED = 64
 # No answer has this status; nginx calls it so in its log.
@@ -69,7 +188,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
-        if len(self._connections) > self._connections.most + TOLD:
+        if len(self._connections) > self._connections.most + MAX_REJECTED_CONNECTIONS:
             self._transport.abort()
         elif len(self._connections) > self._connections.most:
             self._is_one_too_many = True
@@ -98,7 +217,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_last_answer = True
         if self._pending is not None and not self._answer_has_begun:
             self._answer_has_begun = True
-            departure.ask(self._transport)
+            send_first_bytes(self._transport)
         return bool(self._waiting or self._pending or self._refusal)
 
     def pause_writing(self) -> None:
@@ -236,11 +355,11 @@ class HttpConnection(asyncio.Protocol):
 
     def _send(self, request: HttpRequest, answer: Answer, *, keep_alive: bool) -> None:
         """In a shorter coding where the client takes one and the answer is long."""
-        answer = content_coding.encode(answer, request.accept_encoding)
-        written = answer_bytes(request, answer, keep_alive=keep_alive)
+        answer = response.encode_body(answer, request.accept_encoding)
+        written = response_bytes(request, answer, keep_alive=keep_alive)
         if self._answer_has_begun:
             self._answer_has_begun = False
-            written = written.removeprefix(departure.BEGINNING)
+            written = written.removeprefix(FIRST_BYTES)
         self._transport.write(written)
         self._tell(request, answer.status, 0 if request.method == "HEAD" else len(answer.body))
 
@@ -264,7 +383,7 @@ class HttpConnection(asyncio.Protocol):
     def sweep(self, now: float) -> None:
         """Ends a wait that took too long."""
         if self._pending is not None:
-            if self._is_last_answer and departure.has_left(self._transport):
+            if self._is_last_answer and was_reset(self._transport):
                 self._transport.abort()
             return
         if self._wait is Wait.ANSWER or not self._took_too_long(now):
@@ -310,5 +429,5 @@ class CorsConnection(HttpConnection):
 
     def _send(self, request: HttpRequest, answer: Answer, *, keep_alive: bool) -> None:
         # First: what has a Vary is not encoded any more.
-        answer = content_coding.encode(answer, request.accept_encoding)
+        answer = response.encode_body(answer, request.accept_encoding)
         super()._send(request, self._cors.with_headers(answer, request.headers), keep_alive=keep_alive)

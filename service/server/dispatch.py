@@ -16,11 +16,11 @@ from service.inference import deadline
 from service.inference.deadline import Deadline, Deadlines
 from service.lifecycle.registry import Registry
 from service.metrics.definitions import Metrics
-from service.server import content_coding
+from service.server import response
+from service.server.admission import Rejections
 from service.server.executor import Threads
 from service.server.fast_dispatch import Route, ShortRoad, find_route
 from service.server.interface import HttpRequest, decoded_path
-from service.server.refusals import Refusals
 from service.server.wsgi import run_wsgi
 from service.settings import Settings
 
@@ -43,7 +43,7 @@ class Roads:
         self._metrics: Metrics = app.extensions["metrics"]
         self._registry: Registry = app.extensions["registry"]
         self._deadlines = Deadlines(settings.request_timeout_ms)
-        self._refusals = Refusals(self._metrics)
+        self._refusals = Rejections(self._metrics)
         self._threads = Threads(settings, self._metrics, self._deadlines, self._refusals, self._is_starting)
 
     def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
@@ -115,17 +115,17 @@ class Roads:
     def _answer_coded(self, request: HttpRequest) -> Answer:
         coding = request.headers.pop(b"content-encoding")
         try:
-            request.body = content_coding.decode(request.body, coding, self._settings.max_body_bytes)
+            request.body = response.decode_body(request.body, coding, self._settings.max_body_bytes)
         except ServingError as error:
             if isinstance(error, PayloadTooLarge):
                 self.refused("too_large")
-            taken = [("accept-encoding", content_coding.TAKEN)] if isinstance(error, UnsupportedMediaType) else []
+            taken = [("accept-encoding", response.ACCEPTED_CODINGS)] if isinstance(error, UnsupportedMediaType) else []
             return error_answer(error.status, str(error), *taken)
         route = self._route(request)
         return self._flask(request) if route is None else self._by_short_road(route, request)
 
     def _by_short_road(self, route: Route, request: HttpRequest) -> Answer:
-        return content_coding.encode(
+        return response.encode_body(
             self._short_road.answer(route, _asked(request), request.call), request.accept_encoding
         )
 
@@ -135,7 +135,7 @@ class Roads:
         # Flask answers its own errors; this is for one in the answering.
         except Exception as error:
             answer = answer_to(error, request.method, _path(request).decode("latin-1"), request.call.request_id)
-        return content_coding.encode(answer, request.accept_encoding)
+        return response.encode_body(answer, request.accept_encoding)
 
     def _route(self, request: HttpRequest) -> Route | None:
         # Forms are Flask's: it has a parser for them.

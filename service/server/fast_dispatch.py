@@ -15,18 +15,17 @@ import msgspec
 
 from service.api.v1 import views as v1
 from service.api.v2 import views as v2
-from service.api.v2.head import HEAD_LENGTH_HEADER
+from service.api.v2.decode import HEAD_LENGTH_HEADER
 from service.errors import InvalidRequest, answer_to
 from service.http import Answer, Request, error_answer
-from service.inference.batch import row_count
-from service.inference.context import Call
+from service.inference.batching import row_count
+from service.inference.context import Call, Prediction
 from service.inference.deadline import DeadlineExceeded, Stage
 from service.inference.infer import Inference
-from service.inference.outlier_score import Inferred
-from service.inference.prediction import Prediction
+from service.inference.scores import Inferred
 from service.lifecycle.registry import Find, WouldWait
 from service.metrics.definitions import Metrics
-from service.server import content_coding
+from service.server import response
 from service.settings import Settings
 from service.tensors.image_file import may_take_long, picture_pixels
 from service.tensors.json import size_of
@@ -229,7 +228,7 @@ class ShortRoad:
         """To write, and to pack, what is long would hold up all other connections."""
 
         def encode() -> Answer:
-            return content_coding.encode(self._encoded(waiting, inferred), waiting.accept_encoding)
+            return response.encode_body(self._encoded(waiting, inferred), waiting.accept_encoding)
 
         answer = waiting.in_thread(waiting.prediction.call, waiting.route.model, encode)
         if isinstance(answer, Answer):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from service.lifecycle.workers import Agreement
     from service.metrics.definitions import Metrics
     from service.observability.records import Records
-    from service.server.connections import Connections
+    from service.server.connection import Connections
     from service.settings import Settings
 
 SWEEP_SECONDS = 1.0
@@ -105,8 +105,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     async def _serve(self, app: "Flask") -> None:
         from service.security import cors
         from service.server.admission import doors
-        from service.server.connection import CorsConnection, HttpConnection
-        from service.server.connections import Connections, affordable_connections
+        from service.server.connection import Connections, CorsConnection, HttpConnection, affordable_connections
         from service.server.dispatch import Roads
 
         settings: Settings = app.extensions["settings"]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from service.observability.captured import arrays, decode_line
+from service.observability.capture import decode_line, decode_tensors
 from tests.integration.conftest import SHIPPED
 from tests.integration.server import Server, running
 
@@ -38,7 +38,7 @@ def test_what_several_workers_capture_is_whole_and_is_answered_alike_when_it_is_
         assert dropped(server) == 0
     lines = [decode_line(line) for line in file.read_bytes().splitlines()]
     of_regression = [line for line in lines if line.model == "regression"]
-    assert sorted(arrays(line.inputs)["x"].item() for line in of_regression) == list(range(50))
+    assert sorted(decode_tensors(line.inputs)["x"].item() for line in of_regression) == list(range(50))
     for against, requests in (("regression/1", 50), ("clothing/1", 1)):
         done = replay(str(file), "--against", against, "--engine", "litert", "--json")
         assert done.returncode == 0, done.stderr

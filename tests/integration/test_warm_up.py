@@ -11,8 +11,7 @@ import tensorflow as tf
 from service.engines.base import LoadError
 from service.engines.saved_model.tensor_proto import read_tensor
 from service.engines.tensorflow.engine import SavedModelEngine
-from service.lifecycle.warm_up import replay
-from service.lifecycle.warm_up_requests import WARM_UP_FILE
+from service.lifecycle.warm_up import WARM_UP_FILE, replay
 from service.serving_config import ASSETS
 from tests.unit.service.protobufs import examples_log, predict_log
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service.server import waits
+from service.server import connection
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -51,9 +51,9 @@ def test_replicas_are_looked_for_all_the_time() -> None:
 @pytest.mark.parametrize(
     ("name", "seconds"),
     [
-        ("client_header_timeout", waits.HEAD_SECONDS),
-        ("client_body_timeout", waits.BODY_SECONDS),
-        ("send_timeout", waits.WRITE_SECONDS),
+        ("client_header_timeout", connection.HEAD_SECONDS),
+        ("client_body_timeout", connection.BODY_SECONDS),
+        ("send_timeout", connection.WRITE_SECONDS),
     ],
 )
 def test_clients_have_as_long_as_with_the_service(name: str, seconds: int) -> None:

@@ -1,7 +1,7 @@
 """The Open Inference Protocol."""
 
 from service.api.openapi.parts import Part, example, json_content, parameter, responses, schema
-from service.api.v2.head import HEAD_LENGTH
+from service.api.v2.decode import HEAD_LENGTH
 
 PLACES: dict[str, tuple[str, ...]] = {
     "/v2/models/{model}": ("model",),

@@ -7,11 +7,12 @@ from flask import Blueprint, Response, request
 from PIL import Image
 
 from service.api import flask_views
+from service.api.flask_views import json_response
 from service.api.playground import describe as playground_describe
 from service.api.playground.occlusion import occlusion_map
 from service.api.playground.version_files import VersionFiles
 from service.api.v1 import views as v1
-from service.errors import InvalidRequest, json_response
+from service.errors import InvalidRequest
 from service.inference.context import current_call
 from service.inference.infer import Inference
 from service.inference.version import LoadedVersion

@@ -5,20 +5,20 @@ from collections.abc import Mapping
 from flask import Blueprint, Response
 
 from service.api import flask_views
+from service.api.flask_views import json_response
 from service.api.v1 import decode as v1_codec
 from service.api.v1 import describe as v1_describe
 from service.api.v1 import encode as v1_answers
 from service.api.v1.decode import Body
-from service.errors import InvalidRequest, json_response
+from service.errors import InvalidRequest
 from service.http import Answer, Request
 from service.inference import classification
-from service.inference.context import Call, current_call
+from service.inference.context import Call, Prediction, current_call
 from service.inference.infer import Inference
-from service.inference.outlier_score import Inferred, headers
-from service.inference.prediction import Prediction
+from service.inference.scores import Inferred, outlier_score_headers
 from service.inference.version import LoadedVersion
-from service.lifecycle.names import MAX_VERSION, version_number
 from service.lifecycle.registry import Find
+from service.lifecycle.repository import MAX_VERSION, version_number
 from service.settings import Settings
 from service.tensors.image import picture_batch, takes_pictures
 from service.tensors.json import Array
@@ -53,10 +53,14 @@ def decode(
         outputs = inferred.outputs
         if verb == "predict":
             predictions = v1_answers.encode_predictions(outputs, body.is_row_format)
-            return Answer(200, predictions, headers=headers(inferred.outlier_scores) if is_of_pictures else ())
+            return Answer(
+                200, predictions, headers=outlier_score_headers(inferred.outlier_scores) if is_of_pictures else ()
+            )
         if verb == "classify":
             rankings = classification.classify(loaded, body.signature_name, outputs, _top_k(request))
-            return Answer(200, v1_answers.encode_results(rankings), headers=headers(inferred.outlier_scores))
+            return Answer(
+                200, v1_answers.encode_results(rankings), headers=outlier_score_headers(inferred.outlier_scores)
+            )
         numbers = classification.regress(loaded, body.signature_name, outputs)
         return Answer(200, v1_answers.encode_results(numbers))
 

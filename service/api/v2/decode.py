@@ -2,29 +2,104 @@
 
 from collections.abc import Mapping
 from math import prod
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import orjson
 
-from service.api import v2_numbers
+from service.api import numbers
 from service.api.v2 import binary, classification
-from service.api.v2.head import (
-    HEAD_LENGTH,
-    Head,
-    Input,
-    Output,
-    OutputParameters,
-    RequestParameters,
-    read_head,
-    read_length,
-)
 from service.errors import InvalidRequest
 from service.http import Answer
 from service.inference.version import LoadedVersion
-from service.tensors.json import DATATYPES, DTYPES, Array, array_from_json, shape_text
+from service.tensors.json import DATATYPES, DTYPES, MAX_DIMENSIONS, Array, array_from_json, shape_text
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from service.tensors.utf8 import NotUtf8, without_mark
+
+# The JSON of an inference request, without its tensors' values.
+
+HEAD_LENGTH = "Inference-Header-Content-Length"
+# As a request has it.
+HEAD_LENGTH_HEADER = HEAD_LENGTH.lower().encode()
+
+_EXPECTED = 'expected {"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}, ...]}'
+_MOST_DIGITS = 18
+
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class InputParameters(msgspec.Struct, frozen=True, gc=False):
+    binary_data_size: Size | None = None
+    shared_memory_region: str | None = None
+
+
+class Input(msgspec.Struct, frozen=True):
+    name: str
+    shape: Annotated[list[Size], msgspec.Meta(max_length=MAX_DIMENSIONS)]
+    datatype: str
+    parameters: InputParameters | None = None
+    # As it stands in the request; empty where it does not. (Raw goes with no None.)
+    data: msgspec.Raw = msgspec.Raw()
+
+
+class OutputParameters(msgspec.Struct, frozen=True, gc=False):
+    """`classification`: how many of the best classes to give instead of the scores; 0: the scores."""
+
+    binary_data: bool | None = None
+    classification: Size = 0
+    shared_memory_region: str | None = None
+
+
+class Output(msgspec.Struct, frozen=True):
+    name: str
+    parameters: OutputParameters | None = None
+
+
+class RequestParameters(msgspec.Struct, frozen=True, gc=False):
+    binary_data_output: bool | None = None
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The JSON of a request. What other servers know beyond it (sequences, priorities) is passed over."""
+
+    inputs: list[Input]
+    id: str | None = None
+    outputs: list[Output] | None = None
+    parameters: RequestParameters | None = None
+
+    @property
+    def wants_binary(self) -> bool:
+        """What holds for every output that does not say so itself."""
+        return self.parameters is not None and bool(self.parameters.binary_data_output)
+
+
+_HEADS = msgspec.json.Decoder(Head)
+
+
+def read_head_length(text: bytes, most: int) -> int:
+    if not (text.isdigit() and len(text) <= _MOST_DIGITS and int(text) <= most):
+        given = text[:40].decode("latin-1")
+        raise InvalidRequest(f"{HEAD_LENGTH}: {given!r}; expected the length of the JSON, 0 to {most} (the body's)")
+    return int(text)
+
+
+def read_head(text: bytes | memoryview, has_length: bool) -> Head:
+    try:
+        return _HEADS.decode(without_mark(text))
+    except RecursionError:
+        raise InvalidRequest("the JSON is nested too deep") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, NotUtf8) as error:
+        if not text:
+            raise InvalidRequest(f"the body is empty; {_EXPECTED}") from None
+        reason = str(error).removesuffix(".")
+        hint = ""
+        if isinstance(error, msgspec.ValidationError):
+            hint = f"; {_EXPECTED}"
+        elif "trailing" in reason and not has_length:
+            hint = f"; binary data behind the JSON takes the header {HEAD_LENGTH}"
+        raise InvalidRequest(f"the request's JSON: {reason}{hint}") from None
+
 
 _DATATYPE_OF = {dtype: DATATYPES[name] for name, dtype in DTYPES.items()}
 _RAW_HEAD = Head([], parameters=RequestParameters(binary_data_output=True))
@@ -55,7 +130,7 @@ def decode(body: bytes, head_length: bytes | None, signature: Signature) -> tupl
     Raises:
         InvalidRequest: what is wrong, and where.
     """
-    length = len(body) if head_length is None else read_length(head_length, len(body))
+    length = len(body) if head_length is None else read_head_length(head_length, len(body))
     view = memoryview(body)
     if length == 0 and head_length is not None:
         return _RAW_HEAD, _decode_raw(view, signature)
@@ -147,7 +222,7 @@ def _decode_json(given: Input, spec: TensorSpec) -> Array:
     if spec.dtype == binary.BFLOAT16:
         spec = msgspec.structs.replace(spec, dtype="DT_FLOAT")
     dtype = DTYPES.get(spec.dtype)
-    array = None if dtype is None else v2_numbers.decode_data(data, dtype, shape)
+    array = None if dtype is None else numbers.decode_data(data, dtype, shape)
     if array is not None:
         return array
     try:

@@ -8,17 +8,17 @@ from flask import Blueprint, Response
 from prometheus_client.registry import Collector
 
 from service.api import flask_views
+from service.api.flask_views import json_response
 from service.api.v1.views import version_of
 from service.api.v2 import decode as v2_codec
 from service.api.v2 import describe as v2_describe
 from service.api.v2 import statistics as v2_statistics
-from service.api.v2.head import HEAD_LENGTH_HEADER
-from service.errors import InvalidRequest, ServingError, Unavailable, json_response
+from service.api.v2.decode import HEAD_LENGTH_HEADER
+from service.errors import InvalidRequest, ServingError, Unavailable
 from service.http import Answer, Request
-from service.inference.context import Call, current_call
+from service.inference.context import Call, Prediction, current_call
 from service.inference.infer import Inference
-from service.inference.outlier_score import Inferred
-from service.inference.prediction import Prediction
+from service.inference.scores import Inferred
 from service.inference.version import LoadedVersion
 from service.lifecycle.registry import Find
 from service.lifecycle.watcher import Watcher

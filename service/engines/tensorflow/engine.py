@@ -6,17 +6,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from service.engines.base import LoadError
-from service.engines.no_rows import outputs_of_no_rows
+from service.engines.base import LoadError, outputs_of_no_rows
 from service.engines.saved_model.meta_graph import read_tags
 from service.engines.tensorflow.c_api import TensorFlowError
 from service.engines.tensorflow.op_libraries import missing_op
 from service.engines.tensorflow.session import EXECUTORS, Call, Executor, Session
-from service.errors import GraphError, InvalidRequest, ServingError
+from service.errors import GraphError, InvalidRequest, ServingError, without_paths
 from service.serving_config import graph_file
 from service.tensors.json import Array, declared_shape, has_declared_shape, shape_text
 from service.tensors.signature import Signature
-from service.without_paths import without_paths
 
 # What TensorFlow says of the first executor where a graph needs the second.
 _EXECUTOR_REFUSES = "Single-threaded executor does not support"

@@ -14,14 +14,11 @@ from werkzeug.test import EnvironBuilder, TestResponse
 from werkzeug.wrappers import Request
 
 from service.engines.base import Engine
-from service.inference.batch import BatchObserver, Independence, is_batchable
-from service.inference.batching import Batcher, BatchLimits
+from service.inference.batching import Batcher, BatchLimits, BatchObserver, Independence, TurnBatcher, is_batchable
 from service.inference.pace import Pace
-from service.inference.tick_batcher import TurnBatcher
 from service.inference.version import LoadedVersion, State, VersionStatus
 from service.lifecycle.registry import Registry
-from service.server.connection import HttpConnection
-from service.server.connections import Connections
+from service.server.connection import Connections, HttpConnection
 from service.server.dispatch import Roads
 from service.serving_config import ServingConfig
 from service.settings import Settings

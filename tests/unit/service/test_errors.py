@@ -4,7 +4,7 @@ import pytest
 from flask import Flask, abort, request
 from prometheus_client import CollectorRegistry
 
-from service import errors
+from service.api import flask_views
 from service.errors import GraphError, InvalidRequest, NotFound, PayloadTooLarge, ServingError, Unavailable
 from service.inference import context
 from service.inference.deadline import DeadlineExceeded
@@ -28,7 +28,7 @@ RAISED: dict[str, Exception] = {
 def app() -> Flask:
     app = Flask(__name__)
     context.register(app, Metrics(CollectorRegistry()))
-    errors.register(app)
+    flask_views.register(app)
 
     @app.get("/raise/<name>")
     def fail(name: str) -> str:

@@ -2,14 +2,13 @@ from dataclasses import fields
 
 import pytest
 
-from service.misspelt import misspelt
-from service.settings import Settings, variable
+from service.settings import Settings, unknown_variables, variable
 
 KNOWN = [variable(spec) for spec in fields(Settings)]
 
 
 def told(**environ: str) -> list[str]:
-    return list(misspelt(environ, KNOWN))
+    return list(unknown_variables(environ, KNOWN))
 
 
 @pytest.mark.parametrize(

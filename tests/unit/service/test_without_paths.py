@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from service.without_paths import without_paths
+from service.errors import without_paths
 
 FOLDER = Path("/srv/my models/clothing/2")
 

@@ -5,19 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.engines.base import Engine
-from service.inference.batch import BatchObserver
-from service.inference.batching import BatchLimits
+from service.inference.batching import BatchLimits, BatchObserver
 from service.inference.version import State
-from service.lifecycle.board import Board
-from service.lifecycle.loader import LoadEngine, Preparation
+from service.lifecycle.loader import LoadEngine, Preparation, Retries
 from service.lifecycle.policies import policy_file
 from service.lifecycle.registry import Registry
 from service.lifecycle.repository import Repository
-from service.lifecycle.retries import Retries
 from service.lifecycle.succession import MIN_ABSENT_SECONDS
 from service.lifecycle.version_records import VersionRecords
 from service.lifecycle.watcher import Watcher
-from service.lifecycle.workers import Agreement
+from service.lifecycle.workers import Agreement, Board
 from service.runtime.shared_memory import SharedMemory
 from service.serving_config import RowProof, ServingConfig, write_serving_config
 from service.settings import Settings

@@ -12,7 +12,7 @@ import pytest
 
 from service.engines.base import LoadError
 from service.errors import InvalidRequest
-from service.observability.captured import Captured, encode_line, tensors
+from service.observability.capture import Captured, encode_line, encode_tensors
 from service.serving_config import ServingConfig
 from service.tensors.json import Array
 from tests.unit.service.fakes import Arrays, FakeEngine, signature, tensor
@@ -39,8 +39,8 @@ def captured(then: Array, x: Array | None = None, labels: list[str] | None = Non
         "protocol": "v1",
         "verb": "predict",
         "signature": "serving_default",
-        "inputs": tensors({"x": then if x is None else x}),
-        "outputs": tensors({"scores": then}),
+        "inputs": encode_tensors({"x": then if x is None else x}),
+        "outputs": encode_tensors({"scores": then}),
         "labels": labels,
     }
     return encode_line(Captured(**given | changed))
@@ -206,7 +206,7 @@ def test_a_tensor_that_is_not_what_it_says_is_damaged(bench: Bench) -> None:
     [
         (captured(scores("bag"), np.zeros((1, 2), np.float32)), "input 'x' has the shape [1, 2]; expected [-1, 3]"),
         (captured(scores("bag"), np.zeros((1, 3), np.int32)), "input 'x' is int32, expected DT_FLOAT"),
-        (captured(scores("bag"), inputs=tensors({"y": scores("bag")})), "unknown input 'y'; expected 'x'"),
+        (captured(scores("bag"), inputs=encode_tensors({"y": scores("bag")})), "unknown input 'y'; expected 'x'"),
         (captured(scores("bag"), signature="other"), 'Serving signature key "other" not found'),
         (captured(scores("bag"), np.full((1, 3), -1, np.float32)), "negative"),
     ],
@@ -231,7 +231,7 @@ def test_what_the_version_does_not_take_is_told_with_its_place(bench: Bench, lin
 
 def test_a_version_that_gives_other_outputs_does_not_agree(bench: Bench) -> None:
     bench.labels = ()
-    bench.write(captured(scores("bag"), outputs=tensors({"other": scores("bag")})))
+    bench.write(captured(scores("bag"), outputs=encode_tensors({"other": scores("bag")})))
     told = bench.json()
     assert (told["agreeing"], told["largest_difference"], told["largest_difference_in"]) == (0, 0.0, "")
 
@@ -240,7 +240,7 @@ def test_strings_agree_where_they_are_the_same(bench: Bench) -> None:
     bench.labels = ()
     bench.answer = lambda _: {"scores": np.array([b"a"], object)}
     for text, agrees in ((b"a", 1), (b"b", 0)):
-        bench.write(captured(scores("bag"), outputs=tensors({"scores": np.array([text], object)})))
+        bench.write(captured(scores("bag"), outputs=encode_tensors({"scores": np.array([text], object)})))
         assert bench.json()["agreeing"] == agrees
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.v2_numbers import decode_data
+from service.api.numbers import decode_data
 from service.errors import InvalidRequest
 from service.tensors.json import DTYPES, array_from_json
 from tests.unit.service.fakes import any_shape

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from service.cli import predict
-from service.cli.askers import Reply
+from service.cli.predict import Reply
 
 
 class Service:

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from service.cli.table import Progress, rows_of, table
+from service.cli.predict import Progress, rows_of, table
 
 
 def test_labels_come_best_first_and_what_is_unlike_all_known_is_said_to() -> None:

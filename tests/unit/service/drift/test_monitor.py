@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.drift.bins import Bins
 from service.drift.features import InputFeatures
 from service.drift.monitor import LEAST_ROWS, WAITING_ROWS, WAITING_SECONDS, Drift, DriftNow
+from service.drift.psi import Bins
 from service.drift.reference import Binned, Reference
 from service.drift.window import Window
 from service.tensors.json import Array

@@ -2,7 +2,7 @@ from random import Random
 
 import pytest
 
-from service.drift.sample import Sample
+from service.drift.window import Sample
 
 
 class Clock:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from service.engines.no_rows import outputs_of_no_rows
+from service.engines.base import outputs_of_no_rows
 from service.errors import InvalidRequest
 from service.tensors.json import Array
 from service.tensors.signature import TensorSpec

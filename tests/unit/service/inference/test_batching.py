@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from service.errors import InvalidRequest
-from service.inference.batch import BatchObserver, Independence
-from service.inference.batching import Batcher, BatchLimits
+from service.inference.batching import Batcher, BatchLimits, BatchObserver, Independence
 from service.inference.deadline import Deadline, DeadlineExceeded
 from service.tensors.json import Array
 from service.tensors.signature import Signature

@@ -10,11 +10,10 @@ from prometheus_client import CollectorRegistry
 from service.errors import InvalidRequest
 from service.http import Answer
 from service.inference.batching import BatchLimits
-from service.inference.context import Call
+from service.inference.context import Call, Prediction
 from service.inference.deadline import Deadline, DeadlineExceeded
 from service.inference.infer import Inference
 from service.inference.pace import Pace
-from service.inference.prediction import Prediction
 from service.inference.version import LoadedVersion, Shadow
 from service.serving_config import ServingConfig
 from service.tensors.json import Array

@@ -5,7 +5,7 @@ import pytest
 
 from service.errors import InvalidRequest
 from service.inference.classification import classify
-from service.inference.label_scores import label_misfit, label_output
+from service.inference.scores import label_mismatch, label_output
 from service.inference.version import LoadedVersion
 from service.serving_config import OutlierScore, ServingConfig
 from service.tensors.json import Array
@@ -43,7 +43,7 @@ def binary(spec: TensorSpec = SIGMOID) -> LoadedVersion:
 def test_labels_of_another_number_than_the_scores_misfit(
     count: int, outputs: dict[str, TensorSpec], words: str
 ) -> None:
-    assert words in (label_misfit({DEFAULT_SIGNATURE: of(**outputs)}, labels(count)) or "")
+    assert words in (label_mismatch({DEFAULT_SIGNATURE: of(**outputs)}, labels(count)) or "")
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def test_labels_of_another_number_than_the_scores_misfit(
     ],
 )
 def test_labels_that_may_belong_to_the_outputs_fit(count: int, outputs: dict[str, TensorSpec]) -> None:
-    assert label_misfit({DEFAULT_SIGNATURE: of(**outputs)}, labels(count)) is None
+    assert label_mismatch({DEFAULT_SIGNATURE: of(**outputs)}, labels(count)) is None
 
 
 def test_labels_may_belong_to_another_signature_than_the_default_one() -> None:
     assert (
-        label_misfit({DEFAULT_SIGNATURE: of(z=tensor("DT_FLOAT", -1, 64)), "classify": of(p=TEN)}, labels(10)) is None
+        label_mismatch({DEFAULT_SIGNATURE: of(z=tensor("DT_FLOAT", -1, 64)), "classify": of(p=TEN)}, labels(10)) is None
     )
 
 

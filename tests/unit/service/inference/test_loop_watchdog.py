@@ -3,9 +3,8 @@ import logging
 import pytest
 
 from service.http import Answer
-from service.inference.context import Call
+from service.inference.context import Call, Prediction
 from service.inference.loop_watchdog import LOOKS_AT_HANGING, LOOKS_AT_SLOW, LoopWatch
-from service.inference.prediction import Prediction
 from service.inference.version import LoadedVersion
 from tests.unit.service.fakes import loaded_version, signature, tensor
 

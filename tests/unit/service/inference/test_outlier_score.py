@@ -13,10 +13,9 @@ from prometheus_client import CollectorRegistry
 from werkzeug.test import TestResponse
 
 from service.http import Answer
-from service.inference.context import Call
+from service.inference.context import Call, Prediction
 from service.inference.infer import Inference
-from service.inference.outlier_score import MOST_IN_HEADER, headers, relative
-from service.inference.prediction import Prediction
+from service.inference.scores import MAX_HEADER_SCORES, outlier_score_headers, relative_scores
 from service.inference.version import LoadedVersion, Shadow
 from service.tensors.signature import DEFAULT_SIGNATURE
 from tests.unit.service.fakes import FakeEngine, FakeService, make_available
@@ -90,18 +89,18 @@ def test_shadows_are_compared_by_their_answers_and_their_scores_are_counted_as_t
 
 
 def test_scores_are_told_in_units_of_the_threshold_with_three_digits() -> None:
-    scores = relative(np.array([0, 0.1234567, 21.0, 123456], np.float32), 0.5)
-    assert headers(scores) == (("Outlier-Score", "0, 0.247, 42, 2.47e+05"),)
+    scores = relative_scores(np.array([0, 0.1234567, 21.0, 123456], np.float32), 0.5)
+    assert outlier_score_headers(scores) == (("Outlier-Score", "0, 0.247, 42, 2.47e+05"),)
 
 
 def test_a_score_that_is_no_finite_number_is_told_as_infinite() -> None:
-    ((_, value),) = headers(relative(np.array([nan, inf, -inf, 1e-300]), 1e-310))
+    ((_, value),) = outlier_score_headers(relative_scores(np.array([nan, inf, -inf, 1e-300]), 1e-310))
     assert value == "Infinity, Infinity, Infinity, 1e+10"
 
 
-@pytest.mark.parametrize(("rows", "are_told"), [(0, False), (1, True), (MOST_IN_HEADER, True), (257, False)])
+@pytest.mark.parametrize(("rows", "are_told"), [(0, False), (1, True), (MAX_HEADER_SCORES, True), (257, False)])
 def test_a_header_holds_only_so_many(rows: int, are_told: bool) -> None:
-    assert bool(headers([0.123456] * rows)) is are_told
+    assert bool(outlier_score_headers([0.123456] * rows)) is are_told
 
 
 # By HTTP

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from service.inference.request_ids import request_id
+from service.inference.context import request_id
 
 
 @pytest.mark.parametrize("given", [b"a", b"8a7f-11", b"x" * 128, b"a,b", bytes(range(0x21, 0x7F))])

@@ -3,8 +3,7 @@
 import numpy as np
 
 from service.errors import InvalidRequest
-from service.inference.batch import Arrays, BatchObserver
-from service.inference.tick_batcher import TurnBatcher
+from service.inference.batching import Arrays, BatchObserver, TurnBatcher
 from service.tensors.json import Array
 from service.tensors.signature import Signature, TensorSpec
 from tests.unit.service.fakes import independent, signature, tensor

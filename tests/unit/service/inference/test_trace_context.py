@@ -1,6 +1,6 @@
 import pytest
 
-from service.inference.trace_context import TraceContext, trace_context
+from service.inference.context import TraceContext, trace_context
 
 TRACE, SPAN = b"4bf92f3577b34da6a3ce929d0e0e4736", b"00f067aa0ba902b7"
 

@@ -5,8 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from service.lifecycle.batch_sizes import JUDGED_SECONDS, RUNS, SECONDS, paying_rows
-from service.lifecycle.warm_up_requests import Example
+from service.lifecycle.warm_up import (
+    MAX_MEASURE_SECONDS,
+    MIN_MEASURED_SECONDS,
+    RUNS_PER_BATCH_SIZE,
+    Example,
+    best_batch_size,
+)
 from service.tensors.json import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from tests.unit.service.fakes import Arrays, FakeEngine, echo, signature, tensor
@@ -27,7 +32,7 @@ class Timed:
         self.engine = FakeEngine({DEFAULT_SIGNATURE: of}, self._answer)
 
     def paying_rows(self, most: int = 32, row_seconds: float = ROW_SECONDS) -> int | None:
-        return paying_rows(self.engine, "model version 1", most, row_seconds, EXAMPLE, lambda: self.now)
+        return best_batch_size(self.engine, "model version 1", most, row_seconds, EXAMPLE, lambda: self.now)
 
     def rows_run(self) -> list[int]:
         return [len(inputs["x"]) for _, inputs in self.engine.asked]
@@ -74,7 +79,7 @@ def test_the_largest_size_counts_whose_rows_take_clearly_less_than_those_of_the_
 def test_no_larger_batch_is_run_than_the_first_that_does_not_pay_and_the_last_run_is_of_what_pays() -> None:
     timed = Timed(up_to_four)
     timed.paying_rows(100)
-    assert timed.rows_run() == [4, 1] * RUNS + [16, 4] * RUNS
+    assert timed.rows_run() == [4, 1] * RUNS_PER_BATCH_SIZE + [16, 4] * RUNS_PER_BATCH_SIZE
     assert timed.engine.releases == 1
 
 
@@ -85,12 +90,12 @@ def test_the_best_of_several_runs_counts() -> None:
 
         def cost(rows: int, held_up: int = held_up, runs: list[int] = runs) -> float:
             runs.append(rows)
-            return half_for_all(rows) * (3 if rows == held_up and runs.count(rows) < RUNS else 1)
+            return half_for_all(rows) * (3 if rows == held_up and runs.count(rows) < RUNS_PER_BATCH_SIZE else 1)
 
         assert Timed(cost).paying_rows(4) == 4
 
 
-@pytest.mark.parametrize("row_seconds", [JUDGED_SECONDS * 0.9, SECONDS / 4, math.inf])
+@pytest.mark.parametrize("row_seconds", [MIN_MEASURED_SECONDS * 0.9, MAX_MEASURE_SECONDS / 4, math.inf])
 def test_a_version_that_is_quick_or_would_be_judged_for_long_is_not(row_seconds: float) -> None:
     timed = Timed(one_by_one)
     assert timed.paying_rows(row_seconds=row_seconds) is None
@@ -99,8 +104,8 @@ def test_a_version_that_is_quick_or_would_be_judged_for_long_is_not(row_seconds:
 
 def test_where_time_is_over_before_batches_stop_to_pay_nothing_is_told() -> None:
     timed = Timed(half_for_all)
-    assert timed.paying_rows(row_seconds=SECONDS / RUNS / 24) is None
-    assert timed.rows_run() == [4, 1] * RUNS
+    assert timed.paying_rows(row_seconds=MAX_MEASURE_SECONDS / RUNS_PER_BATCH_SIZE / 24) is None
+    assert timed.rows_run() == [4, 1] * RUNS_PER_BATCH_SIZE
     assert timed.engine.releases == 1
 
 
@@ -112,7 +117,7 @@ def test_an_engine_whose_runs_are_on_threads_of_its_own_is_not_judged() -> None:
 
 
 def test_the_log_says_once_what_was_found(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "service.lifecycle.batch_sizes"):
+    with caplog.at_level(logging.INFO, "service.lifecycle.warm_up"):
         Timed(one_by_one).paying_rows()
         Timed(up_to_four).paying_rows()
         Timed(one_by_one).paying_rows(1)

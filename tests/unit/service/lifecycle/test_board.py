@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from service.lifecycle.board import Board, Report, Slow
+from service.lifecycle.workers import Board, Report, Slow
 from service.runtime.shared_memory import MIN_CAPACITY, Kind, MemoryFull, SharedMemory
 from tests.unit.service.forked import Forked
 

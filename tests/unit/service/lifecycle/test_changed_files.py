@@ -8,7 +8,7 @@ import pytest
 
 from service.engines.base import LoadError
 from service.inference.version import State
-from service.lifecycle.changed_files import MIN_PAUSE_SECONDS
+from service.lifecycle.succession import MIN_CHECK_PAUSE_SECONDS
 from service.runtime.shared_memory import SharedMemory
 from tests.unit.service.watched import Watched, board_of
 
@@ -31,7 +31,7 @@ def look(*setups: Watched, times: int = 3) -> None:
     """So often that what has changed has settled."""
     for _ in range(times):
         for setup in setups:
-            setup.now += MIN_PAUSE_SECONDS
+            setup.now += MIN_CHECK_PAUSE_SECONDS
             setup.watcher.scan()
 
 

@@ -1,6 +1,6 @@
 import threading
 
-from service.lifecycle.load_queue import Key, LoadQueue
+from service.lifecycle.loader import Key, LoadQueue
 
 SECONDS_AT_MOST = 10
 A, B, C = ("a", 1), ("b", 1), ("c", 1)

@@ -7,13 +7,12 @@ import pytest
 
 from service.drift.watch import DriftWatch
 from service.engines.base import Engine, LoadError
-from service.inference.batch import BatchObserver
-from service.inference.batching import BatchLimits
+from service.inference.batching import BatchLimits, BatchObserver
 from service.inference.pace import REMEMBERED_RUNS
 from service.inference.version import LoadedVersion
 from service.lifecycle.loader import Preparation
 from service.lifecycle.policies import Batching
-from service.lifecycle.warm_up_requests import Example
+from service.lifecycle.warm_up import Example
 from service.serving_config import InvalidServingConfig, RowProof, ServingConfig, write_serving_config
 from service.tensors.json import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, TensorSpec
@@ -151,7 +150,7 @@ def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, i
         found.append((version, most))
         return 3
 
-    monkeypatch.setattr("service.lifecycle.warm_up.paying_rows", three)
+    monkeypatch.setattr("service.lifecycle.warm_up.best_batch_size", three)
     write_serving_config(tmp_path, says_so(example={"instances": [1.0]}))
     return found
 

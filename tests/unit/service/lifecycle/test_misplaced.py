@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from service.cli.greeting import greeting
-from service.lifecycle.misplaced import MAX_FOLDERS
 from service.lifecycle.registry import Registry
-from service.lifecycle.repository import Repository
+from service.lifecycle.repository import MAX_FOLDERS, Repository
 from service.runtime.shared_memory import SharedMemory
 from service.settings import Settings
 from tests.unit.service.fakes import FakeService, error

@@ -1,6 +1,6 @@
 import pytest
 
-from service.lifecycle.names import model_misfit, version_number
+from service.lifecycle.repository import model_name_fault, version_number
 
 
 @pytest.mark.parametrize(
@@ -23,9 +23,9 @@ def test_what_is_no_number_of_int64_is_no_version(text: str) -> None:
     ["stats", "config", "100%", "a%2Fb", " ", "no\u00a0break", "größe", "日本", "می\u200cخواهم", 'quo"te', "a\\b"],
 )
 def test_any_name_that_a_path_can_hold_may_be_a_models(name: str) -> None:
-    assert model_misfit(name) is None
+    assert model_name_fault(name) is None
 
 
 @pytest.mark.parametrize("name", [".1", "a:b", "line\nbreak", "null\0", "\udcff", "\u202eback", "\u2028"])
 def test_a_name_that_a_path_or_the_log_cannot_hold_is_no_models(name: str) -> None:
-    assert model_misfit(name) is not None
+    assert model_name_fault(name) is not None

@@ -1,4 +1,4 @@
-from service.lifecycle.retries import LONGEST_PAUSE_SECONDS, Retries
+from service.lifecycle.loader import MAX_PAUSE_SECONDS, Retries
 
 KEY = ("model", 1)
 
@@ -20,7 +20,7 @@ def test_pauses_double_up_to_the_longest() -> None:
             clock.now += 1.0
         pauses.append(clock.now - failed)
     assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
-    assert LONGEST_PAUSE_SECONDS == 300
+    assert MAX_PAUSE_SECONDS == 300
 
 
 def test_what_is_left_alone_is_due_once_its_files_change_or_it_is_forgotten() -> None:

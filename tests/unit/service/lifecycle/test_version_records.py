@@ -6,7 +6,7 @@ import pytest
 
 from service.errors import Unavailable
 from service.lifecycle.version_records import Deadly, VersionRecords, is_deadly
-from service.runtime.marks import BEGAN, ENDED, LOADER, MAX_THREADS, SUSPECT, under_way
+from service.runtime.deaths import BEGAN, ENDED, LOADER, MAX_THREADS, SUSPECT, under_way
 from service.runtime.shared_memory import MIN_CAPACITY, Areas, Kind, SharedMemory
 from service.tensors.signature import DEFAULT_SIGNATURE
 from tests.unit.service.fakes import Arrays, FakeEngine, any_shape, echo, signature

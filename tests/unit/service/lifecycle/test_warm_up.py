@@ -15,10 +15,10 @@ from service.lifecycle.warm_up import (
     MAX_RUNS,
     MIN_RUNS,
     SECONDS_FOR_MORE_RUNS,
+    WARM_UP_FILE,
     WarmUp,
     replay,
 )
-from service.lifecycle.warm_up_requests import WARM_UP_FILE
 from service.serving_config import ASSETS, ImageSpec, Sample, ServingConfig
 from service.tensors.json import Array
 from service.tensors.signature import DEFAULT_SIGNATURE

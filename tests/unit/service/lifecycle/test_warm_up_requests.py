@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engines.base import LoadError
-from service.lifecycle.warm_up_requests import MOST_RECORDS, WARM_UP_FILE, RecordedRequest, recorded_requests
+from service.lifecycle.warm_up import MOST_RECORDS, WARM_UP_FILE, RecordedRequest, recorded_requests
 from service.serving_config import ASSETS
 from tests.unit.service.protobufs import examples_log, message, predict_log, tensor, tf_record
 

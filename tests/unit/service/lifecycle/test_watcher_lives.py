@@ -10,8 +10,8 @@ import pytest
 from service.engines.base import LoadError
 from service.errors import InvalidRequest, NotFound, Unavailable
 from service.inference.version import State
-from service.lifecycle.board import PREPARED, Report, Slow
 from service.lifecycle.registry import Registry
+from service.lifecycle.workers import PREPARED, Report, Slow
 from service.runtime.shared_memory import SharedMemory
 from tests.unit.service.watched import ROWS, FakeLoader, Watched, board_of
 

@@ -11,8 +11,7 @@ from service.lifecycle.policies import decode
 from service.lifecycle.registry import Registry
 from service.metrics.definitions import Metrics, scrape_page, scrape_registry
 from service.runtime.cgroup import Memory
-from service.runtime.shared_cells import series_key
-from service.runtime.shared_memory import FIRST_PROCESS, Areas, Kind, SharedMemory
+from service.runtime.shared_memory import FIRST_PROCESS, Areas, Kind, SharedMemory, series_key
 from tests.unit.service.fakes import any_shape, loaded_version, make_available, signature
 from tests.unit.service.forked import Forked
 

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from service.metrics import processes
-from service.metrics.processes import Usage, usage
+from service.metrics import exposition
+from service.metrics.exposition import Usage, usage
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -12,7 +12,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @pytest.fixture
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(processes, "PROC", tmp_path)
+    monkeypatch.setattr(exposition, "PROC", tmp_path)
     (tmp_path / "stat").write_text("cpu 1 2 3\nbtime 1000\nprocesses 5\n")
     return tmp_path
 
@@ -58,7 +58,7 @@ def test_where_there_is_no_proc_there_is_nothing_to_tell(proc: Path) -> None:
 def test_an_end_between_two_looks_is_counted_once(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add_process(proc, 1, of_children=50)
     add_process(proc, 2, cpu=3)
-    read = processes._stat
+    read = exposition._stat
 
     def ends_once_read(pid: int) -> list[str]:
         fields = read(pid)
@@ -71,5 +71,5 @@ def test_an_end_between_two_looks_is_counted_once(proc: Path, monkeypatch: pytes
             add_process(proc, 1, of_children=53)
         return fields
 
-    monkeypatch.setattr(processes, "_stat", ends_once_read)
-    assert processes._cpu_ticks([2], parent=1) == 53 * TICKS
+    monkeypatch.setattr(exposition, "_stat", ends_once_read)
+    assert exposition._cpu_ticks([2], parent=1) == 53 * TICKS

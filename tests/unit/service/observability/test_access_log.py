@@ -15,8 +15,7 @@ import pytest
 from service import create_app
 from service.inference.version import LoadedVersion
 from service.observability.access_log import RequestLog
-from service.server.connection import HttpConnection
-from service.server.connections import Connections
+from service.server.connection import Connections, HttpConnection
 from service.server.dispatch import Roads
 from service.server.interface import LONGEST_PATH, HttpRequest
 from service.settings import Settings

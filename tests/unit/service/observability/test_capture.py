@@ -14,8 +14,7 @@ from service import create_app
 from service.inference.context import Call
 from service.inference.deadline import Deadline
 from service.inference.version import Shadow
-from service.observability.capture import Capture
-from service.observability.captured import arrays, decode_line
+from service.observability.capture import Capture, decode_line, decode_tensors
 from service.serving_config import ServingConfig
 from service.settings import Settings
 from service.tensors.json import Array
@@ -65,8 +64,8 @@ def test_a_request_is_kept_with_its_answer(tmp_path: Path) -> None:
     (line,) = map(decode_line, kept.lines())
     assert (line.request_id, line.model, line.version, line.engine) == ("mine", "model", 3, "fake")
     assert (line.protocol, line.verb, line.signature) == ("v1", "classify", "serving_default")
-    assert arrays(line.inputs)["x"].tolist() == [[1, 2], [4, 3]]
-    assert arrays(line.outputs)["scores"].tolist() == [[1, 2], [4, 3]]
+    assert decode_tensors(line.inputs)["x"].tolist() == [[1, 2], [4, 3]]
+    assert decode_tensors(line.outputs)["scores"].tolist() == [[1, 2], [4, 3]]
     assert line.labels == ["dog", "cat"]
 
 
@@ -159,7 +158,7 @@ def test_predictions_by_either_protocol_are_kept_as_the_client_saw_them(
     assert service.post("/v2/models/model/infer", {"inputs": [tensor_]}).status_code == 200
     lines = [decode_line(line) for line in captured(service, path)]
     assert [(line.protocol, line.verb) for line in lines] == [("v1", "predict"), ("v2", "infer")]
-    assert [arrays(line.inputs)["x"].tolist() for line in lines] == [[[1, 2]], [[3, 4]]]
+    assert [decode_tensors(line.inputs)["x"].tolist() for line in lines] == [[[1, 2]], [[3, 4]]]
     assert service.sample("serving_capture_dropped_total") == "0.0"
 
 

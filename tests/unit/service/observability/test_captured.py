@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from service.observability.captured import Captured, Tensor, arrays, decode_line, encode_line, tensors
+from service.observability.capture import Captured, Tensor, decode_line, decode_tensors, encode_line, encode_tensors
 from service.tensors.json import DTYPES, Array
 
 LINE: dict[str, Any] = {
@@ -39,8 +39,8 @@ def test_a_line_says_who_was_asked_what_and_what_the_answer_was() -> None:
         "v1",
         "predict",
         "serving_default",
-        tensors({"x": np.array([[1, 2]], np.float32)}),
-        tensors({"y": strings(b"a", b"")}),
+        encode_tensors({"x": np.array([[1, 2]], np.float32)}),
+        encode_tensors({"y": strings(b"a", b"")}),
     )
     line = encode_line(captured)
     assert line.endswith(b"}\n")
@@ -52,7 +52,7 @@ def test_a_line_says_who_was_asked_what_and_what_the_answer_was() -> None:
 def test_every_type_comes_back_as_it_was(name: str) -> None:
     dtype = DTYPES[name]
     array = strings(b"", b"\xff\n", "ä".encode()) if dtype.kind == "O" else np.array([0, 1, 1], dtype)
-    (back,) = arrays(tensors({"x": array})).values()
+    (back,) = decode_tensors(encode_tensors({"x": array})).values()
     assert back.dtype == dtype
     assert back.tolist() == array.tolist()
 
@@ -61,29 +61,29 @@ def test_every_type_comes_back_as_it_was(name: str) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, object])
 def test_every_shape_comes_back_as_it_was(shape: tuple[int, ...], dtype: Any) -> None:
     array = np.full(shape, b"x" if dtype is object else 1, dtype)
-    (back,) = arrays(tensors({"x": array})).values()
+    (back,) = decode_tensors(encode_tensors({"x": array})).values()
     assert back.shape == shape
     assert np.array_equal(back, array)
 
 
 def test_a_view_is_written_as_it_reads() -> None:
     array = np.arange(6, dtype=np.int32).reshape(2, 3).T[::2]
-    assert arrays(tensors({"x": array}))["x"].tolist() == array.tolist()
+    assert decode_tensors(encode_tensors({"x": array}))["x"].tolist() == array.tolist()
 
 
 def test_numbers_that_are_none_come_back_exactly() -> None:
     array = np.array([np.nan, np.inf, -0.0, 0.1], np.float32)
-    assert arrays(tensors({"x": array}))["x"].tobytes() == array.tobytes()
+    assert decode_tensors(encode_tensors({"x": array}))["x"].tobytes() == array.tobytes()
 
 
 def test_what_numpy_does_not_know_comes_back_as_it_reads() -> None:
     array = np.array([1.5, -2], ml_dtypes.bfloat16)
-    assert arrays(tensors({"x": array}))["x"].tolist() == [1.5, -2]
+    assert decode_tensors(encode_tensors({"x": array}))["x"].tolist() == [1.5, -2]
 
 
 def test_a_type_without_a_name_cannot_be_written() -> None:
     with pytest.raises(ValueError, match="'y' is of the type complex64, which has no name"):
-        tensors({"y": np.zeros(1, np.complex64)})
+        encode_tensors({"y": np.zeros(1, np.complex64)})
 
 
 @pytest.mark.parametrize(
@@ -117,4 +117,4 @@ def test_a_damaged_line_says_what_is_wrong(line: bytes, reason: str) -> None:
 )
 def test_a_tensor_that_is_not_what_it_says_is_told(tensor: Tensor, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        arrays({"x": tensor})
+        decode_tensors({"x": tensor})

@@ -6,7 +6,7 @@ from select import PIPE_BUF
 
 import pytest
 
-from service.observability.log_writer import LogWriter, _pieces
+from service.observability.logging import LogWriter, _pieces
 
 DEADLINE = 10
 
@@ -79,7 +79,7 @@ def test_a_full_disk_costs_lines_and_later_ones_are_written_again(pipe: Pipe, mo
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(descriptor, data[:taken])
 
-    monkeypatch.setattr("service.observability.log_writer.os.write", full)
+    monkeypatch.setattr("service.observability.logging.os.write", full)
     pipe.writer.write(b"torn line\n")
     assert pipe.is_dropped.wait(DEADLINE)
     assert pipe.dropped == 1

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.observability.log_writer import LogWriter
-from service.observability.logging import JsonFormatter, written_by
+from service.observability.logging import JsonFormatter, LogWriter, written_by
 
 
 def logged(*calls: tuple[str, str, str], **settings: str) -> list[str]:

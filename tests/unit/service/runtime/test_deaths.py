@@ -11,10 +11,8 @@ import pytest
 
 from service.engines.base import Engine
 from service.lifecycle.version_records import Deadly, VersionRecords
-from service.runtime.deaths import FRESH_SECONDS, METRIC, Deaths, Ending, OomKills
-from service.runtime.marks import SUSPECT
-from service.runtime.shared_cells import series_key
-from service.runtime.shared_memory import FIRST_PROCESS, Areas, Kind, SharedMemory
+from service.runtime.deaths import FRESH_SECONDS, METRIC, SUSPECT, Deaths, Ending, OomKills
+from service.runtime.shared_memory import FIRST_PROCESS, Areas, Kind, SharedMemory, series_key
 from service.tensors.signature import DEFAULT_SIGNATURE
 from tests.unit.service.fakes import Arrays, FakeEngine, any_shape, echo, signature
 

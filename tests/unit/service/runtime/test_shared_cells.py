@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from service.runtime.shared_cells import Store, parse_series_key, series_key
-from service.runtime.shared_memory import MIN_CAPACITY, Kind, SharedMemory
+from service.runtime.shared_memory import MIN_CAPACITY, Kind, SharedMemory, Store, parse_series_key, series_key
 
 
 @pytest.fixture

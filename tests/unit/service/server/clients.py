@@ -5,8 +5,7 @@ import time
 from dataclasses import dataclass, field
 
 from service.http import Answer
-from service.server.connection import HttpConnection
-from service.server.connections import Connections
+from service.server.connection import Connections, HttpConnection
 from service.server.interface import HttpRequest
 from tests.unit.service.fakes import FakeTransport
 

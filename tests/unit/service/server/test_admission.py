@@ -18,8 +18,7 @@ from service import create_app
 from service.http import Answer
 from service.server import admission
 from service.server.admission import doors
-from service.server.connection import HttpConnection
-from service.server.connections import Connections
+from service.server.connection import Connections, HttpConnection
 from service.server.interface import HttpRequest, decoded_path
 from service.server.wsgi import run_wsgi
 from service.settings import Settings

@@ -15,8 +15,9 @@ import pytest
 
 from service.http import Answer
 from service.server import connection as protocol
-from service.server import parser, waits
-from service.server.connections import Connections
+from service.server import connection as waits
+from service.server import parser
+from service.server.connection import Connections
 from tests.unit.service.server.clients import GET, connect, post
 
 

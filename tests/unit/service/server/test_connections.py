@@ -6,8 +6,8 @@ import resource
 import pytest
 
 from service.http import Answer
-from service.server import waits
-from service.server.connections import OTHER_FILES, TOLD, Connections, affordable_connections
+from service.server import connection
+from service.server.connection import MAX_REJECTED_CONNECTIONS, OTHER_FILES, Connections, affordable_connections
 from tests.unit.service.server.clients import GET, connect, post
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -42,15 +42,15 @@ def test_a_connection_too_many_may_send_its_body_before_it_looks_for_an_answer()
 def test_a_connection_too_many_that_asks_nothing_is_soon_closed() -> None:
     client = connect(connections=Connections(0))
     client.send(b"GET / HT")
-    client.later(waits.DISCARD_SECONDS + 1)
+    client.later(connection.DISCARD_SECONDS + 1)
     assert client.is_closed
     assert client.transport.written == b""
 
 
 def test_far_too_many_connections_are_closed_without_a_word() -> None:
     few = Connections(1)
-    clients = [connect(connections=few) for _ in range(1 + TOLD + 1)]
-    assert [client.is_closed for client in clients] == [False] * (1 + TOLD) + [True]
+    clients = [connect(connections=few) for _ in range(1 + MAX_REJECTED_CONNECTIONS + 1)]
+    assert [client.is_closed for client in clients] == [False] * (1 + MAX_REJECTED_CONNECTIONS) + [True]
 
 
 def test_the_place_of_a_connection_that_ended_is_free_again() -> None:
@@ -77,10 +77,15 @@ def limits(monkeypatch: pytest.MonkeyPatch, soft: int, hard: int) -> list[tuple[
     ("soft", "hard", "raised", "affordable"),
     [
         (20_000, 20_000, [], 10_000),
-        (1024, 524_288, [(10_000 + TOLD + OTHER_FILES, 524_288)], 10_000),
-        (1024, resource.RLIM_INFINITY, [(10_000 + TOLD + OTHER_FILES, resource.RLIM_INFINITY)], 10_000),
+        (1024, 524_288, [(10_000 + MAX_REJECTED_CONNECTIONS + OTHER_FILES, 524_288)], 10_000),
+        (
+            1024,
+            resource.RLIM_INFINITY,
+            [(10_000 + MAX_REJECTED_CONNECTIONS + OTHER_FILES, resource.RLIM_INFINITY)],
+            10_000,
+        ),
         (resource.RLIM_INFINITY, resource.RLIM_INFINITY, [], 10_000),
-        (1024, 4096, [(4096, 4096)], 4096 - TOLD - OTHER_FILES),
+        (1024, 4096, [(4096, 4096)], 4096 - MAX_REJECTED_CONNECTIONS - OTHER_FILES),
         (256, 256, [(256, 256)], 64),
     ],
 )
@@ -104,7 +109,7 @@ def test_a_system_that_keeps_its_limit_is_believed(monkeypatch: pytest.MonkeyPat
 
     limits(monkeypatch, 1024, 4096)
     monkeypatch.setattr(resource, "setrlimit", refuse)
-    assert affordable_connections(10_000) == 1024 - TOLD - OTHER_FILES
+    assert affordable_connections(10_000) == 1024 - MAX_REJECTED_CONNECTIONS - OTHER_FILES
 
 
 @pytest.fixture

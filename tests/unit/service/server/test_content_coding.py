@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.errors import InvalidRequest, PayloadTooLarge, ServingError, UnsupportedMediaType
 from service.http import Answer
-from service.server.content_coding import MAX_CODINGS, SHORTEST_ENCODED_BYTES, decode, encode, preferred
+from service.server.response import MAX_CODINGS, MIN_ENCODED_BYTES, decode_body, encode_body, preferred
 
 BODY = b'{"instances": [1.0, 2.0]}'
 LIMIT = 1_000_000
@@ -48,33 +48,33 @@ def raw_deflate(data: bytes) -> bytes:
     ],
 )
 def test_a_body_comes_out_of_its_codings_in_the_order_of_the_header(coding: bytes, body: bytes) -> None:
-    assert decode(body, coding, LIMIT) == BODY
+    assert decode_body(body, coding, LIMIT) == BODY
 
 
 @given(st.binary(max_size=2_000), st.sampled_from([b"gzip", b"deflate"]))
 def test_what_is_packed_comes_back(data: bytes, coding: bytes) -> None:
     for packed in [gzip.compress(data)] if coding == b"gzip" else [zlib.compress(data), raw_deflate(data)]:
-        assert decode(packed, coding, 2_000) == data
+        assert decode_body(packed, coding, 2_000) == data
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"gzip", b"deflate", b"br", b"gzip, deflate"]))
 def test_whatever_comes_is_unpacked_or_refused(body: bytes, coding: bytes) -> None:
     # Any other error is a failure.
     with suppress(ServingError):
-        assert len(decode(body, coding, LIMIT)) <= LIMIT
+        assert len(decode_body(body, coding, LIMIT)) <= LIMIT
 
 
 @pytest.mark.parametrize("coding", [b"br", b"zstd", b"compress", b"gzip, br", b"gzip;q=1", b"\xff", b"x" * 5_000])
 def test_a_coding_that_nobody_takes_is_refused_with_those_that_are(coding: bytes) -> None:
     with pytest.raises(UnsupportedMediaType, match=r"is not taken; expected one of gzip, deflate$") as raised:
-        decode(BODY, coding, LIMIT)
+        decode_body(BODY, coding, LIMIT)
     assert raised.value.status == 415
     assert len(str(raised.value)) < 200
 
 
 def test_a_coding_that_nobody_takes_is_refused_before_anything_is_unpacked() -> None:
     with pytest.raises(UnsupportedMediaType):
-        decode(b"no gzip", b"br, gzip", LIMIT)
+        decode_body(b"no gzip", b"br, gzip", LIMIT)
 
 
 def test_codings_without_end_are_refused() -> None:
@@ -82,12 +82,12 @@ def test_codings_without_end_are_refused() -> None:
     for _ in range(MAX_CODINGS + 1):
         body = gzip.compress(body)
     with pytest.raises(UnsupportedMediaType, match="lists 4 codings; at most 3 are taken"):
-        decode(body, b"gzip," * (MAX_CODINGS + 1), LIMIT)
+        decode_body(body, b"gzip," * (MAX_CODINGS + 1), LIMIT)
 
 
 @pytest.mark.parametrize("coding", [b"gzip", b"deflate", b"gzip, deflate"])
 def test_a_request_without_a_body_needs_no_coding(coding: bytes) -> None:
-    assert decode(b"", coding, LIMIT) == b""
+    assert decode_body(b"", coding, LIMIT) == b""
 
 
 @pytest.mark.parametrize(
@@ -112,16 +112,16 @@ def test_a_request_without_a_body_needs_no_coding(coding: bytes) -> None:
 )
 def test_a_body_that_is_not_what_its_header_says_is_refused(coding: bytes, body: bytes, words: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
-        decode(body, coding, LIMIT)
+        decode_body(body, coding, LIMIT)
     assert words in str(raised.value)
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, raw_deflate])
 def test_a_body_may_unpack_to_the_limit_and_not_to_a_byte_more(pack: Pack) -> None:
     coding = b"gzip" if pack is gzip.compress else b"deflate"
-    assert len(decode(pack(bytes(1_000)), coding, 1_000)) == 1_000
+    assert len(decode_body(pack(bytes(1_000)), coding, 1_000)) == 1_000
     with pytest.raises(PayloadTooLarge) as raised:
-        decode(pack(bytes(1_001)), coding, 1_000)
+        decode_body(pack(bytes(1_001)), coding, 1_000)
     assert str(raised.value) == (
         "the body unpacks to more than 1000 bytes, the most that are taken (SERVING_MAX_BODY_BYTES)"
     )
@@ -133,7 +133,7 @@ def test_a_bomb_takes_no_more_memory_than_the_limit() -> None:
     tracemalloc.start()
     try:
         with pytest.raises(PayloadTooLarge):
-            decode(bomb, b"gzip", LIMIT)
+            decode_body(bomb, b"gzip", LIMIT)
         assert tracemalloc.get_traced_memory()[1] < 3 * LIMIT
     finally:
         tracemalloc.stop()
@@ -141,7 +141,7 @@ def test_a_bomb_takes_no_more_memory_than_the_limit() -> None:
 
 def test_a_bomb_within_a_bomb_is_found_too() -> None:
     with pytest.raises(PayloadTooLarge):
-        decode(gzip.compress(gzip.compress(bytes(LIMIT + 1))), b"gzip, gzip", LIMIT)
+        decode_body(gzip.compress(gzip.compress(bytes(LIMIT + 1))), b"gzip, gzip", LIMIT)
 
 
 # Answers
@@ -185,12 +185,12 @@ def test_the_header_decides_what_an_answer_comes_in(header: bytes, coding: str |
 
 @given(st.binary(max_size=60))
 def test_no_header_breaks_an_answer(header: bytes) -> None:
-    assert encode(Answer(200, LONG), header).status == 200
+    assert encode_body(Answer(200, LONG), header).status == 200
 
 
 @pytest.mark.parametrize(("coding", "unpack"), [("gzip", gzip.decompress), ("deflate", zlib.decompress)])
 def test_a_long_answer_comes_packed_and_says_so(coding: str, unpack: Pack) -> None:
-    packed = encode(Answer(400, LONG, headers=(("retry-after", "1"),)), coding.encode())
+    packed = encode_body(Answer(400, LONG, headers=(("retry-after", "1"),)), coding.encode())
     assert packed.headers == (("retry-after", "1"), ("vary", "accept-encoding"), ("content-encoding", coding))
     assert unpack(packed.body) == LONG
     assert len(packed.body) < len(LONG) / 10
@@ -199,19 +199,19 @@ def test_a_long_answer_comes_packed_and_says_so(coding: str, unpack: Pack) -> No
 
 def test_who_names_no_coding_gets_the_answer_as_it_is() -> None:
     answer = Answer(200, LONG)
-    assert encode(answer, b"") is answer
+    assert encode_body(answer, b"") is answer
 
 
 @pytest.mark.parametrize("header", [b"br", b"gzip;q=0"])
 def test_a_long_answer_that_comes_plain_tells_caches_that_it_could_have_been_packed(header: bytes) -> None:
-    assert encode(Answer(200, LONG), header) == Answer(200, LONG, headers=(("vary", "accept-encoding"),))
+    assert encode_body(Answer(200, LONG), header) == Answer(200, LONG, headers=(("vary", "accept-encoding"),))
 
 
 @pytest.mark.parametrize(
     "answer",
     [
         Answer(200, b""),
-        Answer(200, b"x" * (SHORTEST_ENCODED_BYTES - 1)),
+        Answer(200, b"x" * (MIN_ENCODED_BYTES - 1)),
         Answer(200, LONG, "image/png"),
         Answer(200, LONG, "Image/JPEG"),
         Answer(200, LONG, "font/woff2"),
@@ -220,16 +220,16 @@ def test_a_long_answer_that_comes_plain_tells_caches_that_it_could_have_been_pac
     ],
 )
 def test_what_gains_nothing_by_packing_stays_as_it_is(answer: Answer) -> None:
-    assert encode(answer, b"gzip") is answer
+    assert encode_body(answer, b"gzip") is answer
 
 
 @pytest.mark.parametrize(
     "content_type", ["application/json", "text/html; charset=utf-8", "application/octet-stream", "image/svg+xml"]
 )
 def test_everything_else_is_packed(content_type: str) -> None:
-    assert encode(Answer(200, LONG, content_type), b"gzip").body[:2] == b"\x1f\x8b"
+    assert encode_body(Answer(200, LONG, content_type), b"gzip").body[:2] == b"\x1f\x8b"
 
 
 def test_an_answer_that_is_packed_unpacks_here() -> None:
     body = os.urandom(5_000)
-    assert decode(encode(Answer(200, body), b"deflate").body, b"deflate", 5_000) == body
+    assert decode_body(encode_body(Answer(200, body), b"deflate").body, b"deflate", 5_000) == body

@@ -13,10 +13,10 @@ from service import create_app
 from service.http import Answer
 from service.inference.pace import Pace
 from service.inference.version import LoadedVersion
-from service.server import content_coding
-from service.server.answers import answer_bytes
+from service.server import response
 from service.server.dispatch import Roads
 from service.server.interface import HttpRequest
+from service.server.response import response_bytes
 from service.serving_config import ServingConfig
 from service.tensors.json import Array
 from service.tensors.signature import DEFAULT_SIGNATURE
@@ -45,7 +45,7 @@ def exchange(
         answer = roads.answer(request)
         ended = answer if isinstance(answer, Answer) else await answer
         roads.close()
-        return answer_bytes(request, content_coding.encode(ended, request.accept_encoding), keep_alive=True)
+        return response_bytes(request, response.encode_body(ended, request.accept_encoding), keep_alive=True)
 
     head, _, content = asyncio.run(ask()).partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")

@@ -6,8 +6,7 @@ import pytest
 
 from service.http import Answer, error_answer
 from service.security.cors import Cors, parse
-from service.server.connection import CorsConnection
-from service.server.connections import Connections
+from service.server.connection import Connections, CorsConnection
 from service.settings import InvalidSetting, from_environment
 from tests.unit.service.fakes import FakeTransport
 from tests.unit.service.server.clients import Client, Echo, connect, post

@@ -20,8 +20,7 @@ from PIL import Image
 from service import create_app
 from service.errors import InvalidRequest
 from service.http import Answer
-from service.inference.batch import BatchObserver, Independence
-from service.inference.batching import Batcher, BatchLimits
+from service.inference.batching import Batcher, BatchLimits, BatchObserver, Independence
 from service.inference.context import Call
 from service.inference.health import Health, Tolerance
 from service.inference.infer import Inference
@@ -29,10 +28,9 @@ from service.inference.pace import Pace
 from service.inference.version import LoadedVersion, State, VersionStatus
 from service.lifecycle.policies import ModelPolicy, Policies
 from service.server.dispatch import Roads
-from service.server.executor import Threads
+from service.server.executor import Job, Pool, Threads
 from service.server.fast_dispatch import FEWEST_OF_A_LONG_ROUND, LONGEST_TURN
 from service.server.interface import HttpRequest
-from service.server.pool import Job, Pool
 from service.serving_config import ServingConfig
 from service.tensors.json import Array
 from service.tensors.signature import DEFAULT_SIGNATURE

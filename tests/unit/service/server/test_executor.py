@@ -15,8 +15,8 @@ from service.http import Answer
 from service.inference.context import Call
 from service.inference.deadline import Deadlines
 from service.metrics.definitions import Metrics
+from service.server.admission import Rejections
 from service.server.executor import Threads
-from service.server.refusals import Refusals
 from tests.unit.service.fakes import patient_settings
 
 SECONDS_AT_MOST = 10
@@ -73,7 +73,7 @@ def make(tmp_path: Path) -> Any:
         every = patient_settings(tmp_path, **settings)
         metrics = Metrics(page)
         deadlines = Deadlines(every.request_timeout_ms)
-        return Bench(Threads(every, metrics, deadlines, Refusals(metrics), lambda: starting), page)
+        return Bench(Threads(every, metrics, deadlines, Rejections(metrics), lambda: starting), page)
 
     return make_bench
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from service.http import Answer
-from service.server.connections import BufferedBytes
 from service.server.interface import HttpRequest
-from service.server.parser import MAX_HEAD_BYTES, RequestReader
+from service.server.parser import MAX_HEAD_BYTES, BufferedBytes, RequestReader
 
 POST = b"POST /first HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"

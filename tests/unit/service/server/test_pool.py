@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from service.server.pool import Job, Pool
+from service.server.executor import Job, Pool
 
 SECONDS_AT_MOST = 10
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.http import Answer
-from service.server.connections import Connections
+from service.server.connection import Connections
 from tests.unit.service.mutations import mutated
 from tests.unit.service.server.clients import Client, connect, post
 

@@ -7,12 +7,12 @@ from prometheus_client import CollectorRegistry
 from service.http import Answer
 from service.inference.context import Call
 from service.metrics.definitions import Metrics
-from service.server.refusals import COST, MOST_SAVED, SHARE, Refusals
+from service.server.admission import MAX_REJECTION_SHARE, MAX_SAVED_SECONDS, REJECTION_SECONDS, Rejections
 
 SECONDS_AT_MOST = 10
-AT_ONCE = int(MOST_SAVED / COST)
+AT_ONCE = int(MAX_SAVED_SECONDS / REJECTION_SECONDS)
 # More than can be refused meanwhile, however slow the machine.
-MANY = AT_ONCE + int(SECONDS_AT_MOST * SHARE / COST)
+MANY = AT_ONCE + int(SECONDS_AT_MOST * MAX_REJECTION_SHARE / REJECTION_SECONDS)
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -25,7 +25,7 @@ def call(body_bytes: int = 0) -> Call:
 
 def test_as_many_as_can_be_afforded_are_refused_at_once_and_the_others_in_their_turn(page: CollectorRegistry) -> None:
     async def scenario() -> None:
-        refusals = Refusals(Metrics(page))
+        refusals = Rejections(Metrics(page))
         answers = [refusals.answer(call(), "no") for _ in range(MANY)]
         assert all(isinstance(answer, Answer) and answer.status == 429 for answer in answers[:AT_ONCE])
         waiting = [answer for answer in answers if isinstance(answer, asyncio.Future)]
@@ -42,7 +42,7 @@ def test_other_refusals_are_given_in_the_same_turn_and_are_counted_by_who_decide
     page: CollectorRegistry,
 ) -> None:
     async def scenario() -> None:
-        refusals = Refusals(Metrics(page))
+        refusals = Rejections(Metrics(page))
         unauthorized = Answer(401, b"no key")
         answers = [refusals.give(call(), unauthorized) for _ in range(MANY)]
         assert answers[:AT_ONCE] == [unauthorized] * AT_ONCE
@@ -58,7 +58,7 @@ def test_other_refusals_are_given_in_the_same_turn_and_are_counted_by_who_decide
 
 def test_who_has_left_meanwhile_costs_nothing(page: CollectorRegistry) -> None:
     async def scenario() -> None:
-        refusals = Refusals(Metrics(page))
+        refusals = Rejections(Metrics(page))
         waiting = [answer for _ in range(MANY) if isinstance(answer := refusals.answer(call(), "no"), asyncio.Future)]
         for answer in waiting[:-1]:
             answer.cancel()
@@ -69,7 +69,7 @@ def test_who_has_left_meanwhile_costs_nothing(page: CollectorRegistry) -> None:
 
 def test_one_who_waits_already_is_refused_behind_the_others(page: CollectorRegistry) -> None:
     async def scenario() -> None:
-        refusals = Refusals(Metrics(page))
+        refusals = Rejections(Metrics(page))
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         refusals.settle(answer, call(), "not in time")
         behind = refusals.answer(call(), "no")
@@ -82,7 +82,7 @@ def test_one_who_waits_already_is_refused_behind_the_others(page: CollectorRegis
 
 def test_a_body_longer_than_can_ever_be_afforded_is_refused_all_the_same(page: CollectorRegistry) -> None:
     async def scenario() -> None:
-        refusals = Refusals(Metrics(page))
+        refusals = Rejections(Metrics(page))
         answers = [refusals.answer(call(10**9), "no") for _ in range(2)]
         assert [isinstance(answer, Answer) for answer in answers] == [True, False]
         assert not isinstance(answers[1], Answer)

@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from service import create_app
-from service.server.connection import HttpConnection
-from service.server.connections import Connections
+from service.server.connection import BODY_SECONDS, Connections, HttpConnection
 from service.server.dispatch import Roads
-from service.server.waits import BODY_SECONDS
 from service.settings import Settings
 from tests.unit.service.fakes import FakeService, FakeTransport, patient_settings, signature, tensor
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from service.api.v2 import decode as v2_codec
-from service.api.v2.head import Head
+from service.api.v2.decode import Head
 from service.errors import InvalidRequest
 from service.http import Answer
 from service.tensors.json import DATATYPES, DTYPES, Array

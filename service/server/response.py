@@ -1,29 +1,36 @@
-"""Content codings: request bodies out of gzip and deflate, answers into them. (RFC 9110, 8.4 and 12.5.3)"""
+"""An answer as the bytes that go over the connection."""
 
+import time
 import zlib
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
 
 import msgspec
 
 from service.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from service.http import Answer
+from service.server.interface import HttpRequest
 
-TAKEN = "gzip, deflate"
+# Content codings: request bodies out of gzip and deflate, answers into them. (RFC 9110, 8.4 and 12.5.3)
+
+ACCEPTED_CODINGS = "gzip, deflate"
 
 # One more than anybody has a use for; without an end, a small body could unpack to ever more work.
 MAX_CODINGS = 3
 
 # What fits into a packet gains nothing by being smaller.
-SHORTEST_ENCODED_BYTES = 1_400
+MIN_ENCODED_BYTES = 1_400
 
 # JSON of numbers hardly shrinks further at higher levels, which cost several times as much.
 _LEVEL = 1
 
 _GZIP, _ZLIB, _RAW_DEFLATE = 31, 15, -15
-_COMPRESSED = ("image/", "audio/", "video/", "font/", "application/zip", "application/gzip")
-_NOT_COMPRESSED = ("image/svg+xml", "image/bmp")
+_COMPRESSED_TYPES = ("image/", "audio/", "video/", "font/", "application/zip", "application/gzip")
+_UNCOMPRESSED_TYPES = ("image/svg+xml", "image/bmp")
 
 
-def decode(body: bytes, content_encoding: bytes, max_bytes: int) -> bytes:
+def decode_body(body: bytes, content_encoding: bytes, max_bytes: int) -> bytes:
     """The body without the codings that its header lists in the order of their application. Each one is undone up to
     `max_bytes` and no further. A request without a body is left alone, whatever its header says.
 
@@ -36,18 +43,20 @@ def decode(body: bytes, content_encoding: bytes, max_bytes: int) -> bytes:
     codings = [coding for coding in codings if coding not in ("", "identity")]
     for coding in codings:
         if coding not in ("gzip", "x-gzip", "deflate"):
-            raise UnsupportedMediaType(f"Content-Encoding {coding[:40]!r} is not taken; expected one of {TAKEN}")
+            raise UnsupportedMediaType(
+                f"Content-Encoding {coding[:40]!r} is not taken; expected one of {ACCEPTED_CODINGS}"
+            )
     if len(codings) > MAX_CODINGS:
         raise UnsupportedMediaType(f"Content-Encoding lists {len(codings)} codings; at most {MAX_CODINGS} are taken")
     if body:
         for coding in reversed(codings):
-            body = _decode_one(body, coding, max_bytes)
+            body = _decode_coding(body, coding, max_bytes)
     return body
 
 
-def encode(answer: Answer, accept_encoding: bytes) -> Answer:
+def encode_body(answer: Answer, accept_encoding: bytes) -> Answer:
     """The answer in the coding that its reader likes best, where it is long enough to gain by one."""
-    if not accept_encoding or len(answer.body) < SHORTEST_ENCODED_BYTES or _is_settled(answer):
+    if not accept_encoding or len(answer.body) < MIN_ENCODED_BYTES or _is_settled(answer):
         return answer
     # Caches must tell the forms apart, and so must know of it with either.
     headers = (*answer.headers, ("vary", "accept-encoding"))
@@ -72,7 +81,7 @@ def preferred(accept_encoding: bytes) -> str | None:
     return "gzip" if gzip >= deflate else "deflate"
 
 
-def _decode_one(body: bytes, coding: str, max_bytes: int) -> bytes:
+def _decode_coding(body: bytes, coding: str, max_bytes: int) -> bytes:
     name = "gzip" if coding == "x-gzip" else coding
     unpacker = zlib.decompressobj(_deflate_form(body) if name == "deflate" else _GZIP)
     try:
@@ -100,7 +109,7 @@ def _deflate_form(body: bytes) -> int:
 
 def _is_settled(answer: Answer) -> bool:
     content_type = answer.content_type.lower()
-    if content_type.startswith(_COMPRESSED) and not content_type.startswith(_NOT_COMPRESSED):
+    if content_type.startswith(_COMPRESSED_TYPES) and not content_type.startswith(_UNCOMPRESSED_TYPES):
         return True
     return any(name in ("content-encoding", "vary") for name, _ in answer.headers)
 
@@ -121,3 +130,32 @@ def _weight(text: str) -> float:
     except ValueError:
         return 0.0
     return weight if 0 <= weight <= 1 else 0.0
+
+
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
+
+
+def response_bytes(request: HttpRequest, answer: Answer, *, keep_alive: bool) -> bytes:
+    shared = _shared_head(answer.status, answer.content_type, int(time.time()))
+    head = shared % (len(answer.body), request.call.request_id.encode())
+    for name, value in answer.headers:
+        head += f"{name}: {value}\r\n".encode("latin-1", "replace")
+    if not keep_alive:
+        head += b"connection: close\r\n"
+    elif request.http_version == "1.0":
+        head += b"connection: keep-alive\r\n"
+    return head + b"\r\n" + (b"" if request.method == "HEAD" else answer.body)
+
+
+@lru_cache(64)
+def _shared_head(status: int, content_type: str, second: int) -> bytes:
+    """The lines that many answers share, with places for the body's length and the request's id."""
+    return (
+        f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n"
+        f"content-type: {content_type.replace('%', '%%')}\r\n"
+        f"date: {formatdate(second, usegmt=True)}\r\n"
+        # A browser must not make a page of what is none.
+        "x-content-type-options: nosniff\r\n"
+        "content-length: %d\r\n"
+        "x-request-id: %b\r\n"
+    ).encode("latin-1", "replace")

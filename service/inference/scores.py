@@ -4,13 +4,47 @@ With two labels one output of a single number, as a sigmoid gives it, is the pro
 numbers the classes of a binary classifier.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import isfinite
 
+import msgspec
 import numpy as np
 
 from service.serving_config import ServingConfig
 from service.tensors.json import Array
 from service.tensors.signature import Signature, TensorSpec
+
+# How unlike each row is to what a version was trained on: told beside the outputs, never among them.
+
+OUTLIER_SCORE_HEADER = "Outlier-Score"
+# Many a proxy takes no more than 4 KB of headers.
+MAX_HEADER_SCORES = 256
+
+
+class Inferred(msgspec.Struct, frozen=True):
+    """What came of one request: the signature's outputs, by name. `outlier_scores`, one for each row, are above 1 for
+    what is unlike the training data; empty where the version gives none."""
+
+    outputs: Mapping[str, Array]
+    outlier_scores: Sequence[float] = ()
+
+
+def relative_scores(scores: Array, threshold: float) -> list[float]:
+    return [score / threshold for score in scores.ravel().tolist()]
+
+
+def outlier_score_headers(outlier_scores: Sequence[float]) -> tuple[tuple[str, str], ...]:
+    """The header that tells them; none where there is none, or more than fit into one."""
+    if not 0 < len(outlier_scores) <= MAX_HEADER_SCORES:
+        return ()
+    # What is no finite number is like nothing: so it counts as a metric, too.
+    return (
+        (
+            OUTLIER_SCORE_HEADER,
+            ", ".join([f"{score:.3g}" if isfinite(score) else "Infinity" for score in outlier_scores]),
+        ),
+    )
+
 
 _FLOATS = ("DT_FLOAT", "DT_HALF", "DT_DOUBLE", "DT_BFLOAT16")
 
@@ -19,14 +53,14 @@ def label_output(signature: Signature, config: ServingConfig) -> str | None:
     """The only output whose rows are as long as the labels; with two labels else the only probability."""
     if not config.labels:
         return None
-    numbers = _numbers(signature, config)
+    numbers = _number_outputs(signature, config)
     fitting = [name for name, spec in numbers.items() if _row_shape(spec) == (len(config.labels),)]
     if not fitting and len(config.labels) == 2:
         fitting = [name for name, spec in numbers.items() if _is_probability(spec)]
     return fitting[0] if len(fitting) == 1 else None
 
 
-def scores_of(array: Array, spec: TensorSpec, labels: int) -> Array | None:
+def label_scores(array: Array, spec: TensorSpec, labels: int) -> Array | None:
     """The label output's array as [rows, labels]; None where a run gave another shape than its spec says, or a number
     that is no probability."""
     if not array.ndim or array.shape[1:] != _row_shape(spec):
@@ -39,7 +73,7 @@ def scores_of(array: Array, spec: TensorSpec, labels: int) -> Array | None:
     return np.concatenate([1 - second, second], axis=1)
 
 
-def label_misfit(signatures: Mapping[str, Signature], config: ServingConfig) -> str | None:
+def label_mismatch(signatures: Mapping[str, Signature], config: ServingConfig) -> str | None:
     """Why the labels cannot belong to what the version gives, with both counts; None where they may.
 
     They may where an output has as many scores a row, in whichever signature, and where that cannot be told: an output
@@ -50,7 +84,7 @@ def label_misfit(signatures: Mapping[str, Signature], config: ServingConfig) -> 
         return None
     sizes: dict[str, int] = {}
     for signature in signatures.values():
-        for name, spec in _numbers(signature, config).items():
+        for name, spec in _number_outputs(signature, config).items():
             row_shape = _row_shape(spec)
             if row_shape is None or len(row_shape) > 1 or -1 in row_shape:
                 return None
@@ -69,7 +103,7 @@ def _is_probability(spec: TensorSpec) -> bool:
     return spec.dtype in _FLOATS and (_row_shape(spec) == (1,) or spec.shape == (-1,))
 
 
-def _numbers(signature: Signature, config: ServingConfig) -> dict[str, TensorSpec]:
+def _number_outputs(signature: Signature, config: ServingConfig) -> dict[str, TensorSpec]:
     score = config.outlier_score.output if config.outlier_score is not None else None
     return {name: spec for name, spec in signature.outputs.items() if spec.dtype != "DT_STRING" and name != score}
 
