@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from service.runtime.utf8 import NotUtf8, without_mark
 from service.tensors.signature import Signature
-from service.tensors.utf8 import NotUtf8, without_mark
 
 ASSETS = "assets.extra"
 CONFIG_FILE = "serving.json"

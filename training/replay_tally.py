@@ -10,7 +10,7 @@ import numpy as np
 
 from service.inference.shadow import all_close
 from service.observability.capture import Arrays
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 
 # Of the changes from one label to another, the most frequent.
 MOST_CHANGES = 20

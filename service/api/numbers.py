@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import simdjson
 
-from service.tensors.json import DTYPES, Array
+from service.tensors.dtypes import DTYPES, Array
 from service.tensors.signature import TensorSpec
 
 # simdjson's parsers. One keeps its buffers from a document to the next, and serves one thread.

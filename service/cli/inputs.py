@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from service.tensors import utf8
+from service.runtime import utf8
 from service.tensors.image_file import FORMATS, looks_like_picture
 
 # As Pillow's formats are called at the end of file names; of HEIC the service says itself whether it takes any.

@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 
 # A row of at most so many values is watched value by value, a larger one (a picture, a recording) by its statistics,
 MOST_VALUES = 32

@@ -12,7 +12,7 @@ import numpy as np
 from service.drift.features import InputFeatures
 from service.drift.psi import LABEL, Bins
 from service.drift.window import Sample, Window
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 
 # To measure many rows together takes a fraction of the time, so that they wait for each other: so many at most,
 WAITING_ROWS = 32

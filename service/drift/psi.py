@@ -15,7 +15,7 @@ import numpy as np
 
 from service.drift.features import InputFeatures
 from service.drift.reference import Reference
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 
 BY_CHANCE = 0.001
 _DEVIATIONS = NormalDist().inv_cdf(1 - BY_CHANCE)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import msgspec
 
+from service.runtime.utf8 import NotUtf8, without_mark
 from service.serving_config import ASSETS
-from service.tensors.utf8 import NotUtf8, without_mark
 
 REFERENCE_FILE = "reference.json"
 

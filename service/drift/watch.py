@@ -15,7 +15,7 @@ from service.drift.window import MAX_REQUESTS_PER_SECOND, Window, shared_window
 from service.inference.version import LoadedVersion
 from service.runtime.shared_memory import SharedMemory
 from service.serving_config import ASSETS
-from service.tensors.json import DTYPES
+from service.tensors.dtypes import DTYPES
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from service.runtime.shared_memory import COMMON, Areas, Kind, SharedMemory
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 
 # Which requests are looked at for drift: all, unless they are many or large.
 

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from service.errors import InvalidRequest
-from service.tensors.json import DTYPES, Array, declared_shape, shape_text
+from service.tensors.dtypes import DTYPES, Array, declared_shape, shape_text
 from service.tensors.signature import Signature
 
 

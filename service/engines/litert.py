@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from service.engines.base import LoadError, outputs_of_no_rows
 from service.errors import InvalidRequest
-from service.tensors.json import DTYPES, Array
+from service.tensors.dtypes import DTYPES, Array
 from service.tensors.signature import Signature, TensorSpec
 
 # Interpreters that are kept, each prepared for the shapes it ran last. To prepare one for other shapes costs more than

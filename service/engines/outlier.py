@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from service.engines.base import Engine, LoadError
 from service.serving_config import OutlierScore
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 _FLOATS = ("DT_FLOAT", "DT_DOUBLE", "DT_HALF")

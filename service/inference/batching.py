@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from service.inference.deadline import Deadline, Stage
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import Signature
 
 # Several requests' rows as one batch: which may be run together, and how each gets its own outputs back.

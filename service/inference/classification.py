@@ -6,7 +6,7 @@ import numpy as np
 
 from service.errors import InvalidRequest
 from service.inference.version import LoadedVersion
-from service.tensors.json import Array, shape_text
+from service.tensors.dtypes import Array, shape_text
 from service.tensors.signature import Signature
 
 Ranking = list[list[object]]

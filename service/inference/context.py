@@ -19,7 +19,7 @@ from service.inference.deadline import Deadline, DeadlineExceeded, Stage
 from service.inference.scores import Inferred
 from service.inference.version import LoadedVersion
 from service.metrics.definitions import Metrics
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 
 # What a request is called, in its answer and in the log.
 

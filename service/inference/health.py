@@ -9,7 +9,7 @@ from time import perf_counter
 from service.errors import Unavailable
 from service.inference.batching import Arrays, Run
 from service.inference.deadline import Deadline
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 
 RETRY_SECONDS = 5
 # Of what a request may take, until a run counts as one that does not end. A busy machine may make a sound one late.

@@ -18,7 +18,7 @@ from service.inference.version import LoadedVersion
 from service.lifecycle.registry import Registry
 from service.metrics.definitions import Metrics, ShadowMetrics
 from service.observability.capture import Capture
-from service.tensors.json import Array, check_shape
+from service.tensors.dtypes import Array, check_shape
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 
 # A request with more rows than a version runs together, run in parts: a run takes memory for each of its rows.

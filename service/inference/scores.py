@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from service.serving_config import ServingConfig
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import Signature, TensorSpec
 
 # How unlike each row is to what a version was trained on: told beside the outputs, never among them.

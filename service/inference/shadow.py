@@ -9,7 +9,7 @@ from random import random
 import numpy as np
 
 from service.inference.version import LoadedVersion, Shadow
-from service.tensors.json import DTYPES, Array, size_of
+from service.tensors.dtypes import DTYPES, Array, size_of
 
 # Copies that wait for the one thread that runs them, and their bytes; what comes beyond is dropped.
 MAX_WAITING = 64

@@ -14,8 +14,8 @@ from service.inference.pace import Pace
 from service.inference.scores import label_output, label_scores
 from service.lifecycle.repository import Folder
 from service.serving_config import ServingConfig
+from service.tensors.dtypes import Array
 from service.tensors.image import takes_pictures
-from service.tensors.json import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 
 UNBATCHED = BatchLimits(max_batch_size=1, timeout_seconds=0.0)

@@ -24,7 +24,7 @@ from service.runtime.deaths import (
     version_of,
 )
 from service.runtime.shared_memory import COMMON, Areas, Kind, MemoryFull, SharedMemory
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 
 # For another worker process to load a version first, or to take the place of one that died of it.
 PATIENCE_SECONDS = 60.0

@@ -26,8 +26,8 @@ from service.inference.batching import row_count
 from service.inference.pace import QUICK_SECONDS
 from service.serving_config import ASSETS, ServingConfig
 from service.settings import Settings
+from service.tensors.dtypes import DTYPES, Array, has_fitting_shape
 from service.tensors.image import picture_batch
-from service.tensors.json import DTYPES, Array, has_fitting_shape
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 
 # What a version brings for its warm-up: recorded requests as TensorFlow Serving reads them, or an example.

@@ -10,7 +10,7 @@ from typing import ClassVar, Generic, TypeVar
 import numpy as np
 
 from service.runtime.shared_memory import Cells, Kind, Store
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 
 
 class Counter:

@@ -18,7 +18,7 @@ from service.inference.shadow import first_labels
 from service.inference.version import LoadedVersion
 from service.observability.rotating_file import RotatingFile
 from service.runtime.worker_thread import Background
-from service.tensors.json import DATATYPES, DTYPES, Array, shape_text
+from service.tensors.dtypes import DATATYPES, DTYPES, Array, shape_text
 
 # A captured request as a line of JSON: what a version was asked, and what it answered.
 

@@ -10,7 +10,7 @@ import msgspec
 
 from service.runtime.shared_memory import MemoryFull
 from service.runtime.shared_values import Value
-from service.tensors.utf8 import NotUtf8, without_mark
+from service.runtime.utf8 import NotUtf8, without_mark
 
 Content = TypeVar("Content")
 Table = TypeVar("Table")

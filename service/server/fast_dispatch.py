@@ -27,8 +27,8 @@ from service.lifecycle.registry import Find, WouldWait
 from service.metrics.definitions import Metrics
 from service.server import response
 from service.settings import Settings
+from service.tensors.dtypes import size_of
 from service.tensors.image_file import may_take_long, picture_pixels
-from service.tensors.json import size_of
 
 _V1 = re.compile(
     r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[^/]+)|/labels/(?P<label>[^/]+))?"

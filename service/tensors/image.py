@@ -7,9 +7,9 @@ from PIL import Image, ImageChops, ImageOps
 
 from service.errors import InvalidRequest, PayloadTooLarge
 from service.serving_config import Ground, ImageSpec
+from service.tensors.dtypes import DTYPES, Array
 from service.tensors.image_colours import plain_colours
 from service.tensors.image_file import read_picture
-from service.tensors.json import DTYPES, Array
 from service.tensors.signature import Signature
 
 _RESAMPLING = Image.Resampling.LANCZOS

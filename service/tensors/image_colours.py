@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageCms
 
 from service.errors import InvalidRequest
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 
 _BLACK, _WHITE = 0, 255
 _MAX_8_BIT, _MAX_16_BIT = 255, 65_535

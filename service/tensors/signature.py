@@ -1,4 +1,4 @@
-"""A signature: a SavedModel's entry point, with the tensors it takes and gives."""
+"""Signatures: a SavedModel's entry points, with the tensors that they take and give. Needs no NumPy."""
 
 from dataclasses import dataclass
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from service.engines.base import Engine
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 
 
 def run(engine: Engine, **inputs: Any) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.serving_config import read_serving_config
+from service.tensors.dtypes import Array
 from service.tensors.image import decode_picture
-from service.tensors.json import Array
 from tests.integration.conftest import SHIPPED
 from tests.integration.prometheus import MONITORING, Prometheus, prometheus
 from tests.integration.server import Server, running, wait_for

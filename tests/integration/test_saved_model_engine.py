@@ -14,7 +14,7 @@ from service.engines.tensorflow.engine import SavedModelEngine
 from service.engines.tensorflow.session import _config
 from service.engines.tensorflow.tensor import _string_memory
 from service.runtime.cgroup import usable_cores
-from service.tensors.json import DTYPES, Array
+from service.tensors.dtypes import DTYPES, Array
 from tests.integration import odd_saved_models, saved_models
 from tests.integration.arrays import floats, run, texts
 from tests.integration.conftest import SHIPPED

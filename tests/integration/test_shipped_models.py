@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from tests.integration.conftest import SHIPPED
 from tests.integration.server import Answer, Server, running
 from training import basic_motions

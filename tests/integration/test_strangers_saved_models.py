@@ -14,7 +14,7 @@ from PIL import Image
 from service.engines.base import LoadError
 from service.engines.loading import load_engine
 from service.serving_config import ServingConfig
-from service.tensors.json import DTYPES
+from service.tensors.dtypes import DTYPES
 from service.tensors.tf_example import encode_example
 from tests.integration.saved_models import save_identity
 from tests.integration.server import Server

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from service.tensors.json import DTYPES
+from service.tensors.dtypes import DTYPES
 from tests.integration import saved_models
 from tests.integration.server import Server, running
 from tests.integration.test_strangers_saved_models import VALUES

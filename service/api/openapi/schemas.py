@@ -3,7 +3,7 @@
 from typing import Any
 
 from service.inference.version import State
-from service.tensors.json import DATATYPES
+from service.tensors.dtypes import DATATYPES
 
 ANY_JSON: dict[str, Any] = {}
 TEXT = {"type": "string"}

@@ -9,7 +9,7 @@ import numpy as np
 from service.errors import InvalidRequest
 from service.inference.classification import label_scores
 from service.inference.version import LoadedVersion
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 
 # What a person who clicks likes to wait, and how fine a map still says more.
 RUN_SECONDS = 1.0

@@ -7,8 +7,8 @@ from pathlib import Path
 import orjson
 
 from service.errors import NotFound
+from service.runtime.utf8 import NotUtf8, without_mark
 from service.serving_config import ASSETS
-from service.tensors.utf8 import NotUtf8, without_mark
 
 METRICS_FILE = "metrics.json"
 # By its ending, as browsers are told. Nothing else that lies there is handed out.

@@ -18,8 +18,8 @@ from service.inference.infer import Inference
 from service.inference.version import LoadedVersion
 from service.lifecycle.repository import Repository
 from service.settings import Settings
+from service.tensors.dtypes import Array
 from service.tensors.image import picture_batch
-from service.tensors.json import Array
 from service.tensors.signature import DEFAULT_SIGNATURE
 
 _VERSION = "/playground/models/<name:model>/versions/<version>"

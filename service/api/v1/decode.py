@@ -9,11 +9,12 @@ import orjson
 
 from service.api.numbers import decode_rows
 from service.errors import InvalidRequest
+from service.runtime.utf8 import NotUtf8, without_mark
+from service.tensors.dtypes import Array
 from service.tensors.image_file import looks_like_picture
-from service.tensors.json import Array, array_from_json, bytes_from_json, is_base64
+from service.tensors.json import array_from_json, bytes_from_json, is_base64
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from service.tensors.tf_example import encode_example
-from service.tensors.utf8 import NotUtf8, without_mark
 
 # Picture files, by what messages call them, as a signature's only input.
 Pictures = Callable[[Mapping[str, bytes]], Array]

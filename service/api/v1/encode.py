@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 
 from service.errors import InvalidRequest
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 
 _AS_COLUMNS = 'ask in the column format {"inputs": ...}'
 

@@ -20,8 +20,8 @@ from service.inference.version import LoadedVersion
 from service.lifecycle.registry import Find
 from service.lifecycle.repository import MAX_VERSION, version_number
 from service.settings import Settings
+from service.tensors.dtypes import Array
 from service.tensors.image import picture_batch, takes_pictures
-from service.tensors.json import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 
 _PLACES = (

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from service.errors import InvalidRequest
-from service.tensors.json import DATATYPES, DTYPES, Array, shape_text
+from service.tensors.dtypes import DATATYPES, DTYPES, Array, shape_text
 from service.tensors.signature import TensorSpec
 
 # NumPy does not know it: its values come as float32, from which engines take them.

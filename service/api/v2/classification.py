@@ -7,7 +7,7 @@ import numpy as np
 from service.errors import InvalidRequest
 from service.inference.classification import best_first
 from service.inference.version import LoadedVersion
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 
 
 def classify(loaded: LoadedVersion, signature_name: str, output: str, scores: Array, count: int) -> Array:

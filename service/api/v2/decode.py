@@ -13,9 +13,10 @@ from service.api.v2 import binary, classification
 from service.errors import InvalidRequest
 from service.http import Answer
 from service.inference.version import LoadedVersion
-from service.tensors.json import DATATYPES, DTYPES, MAX_DIMENSIONS, Array, array_from_json, shape_text
+from service.runtime.utf8 import NotUtf8, without_mark
+from service.tensors.dtypes import DATATYPES, DTYPES, MAX_DIMENSIONS, Array, shape_text
+from service.tensors.json import array_from_json
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
-from service.tensors.utf8 import NotUtf8, without_mark
 
 # The JSON of an inference request, without its tensors' values.
 

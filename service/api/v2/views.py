@@ -22,8 +22,8 @@ from service.inference.scores import Inferred
 from service.inference.version import LoadedVersion
 from service.lifecycle.registry import Find
 from service.lifecycle.watcher import Watcher
+from service.runtime.utf8 import NotUtf8, without_mark
 from service.settings import Settings
-from service.tensors.utf8 import NotUtf8, without_mark
 
 
 class Forbidden(ServingError):

@@ -18,7 +18,7 @@ import numpy as np
 
 from service.engines.saved_model.meta_graph import DATA_TYPES, read_shape
 from service.engines.saved_model.wire import NOTHING, Value, as_bytes, as_int, fields, numbers, signed
-from service.tensors.json import DTYPES, Array
+from service.tensors.dtypes import DTYPES, Array
 
 _CONTENT, _FLOAT, _DOUBLE, _INT, _STRING, _INT64, _BOOL, _HALF, _UINT32, _UINT64 = 4, 5, 6, 7, 8, 10, 11, 13, 16, 17
 _FIELDS = {

@@ -13,7 +13,7 @@ from service.engines.tensorflow.op_libraries import missing_op
 from service.engines.tensorflow.session import EXECUTORS, Call, Executor, Session
 from service.errors import GraphError, InvalidRequest, ServingError, without_paths
 from service.serving_config import graph_file
-from service.tensors.json import Array, declared_shape, has_declared_shape, shape_text
+from service.tensors.dtypes import Array, declared_shape, has_declared_shape, shape_text
 from service.tensors.signature import Signature
 
 # What TensorFlow says of the first executor where a graph needs the second.

@@ -16,7 +16,7 @@ from service.engines.saved_model.meta_graph import DATA_TYPES, has_variables, re
 from service.engines.tensorflow.c_api import NOT_FOUND, Buffer, Library, Output, TensorFlowError, check, tensorflow
 from service.engines.tensorflow.tensor import TYPE_NUMBERS, new_tensor, to_array
 from service.runtime.cgroup import usable_cores
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import Signature, TensorSpec
 
 SERVE_TAG = b"serve"

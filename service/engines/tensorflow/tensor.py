@@ -15,7 +15,7 @@ import numpy as np
 
 from service.engines.saved_model.meta_graph import DATA_TYPES
 from service.engines.tensorflow.c_api import DEALLOCATOR, Library, tensorflow
-from service.tensors.json import DTYPES, Array
+from service.tensors.dtypes import DTYPES, Array
 
 STRING = 7
 STRING_BYTES = 24  # sizeof(TF_TString)

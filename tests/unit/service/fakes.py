@@ -22,7 +22,7 @@ from service.server.connection import Connections, HttpConnection
 from service.server.dispatch import Roads
 from service.serving_config import ServingConfig
 from service.settings import Settings
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 Arrays = Mapping[str, Array]

@@ -9,7 +9,7 @@ from service.inference.batching import BatchLimits
 from service.inference.pace import Pace
 from service.inference.version import LoadedVersion
 from service.serving_config import ImageSpec, OutlierScore, ServingConfig
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from tests.unit.service.fakes import FakeEngine, batcher, independent, quick, signature, tensor, turn_batcher
 

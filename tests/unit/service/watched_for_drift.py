@@ -13,7 +13,7 @@ from service.drift.reference import REFERENCE_FILE
 from service.drift.watch import DriftWatch
 from service.inference.version import LoadedVersion
 from service.serving_config import ASSETS, ServingConfig
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from tests.unit.service.fakes import FakeEngine, quick, signature, tensor
 

@@ -14,7 +14,7 @@ from service.engines.base import LoadError
 from service.errors import InvalidRequest
 from service.observability.capture import Captured, encode_line, encode_tensors
 from service.serving_config import ServingConfig
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from tests.unit.service.fakes import Arrays, FakeEngine, signature, tensor
 from training import replay
 from training.__main__ import main

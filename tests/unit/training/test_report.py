@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service.engines.base import LoadError
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from training import report
 from training.errors import RunError

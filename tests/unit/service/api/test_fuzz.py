@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from service import create_app
 from service.serving_config import ServingConfig
 from service.settings import Settings
-from service.tensors.json import DATATYPES, DTYPES
+from service.tensors.dtypes import DATATYPES, DTYPES
 from tests.unit.service.fakes import FakeService, any_shape, error, signature, tensor
 from tests.unit.service.mutations import ODD_NUMBERS, mutated
 

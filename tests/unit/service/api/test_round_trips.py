@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_st
 
 from service import create_app
-from service.tensors.json import DATATYPES, DTYPES, Array
+from service.tensors.dtypes import DATATYPES, DTYPES, Array
 from tests.unit.service.fakes import FakeService, any_shape, patient_settings, signature
 
 V1, V2 = "/v1/models/{}:predict", "/v2/models/{}/infer"

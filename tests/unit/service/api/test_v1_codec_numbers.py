@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from service.api.v1.decode import decode_numbers, decode_predict, parse_body
 from service.errors import InvalidRequest
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import Signature
 from tests.unit.service.fakes import any_shape, signature, tensor
 

@@ -12,7 +12,7 @@ import pytest
 
 from service.inference.version import State, VersionStatus
 from service.lifecycle.policies import ModelPolicy, Policies
-from service.tensors.json import DTYPES, Array
+from service.tensors.dtypes import DTYPES, Array
 from service.tensors.signature import Signature, TensorSpec
 from tests.unit.service.fakes import FakeService, any_shape, error, signature
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from service.api.v2 import decode as v2_codec
 from service.errors import InvalidRequest
-from service.tensors.json import DATATYPES
+from service.tensors.dtypes import DATATYPES
 from service.tensors.signature import Signature
 from tests.unit.service.conftest import MakeService
 from tests.unit.service.fakes import any_shape, error, signature, tensor

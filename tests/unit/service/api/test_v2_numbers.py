@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from service.api.numbers import decode_data
 from service.errors import InvalidRequest
-from service.tensors.json import DTYPES, array_from_json
+from service.tensors.dtypes import DTYPES
+from service.tensors.json import array_from_json
 from tests.unit.service.fakes import any_shape
 
 NUMBERS = ["DT_FLOAT", "DT_DOUBLE", "DT_HALF", "DT_INT8", "DT_INT64", "DT_UINT8", "DT_UINT64"]

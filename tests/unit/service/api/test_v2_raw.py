@@ -6,7 +6,7 @@ import pytest
 
 from service.api.v2 import decode as v2_codec
 from service.errors import InvalidRequest
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import Signature
 from tests.unit.service.fakes import any_shape, signature, tensor
 

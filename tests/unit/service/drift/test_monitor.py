@@ -10,7 +10,7 @@ from service.drift.monitor import LEAST_ROWS, WAITING_ROWS, WAITING_SECONDS, Dri
 from service.drift.psi import Bins
 from service.drift.reference import Binned, Reference
 from service.drift.window import Window
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE
 from tests.unit.service.fakes import signature, tensor
 from tests.unit.service.watched_for_drift import REFERENCE, UNIFORM, honest, how_high, version, watched

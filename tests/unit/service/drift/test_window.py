@@ -5,7 +5,7 @@ import pytest
 
 from service.drift.window import Window, shared_window
 from service.runtime.shared_memory import MIN_CAPACITY, MemoryFull, SharedMemory
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 
 
 def numbered(*numbers: int) -> Array:

@@ -3,7 +3,7 @@ import pytest
 
 from service.engines.base import outputs_of_no_rows
 from service.errors import InvalidRequest
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import TensorSpec
 from tests.unit.service.fakes import any_shape, signature, tensor
 

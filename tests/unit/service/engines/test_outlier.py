@@ -4,7 +4,7 @@ from service.engines.base import LoadError
 from service.engines.outlier import ScoredEngine
 from service.errors import InvalidRequest
 from service.serving_config import OutlierScore
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from tests.unit.service.fakes import Arrays, FakeEngine, any_shape, signature, tensor
 from tests.unit.service.scored import INPUTS, OUTPUTS, SCORE, SIGNATURES, pixels, with_score

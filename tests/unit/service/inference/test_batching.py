@@ -12,7 +12,7 @@ import pytest
 from service.errors import InvalidRequest
 from service.inference.batching import Batcher, BatchLimits, BatchObserver, Independence
 from service.inference.deadline import Deadline, DeadlineExceeded
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import Signature
 from tests.unit.service.fakes import Arrays, any_shape, independent, signature, tensor
 

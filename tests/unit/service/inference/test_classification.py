@@ -6,7 +6,7 @@ import pytest
 from service.errors import InvalidRequest
 from service.inference.classification import classify, regress
 from service.serving_config import ServingConfig
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import Signature, TensorSpec
 from tests.unit.service.fakes import any_shape, loaded_version, signature, tensor
 

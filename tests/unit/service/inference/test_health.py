@@ -11,7 +11,7 @@ import pytest
 
 from service.inference.deadline import Deadline
 from service.inference.health import Health, Tolerance, Unhealthy
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from tests.unit.service.fakes import Arrays
 
 SECONDS_AT_MOST = 10

@@ -16,7 +16,7 @@ from service.inference.infer import Inference
 from service.inference.pace import Pace
 from service.inference.version import LoadedVersion, Shadow
 from service.serving_config import ServingConfig
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE
 from tests.unit.service.fakes import (
     Arrays,

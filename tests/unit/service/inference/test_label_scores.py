@@ -8,7 +8,7 @@ from service.inference.classification import classify
 from service.inference.scores import label_mismatch, label_output
 from service.inference.version import LoadedVersion
 from service.serving_config import OutlierScore, ServingConfig
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from tests.unit.service.fakes import any_shape, loaded_version, signature, tensor
 

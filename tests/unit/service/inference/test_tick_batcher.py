@@ -4,7 +4,7 @@ import numpy as np
 
 from service.errors import InvalidRequest
 from service.inference.batching import Arrays, BatchObserver, TurnBatcher
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import Signature, TensorSpec
 from tests.unit.service.fakes import independent, signature, tensor
 

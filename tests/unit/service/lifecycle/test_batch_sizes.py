@@ -12,7 +12,7 @@ from service.lifecycle.warm_up import (
     Example,
     best_batch_size,
 )
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from tests.unit.service.fakes import Arrays, FakeEngine, echo, signature, tensor
 

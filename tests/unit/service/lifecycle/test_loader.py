@@ -14,7 +14,7 @@ from service.lifecycle.loader import Preparation
 from service.lifecycle.policies import Batching
 from service.lifecycle.warm_up import Example
 from service.serving_config import InvalidServingConfig, RowProof, ServingConfig, write_serving_config
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, TensorSpec
 from tests.unit.service.fakes import Arrays, FakeEngine, echo, loaded_version, signature, tensor
 from tests.unit.service.watched_for_drift import UNIFORM, write_reference

@@ -20,7 +20,7 @@ from service.lifecycle.warm_up import (
     replay,
 )
 from service.serving_config import ASSETS, ImageSpec, Sample, ServingConfig
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE
 from tests.unit.service import protobufs
 from tests.unit.service.fakes import Arrays, FakeEngine, echo, signature, tensor

@@ -17,7 +17,7 @@ from service.inference.version import Shadow
 from service.observability.capture import Capture, decode_line, decode_tensors
 from service.serving_config import ServingConfig
 from service.settings import Settings
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from tests.unit.service.conftest import MakeService
 from tests.unit.service.fakes import (
     Arrays,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from service.observability.capture import Captured, Tensor, decode_line, decode_tensors, encode_line, encode_tensors
-from service.tensors.json import DTYPES, Array
+from service.tensors.dtypes import DTYPES, Array
 
 LINE: dict[str, Any] = {
     "time": "2026-01-02T03:04:05Z",

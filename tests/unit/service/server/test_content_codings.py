@@ -18,7 +18,7 @@ from service.server.dispatch import Roads
 from service.server.interface import HttpRequest
 from service.server.response import response_bytes
 from service.serving_config import ServingConfig
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE
 from tests.unit.service.fakes import FakeEngine, batcher, make_available, patient_settings, quick, signature, tensor
 

@@ -32,7 +32,7 @@ from service.server.executor import Job, Pool, Threads
 from service.server.fast_dispatch import FEWEST_OF_A_LONG_ROUND, LONGEST_TURN
 from service.server.interface import HttpRequest
 from service.serving_config import ServingConfig
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE
 from tests.unit.service.fakes import (
     FakeEngine,

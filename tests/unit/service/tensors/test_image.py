@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 from service.errors import InvalidRequest, PayloadTooLarge
 from service.serving_config import ImageSpec
 from service.tensors import image_file
+from service.tensors.dtypes import Array
 from service.tensors.image import decode_picture, picture_batch
 from service.tensors.image_file import FORMATS
-from service.tensors.json import Array
 from tests.unit.service.fakes import any_shape, signature, tensor
 
 Fit = Literal["contain", "cover", "stretch"]

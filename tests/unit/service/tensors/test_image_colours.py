@@ -10,9 +10,9 @@ from PIL import Image, ImageCms, ImageDraw
 
 from service.errors import InvalidRequest
 from service.serving_config import ImageSpec
+from service.tensors.dtypes import Array
 from service.tensors.image import decode_picture
 from service.tensors.image_file import may_take_long
-from service.tensors.json import Array
 
 COLOUR = ImageSpec(height=8, width=8, mode="RGB", fit="contain")
 GREY = ImageSpec(height=8, width=8, mode="L", fit="contain")

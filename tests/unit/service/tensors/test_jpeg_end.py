@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from service.errors import InvalidRequest
 from service.serving_config import ImageSpec
+from service.tensors.dtypes import Array
 from service.tensors.image import decode_picture
-from service.tensors.json import Array
 
 SPEC = ImageSpec(height=64, width=64)
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_st
 
 from service.errors import InvalidRequest
-from service.tensors.json import DTYPES, Array, array_from_json, bytes_from_json, check_shape, shape_text
+from service.tensors.dtypes import DTYPES, Array, check_shape, shape_text
+from service.tensors.json import array_from_json, bytes_from_json
 from service.tensors.signature import TensorSpec
 from tests.unit.service.fakes import any_shape, tensor
 

@@ -7,7 +7,7 @@ from service.inference.context import Call
 from service.inference.deadline import Deadline, DeadlineExceeded
 from service.inference.version import LoadedVersion
 from service.serving_config import ServingConfig
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE
 from tests.unit.service.fakes import Arrays, FakeEngine, loaded_version, signature, tensor
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from service.inference.version import State, VersionStatus
 from service.serving_config import ImageSpec, Sample, ServingConfig
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from tests.unit.service.fakes import Arrays, FakeService, error, signature, tensor
 
 VERSION = "/playground/models/model/versions/1"

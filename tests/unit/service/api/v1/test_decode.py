@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as numpy_st
 from service.api.v1.decode import Body, decode_examples, decode_predict, parse_body
 from service.api.v1.encode import encode_predictions, encode_results
 from service.errors import InvalidRequest
-from service.tensors.json import DTYPES, Array
+from service.tensors.dtypes import DTYPES, Array
 from service.tensors.signature import Signature, TensorSpec
 from tests.unit.service.fakes import any_shape, signature
 

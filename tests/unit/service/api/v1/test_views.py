@@ -11,7 +11,7 @@ from PIL import Image
 from service.errors import InvalidRequest
 from service.inference.version import State, VersionStatus
 from service.serving_config import ImageSpec, ServingConfig
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from tests.unit.service.fakes import Arrays, FakeService, any_shape, error, signature, tensor
 
 LINEAR = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})

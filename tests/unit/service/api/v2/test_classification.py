@@ -7,7 +7,7 @@ from service.api.v2.classification import classify
 from service.errors import InvalidRequest
 from service.inference.version import LoadedVersion
 from service.serving_config import ServingConfig
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE
 from tests.unit.service.fakes import loaded_version, signature, tensor
 

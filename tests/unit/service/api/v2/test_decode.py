@@ -12,7 +12,7 @@ from service.api.v2 import decode as v2_codec
 from service.api.v2.decode import Head
 from service.errors import InvalidRequest
 from service.http import Answer
-from service.tensors.json import DATATYPES, DTYPES, Array
+from service.tensors.dtypes import DATATYPES, DTYPES, Array
 from tests.unit.service.fakes import any_shape, loaded_version, signature
 
 IDENTITY = signature({"x": any_shape("DT_FLOAT")}, {"x": any_shape("DT_FLOAT")})

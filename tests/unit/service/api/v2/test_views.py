@@ -6,7 +6,7 @@ import pytest
 
 from service.inference.version import State, VersionStatus
 from service.serving_config import ServingConfig
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from tests.unit.service.conftest import MakeService
 from tests.unit.service.fakes import Arrays, FakeService, any_shape, error, signature, tensor
 

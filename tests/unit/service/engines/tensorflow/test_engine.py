@@ -7,7 +7,7 @@ import pytest
 
 from service.engines.tensorflow.engine import graph_error, sentence
 from service.errors import InvalidRequest
-from service.tensors.json import Array
+from service.tensors.dtypes import Array
 from tests.unit.service.fakes import signature, tensor
 
 VERSION = Path("/srv/models/coat/1")
