@@ -34,8 +34,8 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.inference.batching import BatchLimits
     from service.inference.health import Health, Tolerance
     from service.inference.infer import Inference
-    from service.inference.loop_watchdog import LoopWatch
-    from service.lifecycle.loader import Preparation
+    from service.inference.loop_watchdog import LoopWatchdog
+    from service.lifecycle.loader import Loader
     from service.lifecycle.policies import policy_file
     from service.lifecycle.registry import Registry
     from service.lifecycle.repository import Repository
@@ -68,7 +68,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     # Without a limit clients may still ask for one.
     tolerance = Tolerance(settings.unhealthy_after, (settings.request_timeout_ms or 30_000) / 1000)
     libraries = op_libraries.parse(settings.op_libraries)
-    preparation = Preparation(
+    preparation = Loader(
         lambda path, config: version_records.marked(load_engine(path, config, settings.engine, libraries)),
         lambda model, version: BatchMetrics(metrics, model, version),
         limits,
@@ -114,11 +114,11 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
         version_records.end_in_order()
         records.end_process()
 
-    loop_watch = LoopWatch(
+    loop_watchdog = LoopWatchdog(
         lambda loaded: agreement.keep_off_loops(loaded.model, loaded.version), end_process=end_process
     )
-    app.extensions["loop_watch"] = loop_watch
-    inference = Inference(registry, metrics, loop_watch, records.capture)
+    app.extensions["loop_watchdog"] = loop_watchdog
+    inference = Inference(registry, metrics, loop_watchdog, records.capture)
     app.extensions["short_road"] = ShortRoad(inference, settings, metrics)
     app.register_blueprint(v1.blueprint(inference, settings))
     page = scrape_page(metrics, registry, api_keys)

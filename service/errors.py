@@ -4,7 +4,7 @@ import logging
 import re
 from pathlib import Path
 
-from service.http import Answer, error_answer
+from service.http import Response, error_response
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +47,11 @@ class GraphError(ServingError):
             self.headers = (("retry-after", "1"),)
 
 
-def answer_to(error: Exception, method: str, path: str, request_id: str) -> Answer:
+def response_to_error(error: Exception, method: str, path: str, request_id: str) -> Response:
     """What the client is told. What is a bug, or may be one, goes to the log."""
-    answer = error_answer(500, "internal error; the service's log has the details")
+    answer = error_response(500, "internal error; the service's log has the details")
     if isinstance(error, ServingError):
-        answer = error_answer(error.status, str(error), *error.headers)
+        answer = error_response(error.status, str(error), *error.headers)
     # 503 and 504 say what is the matter, and under load there are many.
     if answer.status == 500:
         # No path may look like lines of the log, or move the cursor of who reads them.

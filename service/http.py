@@ -18,12 +18,12 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     files: Mapping[str, bytes] | None = None
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
+class Response(msgspec.Struct, frozen=True, gc=False):
     status: int
     body: bytes
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def error_answer(status: int, message: str, *headers: tuple[str, str]) -> Answer:
-    return Answer(status, orjson.dumps({"error": message}), headers=headers)
+def error_response(status: int, message: str, *headers: tuple[str, str]) -> Response:
+    return Response(status, orjson.dumps({"error": message}), headers=headers)

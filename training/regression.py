@@ -88,7 +88,7 @@ def run(config: Config) -> None:
     exported.say(
         f'{{"instances": [{ASKED}]}} to /v1/models/{NAME}:predict',
         Fitted=f"y = {weight:.4f}·x + {bias:.4f}, loss {metrics['loss']:.2g}",
-        Answer=f"{answer:.4f} for x = {ASKED:g}",
+        Response=f"{answer:.4f} for x = {ASKED:g}",
     )
 
 

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from service.engines.base import LoadError
 from service.engines.loading import load_engine
 from service.inference.batching import row_count
-from service.inference.context import Call
+from service.inference.context import RequestContext
 from service.inference.infer import Inference
 from service.inference.shadow import check_types, first_labels
 from service.inference.version import LoadedVersion
@@ -108,7 +108,7 @@ def ask(inference: Inference, loaded: LoadedVersion, where: str, captured: Captu
     except ValueError as error:
         tally.damaged.append(f"{where}: {error}")
         return
-    call = Call()
+    call = RequestContext()
     try:
         check_types(loaded, captured.signature, inputs)
         now = inference.infer(loaded, captured.signature, inputs, call).outputs

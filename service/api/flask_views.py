@@ -2,11 +2,12 @@
 
 import flask
 import orjson
-from flask import Flask, Response, g, request
+from flask import Flask, g, request
+from flask import Response as FlaskResponse
 from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
 
-from service.errors import answer_to
-from service.http import Answer, Request
+from service.errors import response_to_error
+from service.http import Request, Response
 
 
 def register(app: Flask) -> None:
@@ -18,12 +19,12 @@ def register(app: Flask) -> None:
             raise BadRequest("Malformed request: the path begins with more than one slash")
 
     @app.errorhandler(Exception)
-    def answer(error: Exception) -> Response:
+    def answer(error: Exception) -> FlaskResponse:
         if isinstance(error, HTTPException):
             return _answer_http_exception(error)
-        return response(answer_to(error, request.method, request.path, g.call.request_id))
+        return response(response_to_error(error, request.method, request.path, g.context.request_id))
 
-    def _answer_http_exception(error: HTTPException) -> Response:
+    def _answer_http_exception(error: HTTPException) -> FlaskResponse:
         """Werkzeug's own errors: no route, wrong method, too many parts."""
         status = error.code or 500
         if isinstance(error, RequestEntityTooLarge):
@@ -66,9 +67,9 @@ def current_request() -> Request:
     return Request(asked.mimetype, asked.args, headers, asked.get_data(cache=False))
 
 
-def json_response(body: object, status: int = 200) -> Response:
-    return Response(orjson.dumps(body), status, mimetype="application/json")
+def json_response(body: object, status: int = 200) -> FlaskResponse:
+    return FlaskResponse(orjson.dumps(body), status, mimetype="application/json")
 
 
-def response(answer: Answer) -> Response:
-    return Response(answer.body, answer.status, dict(answer.headers), content_type=answer.content_type)
+def response(answer: Response) -> FlaskResponse:
+    return FlaskResponse(answer.body, answer.status, dict(answer.headers), content_type=answer.content_type)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from flask import Blueprint, Response, send_from_directory
+from flask import Blueprint, send_from_directory
+from flask import Response as FlaskResponse
 
 from service.api.flask_views import json_response
 from service.api.openapi.document import document
@@ -15,19 +16,19 @@ def blueprint() -> Blueprint:
     views = Blueprint("pages", __name__)
 
     @views.get("/")
-    def playground() -> Response:
+    def playground() -> FlaskResponse:
         return send_from_directory(TEMPLATES, "playground.html")
 
     @views.get("/docs")
-    def docs() -> Response:
+    def docs() -> FlaskResponse:
         return send_from_directory(TEMPLATES, "docs.html")
 
     @views.get("/openapi.json")
-    def openapi() -> Response:
+    def openapi() -> FlaskResponse:
         return json_response(document())
 
     @views.get("/static/<path:file>")
-    def static(file: str) -> Response:
+    def static(file: str) -> FlaskResponse:
         # A new release must not meet scripts of the one before: the browser asks each time, and mostly gets a 304.
         return send_from_directory(STATIC, file, max_age=0)
 

@@ -15,7 +15,7 @@ from service.serving_config import ASSETS
 from service.settings import Settings
 
 # Characters. A longer one fills the screen, and nobody pastes it.
-LONGEST_BODY = 300
+MAX_BODY_CHARACTERS = 300
 
 
 def greeting(registry: Registry, settings: Settings) -> str:
@@ -62,6 +62,6 @@ def _curl(loaded: LoadedVersion, settings: Settings, address: str) -> str | None
         kind = "jpeg" if picture.suffix in (".jpg", ".jpeg") else picture.suffix[1:]
         return f"{curl} -H 'Content-Type: image/{kind}' --data-binary @{shlex.quote(str(picture))} {url}:classify"
     body = shlex.quote(json.dumps(example))
-    if len(body) > LONGEST_BODY:
+    if len(body) > MAX_BODY_CHARACTERS:
         return None
     return f"{curl} -H 'Content-Type: application/json' -d {body} {url}:predict"

@@ -27,7 +27,7 @@ class InvalidInput(Exception):
 
 
 @dataclass(frozen=True)
-class Asked:
+class PredictRequest:
     """One request: `picture`, or `body`, a v1 request's. `name` as the table shows it."""
 
     name: str
@@ -35,7 +35,7 @@ class Asked:
     body: dict[str, Any] | None = None
 
 
-def requests(texts: Sequence[str], rank: int | None, stdin: Any) -> Iterator[Asked | InvalidInput]:
+def requests(texts: Sequence[str], rank: int | None, stdin: Any) -> Iterator[PredictRequest | InvalidInput]:
     """`rank` is that of the model's only input, with the batch: it tells a row from a batch of them; None where it is
     not known. What cannot be read comes as an InvalidInput in its place, so that the others are asked all the same."""
     for text in texts:
@@ -49,7 +49,7 @@ def requests(texts: Sequence[str], rank: int | None, stdin: Any) -> Iterator[Ask
             yield InvalidInput("standard input" if text == "-" else text, str(error))
 
 
-def _requests(text: str, rank: int | None, stdin: Any) -> Iterator[Asked]:
+def _requests(text: str, rank: int | None, stdin: Any) -> Iterator[PredictRequest]:
     path = Path(text)
     if text == "-":
         yield _json("standard input", utf8.decode(stdin.read()))
@@ -58,14 +58,14 @@ def _requests(text: str, rank: int | None, stdin: Any) -> Iterator[Asked]:
         if not pictures:
             raise InvalidInput(text, f"no pictures in this folder; expected {_suffixes()}")
         for picture in pictures:
-            yield Asked(str(picture), picture=picture.read_bytes())
+            yield PredictRequest(str(picture), picture=picture.read_bytes())
     elif path.is_file():
         yield _file(path, rank)
     else:
         yield _literal(text)
 
 
-def _file(path: Path, rank: int | None) -> Asked:
+def _file(path: Path, rank: int | None) -> PredictRequest:
     match path.suffix.lower():
         case ".npy":
             return _array(str(path), _load(path), rank)
@@ -75,7 +75,7 @@ def _file(path: Path, rank: int | None) -> Asked:
             return _json(str(path), utf8.decode(path.read_bytes()))
     content = path.read_bytes()
     if path.suffix.lower() in PICTURE_SUFFIXES or looks_like_picture(content):
-        return Asked(str(path), picture=content)
+        return PredictRequest(str(path), picture=content)
     raise InvalidInput(str(path), f"expected a picture ({_suffixes()}), .npy, .csv or .json")
 
 
@@ -104,7 +104,7 @@ def _table(path: Path) -> np.ndarray[Any, Any]:
     return np.array(rows, dtype=np.float64)
 
 
-def _array(name: str, array: np.ndarray[Any, Any], rank: int | None) -> Asked:
+def _array(name: str, array: np.ndarray[Any, Any], rank: int | None) -> PredictRequest:
     if rank is not None and array.ndim == rank - 1:
         array = array[np.newaxis]
     elif rank is not None and array.ndim == rank + 1 and array.shape[-1] == 1:
@@ -114,10 +114,10 @@ def _array(name: str, array: np.ndarray[Any, Any], rank: int | None) -> Asked:
         array = array[np.newaxis]
     if array.dtype.kind == "S":
         array = array.astype(str)
-    return Asked(name, body={"instances": array.tolist()})
+    return PredictRequest(name, body={"instances": array.tolist()})
 
 
-def _literal(text: str) -> Asked:
+def _literal(text: str) -> PredictRequest:
     """A number, numbers with commas between, or JSON."""
     if text.lstrip()[:1] in ("[", "{", '"'):
         return _json(text if len(text) <= 40 else f"{text[:37]}...", text)
@@ -125,18 +125,18 @@ def _literal(text: str) -> Asked:
     if not all(map(_is_number, cells)):
         raise InvalidInput(text, "no such file, and no number; expected a number, JSON, a file or a folder")
     numbers = [_number(cell) for cell in cells]
-    return Asked(text, body={"instances": [numbers if len(numbers) > 1 else numbers[0]]})
+    return PredictRequest(text, body={"instances": [numbers if len(numbers) > 1 else numbers[0]]})
 
 
-def _json(name: str, text: str) -> Asked:
+def _json(name: str, text: str) -> PredictRequest:
     """A whole request, or one row of it."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise InvalidInput(name, f"no JSON: {error}") from None
     if isinstance(value, dict) and value.keys() & _KEYS:
-        return Asked(name, body=value)
-    return Asked(name, body={"instances": [value]})
+        return PredictRequest(name, body=value)
+    return PredictRequest(name, body={"instances": [value]})
 
 
 def _is_number(text: str) -> bool:

@@ -15,7 +15,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
-from service.cli.inputs import Asked, InvalidInput, requests
+from service.cli.inputs import InvalidInput, PredictRequest, requests
 from service.engines.tensorflow import op_libraries
 from service.lifecycle.repository import version_number
 from service.serving_config import graph_file
@@ -235,7 +235,7 @@ class Model:
     top_k: int | None
     verb: str = "classify"
 
-    def ask(self, asked: Asked) -> Outcome:
+    def ask(self, asked: PredictRequest) -> Outcome:
         verb = self.verb
         reply = self._ask(asked)
         # Another thread may have heard of it meanwhile.
@@ -246,7 +246,7 @@ class Model:
             return Outcome(asked.name, error=_error(reply))
         return Outcome(asked.name, reply.body, rows_of(asked.name, reply.body, reply.headers.get("Outlier-Score", "")))
 
-    def _ask(self, asked: Asked) -> Reply:
+    def _ask(self, asked: PredictRequest) -> Reply:
         query = {"signature_name": self.signature} | ({"top_k": str(self.top_k)} if self.top_k else {})
         path = f"{self.path}:{self.verb}?{urlencode(query)}"
         if asked.picture is not None:
@@ -284,7 +284,7 @@ def _outcomes(texts: Sequence[str], model: Model, rank: int | None) -> Iterator[
     wanted = list(requests(texts, rank, sys.stdin.buffer))
     progress = Progress(len(wanted))
 
-    def ask(asked: Asked | InvalidInput) -> Outcome:
+    def ask(asked: PredictRequest | InvalidInput) -> Outcome:
         outcome = Outcome(asked.name, error=str(asked)) if isinstance(asked, InvalidInput) else model.ask(asked)
         progress.step()
         return outcome

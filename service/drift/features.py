@@ -11,9 +11,9 @@ import numpy as np
 from service.tensors.dtypes import Array
 
 # A row of at most so many values is watched value by value, a larger one (a picture, a recording) by its statistics,
-MOST_VALUES = 32
+MAX_VALUES = 32
 # by those of each channel where its last axis has at most so many,
-MOST_CHANNELS = 8
+MAX_CHANNELS = 8
 # and of a large one by those of every second, third ... place: so many tell as much, in a fraction of the time.
 ENOUGH_PLACES = 256
 
@@ -29,8 +29,8 @@ class InputFeatures:
     def __init__(self, name: str, row_shape: Sequence[int]) -> None:
         self.row_shape = tuple(row_shape)
         self.size = size = prod(row_shape)
-        self._is_small = size <= MOST_VALUES
-        self._channels = row_shape[-1] if len(row_shape) > 1 and row_shape[-1] <= MOST_CHANNELS else 1
+        self._is_small = size <= MAX_VALUES
+        self._channels = row_shape[-1] if len(row_shape) > 1 and row_shape[-1] <= MAX_CHANNELS else 1
         self._step = max(1, size // self._channels // ENOUGH_PLACES)
         if self._is_small:
             self.names = [name] if size == 1 else [f"{name}[{place}]" for place in range(size)]

@@ -19,13 +19,13 @@ WAITING_ROWS = 32
 # and after so many seconds only for the next.
 WAITING_SECONDS = 1.0
 # Of a row with more values only those that are looked at wait,
-MOST_WAITING_VALUES = 4_096
+MAX_QUEUED_VALUES = 4_096
 # and two of five requests with such rows are looked at: they take longer.
 SHARE_OF_LARGE = 0.4
 # Rows of one request that are measured together.
-MOST_TOGETHER = 1_000
+MAX_ROWS_AT_ONCE = 1_000
 # With fewer in the window even what is quite foreign does not stand out.
-LEAST_ROWS = 30
+MIN_ROWS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Drift:
         self._signatures = signatures
         self._window = window
         self._clock = clock
-        self._is_large = sum(each.size for each in inputs.values()) > MOST_WAITING_VALUES
+        self._is_large = sum(each.size for each in inputs.values()) > MAX_QUEUED_VALUES
         self._sample = Sample(SHARE_OF_LARGE if self._is_large else 1.0, requests_per_second, draw, clock)
         self._lock = threading.Lock()
         self._waiting: list[list[Array]] = []
@@ -105,8 +105,8 @@ class Drift:
     def _measure_many(self, arrays: Sequence[Array], rows: int) -> None:
         # Of more than the window holds, some from everywhere.
         step = -(-rows // self._window.size)
-        for first in range(0, rows, MOST_TOGETHER * step):
-            taken = self._bins.take([array[first : first + MOST_TOGETHER * step : step] for array in arrays])
+        for first in range(0, rows, MAX_ROWS_AT_ONCE * step):
+            taken = self._bins.take([array[first : first + MAX_ROWS_AT_ONCE * step : step] for array in arrays])
             with self._lock:
                 self._add(taken)
 
@@ -123,7 +123,7 @@ class Drift:
             self._window.append(self._bins.of(taken))
 
     def _compare(self, rows: Array) -> DriftNow:
-        if len(rows) < LEAST_ROWS:
+        if len(rows) < MIN_ROWS:
             return DriftNow(len(rows), ())
         counts = self._bins.count(rows)
         psi, shift = (found.tolist() for found in (self._bins.measure.psi(counts), self._bins.measure.shift(counts)))

@@ -13,7 +13,7 @@ from service.serving_config import ASSETS
 REFERENCE_FILE = "reference.json"
 
 # A bin's number, and one more for what is no number, are bytes.
-MOST_EDGES = 254
+MAX_EDGES = 254
 # Each share was rounded.
 ROUNDING = 0.01
 
@@ -27,7 +27,7 @@ class InvalidReference(ValueError):
 class Binned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`shares`: of the values up to the first of the `edges`, up to the second ..., above the last."""
 
-    edges: Annotated[tuple[float, ...], msgspec.Meta(max_length=MOST_EDGES)]
+    edges: Annotated[tuple[float, ...], msgspec.Meta(max_length=MAX_EDGES)]
     shares: tuple[float, ...]
 
     def __post_init__(self) -> None:

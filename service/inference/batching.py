@@ -173,7 +173,7 @@ def _is_uniform(signature: Signature) -> bool:
 # Batching on the event loop: what came in one turn of it is run together, and nothing ever waits for more.
 
 
-class TurnBatcher:
+class TickBatcher:
     """For a version that is quick enough to be run by the event loop itself."""
 
     def __init__(
@@ -287,13 +287,13 @@ class Batcher:
 
     def _wait(self, call: _Call) -> bool:
         """Until it is done, or leads; False where nobody waits for it any more: then it has left the queue."""
-        call.deadline.when_over(call.wake.set)
+        call.deadline.on_cancel(call.wake.set)
         call.wake.wait()
         with self._lock:
             call.wake.clear()
-            if call.leads or call not in self._queue or not call.deadline.is_over:
+            if call.leads or call not in self._queue or not call.deadline.is_cancelled:
                 # One that is being run is not waited for, either.
-                return call.leads or call.is_done or not call.deadline.is_over
+                return call.leads or call.is_done or not call.deadline.is_cancelled
             self._queue.remove(call)
             self._waiting_rows -= call.rows.count
             self._observer.queued(self._waiting_rows)
@@ -303,7 +303,7 @@ class Batcher:
     def _lead(self, leader: _Call) -> None:
         """Runs the next batch, wakes those it answers, and whoever leads next, which may be the same."""
         batch: list[_Call] = []
-        leader.deadline.when_over(self._notify_leader)
+        leader.deadline.on_cancel(self._notify_leader)
         try:
             self._take(batch)
             run_rows(self._run, [call.rows for call in batch], self._independence, self._observer)
@@ -339,14 +339,14 @@ class Batcher:
             first = self._next()
             self._queue.remove(first)
             self._waiting_rows -= first.rows.count
-            if first.deadline.is_over:
+            if first.deadline.is_cancelled:
                 return
             batch.append(first)
             kind, total = first.rows.kind, first.rows.count
             others = []
             while self._queue and kind is not None and total < self._limits.max_batch_size:
                 call = self._queue.popleft()
-                if call.rows.kind != kind or call.deadline.is_over:
+                if call.rows.kind != kind or call.deadline.is_cancelled:
                     others.append(call)
                 elif total + call.rows.count > self._limits.max_batch_size:
                     others.append(call)
@@ -371,7 +371,7 @@ class Batcher:
 
         def is_found() -> bool:
             nonlocal waiting, found
-            waiting = [call for call in self._queue if not call.deadline.is_over]
+            waiting = [call for call in self._queue if not call.deadline.is_cancelled]
             latest = time.perf_counter() + usual
             found = next((call for call in waiting if call.deadline.at > latest), None)
             # None that comes can, either, where the newest could not when it came.

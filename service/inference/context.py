@@ -12,9 +12,10 @@ from types import MappingProxyType
 from typing import NamedTuple, cast
 
 import msgspec
-from flask import Flask, Response, g, request
+from flask import Flask, g, request
+from flask import Response as FlaskResponse
 
-from service.http import Answer
+from service.http import Response
 from service.inference.deadline import Deadline, DeadlineExceeded, Stage
 from service.inference.scores import Inferred
 from service.inference.version import LoadedVersion
@@ -75,7 +76,7 @@ COUNTED = ("v1", "v2")
 _NO_HEADERS: Mapping[bytes, bytes] = MappingProxyType({})
 
 
-class Call:
+class RequestContext:
     """`model` and `version` stay empty until a version is found, so that no client can make up new metrics. Times are
     perf_counter's, and 0 for what did not happen; how long decoding, waiting and encoding took is known at the end.
     `batch_size`: rows that were run together, with these."""
@@ -146,7 +147,7 @@ class Call:
         if self.deadline is None or self.deadline.claim():
             self._count(metrics, status)
 
-    def exceeded_deadline(self, metrics: Metrics) -> None:
+    def record_expired(self, metrics: Metrics) -> None:
         """It was answered so; for who has claimed the deadline."""
         metrics.rejected.labels("deadline").inc()
         if self.deadline is not None and (began := self.deadline.run_began):
@@ -165,15 +166,15 @@ class Call:
             self.queue_seconds += (self.inferred_at or self.ended) - self.decoded_at - self.run_seconds
         if self.inferred_at:
             self.encode_seconds = self.ended - self.inferred_at
-        metrics.of_call(self.model, self.version, self.protocol, self.verb, status).record(
+        metrics.of_request(self.model, self.version, self.protocol, self.verb, status).record(
             self.ended - self.arrived, self.decode_seconds, self.encode_seconds
         )
         if status == 413:
             metrics.rejected.labels("too_large").inc()
 
 
-def current_call() -> Call:
-    return cast(Call, g.call)
+def current_context() -> RequestContext:
+    return cast(RequestContext, g.context)
 
 
 def register(app: Flask, metrics: Metrics) -> None:
@@ -181,15 +182,15 @@ def register(app: Flask, metrics: Metrics) -> None:
 
     @app.before_request
     def begin() -> None:
-        call = g.call = request.environ.get(ENVIRON_KEY) or Call()
-        call.begin()
-        call.protocol = request.blueprint or ""
-        call.verb = (request.view_args or {}).get("verb") or (request.endpoint or "").partition(".")[2]
+        context = g.context = request.environ.get(ENVIRON_KEY) or RequestContext()
+        context.begin()
+        context.protocol = request.blueprint or ""
+        context.verb = (request.view_args or {}).get("verb") or (request.endpoint or "").partition(".")[2]
 
     @app.after_request
-    def end(response: Response) -> Response:
+    def end(response: FlaskResponse) -> FlaskResponse:
         if request.blueprint in COUNTED:
-            current_call().end(metrics, response.status_code)
+            current_context().end(metrics, response.status_code)
         return response
 
 
@@ -202,5 +203,5 @@ class Prediction(msgspec.Struct, frozen=True):
     loaded: LoadedVersion
     signature_name: str
     inputs: Mapping[str, Array]
-    encode: Callable[[Inferred], Answer]
-    call: Call
+    encode: Callable[[Inferred], Response]
+    context: RequestContext

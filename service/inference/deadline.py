@@ -10,7 +10,7 @@ from service.errors import InvalidRequest, ServingError
 
 HEADER = b"x-request-timeout-ms"
 # Three weeks; more is as good as no limit, and timers take it.
-_LONGEST_MS = 2**31
+_MAX_MS = 2**31
 
 
 class Stage(StrEnum):
@@ -43,11 +43,11 @@ class Deadline:
         "_wake",
         "at",
         "batch_size",
-        "is_over",
+        "is_cancelled",
+        "on_expired",
         "run_began",
         "stage",
         "time_allowed",
-        "when_passed",
     )
 
     def __init__(self, at: float, time_allowed: str) -> None:
@@ -56,9 +56,9 @@ class Deadline:
         self.stage = Stage.THREAD
         self.run_began = 0.0
         self.batch_size = 0
-        self.is_over = False
+        self.is_cancelled = False
         # Told, by the event loop, where the time has passed.
-        self.when_passed: Callable[[], None] = _nobody_is_told
+        self.on_expired: Callable[[], None] = _nobody_is_told
         self._wake: Callable[[], object] | None = None
         self._is_claimed = threading.Lock()
 
@@ -69,7 +69,7 @@ class Deadline:
     def seconds_left(self) -> float | None:
         return None if self.at == inf else self.at - perf_counter()
 
-    def is_past(self) -> bool:
+    def has_expired(self) -> bool:
         return perf_counter() >= self.at
 
     def claim(self) -> bool:
@@ -80,21 +80,21 @@ class Deadline:
         """Its model has begun; for the thread that lets it."""
         self.stage, self.run_began, self.batch_size = Stage.RUN, began, batch_size
 
-    def when_over(self, wake: Callable[[], object] | None) -> None:
+    def on_cancel(self, wake: Callable[[], object] | None) -> None:
         """It is called, by the event loop, once the deadline is over; at once where it is."""
         self._wake = wake
-        if self.is_over and wake is not None:
+        if self.is_cancelled and wake is not None:
             wake()
 
     def end(self) -> None:
-        self.is_over = True
+        self.is_cancelled = True
         if self._wake is not None:
             self._wake()
 
     def check(self) -> None:
         """Raises DeadlineExceeded once it is over. Nobody will see that: who waited is answered by then, or has
         left."""
-        if self.is_over:
+        if self.is_cancelled:
             raise DeadlineExceeded(self.sentence)
 
     @property
@@ -105,15 +105,15 @@ class Deadline:
 class Deadlines:
     """`longest_ms`: what a request may take that does not say; less if it says less. 0: as long as it takes."""
 
-    def __init__(self, longest_ms: int) -> None:
-        self._longest_ms = longest_ms or _LONGEST_MS
-        self._has_limit = longest_ms > 0
+    def __init__(self, max_ms: int) -> None:
+        self._max_ms = max_ms or _MAX_MS
+        self._has_limit = max_ms > 0
 
     def default(self, arrived: float) -> Deadline:
         """`arrived`: in perf_counter's seconds."""
         if not self._has_limit:
             return Deadline.unlimited()
-        return Deadline(arrived + self._longest_ms / 1000, f"{self._longest_ms} ms (SERVING_REQUEST_TIMEOUT_MS)")
+        return Deadline(arrived + self._max_ms / 1000, f"{self._max_ms} ms (SERVING_REQUEST_TIMEOUT_MS)")
 
     def asked(self, header: bytes, arrived: float) -> Deadline:
         """`header`: X-Request-Timeout-Ms. Raises InvalidRequest where it is no whole number of milliseconds."""
@@ -122,6 +122,6 @@ class Deadlines:
                 f"X-Request-Timeout-Ms is {header[:40].decode('latin-1')!r}; expected a whole number of milliseconds, "
                 "at least 1"
             )
-        if milliseconds >= self._longest_ms:
+        if milliseconds >= self._max_ms:
             return self.default(arrived)
         return Deadline(arrived + milliseconds / 1000, f"{milliseconds} ms (X-Request-Timeout-Ms)")

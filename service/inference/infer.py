@@ -7,10 +7,10 @@ from time import perf_counter, thread_time
 import numpy as np
 
 from service.errors import InvalidRequest
-from service.http import Answer
-from service.inference.batching import Arrays, Run, TurnBatcher, has_rows, row_count
-from service.inference.context import Call, Prediction
-from service.inference.loop_watchdog import LoopWatch
+from service.http import Response
+from service.inference.batching import Arrays, Run, TickBatcher, has_rows, row_count
+from service.inference.context import Prediction, RequestContext
+from service.inference.loop_watchdog import LoopWatchdog
 from service.inference.pace import SLOW_SECONDS
 from service.inference.scores import Inferred, relative_scores
 from service.inference.shadow import Mirror
@@ -24,12 +24,12 @@ from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 # A request with more rows than a version runs together, run in parts: a run takes memory for each of its rows.
 
 
-def run_in_parts(
+def run_in_batches(
     run: Callable[[Arrays], dict[str, Array]],
     inputs: Arrays,
     rows: int,
-    most_rows: int,
-    call: Call,
+    max_rows: int,
+    context: RequestContext,
     contradict: Callable[[], None],
 ) -> dict[str, Array]:
     """What `run`, which notes its time in the call, gives for all rows. Others take their turn between the parts, and
@@ -37,14 +37,14 @@ def run_in_parts(
     row for each of the inputs' rows; then all are run at once."""
     parts = []
     began = seconds = 0.0
-    for first in range(0, rows, most_rows):
-        outputs = run({name: array[first : first + most_rows] for name, array in inputs.items()})
-        began = began or call.run_began
-        seconds += call.run_seconds
-        if not has_rows(outputs, min(most_rows, rows - first)):
+    for first in range(0, rows, max_rows):
+        outputs = run({name: array[first : first + max_rows] for name, array in inputs.items()})
+        began = began or context.run_began
+        seconds += context.run_seconds
+        if not has_rows(outputs, min(max_rows, rows - first)):
             contradict()
             return run(inputs)
-        call.ran(began, seconds, most_rows)
+        context.ran(began, seconds, max_rows)
         parts.append(outputs)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -57,43 +57,44 @@ class Inference:
         self,
         registry: Registry,
         metrics: Metrics,
-        loop_watch: LoopWatch | None = None,
+        loop_watchdog: LoopWatchdog | None = None,
         capture: Capture | None = None,
     ) -> None:
         self.registry = registry
         self._metrics = metrics
-        self._loop_watch = loop_watch or LoopWatch()
+        self._loop_watch = loop_watchdog or LoopWatchdog()
         self._capture = capture
         self.mirror = Mirror(
-            lambda loaded, name, inputs: self.infer(loaded, name, inputs, Call()).outputs, ShadowMetrics(metrics)
+            lambda loaded, name, inputs: self.infer(loaded, name, inputs, RequestContext()).outputs,
+            ShadowMetrics(metrics),
         )
 
-    def answer(self, prediction: Prediction) -> Answer:
+    def answer(self, prediction: Prediction) -> Response:
         """Raises ServingError."""
-        inferred = self.infer(prediction.loaded, prediction.signature_name, prediction.inputs, prediction.call)
-        prediction.call.inferred()
+        inferred = self.infer(prediction.loaded, prediction.signature_name, prediction.inputs, prediction.context)
+        prediction.context.inferred()
         return prediction.encode(inferred)
 
-    def try_out(self, prediction: Prediction) -> Answer:
+    def try_out(self, prediction: Prediction) -> Response:
         """What `answer` gives, for a person who tries out a model: it is neither a prediction nor drift, and neither a
         shadow nor the captured requests see it. Its metric is one of its own, so that nobody can hide here. For
         threads."""
-        loaded, call = prediction.loaded, prediction.call
+        loaded, context = prediction.loaded, prediction.context
         self.note_tried_out(loaded)
         check_inputs(loaded.signature(prediction.signature_name), prediction.inputs)
         run_name = loaded.signature_to_run(prediction.signature_name)
 
         def run(inputs: Arrays) -> dict[str, Array]:
-            call.check_deadline()
+            context.check_deadline()
             return loaded.health.run(loaded.engine.run, run_name, inputs)
 
-        outputs = _run_or_split(loaded, run_name, run, prediction.inputs, call)
+        outputs = _run_or_split(loaded, run_name, run, prediction.inputs, context)
         return prediction.encode(_separated(loaded, prediction.signature_name, outputs))
 
     def note_tried_out(self, loaded: LoadedVersion) -> None:
         self._metrics.tried_out.labels(loaded.model, loaded.version_text).inc()
 
-    def infer(self, loaded: LoadedVersion, signature_name: str, inputs: Arrays, call: Call) -> Inferred:
+    def infer(self, loaded: LoadedVersion, signature_name: str, inputs: Arrays, context: RequestContext) -> Inferred:
         """Every output of the signature; for threads.
 
         Raises:
@@ -102,23 +103,25 @@ class Inference:
         """
         check_inputs(loaded.signature(signature_name), inputs)
         run_name = loaded.signature_to_run(signature_name)
-        run = partial(self._run_in_thread, loaded, run_name, call)
-        outputs = _run_or_split(loaded, run_name, run, inputs, call)
-        return self._inferred(loaded, signature_name, inputs, outputs, call)
+        run = partial(self._run_in_thread, loaded, run_name, context)
+        outputs = _run_or_split(loaded, run_name, run, inputs, context)
+        return self._inferred(loaded, signature_name, inputs, outputs, context)
 
-    def _run_in_thread(self, loaded: LoadedVersion, run_name: str, call: Call, inputs: Arrays) -> dict[str, Array]:
-        deadline = call.deadline
+    def _run_in_thread(
+        self, loaded: LoadedVersion, run_name: str, context: RequestContext, inputs: Arrays
+    ) -> dict[str, Array]:
+        deadline = context.deadline
         if deadline is not None:
             deadline.check()
-            deadline.when_passed = partial(loaded.health.deadline_passed, deadline)
+            deadline.on_expired = partial(loaded.health.deadline_passed, deadline)
         try:
             # What is quick waits for no others.
             if loaded.batcher is None or loaded.pace.is_quick:
                 if deadline is not None:
                     deadline.runs(perf_counter(), row_count(inputs) or 1)
-                return self._run(loaded, loaded.run_in_thread, run_name, inputs, call)
+                return self._run(loaded, loaded.run_in_thread, run_name, inputs, context)
             rows = loaded.batcher.run(run_name, inputs, deadline)
-            call.ran(rows.run_began, rows.run_seconds, rows.batch_size)
+            context.ran(rows.run_began, rows.run_seconds, rows.batch_size)
             return rows.outputs()
         finally:
             if deadline is not None:
@@ -135,21 +138,21 @@ class Inference:
     def _infer_together(self, predictions: Sequence[Prediction]) -> list[Inferred | Exception]:
         cpu_began = thread_time()
         outcomes: list[Inferred | Exception] = []
-        batches: dict[TurnBatcher, list[int]] = {}
+        batches: dict[TickBatcher, list[int]] = {}
         for place, prediction in enumerate(predictions):
             loaded, name, inputs = prediction.loaded, prediction.signature_name, prediction.inputs
             try:
                 check_inputs(loaded.signature(name), inputs)
-                if loaded.turn_batcher is None:
+                if loaded.tick_batcher is None:
                     self._loop_watch.running = prediction
-                    run_name, call = loaded.signature_to_run(name), prediction.call
-                    outputs = self._run(loaded, loaded.engine.run, run_name, inputs, call)
-                    if call.run_seconds > SLOW_SECONDS:
-                        loaded.pace.held_up(call.run_seconds, thread_time() - cpu_began)
-                    outcomes.append(self._inferred(loaded, name, inputs, outputs, call))
+                    run_name, context = loaded.signature_to_run(name), prediction.context
+                    outputs = self._run(loaded, loaded.engine.run, run_name, inputs, context)
+                    if context.run_seconds > SLOW_SECONDS:
+                        loaded.pace.held_up(context.run_seconds, thread_time() - cpu_began)
+                    outcomes.append(self._inferred(loaded, name, inputs, outputs, context))
                 else:
                     outcomes.append(_NOT_RUN)
-                    batches.setdefault(loaded.turn_batcher, []).append(place)
+                    batches.setdefault(loaded.tick_batcher, []).append(place)
             except Exception as error:
                 outcomes.append(error)
         for batcher, places in batches.items():
@@ -159,29 +162,31 @@ class Inference:
             if (seconds := max(rows.run_seconds for rows in ran)) > SLOW_SECONDS:
                 together[0].loaded.pace.held_up(seconds, thread_time() - cpu_began)
             for place, one, rows in zip(places, together, ran, strict=True):
-                one.call.ran(rows.run_began, rows.run_seconds, rows.batch_size)
+                one.context.ran(rows.run_began, rows.run_seconds, rows.batch_size)
                 outcomes[place] = (
                     rows.outcome
                     if isinstance(rows.outcome, Exception)
-                    else self._inferred(one.loaded, one.signature_name, one.inputs, rows.outcome, one.call)
+                    else self._inferred(one.loaded, one.signature_name, one.inputs, rows.outcome, one.context)
                 )
         return outcomes
 
-    def _run(self, loaded: LoadedVersion, run: Run, run_name: str, inputs: Arrays, call: Call) -> dict[str, Array]:
+    def _run(
+        self, loaded: LoadedVersion, run: Run, run_name: str, inputs: Arrays, context: RequestContext
+    ) -> dict[str, Array]:
         count = row_count(inputs) or 1
         began = perf_counter()
         try:
             outputs = run(run_name, inputs)
         finally:
-            call.ran(began, perf_counter() - began, count)
+            context.ran(began, perf_counter() - began, count)
         self._metrics.of_batch(loaded.model, loaded.version).observe(count)
         return outputs
 
     def _inferred(
-        self, loaded: LoadedVersion, signature_name: str, inputs: Arrays, outputs: Arrays, call: Call
+        self, loaded: LoadedVersion, signature_name: str, inputs: Arrays, outputs: Arrays, context: RequestContext
     ) -> Inferred:
         """`outputs`: of the signature that was run."""
-        self._metrics.of_inference(loaded.model, loaded.version, loaded.engine.name).observe(call.run_seconds)
+        self._metrics.of_inference(loaded.model, loaded.version, loaded.engine.name).observe(context.run_seconds)
         inferred = _separated(loaded, signature_name, outputs)
         outputs = inferred.outputs
         if inferred.outlier_scores:
@@ -195,20 +200,24 @@ class Inference:
         if loaded.shadow is not None:
             self.mirror.offer(loaded.shadow, loaded, signature_name, inputs, outputs)
         # A shadow's call has no protocol: nobody has asked it.
-        if self._capture is not None and call.protocol:
-            self._capture.offer(call, loaded, signature_name, inputs, outputs)
+        if self._capture is not None and context.protocol:
+            self._capture.offer(context, loaded, signature_name, inputs, outputs)
         return inferred
 
 
 def _run_or_split(
-    loaded: LoadedVersion, run_name: str, run: Callable[[Arrays], dict[str, Array]], inputs: Arrays, call: Call
+    loaded: LoadedVersion,
+    run_name: str,
+    run: Callable[[Arrays], dict[str, Array]],
+    inputs: Arrays,
+    context: RequestContext,
 ) -> dict[str, Array]:
     """The rows as they came; in parts where there are more than the version runs together."""
     rows = row_count(inputs) or 1
-    if not loaded.runs_in_parts(run_name, rows):
+    if not loaded.runs_in_batches(run_name, rows):
         return run(inputs)
     contradict = partial(loaded.independence.contradict, run_name)
-    return run_in_parts(run, inputs, rows, loaded.limits.max_batch_size, call, contradict)
+    return run_in_batches(run, inputs, rows, loaded.limits.max_batch_size, context, contradict)
 
 
 def _separated(loaded: LoadedVersion, signature_name: str, outputs: Arrays) -> Inferred:

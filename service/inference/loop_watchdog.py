@@ -14,14 +14,14 @@ from service.inference.version import LoadedVersion
 
 # Counted in looks, not by the clock: where nobody runs, because the process was stopped or something else held the
 # interpreter, neither does this.
-SECONDS_BETWEEN_LOOKS = 0.25
-LOOKS_AT_SLOW = 4
-LOOKS_AT_HANGING = 20
+POLL_SECONDS = 0.25
+POLLS_UNTIL_SLOW = 4
+POLLS_UNTIL_HANGING = 20
 
 logger = logging.getLogger(__name__)
 
 
-class LoopWatch:
+class LoopWatchdog:
     """`running`: what the event loop runs at this moment, of several together the first."""
 
     def __init__(
@@ -34,31 +34,31 @@ class LoopWatch:
         self._on_slow = on_slow
         self._end_process = end_process
         self._seen: Prediction | None = None
-        self._looks = 0
+        self._polls = 0
 
     def start(self) -> None:
         threading.Thread(target=self._watch, name="loop watch", daemon=True).start()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         running = self.running
         if running is None or running is not self._seen:
-            self._seen, self._looks = running, 0
+            self._seen, self._polls = running, 0
             return
-        self._looks += 1
+        self._polls += 1
         name = f"{running.loaded.model} version {running.loaded.version}"
-        if self._looks == LOOKS_AT_SLOW:
+        if self._polls == POLLS_UNTIL_SLOW:
             logger.warning("%s has held up everybody for a second; from now on threads run it", name)
             self._on_slow(running.loaded)
-        elif self._looks == LOOKS_AT_HANGING:
+        elif self._polls == POLLS_UNTIL_HANGING:
             logger.critical(
                 "%s has held up everybody for %g s and cannot be stopped: this worker process ends, for another to "
                 "take its place",
                 name,
-                LOOKS_AT_HANGING * SECONDS_BETWEEN_LOOKS,
+                POLLS_UNTIL_HANGING * POLL_SECONDS,
             )
             self._end_process()
 
     def _watch(self) -> None:
         pause = threading.Event()
-        while not pause.wait(SECONDS_BETWEEN_LOOKS):
-            self.look()
+        while not pause.wait(POLL_SECONDS):
+            self.poll()

@@ -8,7 +8,7 @@ from math import inf
 from service.drift.monitor import Drift
 from service.engines.base import Engine
 from service.errors import InvalidRequest
-from service.inference.batching import Arrays, Batcher, BatchLimits, Independence, TurnBatcher, row_count
+from service.inference.batching import Arrays, Batcher, BatchLimits, Independence, TickBatcher, row_count
 from service.inference.health import Health
 from service.inference.pace import Pace
 from service.inference.scores import label_output, label_scores
@@ -52,14 +52,14 @@ class LoadedVersion:
     # Of threads: requests run one after the other, or together where their rows are independent. None: each by itself.
     batcher: Batcher | None = None
     # Of the event loop; None where rows that run together do not take clearly less than each alone.
-    turn_batcher: TurnBatcher | None = None
+    tick_batcher: TickBatcher | None = None
     limits: BatchLimits = UNBATCHED
     independence: Independence = field(default_factory=Independence)
     pace: Pace = field(default_factory=Pace)
     # How much less a row takes among eight than alone, and how many rows together pay, both measured by the version's
     # example. Infinity and None where that was not told: then batches are formed, as large as they may be.
     batch_gain_seconds: float = inf
-    paying_rows: int | None = None
+    best_batch_size: int | None = None
     # None where there is no reference to compare with.
     drift: Drift | None = None
     health: Health = field(default_factory=Health)
@@ -96,10 +96,10 @@ class LoadedVersion:
         self.pace.end(begun, row_count(inputs) or 1)
         return outputs
 
-    def runs_in_parts(self, signature_name: str, rows: int) -> bool:
+    def runs_in_batches(self, signature_name: str, rows: int) -> bool:
         """Whether so many rows of one request are more than it runs together. What runs so quickly that no batches are
         formed needs little memory for them."""
-        is_batched = self.turn_batcher is not None or not self.pace.is_quick
+        is_batched = self.tick_batcher is not None or not self.pace.is_quick
         return rows > self.limits.max_batch_size and signature_name in self.independence.signatures and is_batched
 
     @property

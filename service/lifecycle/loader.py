@@ -12,7 +12,7 @@ from pathlib import Path
 
 from service.drift.monitor import Drift
 from service.engines.base import Engine, LoadError
-from service.inference.batching import Batcher, BatchLimits, BatchObserver, Independence, TurnBatcher, is_batchable
+from service.inference.batching import Batcher, BatchLimits, BatchObserver, Independence, TickBatcher, is_batchable
 from service.inference.health import Health
 from service.inference.pace import Pace
 from service.inference.scores import label_mismatch
@@ -134,7 +134,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Preparation:
+class Loader:
     """`limits` are for models whose policy says nothing about batching; `observe` gives a version's observer, `watch`
     who watches it for drift, `new_health` its health."""
 
@@ -173,7 +173,7 @@ class Preparation:
             independence=Independence(signatures, self._on_contradiction(model, version)),
             pace=Pace(warm_up.row_seconds, time.thread_time if engine.runs_on_caller else None),
             batch_gain_seconds=warm_up.batch_gain_seconds,
-            paying_rows=warm_up.paying_rows,
+            best_batch_size=warm_up.best_batch_size,
             health=self.new_health(model, version),
         )
         return self.with_batcher(replace(loaded, drift=self.watch(loaded, path)), batching)
@@ -183,12 +183,12 @@ class Preparation:
         engine, limits = loaded.engine, self._limits(loaded, batching)
         observer = self.observe(loaded.model, loaded.version)
         loaded.independence.say(self._independent_signatures(engine, loaded.config, batching))
-        loaded = replace(loaded, limits=limits, turn_batcher=None)
+        loaded = replace(loaded, limits=limits, tick_batcher=None)
         common = engine.signatures, loaded.independence
         batcher = Batcher(loaded.run_in_thread, *common, limits, observer, lambda: loaded.pace.usual_run)
         if loaded.batch_gain_seconds > GAIN_SECONDS and loaded.independence.signatures:
-            turn_batcher = TurnBatcher(engine.run, *common, limits.max_batch_size, observer)
-            return replace(loaded, batcher=batcher, turn_batcher=turn_batcher)
+            tick_batcher = TickBatcher(engine.run, *common, limits.max_batch_size, observer)
+            return replace(loaded, batcher=batcher, tick_batcher=tick_batcher)
         return replace(loaded, batcher=batcher)
 
     def _independent_signatures(self, engine: Engine, config: ServingConfig, batching: Batching) -> list[str]:
@@ -219,8 +219,8 @@ class Preparation:
     def _limits(self, loaded: LoadedVersion, batching: Batching) -> BatchLimits:
         """What the policy names counts as it stands; the setting is the most that anyone gets."""
         limits = replace(self.limits, max_batch_size=self._max_batch_size(batching))
-        if batching.max_batch_size is None and loaded.paying_rows is not None:
-            limits = replace(limits, max_batch_size=loaded.paying_rows)
+        if batching.max_batch_size is None and loaded.best_batch_size is not None:
+            limits = replace(limits, max_batch_size=loaded.best_batch_size)
         if batching.batch_timeout_micros is not None:
             limits = replace(limits, timeout_seconds=batching.batch_timeout_micros / 1e6)
         return limits

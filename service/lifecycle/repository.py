@@ -68,7 +68,7 @@ _OTHER = "it is no SavedModel; " + _LAYOUT
 _MODEL_FILES = {".keras": _KERAS, ".h5": _KERAS, ".hdf5": _KERAS, ".tflite": _LITERT, ".onnx": _OTHER, ".pt": _OTHER}
 
 
-class Misplaced:
+class MisplacedModels:
     """One look: `places` is what was found, by its path within the models folder, each with what to do."""
 
     def __init__(self, root: Path) -> None:
@@ -76,7 +76,7 @@ class Misplaced:
         self._root = root
         self._folders = 0
 
-    def look_at_root(self, names: Iterable[str]) -> None:
+    def check_root(self, names: Iterable[str]) -> None:
         """`names`: of what lies in the models folder."""
         if graph := _graph_among(names):
             self.places[MODELS_FOLDER] = (
@@ -91,9 +91,9 @@ class Misplaced:
                     "SERVING_MODELS is the folder one level above"
                 )
                 return
-            self._look_at_file(name, Path(name).stem)
+            self._check_file(name, Path(name).stem)
 
-    def look_at_model(self, model: str, children: Iterable["os.DirEntry[str]"], *, has_versions: bool) -> None:
+    def check_model(self, model: str, children: Iterable["os.DirEntry[str]"], *, has_versions: bool) -> None:
         """`children`: of its folder."""
         children = [child for child in children if not child.name.startswith(".")]
         if graph := _graph_among([child.name for child in children]):
@@ -107,7 +107,7 @@ class Misplaced:
             if graph := self._graph_in(place):
                 self.places[place] = f"{graph} lies in it, but a version is a number; expected {model}/1/{graph}"
             elif not has_versions:
-                self._look_at_file(place, model)
+                self._check_file(place, model)
                 if graph := self._graph_of_version_in(place):
                     self.places[model] = (
                         f"it holds models of its own ({graph}): the models folder is one level too high; {_LAYOUT}: "
@@ -115,19 +115,19 @@ class Misplaced:
                     )
                     return
 
-    def _look_at_file(self, place: str, model: str) -> None:
+    def _check_file(self, place: str, model: str) -> None:
         told = _MODEL_FILES.get(Path(place).suffix.lower())
         if told is not None and (self._root / place).is_file():
             self.places[place] = told.format(name=model)
 
     def _graph_in(self, place: str) -> str | None:
-        if not self._may_look():
+        if not self._may_check():
             return None
         found = graph_file(self._root / place)
         return found.name if found else None
 
     def _graph_of_version_in(self, place: str) -> str | None:
-        if not self._may_look():
+        if not self._may_check():
             return None
         try:
             names = sorted(child.name for child in (self._root / place).iterdir())
@@ -136,7 +136,7 @@ class Misplaced:
         versions = (f"{place}/{name}" for name in names if version_number(name) is not None)
         return next((f"{version}/{graph}" for version in versions if (graph := self._graph_in(version))), None)
 
-    def _may_look(self) -> bool:
+    def _may_check(self) -> bool:
         self._folders += 1
         return self._folders <= MAX_FOLDERS
 
@@ -210,8 +210,8 @@ class Repository:
         passed_over: dict[str, str] = {}
         with os.scandir(self.root) as models:
             names = sorted(model.name for model in models)
-        misplaced = Misplaced(self.root)
-        misplaced.look_at_root(names)
+        misplaced = MisplacedModels(self.root)
+        misplaced.check_root(names)
         for model in names:
             if self.only_model not in ("", model):
                 continue
@@ -228,7 +228,7 @@ class Repository:
                         passed_over[f"{model}/{version.name}"] = f"a version is a number of at most {MAX_VERSION}"
                     else:
                         found[model, number] = Path(version.path)
-                misplaced.look_at_model(model, children, has_versions=any(name == model for name, _ in found))
+                misplaced.check_model(model, children, has_versions=any(name == model for name, _ in found))
             except OSError as error:
                 unreadable[model] = error.strerror or str(error)
                 found |= {key: path for key, path in self._found.items() if key[0] == model}

@@ -42,15 +42,15 @@ class ChangedFiles:
     def __init__(self, agreement: Agreement, clock: Callable[[], float] = time.monotonic) -> None:
         self._agreement = agreement
         self._clock = clock
-        self._next_look = 0.0
+        self._next_poll = 0.0
         self._seen: dict[Key, Changes] = {}
         self._told: dict[Key, Changes] = {}
         self._followed: set[Key] = set()
 
-    def look(self, loaded: Mapping[Key, LoadedVersion], wanted: Mapping[Key, Path]) -> None:
+    def poll(self, loaded: Mapping[Key, LoadedVersion], wanted: Mapping[Key, Path]) -> None:
         """`loaded`: what is AVAILABLE. What changed counts once two looks in a row find the same: it may still be
         being written, or removed."""
-        if (began := self._clock()) < self._next_look:
+        if (began := self._clock()) < self._next_poll:
             return
         seen: dict[Key, Changes] = {}
         for key, version in loaded.items():
@@ -68,7 +68,7 @@ class ChangedFiles:
         self._told = settled
         self._follow({key: loaded[key] for key in settled})
         now = self._clock()
-        self._next_look = now + max(MIN_CHECK_PAUSE_SECONDS, (now - began) * PAUSE_PER_CHECK_SECOND)
+        self._next_poll = now + max(MIN_CHECK_PAUSE_SECONDS, (now - began) * PAUSE_PER_CHECK_SECOND)
 
     def is_followed(self, key: Key) -> bool:
         """Whether its files are to be loaded as they are now, in its place."""
@@ -122,7 +122,7 @@ class Succession:
     def replaced(self, wanted: Mapping[Key, Path]) -> set[Key]:
         """What is AVAILABLE and has another folder in the place of its own, which is to be loaded; or other files,
         which another worker process has loaded."""
-        self._changed_files.look(self._available(), wanted)
+        self._changed_files.poll(self._available(), wanted)
         replacements = self._registry.replacements()
         replaced = set()
         for key, loaded in self._loaded().items():

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from service.api.v1.decode import Body, decode_predict
-from service.cli.inputs import Asked, InvalidInput, requests
+from service.cli.inputs import InvalidInput, PredictRequest, requests
 from service.engines.base import Engine, LoadError
 from service.engines.saved_model.tensor_proto import read_tensor
 from service.engines.saved_model.wire import NOTHING, as_bytes, as_text, entries, fields, last, submessage
@@ -49,7 +49,7 @@ from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 
 WARM_UP_FILE = "tf_serving_warmup_requests"
 # TensorFlow Serving's limit.
-MOST_RECORDS = 1000
+MAX_RECORDS = 1000
 
 _CLASSIFY, _REGRESS, _PREDICT = 2, 3, 6
 _UNSUPPORTED = {4: "multi_inference_log", 5: "session_run_log", 7: "predict_streamed_log"}
@@ -84,13 +84,13 @@ def example_of(engine: Engine, config: ServingConfig, version_dir: Path) -> Exam
     """The version's example, else its first sample; None where it has neither. Raises ServingError, InvalidInput."""
     assets = version_dir / ASSETS
     if config.example is not None and "picture" in config.example:
-        request = Asked("example", picture=(assets / str(config.example["picture"])).read_bytes())
+        request = PredictRequest("example", picture=(assets / str(config.example["picture"])).read_bytes())
     elif config.example is not None:
-        request = Asked("example", body=config.example)
+        request = PredictRequest("example", body=config.example)
     elif config.samples:
         sample = config.samples[0]
         if sample.file is None:
-            request = Asked("samples[0]", body={"instances": [sample.instance]})
+            request = PredictRequest("samples[0]", body={"instances": [sample.instance]})
         else:
             request = _sample_file(engine, assets / sample.file)
     else:
@@ -116,8 +116,8 @@ def recorded_requests(version_dir: Path) -> Iterator[RecordedRequest]:
         return
     for number, record in enumerate(_records(content), start=1):
         where = f"{ASSETS}/{WARM_UP_FILE}, record {number}"
-        if number > MOST_RECORDS:
-            raise LoadError(f"{ASSETS}/{WARM_UP_FILE} has too many records: at most {MOST_RECORDS} are taken")
+        if number > MAX_RECORDS:
+            raise LoadError(f"{ASSETS}/{WARM_UP_FILE} has too many records: at most {MAX_RECORDS} are taken")
         try:
             request = _request(record, where)
         except ValueError as error:
@@ -166,7 +166,7 @@ def _examples(given: memoryview) -> Array:
     return array
 
 
-def _sample_file(engine: Engine, path: Path) -> Asked:
+def _sample_file(engine: Engine, path: Path) -> PredictRequest:
     specs = list(_signature(engine, DEFAULT_SIGNATURE).inputs.values())
     rank = len(specs[0].shape) if len(specs) == 1 and specs[0].shape is not None else None
     found = next(requests([str(path)], rank, None))
@@ -292,7 +292,7 @@ class WarmUp:
         """`independent`: the signatures whose rows are. `judges`: whether to find out how many rows pay."""
         self.row_seconds = inf
         self.batch_gain_seconds = inf
-        self.paying_rows: int | None = None
+        self.best_batch_size: int | None = None
         self._engine = engine
         self._config = config
         self._version_dir = version_dir
@@ -346,10 +346,10 @@ class WarmUp:
             self.batch_gain_seconds = row_seconds - self._shortest(example, GAIN_ROWS) / GAIN_ROWS
         max_rows = self._max_batch_size
         if example.row_bytes > MAX_ROW_BYTES:
-            self.paying_rows = max_rows = 1
+            self.best_batch_size = max_rows = 1
         elif self._judges:
-            self.paying_rows = best_batch_size(self._engine, self._name, max_rows, row_seconds, example)
-            max_rows = self.paying_rows or max_rows
+            self.best_batch_size = best_batch_size(self._engine, self._name, max_rows, row_seconds, example)
+            max_rows = self.best_batch_size or max_rows
         if not is_quick or self.batch_gain_seconds > 0:
             self._run_sizes(example, max_rows)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from service.engines.base import LoadError
 from service.errors import NotFound, without_paths
 from service.inference.version import LoadedVersion, State, VersionStatus
-from service.lifecycle.loader import Key, LoadQueue, Preparation, Retries, newest_first
+from service.lifecycle.loader import Key, Loader, LoadQueue, Retries, newest_first
 from service.lifecycle.policies import Policies
 from service.lifecycle.registry import Registry
 from service.lifecycle.repository import Folder, Repository, fingerprint
@@ -26,7 +26,7 @@ from service.serving_config import InvalidServingConfig
 
 # How often the others are asked while something is under way.
 EAGER_SECONDS = 0.05
-MOST_LOADERS = 4
+MAX_LOADERS = 4
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Watcher:
         self,
         repository: Repository,
         registry: Registry,
-        preparation: Preparation,
+        preparation: Loader,
         poll_seconds: float,
         policy_file: TomlFile[Policies],
         agreement: Agreement,
@@ -58,7 +58,7 @@ class Watcher:
         self._retries = retries or Retries()
         self._records = records or VersionRecords()
         self._succession = Succession(registry, agreement, self._retries, clock)
-        self._queue = LoadQueue(self._load, loaders or min(usable_cores(), MOST_LOADERS))
+        self._queue = LoadQueue(self._load, loaders or min(usable_cores(), MAX_LOADERS))
         self._policies = Policies()
         self._wanted: dict[Key, Path] = {}
         self._seen: dict[Key, int] = {}
@@ -96,7 +96,7 @@ class Watcher:
         """A look, and everything that it finds is loaded."""
         # First what clients wished before this worker process began.
         self._coordinate()
-        self.look()
+        self.poll()
         # What is loaded first is served while the others are still being loaded.
         while not self._queue.wait(EAGER_SECONDS):
             self._coordinate()
@@ -105,7 +105,7 @@ class Watcher:
             self._agreement.wait_until_all_agree(self._coordinate, EAGER_SECONDS)
             self._registry.end_first_scan()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """One look at the repository; what is due begins to be loaded.
 
         What lies there at the first look is loaded at once. What appears later may still be being copied: it is
@@ -188,7 +188,7 @@ class Watcher:
                     elif self._state(key) is State.END:
                         self._enter(key)
         if heard:
-            self.look()
+            self.poll()
         if self._gone:
             self._end_what_is_gone()
         self._keep_off_loop()
@@ -301,7 +301,7 @@ class Watcher:
         malloc.give_back()
         if is_awaited:
             # Its successor is loaded now.
-            self.look()
+            self.poll()
 
     def _end(self, key: Key) -> None:
         self._retries.forget(key)
@@ -367,14 +367,14 @@ class Watcher:
         self._agreement.wake.set()
 
     def _watch(self) -> None:
-        next_look = time.monotonic()
+        next_poll = time.monotonic()
         while not self._is_stopped:
             self._agreement.wake.clear()
             try:
                 if not self._registry.first_scan_done.is_set():
                     self.scan()
-                elif time.monotonic() >= next_look:
-                    self.look()
+                elif time.monotonic() >= next_poll:
+                    self.poll()
                 self._coordinate()
             # Of the machine, not of ours: no more files may be opened, a disk fails.
             except OSError as error:
@@ -382,13 +382,13 @@ class Watcher:
             except Exception:
                 logger.exception("looking through the models folder failed; trying again")
             now = time.monotonic()
-            if now >= next_look:
-                next_look = now + self._poll_seconds
-            self._agreement.wake.wait(self._pause(next_look - now))
+            if now >= next_poll:
+                next_poll = now + self._poll_seconds
+            self._agreement.wake.wait(self._pause(next_poll - now))
 
-    def _pause(self, until_next_look: float) -> float:
+    def _pause(self, until_next_poll: float) -> float:
         is_under_way = self._registry.replacements() or not self._states().isdisjoint((State.LOADING, State.UNLOADING))
-        return min(until_next_look, EAGER_SECONDS) if is_under_way else until_next_look
+        return min(until_next_poll, EAGER_SECONDS) if is_under_way else until_next_poll
 
     def _states(self) -> set[State]:
         return {status.state for versions in self._registry.statuses().values() for status in versions.values()}

@@ -138,9 +138,9 @@ class Metrics:
     # are few.
 
     @cache  # noqa: B019  # there is one instance, as long as the process
-    def of_call(self, model: str, version: str, protocol: str, verb: str, status: int) -> "CallMetrics":
+    def of_request(self, model: str, version: str, protocol: str, verb: str, status: int) -> "RequestMetrics":
         labels = (model, version, protocol, verb)
-        return CallMetrics(
+        return RequestMetrics(
             self.requests.labels(*labels, str(status)),
             self.request_duration.labels(*labels),
             self.decode_seconds.labels(model, version),
@@ -171,7 +171,7 @@ class Metrics:
         return OutlierScoreMetrics(self.outlier_score.labels(model, str(version)))
 
 
-class CallMetrics:
+class RequestMetrics:
     """Of requests with the same labels and status."""
 
     __slots__ = ("_decode", "_duration", "_encode", "_lock", "_requests")

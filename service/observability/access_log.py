@@ -68,31 +68,31 @@ class RequestLog:
             return
         if request.is_operators and not self._shows_operators:
             return
-        call = request.call
+        context = request.context
         if not self._lines:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
-        trace_id, span_id = ("", "") if call.trace is None else call.trace[:2]
+        trace_id, span_id = ("", "") if context.trace is None else context.trace[:2]
         self._lines.append(
             Line(
                 self._now(),
                 "info" if status < 500 else "error",
                 "service.requests",
                 self._process,
-                call.request_id,
+                context.request_id,
                 request.method,
                 request.path,
                 status,
-                _milliseconds(call.answered - call.arrived),
-                _milliseconds(call.decode_seconds),
-                _milliseconds(call.queue_seconds),
-                _milliseconds(call.run_seconds),
-                _milliseconds(call.encode_seconds),
-                call.batch_size,
-                call.body_bytes,
+                _milliseconds(context.answered - context.arrived),
+                _milliseconds(context.decode_seconds),
+                _milliseconds(context.queue_seconds),
+                _milliseconds(context.run_seconds),
+                _milliseconds(context.encode_seconds),
+                context.batch_size,
+                context.body_bytes,
                 body_bytes,
                 request.key_name,
-                call.model,
-                call.version,
+                context.model,
+                context.version,
                 trace_id,
                 span_id,
             )

@@ -13,7 +13,7 @@ from random import random
 import msgspec
 import numpy as np
 
-from service.inference.context import Call
+from service.inference.context import RequestContext
 from service.inference.shadow import first_labels
 from service.inference.version import LoadedVersion
 from service.observability.rotating_file import RotatingFile
@@ -116,13 +116,13 @@ def _array(name: str, tensor: Tensor) -> Array:
 
 
 # Of inputs and outputs that wait to be written: one large request, or thousands of small ones.
-MOST_WAITING_BYTES = 64 * 1024 * 1024
+MAX_QUEUED_BYTES = 64 * 1024 * 1024
 
 logger = logging.getLogger(__name__)
 
 
 class _Taken(msgspec.Struct, frozen=True):
-    call: Call
+    context: RequestContext
     loaded: LoadedVersion
     signature: str
     inputs: Arrays
@@ -136,26 +136,28 @@ class Capture:
         self,
         path: Path,
         share: float,
-        most_bytes: int,
+        max_bytes: int,
         dropped: Callable[[], None],
         draw: Callable[[], float] = random,
-        most_waiting_bytes: int = MOST_WAITING_BYTES,
+        max_queued_bytes: int = MAX_QUEUED_BYTES,
     ) -> None:
         self._path = path
-        self._file = RotatingFile(path, most_bytes)
+        self._file = RotatingFile(path, max_bytes)
         self._share = share
         self._dropped = dropped
         self._draw = draw
-        self._background = Background("capture", self._keep, most_waiting_bytes)
+        self._background = Background("capture", self._keep, max_queued_bytes)
         self._is_failing = False
         self.close = self._background.close
 
-    def offer(self, call: Call, loaded: LoadedVersion, signature: str, inputs: Arrays, outputs: Arrays) -> None:
+    def offer(
+        self, context: RequestContext, loaded: LoadedVersion, signature: str, inputs: Arrays, outputs: Arrays
+    ) -> None:
         """What `loaded` made of a request; too late, it is no answer. Never waits."""
-        if self._draw() >= self._share or (call.deadline is not None and call.deadline.is_over):
+        if self._draw() >= self._share or (context.deadline is not None and context.deadline.is_cancelled):
             return
         weight = _bytes(inputs) + _bytes(outputs)
-        if not self._background.offer(_Taken(call, loaded, signature, inputs, outputs), weight):
+        if not self._background.offer(_Taken(context, loaded, signature, inputs, outputs), weight):
             self._dropped()
 
     def _keep(self, taken: _Taken) -> None:
@@ -174,15 +176,15 @@ class Capture:
 
 
 def _captured(taken: _Taken) -> Captured:
-    call, loaded = taken.call, taken.loaded
+    context, loaded = taken.context, taken.loaded
     return Captured(
         datetime.now(UTC),
-        call.request_id,
+        context.request_id,
         loaded.model,
         loaded.version,
         loaded.engine.name,
-        call.protocol,
-        call.verb,
+        context.protocol,
+        context.verb,
         taken.signature,
         encode_tensors(taken.inputs),
         encode_tensors(taken.outputs),

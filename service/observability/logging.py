@@ -25,11 +25,11 @@ class LogWriter:
     """`dropped` is told how many lines could not be written, or would have had to wait for too long."""
 
     def __init__(
-        self, descriptor: int, dropped: Callable[[int], None], most_waiting_bytes: int = MAX_BUFFERED_BYTES
+        self, descriptor: int, dropped: Callable[[int], None], max_queued_bytes: int = MAX_BUFFERED_BYTES
     ) -> None:
         self._descriptor = descriptor
         self._dropped = dropped
-        self._background = Background("log", self._write_pieces, most_waiting_bytes)
+        self._background = Background("log", self._write_pieces, max_queued_bytes)
         # A part of a line has been written, and not its end.
         self._is_torn = False
         self.close = self._background.close

@@ -14,10 +14,10 @@ class RotatingFile:
     """Two files: where one more line would make the first longer than half of `most_bytes`, it becomes FILE.1, and what
     was FILE.1 is gone. For one thread; any number of processes, who take turns by a lock on the file."""
 
-    def __init__(self, path: Path, most_bytes: int) -> None:
+    def __init__(self, path: Path, max_bytes: int) -> None:
         self._path = path
         self._older = path.with_name(f"{path.name}.1")
-        self._most_bytes = most_bytes // 2
+        self._max_bytes = max_bytes // 2
         self._descriptor: int | None = None
 
     def append(self, line: bytes) -> None:
@@ -26,11 +26,11 @@ class RotatingFile:
         Raises:
             OSError: the disk is full, or the file cannot be written; or the line is longer than it may be.
         """
-        if len(line) > self._most_bytes:
+        if len(line) > self._max_bytes:
             raise OSError(errno.EFBIG, "the line is longer than the file may be")
         try:
             size = self._lock()
-            while size and size + len(line) > self._most_bytes:
+            while size and size + len(line) > self._max_bytes:
                 self._path.replace(self._older)
                 self.close()
                 size = self._lock()

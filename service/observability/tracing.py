@@ -25,11 +25,11 @@ from opentelemetry.trace import (
 )
 from opentelemetry.util.types import AttributeValue
 
-from service.inference.context import Call, TraceContext
+from service.inference.context import RequestContext, TraceContext
 from service.server.interface import HttpRequest
 
 # A shorter wait is the service's own work between the stages.
-SHORTEST_QUEUE_SECONDS = 0.0001
+MIN_QUEUE_SECONDS = 0.0001
 
 # Of predictions, by protocol and verb; what else is asked for is told by its path.
 _ROUTES = {("v1", verb): f"/v1/models/{{model}}:{verb}" for verb in ("predict", "classify", "regress")}
@@ -55,27 +55,27 @@ class Spans:
         """A call that belongs to no trace yet is told of the one that begins here."""
         if request.is_operators:
             return
-        call = request.call
+        context = request.context
         # From the clock that the call's times were read from to the one that spans have.
         epoch = time.time_ns() - int(time.perf_counter() * 1e9)
-        route = _ROUTES.get((call.protocol, call.verb), "")
+        route = _ROUTES.get((context.protocol, context.verb), "")
         span = self._tracer.start_span(
             f"{request.method or 'HTTP'} {route}".rstrip(),
             _parent(request),
             SpanKind.SERVER,
             _attributes(request, route, status, body_bytes),
-            start_time=epoch + int(call.arrived * 1e9),
+            start_time=epoch + int(context.arrived * 1e9),
         )
         if span.is_recording():
             within = set_span_in_context(span, Context())
-            for name, began, stage_ended in _stages(call):
+            for name, began, stage_ended in _stages(context):
                 start = epoch + int(began * 1e9)
                 self._tracer.start_span(name, within, start_time=start).end(epoch + int(stage_ended * 1e9))
             if status >= 500:
                 span.set_status(StatusCode.ERROR)
-            span.end(epoch + int(call.answered * 1e9))
-        if call.trace is None and (context := span.get_span_context()).is_valid:
-            call.trace = TraceContext(f"{context.trace_id:032x}", "", context.trace_flags)
+            span.end(epoch + int(context.answered * 1e9))
+        if context.trace is None and (sampled := span.get_span_context()).is_valid:
+            context.trace = TraceContext(f"{sampled.trace_id:032x}", "", sampled.trace_flags)
 
     def close(self, seconds: float) -> None:
         """Sends what has not been sent yet; a collector that does not answer is not waited for longer than this."""
@@ -85,7 +85,7 @@ class Spans:
 
 
 def _parent(request: HttpRequest) -> Context:
-    trace = request.call.trace
+    trace = request.context.trace
     if trace is None:
         return Context()
     # Of ASCII, as it has to be: what is wrong with it OpenTelemetry repeats in the log.
@@ -96,16 +96,16 @@ def _parent(request: HttpRequest) -> Context:
 
 def _attributes(request: HttpRequest, route: str, status: int, body_bytes: int) -> dict[str, AttributeValue]:
     """By OpenTelemetry's semantic conventions for HTTP servers; what they have no name for begins with `serving`."""
-    call = request.call
+    context = request.context
     attributes: dict[str, AttributeValue] = {
         "http.request.method": request.method or "_OTHER",
         "url.path": request.path,
         "url.scheme": "http",
         "network.protocol.version": request.http_version,
         "http.response.status_code": status,
-        "http.request.body.size": call.body_bytes,
+        "http.request.body.size": context.body_bytes,
         "http.response.body.size": body_bytes,
-        "serving.request_id": call.request_id,
+        "serving.request_id": context.request_id,
     }
     if route:
         attributes["http.route"] = route
@@ -113,22 +113,22 @@ def _attributes(request: HttpRequest, route: str, status: int, body_bytes: int) 
         attributes["user_agent.original"] = agent.decode("latin-1")
     if status >= 500:
         attributes["error.type"] = str(status)
-    if call.model:
-        attributes["serving.model"] = call.model
-        attributes["serving.version"] = call.version
-    if call.batch_size:
-        attributes["serving.batch_size"] = call.batch_size
+    if context.model:
+        attributes["serving.model"] = context.model
+        attributes["serving.version"] = context.version
+    if context.batch_size:
+        attributes["serving.batch_size"] = context.batch_size
     return attributes
 
 
-def _stages(call: Call) -> Iterator[tuple[str, float, float]]:
+def _stages(context: RequestContext) -> Iterator[tuple[str, float, float]]:
     """Each with its begin and end. A request may wait twice: for a thread, and for a busy model."""
     for name, began, ended in (
-        ("queue", call.arrived, call.began),
-        ("decode", call.began, call.decoded_at),
-        ("queue", call.decoded_at, call.run_began),
-        ("inference", call.run_began, call.run_began + call.run_seconds),
-        ("encode", call.inferred_at, call.ended),
+        ("queue", context.arrived, context.began),
+        ("decode", context.began, context.decoded_at),
+        ("queue", context.decoded_at, context.run_began),
+        ("inference", context.run_began, context.run_began + context.run_seconds),
+        ("encode", context.inferred_at, context.ended),
     ):
-        if began and ended - began > (SHORTEST_QUEUE_SECONDS if name == "queue" else 0.0):
+        if began and ended - began > (MIN_QUEUE_SECONDS if name == "queue" else 0.0):
             yield name, began, ended

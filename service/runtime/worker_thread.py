@@ -11,10 +11,10 @@ Piece = TypeVar("Piece")
 class Background(Generic[Piece]):
     """`work` must not raise. `most_waiting`: how much of it may wait, in the unit of the pieces' weights."""
 
-    def __init__(self, name: str, work: Callable[[Piece], None], most_waiting: int) -> None:
+    def __init__(self, name: str, work: Callable[[Piece], None], max_queued: int) -> None:
         self._name = name
         self._work = work
-        self._most_waiting = most_waiting
+        self._max_queued = max_queued
         self._changed = threading.Condition()
         self._pieces: deque[tuple[Piece, int]] = deque()
         self._waiting = 0
@@ -24,7 +24,7 @@ class Background(Generic[Piece]):
     def offer(self, piece: Piece, weight: int) -> bool:
         """Never waits. False where too much waits already: then the piece is not taken."""
         with self._changed:
-            if self._waiting + weight > self._most_waiting:
+            if self._waiting + weight > self._max_queued:
                 return False
             self._pieces.append((piece, weight))
             self._waiting += weight

@@ -88,7 +88,7 @@ class ApiKeys:
         self._poll_seconds = poll_seconds
         self._clock = clock
         self._stopped = threading.Event()
-        self.look()
+        self.poll()
 
     @property
     def is_valid(self) -> bool:
@@ -105,7 +105,7 @@ class ApiKeys:
         found = self._file.content.get(digest, _NOBODY)
         return found if hmac.compare_digest(found.digest, digest) and self._clock() < found.expires else None
 
-    def look(self) -> None:
+    def poll(self) -> None:
         try:
             if not self._file.read():
                 return
@@ -129,7 +129,7 @@ class ApiKeys:
 
     def _watch(self) -> None:
         while not self._stopped.wait(self._poll_seconds):
-            self.look()
+            self.poll()
 
 
 def key_file(settings: Settings, limits: RateLimits, values: Values | None = None) -> TomlFile[Keys]:

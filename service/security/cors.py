@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from service.http import Answer, error_answer
+from service.http import Response, error_response
 
 ANY = "*"
 METHODS = "GET, HEAD, POST"
@@ -61,20 +61,20 @@ class Cors:
         self._origins = frozenset(origin.encode() for origin in origins)
         self._takes_any = ANY in origins
 
-    def preflight(self, headers: Mapping[bytes, bytes]) -> Answer:
+    def preflight(self, headers: Mapping[bytes, bytes]) -> Response:
         """The headers that every answer gets are not among its own."""
         origin = headers[b"origin"]
         if not self._takes(origin):
             shown = origin[:200].decode("latin-1")
-            return error_answer(403, f"pages of the origin {shown!r} may not read answers (SERVING_CORS_ORIGINS)")
+            return error_response(403, f"pages of the origin {shown!r} may not read answers (SERVING_CORS_ORIGINS)")
         allowed = [("access-control-allow-methods", METHODS), ("access-control-max-age", str(MAX_AGE_SECONDS))]
         names = headers.get(_REQUEST_HEADERS, b"")
         # Whichever they are: a header does no harm here that it could not do without a browser.
         if len(names) <= MAX_HEADER_NAMES_BYTES and _NAMES.fullmatch(names):
             allowed.append(("access-control-allow-headers", names.decode()))
-        return Answer(200, b"", "text/plain", tuple(allowed))
+        return Response(200, b"", "text/plain", tuple(allowed))
 
-    def with_headers(self, answer: Answer, headers: Mapping[bytes, bytes]) -> Answer:
+    def with_headers(self, answer: Response, headers: Mapping[bytes, bytes]) -> Response:
         """The answer as a page of the request's origin may read it."""
         added = []
         origin = headers.get(b"origin")

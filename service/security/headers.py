@@ -1,6 +1,7 @@
 """What a browser may do with a page of ours. (Content Security Policy Level 3, W3C)"""
 
-from flask import Flask, Response
+from flask import Flask
+from flask import Response as FlaskResponse
 
 # Everything comes from this service, and nothing stands in the page itself: a label or a model card that brings a
 # script along runs nothing, and sends nothing anywhere. blob: and data: are pictures that the page makes.
@@ -29,7 +30,7 @@ def register(app: Flask) -> None:
     """X-Content-Type-Options is in every answer of the server."""
 
     @app.after_request
-    def protect(response: Response) -> Response:
+    def protect(response: FlaskResponse) -> FlaskResponse:
         if response.mimetype == "text/html":
             response.headers.update(OF_PAGES)
         return response

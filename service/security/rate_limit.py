@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from limits.strategies import MovingWindowRateLimiter
 
 # A window keeps the time of each request in it, eight bytes, for each worker process that may let them all in.
-MOST = 1_000_000
+MAX_REQUESTS = 1_000_000
 
 
 class RateLimit:
@@ -63,6 +63,6 @@ def parse(text: str) -> "RateLimitItem":
         rates = parse_many(text)
     except ValueError:
         rates = []
-    if len(rates) != 1 or not 1 <= rates[0].amount <= MOST:
-        raise ValueError(f"{text!r}: expected a rate as 100/second or 5000/hour, of at most {MOST} requests")
+    if len(rates) != 1 or not 1 <= rates[0].amount <= MAX_REQUESTS:
+        raise ValueError(f"{text!r}: expected a rate as 100/second or 5000/hour, of at most {MAX_REQUESTS} requests")
     return rates[0]

@@ -7,8 +7,8 @@ from time import perf_counter
 
 from flask import Flask
 
-from service.http import Answer, error_answer
-from service.inference.context import Call
+from service.http import Response, error_response
+from service.inference.context import RequestContext
 from service.metrics.definitions import Metrics
 from service.security.api_keys import ApiKeys
 from service.security.rate_limit import RateLimit, RateLimits
@@ -30,30 +30,30 @@ RETRY_SECONDS = 0.01
 class Rejections:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._waiting: deque[tuple[asyncio.Future[Answer], Call, Answer]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Response], RequestContext, Response]] = deque()
         self._saved = MAX_SAVED_SECONDS
         self._looked = perf_counter()
 
-    def answer(self, call: Call, message: str) -> "Answer | asyncio.Future[Answer]":
+    def answer(self, context: RequestContext, message: str) -> "Response | asyncio.Future[Response]":
         """For want of time."""
         self._metrics.rejected.labels("queue_full").inc()
-        return self.give(call, _rejection(message))
+        return self.give(context, _rejection(message))
 
-    def settle(self, answer: "asyncio.Future[Answer]", call: Call, message: str) -> None:
+    def settle(self, answer: "asyncio.Future[Response]", context: RequestContext, message: str) -> None:
         """The same for one who waits for this future."""
         self._metrics.rejected.labels("queue_full").inc()
-        self._wait(answer, call, _rejection(message))
+        self._wait(answer, context, _rejection(message))
 
-    def give(self, call: Call, refusal: Answer) -> "Answer | asyncio.Future[Answer]":
+    def give(self, context: RequestContext, refusal: Response) -> "Response | asyncio.Future[Response]":
         """At once, or when it is its turn."""
-        if not self._waiting and self._affords(call):
+        if not self._waiting and self._affords(context):
             return refusal
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._wait(answer, call, refusal)
+        answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self._wait(answer, context, refusal)
         return answer
 
-    def _wait(self, answer: "asyncio.Future[Answer]", call: Call, refusal: Answer) -> None:
-        self._waiting.append((answer, call, refusal))
+    def _wait(self, answer: "asyncio.Future[Response]", context: RequestContext, refusal: Response) -> None:
+        self._waiting.append((answer, context, refusal))
         if len(self._waiting) == 1:
             self._send_soon()
 
@@ -62,29 +62,29 @@ class Rejections:
 
     def _send(self) -> None:
         while self._waiting:
-            answer, call, refusal = self._waiting[0]
+            answer, context, refusal = self._waiting[0]
             # Who has left costs nothing.
             if not answer.done():
-                if not self._affords(call):
+                if not self._affords(context):
                     self._send_soon()
                     return
                 answer.set_result(refusal)
             self._waiting.popleft()
 
-    def _affords(self, call: Call) -> bool:
+    def _affords(self, context: RequestContext) -> bool:
         now = perf_counter()
         self._saved = min(MAX_SAVED_SECONDS, self._saved + MAX_REJECTION_SHARE * (now - self._looked))
         self._looked = now
         # However long a body is: once all is saved up, one more can be refused.
-        cost = min(REJECTION_SECONDS + REJECTION_SECONDS_PER_BYTE * call.body_bytes, MAX_SAVED_SECONDS)
+        cost = min(REJECTION_SECONDS + REJECTION_SECONDS_PER_BYTE * context.body_bytes, MAX_SAVED_SECONDS)
         if self._saved < cost:
             return False
         self._saved -= cost
         return True
 
 
-def _rejection(message: str) -> Answer:
-    return error_answer(429, message, ("retry-after", "1"))
+def _rejection(message: str) -> Response:
+    return error_response(429, message, ("retry-after", "1"))
 
 
 HEALTH = frozenset({b"/v2/health/live", b"/v2/health/ready"})
@@ -98,17 +98,17 @@ ADMIN = b"/v2/repository/models/"
 BEARER = b"bearer "
 
 # The same for no key, an unknown one and one that has expired: none of them tells which keys there are.
-UNAUTHORIZED = error_answer(
+UNAUTHORIZED = error_response(
     401,
     "this needs an API key that counts, as Authorization: Bearer <key> or X-API-Key: <key>",
     ("www-authenticate", 'Bearer realm="models"'),
 )
-FORBIDDEN = error_answer(403, "this key may predict, but not load or unload models: that needs the scope admin")
-NO_SUCH_ROUTE = error_answer(404, "no such route")
-NO_OPERATION = error_answer(404, "no such route: this port has health (/v2/health/...) and /metrics alone")
+FORBIDDEN = error_response(403, "this key may predict, but not load or unload models: that needs the scope admin")
+NO_SUCH_ROUTE = error_response(404, "no such route")
+NO_OPERATION = error_response(404, "no such route: this port has health (/v2/health/...) and /metrics alone")
 
 
-class Guard:
+class Admission:
     """At the main port. `has_operations`: whether health and metrics are for anybody there; else they have a port of
     their own, and here health is for who has a key, and metrics for nobody."""
 
@@ -121,7 +121,7 @@ class Guard:
         self._rejected = metrics.rejected
         self._open = PAGES | HEALTH | METRICS if has_operations else PAGES
 
-    def admit(self, target: bytes, headers: Mapping[bytes, bytes]) -> tuple[str, Answer | None]:
+    def admit(self, target: bytes, headers: Mapping[bytes, bytes]) -> tuple[str, Response | None]:
         path = decoded_path(target)
         if (path in self._open or path.startswith(PARTS_OF_PAGES)) and not _has_body(headers):
             return "", None
@@ -137,21 +137,21 @@ class Guard:
             return name, NO_SUCH_ROUTE
         if limit is not None and (seconds := limit.seconds_to_wait()):
             message = f"no more than {limit} are taken; come again in {seconds} s (SERVING_RATE_LIMIT)"
-            return name, self._refuse("rate_limited", error_answer(429, message, ("retry-after", str(seconds))))
+            return name, self._refuse("rate_limited", error_response(429, message, ("retry-after", str(seconds))))
         return name, None
 
-    def _refuse(self, reason: str, answer: Answer) -> Answer:
+    def _refuse(self, reason: str, answer: Response) -> Response:
         self._rejected.labels(reason).inc()
         return answer
 
 
-def admit_operations(target: bytes, headers: Mapping[bytes, bytes]) -> tuple[str, Answer | None]:
+def admit_operations(target: bytes, headers: Mapping[bytes, bytes]) -> tuple[str, Response | None]:
     """At the port of their own."""
     path = decoded_path(target)
     return "", None if (path in HEALTH or path in METRICS) and not _has_body(headers) else NO_OPERATION
 
 
-def doors(app: Flask) -> list[Admit | None]:
+def admissions(app: Flask) -> list[Admit | None]:
     """For each port, as gunicorn binds them; None where everybody may come in."""
     settings: Settings = app.extensions["settings"]
     api_keys: ApiKeys | None = app.extensions["api_keys"]
@@ -160,7 +160,7 @@ def doors(app: Flask) -> list[Admit | None]:
     has_operations = not settings.operations_port
     if api_keys is None and limit_of_all is None and has_operations:
         return [None]
-    main = Guard(api_keys, limit_of_all, app.extensions["metrics"], has_operations).admit
+    main = Admission(api_keys, limit_of_all, app.extensions["metrics"], has_operations).admit
     return [main] if has_operations else [main, admit_operations]
 
 

@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, cast
 
-from service.http import Answer, error_answer
+from service.http import Response, error_response
 from service.security import cors
 from service.security.cors import Cors
 from service.server import response
@@ -57,7 +57,7 @@ def was_reset(transport: asyncio.Transport) -> bool:
 HEAD_SECONDS = 15
 BODY_SECONDS = 30  # without a single byte
 # Of a body, once BODY_SECONDS are over.
-LEAST_BYTES_PER_SECOND = 500
+MIN_BYTES_PER_SECOND = 500
 WRITE_SECONDS = 60
 DISCARD_SECONDS = 5
 
@@ -87,7 +87,7 @@ class Connections:
     def __init__(
         self,
         most: int = sys.maxsize,
-        most_buffered_bytes: int = sys.maxsize,
+        max_buffered_bytes: int = sys.maxsize,
         *,
         keep_alive_seconds: float = 75,
         on_change: Callable[[int], None] = lambda _count: None,
@@ -95,7 +95,7 @@ class Connections:
         """`on_change` is told how many are open."""
         self.most = most
         self.keep_alive_seconds = keep_alive_seconds
-        self.buffered = BufferedBytes(most_buffered_bytes)
+        self.buffered = BufferedBytes(max_buffered_bytes)
         self._on_change = on_change
         self._open: set[HttpConnection] = set()
 
@@ -146,7 +146,7 @@ CLIENT_LEFT = 499
 _TOO_SLOW = {
     Wait.HEAD: f"the request's head did not come within {HEAD_SECONDS} s",
     Wait.BODY: f"the request's body comes too slowly: not a byte within {BODY_SECONDS} s, or by then less than "
-    f"{LEAST_BYTES_PER_SECOND} bytes a second",
+    f"{MIN_BYTES_PER_SECOND} bytes a second",
 }
 
 
@@ -170,10 +170,10 @@ class HttpConnection(asyncio.Protocol):
         self._reader = RequestReader(self, max_body_bytes, connections.buffered)
         self._transport: asyncio.Transport
         self._waiting: deque[HttpRequest] = deque()
-        self._pending: asyncio.Future[Answer] | None = None
+        self._pending: asyncio.Future[Response] | None = None
         # By its first bytes, to a client that may have left.
         self._answer_has_begun = False
-        self._refusal: tuple[HttpRequest, Answer] | None = None
+        self._refusal: tuple[HttpRequest, Response] | None = None
         self._is_one_too_many = False
         self._closing = False
         self._is_last_answer = False
@@ -239,10 +239,10 @@ class HttpConnection(asyncio.Protocol):
 
     # What the reader calls
 
-    def head_came(self, target: bytes, headers: Mapping[bytes, bytes]) -> Answer | None:
+    def head_came(self, target: bytes, headers: Mapping[bytes, bytes]) -> Response | None:
         if self._is_one_too_many:
             message = f"{len(self._connections)} connections are open; at most {self._connections.most} may be"
-            answer = error_answer(503, f"{message} (SERVING_MAX_CONNECTIONS)", ("retry-after", "1"))
+            answer = error_response(503, f"{message} (SERVING_MAX_CONNECTIONS)", ("retry-after", "1"))
             self.refuse(self._reader.stop(discards_body=True), "too_many_connections", answer)
             return None
         is_next = self._pending is None and not self._write_paused and not self._closing
@@ -260,7 +260,7 @@ class HttpConnection(asyncio.Protocol):
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return refusal
 
-    def _admission(self, admit: Admit, target: bytes, headers: Mapping[bytes, bytes]) -> Answer | None:
+    def _admission(self, admit: Admit, target: bytes, headers: Mapping[bytes, bytes]) -> Response | None:
         self._key_name, refusal = admit(target, headers)
         return refusal
 
@@ -273,13 +273,13 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._answer(request)
 
-    def refuse(self, request: HttpRequest, reason: str, refusal: Answer) -> None:
+    def refuse(self, request: HttpRequest, reason: str, refusal: Response) -> None:
         """Answered after the requests before it, and the connection closed."""
         if not self._closing:
             self._answerer.refused(reason)
             self._turn_away(request, refusal)
 
-    def _turn_away(self, request: HttpRequest, refusal: Answer) -> None:
+    def _turn_away(self, request: HttpRequest, refusal: Response) -> None:
         request.key_name = self._key_name
         self._refusal = (request, refusal)
         if not self._is_busy():
@@ -299,14 +299,14 @@ class HttpConnection(asyncio.Protocol):
             return
         refusal = request.refusal
         answer = self._answerer.answer(request) if refusal is None else self._answerer.give(refusal, request)
-        if isinstance(answer, Answer):
+        if isinstance(answer, Response):
             self._buffered.now -= buffered
             self._write(request, answer)
             return
         self._pending = answer
         self._expect(Wait.ANSWER)
 
-        def answered(future: "asyncio.Future[Answer]") -> None:
+        def answered(future: "asyncio.Future[Response]") -> None:
             self._pending = None
             self._buffered.now -= buffered
             if self._closing:
@@ -330,7 +330,7 @@ class HttpConnection(asyncio.Protocol):
         elif len(self._waiting) < MAX_PIPELINED:
             self._transport.resume_reading()
 
-    def _write(self, request: HttpRequest, answer: Answer) -> None:
+    def _write(self, request: HttpRequest, answer: Response) -> None:
         is_last = self._is_last_answer and not self._waiting and not self._refusal
         keep_alive = request.keep_alive and not self._closing and not is_last
         self._send(request, answer, keep_alive=keep_alive)
@@ -339,7 +339,7 @@ class HttpConnection(asyncio.Protocol):
         if not keep_alive:
             self._close()
 
-    def _write_refusal(self, request: HttpRequest, refusal: Answer) -> None:
+    def _write_refusal(self, request: HttpRequest, refusal: Response) -> None:
         self._refusal = None
         self._send(request, refusal, keep_alive=False)
         if self._reader.discards_body:
@@ -353,7 +353,7 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._expect(Wait.HEAD if self._reader.is_in_head else Wait.BODY)
 
-    def _send(self, request: HttpRequest, answer: Answer, *, keep_alive: bool) -> None:
+    def _send(self, request: HttpRequest, answer: Response, *, keep_alive: bool) -> None:
         """In a shorter coding where the client takes one and the answer is long."""
         answer = response.encode_body(answer, request.accept_encoding)
         written = response_bytes(request, answer, keep_alive=keep_alive)
@@ -364,7 +364,7 @@ class HttpConnection(asyncio.Protocol):
         self._tell(request, answer.status, 0 if request.method == "HEAD" else len(answer.body))
 
     def _tell(self, request: HttpRequest, status: int, body_bytes: int) -> None:
-        request.call.answered = time.perf_counter()
+        request.context.answered = time.perf_counter()
         self._answered(request, status, body_bytes)
 
     def _expect(self, wait: Wait) -> None:
@@ -389,7 +389,7 @@ class HttpConnection(asyncio.Protocol):
         if self._wait is Wait.ANSWER or not self._took_too_long(now):
             return
         if self._wait in (Wait.HEAD, Wait.BODY) and self._reader.is_within_request:
-            self.refuse(self._reader.stop(), "too_slow", error_answer(408, _TOO_SLOW[self._wait]))
+            self.refuse(self._reader.stop(), "too_slow", error_response(408, _TOO_SLOW[self._wait]))
         elif self._wait is Wait.CLIENT_READS:
             self._transport.abort()
         else:
@@ -399,7 +399,7 @@ class HttpConnection(asyncio.Protocol):
         most = self._connections.keep_alive_seconds if self._wait is Wait.NEXT else self._wait.value
         if now - self._since >= most:
             return True
-        least = LEAST_BYTES_PER_SECOND * (now - self._began - self._wait.value)
+        least = MIN_BYTES_PER_SECOND * (now - self._began - self._wait.value)
         return self._wait is Wait.BODY and self._reader.body_bytes < least
 
     def drain(self, *, close_idle: bool) -> None:
@@ -417,7 +417,7 @@ class CorsConnection(HttpConnection):
         super().__init__(*arguments)
         self._cors = policy
 
-    def _admission(self, admit: Admit, target: bytes, headers: Mapping[bytes, bytes]) -> Answer | None:
+    def _admission(self, admit: Admit, target: bytes, headers: Mapping[bytes, bytes]) -> Response | None:
         # A browser asks without the key that the page is going to send.
         return None if cors.is_preflight(self._reader.method, headers) else super()._admission(admit, target, headers)
 
@@ -427,7 +427,7 @@ class CorsConnection(HttpConnection):
         else:
             super()._answer(request)
 
-    def _send(self, request: HttpRequest, answer: Answer, *, keep_alive: bool) -> None:
+    def _send(self, request: HttpRequest, answer: Response, *, keep_alive: bool) -> None:
         # First: what has a Vary is not encoded any more.
         answer = response.encode_body(answer, request.accept_encoding)
         super()._send(request, self._cors.with_headers(answer, request.headers), keep_alive=keep_alive)

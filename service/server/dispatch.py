@@ -10,21 +10,21 @@ from urllib.parse import parse_qsl
 from flask import Flask
 
 from service.api import operations as ops
-from service.errors import InvalidRequest, PayloadTooLarge, ServingError, UnsupportedMediaType, answer_to
-from service.http import Answer, Request, error_answer
+from service.errors import InvalidRequest, PayloadTooLarge, ServingError, UnsupportedMediaType, response_to_error
+from service.http import Request, Response, error_response
 from service.inference import deadline
 from service.inference.deadline import Deadline, Deadlines
 from service.lifecycle.registry import Registry
 from service.metrics.definitions import Metrics
 from service.server import response
 from service.server.admission import Rejections
-from service.server.executor import Threads
+from service.server.executor import Executor
 from service.server.fast_dispatch import Route, ShortRoad, find_route
 from service.server.interface import HttpRequest, decoded_path
 from service.server.wsgi import run_wsgi
 from service.settings import Settings
 
-LONGEST_CONTENT_TYPE = 256
+MAX_CONTENT_TYPE_BYTES = 256
 # By the service as a whole, as `OPTIONS *` asks.
 ALLOWED = "GET, HEAD, OPTIONS, POST"
 
@@ -44,19 +44,19 @@ class Roads:
         self._registry: Registry = app.extensions["registry"]
         self._deadlines = Deadlines(settings.request_timeout_ms)
         self._refusals = Rejections(self._metrics)
-        self._threads = Threads(settings, self._metrics, self._deadlines, self._refusals, self._is_starting)
+        self._threads = Executor(settings, self._metrics, self._deadlines, self._refusals, self._is_starting)
 
-    def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
-        call = request.call
+    def answer(self, request: HttpRequest) -> "Response | asyncio.Future[Response]":
+        context = request.context
         if request.target in _HEALTH and request.method in ("GET", "HEAD"):
             # Whoever asks whether the process lives must not wait for a thread.
             return ops.health(self._registry, _HEALTH[request.target])
         if deadline.HEADER in request.headers:
             try:
-                call.deadline = self._deadlines.asked(request.headers[deadline.HEADER], call.arrived)
+                context.deadline = self._deadlines.asked(request.headers[deadline.HEADER], context.arrived)
             except InvalidRequest as error:
                 self.refused("malformed")
-                return error_answer(error.status, str(error))
+                return error_response(error.status, str(error))
         if b"content-encoding" in request.headers:
             # A short body may unpack to a long one.
             return self._in_thread(request, self._answer_coded, request)
@@ -65,14 +65,14 @@ class Roads:
             return self._answer_by_flask(request)
         asked = _asked(request)
         if self._short_road.is_quick(route, asked):
-            if self._short_road.is_late(call):
+            if self._short_road.is_late(context):
                 most = f"{self._settings.max_queue_ms} ms (SERVING_MAX_QUEUE_MS)"
-                return self._refusals.answer(call, f"the requests before it take longer than {most}")
-            return self._short_road.answer_in_turn(route, asked, call, self._threads.answer)
+                return self._refusals.answer(context, f"the requests before it take longer than {most}")
+            return self._short_road.answer_in_turn(route, asked, context, self._threads.answer)
         return self._in_thread(request, self._by_short_road, route, request)
 
-    def give(self, refusal: Answer, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
-        return self._refusals.give(request.call, refusal)
+    def give(self, refusal: Response, request: HttpRequest) -> "Response | asyncio.Future[Response]":
+        return self._refusals.give(request.context, refusal)
 
     def refused(self, reason: str) -> None:
         self._metrics.rejected.labels(reason).inc()
@@ -80,26 +80,26 @@ class Roads:
     def close(self) -> None:
         self._threads.close()
 
-    def _answer_by_flask(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
-        call, path = request.call, decoded_path(request.target)
+    def _answer_by_flask(self, request: HttpRequest) -> "Response | asyncio.Future[Response]":
+        context, path = request.context, decoded_path(request.target)
         if path == b"*":
-            return Answer(200, b"", "text/plain", (("allow", ALLOWED),))
+            return Response(200, b"", "text/plain", (("allow", ALLOWED),))
         # To load a model may take longer than any request, and has its own limit; and a limit that is too short must
         # not have the service taken for dead.
-        if call.deadline is None and (request.is_operators or path.startswith(b"/v2/repository/models/")):
-            call.deadline = Deadline.unlimited()
+        if context.deadline is None and (request.is_operators or path.startswith(b"/v2/repository/models/")):
+            context.deadline = Deadline.unlimited()
         # Health and metrics must not wait behind those.
         if request.method in ("GET", "HEAD") and not path.startswith(OF_MODELS):
-            return self._threads.operators_answer(call, self._flask, request)
+            return self._threads.operators_answer(context, self._flask, request)
         return self._in_thread(request, self._flask, request)
 
     def _in_thread(
-        self, request: HttpRequest, function: Callable[..., Answer], *arguments: Any
-    ) -> "Answer | asyncio.Future[Answer]":
+        self, request: HttpRequest, function: Callable[..., Response], *arguments: Any
+    ) -> "Response | asyncio.Future[Response]":
         # Of a prediction, however it comes.
         route = find_route(_path(request)) if request.method == "POST" else None
-        refusal = self._short_road.refusal(route, request.call) if route else None
-        return refusal or self._threads.answer(request.call, self._model(request), function, *arguments)
+        refusal = self._short_road.refusal(route, request.context) if route else None
+        return refusal or self._threads.answer(request.context, self._model(request), function, *arguments)
 
     def _is_starting(self) -> bool:
         return not self._registry.first_scan_done.is_set()
@@ -112,7 +112,7 @@ class Roads:
 
     # What threads do. Long answers are made shorter there; the connection sees to those of the event loop.
 
-    def _answer_coded(self, request: HttpRequest) -> Answer:
+    def _answer_coded(self, request: HttpRequest) -> Response:
         coding = request.headers.pop(b"content-encoding")
         try:
             request.body = response.decode_body(request.body, coding, self._settings.max_body_bytes)
@@ -120,21 +120,23 @@ class Roads:
             if isinstance(error, PayloadTooLarge):
                 self.refused("too_large")
             taken = [("accept-encoding", response.ACCEPTED_CODINGS)] if isinstance(error, UnsupportedMediaType) else []
-            return error_answer(error.status, str(error), *taken)
+            return error_response(error.status, str(error), *taken)
         route = self._route(request)
         return self._flask(request) if route is None else self._by_short_road(route, request)
 
-    def _by_short_road(self, route: Route, request: HttpRequest) -> Answer:
+    def _by_short_road(self, route: Route, request: HttpRequest) -> Response:
         return response.encode_body(
-            self._short_road.answer(route, _asked(request), request.call), request.accept_encoding
+            self._short_road.answer(route, _asked(request), request.context), request.accept_encoding
         )
 
-    def _flask(self, request: HttpRequest) -> Answer:
+    def _flask(self, request: HttpRequest) -> Response:
         try:
             answer = run_wsgi(self._app, request, self._address)
         # Flask answers its own errors; this is for one in the answering.
         except Exception as error:
-            answer = answer_to(error, request.method, _path(request).decode("latin-1"), request.call.request_id)
+            answer = response_to_error(
+                error, request.method, _path(request).decode("latin-1"), request.context.request_id
+            )
         return response.encode_body(answer, request.accept_encoding)
 
     def _route(self, request: HttpRequest) -> Route | None:
@@ -156,7 +158,7 @@ def _asked(request: HttpRequest) -> Request:
 
 
 def _mimetype(request: HttpRequest) -> str:
-    return _mimetype_of(request.headers.get(b"content-type", b"")[:LONGEST_CONTENT_TYPE])
+    return _mimetype_of(request.headers.get(b"content-type", b"")[:MAX_CONTENT_TYPE_BYTES])
 
 
 @lru_cache(256)

@@ -8,9 +8,9 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
-from service.errors import answer_to
-from service.http import Answer, error_answer
-from service.inference.context import Call
+from service.errors import response_to_error
+from service.http import Response, error_response
+from service.inference.context import RequestContext
 from service.inference.deadline import DeadlineExceeded, Deadlines, Stage
 from service.metrics.definitions import Metrics
 from service.server.admission import Rejections
@@ -42,12 +42,12 @@ class _Line:
         self.tickets = 0
 
 
-class Pool:
-    def __init__(self, name: str, threads: int, most_of_one: int) -> None:
+class ThreadPool:
+    def __init__(self, name: str, threads: int, max_per_model: int) -> None:
         """`most_of_one`: how many threads one model's jobs may hold."""
         self._name = name
-        self._most_threads = threads
-        self._most_of_one = most_of_one
+        self._max_threads = threads
+        self._max_per_model = max_per_model
         self._lock = threading.Lock()
         self._lines: dict[str, _Line] = {}
         # Whoever takes a line's ticket takes its first job. None: it is time to end.
@@ -69,7 +69,7 @@ class Pool:
             line.waiting[job] = None
             self.size += 1
             self._want_thread(line)
-            if self._threads < min(self.size, self._most_threads):
+            if self._threads < min(self.size, self._max_threads):
                 self._threads += 1
                 # Nobody waits for it at the end: what it runs may hang.
                 threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
@@ -114,7 +114,7 @@ class Pool:
                 del self._lines[line.name]
 
     def _want_thread(self, line: _Line) -> None:
-        if line.tickets < len(line.waiting) and line.running + line.tickets < self._most_of_one:
+        if line.tickets < len(line.waiting) and line.running + line.tickets < self._max_per_model:
             line.tickets += 1
             self._tickets.put(line)
 
@@ -125,7 +125,7 @@ KEPT_FOR_OTHERS = 8
 OPERATORS_THREADS = 2
 
 
-class Threads:
+class Executor:
     def __init__(
         self,
         settings: Settings,
@@ -141,29 +141,29 @@ class Threads:
         self._deadlines = deadlines
         self._refusals = refusals
         self._is_starting = is_starting
-        self._pool = Pool("request", settings.threads, _share_of_one(settings.threads))
-        self._operators_pool = Pool("operator", OPERATORS_THREADS, OPERATORS_THREADS)
+        self._pool = ThreadPool("request", settings.threads, _share_of_one(settings.threads))
+        self._operators_pool = ThreadPool("operator", OPERATORS_THREADS, OPERATORS_THREADS)
 
     def answer(
-        self, call: Call, model: str, function: Callable[..., Answer], *arguments: Any
-    ) -> "Answer | asyncio.Future[Answer]":
+        self, context: RequestContext, model: str, function: Callable[..., Response], *arguments: Any
+    ) -> "Response | asyncio.Future[Response]":
         """What the function gives, unless too many wait already, in all or for this model, or it has to wait too
         long."""
         if full := self._full(model):
-            return self._refusals.answer(call, full)
-        longest_wait = self._settings.max_queue_ms / 1000
-        answer = self._answer(self._pool, longest_wait, call, model, function, *arguments)
+            return self._refusals.answer(context, full)
+        max_wait_seconds = self._settings.max_queue_ms / 1000
+        answer = self._answer(self._pool, max_wait_seconds, context, model, function, *arguments)
         self._note_waiting()
         answer.add_done_callback(self._note_waiting)
         return answer
 
-    def _note_waiting(self, _answer: "asyncio.Future[Answer] | None" = None) -> None:
+    def _note_waiting(self, _answer: "asyncio.Future[Response] | None" = None) -> None:
         self._waiting.set(max(0, self._pool.size - self._settings.threads))
 
     def operators_answer(
-        self, call: Call, function: Callable[..., Answer], *arguments: Any
-    ) -> "asyncio.Future[Answer]":
-        return self._answer(self._operators_pool, None, call, "", function, *arguments)
+        self, context: RequestContext, function: Callable[..., Response], *arguments: Any
+    ) -> "asyncio.Future[Response]":
+        return self._answer(self._operators_pool, None, context, "", function, *arguments)
 
     def close(self) -> None:
         for pool in (self._pool, self._operators_pool):
@@ -185,30 +185,30 @@ class Threads:
 
     def _answer(
         self,
-        pool: Pool,
-        longest_wait: float | None,
-        call: Call,
+        pool: ThreadPool,
+        max_wait_seconds: float | None,
+        context: RequestContext,
         line: str,
-        function: Callable[..., Answer],
+        function: Callable[..., Response],
         *arguments: Any,
-    ) -> "asyncio.Future[Answer]":
+    ) -> "asyncio.Future[Response]":
         """`longest_wait`: for a free thread, in seconds."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Answer] = loop.create_future()
-        if call.deadline is None:
-            call.deadline = self._deadlines.default(call.arrived)
-        deadline = call.deadline
+        answer: asyncio.Future[Response] = loop.create_future()
+        if context.deadline is None:
+            context.deadline = self._deadlines.default(context.arrived)
+        deadline = context.deadline
         timer: asyncio.TimerHandle | None
 
         def work() -> None:
             deadline.stage = Stage.READING
-            call.begin()
+            context.begin()
             try:
                 ended = function(*arguments)
             # A bug; whoever waits must hear of it.
             except Exception as error:
                 what = function.__qualname__
-                ended = answer_to(error, "running", what, call.request_id)
+                ended = response_to_error(error, "running", what, context.request_id)
             # Else the service was stopped meanwhile, and nobody waits.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(_set, answer, ended)
@@ -216,16 +216,16 @@ class Threads:
         def expire() -> None:
             # Else the answer is on its way.
             if deadline.claim():
-                deadline.when_passed()
-                call.exceeded_deadline(self._metrics)
-                answer.set_result(error_answer(DeadlineExceeded.status, deadline.sentence))
+                deadline.on_expired()
+                context.record_expired(self._metrics)
+                answer.set_result(error_response(DeadlineExceeded.status, deadline.sentence))
                 give_up()
 
         def wait_no_longer() -> None:
             nonlocal timer
             if not self._is_starting() and pool.drop(job) and deadline.claim():
                 most = f"{self._settings.max_queue_ms} ms (SERVING_MAX_QUEUE_MS)"
-                self._refusals.settle(answer, call, f"no thread was free for it within {most}")
+                self._refusals.settle(answer, context, f"no thread was free for it within {most}")
             else:
                 timer = expire_at_deadline()
 
@@ -233,7 +233,7 @@ class Threads:
             seconds = deadline.seconds_left()
             return None if seconds is None else loop.call_later(seconds, expire)
 
-        def settled(_: "asyncio.Future[Answer]") -> None:
+        def settled(_: "asyncio.Future[Response]") -> None:
             if timer is not None:
                 timer.cancel()
             if answer.cancelled():
@@ -247,15 +247,15 @@ class Threads:
 
         job = pool.submit(line, work)
         left = deadline.seconds_left()
-        if longest_wait is None or (left is not None and left < longest_wait):
+        if max_wait_seconds is None or (left is not None and left < max_wait_seconds):
             timer = expire_at_deadline()
         else:
-            timer = loop.call_later(longest_wait, wait_no_longer)
+            timer = loop.call_later(max_wait_seconds, wait_no_longer)
         answer.add_done_callback(settled)
         return answer
 
 
-def _set(answer: "asyncio.Future[Answer]", ended: Answer) -> None:
+def _set(answer: "asyncio.Future[Response]", ended: Response) -> None:
     if not answer.done():
         answer.set_result(ended)
 

@@ -16,10 +16,10 @@ import msgspec
 from service.api.v1 import views as v1
 from service.api.v2 import views as v2
 from service.api.v2.decode import HEAD_LENGTH_HEADER
-from service.errors import InvalidRequest, answer_to
-from service.http import Answer, Request, error_answer
+from service.errors import InvalidRequest, response_to_error
+from service.http import Request, Response, error_response
 from service.inference.batching import row_count
-from service.inference.context import Call, Prediction
+from service.inference.context import Prediction, RequestContext
 from service.inference.deadline import DeadlineExceeded, Stage
 from service.inference.infer import Inference
 from service.inference.scores import Inferred
@@ -48,13 +48,13 @@ QUICK_OUTPUT_BYTES = 64 * 1024
 QUICK_PACKED_BYTES = 8 * 1024
 
 # Requests. The first of a turn must not wait for however many came with it.
-LONGEST_TURN = 32
+MAX_TICK_REQUESTS = 32
 # Requests in a round of the event loop; where fewer take long, the machine stood still.
-FEWEST_OF_A_LONG_ROUND = 4 * LONGEST_TURN
+MIN_LONG_ROUND_REQUESTS = 4 * MAX_TICK_REQUESTS
 
-LONGEST_KEPT_TARGET = 256
+MAX_CACHED_TARGET_BYTES = 256
 
-InThread = Callable[..., "Answer | asyncio.Future[Answer]"]
+InThread = Callable[..., "Response | asyncio.Future[Response]"]
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -71,7 +71,7 @@ class Route(msgspec.Struct, frozen=True):
 def find_route(target: bytes) -> Route | None:
     """The route of a POST to this path, as it stands in the request's first line; None for what Flask answers."""
     # What is kept must not grow with what strangers ask for.
-    return _find_route(target) if len(target) <= LONGEST_KEPT_TARGET else _find_route.__wrapped__(target)
+    return _find_route(target) if len(target) <= MAX_CACHED_TARGET_BYTES else _find_route.__wrapped__(target)
 
 
 @lru_cache(1024)
@@ -119,15 +119,15 @@ class ShortRoad:
                 return False
         return registry.is_quick(route.model)
 
-    def is_late(self, call: Call) -> bool:
+    def is_late(self, context: RequestContext) -> bool:
         """Whether those read before it in this round of the event loop took so long that it is to be refused."""
         if not self._read_in_round:
-            self._round_began = call.arrived
+            self._round_began = context.arrived
             asyncio.get_running_loop().call_soon(self._end_round)
         self._read_in_round += 1
         return (
-            self._read_in_round > FEWEST_OF_A_LONG_ROUND
-            and call.arrived - self._round_began > self._settings.max_queue_ms / 1000
+            self._read_in_round > MIN_LONG_ROUND_REQUESTS
+            and context.arrived - self._round_began > self._settings.max_queue_ms / 1000
         )
 
     def _end_round(self) -> None:
@@ -135,7 +135,7 @@ class ShortRoad:
         if self._turn:
             self._run_turn()
 
-    def refusal(self, route: Route, call: Call) -> Answer | None:
+    def refusal(self, route: Route, context: RequestContext) -> Response | None:
         """What is answered at once, without a thread, where every version that may answer hangs."""
         version, label = route.asked.get("version"), route.asked.get("label")
         try:
@@ -144,57 +144,57 @@ class ShortRoad:
             return None
         if loaded is None:
             return None
-        self._begin(route, call)
-        call.found(loaded)
-        return self._ended(call, _error(route, call, loaded.health.error()))
+        self._begin(route, context)
+        context.found(loaded)
+        return self._ended(context, _error(route, context, loaded.health.error()))
 
-    def answer(self, route: Route, request: Request, call: Call) -> Answer:
+    def answer(self, route: Route, request: Request, context: RequestContext) -> Response:
         try:
-            prediction = self._decode(self._inference.registry.get, route, request, call)
+            prediction = self._decode(self._inference.registry.get, route, request, context)
         except Exception as error:
-            return self._ended(call, _error(route, call, error))
+            return self._ended(context, _error(route, context, error))
         return self._answer_decoded(route, prediction)
 
-    def _answer_decoded(self, route: Route, prediction: Prediction) -> Answer:
+    def _answer_decoded(self, route: Route, prediction: Prediction) -> Response:
         try:
             answer = self._inference.answer(prediction)
         except Exception as error:
-            answer = _error(route, prediction.call, error)
-        return self._ended(prediction.call, answer)
+            answer = _error(route, prediction.context, error)
+        return self._ended(prediction.context, answer)
 
     def answer_in_turn(
-        self, route: Route, request: Request, call: Call, in_thread: InThread
-    ) -> "Answer | asyncio.Future[Answer]":
+        self, route: Route, request: Request, context: RequestContext, in_thread: InThread
+    ) -> "Response | asyncio.Future[Response]":
         """The same on the event loop, where what comes in one turn of it is run at the turn's end.
 
         Nothing waits for more to come, and yet under load much comes at once: models that gain by batches get them,
         and to decode all, run all and encode all takes half the time of one request after the other.
         """
         try:
-            prediction = self._decode(self._inference.registry.get_at_once, route, request, call)
+            prediction = self._decode(self._inference.registry.get_at_once, route, request, context)
         except WouldWait:
             # It was unloaded since it was quick.
-            return in_thread(call, route.model, self.answer, route, request, call)
+            return in_thread(context, route.model, self.answer, route, request, context)
         except Exception as error:
-            return self._ended(call, _error(route, call, error))
+            return self._ended(context, _error(route, context, error))
         if (row_count(prediction.inputs) or 1) * prediction.loaded.pace.row_seconds > QUICK_RUN_SECONDS:
-            return in_thread(call, route.model, self._answer_decoded, route, prediction)
+            return in_thread(context, route.model, self._answer_decoded, route, prediction)
         waiting = _Waiting(route, prediction, request.headers, asyncio.get_running_loop().create_future(), in_thread)
         self._turn.append(waiting)
-        if len(self._turn) >= LONGEST_TURN:
+        if len(self._turn) >= MAX_TICK_REQUESTS:
             self._run_turn()
         return waiting.answer
 
-    def _decode(self, find: Find, route: Route, request: Request, call: Call) -> Prediction:
-        self._begin(route, call)
-        return route.decode(find, self._settings, call, request, **route.asked)
+    def _decode(self, find: Find, route: Route, request: Request, context: RequestContext) -> Prediction:
+        self._begin(route, context)
+        return route.decode(find, self._settings, context, request, **route.asked)
 
-    def _begin(self, route: Route, call: Call) -> None:
-        call.begin()
-        call.protocol, call.verb = route.protocol, route.verb
+    def _begin(self, route: Route, context: RequestContext) -> None:
+        context.begin()
+        context.protocol, context.verb = route.protocol, route.verb
 
-    def _ended(self, call: Call, answer: Answer) -> Answer:
-        call.end(self._metrics, answer.status)
+    def _ended(self, context: RequestContext, answer: Response) -> Response:
+        context.end(self._metrics, answer.status)
         return answer
 
     def _run_turn(self) -> None:
@@ -207,31 +207,31 @@ class ShortRoad:
         except Exception as error:
             outcomes = [error] * len(turn)
         for waiting, outcome in zip(turn, outcomes, strict=True):
-            call = waiting.prediction.call
-            call.inferred()
+            context = waiting.prediction.context
+            context.inferred()
             if not isinstance(outcome, Exception) and size_of(outcome.outputs) > waiting.quick_output_bytes:
                 self._encode_in_thread(waiting, outcome)
             else:
                 waiting.answer.set_result(self._encoded(waiting, outcome))
 
-    def _encoded(self, waiting: "_Waiting", outcome: Inferred | Exception) -> Answer:
-        call = waiting.prediction.call
+    def _encoded(self, waiting: "_Waiting", outcome: Inferred | Exception) -> Response:
+        context = waiting.prediction.context
         try:
             if isinstance(outcome, Exception):
                 raise outcome
             answer = waiting.prediction.encode(outcome)
         except Exception as error:
-            answer = _error(waiting.route, call, error)
-        return self._ended(call, answer)
+            answer = _error(waiting.route, context, error)
+        return self._ended(context, answer)
 
     def _encode_in_thread(self, waiting: "_Waiting", inferred: Inferred) -> None:
         """To write, and to pack, what is long would hold up all other connections."""
 
-        def encode() -> Answer:
+        def encode() -> Response:
             return response.encode_body(self._encoded(waiting, inferred), waiting.accept_encoding)
 
-        answer = waiting.in_thread(waiting.prediction.call, waiting.route.model, encode)
-        if isinstance(answer, Answer):
+        answer = waiting.in_thread(waiting.prediction.context, waiting.route.model, encode)
+        if isinstance(answer, Response):
             waiting.answer.set_result(answer)
             return
         waiting.answer.add_done_callback(lambda ended: answer.cancel() if ended.cancelled() else None)
@@ -241,12 +241,12 @@ class ShortRoad:
         if waiting.answer.cancelled():
             self._metrics.rejected.labels("client_left").inc()
             return False
-        call = waiting.prediction.call
-        if call.deadline is None or not call.deadline.is_past():
+        context = waiting.prediction.context
+        if context.deadline is None or not context.deadline.has_expired():
             return True
-        call.deadline.stage = Stage.TURN
-        call.exceeded_deadline(self._metrics)
-        waiting.answer.set_result(error_answer(DeadlineExceeded.status, call.deadline.sentence))
+        context.deadline.stage = Stage.TURN
+        context.record_expired(self._metrics)
+        waiting.answer.set_result(error_response(DeadlineExceeded.status, context.deadline.sentence))
         return False
 
 
@@ -260,7 +260,7 @@ class _Waiting:
         route: Route,
         prediction: Prediction,
         headers: Mapping[bytes, bytes],
-        answer: "asyncio.Future[Answer]",
+        answer: "asyncio.Future[Response]",
         in_thread: InThread,
     ) -> None:
         self.route = route
@@ -278,10 +278,10 @@ class _Waiting:
         return QUICK_BINARY_BYTES if self.is_binary else QUICK_OUTPUT_BYTES
 
 
-def _hand_on(ended: "asyncio.Future[Answer]", answer: "asyncio.Future[Answer]") -> None:
+def _hand_on(ended: "asyncio.Future[Response]", answer: "asyncio.Future[Response]") -> None:
     if not ended.cancelled() and not answer.done():
         answer.set_result(ended.result())
 
 
-def _error(route: Route, call: Call, error: Exception) -> Answer:
-    return answer_to(error, "POST", route.path, call.request_id)
+def _error(route: Route, context: RequestContext, error: Exception) -> Response:
+    return response_to_error(error, "POST", route.path, context.request_id)

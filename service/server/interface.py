@@ -7,10 +7,10 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from service.http import Answer
-from service.inference.context import Call
+from service.http import Response
+from service.inference.context import RequestContext
 
-LONGEST_PATH = 1024
+MAX_PATH_BYTES = 1024
 
 _OPERATORS_PATHS = (b"/v2/health/", b"/metrics", b"/monitoring/prometheus/metrics")
 
@@ -26,15 +26,15 @@ class HttpRequest(msgspec.Struct):
     body: bytes = b""
     http_version: str = "1.1"
     keep_alive: bool = True
-    call: Call = msgspec.field(default_factory=Call)
-    refusal: Answer | None = None
+    context: RequestContext = msgspec.field(default_factory=RequestContext)
+    refusal: Response | None = None
     key_name: str = ""
 
     @property
     def path(self) -> str:
         """For people to read: without the query, which is the client's own business, and with nothing in it that could
         end a line or move a cursor."""
-        path = self.target.partition(b"?")[0][:LONGEST_PATH].decode("latin-1")
+        path = self.target.partition(b"?")[0][:MAX_PATH_BYTES].decode("latin-1")
         return path if path.isascii() and path.isprintable() else path.encode("unicode_escape").decode()
 
     @property
@@ -55,16 +55,16 @@ def decoded_path(target: bytes) -> bytes:
 
 # Asked once a request's head is there, with its target and headers: whose API key it came with (empty: nobody's), and
 # what to answer instead; None: it may come in. The body of what may not is thrown away as it comes.
-Admit = Callable[[bytes, Mapping[bytes, bytes]], tuple[str, Answer | None]]
+Admit = Callable[[bytes, Mapping[bytes, bytes]], tuple[str, Response | None]]
 # Told of a request, the status of its answer and the bytes of the answer's body, once it is written.
 Answered = Callable[[HttpRequest, int, int], None]
 
 
 class Answerer(Protocol):
-    def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
+    def answer(self, request: HttpRequest) -> "Response | asyncio.Future[Response]":
         """The answer at once, or a future of it, which is cancelled when the client leaves. Raises nothing."""
 
-    def give(self, refusal: Answer, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
+    def give(self, refusal: Response, request: HttpRequest) -> "Response | asyncio.Future[Response]":
         """The refusal, now or when it is this request's turn."""
 
     def refused(self, reason: str) -> None:

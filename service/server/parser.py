@@ -7,8 +7,8 @@ from typing import Protocol
 
 import httptools
 
-from service.http import Answer, error_answer
-from service.inference.context import Call
+from service.http import Response, error_response
+from service.inference.context import RequestContext
 from service.server.interface import HttpRequest
 
 # A body in chunks, read piece by piece. (RFC 9112, 7.1)
@@ -203,13 +203,13 @@ class _HeadOfChunks(Exception):
 class RequestTaker(Protocol):
     """Told what was read."""
 
-    def head_came(self, target: bytes, headers: Mapping[bytes, bytes]) -> Answer | None:
+    def head_came(self, target: bytes, headers: Mapping[bytes, bytes]) -> Response | None:
         """What to answer instead, whatever the body is; it is not kept then."""
 
     def request_came(self, request: HttpRequest) -> None:
         """Its body counts as buffered until the taker says otherwise."""
 
-    def refuse(self, request: HttpRequest, reason: str, refusal: Answer) -> None:
+    def refuse(self, request: HttpRequest, reason: str, refusal: Response) -> None:
         """`request`: as far as it came."""
 
     def all_is_discarded(self) -> None:
@@ -251,7 +251,7 @@ class RequestReader:
         self._body: bytes | bytearray = b""
         self._length = 0
         self.body_bytes = 0
-        self._refusal: Answer | None = None
+        self._refusal: Response | None = None
 
     def feed(self, data: bytes) -> None:
         if self._refused and not self.discards_body:
@@ -283,8 +283,8 @@ class RequestReader:
         self._refused = True
         self.discards_body = discards_body
         self._drop_body()
-        call = Call(self._headers, self.body_bytes)
-        return HttpRequest(self.method, self._target, self._headers, keep_alive=False, call=call)
+        context = RequestContext(self._headers, self.body_bytes)
+        return HttpRequest(self.method, self._target, self._headers, keep_alive=False, context=context)
 
     def close(self) -> None:
         """The parser refers to this as this to it: the two would stay until the collector comes."""
@@ -465,7 +465,7 @@ class RequestReader:
             self._body if isinstance(self._body, bytes) else bytes(self._body),
             self.http_version,
             self._keep_alive,
-            Call(self._headers, self.body_bytes),
+            RequestContext(self._headers, self.body_bytes),
             self._refusal,
         )
         # Not kept: a connection that waits for its next request must not hold the last one's body.
@@ -506,7 +506,7 @@ class RequestReader:
             self._end_discarding()
             return
         headers = [("retry-after", "1")] if status == 503 else []
-        self._taker.refuse(self.stop(discards_body=discards_body), reason, error_answer(status, message, *headers))
+        self._taker.refuse(self.stop(discards_body=discards_body), reason, error_response(status, message, *headers))
 
     def _end_discarding(self) -> None:
         self.discards_body = False

@@ -9,7 +9,7 @@ from http import HTTPStatus
 import msgspec
 
 from service.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
-from service.http import Answer
+from service.http import Response
 from service.server.interface import HttpRequest
 
 # Content codings: request bodies out of gzip and deflate, answers into them. (RFC 9110, 8.4 and 12.5.3)
@@ -54,7 +54,7 @@ def decode_body(body: bytes, content_encoding: bytes, max_bytes: int) -> bytes:
     return body
 
 
-def encode_body(answer: Answer, accept_encoding: bytes) -> Answer:
+def encode_body(answer: Response, accept_encoding: bytes) -> Response:
     """The answer in the coding that its reader likes best, where it is long enough to gain by one."""
     if not accept_encoding or len(answer.body) < MIN_ENCODED_BYTES or _is_settled(answer):
         return answer
@@ -107,7 +107,7 @@ def _deflate_form(body: bytes) -> int:
     return _ZLIB if has_head else _RAW_DEFLATE
 
 
-def _is_settled(answer: Answer) -> bool:
+def _is_settled(answer: Response) -> bool:
     content_type = answer.content_type.lower()
     if content_type.startswith(_COMPRESSED_TYPES) and not content_type.startswith(_UNCOMPRESSED_TYPES):
         return True
@@ -135,9 +135,9 @@ def _weight(text: str) -> float:
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
-def response_bytes(request: HttpRequest, answer: Answer, *, keep_alive: bool) -> bytes:
+def response_bytes(request: HttpRequest, answer: Response, *, keep_alive: bool) -> bytes:
     shared = _shared_head(answer.status, answer.content_type, int(time.time()))
-    head = shared % (len(answer.body), request.call.request_id.encode())
+    head = shared % (len(answer.body), request.context.request_id.encode())
     for name, value in answer.headers:
         head += f"{name}: {value}\r\n".encode("latin-1", "replace")
     if not keep_alive:

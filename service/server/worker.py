@@ -104,7 +104,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     async def _serve(self, app: "Flask") -> None:
         from service.security import cors
-        from service.server.admission import doors
+        from service.server.admission import admissions
         from service.server.connection import Connections, CorsConnection, HttpConnection, affordable_connections
         from service.server.dispatch import Roads
 
@@ -134,11 +134,11 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             )
             # At the main port, and that for operations if there is one.
             for listener, kind, among, admit in zip(
-                listeners, (main, HttpConnection), (connections, operators), doors(app), strict=False
+                listeners, (main, HttpConnection), (connections, operators), admissions(app), strict=False
             )
         ]
         self.app.memory.note_listening(self.slot)
-        app.extensions["loop_watch"].start()
+        app.extensions["loop_watchdog"].start()
         registry: Registry = app.extensions["registry"]
         is_frozen = False
         while self._goes_on():

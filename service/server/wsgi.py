@@ -5,12 +5,12 @@ from io import BytesIO
 from typing import Any
 from wsgiref.types import WSGIApplication
 
-from service.http import Answer
+from service.http import Response
 from service.inference.context import ENVIRON_KEY
 from service.server.interface import HttpRequest, decoded_path
 
 
-def run_wsgi(app: WSGIApplication, request: HttpRequest, address: tuple[str, int]) -> Answer:
+def run_wsgi(app: WSGIApplication, request: HttpRequest, address: tuple[str, int]) -> Response:
     """The app's whole answer. What it raises, this raises."""
     started: list[Any] = []
 
@@ -32,7 +32,7 @@ def run_wsgi(app: WSGIApplication, request: HttpRequest, address: tuple[str, int
             content_type = value
         elif lower not in ("content-length", "connection", "date"):
             others.append((lower, value))
-    return Answer(int(status.split(" ", 1)[0]), body, content_type, tuple(others))
+    return Response(int(status.split(" ", 1)[0]), body, content_type, tuple(others))
 
 
 def environ(request: HttpRequest, address: tuple[str, int]) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def environ(request: HttpRequest, address: tuple[str, int]) -> dict[str, Any]:
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
-        ENVIRON_KEY: request.call,
+        ENVIRON_KEY: request.context,
     }
     for name, value in request.headers.items():
         # X_Y and X-Y would become one name; a proxy in front that strips the second would be got round by the first.

@@ -25,7 +25,7 @@ from tests.integration.test_versions import sample
 TEN = json.dumps({"instances": [10.0]}).encode()
 PREDICT = "/v1/models/regression:predict"
 ROWS = 900_000
-LONGEST_BODY = 8_000_000
+MAX_BODY_CHARACTERS = 8_000_000
 
 # They are no settings; nobody would wait a minute for a test.
 SHORT_WAITS = """
@@ -46,7 +46,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     shutil.copytree(SHIPPED / "regression" / "1", folder / "models" / "regression" / "1")
     with pytest.MonkeyPatch.context() as monkeypatch:
         at_start_of_python(SHORT_WAITS, folder, monkeypatch)
-        with running(folder / "models", folder / "log", max_body_bytes=LONGEST_BODY, keep_alive_seconds=5) as server:
+        with running(
+            folder / "models", folder / "log", max_body_bytes=MAX_BODY_CHARACTERS, keep_alive_seconds=5
+        ) as server:
             yield server
 
 
@@ -163,8 +165,8 @@ def test_clients_that_send_a_byte_now_and_then_are_cut_off_and_hold_nobody_up(
 
 def test_bodies_for_which_there_is_no_room_are_refused_and_the_others_answered(tmp_path: Path) -> None:
     # The longest body always fits, and with it no other.
-    limits = {"max_buffered_bytes": 1, "max_body_bytes": LONGEST_BODY}
-    longest = TEN.ljust(LONGEST_BODY)
+    limits = {"max_buffered_bytes": 1, "max_body_bytes": MAX_BODY_CHARACTERS}
+    longest = TEN.ljust(MAX_BODY_CHARACTERS)
     # With its usual waits: the first client must not be cut off before the others have been refused.
     with running(SHIPPED, tmp_path / "log", model_name="regression", **limits) as server, connect(server) as first:
         (worker,) = workers(server)

@@ -75,24 +75,24 @@ def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def asked_meanwhile(server: Server, path: str = OLD) -> Iterator[dict[str, int]]:
     """By one client after the other, each on a connection of its own: what became of them."""
     outcomes: dict[str, int] = {}
-    is_over = threading.Event()
+    is_cancelled = threading.Event()
 
     def ask() -> None:
-        while not is_over.is_set():
+        while not is_cancelled.is_set():
             try:
                 outcome = str(server.request(path, TEN).status)
             except (OSError, HTTPException) as error:
                 # urllib wraps it.
                 outcome = type(getattr(error, "reason", error)).__name__
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
-            is_over.wait(0.01)
+            is_cancelled.wait(0.01)
 
     thread = threading.Thread(target=ask)
     thread.start()
     try:
         yield outcomes
     finally:
-        is_over.set()
+        is_cancelled.set()
         thread.join()
 
 

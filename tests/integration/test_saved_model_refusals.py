@@ -198,7 +198,7 @@ def test_one_signature_that_cannot_run_does_not_take_the_others_with_it(
 def test_an_older_tensorflow_is_refused_and_the_log_has_its_version(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(c_api, "OLDEST", (2, 99))
+    monkeypatch.setattr(c_api, "MIN_VERSION", (2, 99))
     with pytest.raises(LoadError) as raised:
         c_api.tensorflow.__wrapped__()
     assert str(raised.value).endswith("is of another version than is needed: 2.99 or a later 2.x")

@@ -61,10 +61,10 @@ def test_a_worker_that_is_replaced_agrees_with_the_others(models: Path, tmp_path
 def asking(server: Server) -> Iterator[list[int]]:
     """The status of every answer to a client that asks all the time, naming no version."""
     statuses: list[int] = []
-    is_over = threading.Event()
+    is_cancelled = threading.Event()
 
     def ask() -> None:
-        while not is_over.is_set():
+        while not is_cancelled.is_set():
             statuses.append(server.request("/v1/models/regression:predict", TEN).status)
 
     thread = threading.Thread(target=ask)
@@ -72,7 +72,7 @@ def asking(server: Server) -> Iterator[list[int]]:
     try:
         yield statuses
     finally:
-        is_over.set()
+        is_cancelled.set()
         thread.join()
 
 

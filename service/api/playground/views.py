@@ -3,7 +3,8 @@
 from io import BytesIO
 
 import numpy as np
-from flask import Blueprint, Response, request
+from flask import Blueprint, request
+from flask import Response as FlaskResponse
 from PIL import Image
 
 from service.api import flask_views
@@ -13,7 +14,7 @@ from service.api.playground.occlusion import occlusion_map
 from service.api.playground.version_files import VersionFiles
 from service.api.v1 import views as v1
 from service.errors import InvalidRequest
-from service.inference.context import current_call
+from service.inference.context import current_context
 from service.inference.infer import Inference
 from service.inference.version import LoadedVersion
 from service.lifecycle.repository import Repository
@@ -36,36 +37,36 @@ def blueprint(inference: Inference, repository: Repository, settings: Settings) 
         return VersionFiles(repository.path(loaded.model, loaded.version))
 
     @views.get("/playground/models")
-    def models() -> Response:
+    def models() -> FlaskResponse:
         return json_response(playground_describe.models(registry))
 
     @views.get(_VERSION)
-    def version(model: str, version: str) -> Response:
+    def version(model: str, version: str) -> FlaskResponse:
         loaded = find(model, version)
         return json_response(playground_describe.version(loaded, files(loaded)))
 
     @views.get(_VERSION + "/files/<path:file>")
-    def file(model: str, version: str, file: str) -> Response:
+    def file(model: str, version: str, file: str) -> FlaskResponse:
         content, content_type = files(find(model, version)).read(file)
-        return Response(content, content_type=content_type)
+        return FlaskResponse(content, content_type=content_type)
 
     @views.post(_VERSION + "/seen")
-    def seen(model: str, version: str) -> Response:
+    def seen(model: str, version: str) -> FlaskResponse:
         """The picture as the model gets it."""
         ((_, rows),) = _picture(find(model, version), settings).items()
         stream = BytesIO()
         Image.fromarray(np.clip(rows[0], 0, 255).astype(np.uint8).squeeze()).save(stream, "PNG")
-        return Response(stream.getvalue(), content_type="image/png")
+        return FlaskResponse(stream.getvalue(), content_type="image/png")
 
     @views.post(_VERSION + "/<any(predict, classify, regress):verb>")
-    def try_out(model: str, version: str, verb: str) -> Response:
+    def try_out(model: str, version: str, verb: str) -> FlaskResponse:
         """What the page shows: the same question to the same version by the v1 API would count as traffic."""
         request = flask_views.current_request()
-        prediction = v1.decode(registry.get, settings, current_call(), request, verb, model, version)
+        prediction = v1.decode(registry.get, settings, current_context(), request, verb, model, version)
         return flask_views.response(inference.try_out(prediction))
 
     @views.post(_VERSION + "/occlusion")
-    def occlusion(model: str, version: str) -> Response:
+    def occlusion(model: str, version: str) -> FlaskResponse:
         loaded = find(model, version)
         loaded.health.check()
         inference.note_tried_out(loaded)
@@ -74,7 +75,7 @@ def blueprint(inference: Inference, repository: Repository, settings: Settings) 
             DEFAULT_SIGNATURE,
             _picture(loaded, settings),
             request.args.get("label", default=""),
-            current_call().check_deadline,
+            current_context().check_deadline,
         )
         return json_response({"label": found.label, "score": found.score, "drops": found.drops.tolist()})
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from flask import Blueprint, Response
+from flask import Blueprint
+from flask import Response as FlaskResponse
 
 from service.api import flask_views
 from service.api.flask_views import json_response
@@ -11,9 +12,9 @@ from service.api.v1 import describe as v1_describe
 from service.api.v1 import encode as v1_answers
 from service.api.v1.decode import Body
 from service.errors import InvalidRequest
-from service.http import Answer, Request
+from service.http import Request, Response
 from service.inference import classification
-from service.inference.context import Call, Prediction, current_call
+from service.inference.context import Prediction, RequestContext, current_context
 from service.inference.infer import Inference
 from service.inference.scores import Inferred, outlier_score_headers
 from service.inference.version import LoadedVersion
@@ -35,7 +36,7 @@ _VERB = ":<any(predict, classify, regress):verb>"
 def decode(
     find: Find,
     settings: Settings,
-    call: Call,
+    context: RequestContext,
     request: Request,
     verb: str,
     model: str,
@@ -44,44 +45,44 @@ def decode(
 ) -> Prediction:
     """A request for `:predict`, `:classify` or `:regress`. Raises ServingError."""
     loaded = find(model, version_of(version), label)
-    call.found(loaded)
+    context.found(loaded)
     loaded.health.check()
     body, inputs, is_of_pictures = _decode(loaded, settings, request, pictures_of(request), verb)
-    call.decoded()
+    context.decoded()
 
-    def encode(inferred: Inferred) -> Answer:
+    def encode(inferred: Inferred) -> Response:
         outputs = inferred.outputs
         if verb == "predict":
             predictions = v1_answers.encode_predictions(outputs, body.is_row_format)
-            return Answer(
+            return Response(
                 200, predictions, headers=outlier_score_headers(inferred.outlier_scores) if is_of_pictures else ()
             )
         if verb == "classify":
             rankings = classification.classify(loaded, body.signature_name, outputs, _top_k(request))
-            return Answer(
+            return Response(
                 200, v1_answers.encode_results(rankings), headers=outlier_score_headers(inferred.outlier_scores)
             )
         numbers = classification.regress(loaded, body.signature_name, outputs)
-        return Answer(200, v1_answers.encode_results(numbers))
+        return Response(200, v1_answers.encode_results(numbers))
 
-    return Prediction(loaded, body.signature_name, inputs, encode, call)
+    return Prediction(loaded, body.signature_name, inputs, encode, context)
 
 
 def blueprint(inference: Inference, settings: Settings) -> Blueprint:
     views = Blueprint("v1", __name__)
     registry = inference.registry
 
-    def act(**asked: str) -> Response:
-        prediction = decode(registry.get, settings, current_call(), flask_views.current_request(), **asked)
+    def act(**asked: str) -> FlaskResponse:
+        prediction = decode(registry.get, settings, current_context(), flask_views.current_request(), **asked)
         return flask_views.response(inference.answer(prediction))
 
-    def status(model: str, version: str | None = None, label: str | None = None) -> Response:
+    def status(model: str, version: str | None = None, label: str | None = None) -> FlaskResponse:
         number = version_of(version) if label is None else registry.get(model, label=label).version
         return json_response(v1_describe.model_version_status(registry, model, number))
 
-    def metadata(model: str, version: str | None = None, label: str | None = None) -> Response:
+    def metadata(model: str, version: str | None = None, label: str | None = None) -> FlaskResponse:
         loaded = registry.get(model, version_of(version), label)
-        current_call().found(loaded)
+        current_context().found(loaded)
         return json_response(v1_describe.metadata(loaded))
 
     for place in _PLACES:
@@ -90,7 +91,7 @@ def blueprint(inference: Inference, settings: Settings) -> Blueprint:
         views.add_url_rule(place + "/metadata", "metadata", metadata, methods=["GET"])
 
     @views.get("/v1/models")
-    def models() -> Response:
+    def models() -> FlaskResponse:
         return json_response({"models": sorted(registry.statuses())})
 
     return views

@@ -11,7 +11,7 @@ import orjson
 from service.api import numbers
 from service.api.v2 import binary, classification
 from service.errors import InvalidRequest
-from service.http import Answer
+from service.http import Response
 from service.inference.version import LoadedVersion
 from service.runtime.utf8 import NotUtf8, without_mark
 from service.tensors.dtypes import DATATYPES, DTYPES, MAX_DIMENSIONS, Array, shape_text
@@ -25,7 +25,7 @@ HEAD_LENGTH = "Inference-Header-Content-Length"
 HEAD_LENGTH_HEADER = HEAD_LENGTH.lower().encode()
 
 _EXPECTED = 'expected {"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}, ...]}'
-_MOST_DIGITS = 18
+_MAX_DIGITS = 18
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -79,7 +79,7 @@ _HEADS = msgspec.json.Decoder(Head)
 
 
 def read_head_length(text: bytes, most: int) -> int:
-    if not (text.isdigit() and len(text) <= _MOST_DIGITS and int(text) <= most):
+    if not (text.isdigit() and len(text) <= _MAX_DIGITS and int(text) <= most):
         given = text[:40].decode("latin-1")
         raise InvalidRequest(f"{HEAD_LENGTH}: {given!r}; expected the length of the JSON, 0 to {most} (the body's)")
     return int(text)
@@ -161,7 +161,7 @@ def decode(body: bytes, head_length: bytes | None, signature: Signature) -> tupl
     return head, arrays
 
 
-def encode(loaded: LoadedVersion, signature_name: str, head: Head, outputs: Mapping[str, Array]) -> Answer:
+def encode(loaded: LoadedVersion, signature_name: str, head: Head, outputs: Mapping[str, Array]) -> Response:
     """The outputs that the request wants, all where it names none."""
     described: list[dict[str, Any]] = []
     parts: list[bytes] = []
@@ -185,9 +185,9 @@ def encode(loaded: LoadedVersion, signature_name: str, head: Head, outputs: Mapp
         option=orjson.OPT_SERIALIZE_NUMPY,
     )
     if not parts:
-        return Answer(200, text)
+        return Response(200, text)
     length = ((HEAD_LENGTH, str(len(text))),)
-    return Answer(200, b"".join([text, *parts]), "application/octet-stream", length)
+    return Response(200, b"".join([text, *parts]), "application/octet-stream", length)
 
 
 def _spec(given: Input, signature: Signature) -> TensorSpec:

@@ -4,7 +4,8 @@ from contextlib import suppress
 
 import flask
 import orjson
-from flask import Blueprint, Response
+from flask import Blueprint
+from flask import Response as FlaskResponse
 from prometheus_client.registry import Collector
 
 from service.api import flask_views
@@ -15,8 +16,8 @@ from service.api.v2 import describe as v2_describe
 from service.api.v2 import statistics as v2_statistics
 from service.api.v2.decode import HEAD_LENGTH_HEADER
 from service.errors import InvalidRequest, ServingError, Unavailable
-from service.http import Answer, Request
-from service.inference.context import Call, Prediction, current_call
+from service.http import Request, Response
+from service.inference.context import Prediction, RequestContext, current_context
 from service.inference.infer import Inference
 from service.inference.scores import Inferred
 from service.inference.version import LoadedVersion
@@ -39,23 +40,23 @@ _PLACES = ("/v2/models/<name:model>", "/v2/models/<name:model>/versions/<version
 def decode(
     find: Find,
     settings: Settings,  # noqa: ARG001  # every protocol's decode takes them
-    call: Call,
+    context: RequestContext,
     request: Request,
     model: str,
     version: str | None = None,
 ) -> Prediction:
     """A request for inference. Raises ServingError."""
     loaded = find(model, version_of(version), None)
-    call.found(loaded)
+    context.found(loaded)
     loaded.health.check()
     name = v2_codec.signature_name(loaded)
     head, inputs = v2_codec.decode(request.body, request.headers.get(HEAD_LENGTH_HEADER), loaded.signature(name))
-    call.decoded()
+    context.decoded()
 
-    def encode(inferred: Inferred) -> Answer:
+    def encode(inferred: Inferred) -> Response:
         return v2_codec.encode(loaded, name, head, inferred.outputs)
 
-    return Prediction(loaded, name, inputs, encode, call)
+    return Prediction(loaded, name, inputs, encode, context)
 
 
 def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scraped: Collector) -> Blueprint:
@@ -65,17 +66,17 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
 
     def find(model: str, version: str | None) -> LoadedVersion:
         loaded = registry.get(model, version_of(version))
-        current_call().found(loaded)
+        current_context().found(loaded)
         return loaded
 
-    def infer(**asked: str) -> Response:
-        prediction = decode(registry.get, settings, current_call(), flask_views.current_request(), **asked)
+    def infer(**asked: str) -> FlaskResponse:
+        prediction = decode(registry.get, settings, current_context(), flask_views.current_request(), **asked)
         return flask_views.response(inference.answer(prediction))
 
-    def metadata(model: str, version: str | None = None) -> Response:
+    def metadata(model: str, version: str | None = None) -> FlaskResponse:
         return json_response(v2_describe.model_metadata(registry, find(model, version)))
 
-    def ready(model: str, version: str | None = None) -> Response:
+    def ready(model: str, version: str | None = None) -> FlaskResponse:
         # Who asks this wants to be told, not to wait.
         if not registry.first_scan_done.is_set():
             raise Unavailable("the models are still being loaded")
@@ -85,10 +86,10 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
             v2_codec.signature_name(loaded)
         return json_response({"name": model, "ready": True})
 
-    def config(model: str, version: str | None = None) -> Response:
+    def config(model: str, version: str | None = None) -> FlaskResponse:
         return json_response(v2_describe.model_config(find(model, version)))
 
-    def stats(model: str, version: str | None = None) -> Response:
+    def stats(model: str, version: str | None = None) -> FlaskResponse:
         find(model, version)
         return json_response(v2_statistics.statistics(registry, scraped, model, version_of(version)))
 
@@ -100,11 +101,11 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
         views.add_url_rule(place + "/stats", "stats", stats, methods=["GET"])
 
     @views.get("/v2")
-    def server() -> Response:
+    def server() -> FlaskResponse:
         return json_response(v2_describe.server_metadata())
 
     @views.get("/v2/models/stats")
-    def all_stats() -> Response:
+    def all_stats() -> FlaskResponse:
         """Of all models; and the metadata of the model that is called so, if there is one: no key is in both."""
         statistics = v2_statistics.statistics(registry, scraped)
         if STATS in registry.defaults():
@@ -113,17 +114,17 @@ def blueprint(inference: Inference, settings: Settings, watcher: Watcher, scrape
         return json_response(statistics)
 
     @views.post("/v2/repository/index")
-    def index() -> Response:
+    def index() -> FlaskResponse:
         return json_response(v2_describe.repository_index(registry, _wants_ready_only(flask.request.get_data())))
 
     @views.post("/v2/repository/models/<name:model>/load")
-    def load(model: str) -> Response:
+    def load(model: str) -> FlaskResponse:
         _check_admin(settings)
         watcher.load(model)
         return json_response({})
 
     @views.post("/v2/repository/models/<name:model>/unload")
-    def unload(model: str) -> Response:
+    def unload(model: str) -> FlaskResponse:
         _check_admin(settings)
         watcher.unload(model)
         return json_response({})

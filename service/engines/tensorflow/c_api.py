@@ -18,7 +18,7 @@ from typing import Any
 from service.engines.base import LoadError
 
 # The oldest that the tests have seen. The C API promises to stay compatible until version 3.
-OLDEST = (2, 21)
+MIN_VERSION = (2, 21)
 
 logger = logging.getLogger(__name__)
 
@@ -168,11 +168,11 @@ def _library_path() -> Path:
 
 def _is_suitable(version: str) -> bool:
     numbers = re.match(r"(\d+)\.(\d+)\.", version)
-    return numbers is not None and OLDEST <= (int(numbers[1]), int(numbers[2])) < (3, 0)
+    return numbers is not None and MIN_VERSION <= (int(numbers[1]), int(numbers[2])) < (3, 0)
 
 
 def _expected() -> str:
-    return f"{OLDEST[0]}.{OLDEST[1]} or a later 2.x"
+    return f"{MIN_VERSION[0]}.{MIN_VERSION[1]} or a later 2.x"
 
 
 def _found(path: Path) -> str:

@@ -10,7 +10,7 @@ from service.engines.base import LoadError, outputs_of_no_rows
 from service.engines.saved_model.meta_graph import read_tags
 from service.engines.tensorflow.c_api import TensorFlowError
 from service.engines.tensorflow.op_libraries import missing_op
-from service.engines.tensorflow.session import EXECUTORS, Call, Executor, Session
+from service.engines.tensorflow.session import EXECUTORS, Executor, RequestContext, Session
 from service.errors import GraphError, InvalidRequest, ServingError, without_paths
 from service.serving_config import graph_file
 from service.tensors.dtypes import Array, declared_shape, has_declared_shape, shape_text
@@ -81,7 +81,7 @@ class SavedModelEngine:
     def release(self) -> None:
         """What TensorFlow keeps of freed memory it does not keep by sizes."""
 
-    def _load(self, executor: Executor) -> dict[str, Call]:
+    def _load(self, executor: Executor) -> dict[str, RequestContext]:
         """A call for each signature; one that TensorFlow cannot run is left out, unless there is no other."""
         session = Session(self._version_dir, executor)
         # TensorFlow loads such a version, which then fails at every request.
@@ -93,7 +93,7 @@ class SavedModelEngine:
         calls, obstacles = {}, []
         for name, signature in signatures.items():
             try:
-                calls[name] = Call(session, signature)
+                calls[name] = RequestContext(session, signature)
             except TensorFlowError as error:
                 if _EXECUTOR_REFUSES in str(error):
                     raise

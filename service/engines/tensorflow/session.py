@@ -70,7 +70,7 @@ class Session:
         return Output(operation, index)
 
 
-class Call:
+class RequestContext:
     """A signature, ready to run. Safe to use from several threads."""
 
     def __init__(self, session: Session, signature: Signature) -> None:

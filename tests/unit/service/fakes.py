@@ -14,7 +14,7 @@ from werkzeug.test import EnvironBuilder, TestResponse
 from werkzeug.wrappers import Request
 
 from service.engines.base import Engine
-from service.inference.batching import Batcher, BatchLimits, BatchObserver, Independence, TurnBatcher, is_batchable
+from service.inference.batching import Batcher, BatchLimits, BatchObserver, Independence, TickBatcher, is_batchable
 from service.inference.pace import Pace
 from service.inference.version import LoadedVersion, State, VersionStatus
 from service.lifecycle.registry import Registry
@@ -26,7 +26,7 @@ from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 Arrays = Mapping[str, Array]
-Answer = Callable[[Arrays], dict[str, Array]]
+RunFunction = Callable[[Arrays], dict[str, Array]]
 
 
 @dataclass
@@ -34,7 +34,7 @@ class FakeEngine:
     """Answers what `answer` makes of the inputs, and keeps what it was asked."""
 
     signatures: Mapping[str, Signature]
-    answer: Answer
+    answer: RunFunction
     name: str = "fake"
     asked: list[tuple[str, Arrays]] = field(default_factory=list)
     runs_on_caller: bool = True
@@ -74,8 +74,8 @@ def batcher(engine: Engine, max_batch_size: int = 8, timeout_seconds: float = 0)
     return Batcher(engine.run, engine.signatures, independent(engine.signatures), limits, BatchObserver())
 
 
-def turn_batcher(engine: Engine) -> TurnBatcher:
-    return TurnBatcher(engine.run, engine.signatures, independent(engine.signatures), 8, BatchObserver())
+def tick_batcher(engine: Engine) -> TickBatcher:
+    return TickBatcher(engine.run, engine.signatures, independent(engine.signatures), 8, BatchObserver())
 
 
 def quick() -> Pace:
@@ -84,7 +84,12 @@ def quick() -> Pace:
 
 
 def loaded_version(
-    of: Signature, answer: Answer = echo, config: ServingConfig | None = None, *, model: str = "model", version: int = 1
+    of: Signature,
+    answer: RunFunction = echo,
+    config: ServingConfig | None = None,
+    *,
+    model: str = "model",
+    version: int = 1,
 ) -> LoadedVersion:
     engine = FakeEngine({DEFAULT_SIGNATURE: of}, answer)
     return LoadedVersion(model, version, engine, config or ServingConfig(), pace=quick())
@@ -116,7 +121,7 @@ class FakeService:
     def add(
         self,
         of: Signature,
-        answer: Answer = echo,
+        answer: RunFunction = echo,
         config: ServingConfig | None = None,
         *,
         model: str = "model",

@@ -11,7 +11,7 @@ from service.inference.version import LoadedVersion
 from service.serving_config import ImageSpec, OutlierScore, ServingConfig
 from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
-from tests.unit.service.fakes import FakeEngine, batcher, independent, quick, signature, tensor, turn_batcher
+from tests.unit.service.fakes import FakeEngine, batcher, independent, quick, signature, tensor, tick_batcher
 
 INPUTS = {"pixels": tensor("DT_FLOAT", -1, 2, 2)}
 OUTPUTS = {"probabilities": tensor("DT_FLOAT", -1, 2)}
@@ -44,7 +44,7 @@ def scored_version(config: ServingConfig = CONFIG, *, version: int = 1, batching
         config,
         limits=limits,
         batcher=batcher(engine) if batching == "threads" else None,
-        turn_batcher=turn_batcher(engine) if batching == "turns" else None,
+        tick_batcher=tick_batcher(engine) if batching == "turns" else None,
         independence=independent(SIGNATURES),
         pace=Pace() if batching == "threads" else quick(),
     )

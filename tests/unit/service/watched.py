@@ -7,7 +7,7 @@ from pathlib import Path
 from service.engines.base import Engine
 from service.inference.batching import BatchLimits, BatchObserver
 from service.inference.version import State
-from service.lifecycle.loader import LoadEngine, Preparation, Retries
+from service.lifecycle.loader import LoadEngine, Loader, Retries
 from service.lifecycle.policies import policy_file
 from service.lifecycle.registry import Registry
 from service.lifecycle.repository import Repository
@@ -44,8 +44,8 @@ class FakeLoader:
         return FakeEngine({DEFAULT_SIGNATURE: self.signature}, echo)
 
 
-def preparation(loader: LoadEngine) -> Preparation:
-    return Preparation(loader, lambda _model, _version: BatchObserver(), BatchLimits(8, 0))
+def preparation(loader: LoadEngine) -> Loader:
+    return Loader(loader, lambda _model, _version: BatchObserver(), BatchLimits(8, 0))
 
 
 def board_of(memory: SharedMemory, slot: int) -> Board:

@@ -21,7 +21,7 @@ from training.__main__ import main
 
 LABELS = ("bag", "coat", "shoe")
 OF = signature({"x": tensor("DT_FLOAT", -1, 3)}, {"scores": tensor("DT_FLOAT", -1, 3)})
-Answer = Callable[[Arrays], dict[str, Array]]
+Response = Callable[[Arrays], dict[str, Array]]
 
 
 def scores(*labels: str) -> Array:
@@ -56,7 +56,7 @@ class Bench:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
         self._capsys = capsys
-        self.answer: Answer = lambda inputs: {"scores": inputs["x"]}
+        self.answer: Response = lambda inputs: {"scores": inputs["x"]}
         self.labels: tuple[str, ...] = LABELS
         self.file = folder / "requests.jsonl"
         (folder / "models" / "model" / "2").mkdir(parents=True)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.cli.inputs import Asked, InvalidInput, requests
+from service.cli.inputs import InvalidInput, PredictRequest, requests
 
 
 def body(text: str, rank: int | None = 1, stdin: str = "") -> Any:
     (asked,) = requests([text], rank, io.BytesIO(stdin.encode()))
-    assert isinstance(asked, Asked), asked
+    assert isinstance(asked, PredictRequest), asked
     return asked.body
 
 
@@ -76,13 +76,13 @@ def test_a_folder_is_its_pictures_in_the_order_of_their_names(tmp_path: Path) ->
     found = list(requests([str(tmp_path)], 3, io.BytesIO()))
     names = [Path(asked.name).name for asked in found]
     assert names == ["a.webp", "b.PNG", "c.jpg"]
-    assert all(isinstance(asked, Asked) and asked.picture == b"as it is" for asked in found)
+    assert all(isinstance(asked, PredictRequest) and asked.picture == b"as it is" for asked in found)
 
 
 def test_a_picture_is_told_by_its_bytes_where_its_name_does_not(tmp_path: Path) -> None:
     Image.new("L", (2, 2)).save(tmp_path / "upload", "PNG")
     (asked,) = requests([str(tmp_path / "upload")], 3, io.BytesIO())
-    assert isinstance(asked, Asked)
+    assert isinstance(asked, PredictRequest)
     assert asked.picture
 
 
@@ -114,7 +114,11 @@ def test_what_is_neither_file_nor_number_and_an_empty_folder_are_told(tmp_path: 
 
 
 def test_one_bad_input_does_not_keep_the_others_out() -> None:
-    assert [type(asked) for asked in requests(["1", "x", "2"], 1, io.BytesIO())] == [Asked, InvalidInput, Asked]
+    assert [type(asked) for asked in requests(["1", "x", "2"], 1, io.BytesIO())] == [
+        PredictRequest,
+        InvalidInput,
+        PredictRequest,
+    ]
 
 
 def test_an_object_array_is_not_unpickled(tmp_path: Path) -> None:

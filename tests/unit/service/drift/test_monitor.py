@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.drift.features import InputFeatures
-from service.drift.monitor import LEAST_ROWS, WAITING_ROWS, WAITING_SECONDS, Drift, DriftNow
+from service.drift.monitor import MIN_ROWS, WAITING_ROWS, WAITING_SECONDS, Drift, DriftNow
 from service.drift.psi import Bins
 from service.drift.reference import Binned, Reference
 from service.drift.window import Window
@@ -68,8 +68,8 @@ def test_drift_is_told_once_half_the_window_has_drifted_and_forgotten_when_it_is
 
 
 def test_with_few_rows_there_is_no_index(drift: Drift) -> None:
-    ask(drift, honest(LEAST_ROWS - 1), 1)
-    assert drift.now() == DriftNow(LEAST_ROWS - 1, ())
+    ask(drift, honest(MIN_ROWS - 1), 1)
+    assert drift.now() == DriftNow(MIN_ROWS - 1, ())
     ask(drift, honest(1))
     assert len(drift.now().features) == 3
 

@@ -273,7 +273,7 @@ def test_who_would_lead_next_and_is_over_hands_on(monkeypatch: pytest.MonkeyPatc
         busy = at.hold()
         deadline = Deadline.unlimited()
         # Not told at once, as when its thread does not get to run.
-        monkeypatch.setattr(Deadline, "when_over", lambda _deadline, _wake: None)
+        monkeypatch.setattr(Deadline, "on_cancel", lambda _deadline, _wake: None)
         leads, behind = at.ask(1.0, deadline=deadline), at.ask(2.0)
         at.observer.wait_for_length(2)
         deadline.end()

@@ -45,9 +45,9 @@ def test_what_is_no_whole_number_of_milliseconds_is_refused(wish: bytes) -> None
 
 
 def test_a_deadline_passes() -> None:
-    assert Deadline(perf_counter() - 1, "1 ms").is_past()
-    assert not Deadline(perf_counter() + 60, "1 ms").is_past()
-    assert not Deadline.unlimited().is_past()
+    assert Deadline(perf_counter() - 1, "1 ms").has_expired()
+    assert not Deadline(perf_counter() + 60, "1 ms").has_expired()
+    assert not Deadline.unlimited().has_expired()
 
 
 def test_only_the_first_who_claims_it_answers() -> None:
@@ -57,12 +57,12 @@ def test_only_the_first_who_claims_it_answers() -> None:
 
 def test_who_waits_is_woken_when_it_is_over_and_at_once_if_it_is() -> None:
     deadline, woken = Deadline.unlimited(), []
-    deadline.when_over(lambda: woken.append("waiting"))
+    deadline.on_cancel(lambda: woken.append("waiting"))
     deadline.check()
     assert woken == []
     deadline.end()
     assert woken == ["waiting"]
-    deadline.when_over(lambda: woken.append("late"))
+    deadline.on_cancel(lambda: woken.append("late"))
     assert woken == ["waiting", "late"]
     with pytest.raises(DeadlineExceeded):
         deadline.check()

@@ -2,9 +2,9 @@ import logging
 
 import pytest
 
-from service.http import Answer
-from service.inference.context import Call, Prediction
-from service.inference.loop_watchdog import LOOKS_AT_HANGING, LOOKS_AT_SLOW, LoopWatch
+from service.http import Response
+from service.inference.context import Prediction, RequestContext
+from service.inference.loop_watchdog import POLLS_UNTIL_HANGING, POLLS_UNTIL_SLOW, LoopWatchdog
 from service.inference.version import LoadedVersion
 from tests.unit.service.fakes import loaded_version, signature, tensor
 
@@ -15,14 +15,14 @@ class Watched:
     def __init__(self) -> None:
         self.slow: list[LoadedVersion] = []
         self.ends = 0
-        self.watch = LoopWatch(self.slow.append, self._end)
+        self.watch = LoopWatchdog(self.slow.append, self._end)
 
     def _end(self) -> None:
         self.ends += 1
 
-    def look(self, times: int) -> None:
+    def poll(self, times: int) -> None:
         for _ in range(times):
-            self.watch.look()
+            self.watch.poll()
 
 
 @pytest.fixture
@@ -31,20 +31,20 @@ def watched() -> Watched:
 
 
 def prediction() -> Prediction:
-    return Prediction(LOADED, "serving_default", {}, lambda _: Answer(200, b""), Call())
+    return Prediction(LOADED, "serving_default", {}, lambda _: Response(200, b""), RequestContext())
 
 
 def test_a_run_that_lasts_is_told_once_and_in_the_end_ends_the_process(
     watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
     watched.watch.running = prediction()
-    watched.look(LOOKS_AT_SLOW)
+    watched.poll(POLLS_UNTIL_SLOW)
     assert watched.slow == []
-    watched.look(1)
+    watched.poll(1)
     assert watched.slow == [LOADED]
-    watched.look(LOOKS_AT_HANGING - LOOKS_AT_SLOW - 1)
+    watched.poll(POLLS_UNTIL_HANGING - POLLS_UNTIL_SLOW - 1)
     assert watched.ends == 0
-    watched.look(1)
+    watched.poll(1)
     assert (watched.slow, watched.ends) == ([LOADED], 1)
     warning, critical = caplog.records
     assert (warning.levelno, critical.levelno) == (logging.WARNING, logging.CRITICAL)
@@ -53,16 +53,16 @@ def test_a_run_that_lasts_is_told_once_and_in_the_end_ends_the_process(
 
 
 def test_many_short_runs_of_one_version_are_no_long_one(watched: Watched) -> None:
-    for _ in range(2 * LOOKS_AT_HANGING):
+    for _ in range(2 * POLLS_UNTIL_HANGING):
         watched.watch.running = prediction()
-        watched.look(LOOKS_AT_SLOW)
+        watched.poll(POLLS_UNTIL_SLOW)
     assert (watched.slow, watched.ends) == ([], 0)
 
 
 def test_an_event_loop_that_runs_nothing_is_left_alone(watched: Watched) -> None:
     watched.watch.running = prediction()
-    watched.look(LOOKS_AT_SLOW)
+    watched.poll(POLLS_UNTIL_SLOW)
     watched.watch.running = None
-    watched.look(2 * LOOKS_AT_HANGING)
+    watched.poll(2 * POLLS_UNTIL_HANGING)
     assert (watched.slow, watched.ends) == ([], 0)
     assert watched.watch._seen is None

@@ -3,7 +3,7 @@
 import numpy as np
 
 from service.errors import InvalidRequest
-from service.inference.batching import Arrays, BatchObserver, TurnBatcher
+from service.inference.batching import Arrays, BatchObserver, TickBatcher
 from service.tensors.dtypes import Array
 from service.tensors.signature import Signature, TensorSpec
 from tests.unit.service.fakes import independent, signature, tensor
@@ -32,7 +32,7 @@ class Model(BatchObserver):
 
 
 def run(model: Model, of: Signature, *requests: object, most: int = 8) -> list[object]:
-    batcher = TurnBatcher(model.run, {"of": of}, independent({"of": of}), most, model)
+    batcher = TickBatcher(model.run, {"of": of}, independent({"of": of}), most, model)
     ran = batcher.run([("of", {"x": np.array(request, np.float32)}) for request in requests])
     return [str(rows.outcome) if isinstance(rows.outcome, Exception) else rows.outcome["y"].tolist() for rows in ran]
 
@@ -46,7 +46,7 @@ def test_requests_are_run_together_and_their_answers_kept_apart() -> None:
 
 def test_each_request_is_told_how_many_rows_were_run_with_its_own() -> None:
     model = Model()
-    batcher = TurnBatcher(model.run, {"of": ROWS}, independent({"of": ROWS}), 8, model)
+    batcher = TickBatcher(model.run, {"of": ROWS}, independent({"of": ROWS}), 8, model)
     requests = [("of", {"x": np.array(rows, np.float32)}) for rows in ([1], [2, 3], [4] * 8)]
     together, too, alone = batcher.run(requests)
     assert (together.batch_size, too.batch_size, alone.batch_size) == (3, 3, 8)
@@ -56,7 +56,7 @@ def test_each_request_is_told_how_many_rows_were_run_with_its_own() -> None:
 
 def test_a_request_that_fails_is_told_of_its_own_run() -> None:
     model = Model()
-    batcher = TurnBatcher(model.run, {"of": ROWS}, independent({"of": ROWS}), 8, model)
+    batcher = TickBatcher(model.run, {"of": ROWS}, independent({"of": ROWS}), 8, model)
     good, bad = batcher.run([("of", {"x": np.array(rows, np.float32)}) for rows in ([1, 2], [-1])])
     assert (good.batch_size, bad.batch_size) == (2, 1)
     assert bad.run_began >= good.run_began + good.run_seconds > 0

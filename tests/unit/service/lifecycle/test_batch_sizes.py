@@ -31,7 +31,7 @@ class Timed:
         self._cost = cost
         self.engine = FakeEngine({DEFAULT_SIGNATURE: of}, self._answer)
 
-    def paying_rows(self, most: int = 32, row_seconds: float = ROW_SECONDS) -> int | None:
+    def best_batch_size(self, most: int = 32, row_seconds: float = ROW_SECONDS) -> int | None:
         return best_batch_size(self.engine, "model version 1", most, row_seconds, EXAMPLE, lambda: self.now)
 
     def rows_run(self) -> list[int]:
@@ -73,12 +73,12 @@ def up_to_four(rows: int) -> float:
 def test_the_largest_size_counts_whose_rows_take_clearly_less_than_those_of_the_one_before(
     cost: Cost, most: int, expected: int
 ) -> None:
-    assert Timed(cost).paying_rows(most) == expected
+    assert Timed(cost).best_batch_size(most) == expected
 
 
 def test_no_larger_batch_is_run_than_the_first_that_does_not_pay_and_the_last_run_is_of_what_pays() -> None:
     timed = Timed(up_to_four)
-    timed.paying_rows(100)
+    timed.best_batch_size(100)
     assert timed.rows_run() == [4, 1] * RUNS_PER_BATCH_SIZE + [16, 4] * RUNS_PER_BATCH_SIZE
     assert timed.engine.releases == 1
 
@@ -92,19 +92,19 @@ def test_the_best_of_several_runs_counts() -> None:
             runs.append(rows)
             return half_for_all(rows) * (3 if rows == held_up and runs.count(rows) < RUNS_PER_BATCH_SIZE else 1)
 
-        assert Timed(cost).paying_rows(4) == 4
+        assert Timed(cost).best_batch_size(4) == 4
 
 
 @pytest.mark.parametrize("row_seconds", [MIN_MEASURED_SECONDS * 0.9, MAX_MEASURE_SECONDS / 4, math.inf])
 def test_a_version_that_is_quick_or_would_be_judged_for_long_is_not(row_seconds: float) -> None:
     timed = Timed(one_by_one)
-    assert timed.paying_rows(row_seconds=row_seconds) is None
+    assert timed.best_batch_size(row_seconds=row_seconds) is None
     assert timed.rows_run() == []
 
 
 def test_where_time_is_over_before_batches_stop_to_pay_nothing_is_told() -> None:
     timed = Timed(half_for_all)
-    assert timed.paying_rows(row_seconds=MAX_MEASURE_SECONDS / RUNS_PER_BATCH_SIZE / 24) is None
+    assert timed.best_batch_size(row_seconds=MAX_MEASURE_SECONDS / RUNS_PER_BATCH_SIZE / 24) is None
     assert timed.rows_run() == [4, 1] * RUNS_PER_BATCH_SIZE
     assert timed.engine.releases == 1
 
@@ -112,16 +112,16 @@ def test_where_time_is_over_before_batches_stop_to_pay_nothing_is_told() -> None
 def test_an_engine_whose_runs_are_on_threads_of_its_own_is_not_judged() -> None:
     timed = Timed(one_by_one)
     timed.engine.runs_on_caller = False
-    assert timed.paying_rows() is None
+    assert timed.best_batch_size() is None
     assert timed.rows_run() == []
 
 
 def test_the_log_says_once_what_was_found(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "service.lifecycle.warm_up"):
-        Timed(one_by_one).paying_rows()
-        Timed(up_to_four).paying_rows()
-        Timed(one_by_one).paying_rows(1)
-        Timed(one_by_one).paying_rows(row_seconds=0)
+        Timed(one_by_one).best_batch_size()
+        Timed(up_to_four).best_batch_size()
+        Timed(one_by_one).best_batch_size(1)
+        Timed(one_by_one).best_batch_size(row_seconds=0)
     assert [record.getMessage() for record in caplog.records] == [
         "model version 1: a row takes 10.0 ms in a batch of 4, 10.0 in one of 1; batches are of 1 at most",
         "model version 1: a row takes 5.0 ms in a batch of 16, 5.0 in one of 4; batches are of 4 at most",

@@ -27,7 +27,7 @@ def worker(tmp_path: Path) -> Callable[[int], Watched]:
     return lambda slot: Watched(tmp_path / "models", board=board_of(memory, slot), patience_seconds=WAIT_SECONDS)
 
 
-def look(*setups: Watched, times: int = 3) -> None:
+def poll(*setups: Watched, times: int = 3) -> None:
     """So often that what has changed has settled."""
     for _ in range(times):
         for setup in setups:
@@ -72,10 +72,10 @@ def test_files_that_change_in_place_are_told_of_once_and_not_loaded(
     version = setup.add("a/1")
     (version / "variables").mkdir()
     (version / "variables/variables.index").write_bytes(b"weights")
-    look(setup)
+    poll(setup)
     change(version)
-    look(setup)
-    look(setup)
+    poll(setup)
+    poll(setup)
     (line,) = warnings(caplog)
     assert line.startswith(
         f"a version 1: its files have changed since it was loaded ('{file}'); they are not looked at"
@@ -87,21 +87,21 @@ def test_files_that_go_on_changing_are_told_of_once_they_have_settled(
     setup: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
     version = setup.add("a/1")
-    look(setup)
+    poll(setup)
     for size in range(4):
         (version / "saved_model.pb").write_bytes(b"x" * size)
-        look(setup, times=1)
+        poll(setup, times=1)
     assert warnings(caplog) == []
-    look(setup)
+    poll(setup)
     assert len(warnings(caplog)) == 1
 
 
 def test_what_people_alone_look_at_may_change(setup: Watched, caplog: pytest.LogCaptureFixture) -> None:
     version = setup.add("a/1")
-    look(setup)
+    poll(setup)
     (version / "assets.extra").mkdir()
     (version / "assets.extra/README.md").write_text("# Card")
-    look(setup)
+    poll(setup)
     assert warnings(caplog) == []
 
 
@@ -109,9 +109,9 @@ def test_a_version_that_is_taken_away_is_not_said_to_have_changed(
     setup: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
     version = setup.add("a/1")
-    look(setup)
+    poll(setup)
     version.rename(setup.models / ".old")
-    look(setup)
+    poll(setup)
     assert warnings(caplog) == []
 
 
@@ -120,9 +120,9 @@ def test_all_worker_processes_tell_it_once_together(
 ) -> None:
     one, other = worker(1), worker(2)
     version = one.add("a/1")
-    look(one, other)
+    poll(one, other)
     change_graph(version)
-    look(one, other)
+    poll(one, other)
     assert len(warnings(caplog)) == 1
 
 
@@ -131,10 +131,10 @@ def test_a_worker_process_that_begins_with_changed_files_waits_until_the_others_
 ) -> None:
     one, other = worker(1), worker(2)
     version = one.add("a/1")
-    look(one, other)
+    poll(one, other)
     before = identity(one)
     change_graph(version)
-    look(one, other)
+    poll(one, other)
     late = worker(3)
     is_loading = threading.Event()
     late.loader.meanwhile = is_loading.set
@@ -145,8 +145,8 @@ def test_a_worker_process_that_begins_with_changed_files_waits_until_the_others_
     assert not late.registry.first_scan_done.is_set()
     assert identity(one) == identity(other) == before
     while begins.is_alive():
-        look(one, other, times=1)
-    look(one, other, late)
+        poll(one, other, times=1)
+    poll(one, other, late)
     assert one.states() == other.states() == late.states() == {"a/1": State.AVAILABLE}
     assert identity(one) == identity(other) == identity(late) != before
     assert one.loader.loaded == other.loader.loaded == ["a/1", "a/1"]
@@ -157,14 +157,14 @@ def test_changed_files_that_cannot_be_loaded_leave_the_others_serving_and_say_wh
 ) -> None:
     one, late = worker(1), worker(2)
     version = one.add("a/1")
-    look(one)
+    poll(one)
     before = identity(one)
     change_graph(version)
-    look(one)
+    poll(one)
     for setup in (one, late):
         setup.loader.errors["a/1"] = LoadError("half of it is missing")
     late.watcher.scan()
     assert late.states() == {"a/1": State.END}
-    look(one)
+    poll(one)
     assert identity(one) == before
     assert "half of it is missing" in one.registry.statuses()["a"][1].error

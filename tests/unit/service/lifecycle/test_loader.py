@@ -10,7 +10,7 @@ from service.engines.base import Engine, LoadError
 from service.inference.batching import BatchLimits, BatchObserver
 from service.inference.pace import REMEMBERED_RUNS
 from service.inference.version import LoadedVersion
-from service.lifecycle.loader import Preparation
+from service.lifecycle.loader import Loader
 from service.lifecycle.policies import Batching
 from service.lifecycle.warm_up import Example
 from service.serving_config import InvalidServingConfig, RowProof, ServingConfig, write_serving_config
@@ -38,9 +38,9 @@ class Contradictions(BatchObserver):
         self.count += 1
 
 
-def preparation(spec: TensorSpec) -> Preparation:
+def preparation(spec: TensorSpec) -> Loader:
     engine = FakeEngine({DEFAULT_SIGNATURE: signature({"x": spec})}, echo)
-    return Preparation(lambda _path, _config: engine, lambda _model, _version: BatchObserver(), LIMITS)
+    return Loader(lambda _path, _config: engine, lambda _model, _version: BatchObserver(), LIMITS)
 
 
 def says_so(**parts: Any) -> ServingConfig:
@@ -54,7 +54,7 @@ def test_a_version_whose_example_is_quick_is_run_by_the_event_loop_and_any_other
 ) -> None:
     assert not preparation(OF.inputs["x"]).prepare("model", 1, tmp_path, Batching()).pace.is_quick
     write_serving_config(tmp_path, says_so(example={"instances": [1.0]}))
-    assert Preparation(load_rows, observe, LIMITS).prepare("model", 1, tmp_path, Batching()).pace.is_quick
+    assert Loader(load_rows, observe, LIMITS).prepare("model", 1, tmp_path, Batching()).pace.is_quick
 
 
 @pytest.mark.parametrize(
@@ -72,11 +72,11 @@ def test_rows_are_independent_where_the_version_or_the_operator_says_so(
     tmp_path: Path, is_said: bool, batching: Batching, expected: set[str]
 ) -> None:
     write_serving_config(tmp_path, says_so() if is_said else ServingConfig())
-    preparing = Preparation(load_rows, observe, LIMITS)
+    preparing = Loader(load_rows, observe, LIMITS)
     loaded = preparing.prepare("model", 1, tmp_path, batching)
     assert loaded.independence.signatures == expected
-    assert (loaded.turn_batcher is not None) is bool(expected)
-    assert loaded.runs_in_parts(DEFAULT_SIGNATURE, 33) is bool(expected)
+    assert (loaded.tick_batcher is not None) is bool(expected)
+    assert loaded.runs_in_batches(DEFAULT_SIGNATURE, 33) is bool(expected)
     assert preparing.with_batcher(loaded, Batching(independent_rows=True)).independence.signatures == {
         DEFAULT_SIGNATURE
     }
@@ -85,7 +85,7 @@ def test_rows_are_independent_where_the_version_or_the_operator_says_so(
 def test_a_batch_size_for_rows_that_nobody_calls_independent_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Preparation(load_rows, observe, LIMITS).prepare("model", 1, tmp_path, Batching(max_batch_size=8))
+    Loader(load_rows, observe, LIMITS).prepare("model", 1, tmp_path, Batching(max_batch_size=8))
     assert (
         "model version 1: max_batch_size is set for it, but nothing says that its rows are independent" in caplog.text
     )
@@ -93,7 +93,7 @@ def test_a_batch_size_for_rows_that_nobody_calls_independent_is_warned_of(
 
 def test_what_outputs_have_contradicted_is_counted_and_not_said_again(tmp_path: Path) -> None:
     observer = Contradictions()
-    preparing = Preparation(load_rows, lambda _model, _version: observer, LIMITS)
+    preparing = Loader(load_rows, lambda _model, _version: observer, LIMITS)
     loaded = preparing.prepare("model", 1, tmp_path, Batching(independent_rows=True))
     loaded.independence.contradict(DEFAULT_SIGNATURE)
     loaded.independence.contradict(DEFAULT_SIGNATURE)
@@ -126,7 +126,7 @@ def test_an_error_of_the_disk_is_told_as_one(tmp_path: Path, error: OSError) -> 
     def load(_path: Path, _config: ServingConfig) -> FakeEngine:
         raise error
 
-    broken = Preparation(load, lambda _model, _version: BatchObserver(), LIMITS)
+    broken = Loader(load, lambda _model, _version: BatchObserver(), LIMITS)
     with pytest.raises(LoadError, match="cannot be read: ") as refusal:
         broken.prepare("model", 1, tmp_path, Batching())
     assert "/" not in str(refusal.value).replace("Input/output", "")
@@ -156,14 +156,14 @@ def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, i
 
 
 def test_no_larger_batches_are_formed_than_pay(tmp_path: Path, judged: list[tuple[str, int]]) -> None:
-    preparing = Preparation(load_rows, observe, LIMITS)
+    preparing = Loader(load_rows, observe, LIMITS)
     loaded = preparing.prepare("model", 1, tmp_path, Batching(batch_timeout_micros=500))
     assert judged == [("model version 1", 32)]
     assert loaded.limits == BatchLimits(3, 0.0005)
 
 
 def test_a_size_that_a_policy_names_counts_as_it_stands(tmp_path: Path, judged: list[tuple[str, int]]) -> None:
-    preparing = Preparation(load_rows, observe, LIMITS)
+    preparing = Loader(load_rows, observe, LIMITS)
     assert preparing.prepare("model", 1, tmp_path, Batching(max_batch_size=8)).limits.max_batch_size == 8
     assert judged == []
     loaded = preparing.prepare("model", 1, tmp_path, Batching())
@@ -205,6 +205,6 @@ def test_what_threads_run_is_known_to_its_health_and_teaches_its_pace() -> None:
 def test_labels_that_are_not_as_many_as_the_scores_are_refused_when_loaded(tmp_path: Path) -> None:
     scores = signature({"x": tensor("DT_FLOAT", -1)}, {"scores": tensor("DT_FLOAT", -1, 3)})
     write_serving_config(tmp_path, ServingConfig(labels=("cat", "dog")))
-    of_three = Preparation(lambda _path, _config: FakeEngine({DEFAULT_SIGNATURE: scores}, echo), observe, LIMITS)
+    of_three = Loader(lambda _path, _config: FakeEngine({DEFAULT_SIGNATURE: scores}, echo), observe, LIMITS)
     with pytest.raises(LoadError, match="2 labels, and the output 'scores' has 3 scores a row"):
         of_three.prepare("model", 1, tmp_path, Batching())

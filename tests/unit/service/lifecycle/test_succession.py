@@ -473,7 +473,7 @@ def test_the_new_version_is_loaded_as_soon_as_the_old_one_is_out_of_memory(setup
     begin_with_unload_first(setup)
     setup.add("a/2")
     setup.scan(1)
-    setup.watcher.look()
+    setup.watcher.poll()
     setup.watcher._coordinate()
     assert setup.watcher._queue.wait(10)
     assert setup.loader.loaded == ["a/1", "a/2"]

@@ -52,7 +52,7 @@ def test_a_version_that_brings_nothing_is_not_run_and_the_log_says_so(
     engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo)
     done = warm_up(tmp_path, engine, ServingConfig(), (DEFAULT_SIGNATURE,))
     assert engine.asked == []
-    assert (done.row_seconds, done.batch_gain_seconds, done.paying_rows) == (math.inf, math.inf, None)
+    assert (done.row_seconds, done.batch_gain_seconds, done.best_batch_size) == (math.inf, math.inf, None)
     assert "model version 1 is not warmed up: it brings no recorded requests, and no example" in caplog.text
 
 
@@ -90,7 +90,7 @@ def test_rows_that_are_large_are_not_tried_together(tmp_path: Path) -> None:
     large = signature({"x": tensor("DT_UINT8", -1, MAX_ROW_BYTES + 1)})
     engine = FakeEngine({DEFAULT_SIGNATURE: large}, echo)
     done = warm_up(tmp_path, engine, example([0] * (MAX_ROW_BYTES + 1)), (DEFAULT_SIGNATURE,))
-    assert done.paying_rows == 1
+    assert done.best_batch_size == 1
     assert max(rows_run(engine)) <= GAIN_ROWS
 
 

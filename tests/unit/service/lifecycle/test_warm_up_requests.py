@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engines.base import LoadError
-from service.lifecycle.warm_up import MOST_RECORDS, WARM_UP_FILE, RecordedRequest, recorded_requests
+from service.lifecycle.warm_up import MAX_RECORDS, WARM_UP_FILE, RecordedRequest, recorded_requests
 from service.serving_config import ASSETS
 from tests.unit.service.protobufs import examples_log, message, predict_log, tensor, tf_record
 
@@ -65,7 +65,7 @@ def test_kinds_that_are_not_served_are_passed_over(tmp_path: Path, kind: int) ->
         (tf_record(b"\xff"), "record 1 is no tensorflow.serving.PredictionLog"),
         (tf_record(b""), "it holds neither a predict_log nor a classify_log nor a regress_log"),
         (tf_record(predict_log("", {"x": tensor(1, (2,))})), "a tensor of the shape (2,) holds 0 values"),
-        (tf_record(*[message(4)] * (MOST_RECORDS + 1)), f"has too many records: at most {MOST_RECORDS} are taken"),
+        (tf_record(*[message(4)] * (MAX_RECORDS + 1)), f"has too many records: at most {MAX_RECORDS} are taken"),
     ],
 )
 def test_a_file_that_is_not_what_it_should_be_is_refused(tmp_path: Path, content: bytes, words: str) -> None:

@@ -147,7 +147,7 @@ def test_a_version_that_vanishes_while_it_is_loaded_is_not_served(setup: Watched
     def vanish() -> None:
         if folder.exists():
             shutil.rmtree(folder)
-            setup.watcher.look()
+            setup.watcher.poll()
 
     setup.loader.meanwhile = vanish
     setup.watcher.scan()

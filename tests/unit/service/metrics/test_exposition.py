@@ -99,7 +99,7 @@ def test_the_time_that_loading_took_is_shown_for_what_is_available() -> None:
 def test_no_series_outlives_its_version(registry: Registry) -> None:
     metrics = Metrics(CollectorRegistry())
     page = scrape_registry(metrics, registry)
-    calls = [metrics.of_call(model, version, "v1", "predict", 404) for model, version in (("model", "1"), ("", ""))]
+    calls = [metrics.of_request(model, version, "v1", "predict", 404) for model, version in (("model", "1"), ("", ""))]
     for call in calls:
         call.record(0.5, 0, 0)
     metrics.rejected.labels("too_large").inc()
@@ -137,7 +137,7 @@ def test_the_page_is_prometheus_text(registry: Registry) -> None:
 
 def test_prometheus_client_would_write_the_same_page(registry: Registry) -> None:
     metrics = Metrics(CollectorRegistry())
-    metrics.of_call("model", "1", "v1", "predict", 200).record(0.75, 0.25, 0.5)
+    metrics.of_request("model", "1", "v1", "predict", 200).record(0.75, 0.25, 0.5)
     metrics.queue_length.labels("model", "1").set(2)
     page = scrape_page(metrics, registry)
 
@@ -190,7 +190,7 @@ def test_sums_never_fall_while_workers_are_killed_in_the_middle_and_replaced(
     page = scrape_page(Metrics(CollectorRegistry(), memory), registry)
     seen = [0.0]
 
-    def look(living: int) -> None:
+    def poll(living: int) -> None:
         shown = {
             (sample.name, sample.labels.get("le", "")): sample.value
             for family in page.collect()
@@ -205,15 +205,15 @@ def test_sums_never_fall_while_workers_are_killed_in_the_middle_and_replaced(
 
     for living in (3, 2):
         for _ in range(5):
-            look(living)
+            poll(living)
         workers[living - 2].kill()
         memory.free_slot(workers[living - 2].slot)
-        look(living - 1)
+        poll(living - 1)
     end = memory.end
     workers += [Worker(memory, 10**9) for _ in range(2)]
     for worker in workers[2:]:
         worker.wait_until_it_says_so()
-    look(3)
+    poll(3)
     assert seen[-1] > seen[-2] > 0
     assert memory.end == end, "they go on with the cells of those before them"
 

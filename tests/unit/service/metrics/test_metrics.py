@@ -83,7 +83,7 @@ def test_labels_that_are_too_few_are_named(metrics: Metrics) -> None:
 
 def test_a_call_is_counted_and_its_time_is_told_apart(metrics: Metrics, page: CollectorRegistry) -> None:
     for status in (200, 200, 400):
-        metrics.of_call("model", "1", "v1", "predict", status).record(0.75, 0.25, 0.125)
+        metrics.of_request("model", "1", "v1", "predict", status).record(0.75, 0.25, 0.125)
     assert page.get_sample_value("serving_requests_total", {**CALL, "status": "200"}) == 2
     assert page.get_sample_value("serving_requests_total", {**CALL, "status": "400"}) == 1
     assert page.get_sample_value("serving_request_duration_seconds_count", CALL) == 3
@@ -140,7 +140,7 @@ def test_what_is_asked_for_twice_is_kept(metrics: Metrics) -> None:
 def test_threads_lose_no_request(metrics: Metrics, page: CollectorRegistry) -> None:
     def serve() -> None:
         for _ in range(3000):
-            metrics.of_call("model", "1", "v1", "predict", 200).record(0.5, 0.25, 0.25)
+            metrics.of_request("model", "1", "v1", "predict", 200).record(0.5, 0.25, 0.25)
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)

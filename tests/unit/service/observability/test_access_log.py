@@ -17,7 +17,7 @@ from service.inference.version import LoadedVersion
 from service.observability.access_log import RequestLog
 from service.server.connection import Connections, HttpConnection
 from service.server.dispatch import Roads
-from service.server.interface import LONGEST_PATH, HttpRequest
+from service.server.interface import MAX_PATH_BYTES, HttpRequest
 from service.settings import Settings
 from tests.unit.service.fakes import (
     FakeService,
@@ -27,7 +27,7 @@ from tests.unit.service.fakes import (
     patient_settings,
     signature,
     tensor,
-    turn_batcher,
+    tick_batcher,
 )
 
 OF = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
@@ -49,7 +49,7 @@ class Clients:
         self.request_log = RequestLog(self.service.app.extensions["settings"], self._write, draw)
 
     def _together(self, loaded: LoadedVersion) -> LoadedVersion:
-        return replace(loaded, turn_batcher=turn_batcher(loaded.engine))
+        return replace(loaded, tick_batcher=tick_batcher(loaded.engine))
 
     def _write(self, lines: bytes) -> None:
         self.log += lines
@@ -164,7 +164,7 @@ def test_a_text_line_leaves_out_what_does_not_apply(tmp_path: Path) -> None:
         (request("GET /nowhere", b""), 404, "/nowhere"),
         (request(body=b"x" * 1001)[:200], 413, "/v1/models/model:predict"),
         (b"GET /a b c\r\n\r\n", 400, "/a"),
-        (b"GET /" + b"x" * 70_000, 431, "/" + "x" * (LONGEST_PATH - 1)),
+        (b"GET /" + b"x" * 70_000, 431, "/" + "x" * (MAX_PATH_BYTES - 1)),
     ],
 )
 def test_what_is_refused_has_its_line_too(tmp_path: Path, sent: bytes, status: int, path: str) -> None:

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from service import create_app
-from service.inference.context import Call
+from service.inference.context import RequestContext
 from service.inference.deadline import Deadline
 from service.inference.version import Shadow
 from service.observability.capture import Capture, decode_line, decode_tensors
@@ -38,7 +38,7 @@ class Kept:
     def __init__(self, path: Path, **changed: object) -> None:
         self.path = path
         self.dropped = 0
-        given = {"share": 1.0, "most_bytes": 1_000_000, "draw": lambda: 0.5, **changed}
+        given = {"share": 1.0, "max_bytes": 1_000_000, "draw": lambda: 0.5, **changed}
         self.capture = Capture(path, dropped=self.drop, **given)  # type: ignore[arg-type]
 
     def drop(self) -> None:
@@ -46,11 +46,11 @@ class Kept:
 
     def offer(self, *rows: tuple[float, float], deadline: Deadline | None = None) -> None:
         x = np.array(rows or [(1, 2)], np.float32)
-        call = Call({b"x-request-id": b"mine"})
-        call.deadline = deadline
-        call.protocol, call.verb = "v1", "classify"
+        context = RequestContext({b"x-request-id": b"mine"})
+        context.deadline = deadline
+        context.protocol, context.verb = "v1", "classify"
         self.capture.offer(
-            call, loaded_version(OF, config=LABELS, version=3), "serving_default", {"x": x}, {"scores": x}
+            context, loaded_version(OF, config=LABELS, version=3), "serving_default", {"x": x}, {"scores": x}
         )
 
     def lines(self) -> list[bytes]:
@@ -88,7 +88,7 @@ def test_a_share_of_the_requests_is_kept(tmp_path: Path, share: float, is_kept: 
 
 
 def test_what_is_too_much_to_wait_is_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = Kept(tmp_path / "file", most_waiting_bytes=4_500)
+    kept = Kept(tmp_path / "file", max_queued_bytes=4_500)
     go_on = threading.Event()
     append = kept.capture._file.append
 
@@ -133,7 +133,7 @@ def no_room(_line: bytes) -> None:
 )
 def test_what_cannot_be_written_is_dropped_and_the_next_is_kept(tmp_path: Path, outputs: dict[str, Array]) -> None:
     kept = Kept(tmp_path / "file")
-    kept.capture.offer(Call(), loaded_version(OF, config=LABELS), "serving_default", {}, outputs)
+    kept.capture.offer(RequestContext(), loaded_version(OF, config=LABELS), "serving_default", {}, outputs)
     kept.offer()
     assert len(kept.lines()) == 1
     assert kept.dropped == 1

@@ -18,7 +18,7 @@ class Pipe:
         self.read_end, self.write_end = os.pipe()
         self.dropped = 0
         self.is_dropped = threading.Event()
-        self.writer = LogWriter(self.write_end, self.drop, most_waiting_bytes=1_000_000)
+        self.writer = LogWriter(self.write_end, self.drop, max_queued_bytes=1_000_000)
 
     def drop(self, lines: int) -> None:
         self.dropped += lines

@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from service.inference.context import Call
+from service.inference.context import RequestContext
 from service.observability.tracing import Spans
 from service.server.interface import HttpRequest
 
@@ -33,17 +33,23 @@ def spans(exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch) -> Sp
 def predicted(**headers: str) -> HttpRequest:
     """A prediction that took eight seconds, and waited twice."""
     given = {name.encode(): value.encode() for name, value in headers.items()}
-    call = Call(given, 20)
-    call.protocol, call.verb, call.model, call.version, call.batch_size = "v1", "predict", "model", "3", 5
-    call.arrived, call.began, call.decoded_at, call.run_began, call.run_seconds = (
+    context = RequestContext(given, 20)
+    context.protocol, context.verb, context.model, context.version, context.batch_size = (
+        "v1",
+        "predict",
+        "model",
+        "3",
+        5,
+    )
+    context.arrived, context.began, context.decoded_at, context.run_began, context.run_seconds = (
         BEGAN,
         BEGAN + 1,
         BEGAN + 2,
         BEGAN + 4,
         1,
     )
-    call.inferred_at, call.ended, call.answered = BEGAN + 5, BEGAN + 7, BEGAN + 8
-    return HttpRequest("POST", b"/v1/models/model/versions/3:predict?secret", given, call=call)
+    context.inferred_at, context.ended, context.answered = BEGAN + 5, BEGAN + 7, BEGAN + 8
+    return HttpRequest("POST", b"/v1/models/model/versions/3:predict?secret", given, context=context)
 
 
 def seconds(span: ReadableSpan, since: ReadableSpan) -> tuple[float, float]:
@@ -131,10 +137,10 @@ def test_the_log_can_name_a_trace_that_begins_here(spans: Spans, exporter: InMem
     request = predicted()
     spans.answered(request, 200, 0)
     whole = exporter.get_finished_spans()[-1]
-    assert request.call.trace is not None
+    assert request.context.trace is not None
     assert whole.context is not None
-    assert request.call.trace.trace_id == f"{whole.context.trace_id:032x}"
-    assert request.call.trace.span_id == ""
+    assert request.context.trace.trace_id == f"{whole.context.trace_id:032x}"
+    assert request.context.trace.span_id == ""
 
 
 @pytest.mark.parametrize(("status", "is_ours"), [(200, False), (404, False), (429, False), (500, True), (504, True)])
@@ -169,8 +175,8 @@ def test_what_tools_ask_every_few_seconds_is_no_span(spans: Spans, exporter: InM
 
 def test_short_waits_are_left_out(spans: Spans, exporter: InMemorySpanExporter) -> None:
     request = predicted()
-    request.call.began = request.call.arrived + 0.00005
-    request.call.run_began = request.call.decoded_at + 0.00005
+    request.context.began = request.context.arrived + 0.00005
+    request.context.run_began = request.context.decoded_at + 0.00005
     spans.answered(request, 200, 0)
     assert [span.name for span in exporter.get_finished_spans()][:-1] == ["decode", "inference", "encode"]
 

@@ -9,10 +9,10 @@ DEADLINE = 10
 class Held:
     """Does its work once it may go on."""
 
-    def __init__(self, most_waiting: int = 10) -> None:
+    def __init__(self, max_queued: int = 10) -> None:
         self.done: list[str] = []
         self.go_on = threading.Event()
-        self.background = Background("held", self.work, most_waiting)
+        self.background = Background("held", self.work, max_queued)
 
     def work(self, piece: str) -> None:
         assert self.go_on.wait(DEADLINE)
@@ -29,7 +29,7 @@ def test_all_is_done_in_its_order_and_the_end_waits_for_it() -> None:
 
 
 def test_what_is_too_much_is_not_taken_and_what_is_under_way_counts() -> None:
-    held = Held(most_waiting=10)
+    held = Held(max_queued=10)
     assert held.background.offer("a", 6)
     assert not held.background.offer("b", 5)
     assert held.background.offer("c", 4)

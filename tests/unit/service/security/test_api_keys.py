@@ -83,7 +83,7 @@ def test_keys_come_and_go_with_the_file(tmp_path: Path, caplog: pytest.LogCaptur
     keys = keys_of(path)
     write(path, entry("two", "bob"))
     assert keys.find(b"one")
-    keys.look()
+    keys.poll()
     assert keys.find(b"one") is None
     assert keys.find(b"two")
     assert caplog.messages == ["1 API keys count: alice", "1 API keys count: bob"]
@@ -98,14 +98,14 @@ def test_while_the_file_is_bad_the_keys_before_count_and_it_is_said_once(
     for text in ("[keys]", None):
         write(path, text) if text is not None else path.unlink()
         caplog.clear()
-        keys.look()
-        keys.look()
+        keys.poll()
+        keys.poll()
         assert keys.find(b"one")
         assert not keys.is_valid
         (message,) = caplog.messages
         assert message.endswith("; the keys before go on to count")
     write(path, entry("two"))
-    keys.look()
+    keys.poll()
     assert keys.is_valid
     assert keys.find(b"one") is None
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from service.http import Answer
+from service.http import Response
 from service.server.connection import Connections, HttpConnection
 from service.server.interface import HttpRequest
 from tests.unit.service.fakes import FakeTransport
@@ -17,17 +17,17 @@ class Echo:
     """Answers with what was asked; what asks for /slow gets its answer when the test says so."""
 
     requests: list[HttpRequest] = field(default_factory=list)
-    slow: "list[asyncio.Future[Answer]]" = field(default_factory=list)
+    slow: "list[asyncio.Future[Response]]" = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
 
-    def answer(self, request: HttpRequest) -> "Answer | asyncio.Future[Answer]":
+    def answer(self, request: HttpRequest) -> "Response | asyncio.Future[Response]":
         self.requests.append(request)
         if request.target.startswith(b"/slow"):
             self.slow.append(asyncio.get_running_loop().create_future())
             return self.slow[-1]
-        return Answer(200, request.target + b" " + request.body, "text/plain")
+        return Response(200, request.target + b" " + request.body, "text/plain")
 
-    def give(self, refusal: Answer, request: HttpRequest) -> Answer:
+    def give(self, refusal: Response, request: HttpRequest) -> Response:
         return refusal
 
     def refused(self, reason: str) -> None:

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service import create_app
-from service.http import Answer
+from service.http import Response
 from service.server import admission
-from service.server.admission import doors
+from service.server.admission import admissions
 from service.server.connection import Connections, HttpConnection
 from service.server.interface import HttpRequest, decoded_path
 from service.server.wsgi import run_wsgi
@@ -40,11 +40,11 @@ class Inside:
 
     requests: list[HttpRequest] = field(default_factory=list)
 
-    def answer(self, request: HttpRequest) -> Answer:
+    def answer(self, request: HttpRequest) -> Response:
         self.requests.append(request)
-        return Answer(200, b"inside")
+        return Response(200, b"inside")
 
-    def give(self, refusal: Answer, request: HttpRequest) -> Answer:
+    def give(self, refusal: Response, request: HttpRequest) -> Response:
         return refusal
 
     def refused(self, reason: str) -> None: ...
@@ -56,7 +56,7 @@ class House:
     inside: Inside = field(default_factory=Inside)
 
     def connect(self, port: int = MAIN) -> tuple[HttpConnection, FakeTransport]:
-        connection = HttpConnection(self.inside, Connections(), 1000, doors(self.app)[port])
+        connection = HttpConnection(self.inside, Connections(), 1000, admissions(self.app)[port])
         transport = FakeTransport()
         connection.connection_made(transport)
         return connection, transport
@@ -275,7 +275,7 @@ def test_it_is_known_whose_key_a_request_came_with_also_where_it_is_refused(hous
     def log(request: HttpRequest, status: int, _body_bytes: int) -> None:
         logged.append((request.key_name, status))
 
-    connection = HttpConnection(house.inside, Connections(), 10, doors(house.app)[MAIN], answered=log)
+    connection = HttpConnection(house.inside, Connections(), 10, admissions(house.app)[MAIN], answered=log)
     connection.connection_made(FakeTransport())
     for path, length in (("/v2", 0), ("/v2/repository/models/m/load", 0), ("/v2", 11)):
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\nX-API-Key: {PREDICT}\r\n\r\n"
@@ -284,7 +284,7 @@ def test_it_is_known_whose_key_a_request_came_with_also_where_it_is_refused(hous
 
 
 def test_where_nothing_is_guarded_nobody_is_asked(build: Callable[..., House]) -> None:
-    assert doors(build(keys=False).app) == [None]
+    assert admissions(build(keys=False).app) == [None]
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 400", "Transfer-Encoding: chunked"])

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from service.http import Answer
+from service.http import Response
 from service.server import connection as protocol
 from service.server import connection as waits
 from service.server import parser
@@ -64,7 +64,7 @@ def test_nobody_is_told_to_go_on_before_the_answers_before() -> None:
         client = connect()
         client.send(GET.replace(b"/ ", b"/slow ") + post(b"body", b"Expect: 100-continue")[:-4])
         assert client.transport.written == b""
-        client.echo.slow[0].set_result(Answer(200, b"slow"))
+        client.echo.slow[0].set_result(Response(200, b"slow"))
         client.send(b"body")
         await asyncio.sleep(0)
         assert client.statuses == [200, 200]
@@ -118,7 +118,7 @@ def test_pipelined_requests_are_answered_in_their_order() -> None:
         client = connect()
         client.send(GET.replace(b"/ ", b"/slow ") + GET.replace(b"/ ", b"/second "))
         assert client.transport.written == b""
-        client.echo.slow[0].set_result(Answer(200, b"slow"))
+        client.echo.slow[0].set_result(Response(200, b"slow"))
         await asyncio.sleep(0)
         first, second = client.transport.written.index(b"slow"), client.transport.written.index(b"/second")
         assert first < second
@@ -142,7 +142,7 @@ def test_a_refusal_waits_for_the_answers_before_it(refused: bytes, status: int, 
         client.send(refused)
         client.send(GET)
         assert client.statuses == []
-        client.echo.slow[0].set_result(Answer(200, b"slow"))
+        client.echo.slow[0].set_result(Response(200, b"slow"))
         await asyncio.sleep(0)
         assert client.statuses == [200, 200, status]
         client.later(waits.DISCARD_SECONDS + 1)
@@ -180,7 +180,7 @@ def test_a_client_that_pipelines_without_end_is_not_read_further() -> None:
         client = connect()
         client.send(GET.replace(b"/ ", b"/slow ") + GET * protocol.MAX_PIPELINED)
         assert client.transport.is_reading_paused
-        client.echo.slow[0].set_result(Answer(200, b"slow"))
+        client.echo.slow[0].set_result(Response(200, b"slow"))
         await asyncio.sleep(0)
         assert not client.transport.is_reading_paused
         assert client.statuses == [200] * (1 + protocol.MAX_PIPELINED)
@@ -363,7 +363,7 @@ def test_a_body_may_take_its_time_but_not_forever(monkeypatch: pytest.MonkeyPatc
         client.send(b"x")
         client.later(0)
         assert now < 1000
-    expected = waits.BODY_SECONDS + 20_000 / waits.LEAST_BYTES_PER_SECOND
+    expected = waits.BODY_SECONDS + 20_000 / waits.MIN_BYTES_PER_SECOND
     assert expected <= now <= expected + 2
     assert client.statuses == [408]
     assert b"by then less than 500 bytes a second" in client.transport.written
@@ -390,7 +390,7 @@ def test_a_body_that_comes_behind_a_slow_request_has_no_longer_than_any() -> Non
         client.send(GET.replace(b"/ ", b"/slow ") + post(b"body")[:-1])
         client.later(10 * waits.BODY_SECONDS)
         assert not client.is_closed
-        client.echo.slow[0].set_result(Answer(200, b"slow"))
+        client.echo.slow[0].set_result(Response(200, b"slow"))
         await asyncio.sleep(0)
         client.later(waits.BODY_SECONDS - 1)
         assert not client.is_closed
@@ -434,7 +434,7 @@ def test_an_answer_under_way_is_waited_for_however_long_it_takes() -> None:
         client.send(GET.replace(b"/ ", b"/slow "))
         client.later(10_000)
         assert not client.is_closed
-        client.echo.slow[0].set_result(Answer(200, b"at last"))
+        client.echo.slow[0].set_result(Response(200, b"at last"))
         await asyncio.sleep(0)
         assert client.statuses == [200]
 
@@ -462,7 +462,7 @@ def test_draining_answers_what_is_under_way_and_then_closes() -> None:
         for client in (busy, half):
             client.connection.drain(close_idle=True)
             assert not client.is_closed
-        busy.echo.slow[0].set_result(Answer(200, b"done"))
+        busy.echo.slow[0].set_result(Response(200, b"done"))
         half.send(b"y")
         await asyncio.sleep(0)
         for client in (busy, half):
@@ -492,7 +492,7 @@ def test_a_half_closed_connection_still_gets_its_answer() -> None:
         client.send(GET.replace(b"/ ", b"/slow "))
         assert client.connection.eof_received()
         client.later(1)
-        client.echo.slow[0].set_result(Answer(200, b"done"))
+        client.echo.slow[0].set_result(Response(200, b"done"))
         await asyncio.sleep(0)
         assert client.statuses == [200]
         assert client.is_closed
@@ -538,7 +538,7 @@ def test_a_half_closed_connection_gets_what_another_gets(version: bytes) -> None
         # Whether it is still there shows by a beginning of its answer.
         assert clients[1].transport.written == b"HTTP/1.1 "
         for client in clients:
-            client.echo.slow[0].set_result(Answer(200, b"done"))
+            client.echo.slow[0].set_result(Response(200, b"done"))
         await asyncio.sleep(0)
         whole, half = (re.sub(rb"\r\n(date|x-request-id): [^\r]*", b"", one.transport.written) for one in clients)
         assert half == whole
@@ -552,7 +552,7 @@ def test_of_a_half_closed_connections_answers_only_the_first_begins_early() -> N
         client.send(GET.replace(b"/ ", b"/slow ") * 2)
         client.connection.eof_received()
         for number in range(2):
-            client.echo.slow[number].set_result(Answer(200, b"done"))
+            client.echo.slow[number].set_result(Response(200, b"done"))
             await asyncio.sleep(0)
         assert client.statuses == [200, 200]
         assert client.is_closed

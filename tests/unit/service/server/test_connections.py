@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from service.http import Answer
+from service.http import Response
 from service.server import connection
 from service.server.connection import MAX_REJECTED_CONNECTIONS, OTHER_FILES, Connections, affordable_connections
 from tests.unit.service.server.clients import GET, connect, post
@@ -115,7 +115,7 @@ def test_a_system_that_keeps_its_limit_is_believed(monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def full() -> Connections:
     """For 150 bytes; a body of 100 is on its way."""
-    some = Connections(most_buffered_bytes=150)
+    some = Connections(max_buffered_bytes=150)
     connect(connections=some).send(post(b"x" * 100)[:-1])
     return some
 
@@ -131,19 +131,19 @@ def test_a_body_for_which_there_is_no_room_is_refused(full: Connections) -> None
 
 
 def test_a_request_without_a_body_needs_no_room() -> None:
-    client = connect(connections=Connections(most_buffered_bytes=0))
+    client = connect(connections=Connections(max_buffered_bytes=0))
     client.send(GET)
     assert client.statuses == [200]
 
 
 def test_what_a_body_took_is_free_once_it_is_answered() -> None:
     async def scenario() -> None:
-        some = Connections(most_buffered_bytes=150)
+        some = Connections(max_buffered_bytes=150)
         for _ in range(3):
             client = connect(connections=some)
             client.send(post(b"x" * 100) + post(b"x" * 100, path=b"/slow"))
             assert some.buffered.now == 100
-            client.echo.slow[0].set_result(Answer(200, b"done"))
+            client.echo.slow[0].set_result(Response(200, b"done"))
             await asyncio.sleep(0)
             assert client.statuses == [200, 200]
             assert some.buffered.now == 0
@@ -154,14 +154,14 @@ def test_what_a_body_took_is_free_once_it_is_answered() -> None:
 @pytest.mark.parametrize("leaves", [False, True])
 def test_a_body_counts_until_it_is_answered_or_its_client_leaves(leaves: bool) -> None:
     async def scenario() -> None:
-        some = Connections(most_buffered_bytes=150)
+        some = Connections(max_buffered_bytes=150)
         client = connect(connections=some)
         client.send(post(b"x" * 90, path=b"/slow"))
         assert some.buffered.now == 90
         if leaves:
             client.leave()
         else:
-            client.echo.slow[0].set_result(Answer(200, b"done"))
+            client.echo.slow[0].set_result(Response(200, b"done"))
         await asyncio.sleep(0)
         assert some.buffered.now == 0
 
@@ -182,7 +182,7 @@ def test_a_body_counts_until_it_is_answered_or_its_client_leaves(leaves: bool) -
 )
 def test_a_client_that_leaves_takes_nothing_with_it(sent: bytes) -> None:
     async def scenario() -> None:
-        some = Connections(most_buffered_bytes=150)
+        some = Connections(max_buffered_bytes=150)
         client = connect(connections=some)
         client.send(sent)
         client.leave()
@@ -193,7 +193,7 @@ def test_a_client_that_leaves_takes_nothing_with_it(sent: bytes) -> None:
 
 
 def test_answers_that_clients_do_not_read_take_room_too() -> None:
-    some = Connections(most_buffered_bytes=150)
+    some = Connections(max_buffered_bytes=150)
     client, other = connect(connections=some), connect(connections=some)
     client.send(GET)
     client.transport.unread_bytes = 120

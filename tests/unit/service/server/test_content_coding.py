@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidRequest, PayloadTooLarge, ServingError, UnsupportedMediaType
-from service.http import Answer
+from service.http import Response
 from service.server.response import MAX_CODINGS, MIN_ENCODED_BYTES, decode_body, encode_body, preferred
 
 BODY = b'{"instances": [1.0, 2.0]}'
@@ -185,12 +185,12 @@ def test_the_header_decides_what_an_answer_comes_in(header: bytes, coding: str |
 
 @given(st.binary(max_size=60))
 def test_no_header_breaks_an_answer(header: bytes) -> None:
-    assert encode_body(Answer(200, LONG), header).status == 200
+    assert encode_body(Response(200, LONG), header).status == 200
 
 
 @pytest.mark.parametrize(("coding", "unpack"), [("gzip", gzip.decompress), ("deflate", zlib.decompress)])
 def test_a_long_answer_comes_packed_and_says_so(coding: str, unpack: Pack) -> None:
-    packed = encode_body(Answer(400, LONG, headers=(("retry-after", "1"),)), coding.encode())
+    packed = encode_body(Response(400, LONG, headers=(("retry-after", "1"),)), coding.encode())
     assert packed.headers == (("retry-after", "1"), ("vary", "accept-encoding"), ("content-encoding", coding))
     assert unpack(packed.body) == LONG
     assert len(packed.body) < len(LONG) / 10
@@ -198,28 +198,28 @@ def test_a_long_answer_comes_packed_and_says_so(coding: str, unpack: Pack) -> No
 
 
 def test_who_names_no_coding_gets_the_answer_as_it_is() -> None:
-    answer = Answer(200, LONG)
+    answer = Response(200, LONG)
     assert encode_body(answer, b"") is answer
 
 
 @pytest.mark.parametrize("header", [b"br", b"gzip;q=0"])
 def test_a_long_answer_that_comes_plain_tells_caches_that_it_could_have_been_packed(header: bytes) -> None:
-    assert encode_body(Answer(200, LONG), header) == Answer(200, LONG, headers=(("vary", "accept-encoding"),))
+    assert encode_body(Response(200, LONG), header) == Response(200, LONG, headers=(("vary", "accept-encoding"),))
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        Answer(200, b""),
-        Answer(200, b"x" * (MIN_ENCODED_BYTES - 1)),
-        Answer(200, LONG, "image/png"),
-        Answer(200, LONG, "Image/JPEG"),
-        Answer(200, LONG, "font/woff2"),
-        Answer(200, LONG, "application/zip"),
-        Answer(200, LONG, headers=(("content-encoding", "br"),)),
+        Response(200, b""),
+        Response(200, b"x" * (MIN_ENCODED_BYTES - 1)),
+        Response(200, LONG, "image/png"),
+        Response(200, LONG, "Image/JPEG"),
+        Response(200, LONG, "font/woff2"),
+        Response(200, LONG, "application/zip"),
+        Response(200, LONG, headers=(("content-encoding", "br"),)),
     ],
 )
-def test_what_gains_nothing_by_packing_stays_as_it_is(answer: Answer) -> None:
+def test_what_gains_nothing_by_packing_stays_as_it_is(answer: Response) -> None:
     assert encode_body(answer, b"gzip") is answer
 
 
@@ -227,9 +227,9 @@ def test_what_gains_nothing_by_packing_stays_as_it_is(answer: Answer) -> None:
     "content_type", ["application/json", "text/html; charset=utf-8", "application/octet-stream", "image/svg+xml"]
 )
 def test_everything_else_is_packed(content_type: str) -> None:
-    assert encode_body(Answer(200, LONG, content_type), b"gzip").body[:2] == b"\x1f\x8b"
+    assert encode_body(Response(200, LONG, content_type), b"gzip").body[:2] == b"\x1f\x8b"
 
 
 def test_an_answer_that_is_packed_unpacks_here() -> None:
     body = os.urandom(5_000)
-    assert decode_body(encode_body(Answer(200, body), b"deflate").body, b"deflate", 5_000) == body
+    assert decode_body(encode_body(Response(200, body), b"deflate").body, b"deflate", 5_000) == body

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from service import create_app
-from service.http import Answer
+from service.http import Response
 from service.inference.pace import Pace
 from service.inference.version import LoadedVersion
 from service.server import response
@@ -43,7 +43,7 @@ def exchange(
         named = {name.replace("_", "-").encode(): value for name, value in headers.items()}
         request = HttpRequest("POST", b"/v1/models/model:predict", named, body)
         answer = roads.answer(request)
-        ended = answer if isinstance(answer, Answer) else await answer
+        ended = answer if isinstance(answer, Response) else await answer
         roads.close()
         return response_bytes(request, response.encode_body(ended, request.accept_encoding), keep_alive=True)
 

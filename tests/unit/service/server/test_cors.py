@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from service.http import Answer, error_answer
+from service.http import Response, error_response
 from service.security.cors import Cors, parse
 from service.server.connection import Connections, CorsConnection
 from service.settings import InvalidSetting, from_environment
@@ -19,8 +19,8 @@ PREFLIGHT = (
 PREDICT = post(b"body", ORIGIN)
 
 
-def nobody_comes_in(target: bytes, headers: Mapping[bytes, bytes]) -> tuple[str, Answer | None]:
-    return "", error_answer(401, "no key")
+def nobody_comes_in(target: bytes, headers: Mapping[bytes, bytes]) -> tuple[str, Response | None]:
+    return "", error_response(401, "no key")
 
 
 def client_of(origins: str, *, needs_key: bool = False) -> Client:

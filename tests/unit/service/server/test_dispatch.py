@@ -19,17 +19,17 @@ from PIL import Image
 
 from service import create_app
 from service.errors import InvalidRequest
-from service.http import Answer
+from service.http import Response
 from service.inference.batching import Batcher, BatchLimits, BatchObserver, Independence
-from service.inference.context import Call
+from service.inference.context import RequestContext
 from service.inference.health import Health, Tolerance
 from service.inference.infer import Inference
 from service.inference.pace import Pace
 from service.inference.version import LoadedVersion, State, VersionStatus
 from service.lifecycle.policies import ModelPolicy, Policies
 from service.server.dispatch import Roads
-from service.server.executor import Job, Pool, Threads
-from service.server.fast_dispatch import FEWEST_OF_A_LONG_ROUND, LONGEST_TURN
+from service.server.executor import Executor, Job, ThreadPool
+from service.server.fast_dispatch import MAX_TICK_REQUESTS, MIN_LONG_ROUND_REQUESTS
 from service.server.interface import HttpRequest
 from service.serving_config import ServingConfig
 from service.tensors.dtypes import Array
@@ -44,7 +44,7 @@ from tests.unit.service.fakes import (
     quick,
     signature,
     tensor,
-    turn_batcher,
+    tick_batcher,
 )
 
 ADDRESS = ("127.0.0.1", 8501)
@@ -71,7 +71,7 @@ def predict(body: bytes = b'{"instances": [1.0]}', path: bytes = b"/v1/models/mo
 def arrives_now(request: HttpRequest, **headers: bytes) -> HttpRequest:
     """A parameter of a test was made long before."""
     named = {name.replace("_", "-").encode(): value for name, value in headers.items()}
-    return msgspec.structs.replace(request, headers={**request.headers, **named}, call=Call())
+    return msgspec.structs.replace(request, headers={**request.headers, **named}, context=RequestContext())
 
 
 def infer(values: Array) -> HttpRequest:
@@ -80,7 +80,7 @@ def infer(values: Array) -> HttpRequest:
     return HttpRequest("POST", b"/v2/models/model/infer", headers, values.tobytes())
 
 
-class CountingPool(Pool):
+class CountingPool(ThreadPool):
     submitted = 0
 
     def submit(self, name: str, work: Callable[[], None]) -> Job:
@@ -105,7 +105,7 @@ class CountingPool(Pool):
 def test_what_is_quick_is_answered_by_the_loop_and_the_rest_by_a_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: HttpRequest, is_quick: bool, by_thread: bool
 ) -> None:
-    monkeypatch.setattr("service.server.executor.Pool", CountingPool)
+    monkeypatch.setattr("service.server.executor.ThreadPool", CountingPool)
     monkeypatch.setattr(CountingPool, "submitted", 0)
 
     async def scenario() -> None:
@@ -113,7 +113,7 @@ def test_what_is_quick_is_answered_by_the_loop_and_the_rest_by_a_thread(
         add(app, FakeEngine({DEFAULT_SIGNATURE: OF}, echo), is_quick=is_quick)
         roads = Roads(app, app.extensions["settings"], ADDRESS)
         answer = roads.answer(arrives_now(request_))
-        assert (answer if isinstance(answer, Answer) else await answer).status in (200, 400, 404)
+        assert (answer if isinstance(answer, Response) else await answer).status in (200, 400, 404)
         assert CountingPool.submitted == by_thread
         roads.close()
 
@@ -124,7 +124,7 @@ def test_what_is_quick_is_answered_by_the_loop_and_the_rest_by_a_thread(
 def test_a_picture_within_json_is_unpacked_by_a_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: bytes
 ) -> None:
-    monkeypatch.setattr("service.server.executor.Pool", CountingPool)
+    monkeypatch.setattr("service.server.executor.ThreadPool", CountingPool)
     monkeypatch.setattr(CountingPool, "submitted", 0)
 
     async def scenario() -> None:
@@ -134,7 +134,7 @@ def test_a_picture_within_json_is_unpacked_by_a_thread(
         )
         roads = Roads(app, app.extensions["settings"], ADDRESS)
         answer = roads.answer(arrives_now(predict(b'{"instances": [{"%s": ""}]}' % key)))
-        assert not isinstance(answer, Answer)
+        assert not isinstance(answer, Response)
         assert b"instances[0] is not a picture" in (await answer).body
         assert CountingPool.submitted == 1
         roads.close()
@@ -146,7 +146,7 @@ def test_options_of_the_service_as_a_whole_are_answered(tmp_path: Path) -> None:
     async def scenario() -> None:
         roads = Roads(app := make_app(tmp_path), app.extensions["settings"], ADDRESS)
         answer = roads.answer(HttpRequest("OPTIONS", b"*"))
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, Response)
         assert (answer.status, answer.headers) == (200, (("allow", "GET, HEAD, OPTIONS, POST"),))
         roads.close()
 
@@ -168,7 +168,7 @@ def test_what_may_wait_for_a_model_takes_no_thread_of_health_and_metrics_however
     async def scenario() -> None:
         roads = Roads(app := make_app(tmp_path), app.extensions["settings"], ADDRESS)
         for way in ("answer", "operators_answer"):
-            monkeypatch.setattr(Threads, way, lambda *_, way=way: way)
+            monkeypatch.setattr(Executor, way, lambda *_, way=way: way)
         taken: object = roads.answer(HttpRequest("GET", target))
         assert taken == ("operators_answer" if by_operators_thread else "answer")
         roads.close()
@@ -180,10 +180,10 @@ def test_health_and_metrics_are_answered_however_little_time_requests_have(tmp_p
     async def scenario() -> None:
         roads = Roads(app := make_app(tmp_path, request_timeout_ms=1), app.extensions["settings"], ADDRESS)
         for target in (b"/v2/health/ready", b"/metrics"):
-            long_ago = Call()
+            long_ago = RequestContext()
             long_ago.arrived -= 1
-            answer = roads.answer(HttpRequest("GET", target, call=long_ago))
-            assert (answer if isinstance(answer, Answer) else await answer).status == 200
+            answer = roads.answer(HttpRequest("GET", target, context=long_ago))
+            assert (answer if isinstance(answer, Response) else await answer).status == 200
         roads.close()
 
     asyncio.run(scenario())
@@ -206,7 +206,7 @@ def test_health_waits_for_no_thread(
     roads = Roads(app, app.extensions["settings"], ADDRESS)
     for method in ("GET", "HEAD"):
         answer = roads.answer(HttpRequest(method, target))
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, Response)
         assert (answer.status, orjson.loads(answer.body)) == expected
 
 
@@ -224,7 +224,7 @@ def test_health_waits_for_no_thread(
 def test_long_answers_are_written_by_a_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, headers: dict[bytes, bytes], by_thread: bool
 ) -> None:
-    monkeypatch.setattr("service.server.executor.Pool", CountingPool)
+    monkeypatch.setattr("service.server.executor.ThreadPool", CountingPool)
     monkeypatch.setattr(CountingPool, "submitted", 0)
 
     async def scenario() -> None:
@@ -234,7 +234,7 @@ def test_long_answers_are_written_by_a_thread(
         request = infer(np.zeros(1, np.float32)) if b"inference-header-content-length" in headers else predict()
         request.headers = {**request.headers, **headers}
         answer = roads.answer(arrives_now(request))
-        assert not isinstance(answer, Answer)
+        assert not isinstance(answer, Response)
         ended = await answer
         assert ended.status == 200
         assert CountingPool.submitted == by_thread
@@ -259,7 +259,7 @@ def test_a_model_that_is_unloaded_since_it_was_quick_is_waited_for_by_a_thread(
         monkeypatch.setattr(registry, "is_quick", lambda _model: True)
         registry.when_wanted(lambda _model: make_available(registry, loaded))
         answer = roads.answer(arrives_now(predict()))
-        assert not isinstance(answer, Answer)
+        assert not isinstance(answer, Response)
         assert (await answer).status == 200
         assert len(engine.asked) == 1
         roads.close()
@@ -268,7 +268,7 @@ def test_a_model_that_is_unloaded_since_it_was_quick_is_waited_for_by_a_thread(
 
 
 def test_rows_that_take_long_in_all_are_run_by_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.server.executor.Pool", CountingPool)
+    monkeypatch.setattr("service.server.executor.ThreadPool", CountingPool)
     monkeypatch.setattr(CountingPool, "submitted", 0)
 
     async def scenario() -> None:
@@ -280,7 +280,7 @@ def test_rows_that_take_long_in_all_are_run_by_a_thread(tmp_path: Path, monkeypa
         roads = Roads(app, app.extensions["settings"], ADDRESS)
         for rows, by_threads in ((2, 0), (3, 1)):
             answer = roads.answer(predict(orjson.dumps({"instances": [1.0] * rows})))
-            assert not isinstance(answer, Answer)
+            assert not isinstance(answer, Response)
             assert orjson.loads((await answer).body) == {"predictions": [1.0] * rows}
             assert CountingPool.submitted == by_threads
         roads.close()
@@ -292,7 +292,7 @@ def test_rows_that_take_long_in_all_are_run_by_a_thread(tmp_path: Path, monkeypa
 def test_many_strings_are_decoded_by_a_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strings: int, by_thread: bool
 ) -> None:
-    monkeypatch.setattr("service.server.executor.Pool", CountingPool)
+    monkeypatch.setattr("service.server.executor.ThreadPool", CountingPool)
     monkeypatch.setattr(CountingPool, "submitted", 0)
 
     async def scenario() -> None:
@@ -300,7 +300,7 @@ def test_many_strings_are_decoded_by_a_thread(
         add(app, FakeEngine({DEFAULT_SIGNATURE: signature({"x": tensor("DT_STRING", -1)})}, echo), is_quick=True)
         roads = Roads(app, app.extensions["settings"], ADDRESS)
         answer = roads.answer(predict(orjson.dumps({"instances": [""] * strings})))
-        assert not isinstance(answer, Answer)
+        assert not isinstance(answer, Response)
         assert (await answer).status == 200
         assert CountingPool.submitted == by_thread
         roads.close()
@@ -308,20 +308,20 @@ def test_many_strings_are_decoded_by_a_thread(
     asyncio.run(scenario())
 
 
-def turn(tmp_path: Path, engine: FakeEngine, requests: list[HttpRequest], *, gains: bool = True) -> list[Answer]:
+def turn(tmp_path: Path, engine: FakeEngine, requests: list[HttpRequest], *, gains: bool = True) -> list[Response]:
     """The answers to requests that come in one turn of the loop."""
 
-    async def scenario() -> list[Answer]:
+    async def scenario() -> list[Response]:
         app = make_app(tmp_path)
-        in_turns = turn_batcher(engine) if gains else None
-        loaded = LoadedVersion("model", 1, engine, ServingConfig(), turn_batcher=in_turns, pace=quick())
+        in_turns = tick_batcher(engine) if gains else None
+        loaded = LoadedVersion("model", 1, engine, ServingConfig(), tick_batcher=in_turns, pace=quick())
         make_available(app.extensions["registry"], loaded)
         roads = Roads(app, app.extensions["settings"], ADDRESS)
         answers = [roads.answer(request) for request in requests]
-        ended = [answer if isinstance(answer, Answer) else await answer for answer in answers]
+        ended = [answer if isinstance(answer, Response) else await answer for answer in answers]
         sample = app.extensions["metrics"].registry.get_sample_value
-        call = {"model": "model", "version": "1", "protocol": "v1", "verb": "predict"}
-        assert sample("serving_request_duration_seconds_count", call) == len(requests)
+        context = {"model": "model", "version": "1", "protocol": "v1", "verb": "predict"}
+        assert sample("serving_request_duration_seconds_count", context) == len(requests)
         roads.close()
         return ended
 
@@ -371,17 +371,17 @@ def test_a_bug_in_the_turn_is_a_500_for_each_and_nobody_waits_for_ever(
 
 def test_the_first_of_a_turn_does_not_wait_for_however_many_came_with_it(tmp_path: Path) -> None:
     engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, refuse_negatives)
-    turn(tmp_path, engine, [value(1)] * (LONGEST_TURN + 3), gains=False)
+    turn(tmp_path, engine, [value(1)] * (MAX_TICK_REQUESTS + 3), gains=False)
     engine.asked.clear()
 
     async def scenario() -> None:
         app = make_app(tmp_path)
         make_available(app.extensions["registry"], LoadedVersion("model", 1, engine, ServingConfig(), pace=quick()))
         roads = Roads(app, app.extensions["settings"], ADDRESS)
-        for _ in range(LONGEST_TURN):
+        for _ in range(MAX_TICK_REQUESTS):
             assert not engine.asked
             roads.answer(value(1))
-        assert len(engine.asked) == LONGEST_TURN
+        assert len(engine.asked) == MAX_TICK_REQUESTS
         roads.close()
 
     asyncio.run(scenario())
@@ -401,19 +401,19 @@ def test_who_comes_when_too_many_wait_is_told_when_to_come_again_and_health_stil
         roads = Roads(app, app.extensions["settings"], ADDRESS)
         running, waiting = roads.answer(predict()), roads.answer(predict())
         refused = roads.answer(predict())
-        assert isinstance(refused, Answer)
+        assert isinstance(refused, Response)
         assert (refused.status, refused.headers) == (429, (("retry-after", "1"),))
         assert b"at most 1 may (SERVING_MAX_QUEUE_SIZE)" in refused.body
         metrics = roads.answer(HttpRequest("GET", b"/metrics"))
-        assert not isinstance(metrics, Answer)
+        assert not isinstance(metrics, Response)
         assert (await metrics).status == 200
         go_on.set()
-        assert not isinstance(running, Answer)
-        assert not isinstance(waiting, Answer)
+        assert not isinstance(running, Response)
+        assert not isinstance(waiting, Response)
         assert [(await answer).status for answer in (running, waiting)] == [200, 200]
         await asyncio.sleep(0)
         after = roads.answer(predict())
-        assert not isinstance(after, Answer)
+        assert not isinstance(after, Response)
         assert (await after).status == 200
         sample = app.extensions["metrics"].registry.get_sample_value
         assert sample("serving_rejected_total", {"reason": "queue_full"}) == 1
@@ -477,7 +477,7 @@ def test_whatever_comes_is_cut_off_at_its_deadline_also_while_its_model_hangs(
         roads = Roads(app, app.extensions["settings"], ADDRESS)
         arrived = arrives_now(request_, x_request_timeout_ms=b"100")
         answer = roads.answer(arrived)
-        assert not isinstance(answer, Answer)
+        assert not isinstance(answer, Response)
         assert running.acquire(timeout=10)
         ended = await asyncio.wait_for(answer, 10)
         assert (ended.status, orjson.loads(ended.body)) == (
@@ -489,10 +489,10 @@ def test_whatever_comes_is_cut_off_at_its_deadline_also_while_its_model_hangs(
         assert sample("serving_requests_total", {**labels, "status": "504"}) == 1
         assert sample("serving_rejected_total", {"reason": "deadline"}) == 1
         # In the log, too, it was run, by itself, and did not wait for that.
-        call = arrived.call
-        assert (call.run_seconds > 0, call.batch_size) == (True, 1)
-        stages = call.queue_seconds + call.decode_seconds + call.run_seconds
-        assert stages == pytest.approx(call.ended - call.arrived)
+        context = arrived.context
+        assert (context.run_seconds > 0, context.batch_size) == (True, 1)
+        stages = context.queue_seconds + context.decode_seconds + context.run_seconds
+        assert stages == pytest.approx(context.ended - context.arrived)
         go_on.set()
         roads.close()
         for thread in threading.enumerate():
@@ -513,9 +513,9 @@ def test_a_quick_request_that_its_turn_comes_too_late_for_is_not_run(tmp_path: P
         roads = Roads(app, app.extensions["settings"], ADDRESS)
         late, in_time = predict(), predict()
         late.headers[b"x-request-timeout-ms"] = in_time.headers[b"x-request-timeout-ms"] = b"5000"
-        late.call.arrived -= 6
+        late.context.arrived -= 6
         answers = [roads.answer(request) for request in (late, in_time)]
-        ended = [await answer for answer in answers if not isinstance(answer, Answer)]
+        ended = [await answer for answer in answers if not isinstance(answer, Response)]
         assert [answer.status for answer in ended] == [504, 200]
         assert b"5000 ms (X-Request-Timeout-Ms); it was waiting for its turn" in ended[0].body
         assert len(engine.asked) == 1
@@ -533,8 +533,8 @@ def test_a_quick_request_whose_client_has_left_before_its_turn_is_not_run(tmp_pa
         add(app, engine, is_quick=True)
         roads = Roads(app, app.extensions["settings"], ADDRESS)
         left, stays = roads.answer(predict()), roads.answer(predict())
-        assert not isinstance(left, Answer)
-        assert not isinstance(stays, Answer)
+        assert not isinstance(left, Response)
+        assert not isinstance(stays, Response)
         left.cancel()
         assert (await stays).status == 200
         assert len(engine.asked) == 1
@@ -550,7 +550,7 @@ def test_a_wish_that_is_no_time_is_refused_on_every_road(tmp_path: Path) -> None
     for request in requests:
         request.headers = {**request.headers, b"x-request-timeout-ms": b"soon"}
         answer = roads.answer(request)
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, Response)
         assert answer.status == 400
         assert b"X-Request-Timeout-Ms is 'soon'; expected a whole number of milliseconds, at least 1" in answer.body
     sample = app.extensions["metrics"].registry.get_sample_value
@@ -573,9 +573,9 @@ def test_to_load_a_model_may_take_longer_than_a_request_unless_the_client_says_s
         roads = Roads(app, app.extensions["settings"], ADDRESS)
         request = HttpRequest("POST", target, headers)
         answer = roads.answer(request)
-        assert request.call.deadline is not None
-        assert request.call.deadline.at - request.call.arrived == pytest.approx(seconds)
-        assert not isinstance(answer, Answer)
+        assert request.context.deadline is not None
+        assert request.context.deadline.at - request.context.arrived == pytest.approx(seconds)
+        assert not isinstance(answer, Response)
         await answer
         roads.close()
 
@@ -585,9 +585,9 @@ def test_to_load_a_model_may_take_longer_than_a_request_unless_the_client_says_s
 @pytest.mark.parametrize(
     ("read_before", "waited_ms", "status"),
     [
-        (FEWEST_OF_A_LONG_ROUND, 201, 429),
-        (FEWEST_OF_A_LONG_ROUND, 199, 200),
-        (FEWEST_OF_A_LONG_ROUND - 1, 201, 200),
+        (MIN_LONG_ROUND_REQUESTS, 201, 429),
+        (MIN_LONG_ROUND_REQUESTS, 199, 200),
+        (MIN_LONG_ROUND_REQUESTS - 1, 201, 200),
     ],
     ids=["too late", "in time", "a machine that stood still"],
 )
@@ -596,7 +596,7 @@ def test_who_is_read_when_a_round_of_the_loop_takes_too_long_is_refused(
 ) -> None:
     def arriving(moment: float) -> HttpRequest:
         request = predict()
-        request.call.arrived = moment
+        request.context.arrived = moment
         return request
 
     async def scenario() -> None:
@@ -607,18 +607,18 @@ def test_who_is_read_when_a_round_of_the_loop_takes_too_long_is_refused(
         # Within one round: nothing is awaited.
         before = [roads.answer(arriving(1000.0)) for _ in range(read_before)]
         late = roads.answer(arriving(1000.0 + waited_ms / 1000))
-        refused = late if isinstance(late, Answer) else await late
+        refused = late if isinstance(late, Response) else await late
         assert refused.status == status
         if status == 429:
             assert b"200 ms (SERVING_MAX_QUEUE_MS)" in refused.body
         for answer in before:
-            assert not isinstance(answer, Answer)
+            assert not isinstance(answer, Response)
             assert (await answer).status == 200
         assert len(engine.asked) == read_before + (status == 200)
         # Another round begins anew.
         await asyncio.sleep(0)
         after = roads.answer(arriving(1001.0))
-        assert not isinstance(after, Answer)
+        assert not isinstance(after, Response)
         assert (await after).status == 200
         roads.close()
 
@@ -633,7 +633,7 @@ def test_a_bug_in_the_flask_app_is_a_500_in_json_and_in_the_log(
         app.wsgi_app = lambda environ, start: 1 / 0  # type: ignore[method-assign, assignment, return-value]
         roads = Roads(app, app.extensions["settings"], ADDRESS)
         answer = roads.answer(HttpRequest("GET", b"/metrics"))
-        assert not isinstance(answer, Answer)
+        assert not isinstance(answer, Response)
         assert (await answer).status == 500
         roads.close()
 
@@ -651,7 +651,7 @@ def test_a_bug_in_a_thread_is_a_500_and_its_place_in_the_queue_becomes_free(
         monkeypatch.setattr(roads._short_road, "answer", lambda *_: 1 / 0)
         for _ in range(3):
             answer = roads.answer(predict())
-            assert not isinstance(answer, Answer)
+            assert not isinstance(answer, Response)
             assert (await answer).status == 500
             await asyncio.sleep(0)
         roads.close()
@@ -676,7 +676,7 @@ def test_a_bug_in_a_thread_is_a_500_and_its_place_in_the_queue_becomes_free(
 def test_a_version_that_hangs_is_not_asked_and_takes_no_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: HttpRequest, is_quick: bool
 ) -> None:
-    monkeypatch.setattr("service.server.executor.Pool", CountingPool)
+    monkeypatch.setattr("service.server.executor.ThreadPool", CountingPool)
     monkeypatch.setattr(CountingPool, "submitted", 0)
 
     async def scenario() -> None:
@@ -686,7 +686,7 @@ def test_a_version_that_hangs_is_not_asked_and_takes_no_thread(
         app.extensions["registry"].get("model").health.is_healthy = False
         roads = Roads(app, app.extensions["settings"], ADDRESS)
         answer = roads.answer(arrives_now(request_))
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, Response)
         assert (answer.status, answer.headers) == (503, (("retry-after", "5"),))
         assert b"its runs do not end; it gets requests again once they have ended" in answer.body
         assert (engine.asked, CountingPool.submitted) == ([], 0)
@@ -728,8 +728,8 @@ def test_a_version_that_hangs_is_asked_no_more_after_some_deadlines_and_leaves_o
         make_available(registry, LoadedVersion("other", 1, other, ServingConfig(), batcher(other)))
         roads = Roads(app, app.extensions["settings"], ADDRESS)
 
-        async def status(answer: "Answer | asyncio.Future[Answer]") -> int:
-            return (answer if isinstance(answer, Answer) else await asyncio.wait_for(answer, 10)).status
+        async def status(answer: "Response | asyncio.Future[Response]") -> int:
+            return (answer if isinstance(answer, Response) else await asyncio.wait_for(answer, 10)).status
 
         def ask(model: bytes = b"model", **headers: bytes) -> "Coroutine[Any, Any, int]":
             return status(roads.answer(arrives_now(predict(path=b"/v1/models/" + model + b":predict"), **headers)))
@@ -752,22 +752,22 @@ def test_a_version_that_hangs_is_asked_no_more_after_some_deadlines_and_leaves_o
 def test_what_the_event_loop_runs_is_watched_and_what_it_has_run_is_not(tmp_path: Path) -> None:
     async def scenario() -> None:
         app = make_app(tmp_path)
-        watch = app.extensions["loop_watch"]
+        watch = app.extensions["loop_watchdog"]
         seen: list[object] = []
 
-        def look(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        def poll(inputs: Mapping[str, Array]) -> dict[str, Array]:
             seen.append(watch.running and watch.running.loaded.model)
             if len(seen) > 2:
                 raise RuntimeError("out of luck")
             return {"y": inputs["x"]}
 
-        engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, look)
-        for in_turns in (None, turn_batcher(engine), None):
-            loaded = LoadedVersion("model", 1, engine, ServingConfig(), turn_batcher=in_turns, pace=quick())
+        engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, poll)
+        for in_turns in (None, tick_batcher(engine), None):
+            loaded = LoadedVersion("model", 1, engine, ServingConfig(), tick_batcher=in_turns, pace=quick())
             make_available(app.extensions["registry"], loaded)
             roads = Roads(app, app.extensions["settings"], ADDRESS)
             answer = roads.answer(predict())
-            assert not isinstance(answer, Answer)
+            assert not isinstance(answer, Response)
             await answer
             assert watch.running is None
             roads.close()
@@ -780,7 +780,7 @@ def test_who_is_refused_at_the_door_on_and_on_is_told_in_his_turn(tmp_path: Path
     async def scenario() -> None:
         app = make_app(tmp_path)
         roads = Roads(app, app.extensions["settings"], ADDRESS)
-        refusal = Answer(401, b"no key")
+        refusal = Response(401, b"no key")
         given = [roads.give(refusal, predict()) for _ in range(2000)]
         assert given[0] is refusal
         assert isinstance(given[-1], asyncio.Future)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from service.http import Answer
+from service.http import Response
 from service.server.interface import HttpRequest
 from service.server.parser import MAX_HEAD_BYTES, BufferedBytes, RequestReader
 
@@ -18,7 +18,7 @@ NEXT = b"GET /next HTTP/1.1\r\nHost: x\r\n\r\n"
 class Taker:
     heads: list[Mapping[bytes, bytes]] = field(default_factory=list)
     requests: list[HttpRequest] = field(default_factory=list)
-    refusals: list[Answer] = field(default_factory=list)
+    refusals: list[Response] = field(default_factory=list)
 
     def head_came(self, target: bytes, headers: Mapping[bytes, bytes]) -> None:
         self.heads.append(headers)
@@ -26,7 +26,7 @@ class Taker:
     def request_came(self, request: HttpRequest) -> None:
         self.requests.append(request)
 
-    def refuse(self, _request: HttpRequest, _reason: str, refusal: Answer) -> None:
+    def refuse(self, _request: HttpRequest, _reason: str, refusal: Response) -> None:
         self.refusals.append(refusal)
 
     def all_is_discarded(self) -> None:

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from service.server.executor import Job, Pool
+from service.server.executor import Job, ThreadPool
 
 SECONDS_AT_MOST = 10
 
 
 @dataclass
 class Bench:
-    pool: Pool
+    pool: ThreadPool
     order: list[str] = field(default_factory=list)
     began: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     go_on: threading.Event = field(default_factory=threading.Event)
@@ -51,8 +51,8 @@ class Bench:
 
 
 @contextmanager
-def bench(threads: int, most_of_one: int) -> Iterator[Bench]:
-    at = Bench(Pool("test", threads, most_of_one))
+def bench(threads: int, max_per_model: int) -> Iterator[Bench]:
+    at = Bench(ThreadPool("test", threads, max_per_model))
     yield at
     at.go_on.set()
     at.pool.close()

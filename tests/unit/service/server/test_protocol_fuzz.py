@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.http import Answer
+from service.http import Response
 from service.server.connection import Connections
 from tests.unit.service.mutations import mutated
 from tests.unit.service.server.clients import Client, connect, post
@@ -60,10 +60,10 @@ async def talk(client: Client, parts: list[bytes]) -> bytes:
             client.send(part)
         # Who is slow answers now.
         for answer in [answer for answer in client.echo.slow if not answer.done()]:
-            answer.set_result(Answer(200, b"slow"))
+            answer.set_result(Response(200, b"slow"))
             await asyncio.sleep(0)
     while open_answers := [answer for answer in client.echo.slow if not answer.done()]:
-        open_answers[0].set_result(Answer(200, b"slow"))
+        open_answers[0].set_result(Response(200, b"slow"))
         await asyncio.sleep(0)
     # Whoever has sent a body already, or waits for other answers, need not be told to go on.
     answers = client.transport.written.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
@@ -79,7 +79,7 @@ async def hang_up(client: Client, connections: Connections) -> None:
 @given(conversations(), CUTS)
 def test_a_conversation_is_the_same_in_whatever_pieces_it_comes(data: bytes, cuts: list[float]) -> None:
     async def scenario() -> None:
-        whole, cut = Connections(most_buffered_bytes=10_000), Connections(most_buffered_bytes=10_000)
+        whole, cut = Connections(max_buffered_bytes=10_000), Connections(max_buffered_bytes=10_000)
         at_once, in_pieces = connect(connections=whole), connect(connections=cut)
         assert await talk(in_pieces, pieces(data, cuts)) == await talk(at_once, [data])
         assert in_pieces.echo.refusals == at_once.echo.refusals
@@ -134,7 +134,7 @@ def test_each_request_ends_where_it_says_however_the_others_are_framed(
 @given(mutated(conversations()), CUTS)
 def test_a_damaged_conversation_is_answered_or_refused_and_forgotten(data: bytes, cuts: list[float]) -> None:
     async def scenario() -> None:
-        connections = Connections(most_buffered_bytes=1_000)
+        connections = Connections(max_buffered_bytes=1_000)
         client = connect(connections=connections)
         await talk(client, pieces(data, cuts))
         # Not by their first line alone: an answer says what was asked.
@@ -157,7 +157,7 @@ def test_whatever_happens_meanwhile_answers_come_in_order_and_nothing_is_kept(
     data: bytes, cuts: list[float], events: list[str]
 ) -> None:
     async def scenario() -> None:
-        connections = Connections(most_buffered_bytes=10_000)
+        connections = Connections(max_buffered_bytes=10_000)
         client = connect(connections=connections)
         client.transport.unread_bytes = 100
         to_come = pieces(data, cuts)
@@ -172,7 +172,7 @@ def test_whatever_happens_meanwhile_answers_come_in_order_and_nothing_is_kept(
                 is_paused = False
                 client.connection.resume_writing()
             elif event == "answer" and (unanswered := [one for one in client.echo.slow if not one.done()]):
-                unanswered[0].set_result(Answer(200, b"slow"))
+                unanswered[0].set_result(Response(200, b"slow"))
             elif event == "eof":
                 client.connection.eof_received()
             elif event == "drain":

@@ -4,8 +4,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from service.http import Answer
-from service.inference.context import Call
+from service.http import Response
+from service.inference.context import RequestContext
 from service.metrics.definitions import Metrics
 from service.server.admission import MAX_REJECTION_SHARE, MAX_SAVED_SECONDS, REJECTION_SECONDS, Rejections
 
@@ -19,15 +19,15 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(scenario, SECONDS_AT_MOST))
 
 
-def call(body_bytes: int = 0) -> Call:
-    return Call({}, body_bytes)
+def context(body_bytes: int = 0) -> RequestContext:
+    return RequestContext({}, body_bytes)
 
 
 def test_as_many_as_can_be_afforded_are_refused_at_once_and_the_others_in_their_turn(page: CollectorRegistry) -> None:
     async def scenario() -> None:
         refusals = Rejections(Metrics(page))
-        answers = [refusals.answer(call(), "no") for _ in range(MANY)]
-        assert all(isinstance(answer, Answer) and answer.status == 429 for answer in answers[:AT_ONCE])
+        answers = [refusals.answer(context(), "no") for _ in range(MANY)]
+        assert all(isinstance(answer, Response) and answer.status == 429 for answer in answers[:AT_ONCE])
         waiting = [answer for answer in answers if isinstance(answer, asyncio.Future)]
         assert answers[-len(waiting) :] == waiting
         first = await waiting[0]
@@ -43,11 +43,11 @@ def test_other_refusals_are_given_in_the_same_turn_and_are_counted_by_who_decide
 ) -> None:
     async def scenario() -> None:
         refusals = Rejections(Metrics(page))
-        unauthorized = Answer(401, b"no key")
-        answers = [refusals.give(call(), unauthorized) for _ in range(MANY)]
+        unauthorized = Response(401, b"no key")
+        answers = [refusals.give(context(), unauthorized) for _ in range(MANY)]
         assert answers[:AT_ONCE] == [unauthorized] * AT_ONCE
         waiting = [answer for answer in answers if isinstance(answer, asyncio.Future)]
-        behind = refusals.answer(call(), "no")
+        behind = refusals.answer(context(), "no")
         assert isinstance(behind, asyncio.Future)
         assert await waiting[0] is unauthorized
         assert not behind.done()
@@ -59,7 +59,9 @@ def test_other_refusals_are_given_in_the_same_turn_and_are_counted_by_who_decide
 def test_who_has_left_meanwhile_costs_nothing(page: CollectorRegistry) -> None:
     async def scenario() -> None:
         refusals = Rejections(Metrics(page))
-        waiting = [answer for _ in range(MANY) if isinstance(answer := refusals.answer(call(), "no"), asyncio.Future)]
+        waiting = [
+            answer for _ in range(MANY) if isinstance(answer := refusals.answer(context(), "no"), asyncio.Future)
+        ]
         for answer in waiting[:-1]:
             answer.cancel()
         assert (await waiting[-1]).status == 429
@@ -70,9 +72,9 @@ def test_who_has_left_meanwhile_costs_nothing(page: CollectorRegistry) -> None:
 def test_one_who_waits_already_is_refused_behind_the_others(page: CollectorRegistry) -> None:
     async def scenario() -> None:
         refusals = Rejections(Metrics(page))
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        refusals.settle(answer, call(), "not in time")
-        behind = refusals.answer(call(), "no")
+        answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        refusals.settle(answer, context(), "not in time")
+        behind = refusals.answer(context(), "no")
         assert isinstance(behind, asyncio.Future)
         assert (await answer).body == b'{"error":"not in time"}'
         await behind
@@ -83,9 +85,9 @@ def test_one_who_waits_already_is_refused_behind_the_others(page: CollectorRegis
 def test_a_body_longer_than_can_ever_be_afforded_is_refused_all_the_same(page: CollectorRegistry) -> None:
     async def scenario() -> None:
         refusals = Rejections(Metrics(page))
-        answers = [refusals.answer(call(10**9), "no") for _ in range(2)]
-        assert [isinstance(answer, Answer) for answer in answers] == [True, False]
-        assert not isinstance(answers[1], Answer)
+        answers = [refusals.answer(context(10**9), "no") for _ in range(2)]
+        assert [isinstance(answer, Response) for answer in answers] == [True, False]
+        assert not isinstance(answers[1], Response)
         assert (await answers[1]).status == 429
 
     run(scenario())

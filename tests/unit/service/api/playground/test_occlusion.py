@@ -3,7 +3,7 @@ import pytest
 
 from service.api.playground.occlusion import cells_within, ground_of, occlusion_map
 from service.errors import InvalidRequest
-from service.inference.context import Call
+from service.inference.context import RequestContext
 from service.inference.deadline import Deadline, DeadlineExceeded
 from service.inference.version import LoadedVersion
 from service.serving_config import ServingConfig
@@ -60,11 +60,11 @@ def test_nothing_more_is_run_once_nobody_waits_for_it() -> None:
     loaded = finder()
     engine = loaded.engine
     assert isinstance(engine, FakeEngine)
-    call = Call()
-    deadline = call.deadline = Deadline.unlimited()
+    context = RequestContext()
+    deadline = context.deadline = Deadline.unlimited()
 
     def check() -> None:
-        call.check_deadline()
+        context.check_deadline()
         if len(engine.asked) == 3:
             deadline.end()
 

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from service.api.v2 import decode as v2_codec
 from service.api.v2.decode import Head
 from service.errors import InvalidRequest
-from service.http import Answer
+from service.http import Response
 from service.tensors.dtypes import DATATYPES, DTYPES, Array
 from tests.unit.service.fakes import any_shape, loaded_version, signature
 
@@ -51,7 +51,7 @@ def decode(body: Any, data: bytes | None = None, dtype: str = "DT_FLOAT") -> Arr
     return v2_codec.decode(head + (data or b""), length, signature({"x": any_shape(dtype)}))[1]["x"]
 
 
-def encode(array: Array, head: dict[str, Any] | None = None) -> Answer:
+def encode(array: Array, head: dict[str, Any] | None = None) -> Response:
     _, inputs = v2_codec.decode(orjson.dumps(request(data=[1, 2])), None, IDENTITY)
     asked, _ = v2_codec.decode(orjson.dumps(request(data=[1, 2]) | (head or {})), None, IDENTITY)
     assert isinstance(asked, Head)
@@ -59,7 +59,7 @@ def encode(array: Array, head: dict[str, Any] | None = None) -> Answer:
     return v2_codec.encode(LOADED, "serving_default", asked, {"x": array})
 
 
-def parts(answer: Answer) -> tuple[Any, bytes]:
+def parts(answer: Response) -> tuple[Any, bytes]:
     """An answer's JSON, and the bytes behind it."""
     length = int(dict(answer.headers).get("Inference-Header-Content-Length", len(answer.body)))
     return orjson.loads(answer.body[:length]), answer.body[length:]
