@@ -1,6 +1,6 @@
 """What each shipped version costs by itself: CPU of a request, memory of a worker process.
 
-Writes the section Sizing of docs/operations.md; takes about five minutes.
+Writes the section Each model of docs/operations/sizing.md; takes about five minutes.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.sections import Section
 from benchmarks.servers import fitting_room
 
 MODELS = Path("models")
-HEADING = "## Sizing"
+HEADING = "## Each model"
 CONNECTIONS = 16
 ROUNDS = 3
 SECONDS = 3
@@ -172,10 +172,10 @@ def section(found: Mapping[str, Any]) -> str:
             memory = ["", ""]
     lines += [
         "",
-        f"The batches of `{BATCHED}` do not pay; none are formed, unless [`batching`](#batches) asks for them. With "
-        "one worker:",
+        f"Batches of `{BATCHED}` save no CPU, so the service forms none unless "
+        "[`batching`](models.md#batch-sizes) sets a size. With one worker:",
         "",
-        "| rows at most | CPU µs a request | MB |",
+        "| largest batch, rows | CPU µs a request | MB |",
         "|--:|--:|--:|",
     ]
     lines += [
@@ -184,7 +184,7 @@ def section(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-SECTION = Section(HEADING, Path("benchmarks/sizing.json"), section, Path("docs/operations.md"))
+SECTION = Section(HEADING, Path("benchmarks/sizing.json"), section, Path("docs/operations/sizing.md"))
 
 if __name__ == "__main__":
     main()

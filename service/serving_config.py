@@ -1,6 +1,6 @@
 """`assets.extra/serving.json`: what a version tells the service beyond its SavedModel. Read here, written here.
 
-Every part is optional: `{}` and no file at all mean the same. docs/operations.md describes the parts.
+Every part is optional: `{}` and no file at all mean the same. docs/operations/models.md describes the parts.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """`models.toml`: which versions of a model are loaded, when, under which labels, and how they are batched.
 
-Every part is optional. docs/operations.md describes the parts.
+Every part is optional. docs/operations/models.md describes the parts.
 """
 
 import os

@@ -16,11 +16,14 @@ from service.serving_config import ImageSpec, ServingConfig
 from service.settings import Settings, variable
 
 ROOT = Path(__file__).parents[2]
-DOCS = {path.name: path.read_text() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]}
+# By their paths.
+DOCS = {
+    str(path.relative_to(ROOT)): path.read_text() for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+}
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
-    documented = dict(re.findall(r"^\| `(SERVING_\w+)` \| (\S+) \|", DOCS["settings.md"], re.MULTILINE))
+    documented = dict(re.findall(r"^\| `(SERVING_\w+)` \| (\S+) \|", DOCS["docs/settings.md"], re.MULTILINE))
     expected = {variable(spec): f"`{spec.default}`" if str(spec.default) else "empty" for spec in fields(Settings)}
     assert documented == expected
 
@@ -34,14 +37,15 @@ def test_every_metric_is_documented_with_its_labels() -> None:
         for family in scrape_page(metrics, Registry()).collect()
         if family.name + suffix.get(family.type, "") not in labelled
     ]
-    documented = dict(re.findall(r"^\| `(serving_\w+)` \| ([\w, ]*?) ?\|", DOCS["operations.md"], re.MULTILINE))
+    page = DOCS["docs/operations/monitoring.md"]
+    documented = dict(re.findall(r"^\| `(serving_\w+)` \| ([\w, ]*?) ?\|", page, re.MULTILINE))
     assert {name: tuple(filter(None, documented.get(name, "").split(", "))) for name in labelled} == labelled
     assert set(documented) == {*labelled, *others}
 
 
 def test_every_route_is_documented() -> None:
     app = create_app(Settings(models=ROOT / "models"))
-    documented = set(re.findall(r"`(?:GET|POST) (/\S*)`", DOCS["api.md"]))
+    documented = set(re.findall(r"`(?:GET|POST) (/\S*)`", DOCS["docs/api.md"]))
     for rule in app.url_map.iter_rules():
         path = re.sub(
             r"<(?:\w+:)?(\w+)>", r"<\1>", rule.rule.replace("<any(predict, classify, regress):verb>", "predict")
@@ -49,45 +53,52 @@ def test_every_route_is_documented() -> None:
         base = re.sub(r"/(versions|labels)/<(version|label)>", "", path)
         assert base in documented, f"{path} is not in docs/api.md"
         for suffix in ("/versions/<version>", "/labels/<label>"):
-            assert suffix in DOCS["api.md"]
+            assert suffix in DOCS["docs/api.md"]
 
 
 def test_every_state_and_every_part_of_serving_json_and_models_toml_is_documented() -> None:
     parts = (ServingConfig, ImageSpec, ModelPolicy, Label, Batching)
     for part in (name for struct in parts for name in struct.__struct_fields__):
-        assert f"`{part}`" in DOCS["operations.md"], part
+        assert f"`{part}`" in DOCS["docs/operations/models.md"], part
     for state in State:
-        assert f"| {state} |" in DOCS["api.md"], state
+        assert f"| {state} |" in DOCS["docs/api.md"], state
 
 
 def test_the_example_of_models_toml_is_read_as_it_stands() -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", DOCS["operations.md"], re.DOTALL)
+    (example,) = re.findall(r"```toml\n(.*?)```", DOCS["docs/operations/models.md"], re.DOTALL)
     policies = decode(example.encode(), Path("models.toml"))
     assert (policies.of("clothing").canary, policies.of("seldom").load) == (("canary", 0.1), "on_demand")
 
 
 @pytest.mark.parametrize("name", [name for name in DOCS if name != "CHANGELOG.md"])
 def test_every_link_between_the_docs_leads_somewhere(name: str) -> None:
-    (source,) = (path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")] if path.name == name)
-    for target, _, anchor in (link.partition("#") for link in re.findall(r"\]\((?!https:)([^)]+)\)", DOCS[name])):
+    source = ROOT / name
+    for target, _, anchor in (link.partition("#") for link in re.findall(r"\]\((?!https?:)([^)]+)\)", DOCS[name])):
         file = source if not target else (source.parent / target).resolve()
         assert file.exists(), f"{name} links to {target}"
-        if anchor:
-            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
-            anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-            assert anchor in anchors, f"{name} links to {target}#{anchor}"
+        assert not anchor or anchor in anchors(file.read_text()), f"{name} links to {target}#{anchor}"
 
 
-def test_every_fault_has_a_test_where_the_docs_say() -> None:
-    section = DOCS["operations.md"].partition("\n## Faults\n")[2].partition("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
-    for row in rows:
-        tests = re.findall(r"`([\w/]+\.py)`", row.rpartition(" | ")[2])
-        assert tests, row
-        for test in tests:
-            is_integration = test.startswith(("test_faults_", "test_hangs", "test_process"))
-            folder = ROOT / "tests" / ("integration" if is_integration else "unit/service")
-            assert (folder / test).is_file(), test
+# Messages, alerts, dashboards and manifests point at pages.
+SOURCES = sorted(
+    path
+    for folder in ("service", "training", "monitoring", "deploy", "benchmarks")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in {".py", ".yml", ".yaml", ".json", ".toml", ".conf"} and "vendor" not in path.parts
+)
+
+
+def test_every_page_that_sources_name_is_there() -> None:
+    for source in SOURCES:
+        for name, anchor in re.findall(r"(docs/[\w/.-]+\.md)(?:#([\w-]+))?", source.read_text()):
+            assert name in DOCS, f"{source.relative_to(ROOT)} names {name}"
+            assert not anchor or anchor in anchors(DOCS[name]), f"{source.relative_to(ROOT)} names {name}#{anchor}"
+
+
+def anchors(page: str) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def test_decision_records_are_short() -> None:

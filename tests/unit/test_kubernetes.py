@@ -284,8 +284,8 @@ def test_api_keys_come_from_a_secret_where_the_service_looks_for_them() -> None:
 
 
 def test_the_docs_command_makes_a_rule_of_the_operator_of_our_alerts() -> None:
-    operations = (ROOT / "docs/operations.md").read_text()
-    (command,) = re.findall(r"^(\{ printf .*?\}) \| kubectl", operations, re.DOTALL | re.MULTILINE)
+    page = (ROOT / "docs/operations/deploying.md").read_text()
+    (command,) = re.findall(r"^(\{ printf .*?\}) \| kubectl", page, re.DOTALL | re.MULTILINE)
     rule = yaml.safe_load(subprocess.run(["sh", "-c", command], capture_output=True, check=True, cwd=ROOT).stdout)
     assert (rule["apiVersion"], rule["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
     assert rule["spec"] == yaml.safe_load((ROOT / "monitoring/alerts.yml").read_text())

@@ -17,7 +17,7 @@ GROUPS = yaml.safe_load((ROOT / "monitoring/alerts.yml").read_text())["groups"]
 ALERTS = [rule for group in GROUPS for rule in group["rules"] if "alert" in rule]
 RECORDED = [rule for group in GROUPS for rule in group["rules"] if "record" in rule]
 NAMES = sorted({alert["alert"] for alert in ALERTS})
-RUNBOOK = "docs/operations.md"
+RUNBOOK = "docs/operations/alerts.md"
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,7 @@ def test_an_alert_says_how_bad_it_is_and_what_it_is_about(alert: Any) -> None:
 
 
 def test_every_alert_has_its_section_in_the_runbook_and_every_section_its_alert() -> None:
-    (chapter,) = re.findall(r"^## Alerts\n(.*?)(?=^## )", (ROOT / RUNBOOK).read_text(), re.DOTALL | re.MULTILINE)
-    assert sorted(re.findall(r"^### (\w+)$", chapter, re.MULTILINE)) == NAMES
+    assert sorted(re.findall(r"^## (\w+)$", (ROOT / RUNBOOK).read_text(), re.MULTILINE)) == NAMES
     for alert in ALERTS:
         assert alert["annotations"]["runbook"] == f"{RUNBOOK}#{alert['alert'].lower()}"
 

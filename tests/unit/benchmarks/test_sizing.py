@@ -26,7 +26,7 @@ def test_the_section_says_what_fills_a_core_and_a_workers_memory() -> None:
 
 
 def test_the_page_has_what_was_measured_last() -> None:
-    page = (ROOT / "docs/operations.md").read_text()
+    page = (ROOT / "docs/operations/sizing.md").read_text()
     assert SECTION.place(page) == page
 
 
