@@ -1,16 +1,45 @@
-"""The Flask service: `create_app` wires everything, once."""
+"""The service: `create_app` wires everything, once."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flask import Flask
 
+    from service.inference.loop_watchdog import LoopWatchdog
+    from service.lifecycle.registry import Registry
+    from service.lifecycle.version_records import VersionRecords
+    from service.lifecycle.watcher import Watcher
+    from service.lifecycle.workers import Agreement
+    from service.metrics.definitions import Metrics
+    from service.observability.records import Records
     from service.runtime.shared_memory import SharedMemory
+    from service.security.api_keys import ApiKeys
+    from service.server.admission import Admit
+    from service.server.dispatch import Dispatcher
     from service.settings import Settings
 
 
-def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot: int = 0) -> "Flask":
-    """The app with its routes. Nothing is loaded until `app.extensions["watcher"]` is started or scans.
+@dataclass(frozen=True)
+class App:
+    """The service in one process, wired. `admits`: for the main port, and for that of operations if there is one."""
+
+    settings: "Settings"
+    flask: "Flask"
+    dispatcher: "Dispatcher"
+    admits: "tuple[Admit, ...]"
+    registry: "Registry"
+    watcher: "Watcher"
+    agreement: "Agreement"
+    metrics: "Metrics"
+    records: "Records"
+    api_keys: "ApiKeys | None"
+    loop_watchdog: "LoopWatchdog"
+    version_records: "VersionRecords"
+
+
+def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot: int = 0) -> App:
+    """The service with its routes. Nothing is loaded until its watcher is started or scans.
 
     `memory`: what the worker processes share, each with a slot of it. None for a process that is alone.
     """
@@ -18,19 +47,16 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     # fatten the process that only watches over it.
     from functools import partial
 
-    from flask import Flask
     from prometheus_client import CollectorRegistry
-    from werkzeug.routing import BaseConverter
 
-    from service.api import flask_views, pages
-    from service.api import operations as ops
+    from service.api import operations, pages
+    from service.api.flask_app import create_flask
     from service.api.playground import views as playground
     from service.api.v1 import views as v1
     from service.api.v2 import views as v2
     from service.drift.watch import DriftWatch
     from service.engines.loading import load_engine
     from service.engines.tensorflow import op_libraries
-    from service.inference import context
     from service.inference.batching import BatchLimits
     from service.inference.health import Health, Tolerance
     from service.inference.infer import Inference
@@ -46,29 +72,27 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.observability.records import Records
     from service.runtime.shared_memory import SharedMemory
     from service.runtime.shared_values import Values
-    from service.security import headers
     from service.security.api_keys import ApiKeys, key_file
     from service.security.rate_limit import RateLimits
-    from service.server.fast_dispatch import ShortRoad
-
-    class NameConverter(BaseConverter):
-        """A model's name ends where a verb begins."""
-
-        regex = "[^/:]+"
+    from service.server.admission import Admission, admit_operations
+    from service.server.dispatch import Decode, Dispatcher
 
     memory = memory or SharedMemory()
     values = Values(memory)
+    metrics = Metrics(CollectorRegistry(), memory, slot)
+    records = Records(settings, metrics)
+
+    # Loading versions
     registry = Registry()
     board = Board(memory, slot)
     agreement = Agreement(registry, board)
     others_listen = partial(memory.others_listen, slot) if settings.workers > 1 else lambda: True
     version_records = VersionRecords(memory, slot, others_listen)
-    metrics = Metrics(CollectorRegistry(), memory, slot)
     limits = BatchLimits(settings.max_batch_size, timeout_seconds=settings.batch_timeout_micros / 1e6)
     # Without a limit clients may still ask for one.
     tolerance = Tolerance(settings.unhealthy_after, (settings.request_timeout_ms or 30_000) / 1000)
     libraries = op_libraries.parse(settings.op_libraries)
-    preparation = Loader(
+    loader = Loader(
         lambda path, config: version_records.marked(load_engine(path, config, settings.engine, libraries)),
         lambda model, version: BatchMetrics(metrics, model, version),
         limits,
@@ -79,37 +103,15 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     watcher = Watcher(
         repository,
         registry,
-        preparation,
+        loader,
         settings.poll_seconds,
         policy_file(settings, values),
         agreement,
         on_failure=lambda model, version: metrics.load_failures.labels(model, str(version)).inc(),
         records=version_records,
     )
-    rate_limits = RateLimits(memory, slot)
-    api_keys = (
-        ApiKeys(key_file(settings, rate_limits, values), settings.poll_seconds) if settings.api_keys_file else None
-    )
 
-    app = Flask(__name__, static_folder=None)
-    # The server has limited the body; within it a text may be as long as a file.
-    app.config["MAX_FORM_MEMORY_SIZE"] = None
-    # Paths are as written; else //a is answered by a redirect to /a.
-    app.url_map.merge_slashes = False
-    app.url_map.converters["name"] = NameConverter
-    app.extensions["settings"] = settings
-    app.extensions["watcher"] = watcher
-    app.extensions["registry"] = registry
-    app.extensions["agreement"] = agreement
-    app.extensions["metrics"] = metrics
-    app.extensions["api_keys"] = api_keys
-    app.extensions["records"] = records = Records(settings, metrics)
-    app.extensions["rate_limits"] = rate_limits
-    app.extensions["version_records"] = version_records
-    context.register(app, metrics)
-    flask_views.register(app)
-    headers.register(app)
-
+    # Running them
     def end_process() -> None:
         version_records.end_in_order()
         records.end_process()
@@ -117,13 +119,39 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     loop_watchdog = LoopWatchdog(
         lambda loaded: agreement.keep_off_loops(loaded.model, loaded.version), end_process=end_process
     )
-    app.extensions["loop_watchdog"] = loop_watchdog
-    inference = Inference(registry, metrics, loop_watchdog, records.capture)
-    app.extensions["short_road"] = ShortRoad(inference, settings, metrics)
-    app.register_blueprint(v1.blueprint(inference, settings))
+    inference = Inference(metrics, loop_watchdog, records.capture.offer if records.capture else None)
+
+    # Admitting requests, and responding to them
+    rate_limits = RateLimits(memory, slot)
+    api_keys = (
+        ApiKeys(key_file(settings, rate_limits, values), settings.poll_seconds) if settings.api_keys_file else None
+    )
+    limit_of_all = rate_limits.of("", settings.rate_limit) if api_keys is None else None
+    admission = Admission(metrics, api_keys, limit_of_all, has_operations=not settings.operations_port)
     page = scrape_page(metrics, registry, api_keys)
-    app.register_blueprint(v2.blueprint(inference, settings, watcher, page))
-    app.register_blueprint(ops.blueprint(registry, page))
-    app.register_blueprint(pages.blueprint())
-    app.register_blueprint(playground.blueprint(inference, repository, settings))
-    return app
+    flask = create_flask(
+        {
+            **v1.views(registry),
+            **v2.views(registry, settings, watcher, page),
+            **operations.views(registry, page),
+            **pages.views(),
+            **playground.views(registry, inference, repository, settings),
+        }
+    )
+    decode_v1 = partial(v1.decode, settings)
+    decoders: dict[str, Decode] = {"v1": decode_v1, "v2": v2.decode, "playground": decode_v1}
+    dispatcher = Dispatcher(settings, registry, inference, metrics, flask, decoders)
+    return App(
+        settings=settings,
+        flask=flask,
+        dispatcher=dispatcher,
+        admits=(admission.admit, admit_operations),
+        registry=registry,
+        watcher=watcher,
+        agreement=agreement,
+        metrics=metrics,
+        records=records,
+        api_keys=api_keys,
+        loop_watchdog=loop_watchdog,
+        version_records=version_records,
+    )

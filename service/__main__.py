@@ -167,21 +167,21 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         return create_app(self._settings, self.memory, self.slot)
 
     def _post_worker_init(self, worker: Any) -> None:
-        extensions = worker.app.wsgi().extensions
-        extensions["watcher"].start()
-        if extensions["api_keys"] is not None:
-            extensions["api_keys"].start()
+        app = worker.app.wsgi()
+        app.watcher.start()
+        if app.api_keys is not None:
+            app.api_keys.start()
         # Once, and only for a person: a collector of JSON lines has the log.
         if worker.age == 1 and self._settings.log_format == "text":
-            threading.Thread(target=_greet, args=(extensions["registry"], self._settings), daemon=True).start()
+            threading.Thread(target=_greet, args=(app.registry, self._settings), daemon=True).start()
 
     def _when_ready(self, _arbiter: ServiceArbiter) -> None:
         try:
             tempfile.gettempdir()
         except FileNotFoundError as error:
             logger.warning(
-                "there is no temporary folder to write to (%s; TMPDIR can name one): forms with files over 500 KB, and "
-                "models that write files, fail; all else is served",
+                "there is no temporary folder to write to (%s; TMPDIR can name one): models that write files fail; "
+                "all else is served",
                 error.strerror,
             )
 

@@ -1,23 +1,24 @@
-"""Requests and answers as views see them, by whichever road they come and go."""
+"""Requests and responses, as the transport hands them over and every protocol reads and writes them."""
 
 from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 import orjson
 
+if TYPE_CHECKING:
+    from service.api.routes import Match
+    from service.inference.context import RequestContext
+
+# The key of a WSGI environment that holds the Request.
+WSGI_REQUEST = "service.request"
+MAX_PATH_BYTES = 1024
+MAX_CONTENT_TYPE_BYTES = 256
+
 
 # Structs, for each request makes a few of them: a frozen dataclass takes ten times as long to make.
-class Request(msgspec.Struct, frozen=True, gc=False):
-    """`headers`: by their names in lower case. `files`: what a form brought, by what messages call it; None where
-    the request is no form."""
-
-    mimetype: str
-    args: Mapping[str, str]
-    headers: Mapping[bytes, bytes]
-    body: bytes = b""
-    files: Mapping[str, bytes] | None = None
-
-
 class Response(msgspec.Struct, frozen=True, gc=False):
     status: int
     body: bytes
@@ -27,3 +28,64 @@ class Response(msgspec.Struct, frozen=True, gc=False):
 
 def error_response(status: int, message: str, *headers: tuple[str, str]) -> Response:
     return Response(status, orjson.dumps({"error": message}), headers=headers)
+
+
+class Request(msgspec.Struct):
+    """One request. It exists once its head is read; the body follows.
+
+    `target`: path and query as the client wrote them. `headers`: by their names in lower case; the values of a repeated
+    header are joined by commas. `match`: its route, None where no route matches. `rejection`: the response that it gets
+    whatever its body is. `key_name`: the name of its API key.
+    """
+
+    method: str
+    target: bytes
+    headers: dict[bytes, bytes]
+    context: "RequestContext"
+    body: bytes = b""
+    http_version: str = "1.1"
+    keep_alive: bool = True
+    match: "Match | None" = None
+    rejection: Response | None = None
+    key_name: str = ""
+
+    @property
+    def path(self) -> str:
+        """The path for logs: without the query, which may hold secrets, and without control characters."""
+        path = self.target.partition(b"?")[0][:MAX_PATH_BYTES].decode("latin-1")
+        return path if path.isascii() and path.isprintable() else path.encode("unicode_escape").decode()
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """The query's parameters. The first of a name counts."""
+        query = self.target.partition(b"?")[2]
+        return dict(reversed(parse_qsl(query.decode("latin-1"), keep_blank_values=True))) if query else {}
+
+    @property
+    def mimetype(self) -> str:
+        return _mimetype(self.headers.get(b"content-type", b"")[:MAX_CONTENT_TYPE_BYTES])
+
+    @property
+    def accept_encoding(self) -> bytes:
+        return self.headers.get(b"accept-encoding", b"")
+
+    @property
+    def is_operations(self) -> bool:
+        """Whether tools send it every few seconds, for health or metrics."""
+        return self.match is not None and self.match.route.is_operations
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body follows the head."""
+        return self.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self.headers
+
+
+def decoded_path(target: bytes) -> bytes:
+    """The path of a target, without its percent-escapes."""
+    path = target.partition(b"?")[0]
+    return unquote_to_bytes(path) if b"%" in path else path
+
+
+@lru_cache(256)
+def _mimetype(content_type: bytes) -> str:
+    return content_type.partition(b";")[0].strip().lower().decode("latin-1")

@@ -56,7 +56,7 @@ class Config:
 
 def run(config: Config) -> None:
     loaded = load(config)
-    inference = Inference(Registry(), Metrics(CollectorRegistry()))
+    inference = Inference(Metrics(CollectorRegistry()))
     tally = Tally(loaded.model, loaded.version, loaded.engine.name)
     for where, captured in lines(config.file, tally):
         if captured.model == loaded.model:
@@ -111,7 +111,7 @@ def ask(inference: Inference, loaded: LoadedVersion, where: str, captured: Captu
     call = RequestContext()
     try:
         check_types(loaded, captured.signature, inputs)
-        now = inference.infer(loaded, captured.signature, inputs, call).outputs
+        now = inference.outputs(loaded, captured.signature, inputs, call).outputs
     # Whatever it is, the next request may fare better.
     except Exception as error:
         tally.not_run.append(f"{where}: {error}")

@@ -1,39 +1,25 @@
-"""What the operator's tools ask: health and metrics."""
+"""Routes for operations: health, and the metrics of all worker processes."""
 
 import orjson
-from flask import Blueprint
 from flask import Response as FlaskResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from service.api import flask_views
+from service.api.flask_app import View, to_flask
 from service.http import Response
 from service.lifecycle.registry import Registry
 from service.metrics.exposition import Page
 
-LIVE, READY = "/v2/health/live", "/v2/health/ready"
 
-
-def health(registry: Registry, path: str) -> Response:
-    """Of LIVE or READY. It waits for nothing: the event loop gives it."""
+def health(registry: Registry, verb: str) -> Response:
+    """`verb`: live or ready. Waits for nothing: the event loop makes it."""
     is_ready = registry.ready
-    status = 200 if is_ready or path == LIVE else 503
+    status = 200 if is_ready or verb == "live" else 503
     return Response(status, orjson.dumps({"live": True, "ready": is_ready}))
 
 
-def blueprint(registry: Registry, page: Page) -> Blueprint:
-    views = Blueprint("ops", __name__)
-
-    @views.get(LIVE)
-    def live() -> FlaskResponse:
-        return flask_views.response(health(registry, LIVE))
-
-    @views.get(READY)
-    def ready() -> FlaskResponse:
-        return flask_views.response(health(registry, READY))
-
-    @views.get("/metrics")
-    @views.get("/monitoring/prometheus/metrics")
-    def metrics_page() -> FlaskResponse:
-        return FlaskResponse(page.text(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
-
-    return views
+def views(registry: Registry, page: Page) -> dict[str, View]:
+    return {
+        "operations.live": lambda: to_flask(health(registry, "live")),
+        "operations.ready": lambda: to_flask(health(registry, "ready")),
+        "operations.metrics": lambda: FlaskResponse(page.text(), content_type=CONTENT_TYPE_PLAIN_0_0_4),
+    }

@@ -1,35 +1,21 @@
-"""The pages for people, and what they are made of."""
+"""The pages for people, and the files that they are made of."""
 
 from pathlib import Path
 
-from flask import Blueprint, send_from_directory
-from flask import Response as FlaskResponse
+from flask import send_from_directory
 
-from service.api.flask_views import json_response
+from service.api.flask_app import View, json_response
 from service.api.openapi.document import document
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 STATIC = Path(__file__).parent.parent / "static"
 
 
-def blueprint() -> Blueprint:
-    views = Blueprint("pages", __name__)
-
-    @views.get("/")
-    def playground() -> FlaskResponse:
-        return send_from_directory(TEMPLATES, "playground.html")
-
-    @views.get("/docs")
-    def docs() -> FlaskResponse:
-        return send_from_directory(TEMPLATES, "docs.html")
-
-    @views.get("/openapi.json")
-    def openapi() -> FlaskResponse:
-        return json_response(document())
-
-    @views.get("/static/<path:file>")
-    def static(file: str) -> FlaskResponse:
+def views() -> dict[str, View]:
+    return {
+        "pages.playground": lambda: send_from_directory(TEMPLATES, "playground.html"),
+        "pages.docs": lambda: send_from_directory(TEMPLATES, "docs.html"),
+        "pages.openapi": lambda: json_response(document()),
         # A new release must not meet scripts of the one before: the browser asks each time, and mostly gets a 304.
-        return send_from_directory(STATIC, file, max_age=0)
-
-    return views
+        "pages.static": lambda file: send_from_directory(STATIC, file, max_age=0),
+    }

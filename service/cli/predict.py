@@ -159,8 +159,8 @@ class ModelFolder:
         except InvalidSetting as error:
             raise NoResponse(str(error)) from None
         self._app = create_app(settings)
-        self._app.extensions["watcher"].scan()
-        registry = self._app.extensions["registry"]
+        self._app.watcher.scan()
+        registry = self._app.registry
         if not registry.defaults():
             statuses = registry.statuses().get(model, {})
             reasons = [f"version {number}: {status.error}" for number, status in statuses.items()]
@@ -168,13 +168,18 @@ class ModelFolder:
             raise NoResponse(f"{models / model}: {reason}")
 
     def ask(self, path: str, content: bytes | None = None, content_type: str = "application/json") -> Reply:
-        from service.server.interface import HttpRequest
-        from service.server.wsgi import run_wsgi
+        from service.api import routes
+        from service.http import Request as ServiceRequest
+        from service.inference.context import RequestContext
 
         method = "GET" if content is None else "POST"
         headers = {b"content-type": content_type.encode()}
-        answer = run_wsgi(self._app, HttpRequest(method, path.encode(), headers, content or b""), ("127.0.0.1", 0))
-        return Reply(answer.status, _json_object(answer.body), {name.title(): value for name, value in answer.headers})
+        request = ServiceRequest(method, path.encode(), headers, RequestContext(headers), content or b"")
+        request.match = routes.find(method, request.target)
+        response = self._app.dispatcher.respond(request)
+        return Reply(
+            response.status, _json_object(response.body), {name.title(): value for name, value in response.headers}
+        )
 
 
 def place_of(model: str) -> tuple[Path, str, str] | None:

@@ -1,9 +1,7 @@
-"""Dynamic batching for one version: requests that arrive while the model is busy are run together next, where their
-rows are independent, and else one after the other.
+"""Dynamic batching: the rows of several requests for one version, run together where its rows are independent.
 
-There is no thread of its own and no waiting by default. The first request finds the model idle and runs at once; the
-caller that waited longest then takes all that fit with its own into the next batch, runs it, and hands on. Nothing is
-run that cannot end before its deadline while others wait that can, or may come.
+`run_rows` runs a batch and hands every request its own outputs. Two drivers form the batches: `TickBatcher` of the
+requests that came in one tick of the event loop, `Batcher` of those that threads hold while the version is busy.
 """
 
 import threading
@@ -21,15 +19,13 @@ from service.inference.deadline import Deadline, Stage
 from service.tensors.dtypes import Array
 from service.tensors.signature import Signature
 
-# Several requests' rows as one batch: which may be run together, and how each gets its own outputs back.
-
 Arrays = Mapping[str, Array]
 Run = Callable[[str, Arrays], dict[str, Array]]
 Outcome = dict[str, Array] | Exception
 
 
 class BatchObserver:
-    """Told what happens; does nothing with it."""
+    """What batches report. This one ignores it."""
 
     def ran(self, rows: int) -> None: ...
 
@@ -41,9 +37,11 @@ class BatchObserver:
 
 
 class Rows(msgspec.Struct, eq=False):
-    """One request's rows, and once they were run what came of it. `kind` is equal for those that can be
-    run together; None: only alone. `batch_size`: rows of the run that it was part of, which began at `run_began`, in
-    perf_counter's seconds."""
+    """The rows of one request, and what their run gave.
+
+    `kind` is equal for requests that can be run together; None: only alone. `batch_size`: rows of the run that they
+    were part of, which began at `run_began`, in perf_counter's seconds.
+    """
 
     signature: str
     inputs: Arrays
@@ -55,7 +53,7 @@ class Rows(msgspec.Struct, eq=False):
     batch_size: int = 0
 
     def outputs(self) -> dict[str, Array]:
-        """Raises what came instead."""
+        """The outputs. Raises the error of the run."""
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
@@ -65,23 +63,24 @@ class Rows(msgspec.Struct, eq=False):
 
 
 class Independence:
-    """Which of a version's signatures have independent rows: each is answered alike alone, among any others, and in any
-    order. A free first size does not promise that, so nothing is run together or apart that is not said to be so.
+    """Which of a version's signatures have independent rows: a row gives the same outputs alone, among any others, and
+    in any order. A free first size does not promise that, so only rows that are declared independent are run together
+    or apart.
 
-    `signatures` gets smaller where outputs contradict what was said.
+    `signatures` loses those whose outputs contradict the declaration.
     """
 
     def __init__(
         self, signatures: Collection[str] = (), on_contradiction: Callable[[str], None] = lambda _signature: None
     ) -> None:
-        """`on_contradiction` is told, once for each, of a signature whose outputs do not have a row for each row of its
-        inputs."""
+        """`on_contradiction` is called, once for each, with a signature whose outputs do not have a row for each row of
+        its inputs."""
         self.signatures = frozenset(signatures)
         self._on_contradiction = on_contradiction
         self._contradicted: set[str] = set()
 
-    def say(self, signatures: Collection[str]) -> None:
-        """These have independent rows, but for those whose outputs have contradicted."""
+    def declare(self, signatures: Collection[str]) -> None:
+        """These have independent rows, except for those whose outputs have contradicted."""
         self.signatures = frozenset(signatures) - self._contradicted
 
     def contradict(self, signature: str) -> None:
@@ -92,11 +91,11 @@ class Independence:
 
 
 class RowsOf:
-    """Requests as rows, for one version's signatures."""
+    """Makes Rows of requests, for the signatures of one version."""
 
     def __init__(self, signatures: Mapping[str, Signature], independence: Independence) -> None:
         self._independence = independence
-        # Where the batch alone is free, every request for the signature has rows of one shape.
+        # Where only the batch size is free, all requests for the signature have rows of one shape.
         self._uniform = {name for name, signature in signatures.items() if _is_uniform(signature)}
 
     def __call__(self, signature: str, inputs: Arrays) -> Rows:
@@ -111,13 +110,13 @@ class RowsOf:
 
 
 def row_count(inputs: Arrays) -> int | None:
-    """The first size that all inputs have in common; None where there is none."""
+    """The first size, where all inputs have the same; else None."""
     sizes = {array.shape[0] if array.ndim else None for array in inputs.values()}
     return sizes.pop() if len(sizes) == 1 else None
 
 
 def run_rows(run: Run, batch: Sequence[Rows], independence: Independence, observer: BatchObserver) -> None:
-    """Runs rows of one kind together. A bad request fails alone: where the run fails, each is run by itself."""
+    """Run rows of one kind together. A bad request fails alone: where the run fails, each is run by itself."""
     if len(batch) > 1 and _run_together(run, batch, independence, observer):
         return
     for rows in batch:
@@ -131,13 +130,13 @@ def run_rows(run: Run, batch: Sequence[Rows], independence: Independence, observ
 
 
 def _run_together(run: Run, batch: Sequence[Rows], independence: Independence, observer: BatchObserver) -> bool:
-    """False where it did not work out, and each is to be run alone."""
+    """False where that failed, and each is to be run alone."""
     total = sum(rows.count for rows in batch)
     began = perf_counter()
     try:
         inputs = {name: np.concatenate([rows.inputs[name] for rows in batch]) for name in batch[0].inputs}
         outputs = run(batch[0].signature, inputs)
-    # One bad row spoils the run for all: each alone, the bad one fails and the others do not.
+    # One bad row spoils the run for all. Alone, only the bad one fails.
     except Exception:
         return False
     if not has_rows(outputs, total):
@@ -170,11 +169,8 @@ def _is_uniform(signature: Signature) -> bool:
     )
 
 
-# Batching on the event loop: what came in one turn of it is run together, and nothing ever waits for more.
-
-
 class TickBatcher:
-    """For a version that is quick enough to be run by the event loop itself."""
+    """Batches of one tick of the event loop, for versions that it runs itself. Nothing ever waits for more requests."""
 
     def __init__(
         self,
@@ -191,11 +187,11 @@ class TickBatcher:
         self._observer = observer
 
     def run(self, requests: Sequence[tuple[str, Arrays]]) -> list[Rows]:
-        """`requests`: signature and inputs of each. What came of them, in the same order."""
+        """`requests`: signature and inputs of each. Returns their rows in the same order, run."""
         all_rows = [self._rows_of(signature, inputs) for signature, inputs in requests]
         batches: dict[object, list[Rows]] = {}
         for rows in all_rows:
-            # What can only be run alone is of no kind but its own.
+            # What can only be run alone has a kind of its own.
             batches.setdefault(id(rows) if rows.kind is None else rows.kind, []).append(rows)
         for of_one_kind in batches.values():
             for batch in self._fitting(of_one_kind):
@@ -224,19 +220,26 @@ class BatchLimits:
 
 
 @dataclass(eq=False, slots=True)
-class _Call:
-    """One request's rows on their way."""
+class _Waiting:
+    """A request that waits in a thread for its rows to be run."""
 
     rows: Rows
     deadline: Deadline
     arrived: float
     wake: threading.Event = field(default_factory=threading.Event)
-    # To lead is to run the batch whose first call this one is, at the head of the queue.
+    # Its thread runs the next batch, which it is the first of.
     leads: bool = False
     is_done: bool = False
 
 
 class Batcher:
+    """Batches of requests that wait in threads while the version is busy.
+
+    There is no thread of its own and no waiting by default. The first request finds the version idle and runs at once;
+    the thread that waited longest then takes all that fit with its own into the next batch, runs it, and hands on. A
+    request is not run that cannot end before its deadline while others wait that can, or may come.
+    """
+
     def __init__(
         self,
         run: Run,
@@ -246,7 +249,7 @@ class Batcher:
         observer: BatchObserver,
         usual_run: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`usual_run`: what a run takes, in seconds, as far as is known."""
+        """`usual_run`: how long a run takes, in seconds; 0 while unknown."""
         self._run = run
         self._independence = independence
         self._rows_of = RowsOf(signatures, independence)
@@ -255,67 +258,65 @@ class Batcher:
         self._observer = observer
         self._lock = threading.Lock()
         self._arrival = threading.Condition(self._lock)
-        self._queue: deque[_Call] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._waiting_rows = 0
         self._is_busy = False
 
     def run(self, signature: str, inputs: Arrays, deadline: Deadline | None = None) -> Rows:
-        """What came of these rows, and of no others. Blocks until it is there; safe from many threads.
-
-        A bad request fails alone, not its batch.
+        """The rows, run. Blocks until then; safe from many threads. A bad request fails alone, not its batch.
 
         Raises:
-            DeadlineExceeded: the deadline is over, or was before the rows were run: then they are not.
+            DeadlineExceeded: the request was cancelled. If that was before its run, its rows are not run.
         """
-        call = _Call(self._rows_of(signature, inputs), deadline or Deadline.unlimited(), time.perf_counter())
-        call.deadline.stage = Stage.MODEL
+        waiting = _Waiting(self._rows_of(signature, inputs), deadline or Deadline.unlimited(), time.perf_counter())
+        waiting.deadline.stage = Stage.MODEL
         with self._lock:
-            self._observer.queued(self._waiting_rows + call.rows.count)
-            self._queue.append(call)
-            self._waiting_rows += call.rows.count
-            call.leads = not self._is_busy
+            self._observer.queued(self._waiting_rows + waiting.rows.count)
+            self._queue.append(waiting)
+            self._waiting_rows += waiting.rows.count
+            waiting.leads = not self._is_busy
             self._is_busy = True
             self._arrival.notify()
-        while not call.is_done:
-            if call.leads:
-                self._lead(call)
-            elif not self._wait(call):
+        while not waiting.is_done:
+            if waiting.leads:
+                self._lead(waiting)
+            elif not self._wait(waiting):
                 break
-        if not call.is_done:
-            call.deadline.check()
-        return call.rows
+        if not waiting.is_done:
+            waiting.deadline.check()
+        return waiting.rows
 
-    def _wait(self, call: _Call) -> bool:
-        """Until it is done, or leads; False where nobody waits for it any more: then it has left the queue."""
-        call.deadline.on_cancel(call.wake.set)
-        call.wake.wait()
+    def _wait(self, waiting: _Waiting) -> bool:
+        """Wait until it is done, or leads. False where it was cancelled: then it has left the queue."""
+        waiting.deadline.on_cancel(waiting.wake.set)
+        waiting.wake.wait()
         with self._lock:
-            call.wake.clear()
-            if call.leads or call not in self._queue or not call.deadline.is_cancelled:
-                # One that is being run is not waited for, either.
-                return call.leads or call.is_done or not call.deadline.is_cancelled
-            self._queue.remove(call)
-            self._waiting_rows -= call.rows.count
+            waiting.wake.clear()
+            if waiting.leads or waiting not in self._queue or not waiting.deadline.is_cancelled:
+                # If it is being run, nobody waits for that either.
+                return waiting.leads or waiting.is_done or not waiting.deadline.is_cancelled
+            self._queue.remove(waiting)
+            self._waiting_rows -= waiting.rows.count
             self._observer.queued(self._waiting_rows)
             self._arrival.notify()
         return False
 
-    def _lead(self, leader: _Call) -> None:
-        """Runs the next batch, wakes those it answers, and whoever leads next, which may be the same."""
-        batch: list[_Call] = []
+    def _lead(self, leader: _Waiting) -> None:
+        """Run the next batch, wake its requests, and the next leader, which may be one of them."""
+        batch: list[_Waiting] = []
         leader.deadline.on_cancel(self._notify_leader)
         try:
             self._take(batch)
-            run_rows(self._run, [call.rows for call in batch], self._independence, self._observer)
+            run_rows(self._run, [waiting.rows for waiting in batch], self._independence, self._observer)
         except Exception as error:
-            # A bug; whoever waits must hear of it.
+            # A bug. Every waiting request gets the error.
             if not batch:
                 with self._lock:
                     self._queue.remove(leader)
                     self._waiting_rows -= leader.rows.count
                 batch = [leader]
-            for call in batch:
-                call.rows.outcome = error
+            for waiting in batch:
+                waiting.rows.outcome = error
         finally:
             with self._lock:
                 leader.leads = False
@@ -323,16 +324,16 @@ class Batcher:
                 self._is_busy = successor is not None
                 if successor is not None:
                     successor.leads = True
-            for call in batch:
-                call.is_done = True
-                call.wake.set()
+            for waiting in batch:
+                waiting.is_done = True
+                waiting.wake.set()
             if successor is not None:
                 successor.wake.set()
         self._observer.queued(self._waiting_rows)
 
-    def _take(self, batch: list[_Call]) -> None:
-        """Moves the next call from the queue into the batch, with those behind it that can be run with it; none where
-        nobody waits for it any more."""
+    def _take(self, batch: list[_Waiting]) -> None:
+        """Move the next request from the queue into the batch, with those behind it that can be run with it; none where
+        it was cancelled."""
         with self._lock:
             if self._limits.timeout_seconds > 0:
                 self._arrival.wait_for(self._is_full, self._limits.timeout_seconds)
@@ -345,40 +346,42 @@ class Batcher:
             kind, total = first.rows.kind, first.rows.count
             others = []
             while self._queue and kind is not None and total < self._limits.max_batch_size:
-                call = self._queue.popleft()
-                if call.rows.kind != kind or call.deadline.is_cancelled:
-                    others.append(call)
-                elif total + call.rows.count > self._limits.max_batch_size:
-                    others.append(call)
+                waiting = self._queue.popleft()
+                if waiting.rows.kind != kind or waiting.deadline.is_cancelled:
+                    others.append(waiting)
+                elif total + waiting.rows.count > self._limits.max_batch_size:
+                    others.append(waiting)
                     break
                 else:
-                    batch.append(call)
-                    total += call.rows.count
+                    batch.append(waiting)
+                    total += waiting.rows.count
             self._queue.extendleft(reversed(others))
             self._waiting_rows -= total - first.rows.count
         now = time.perf_counter()
-        for call in batch:
-            call.deadline.runs(now, total)
-            self._observer.waited(now - call.arrived)
+        for waiting in batch:
+            waiting.deadline.begin_run(now, total)
+            self._observer.waited(now - waiting.arrived)
 
-    def _next(self) -> _Call:
-        """The first in the queue whose run can end before its deadline. Where several wait and none can, one that can
-        may come while another would be run in vain: so long is waited for it. Then the one with the most time left is
-        run all the same, for that tells how long it takes now."""
+    def _next(self) -> _Waiting:
+        """The first request in the queue whose run can end before its deadline.
+
+        Where several wait and none can, wait for one that can, as long as the run of another would take in vain. Then
+        take the one with the most time left all the same: its run tells how long one takes now.
+        """
         usual = self._usual_run()
-        waiting: list[_Call] = []
-        found: _Call | None = None
+        alive: list[_Waiting] = []
+        found: _Waiting | None = None
 
         def is_found() -> bool:
-            nonlocal waiting, found
-            waiting = [call for call in self._queue if not call.deadline.is_cancelled]
+            nonlocal alive, found
+            alive = [waiting for waiting in self._queue if not waiting.deadline.is_cancelled]
             latest = time.perf_counter() + usual
-            found = next((call for call in waiting if call.deadline.at > latest), None)
-            # None that comes can, either, where the newest could not when it came.
-            return found is not None or len(waiting) < 2 or waiting[-1].deadline.at < waiting[-1].arrived + usual
+            found = next((waiting for waiting in alive if waiting.deadline.at > latest), None)
+            # If the newest could not when it came, none that comes can.
+            return found is not None or len(alive) < 2 or alive[-1].deadline.at < alive[-1].arrived + usual
 
         self._arrival.wait_for(is_found, usual)
-        return found or max(waiting, key=lambda call: call.deadline.at, default=self._queue[0])
+        return found or max(alive, key=lambda waiting: waiting.deadline.at, default=self._queue[0])
 
     def _notify_leader(self) -> None:
         with self._lock:

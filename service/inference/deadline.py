@@ -1,4 +1,4 @@
-"""Deadlines: until when a request's answer is waited for, and whether anybody still does."""
+"""Deadlines: until when a response is waited for, and whether anybody still waits."""
 
 import threading
 from collections.abc import Callable
@@ -8,16 +8,16 @@ from time import perf_counter
 
 from service.errors import InvalidRequest, ServingError
 
-HEADER = b"x-request-timeout-ms"
+DEADLINE_HEADER = b"x-request-timeout-ms"
 # Three weeks; more is as good as no limit, and timers take it.
 _MAX_MS = 2**31
 
 
 class Stage(StrEnum):
-    """What a request was doing when its time was up."""
+    """What a request was doing when its deadline expired."""
 
     THREAD = "waiting for a free thread"
-    TURN = "waiting for its turn"
+    TICK = "waiting for its turn"
     READING = "being read, or waiting for its model to be loaded"
     MODEL = "waiting for its model, which was busy with requests before it"
     RUN = "being run by its model"
@@ -27,20 +27,22 @@ class DeadlineExceeded(ServingError):
     status = 504
 
 
-def _nobody_is_told() -> None: ...
+def _ignore() -> None: ...
 
 
 class Deadline:
-    """One request's. The event loop watches the time and the client, and ends it; a thread that works at the request
-    asks whether it has ended, and says what the request is waiting for.
+    """The deadline of one request.
 
-    `at`: in perf_counter's seconds; infinity: only the client's leaving ends it. `run_began`: so, too, while its model
-    runs it; else 0. `batch_size`: rows that are run together, with these.
+    The event loop watches the clock and the client, and cancels the request when the one runs out or the other leaves;
+    the thread that handles the request checks that, and keeps `stage` up to date.
+
+    `at`: in perf_counter's seconds; infinity: only the client's leaving cancels the request. `run_began`: the same,
+    while its model runs it; else 0. `batch_size`: rows of that run.
     """
 
     __slots__ = (
         "_is_claimed",
-        "_wake",
+        "_on_cancel",
         "at",
         "batch_size",
         "is_cancelled",
@@ -57,9 +59,9 @@ class Deadline:
         self.run_began = 0.0
         self.batch_size = 0
         self.is_cancelled = False
-        # Told, by the event loop, where the time has passed.
-        self.on_expired: Callable[[], None] = _nobody_is_told
-        self._wake: Callable[[], object] | None = None
+        # Called by the event loop when the time has run out.
+        self.on_expired: Callable[[], None] = _ignore
+        self._on_cancel: Callable[[], object] | None = None
         self._is_claimed = threading.Lock()
 
     @classmethod
@@ -73,37 +75,36 @@ class Deadline:
         return perf_counter() >= self.at
 
     def claim(self) -> bool:
-        """True for the first who asks: he counts the request, and it is answered as he says."""
+        """True for the first caller, whose response is sent and counted."""
         return self._is_claimed.acquire(blocking=False)
 
-    def runs(self, began: float, batch_size: int) -> None:
-        """Its model has begun; for the thread that lets it."""
+    def begin_run(self, began: float, batch_size: int) -> None:
         self.stage, self.run_began, self.batch_size = Stage.RUN, began, batch_size
 
-    def on_cancel(self, wake: Callable[[], object] | None) -> None:
-        """It is called, by the event loop, once the deadline is over; at once where it is."""
-        self._wake = wake
-        if self.is_cancelled and wake is not None:
-            wake()
+    def on_cancel(self, callback: Callable[[], object] | None) -> None:
+        """Call back when the request is cancelled; at once where it is."""
+        self._on_cancel = callback
+        if self.is_cancelled and callback is not None:
+            callback()
 
-    def end(self) -> None:
+    def cancel(self) -> None:
+        """Nobody waits for the response any more; for the event loop."""
         self.is_cancelled = True
-        if self._wake is not None:
-            self._wake()
+        if self._on_cancel is not None:
+            self._on_cancel()
 
     def check(self) -> None:
-        """Raises DeadlineExceeded once it is over. Nobody will see that: who waited is answered by then, or has
-        left."""
+        """Raise DeadlineExceeded once the request is cancelled. Its client has its response by then, or has left."""
         if self.is_cancelled:
-            raise DeadlineExceeded(self.sentence)
+            raise DeadlineExceeded(self.message)
 
     @property
-    def sentence(self) -> str:
+    def message(self) -> str:
         return f"the request took longer than {self.time_allowed}; it was {self.stage}"
 
 
 class Deadlines:
-    """`longest_ms`: what a request may take that does not say; less if it says less. 0: as long as it takes."""
+    """Deadlines of requests. `max_ms`: for those that name none, or a later one. 0: none."""
 
     def __init__(self, max_ms: int) -> None:
         self._max_ms = max_ms or _MAX_MS
@@ -115,7 +116,7 @@ class Deadlines:
             return Deadline.unlimited()
         return Deadline(arrived + self._max_ms / 1000, f"{self._max_ms} ms (SERVING_REQUEST_TIMEOUT_MS)")
 
-    def asked(self, header: bytes, arrived: float) -> Deadline:
+    def from_header(self, header: bytes, arrived: float) -> Deadline:
         """`header`: X-Request-Timeout-Ms. Raises InvalidRequest where it is no whole number of milliseconds."""
         if not header.isdigit() or not (milliseconds := int(header[:20])):
             raise InvalidRequest(

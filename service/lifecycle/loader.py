@@ -182,7 +182,7 @@ class Loader:
         """The version as the policy wants it batched."""
         engine, limits = loaded.engine, self._limits(loaded, batching)
         observer = self.observe(loaded.model, loaded.version)
-        loaded.independence.say(self._independent_signatures(engine, loaded.config, batching))
+        loaded.independence.declare(self._independent_signatures(engine, loaded.config, batching))
         loaded = replace(loaded, limits=limits, tick_batcher=None)
         common = engine.signatures, loaded.independence
         batcher = Batcher(loaded.run_in_thread, *common, limits, observer, lambda: loaded.pace.usual_run)

@@ -13,7 +13,7 @@ from random import random
 
 import msgspec
 
-from service.server.interface import HttpRequest
+from service.http import Request
 from service.settings import Settings
 
 # How long a line waits for others. To wake the writer takes as long as several lines.
@@ -52,7 +52,7 @@ class RequestLog:
     def __init__(self, settings: Settings, write: Callable[[bytes], None], draw: Callable[[], float] = random) -> None:
         is_json = settings.log_format == "json"
         self._share = settings.log_sample if settings.log_level in ("debug", "info") else 0.0
-        self._shows_operators = settings.log_level == "debug"
+        self._shows_operations = settings.log_level == "debug"
         self._format = msgspec.json.Encoder().encode_lines if is_json else _text_lines
         self._time_text = _utc if is_json else _local
         self._write = write
@@ -62,11 +62,11 @@ class RequestLog:
         self._millisecond = 0
         self._millisecond_text = ""
 
-    def answered(self, request: HttpRequest, status: int, body_bytes: int) -> None:
+    def answered(self, request: Request, status: int, body_bytes: int) -> None:
         """`body_bytes`: of the answer, as they went out."""
         if status < 500 and self._share < 1.0 and self._draw() >= self._share:
             return
-        if request.is_operators and not self._shows_operators:
+        if request.is_operations and not self._shows_operations:
             return
         context = request.context
         if not self._lines:

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from service.http import Request
 from service.metrics.definitions import Metrics
 from service.observability import logging
 from service.observability.access_log import RequestLog
 from service.observability.capture import Capture
 from service.observability.logging import STANDARD_ERROR, LogWriter
-from service.server.interface import HttpRequest
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Records:
         self.capture = _capture(settings, metrics) if settings.capture_file else None
         self.answered = self._log.answered if self._spans is None else self._answered
 
-    def _answered(self, request: HttpRequest, status: int, body_bytes: int) -> None:
+    def _answered(self, request: Request, status: int, body_bytes: int) -> None:
         # First the span: the line names the trace that may begin with it.
         if self._spans is not None:
             self._spans.answered(request, status, body_bytes)

@@ -25,15 +25,11 @@ from opentelemetry.trace import (
 )
 from opentelemetry.util.types import AttributeValue
 
+from service.http import Request
 from service.inference.context import RequestContext, TraceContext
-from service.server.interface import HttpRequest
 
 # A shorter wait is the service's own work between the stages.
 MIN_QUEUE_SECONDS = 0.0001
-
-# Of predictions, by protocol and verb; what else is asked for is told by its path.
-_ROUTES = {("v1", verb): f"/v1/models/{{model}}:{verb}" for verb in ("predict", "classify", "regress")}
-_ROUTES["v2", "infer"] = "/v2/models/{model}/infer"
 
 _STATE_HEADER = b"tracestate"
 
@@ -51,14 +47,14 @@ class Spans:
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("fitting-room")
 
-    def answered(self, request: HttpRequest, status: int, body_bytes: int) -> None:
+    def answered(self, request: Request, status: int, body_bytes: int) -> None:
         """A call that belongs to no trace yet is told of the one that begins here."""
-        if request.is_operators:
+        if request.is_operations:
             return
         context = request.context
         # From the clock that the call's times were read from to the one that spans have.
         epoch = time.time_ns() - int(time.perf_counter() * 1e9)
-        route = _ROUTES.get((context.protocol, context.verb), "")
+        route = request.match.route.path if request.match else ""
         span = self._tracer.start_span(
             f"{request.method or 'HTTP'} {route}".rstrip(),
             _parent(request),
@@ -84,7 +80,7 @@ class Spans:
         last.join(seconds)
 
 
-def _parent(request: HttpRequest) -> Context:
+def _parent(request: Request) -> Context:
     trace = request.context.trace
     if trace is None:
         return Context()
@@ -94,7 +90,7 @@ def _parent(request: HttpRequest) -> Context:
     return set_span_in_context(NonRecordingSpan(remote), Context())
 
 
-def _attributes(request: HttpRequest, route: str, status: int, body_bytes: int) -> dict[str, AttributeValue]:
+def _attributes(request: Request, route: str, status: int, body_bytes: int) -> dict[str, AttributeValue]:
     """By OpenTelemetry's semantic conventions for HTTP servers; what they have no name for begins with `serving`."""
     context = request.context
     attributes: dict[str, AttributeValue] = {

@@ -1,103 +1,33 @@
-"""Who may come in, by which port: asked when a request's head is there, before any of its body is kept."""
+"""Admission: which requests may come in, and rejections that take little of the event loop's time.
+
+Requests are admitted once their head is read, before any of their body is kept.
+"""
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 
-from flask import Flask
-
-from service.http import Response, error_response
+from service.api import routes
+from service.api.routes import Access
+from service.http import Request, Response, error_response
 from service.inference.context import RequestContext
 from service.metrics.definitions import Metrics
 from service.security.api_keys import ApiKeys
-from service.security.rate_limit import RateLimit, RateLimits
-from service.server.interface import Admit, decoded_path
-from service.settings import Settings
+from service.security.rate_limit import RateLimit
 
-# Refusals that come in numbers, for want of time, of a key or of its rate: each client is told, but to tell them all
-# must not take the time of those who are let in.
+# Finds the route of a request, and returns its rejection, if any.
+Admit = Callable[[Request], Response | None]
 
-# Of the event loop's time. Clients that ask again at once would else have a service that does nothing but refuse them.
+# Rejections may take this share of the event loop's time: clients that send again at once must not stop the rest.
 MAX_REJECTION_SHARE = 0.03
-# In seconds: what may be saved up, for whoever is refused while few are.
-MAX_SAVED_SECONDS = 0.01
-# What it takes to read a request and refuse it, in seconds: a quarter of the quickest prediction, and so much a byte.
+# What a rejection takes, in seconds: reading and refusing a request, and each byte of its body.
 REJECTION_SECONDS, REJECTION_SECONDS_PER_BYTE = 20e-6, 2.5e-9
+# The time that may be saved up while few requests are rejected.
+MAX_SAVED_SECONDS = 0.01
 RETRY_SECONDS = 0.01
 
-
-class Rejections:
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._waiting: deque[tuple[asyncio.Future[Response], RequestContext, Response]] = deque()
-        self._saved = MAX_SAVED_SECONDS
-        self._looked = perf_counter()
-
-    def answer(self, context: RequestContext, message: str) -> "Response | asyncio.Future[Response]":
-        """For want of time."""
-        self._metrics.rejected.labels("queue_full").inc()
-        return self.give(context, _rejection(message))
-
-    def settle(self, answer: "asyncio.Future[Response]", context: RequestContext, message: str) -> None:
-        """The same for one who waits for this future."""
-        self._metrics.rejected.labels("queue_full").inc()
-        self._wait(answer, context, _rejection(message))
-
-    def give(self, context: RequestContext, refusal: Response) -> "Response | asyncio.Future[Response]":
-        """At once, or when it is its turn."""
-        if not self._waiting and self._affords(context):
-            return refusal
-        answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-        self._wait(answer, context, refusal)
-        return answer
-
-    def _wait(self, answer: "asyncio.Future[Response]", context: RequestContext, refusal: Response) -> None:
-        self._waiting.append((answer, context, refusal))
-        if len(self._waiting) == 1:
-            self._send_soon()
-
-    def _send_soon(self) -> None:
-        asyncio.get_running_loop().call_later(RETRY_SECONDS, self._send)
-
-    def _send(self) -> None:
-        while self._waiting:
-            answer, context, refusal = self._waiting[0]
-            # Who has left costs nothing.
-            if not answer.done():
-                if not self._affords(context):
-                    self._send_soon()
-                    return
-                answer.set_result(refusal)
-            self._waiting.popleft()
-
-    def _affords(self, context: RequestContext) -> bool:
-        now = perf_counter()
-        self._saved = min(MAX_SAVED_SECONDS, self._saved + MAX_REJECTION_SHARE * (now - self._looked))
-        self._looked = now
-        # However long a body is: once all is saved up, one more can be refused.
-        cost = min(REJECTION_SECONDS + REJECTION_SECONDS_PER_BYTE * context.body_bytes, MAX_SAVED_SECONDS)
-        if self._saved < cost:
-            return False
-        self._saved -= cost
-        return True
-
-
-def _rejection(message: str) -> Response:
-    return error_response(429, message, ("retry-after", "1"))
-
-
-HEALTH = frozenset({b"/v2/health/live", b"/v2/health/ready"})
-METRICS = frozenset({b"/metrics", b"/monitoring/prometheus/metrics"})
-# The pages for people hold nothing but the program; what they ask for needs a key.
-PAGES = frozenset({b"/", b"/docs", b"/openapi.json"})
-PARTS_OF_PAGES = b"/static/"
-# What loads and unloads.
-ADMIN = b"/v2/repository/models/"
-
-BEARER = b"bearer "
-
-# The same for no key, an unknown one and one that has expired: none of them tells which keys there are.
+# The same for no key, an unknown one and an expired one: nobody can find out which keys exist.
 UNAUTHORIZED = error_response(
     401,
     "this needs an API key that counts, as Authorization: Bearer <key> or X-API-Key: <key>",
@@ -107,71 +37,126 @@ FORBIDDEN = error_response(403, "this key may predict, but not load or unload mo
 NO_SUCH_ROUTE = error_response(404, "no such route")
 NO_OPERATION = error_response(404, "no such route: this port has health (/v2/health/...) and /metrics alone")
 
+_BEARER = b"bearer "
+
 
 class Admission:
-    """At the main port. `has_operations`: whether health and metrics are for anybody there; else they have a port of
-    their own, and here health is for who has a key, and metrics for nobody."""
+    """Admission at the main port."""
 
     def __init__(
-        self, api_keys: ApiKeys | None, limit_of_all: RateLimit | None, metrics: Metrics, has_operations: bool
+        self,
+        metrics: Metrics,
+        api_keys: ApiKeys | None = None,
+        limit_of_all: RateLimit | None = None,
+        has_operations: bool = True,
     ) -> None:
-        """`limit_of_all`: where there are no keys, of all clients together."""
+        """`limit_of_all`: where there are no keys, the limit for all clients together. `has_operations`: whether health
+        and metrics are open here; else they have a port of their own, and here health needs a key."""
         self._api_keys = api_keys
         self._limit_of_all = limit_of_all
         self._rejected = metrics.rejected
-        self._open = PAGES | HEALTH | METRICS if has_operations else PAGES
+        self._has_operations = has_operations
+        self._open = {Access.PAGE, Access.HEALTH, Access.METRICS} if has_operations else {Access.PAGE}
 
-    def admit(self, target: bytes, headers: Mapping[bytes, bytes]) -> tuple[str, Response | None]:
-        path = decoded_path(target)
-        if (path in self._open or path.startswith(PARTS_OF_PAGES)) and not _has_body(headers):
-            return "", None
-        name, limit = "", self._limit_of_all
+    def admit(self, request: Request) -> Response | None:
+        match = request.match = routes.find(request.method, request.target)
+        access = Access.MODELS if match is None else match.route.access
+        # What needs no key has no body: else anybody could fill the memory.
+        if access in self._open and not request.has_body:
+            return None
+        limit = self._limit_of_all
         if self._api_keys is not None:
-            key = self._api_keys.find(_given(headers))
+            key = self._api_keys.find(_key(request.headers))
             if key is None:
-                return "", self._refuse("unauthorized", UNAUTHORIZED)
-            if key.scope != "admin" and path.startswith(ADMIN):
-                return key.name, self._refuse("forbidden", FORBIDDEN)
-            name, limit = key.name, key.limit
-        if path in METRICS and path not in self._open:
-            return name, NO_SUCH_ROUTE
+                return self._reject("unauthorized", UNAUTHORIZED)
+            request.key_name, limit = key.name, key.limit
+            if key.scope != "admin" and access is Access.ADMIN:
+                return self._reject("forbidden", FORBIDDEN)
+        if access is Access.METRICS and not self._has_operations:
+            return NO_SUCH_ROUTE
         if limit is not None and (seconds := limit.seconds_to_wait()):
             message = f"no more than {limit} are taken; come again in {seconds} s (SERVING_RATE_LIMIT)"
-            return name, self._refuse("rate_limited", error_response(429, message, ("retry-after", str(seconds))))
-        return name, None
+            return self._reject("rate_limited", error_response(429, message, ("retry-after", str(seconds))))
+        return None
 
-    def _refuse(self, reason: str, answer: Response) -> Response:
+    def _reject(self, reason: str, response: Response) -> Response:
         self._rejected.labels(reason).inc()
-        return answer
+        return response
 
 
-def admit_operations(target: bytes, headers: Mapping[bytes, bytes]) -> tuple[str, Response | None]:
-    """At the port of their own."""
-    path = decoded_path(target)
-    return "", None if (path in HEALTH or path in METRICS) and not _has_body(headers) else NO_OPERATION
+def admit_operations(request: Request) -> Response | None:
+    """Admission at the port for operations."""
+    match = request.match = routes.find(request.method, request.target)
+    return None if match is not None and match.route.is_operations and not request.has_body else NO_OPERATION
 
 
-def admissions(app: Flask) -> list[Admit | None]:
-    """For each port, as gunicorn binds them; None where everybody may come in."""
-    settings: Settings = app.extensions["settings"]
-    api_keys: ApiKeys | None = app.extensions["api_keys"]
-    rate_limits: RateLimits = app.extensions["rate_limits"]
-    limit_of_all = rate_limits.of("", settings.rate_limit) if api_keys is None else None
-    has_operations = not settings.operations_port
-    if api_keys is None and limit_of_all is None and has_operations:
-        return [None]
-    main = Admission(api_keys, limit_of_all, app.extensions["metrics"], has_operations).admit
-    return [main] if has_operations else [main, admit_operations]
+class Rejections:
+    """Sends rejections at a bounded rate: each client gets its own, but all of them together take a small share of the
+    event loop's time, by a token bucket of seconds."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._waiting: deque[tuple[asyncio.Future[Response], RequestContext, Response]] = deque()
+        self._saved_seconds = MAX_SAVED_SECONDS
+        self._saved_at = perf_counter()
+
+    def queue_full(self, context: RequestContext, message: str) -> "Response | asyncio.Future[Response]":
+        """429 for want of time, now or once there is time for it."""
+        self._metrics.rejected.labels("queue_full").inc()
+        return self.respond(context, _too_many(message))
+
+    def settle_queue_full(self, response: "asyncio.Future[Response]", context: RequestContext, message: str) -> None:
+        """The same for a client that waits for this future."""
+        self._metrics.rejected.labels("queue_full").inc()
+        self._wait(response, context, _too_many(message))
+
+    def respond(self, context: RequestContext, rejection: Response) -> "Response | asyncio.Future[Response]":
+        """The rejection, now or once there is time for it."""
+        if not self._waiting and self._spend(context):
+            return rejection
+        response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self._wait(response, context, rejection)
+        return response
+
+    def _wait(self, response: "asyncio.Future[Response]", context: RequestContext, rejection: Response) -> None:
+        self._waiting.append((response, context, rejection))
+        if len(self._waiting) == 1:
+            self._send_later()
+
+    def _send_later(self) -> None:
+        asyncio.get_running_loop().call_later(RETRY_SECONDS, self._send)
+
+    def _send(self) -> None:
+        while self._waiting:
+            response, context, rejection = self._waiting[0]
+            # A client that has left costs nothing.
+            if not response.done():
+                if not self._spend(context):
+                    self._send_later()
+                    return
+                response.set_result(rejection)
+            self._waiting.popleft()
+
+    def _spend(self, context: RequestContext) -> bool:
+        """Take the time for one rejection; False where there is not enough."""
+        now = perf_counter()
+        self._saved_seconds = min(MAX_SAVED_SECONDS, self._saved_seconds + MAX_REJECTION_SHARE * (now - self._saved_at))
+        self._saved_at = now
+        # However long a body is: once all is saved up, one more can be rejected.
+        cost = min(REJECTION_SECONDS + REJECTION_SECONDS_PER_BYTE * context.body_bytes, MAX_SAVED_SECONDS)
+        if self._saved_seconds < cost:
+            return False
+        self._saved_seconds -= cost
+        return True
 
 
-def _has_body(headers: Mapping[bytes, bytes]) -> bool:
-    """What nobody needs a key for has none: else anybody could fill the memory."""
-    return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+def _too_many(message: str) -> Response:
+    return error_response(429, message, ("retry-after", "1"))
 
 
-def _given(headers: Mapping[bytes, bytes]) -> bytes:
-    """The key; of both headers that which is for nothing else."""
+def _key(headers: Mapping[bytes, bytes]) -> bytes:
+    """The API key. X-API-Key counts first: it is for nothing else."""
     if (key := headers.get(b"x-api-key")) is not None:
         return key
     authorization = headers.get(b"authorization", b"")
-    return authorization[len(BEARER) :].strip() if authorization[: len(BEARER)].lower() == BEARER else b""
+    return authorization[len(_BEARER) :].strip() if authorization[: len(_BEARER)].lower() == _BEARER else b""

@@ -1,166 +1,343 @@
-"""Chooses a request's road: the event loop itself, a thread, or a thread and Flask."""
+"""Dispatch: from a request to its response, on the event loop or in a thread.
+
+A prediction is decoded, inferred and encoded by the same functions on either. The event loop takes those that are
+quick, gathers them per tick, and runs them at its end; the executor takes the rest, and everything that is Flask's.
+"""
 
 import asyncio
-import re
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
-from urllib.parse import parse_qsl
+from collections.abc import Callable, Mapping, Sequence
 
 from flask import Flask
 
-from service.api import operations as ops
-from service.errors import InvalidRequest, PayloadTooLarge, ServingError, UnsupportedMediaType, response_to_error
+from service.api import routes
+from service.api.operations import health
+from service.api.routes import Access, Match, parse_version
+from service.api.v2.decode import HEAD_LENGTH_HEADER
+from service.errors import InvalidRequest, response_to_error
 from service.http import Request, Response, error_response
-from service.inference import deadline
-from service.inference.deadline import Deadline, Deadlines
-from service.lifecycle.registry import Registry
+from service.inference.batching import row_count
+from service.inference.context import COUNTED, Prediction, RequestContext
+from service.inference.deadline import DEADLINE_HEADER, Deadline, DeadlineExceeded, Deadlines, Stage
+from service.inference.infer import Inference
+from service.inference.scores import Inferred
+from service.lifecycle.registry import Find, Registry, WouldWait
 from service.metrics.definitions import Metrics
-from service.server import response
 from service.server.admission import Rejections
 from service.server.executor import Executor
-from service.server.fast_dispatch import Route, ShortRoad, find_route
-from service.server.interface import HttpRequest, decoded_path
+from service.server.response import decode_body, encode_body
 from service.server.wsgi import run_wsgi
 from service.settings import Settings
+from service.tensors.dtypes import size_of
+from service.tensors.image_file import may_take_long, picture_pixels
 
-MAX_CONTENT_TYPE_BYTES = 256
-# By the service as a whole, as `OPTIONS *` asks.
-ALLOWED = "GET, HEAD, OPTIONS, POST"
+# What the event loop itself may do while all other connections wait: about a millisecond each, for one request.
+QUICK_JSON_BYTES = 160 * 1024
+QUICK_BINARY_BYTES = 1024 * 1024
+QUICK_STRING_BYTES = 16 * 1024
+QUICK_PICTURE_BYTES = 16 * 1024
+QUICK_PIXELS = 64 * 1024
+QUICK_RUN_SECONDS = 0.001
+# Of outputs: as JSON, and as JSON that is packed.
+QUICK_OUTPUT_BYTES = 64 * 1024
+QUICK_PACKED_BYTES = 8 * 1024
 
-# Routes that may wait until a model is loaded.
-OF_MODELS = (b"/v1/models/", b"/v2/models/", b"/playground/models/")
-_HEALTH = {path.encode(): path for path in (ops.LIVE, ops.READY)}
-_OF_MODEL = re.compile(r"/(?:v[12]|playground)/models/(?P<model>[^/:]+)")
+# The first request of a tick must not wait for however many came with it.
+MAX_TICK_REQUESTS = 32
+# A tick of fewer requests that takes long means that the machine stood still, not that there are too many.
+MIN_LONG_TICK_REQUESTS = 4 * MAX_TICK_REQUESTS
+
+# Decodes a request for a model; `find` gives the version. Raises ServingError.
+Decode = Callable[[Find, Match, Request], Prediction]
 
 
-class Roads:
-    def __init__(self, app: Flask, settings: Settings, address: tuple[str, int]) -> None:
-        self._app = app
+class Dispatcher:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        inference: Inference,
+        metrics: Metrics,
+        flask: Flask,
+        decoders: Mapping[str, Decode],
+    ) -> None:
+        """`decoders`: by protocol. `flask`: has the views of all routes that are no predictions."""
         self._settings = settings
-        self._address = address
-        self._short_road: ShortRoad = app.extensions["short_road"]
-        self._metrics: Metrics = app.extensions["metrics"]
-        self._registry: Registry = app.extensions["registry"]
+        self._registry = registry
+        self._inference = inference
+        self._metrics = metrics
+        self._flask = flask
+        self._decoders = decoders
         self._deadlines = Deadlines(settings.request_timeout_ms)
-        self._refusals = Rejections(self._metrics)
-        self._threads = Executor(settings, self._metrics, self._deadlines, self._refusals, self._is_starting)
+        self._rejections = Rejections(metrics)
+        self._executor = Executor(settings, metrics, self._deadlines, self._rejections, self._is_starting)
+        self._tick = _Tick(self._run_tick, settings.max_queue_ms / 1000)
 
-    def answer(self, request: HttpRequest) -> "Response | asyncio.Future[Response]":
-        context = request.context
-        if request.target in _HEALTH and request.method in ("GET", "HEAD"):
-            # Whoever asks whether the process lives must not wait for a thread.
-            return ops.health(self._registry, _HEALTH[request.target])
-        if deadline.HEADER in request.headers:
+    def dispatch(self, request: Request) -> "Response | asyncio.Future[Response]":
+        """The response, or a future of it, which is cancelled when the client leaves. Raises nothing; for the loop."""
+        match, context = request.match, request.context
+        if match is None:
+            return routes.no_route(request)
+        route = match.route
+        if route.access is Access.HEALTH:
+            # Whether the process lives must not depend on a free thread.
+            return health(self._registry, route.verb)
+        if DEADLINE_HEADER in request.headers:
             try:
-                context.deadline = self._deadlines.asked(request.headers[deadline.HEADER], context.arrived)
+                context.deadline = self._deadlines.from_header(request.headers[DEADLINE_HEADER], context.arrived)
             except InvalidRequest as error:
-                self.refused("malformed")
+                self.count_rejected("malformed")
                 return error_response(error.status, str(error))
-        if b"content-encoding" in request.headers:
-            # A short body may unpack to a long one.
-            return self._in_thread(request, self._answer_coded, request)
-        route = self._route(request)
-        if route is None:
-            return self._answer_by_flask(request)
-        asked = _asked(request)
-        if self._short_road.is_quick(route, asked):
-            if self._short_road.is_late(context):
-                most = f"{self._settings.max_queue_ms} ms (SERVING_MAX_QUEUE_MS)"
-                return self._refusals.answer(context, f"the requests before it take longer than {most}")
-            return self._short_road.answer_in_turn(route, asked, context, self._threads.answer)
-        return self._in_thread(request, self._by_short_road, route, request)
+        elif route.access in (Access.METRICS, Access.ADMIN):
+            # To load a model may take longer than any request, and has a limit of its own; and a limit that is too
+            # short must not make the service look dead.
+            context.deadline = Deadline.unlimited()
+        if not route.waits_for_models:
+            return self._executor.respond_apart(context, self.respond, request)
+        if self._is_quick(match, request):
+            return self._on_loop(match, request)
+        return self._in_thread(match, request)
 
-    def give(self, refusal: Response, request: HttpRequest) -> "Response | asyncio.Future[Response]":
-        return self._refusals.give(request.context, refusal)
+    def respond(self, request: Request) -> Response:
+        """The response, made in this thread. Raises nothing."""
+        match, context = request.match, request.context
+        if match is None:
+            return routes.no_route(request)
+        _begin(context, match)
+        try:
+            if coding := request.headers.pop(b"content-encoding", b""):
+                request.body = decode_body(request.body, coding, self._settings.max_body_bytes)
+            if match.route.is_prediction:
+                prediction = self._decoders[match.route.protocol](self._registry.get, match, request)
+                # The page's predictions are no traffic.
+                is_traffic = match.route.protocol in COUNTED
+                response = (self._inference.predict if is_traffic else self._inference.try_out)(prediction)
+            else:
+                response = run_wsgi(self._flask, request, (self._settings.host, self._settings.port))
+        except Exception as error:
+            response = _error(request, error)
+        return encode_body(self._ended(context, response), request.accept_encoding)
 
-    def refused(self, reason: str) -> None:
+    def reject(self, rejection: Response, request: Request) -> "Response | asyncio.Future[Response]":
+        """The rejection, now or once there is time for it."""
+        return self._rejections.respond(request.context, rejection)
+
+    def count_rejected(self, reason: str) -> None:
         self._metrics.rejected.labels(reason).inc()
 
     def close(self) -> None:
-        self._threads.close()
-
-    def _answer_by_flask(self, request: HttpRequest) -> "Response | asyncio.Future[Response]":
-        context, path = request.context, decoded_path(request.target)
-        if path == b"*":
-            return Response(200, b"", "text/plain", (("allow", ALLOWED),))
-        # To load a model may take longer than any request, and has its own limit; and a limit that is too short must
-        # not have the service taken for dead.
-        if context.deadline is None and (request.is_operators or path.startswith(b"/v2/repository/models/")):
-            context.deadline = Deadline.unlimited()
-        # Health and metrics must not wait behind those.
-        if request.method in ("GET", "HEAD") and not path.startswith(OF_MODELS):
-            return self._threads.operators_answer(context, self._flask, request)
-        return self._in_thread(request, self._flask, request)
-
-    def _in_thread(
-        self, request: HttpRequest, function: Callable[..., Response], *arguments: Any
-    ) -> "Response | asyncio.Future[Response]":
-        # Of a prediction, however it comes.
-        route = find_route(_path(request)) if request.method == "POST" else None
-        refusal = self._short_road.refusal(route, request.context) if route else None
-        return refusal or self._threads.answer(request.context, self._model(request), function, *arguments)
+        self._executor.close()
 
     def _is_starting(self) -> bool:
         return not self._registry.first_scan_done.is_set()
 
-    def _model(self, request: HttpRequest) -> str:
-        """Whose route it is; empty where it is nobody's, or that of a model that is not known: strangers' names must
-        not be kept."""
-        match = _OF_MODEL.match(decoded_path(request.target).decode(errors="replace"))
-        return match["model"] if match and match["model"] in self._registry.statuses() else ""
+    def _is_quick(self, match: Match, request: Request) -> bool:
+        """Whether decoding takes no longer than the event loop may be held up, and the model's rows neither."""
+        route, registry, body = match.route, self._registry, request.body
+        if route.protocol not in COUNTED or not route.is_prediction or not registry.first_scan_done.is_set():
+            return False
+        # A short body may unpack to a long one.
+        if b"content-encoding" in request.headers:
+            return False
+        size, mimetype = len(body), request.mimetype
+        if mimetype.startswith("image/"):
+            # By its bytes where they say enough: to look into a picture takes a while, too.
+            if size > QUICK_PICTURE_BYTES or may_take_long(body) or picture_pixels(body) > QUICK_PIXELS:
+                return False
+        elif mimetype == "multipart/form-data":
+            return False
+        else:
+            max_bytes = QUICK_BINARY_BYTES if HEAD_LENGTH_HEADER in request.headers else QUICK_JSON_BYTES
+            if size > (QUICK_STRING_BYTES if registry.takes_strings(match.model) else max_bytes):
+                return False
+            # A picture within JSON, whose key may be written with escapes: how long it takes cannot be told from here.
+            if route.protocol == "v1" and registry.takes_pictures(match.model) and (b"b64" in body or b"\\" in body):
+                return False
+        return registry.is_quick(match.model)
 
-    # What threads do. Long answers are made shorter there; the connection sees to those of the event loop.
+    # In threads
 
-    def _answer_coded(self, request: HttpRequest) -> Response:
-        coding = request.headers.pop(b"content-encoding")
-        try:
-            request.body = response.decode_body(request.body, coding, self._settings.max_body_bytes)
-        except ServingError as error:
-            if isinstance(error, PayloadTooLarge):
-                self.refused("too_large")
-            taken = [("accept-encoding", response.ACCEPTED_CODINGS)] if isinstance(error, UnsupportedMediaType) else []
-            return error_response(error.status, str(error), *taken)
-        route = self._route(request)
-        return self._flask(request) if route is None else self._by_short_road(route, request)
+    def _in_thread(self, match: Match, request: Request) -> "Response | asyncio.Future[Response]":
+        return self._unhealthy(match, request) or self._submit(match, request, self.respond, request)
 
-    def _by_short_road(self, route: Route, request: HttpRequest) -> Response:
-        return response.encode_body(
-            self._short_road.answer(route, _asked(request), request.context), request.accept_encoding
-        )
+    def _submit(
+        self, match: Match, request: Request, function: Callable[..., Response], *arguments: object
+    ) -> "Response | asyncio.Future[Response]":
+        # Names of models that are not known must not be kept: clients could make up any number.
+        model = match.model if match.model in self._registry.statuses() else ""
+        return self._executor.respond(request.context, model, function, *arguments)
 
-    def _flask(self, request: HttpRequest) -> Response:
-        try:
-            answer = run_wsgi(self._app, request, self._address)
-        # Flask answers its own errors; this is for one in the answering.
-        except Exception as error:
-            answer = response_to_error(
-                error, request.method, _path(request).decode("latin-1"), request.context.request_id
-            )
-        return response.encode_body(answer, request.accept_encoding)
-
-    def _route(self, request: HttpRequest) -> Route | None:
-        # Forms are Flask's: it has a parser for them.
-        if request.method != "POST" or _mimetype(request) == "multipart/form-data":
+    def _unhealthy(self, match: Match, request: Request) -> Response | None:
+        """The response at once, without a thread, where every version that could run the prediction hangs."""
+        if not match.route.is_prediction:
             return None
-        return find_route(_path(request))
+        version, label = match.parameters.get("version"), match.parameters.get("label")
+        try:
+            loaded = self._registry.unhealthy(match.model, parse_version(version), label)
+        except InvalidRequest:
+            return None
+        if loaded is None:
+            return None
+        _begin(request.context, match)
+        request.context.found(loaded)
+        return self._ended(request.context, _error(request, loaded.health.error()))
+
+    # On the event loop
+
+    def _on_loop(self, match: Match, request: Request) -> "Response | asyncio.Future[Response]":
+        """The response once the tick has run.
+
+        Nothing waits for more to come, and yet under load much comes at once: models that gain by batches get them, and
+        to decode all, run all and encode all takes half the time of one request after the other.
+        """
+        context = request.context
+        self._tick.count_request(context)
+        if self._tick.is_late(context):
+            limit = f"{self._settings.max_queue_ms} ms (SERVING_MAX_QUEUE_MS)"
+            return self._rejections.queue_full(context, f"the requests before it take longer than {limit}")
+        _begin(context, match)
+        try:
+            prediction = self._decoders[match.route.protocol](self._registry.get_at_once, match, request)
+        except WouldWait:
+            # It was unloaded since it was quick.
+            return self._submit(match, request, self.respond, request)
+        except Exception as error:
+            return self._ended(context, _error(request, error))
+        if (row_count(prediction.inputs) or 1) * prediction.loaded.pace.row_seconds > QUICK_RUN_SECONDS:
+            return self._submit(match, request, self._predict_decoded, request, prediction)
+        pending = _Pending(request, match, prediction, asyncio.get_running_loop().create_future())
+        self._tick.add(pending)
+        return pending.response
+
+    def _predict_decoded(self, request: Request, prediction: Prediction) -> Response:
+        """In a thread: the rest of a prediction whose rows turned out to be many."""
+        try:
+            response = self._inference.predict(prediction)
+        except Exception as error:
+            response = _error(request, error)
+        return encode_body(self._ended(request.context, response), request.accept_encoding)
+
+    def _run_tick(self, tick: "Sequence[_Pending]") -> None:
+        tick = [pending for pending in tick if not self._is_cancelled(pending)]
+        outcomes: Sequence[Inferred | Exception]
+        try:
+            outcomes = self._inference.infer([pending.prediction for pending in tick], self._inference.on_loop)
+        # A bug. Every client gets a response all the same.
+        except Exception as error:
+            outcomes = [error] * len(tick)
+        for pending, outcome in zip(tick, outcomes, strict=True):
+            pending.prediction.context.inferred()
+            if not isinstance(outcome, Exception) and size_of(outcome.outputs) > pending.max_quick_output_bytes:
+                self._encode_in_thread(pending, outcome)
+            else:
+                pending.response.set_result(self._encoded(pending, outcome))
+
+    def _is_cancelled(self, pending: "_Pending") -> bool:
+        """Whether nobody waits for it any more; its client has left, or gets 504 now."""
+        if pending.response.cancelled():
+            self.count_rejected("client_left")
+            return True
+        context = pending.prediction.context
+        if context.deadline is None or not context.deadline.has_expired():
+            return False
+        context.deadline.stage = Stage.TICK
+        context.record_expired(self._metrics)
+        pending.response.set_result(error_response(DeadlineExceeded.status, context.deadline.message))
+        return True
+
+    def _encoded(self, pending: "_Pending", outcome: Inferred | Exception) -> Response:
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            response = pending.prediction.encode(outcome)
+        except Exception as error:
+            response = _error(pending.request, error)
+        return self._ended(pending.request.context, response)
+
+    def _encode_in_thread(self, pending: "_Pending", inferred: Inferred) -> None:
+        """To write, and to pack, long outputs would hold up all other connections."""
+
+        def encode() -> Response:
+            return encode_body(self._encoded(pending, inferred), pending.request.accept_encoding)
+
+        encoded = self._submit(pending.match, pending.request, encode)
+        if isinstance(encoded, Response):
+            pending.response.set_result(encoded)
+            return
+        pending.response.add_done_callback(lambda ended: encoded.cancel() if ended.cancelled() else None)
+        encoded.add_done_callback(lambda ended: _hand_on(ended, pending.response))
+
+    def _ended(self, context: RequestContext, response: Response) -> Response:
+        if context.protocol in COUNTED:
+            context.end(self._metrics, response.status)
+        return response
 
 
-def _path(request: HttpRequest) -> bytes:
-    return request.target.partition(b"?")[0]
+class _Pending:
+    """A prediction that waits for the end of the tick."""
+
+    __slots__ = ("match", "prediction", "request", "response")
+
+    def __init__(
+        self, request: Request, match: Match, prediction: Prediction, response: "asyncio.Future[Response]"
+    ) -> None:
+        self.request = request
+        self.match = match
+        self.prediction = prediction
+        self.response = response
+
+    @property
+    def max_quick_output_bytes(self) -> int:
+        if self.request.accept_encoding:
+            return QUICK_PACKED_BYTES
+        # Binary requests get binary responses.
+        return QUICK_BINARY_BYTES if HEAD_LENGTH_HEADER in self.request.headers else QUICK_OUTPUT_BYTES
 
 
-def _asked(request: HttpRequest) -> Request:
-    query = request.target.partition(b"?")[2]
-    # Of a name that comes twice the first counts, as it does in Flask.
-    args = dict(reversed(parse_qsl(query.decode("latin-1"), keep_blank_values=True))) if query else {}
-    return Request(_mimetype(request), args, request.headers, request.body)
+class _Tick:
+    """What comes in one pass of the event loop, which first reads all connections and then makes callbacks."""
+
+    def __init__(self, run: Callable[[Sequence[_Pending]], None], max_seconds: float) -> None:
+        self._run = run
+        self._max_seconds = max_seconds
+        self._pending: list[_Pending] = []
+        self._began = 0.0
+        self._requests = 0
+
+    def count_request(self, context: RequestContext) -> None:
+        """Note that this request was read; the first of a tick schedules its end."""
+        if not self._requests:
+            self._began = context.arrived
+            asyncio.get_running_loop().call_soon(self._end)
+        self._requests += 1
+
+    def is_late(self, context: RequestContext) -> bool:
+        """Whether the requests read before it took so long that it is rejected."""
+        return self._requests > MIN_LONG_TICK_REQUESTS and context.arrived - self._began > self._max_seconds
+
+    def add(self, pending: _Pending) -> None:
+        self._pending.append(pending)
+        if len(self._pending) >= MAX_TICK_REQUESTS:
+            self._run_pending()
+
+    def _end(self) -> None:
+        self._requests = 0
+        if self._pending:
+            self._run_pending()
+
+    def _run_pending(self) -> None:
+        pending, self._pending = self._pending, []
+        self._run(pending)
 
 
-def _mimetype(request: HttpRequest) -> str:
-    return _mimetype_of(request.headers.get(b"content-type", b"")[:MAX_CONTENT_TYPE_BYTES])
+def _begin(context: RequestContext, match: Match) -> None:
+    context.begin()
+    context.protocol, context.verb = match.route.protocol, match.route.verb
 
 
-@lru_cache(256)
-def _mimetype_of(content_type: bytes) -> str:
-    return content_type.partition(b";")[0].strip().lower().decode("latin-1")
+def _error(request: Request, error: Exception) -> Response:
+    return response_to_error(error, request.method, request.path, request.context.request_id)
+
+
+def _hand_on(ended: "asyncio.Future[Response]", response: "asyncio.Future[Response]") -> None:
+    if not ended.cancelled() and not response.done():
+        response.set_result(ended.result())

@@ -1,4 +1,4 @@
-"""Answers that threads give, while the event loop watches the time and the client."""
+"""The executor: threads for what the event loop does not do itself."""
 
 import asyncio
 import threading
@@ -16,157 +16,57 @@ from service.metrics.definitions import Metrics
 from service.server.admission import Rejections
 from service.settings import Settings
 
-# A pool of threads that models share: none can take all of them.
-
-
-class Job:
-    """`work` raises nothing."""
-
-    __slots__ = ("line", "work")
-
-    def __init__(self, line: "_Line", work: Callable[[], None]) -> None:
-        self.line = line
-        self.work = work
-
-
-class _Line:
-    """One model's jobs. `waiting`: those that have not begun, in their order. `tickets`: for how many of them a thread
-    is wanted."""
-
-    __slots__ = ("name", "running", "tickets", "waiting")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.waiting: OrderedDict[Job, None] = OrderedDict()
-        self.running = 0
-        self.tickets = 0
-
-
-class ThreadPool:
-    def __init__(self, name: str, threads: int, max_per_model: int) -> None:
-        """`most_of_one`: how many threads one model's jobs may hold."""
-        self._name = name
-        self._max_threads = threads
-        self._max_per_model = max_per_model
-        self._lock = threading.Lock()
-        self._lines: dict[str, _Line] = {}
-        # Whoever takes a line's ticket takes its first job. None: it is time to end.
-        self._tickets: SimpleQueue[_Line | None] = SimpleQueue()
-        self._threads = 0
-        # Jobs that wait or run.
-        self.size = 0
-
-    def size_of(self, name: str) -> int:
-        line = self._lines.get(name)
-        return line.running + len(line.waiting) if line else 0
-
-    def submit(self, name: str, work: Callable[[], None]) -> Job:
-        with self._lock:
-            line = self._lines.get(name)
-            if line is None:
-                line = self._lines[name] = _Line(name)
-            job = Job(line, work)
-            line.waiting[job] = None
-            self.size += 1
-            self._want_thread(line)
-            if self._threads < min(self.size, self._max_threads):
-                self._threads += 1
-                # Nobody waits for it at the end: what it runs may hang.
-                threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
-        return job
-
-    def drop(self, job: Job) -> bool:
-        """It does not begin any more. False: it has begun, and goes on."""
-        with self._lock:
-            if job not in job.line.waiting:
-                return False
-            del job.line.waiting[job]
-            self.size -= 1
-            return True
-
-    def close(self) -> None:
-        with self._lock:
-            for line in self._lines.values():
-                line.waiting.clear()
-            for _ in range(self._threads):
-                self._tickets.put(None)
-
-    def _run(self) -> None:
-        while (line := self._tickets.get()) is not None:
-            self._run_first(line)
-            # Else what it refers to would stay until the next one comes.
-            del line
-
-    def _run_first(self, line: _Line) -> None:
-        with self._lock:
-            line.tickets -= 1
-            line.running += 1
-            # Else it was dropped.
-            job = line.waiting.popitem(last=False)[0] if line.waiting else None
-        if job is not None:
-            job.work()
-        with self._lock:
-            line.running -= 1
-            if job is not None:
-                self.size -= 1
-            self._want_thread(line)
-            if not (line.waiting or line.running or line.tickets):
-                del self._lines[line.name]
-
-    def _want_thread(self, line: _Line) -> None:
-        if line.tickets < len(line.waiting) and line.running + line.tickets < self._max_per_model:
-            line.tickets += 1
-            self._tickets.put(line)
-
-
-# Of the threads, and of the places in the queue, one in so many is kept from a model that would take them all.
+# One in so many threads, and places in the queue, is kept from a model that would take them all.
 KEPT_FOR_OTHERS = 8
-# Health and metrics answer however long predictions wait.
-OPERATORS_THREADS = 2
+# Metrics and pages respond however long predictions wait.
+OPERATIONS_THREADS = 2
 
 
 class Executor:
+    """Makes responses in threads, while the event loop watches the clock and the clients."""
+
     def __init__(
         self,
         settings: Settings,
         metrics: Metrics,
         deadlines: Deadlines,
-        refusals: Rejections,
+        rejections: Rejections,
         is_starting: Callable[[], bool],
     ) -> None:
-        """`is_starting`: whether requests wait for the models that are loaded first of all, however long that takes."""
+        """`is_starting`: whether the first models are being loaded: requests wait for them, however long it takes."""
         self._settings = settings
         self._metrics = metrics
         self._waiting = metrics.thread_queue_length.labels()
         self._deadlines = deadlines
-        self._refusals = refusals
+        self._rejections = rejections
         self._is_starting = is_starting
         self._pool = ThreadPool("request", settings.threads, _share_of_one(settings.threads))
-        self._operators_pool = ThreadPool("operator", OPERATORS_THREADS, OPERATORS_THREADS)
+        self._operations_pool = ThreadPool("operations", OPERATIONS_THREADS, OPERATIONS_THREADS)
 
-    def answer(
+    def respond(
         self, context: RequestContext, model: str, function: Callable[..., Response], *arguments: Any
     ) -> "Response | asyncio.Future[Response]":
-        """What the function gives, unless too many wait already, in all or for this model, or it has to wait too
-        long."""
+        """A future of the function's response; 429 where too many requests wait already, in all or for this model, or
+        this one has waited too long."""
         if full := self._full(model):
-            return self._refusals.answer(context, full)
+            return self._rejections.queue_full(context, full)
         max_wait_seconds = self._settings.max_queue_ms / 1000
-        answer = self._answer(self._pool, max_wait_seconds, context, model, function, *arguments)
+        response = self._submit(self._pool, max_wait_seconds, context, model, function, *arguments)
         self._note_waiting()
-        answer.add_done_callback(self._note_waiting)
-        return answer
+        response.add_done_callback(self._note_waiting)
+        return response
 
-    def _note_waiting(self, _answer: "asyncio.Future[Response] | None" = None) -> None:
+    def _note_waiting(self, _response: "asyncio.Future[Response] | None" = None) -> None:
         self._waiting.set(max(0, self._pool.size - self._settings.threads))
 
-    def operators_answer(
+    def respond_apart(
         self, context: RequestContext, function: Callable[..., Response], *arguments: Any
     ) -> "asyncio.Future[Response]":
-        return self._answer(self._operators_pool, None, context, "", function, *arguments)
+        """The same in threads of their own, which no prediction takes."""
+        return self._submit(self._operations_pool, None, context, "", function, *arguments)
 
     def close(self) -> None:
-        for pool in (self._pool, self._operators_pool):
+        for pool in (self._pool, self._operations_pool):
             pool.close()
 
     def _full(self, model: str) -> str:
@@ -183,18 +83,18 @@ class Executor:
             )
         return ""
 
-    def _answer(
+    def _submit(
         self,
-        pool: ThreadPool,
+        pool: "ThreadPool",
         max_wait_seconds: float | None,
         context: RequestContext,
-        line: str,
+        model: str,
         function: Callable[..., Response],
         *arguments: Any,
     ) -> "asyncio.Future[Response]":
-        """`longest_wait`: for a free thread, in seconds."""
+        """`max_wait_seconds`: for a free thread; None: as long as it takes."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Response] = loop.create_future()
+        response: asyncio.Future[Response] = loop.create_future()
         if context.deadline is None:
             context.deadline = self._deadlines.default(context.arrived)
         deadline = context.deadline
@@ -205,27 +105,27 @@ class Executor:
             context.begin()
             try:
                 ended = function(*arguments)
-            # A bug; whoever waits must hear of it.
+            # A bug. The client gets an error all the same.
             except Exception as error:
                 what = function.__qualname__
                 ended = response_to_error(error, "running", what, context.request_id)
-            # Else the service was stopped meanwhile, and nobody waits.
+            # Unless the service was stopped meanwhile.
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(_set, answer, ended)
+                loop.call_soon_threadsafe(_set, response, ended)
 
         def expire() -> None:
-            # Else the answer is on its way.
+            # Unless the response is on its way.
             if deadline.claim():
                 deadline.on_expired()
                 context.record_expired(self._metrics)
-                answer.set_result(error_response(DeadlineExceeded.status, deadline.sentence))
+                response.set_result(error_response(DeadlineExceeded.status, deadline.message))
                 give_up()
 
         def wait_no_longer() -> None:
             nonlocal timer
             if not self._is_starting() and pool.drop(job) and deadline.claim():
                 most = f"{self._settings.max_queue_ms} ms (SERVING_MAX_QUEUE_MS)"
-                self._refusals.settle(answer, context, f"no thread was free for it within {most}")
+                self._rejections.settle_queue_full(response, context, f"no thread was free for it within {most}")
             else:
                 timer = expire_at_deadline()
 
@@ -236,29 +136,131 @@ class Executor:
         def settled(_: "asyncio.Future[Response]") -> None:
             if timer is not None:
                 timer.cancel()
-            if answer.cancelled():
+            if response.cancelled():
                 if deadline.claim():
                     self._metrics.rejected.labels("client_left").inc()
                 give_up()
 
         def give_up() -> None:
-            deadline.end()
+            deadline.cancel()
             pool.drop(job)
 
-        job = pool.submit(line, work)
+        job = pool.submit(model, work)
         left = deadline.seconds_left()
         if max_wait_seconds is None or (left is not None and left < max_wait_seconds):
             timer = expire_at_deadline()
         else:
             timer = loop.call_later(max_wait_seconds, wait_no_longer)
-        answer.add_done_callback(settled)
-        return answer
+        response.add_done_callback(settled)
+        return response
 
 
-def _set(answer: "asyncio.Future[Response]", ended: Response) -> None:
-    if not answer.done():
-        answer.set_result(ended)
+def _set(response: "asyncio.Future[Response]", ended: Response) -> None:
+    if not response.done():
+        response.set_result(ended)
 
 
 def _share_of_one(places: int) -> int:
     return places - places // KEPT_FOR_OTHERS
+
+
+class Job:
+    """Work that waits for a thread, or has one. It raises nothing."""
+
+    __slots__ = ("jobs", "work")
+
+    def __init__(self, jobs: "_ModelJobs", work: Callable[[], None]) -> None:
+        self.jobs = jobs
+        self.work = work
+
+
+class _ModelJobs:
+    """The jobs of one model. `waiting`: those that have not begun, in their order. `tickets`: how many of them threads
+    have been asked for."""
+
+    __slots__ = ("name", "running", "tickets", "waiting")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.waiting: OrderedDict[Job, None] = OrderedDict()
+        self.running = 0
+        self.tickets = 0
+
+
+class ThreadPool:
+    """Threads that models share; no model can take all of them."""
+
+    def __init__(self, name: str, threads: int, max_per_model: int) -> None:
+        """`max_per_model`: how many threads the jobs of one model may hold."""
+        self._name = name
+        self._max_threads = threads
+        self._max_per_model = max_per_model
+        self._lock = threading.Lock()
+        self._models: dict[str, _ModelJobs] = {}
+        # A thread that takes a model's ticket takes its first job. None ends the thread.
+        self._tickets: SimpleQueue[_ModelJobs | None] = SimpleQueue()
+        self._threads = 0
+        # Jobs that wait or run.
+        self.size = 0
+
+    def size_of(self, name: str) -> int:
+        jobs = self._models.get(name)
+        return jobs.running + len(jobs.waiting) if jobs else 0
+
+    def submit(self, name: str, work: Callable[[], None]) -> Job:
+        with self._lock:
+            jobs = self._models.get(name)
+            if jobs is None:
+                jobs = self._models[name] = _ModelJobs(name)
+            job = Job(jobs, work)
+            jobs.waiting[job] = None
+            self.size += 1
+            self._want_thread(jobs)
+            if self._threads < min(self.size, self._max_threads):
+                self._threads += 1
+                # A daemon: what it runs may hang, and must not keep the process.
+                threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
+        return job
+
+    def drop(self, job: Job) -> bool:
+        """Remove a job that has not begun. False where it has: it goes on."""
+        with self._lock:
+            if job not in job.jobs.waiting:
+                return False
+            del job.jobs.waiting[job]
+            self.size -= 1
+            return True
+
+    def close(self) -> None:
+        with self._lock:
+            for jobs in self._models.values():
+                jobs.waiting.clear()
+            for _ in range(self._threads):
+                self._tickets.put(None)
+
+    def _run(self) -> None:
+        while (jobs := self._tickets.get()) is not None:
+            self._run_first(jobs)
+            # What it refers to must not stay until the next ticket.
+            del jobs
+
+    def _run_first(self, jobs: _ModelJobs) -> None:
+        with self._lock:
+            jobs.tickets -= 1
+            jobs.running += 1
+            # None where it was dropped.
+            job = jobs.waiting.popitem(last=False)[0] if jobs.waiting else None
+        if job is not None:
+            job.work()
+        with self._lock:
+            jobs.running -= 1
+            if job is not None:
+                self.size -= 1
+            self._want_thread(jobs)
+            if not (jobs.waiting or jobs.running or jobs.tickets):
+                del self._models[jobs.name]
+
+    def _want_thread(self, jobs: _ModelJobs) -> None:
+        if jobs.tickets < len(jobs.waiting) and jobs.running + jobs.tickets < self._max_per_model:
+            jobs.tickets += 1
+            self._tickets.put(jobs)

@@ -1,20 +1,375 @@
-"""A connection's bytes as requests, head and body each of bounded size."""
+"""The parser: a connection's bytes as requests, head and body each of bounded size."""
 
 import re
 import sys
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, cast
 
 import httptools
 
-from service.http import Response, error_response
+from service.http import Request, Response, error_response
 from service.inference.context import RequestContext
-from service.server.interface import HttpRequest
 
-# A body in chunks, read piece by piece. (RFC 9112, 7.1)
-#
-# httptools has a reader of its own, which takes no blanks in chunk extensions and passes trailers on as if they were
-# headers.
+MAX_HEAD_BYTES = 64 * 1024
+MAX_HEADERS = 100
+
+_TOO_LONG = f"the request's head is too long: at most {MAX_HEAD_BYTES} bytes are taken"
+_TOO_MANY_HEADERS = f"the request has too many headers: at most {MAX_HEADERS} are taken"
+
+_VERSIONS = ("1.1", "1.0")
+# A second one is no further value of the first (RFC 9110, 5.3). httptools sees to Content-Length.
+_SINGLE_HEADERS = frozenset((b"content-type", b"host"))
+# Of a host and its port (RFC 3986, 3.2): of an address in brackets, too, or empty.
+_HOST_CHARACTERS = b"-._~%!$&'()*+,;=:[]0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+# In heads that httptools has taken.
+_TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
+
+
+class _ChunkedBodyFollows(Exception):
+    """Stops httptools behind the head."""
+
+
+class RequestHandler(Protocol):
+    """What a parser calls."""
+
+    def on_head(self, request: Request) -> Response | None:
+        """The request's head is read. Returns a rejection, if any; the body is not kept then."""
+
+    def on_request(self, request: Request) -> None:
+        """The request is complete. Its body counts as buffered until the handler says otherwise."""
+
+    def on_invalid(self, request: Request, reason: str, rejection: Response) -> None:
+        """The request, as far as it was read, is rejected, and nothing behind it is read."""
+
+    def on_discarded(self) -> None:
+        """No more of a rejected body needs to be read."""
+
+
+class RequestParser:
+    """Parses the requests of one connection.
+
+    Once a request is invalid, no more are read. A body under way is read and thrown away: a client that sends all of it
+    before it reads a response would else see a broken connection.
+    """
+
+    def __init__(self, handler: RequestHandler, max_body_bytes: int, buffered: "BufferedBytes") -> None:
+        self._handler = handler
+        self._max_body_bytes = max_body_bytes
+        self._buffered = buffered
+        self._parser = httptools.HttpRequestParser(self)
+        self._chunks: ChunkedBody | None = None
+        self._begin()
+        # Since the head began, or within a body since there was some of it.
+        self._head_bytes = 0
+        # What came since the head began, and before that of the body or the requests in the same piece; kept while the
+        # head is not there. And how many of its bytes are of a body.
+        self._begun = b""
+        self._begun_body_bytes = 0
+        # The last one that was looked at and taken.
+        self._host = b""
+        self._is_stopped = False
+        self.is_within_request = False
+        self.is_in_head = True
+        self.discards_body = False
+
+    def _begin(self) -> None:
+        self.method = ""
+        self._target = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._repeated = 0
+        self._second: bytes | None = None
+        self._body: bytes | bytearray = b""
+        self._length = 0
+        self.body_bytes = 0
+        self._request: Request | None = None
+        self.http_version = "1.1"
+
+    def feed(self, data: bytes) -> None:
+        if self._is_stopped and not self.discards_body:
+            return
+        if not self._begun:
+            self._begun_body_bytes = self._length - self.body_bytes
+        self._head_bytes += len(data)
+        try:
+            self._read(data)
+        except httptools.HttpParserError as error:
+            if "HTTP version" in str(error) or "PRI" in str(error):
+                self._reject_version()
+            else:
+                self._reject_malformed(f"this is not HTTP ({error})")
+            return
+        except InvalidChunk as error:
+            self._reject_malformed(str(error))
+            return
+        except TooLongFraming as error:
+            self._reject(431, "head_too_large", str(error))
+            return
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._reject(431, "head_too_large", _TOO_LONG)
+        elif self._head_bytes and self._has_too_many_headers():
+            self._reject(431, "head_too_large", _TOO_MANY_HEADERS)
+
+    def stop(self, *, discards_body: bool = False) -> Request:
+        """The request as far as it came."""
+        self._is_stopped = True
+        self.discards_body = discards_body
+        self._drop_body()
+        request = self._request or Request(self.method, self._target, self._headers, RequestContext(self._headers))
+        request.keep_alive = False
+        request.context.arrive(self.body_bytes)
+        return request
+
+    def close(self) -> None:
+        """The parser refers to this as this to it: the two would stay until the collector comes."""
+        self._drop_body()
+        self._chunks = None
+        self._request = None
+        del self._parser, self._handler
+
+    def _read(self, data: bytes) -> None:
+        position = 0
+        while not self._is_stopped or self.discards_body:
+            if self._chunks is not None:
+                position = self._chunks.feed(data, position)
+                self._head_bytes = len(data) - position
+                if not self._chunks.is_complete:
+                    return
+                self._chunks = None
+                self.on_message_complete()
+                if position == len(data):
+                    return
+                self._begun_body_bytes = 0
+                continue
+            try:
+                self._parser.feed_data(memoryview(data)[position:] if position else data)
+            except httptools.HttpParserUpgrade as upgrade:
+                # Nothing is offered to upgrade to, and httptools leaves out the body of who asks for it, which would be
+                # taken for the next request. So it is read again as the request that it is without.
+                if self._parser.get_method() == b"CONNECT":
+                    self._reject_malformed("this is no proxy, and CONNECT is not taken")
+                    return
+                if self._has_too_many_headers():
+                    self._reject(431, "head_too_large", _TOO_MANY_HEADERS)
+                    return
+                data = self._head_without_upgrade() + data[position + upgrade.args[0] :]
+                second = self._second
+                self._begin()
+                self._second = second
+                position = 0
+            except httptools.HttpParserCallbackError:
+                if self._chunks is None:
+                    raise
+                position = self._end_of_head(data, position)
+            else:
+                if self.is_within_request and self.is_in_head:
+                    self._begun += data[position:]
+                elif self._begun:
+                    self._begun = b""
+                return
+            self._begun, self._begun_body_bytes = b"", 0
+            self._parser = httptools.HttpRequestParser(self)
+
+    def _head_without_upgrade(self) -> bytes:
+        method, version = self._parser.get_method(), self._parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (method, self._target, version)]
+        lines += [b"%s: %s" % header for header in self._headers.items() if header[0] != b"upgrade"]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    def _end_of_head(self, data: bytes, position: int) -> int:
+        """Of the first head with chunks behind it, after which the parser stopped; it does not say where that was."""
+        before = len(self._begun)
+        text, start = (self._begun + data, 0) if before else (data, position)
+        start += self._begun_body_bytes
+        while True:
+            while text[start] in b"\r\n":
+                start += 1
+            end = text.index(b"\r\n\r\n", start)
+            if _TRANSFER_ENCODING.search(text, start, end):
+                return end + 4 - before
+            length = _CONTENT_LENGTH.search(text, start, end)
+            start = end + 4 + (int(length[1]) if length else 0)
+
+    # Called by httptools
+
+    def on_message_begin(self) -> None:
+        self.is_within_request = True
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        headers = self._headers
+        name = name.lower()
+        # The parser takes off the blanks before it only.
+        value = value.rstrip()
+        if name not in headers:
+            headers[name] = value
+            return
+        self._repeated += 1
+        if name in _SINGLE_HEADERS:
+            self._second = name
+        # Each takes a copy of all before it; who sends so many is refused in the end.
+        if self._repeated <= MAX_HEADERS:
+            headers[name] += b"," + value
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        if parser.should_upgrade():
+            return  # it is read again
+        self.is_in_head = False
+        # With what came in the same piece behind the head.
+        came = self._head_bytes
+        self._head_bytes = 0
+        self.method = parser.get_method().decode()
+        if self._is_stopped:
+            return
+        if came > MAX_HEAD_BYTES and self._is_head_too_long():
+            self._reject(431, "head_too_large", _TOO_LONG, discards_body=True)
+            return
+        if self._has_too_many_headers():
+            self._reject(431, "head_too_large", _TOO_MANY_HEADERS, discards_body=True)
+            return
+        headers = self._headers
+        self.http_version = parser.get_http_version()
+        if (
+            self._second is not None or self.http_version != "1.1" or headers.get(b"host") != self._host
+        ) and self._has_invalid_head():
+            return
+        if not self._target.startswith(b"/"):
+            target = origin_form(self._target, self.method)
+            if target is None:
+                shown = self._target[:100].decode("latin-1")
+                self._reject_malformed(f"the target {shown!r} is neither a path nor a URL with one")
+                return
+            self._target = target
+        length = headers.get(b"content-length")
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None:
+            if self.http_version != "1.1":
+                self._reject_malformed("Transfer-Encoding is not for HTTP/1.0; expected Content-Length")
+                return
+            if coding.lower() != b"chunked":
+                message = f"Transfer-Encoding {coding.decode('latin-1')[:40]!r} is not taken; expected chunked"
+                self._reject(501, "malformed", message)
+                return
+        elif length is not None:
+            self._length = int(length)
+            if self._length > self._max_body_bytes:
+                self._reject(413, "too_large", too_long(self._length, self._max_body_bytes), discards_body=True)
+                return
+        request = self._request = Request(
+            self.method,
+            self._target,
+            headers,
+            RequestContext(headers),
+            http_version=self.http_version,
+            keep_alive=parser.should_keep_alive(),
+        )
+        request.rejection = self._handler.on_head(request)
+        if coding is not None:
+            self._chunks = ChunkedBody(self.on_body)
+            raise _ChunkedBodyFollows
+
+    def on_body(self, data: bytes) -> None:
+        self.body_bytes += len(data)
+        self._head_bytes = 0
+        if self._is_stopped:
+            if self.body_bytes > 8 * self._max_body_bytes:
+                self._end_discarding()
+        elif self.body_bytes > self._max_body_bytes:
+            self._reject(413, "too_large", too_long(None, self._max_body_bytes), discards_body=True)
+        elif self._request is None or self._request.rejection is not None:
+            pass
+        elif self._buffered.now + len(data) > self._buffered.most:
+            self._reject(503, "buffers_full", self._buffered.full_message(), discards_body=True)
+        else:
+            self._buffered.now += len(data)
+            # Not a list: a body in chunks of one byte would take forty times its length.
+            if isinstance(self._body, bytearray):
+                self._body += data
+            else:
+                self._body = bytearray(self._body + data) if self._body else data
+
+    def on_message_complete(self) -> None:
+        if self._parser.should_upgrade():
+            return
+        self.is_in_head = True
+        self.is_within_request = False
+        self._head_bytes = 0
+        if self._is_stopped:
+            self._end_discarding()
+            return
+        request = cast(Request, self._request)  # made when the head was complete
+        request.body = self._body if isinstance(self._body, bytes) else bytes(self._body)
+        request.context.arrive(self.body_bytes)
+        # Not kept: a connection that waits for its next request must not hold the last one's body.
+        self._begin()
+        self._handler.on_request(request)
+
+    def _has_too_many_headers(self) -> bool:
+        return len(self._headers) + self._repeated > MAX_HEADERS
+
+    def _is_head_too_long(self) -> bool:
+        lines = sum(len(name) + len(value) for name, value in self._headers.items())
+        return len(self._target) + lines > MAX_HEAD_BYTES
+
+    def _has_invalid_head(self) -> bool:
+        """Once it has been, for its version or its Host."""
+        host = self._headers.get(b"host")
+        if self.http_version not in _VERSIONS:
+            self._reject_version()
+        elif self._second is not None:
+            self._reject_malformed(f"{self._second.decode().title()} comes twice; expected it once")
+        elif host is None:
+            if self.http_version == "1.1":
+                self._reject_malformed("there is no Host; HTTP/1.1 expects one")
+        elif host.translate(None, _HOST_CHARACTERS):
+            self._reject_malformed(f"Host {host.decode('latin-1')[:100]!r} is no host with a port")
+        else:
+            self._host = host
+        return self._is_stopped
+
+    def _reject_malformed(self, what: str) -> None:
+        self._reject(400, "malformed", f"Malformed request: {what}")
+
+    def _reject_version(self) -> None:
+        self._reject(505, "malformed", "this version of HTTP is not taken; expected HTTP/1.1 or HTTP/1.0")
+
+    def _reject(self, status: int, reason: str, message: str, *, discards_body: bool = False) -> None:
+        if self._is_stopped:
+            self._end_discarding()
+            return
+        headers = [("retry-after", "1")] if status == 503 else []
+        self._handler.on_invalid(
+            self.stop(discards_body=discards_body), reason, error_response(status, message, *headers)
+        )
+
+    def _end_discarding(self) -> None:
+        self.discards_body = False
+        self._handler.on_discarded()
+
+    def _drop_body(self) -> None:
+        self._buffered.now -= len(self._body)
+        self._body = b""
+
+
+class BufferedBytes:
+    """The bytes that a worker's connections hold: bodies of requests, and responses that clients do not read."""
+
+    __slots__ = ("most", "now")
+
+    def __init__(self, most: int = sys.maxsize) -> None:
+        self.most = most
+        self.now = 0
+
+    def full_message(self) -> str:
+        return (
+            f"{self.now} bytes of requests and answers wait already; at most {self.most} may "
+            "(SERVING_MAX_BUFFERED_BYTES)"
+        )
+
 
 # Of one chunk's line, and of all trailers together.
 MAX_LINE_BYTES = 64 * 1024
@@ -47,7 +402,10 @@ class TooLongFraming(ValueError):
 
 
 class ChunkedBody:
-    """Tells `on_data` of what is in the chunks."""
+    """A body in chunks, read piece by piece. (RFC 9112, 7.1) Calls `on_data` with what is in the chunks.
+
+    httptools has a reader of its own, which takes no blanks in chunk extensions and hands over trailers as headers.
+    """
 
     __slots__ = ("_left", "_line", "_on_data", "_read", "_trailer_bytes", "_trailers", "is_complete")
 
@@ -163,363 +521,9 @@ class ChunkedBody:
         return line, end + 2
 
 
-class BufferedBytes:
-    """Of bodies that are coming or wait for their answers, and of answers that their clients do not read."""
-
-    __slots__ = ("most", "now")
-
-    def __init__(self, most: int = sys.maxsize) -> None:
-        self.most = most
-        self.now = 0
-
-    def full_message(self) -> str:
-        return (
-            f"{self.now} bytes of requests and answers wait already; at most {self.most} may "
-            "(SERVING_MAX_BUFFERED_BYTES)"
-        )
-
-
-MAX_HEAD_BYTES = 64 * 1024
-MAX_HEADERS = 100
-
-_TOO_LONG = f"the request's head is too long: at most {MAX_HEAD_BYTES} bytes are taken"
-_TOO_MANY_HEADERS = f"the request has too many headers: at most {MAX_HEADERS} are taken"
-
-_VERSIONS = ("1.1", "1.0")
-# A second one is no further value of the first (RFC 9110, 5.3). httptools sees to Content-Length.
-_SINGLE_HEADERS = frozenset((b"content-type", b"host"))
-# Of a host and its port (RFC 3986, 3.2): of an address in brackets, too, or empty.
-_HOST_CHARACTERS = b"-._~%!$&'()*+,;=:[]0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-
-# In heads that httptools has taken.
-_TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
-_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
-
-
-class _HeadOfChunks(Exception):
-    """Stops the parser behind the head."""
-
-
-class RequestTaker(Protocol):
-    """Told what was read."""
-
-    def head_came(self, target: bytes, headers: Mapping[bytes, bytes]) -> Response | None:
-        """What to answer instead, whatever the body is; it is not kept then."""
-
-    def request_came(self, request: HttpRequest) -> None:
-        """Its body counts as buffered until the taker says otherwise."""
-
-    def refuse(self, request: HttpRequest, reason: str, refusal: Response) -> None:
-        """`request`: as far as it came."""
-
-    def all_is_discarded(self) -> None:
-        """No more of a refused body needs to be read."""
-
-
-class RequestReader:
-    """Once something is refused, no request is read any more; a body under way is read and thrown away: a client that
-    sends all of it before it looks for an answer would else see a broken connection."""
-
-    def __init__(self, taker: RequestTaker, max_body_bytes: int, buffered: BufferedBytes) -> None:
-        self._taker = taker
-        self._max_body_bytes = max_body_bytes
-        self._buffered = buffered
-        self._parser = httptools.HttpRequestParser(self)
-        self._chunks: ChunkedBody | None = None
-        self.http_version = "1.1"
-        self._keep_alive = False
-        self._begin()
-        # Since the head began, or within a body since there was some of it.
-        self._head_bytes = 0
-        # What came since the head began, and before that of the body or the requests in the same piece; kept while the
-        # head is not there. And how many of its bytes are of a body.
-        self._begun = b""
-        self._begun_body_bytes = 0
-        # The last one that was looked at and taken.
-        self._host = b""
-        self._refused = False
-        self.is_within_request = False
-        self.is_in_head = True
-        self.discards_body = False
-
-    def _begin(self) -> None:
-        self.method = ""
-        self._target = b""
-        self._headers: dict[bytes, bytes] = {}
-        self._repeated = 0
-        self._second: bytes | None = None
-        self._body: bytes | bytearray = b""
-        self._length = 0
-        self.body_bytes = 0
-        self._refusal: Response | None = None
-
-    def feed(self, data: bytes) -> None:
-        if self._refused and not self.discards_body:
-            return
-        if not self._begun:
-            self._begun_body_bytes = self._length - self.body_bytes
-        self._head_bytes += len(data)
-        try:
-            self._read(data)
-        except httptools.HttpParserError as error:
-            if "HTTP version" in str(error) or "PRI" in str(error):
-                self._refuse_version()
-            else:
-                self._refuse_malformed(f"this is not HTTP ({error})")
-            return
-        except InvalidChunk as error:
-            self._refuse_malformed(str(error))
-            return
-        except TooLongFraming as error:
-            self._refuse(431, "head_too_large", str(error))
-            return
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(431, "head_too_large", _TOO_LONG)
-        elif self._head_bytes and self._has_too_many_headers():
-            self._refuse(431, "head_too_large", _TOO_MANY_HEADERS)
-
-    def stop(self, *, discards_body: bool = False) -> HttpRequest:
-        """The request as far as it came."""
-        self._refused = True
-        self.discards_body = discards_body
-        self._drop_body()
-        context = RequestContext(self._headers, self.body_bytes)
-        return HttpRequest(self.method, self._target, self._headers, keep_alive=False, context=context)
-
-    def close(self) -> None:
-        """The parser refers to this as this to it: the two would stay until the collector comes."""
-        self._drop_body()
-        self._chunks = None
-        del self._parser, self._taker
-
-    def _read(self, data: bytes) -> None:
-        position = 0
-        while not self._refused or self.discards_body:
-            if self._chunks is not None:
-                position = self._chunks.feed(data, position)
-                self._head_bytes = len(data) - position
-                if not self._chunks.is_complete:
-                    return
-                self._chunks = None
-                self.on_message_complete()
-                if position == len(data):
-                    return
-                self._begun_body_bytes = 0
-                continue
-            try:
-                self._parser.feed_data(memoryview(data)[position:] if position else data)
-            except httptools.HttpParserUpgrade as upgrade:
-                # Nothing is offered to upgrade to, and httptools leaves out the body of who asks for it, which would be
-                # taken for the next request. So it is read again as the request that it is without.
-                if self._parser.get_method() == b"CONNECT":
-                    self._refuse_malformed("this is no proxy, and CONNECT is not taken")
-                    return
-                if self._has_too_many_headers():
-                    self._refuse(431, "head_too_large", _TOO_MANY_HEADERS)
-                    return
-                data = self._head_without_upgrade() + data[position + upgrade.args[0] :]
-                second = self._second
-                self._begin()
-                self._second = second
-                position = 0
-            except httptools.HttpParserCallbackError:
-                if self._chunks is None:
-                    raise
-                position = self._end_of_head(data, position)
-            else:
-                if self.is_within_request and self.is_in_head:
-                    self._begun += data[position:]
-                elif self._begun:
-                    self._begun = b""
-                return
-            self._begun, self._begun_body_bytes = b"", 0
-            self._parser = httptools.HttpRequestParser(self)
-
-    def _head_without_upgrade(self) -> bytes:
-        method, version = self._parser.get_method(), self._parser.get_http_version().encode()
-        lines = [b"%s %s HTTP/%s" % (method, self._target, version)]
-        lines += [b"%s: %s" % header for header in self._headers.items() if header[0] != b"upgrade"]
-        return b"\r\n".join(lines) + b"\r\n\r\n"
-
-    def _end_of_head(self, data: bytes, position: int) -> int:
-        """Of the first head with chunks behind it, after which the parser stopped; it does not say where that was."""
-        before = len(self._begun)
-        text, start = (self._begun + data, 0) if before else (data, position)
-        start += self._begun_body_bytes
-        while True:
-            while text[start] in b"\r\n":
-                start += 1
-            end = text.index(b"\r\n\r\n", start)
-            if _TRANSFER_ENCODING.search(text, start, end):
-                return end + 4 - before
-            length = _CONTENT_LENGTH.search(text, start, end)
-            start = end + 4 + (int(length[1]) if length else 0)
-
-    # What httptools calls
-
-    def on_message_begin(self) -> None:
-        self.is_within_request = True
-
-    def on_url(self, url: bytes) -> None:
-        self._target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        headers = self._headers
-        name = name.lower()
-        # The parser takes off the blanks before it only.
-        value = value.rstrip()
-        if name not in headers:
-            headers[name] = value
-            return
-        self._repeated += 1
-        if name in _SINGLE_HEADERS:
-            self._second = name
-        # Each takes a copy of all before it; who sends so many is refused in the end.
-        if self._repeated <= MAX_HEADERS:
-            headers[name] += b"," + value
-
-    def on_headers_complete(self) -> None:
-        parser = self._parser
-        if parser.should_upgrade():
-            return  # it is read again
-        self.is_in_head = False
-        # With what came in the same piece behind the head.
-        came = self._head_bytes
-        self._head_bytes = 0
-        self.method = parser.get_method().decode()
-        if self._refused:
-            return
-        if came > MAX_HEAD_BYTES and self._is_head_too_long():
-            self._refuse(431, "head_too_large", _TOO_LONG, discards_body=True)
-            return
-        if self._has_too_many_headers():
-            self._refuse(431, "head_too_large", _TOO_MANY_HEADERS, discards_body=True)
-            return
-        headers = self._headers
-        self.http_version = parser.get_http_version()
-        self._keep_alive = parser.should_keep_alive()
-        if (
-            self._second is not None or self.http_version != "1.1" or headers.get(b"host") != self._host
-        ) and self._is_refused():
-            return
-        if not self._target.startswith(b"/"):
-            target = origin_form(self._target, self.method)
-            if target is None:
-                shown = self._target[:100].decode("latin-1")
-                self._refuse_malformed(f"the target {shown!r} is neither a path nor a URL with one")
-                return
-            self._target = target
-        length = headers.get(b"content-length")
-        coding = headers.get(b"transfer-encoding")
-        if coding is not None:
-            if self.http_version != "1.1":
-                self._refuse_malformed("Transfer-Encoding is not for HTTP/1.0; expected Content-Length")
-                return
-            if coding.lower() != b"chunked":
-                message = f"Transfer-Encoding {coding.decode('latin-1')[:40]!r} is not taken; expected chunked"
-                self._refuse(501, "malformed", message)
-                return
-        elif length is not None:
-            self._length = int(length)
-            if self._length > self._max_body_bytes:
-                self._refuse(413, "too_large", too_long(self._length, self._max_body_bytes), discards_body=True)
-                return
-        self._refusal = self._taker.head_came(self._target, headers)
-        if coding is not None:
-            self._chunks = ChunkedBody(self.on_body)
-            raise _HeadOfChunks
-
-    def on_body(self, data: bytes) -> None:
-        self.body_bytes += len(data)
-        self._head_bytes = 0
-        if self._refused:
-            if self.body_bytes > 8 * self._max_body_bytes:
-                self._end_discarding()
-        elif self.body_bytes > self._max_body_bytes:
-            self._refuse(413, "too_large", too_long(None, self._max_body_bytes), discards_body=True)
-        elif self._refusal is not None:
-            pass
-        elif self._buffered.now + len(data) > self._buffered.most:
-            self._refuse(503, "buffers_full", self._buffered.full_message(), discards_body=True)
-        else:
-            self._buffered.now += len(data)
-            # Not a list: a body in chunks of one byte would take forty times its length.
-            if isinstance(self._body, bytearray):
-                self._body += data
-            else:
-                self._body = bytearray(self._body + data) if self._body else data
-
-    def on_message_complete(self) -> None:
-        if self._parser.should_upgrade():
-            return
-        self.is_in_head = True
-        self.is_within_request = False
-        self._head_bytes = 0
-        if self._refused:
-            self._end_discarding()
-            return
-        request = HttpRequest(
-            self.method,
-            self._target,
-            self._headers,
-            self._body if isinstance(self._body, bytes) else bytes(self._body),
-            self.http_version,
-            self._keep_alive,
-            RequestContext(self._headers, self.body_bytes),
-            self._refusal,
-        )
-        # Not kept: a connection that waits for its next request must not hold the last one's body.
-        self._begin()
-        self._taker.request_came(request)
-
-    def _has_too_many_headers(self) -> bool:
-        return len(self._headers) + self._repeated > MAX_HEADERS
-
-    def _is_head_too_long(self) -> bool:
-        lines = sum(len(name) + len(value) for name, value in self._headers.items())
-        return len(self._target) + lines > MAX_HEAD_BYTES
-
-    def _is_refused(self) -> bool:
-        """Once it has been, for its version or its Host."""
-        host = self._headers.get(b"host")
-        if self.http_version not in _VERSIONS:
-            self._refuse_version()
-        elif self._second is not None:
-            self._refuse_malformed(f"{self._second.decode().title()} comes twice; expected it once")
-        elif host is None:
-            if self.http_version == "1.1":
-                self._refuse_malformed("there is no Host; HTTP/1.1 expects one")
-        elif host.translate(None, _HOST_CHARACTERS):
-            self._refuse_malformed(f"Host {host.decode('latin-1')[:100]!r} is no host with a port")
-        else:
-            self._host = host
-        return self._refused
-
-    def _refuse_malformed(self, what: str) -> None:
-        self._refuse(400, "malformed", f"Malformed request: {what}")
-
-    def _refuse_version(self) -> None:
-        self._refuse(505, "malformed", "this version of HTTP is not taken; expected HTTP/1.1 or HTTP/1.0")
-
-    def _refuse(self, status: int, reason: str, message: str, *, discards_body: bool = False) -> None:
-        if self._refused:
-            self._end_discarding()
-            return
-        headers = [("retry-after", "1")] if status == 503 else []
-        self._taker.refuse(self.stop(discards_body=discards_body), reason, error_response(status, message, *headers))
-
-    def _end_discarding(self) -> None:
-        self.discards_body = False
-        self._taker.all_is_discarded()
-
-    def _drop_body(self) -> None:
-        self._buffered.now -= len(self._body)
-        self._body = b""
-
-
-def too_long(length: int | None, most: int) -> str:
+def too_long(length: int | None, max_bytes: int) -> str:
     body = "the body" if length is None else f"a body of {length} bytes"
-    return f"{body} is too long: at most {most} bytes are taken (SERVING_MAX_BODY_BYTES)"
+    return f"{body} is too long: at most {max_bytes} bytes are taken (SERVING_MAX_BODY_BYTES)"
 
 
 def origin_form(target: bytes, method: str) -> bytes | None:

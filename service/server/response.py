@@ -1,4 +1,4 @@
-"""An answer as the bytes that go over the connection."""
+"""Responses as the bytes that go over the connection, and the content codings of bodies."""
 
 import time
 import zlib
@@ -9,8 +9,7 @@ from http import HTTPStatus
 import msgspec
 
 from service.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
-from service.http import Response
-from service.server.interface import HttpRequest
+from service.http import Request, Response
 
 # Content codings: request bodies out of gzip and deflate, answers into them. (RFC 9110, 8.4 and 12.5.3)
 
@@ -30,12 +29,16 @@ _COMPRESSED_TYPES = ("image/", "audio/", "video/", "font/", "application/zip", "
 _UNCOMPRESSED_TYPES = ("image/svg+xml", "image/bmp")
 
 
+class UnsupportedCoding(UnsupportedMediaType):
+    headers = (("accept-encoding", ACCEPTED_CODINGS),)
+
+
 def decode_body(body: bytes, content_encoding: bytes, max_bytes: int) -> bytes:
     """The body without the codings that its header lists in the order of their application. Each one is undone up to
     `max_bytes` and no further. A request without a body is left alone, whatever its header says.
 
     Raises:
-        UnsupportedMediaType: a coding is none that is taken, or there are too many.
+        UnsupportedCoding: a coding is none that is taken, or there are too many.
         InvalidRequest: the body is not what the header says, or more than that.
         PayloadTooLarge: more than `max_bytes` come out.
     """
@@ -43,29 +46,29 @@ def decode_body(body: bytes, content_encoding: bytes, max_bytes: int) -> bytes:
     codings = [coding for coding in codings if coding not in ("", "identity")]
     for coding in codings:
         if coding not in ("gzip", "x-gzip", "deflate"):
-            raise UnsupportedMediaType(
+            raise UnsupportedCoding(
                 f"Content-Encoding {coding[:40]!r} is not taken; expected one of {ACCEPTED_CODINGS}"
             )
     if len(codings) > MAX_CODINGS:
-        raise UnsupportedMediaType(f"Content-Encoding lists {len(codings)} codings; at most {MAX_CODINGS} are taken")
+        raise UnsupportedCoding(f"Content-Encoding lists {len(codings)} codings; at most {MAX_CODINGS} are taken")
     if body:
         for coding in reversed(codings):
             body = _decode_coding(body, coding, max_bytes)
     return body
 
 
-def encode_body(answer: Response, accept_encoding: bytes) -> Response:
-    """The answer in the coding that its reader likes best, where it is long enough to gain by one."""
-    if not accept_encoding or len(answer.body) < MIN_ENCODED_BYTES or _is_settled(answer):
-        return answer
+def encode_body(response: Response, accept_encoding: bytes) -> Response:
+    """The response in the coding that its reader likes best, where it is long enough to gain by one."""
+    if not accept_encoding or len(response.body) < MIN_ENCODED_BYTES or _is_settled(response):
+        return response
     # Caches must tell the forms apart, and so must know of it with either.
-    headers = (*answer.headers, ("vary", "accept-encoding"))
+    headers = (*response.headers, ("vary", "accept-encoding"))
     coding = preferred(accept_encoding)
     if coding is None:
-        return msgspec.structs.replace(answer, headers=headers)
+        return msgspec.structs.replace(response, headers=headers)
     packer = zlib.compressobj(_LEVEL, wbits=_GZIP if coding == "gzip" else _ZLIB)
-    body = packer.compress(answer.body) + packer.flush()
-    return msgspec.structs.replace(answer, body=body, headers=(*headers, ("content-encoding", coding)))
+    body = packer.compress(response.body) + packer.flush()
+    return msgspec.structs.replace(response, body=body, headers=(*headers, ("content-encoding", coding)))
 
 
 def preferred(accept_encoding: bytes) -> str | None:
@@ -107,11 +110,11 @@ def _deflate_form(body: bytes) -> int:
     return _ZLIB if has_head else _RAW_DEFLATE
 
 
-def _is_settled(answer: Response) -> bool:
-    content_type = answer.content_type.lower()
+def _is_settled(response: Response) -> bool:
+    content_type = response.content_type.lower()
     if content_type.startswith(_COMPRESSED_TYPES) and not content_type.startswith(_UNCOMPRESSED_TYPES):
         return True
-    return any(name in ("content-encoding", "vary") for name, _ in answer.headers)
+    return any(name in ("content-encoding", "vary") for name, _ in response.headers)
 
 
 def _weights(accept_encoding: str) -> dict[str, float]:
@@ -135,16 +138,16 @@ def _weight(text: str) -> float:
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
-def response_bytes(request: HttpRequest, answer: Response, *, keep_alive: bool) -> bytes:
-    shared = _shared_head(answer.status, answer.content_type, int(time.time()))
-    head = shared % (len(answer.body), request.context.request_id.encode())
-    for name, value in answer.headers:
+def response_bytes(request: Request, response: Response, *, keep_alive: bool) -> bytes:
+    shared = _shared_head(response.status, response.content_type, int(time.time()))
+    head = shared % (len(response.body), request.context.request_id.encode())
+    for name, value in response.headers:
         head += f"{name}: {value}\r\n".encode("latin-1", "replace")
     if not keep_alive:
         head += b"connection: close\r\n"
     elif request.http_version == "1.0":
         head += b"connection: keep-alive\r\n"
-    return head + b"\r\n" + (b"" if request.method == "HEAD" else answer.body)
+    return head + b"\r\n" + (b"" if request.method == "HEAD" else response.body)
 
 
 @lru_cache(64)

@@ -21,18 +21,12 @@ from service.server.listener import BACKLOG, Accepting, bound_socket, connect_no
 if TYPE_CHECKING:
     import socket
 
-    from flask import Flask
-
-    from service.lifecycle.registry import Registry
-    from service.lifecycle.workers import Agreement
-    from service.metrics.definitions import Metrics
-    from service.observability.records import Records
+    from service import App
     from service.server.connection import Connections
-    from service.settings import Settings
 
 SWEEP_SECONDS = 1.0
 # Connections at the port for operations.
-OPERATORS = 64
+MAX_OPERATIONS_CONNECTIONS = 64
 # How long connections that are kept alive stay open after SIGTERM for a request that may be on its way.
 LINGER_SECONDS = 1.0
 # How long what is being connected at SIGTERM may take for it.
@@ -94,83 +88,77 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         self._stopped.set()
 
     def run(self) -> None:
-        app = cast("Flask", self.wsgi)
+        app = cast("App", self.wsgi)
         try:
-            with app.extensions["records"].kept():
+            with app.records.kept():
                 self.loop.run_until_complete(self._serve(app))
         finally:
-            app.extensions["version_records"].end_in_order()
+            app.version_records.end_in_order()
             self.loop.close()
 
-    async def _serve(self, app: "Flask") -> None:
+    async def _serve(self, app: "App") -> None:
         from service.security import cors
-        from service.server.admission import admissions
         from service.server.connection import Connections, CorsConnection, HttpConnection, affordable_connections
-        from service.server.dispatch import Roads
 
-        settings: Settings = app.extensions["settings"]
-        metrics: Metrics = app.extensions["metrics"]
-        records: Records = app.extensions["records"]
-        # The main one first: service.server.guard has the same order.
+        settings = app.settings
         listeners = [bound_socket(settings.host, port) for port in (settings.port, settings.operations_port) if port]
-        roads = Roads(app, settings, (settings.host, settings.port))
         connections = Connections(
             affordable_connections(settings.max_connections),
             # One request may always take what it may.
             max(settings.max_buffered_bytes, settings.max_body_bytes),
             keep_alive_seconds=settings.keep_alive_seconds,
-            on_change=metrics.connections.labels().set,
+            on_change=app.metrics.connections.labels().set,
         )
-        # Health and metrics must be answered however many clients there are.
-        operators = Connections(OPERATORS, keep_alive_seconds=settings.keep_alive_seconds)
+        # Health and metrics respond however many clients there are.
+        operations = Connections(MAX_OPERATIONS_CONNECTIONS, keep_alive_seconds=settings.keep_alive_seconds)
         origins = cors.parse(settings.cors_origins)
         main = partial(CorsConnection, cors.Cors(origins)) if origins else HttpConnection
         await self._until_wanted(app)
         servers = [
             await self.loop.create_server(
-                Accepting(listener, partial(kind, roads, among, settings.max_body_bytes, admit, records.answered)),
+                Accepting(
+                    listener,
+                    partial(kind, app.dispatcher, group, settings.max_body_bytes, admit, app.records.answered),
+                ),
                 sock=listener,
                 backlog=BACKLOG,
             )
-            # At the main port, and that for operations if there is one.
-            for listener, kind, among, admit in zip(
-                listeners, (main, HttpConnection), (connections, operators), admissions(app), strict=False
+            # The main port, and that for operations if there is one.
+            for listener, kind, group, admit in zip(
+                listeners, (main, HttpConnection), (connections, operations), app.admits, strict=False
             )
         ]
         self.app.memory.note_listening(self.slot)
-        app.extensions["loop_watchdog"].start()
-        registry: Registry = app.extensions["registry"]
+        app.loop_watchdog.start()
         is_frozen = False
         while self._goes_on():
-            if registry.first_scan_done.is_set() and not is_frozen:
+            if app.registry.first_scan_done.is_set() and not is_frozen:
                 # What is loaded by now stays: the collector need not go through it again and again.
                 gc.collect()
                 gc.freeze()
                 is_frozen = True
-            for among in (connections, operators):
-                among.sweep(time.monotonic())
+            for group in (connections, operations):
+                group.sweep(time.monotonic())
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), SWEEP_SECONDS)
-        registry.draining = True
+        app.registry.draining = True
         for listener in listeners:
             connect_no_more(listener)
         latest = time.monotonic() + self.cfg.graceful_timeout
         await self._accept_rest(listeners, latest)
         for server in servers:
             server.close()
-        await self._drain((connections, operators), latest)
-        roads.close()
+        await self._drain((connections, operations), latest)
+        app.dispatcher.close()
 
     def _goes_on(self) -> bool:
         self.notify()
         return self.alive and self.ppid == os.getppid()
 
-    async def _until_wanted(self, app: "Flask") -> None:
-        """A worker that takes the place of one that died leaves clients to the others until it has loaded what they
-        have: with it, they would have to wait."""
-        registry: Registry = app.extensions["registry"]
-        agreement: Agreement = app.extensions["agreement"]
-        while self._goes_on() and not registry.first_scan_done.is_set() and agreement.others_serve():
+    async def _until_wanted(self, app: "App") -> None:
+        """A worker that replaces one that died leaves clients to the others until it has loaded what they have: its own
+        clients would have to wait."""
+        while self._goes_on() and not app.registry.first_scan_done.is_set() and app.agreement.others_serve():
             await asyncio.sleep(0.05)
 
     async def _accept_rest(self, listeners: "list[socket.socket]", latest: float) -> None:

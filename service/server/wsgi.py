@@ -1,17 +1,15 @@
-"""The long road: a request as a WSGI environment, and what the Flask app makes of it."""
+"""Requests as WSGI environments, and the responses of a WSGI app: how Flask's views are reached."""
 
 import sys
 from io import BytesIO
 from typing import Any
 from wsgiref.types import WSGIApplication
 
-from service.http import Response
-from service.inference.context import ENVIRON_KEY
-from service.server.interface import HttpRequest, decoded_path
+from service.http import WSGI_REQUEST, Request, Response, decoded_path
 
 
-def run_wsgi(app: WSGIApplication, request: HttpRequest, address: tuple[str, int]) -> Response:
-    """The app's whole answer. What it raises, this raises."""
+def run_wsgi(app: WSGIApplication, request: Request, address: tuple[str, int]) -> Response:
+    """The app's whole response. Raises what the app raises."""
     started: list[Any] = []
 
     def start_response(status: str, headers: list[tuple[str, str]], _exc_info: Any = None) -> Any:
@@ -35,10 +33,10 @@ def run_wsgi(app: WSGIApplication, request: HttpRequest, address: tuple[str, int
     return Response(int(status.split(" ", 1)[0]), body, content_type, tuple(others))
 
 
-def environ(request: HttpRequest, address: tuple[str, int]) -> dict[str, Any]:
+def environ(request: Request, address: tuple[str, int]) -> dict[str, Any]:
     query = request.target.partition(b"?")[2]
     values: dict[str, Any] = {
-        # A HEAD is answered as the GET it asks about; the connection leaves the body out.
+        # A HEAD gets the response of a GET; the connection leaves the body out.
         "REQUEST_METHOD": "GET" if request.method == "HEAD" else request.method,
         "SCRIPT_NAME": "",
         "PATH_INFO": decoded_path(request.target).decode("latin-1"),
@@ -54,7 +52,7 @@ def environ(request: HttpRequest, address: tuple[str, int]) -> dict[str, Any]:
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
-        ENVIRON_KEY: request.context,
+        WSGI_REQUEST: request,
     }
     for name, value in request.headers.items():
         # X_Y and X-Y would become one name; a proxy in front that strips the second would be got round by the first.

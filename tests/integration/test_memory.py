@@ -25,8 +25,8 @@ def test_fifty_versions_later_the_process_is_as_large_as_before(
     # What is taken away goes at the next look.
     monkeypatch.setattr("service.lifecycle.succession.MIN_ABSENT_SECONDS", 0)
     app = create_app(Settings(models=tmp_path, engine=engine))
-    watcher: Watcher = app.extensions["watcher"]
-    registry: Registry = app.extensions["registry"]
+    watcher: Watcher = app.watcher
+    registry: Registry = app.registry
     watcher.scan()
     # As a worker process does after its first scan; and what other tests left need not be gone through each time.
     gc.freeze()

@@ -2,13 +2,18 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import orjson
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.formparser import FormDataParser
+from werkzeug.http import parse_options_header
 
 from service.api.numbers import decode_rows
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, PayloadTooLarge
+from service.http import Request
 from service.runtime.utf8 import NotUtf8, without_mark
 from service.tensors.dtypes import Array
 from service.tensors.image_file import looks_like_picture
@@ -18,6 +23,8 @@ from service.tensors.tf_example import encode_example
 
 # Picture files, by what messages call them, as a signature's only input.
 Pictures = Callable[[Mapping[str, bytes]], Array]
+
+MAX_FORM_PARTS = 1000
 
 _BODY_EXPECTED = 'expected {"instances": [...]} or {"inputs": ...}'
 _EXAMPLES_EXPECTED = 'expected {"examples": [{feature: value, ...}, ...]} or {"instances": [...]}'
@@ -229,3 +236,35 @@ def _kind(value: Any) -> str:
     if value is None:
         return "null"
     return {bool: "boolean", int: "number", float: "number", str: "string", list: "list", dict: "object"}[type(value)]
+
+
+def pictures_of(request: Request) -> Mapping[str, bytes]:
+    """The request's pictures, by what messages call them; none where it is neither a picture nor a form."""
+    mimetype = request.mimetype
+    if mimetype.startswith("image/"):
+        return {"the body": request.body}
+    if mimetype != "multipart/form-data":
+        return {}
+    files = _form_files(request)
+    if not files:
+        raise InvalidRequest("the form has no file; expected one or several pictures as files")
+    return files
+
+
+def _form_files(request: Request) -> dict[str, bytes]:
+    mimetype, options = parse_options_header(request.headers[b"content-type"].decode("latin-1"))
+    if not options.get("boundary"):
+        raise InvalidRequest(
+            "Content-Type multipart/form-data has no boundary; expected `multipart/form-data; boundary=...`, as HTTP "
+            "libraries write it by themselves where no Content-Type is given"
+        )
+    # In memory, where the body is; Werkzeug writes long files to disk.
+    parser = FormDataParser(lambda *_, **__: BytesIO(), max_form_parts=MAX_FORM_PARTS)
+    try:
+        _, _, files = parser.parse(BytesIO(request.body), mimetype, len(request.body), options)
+    except RequestEntityTooLarge:
+        raise PayloadTooLarge(f"the form has too many parts: at most {MAX_FORM_PARTS} are taken") from None
+    return {
+        f"file {number} ({file.filename or field})": file.read()
+        for number, (field, file) in enumerate(files.items(multi=True), start=1)
+    }

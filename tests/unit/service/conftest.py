@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,24 +7,26 @@ from prometheus_client import CollectorRegistry
 
 from service import create_app
 from service.inference.infer import Inference
-from service.lifecycle.registry import Registry
 from service.metrics.definitions import Metrics
 from tests.unit.service.fakes import FakeService, patient_settings
 
 MakeService = Callable[..., FakeService]
 
 
-@pytest.fixture(params=["flask", "server"])
-def make_service(tmp_path: Path, request: pytest.FixtureRequest) -> MakeService:
-    """Makes a service with these settings; it has looked at its empty models folder. Every test that asks it asks
-    twice: by Flask's routes, and through the server with its short road."""
+@pytest.fixture
+def make_service(tmp_path: Path) -> Iterator[MakeService]:
+    """Makes a service with these settings; it has scanned its empty models folder."""
+    made = []
 
     def make(**settings: Any) -> FakeService:
-        service = FakeService(create_app(patient_settings(tmp_path, **settings)), by_flask=request.param == "flask")
-        service.app.extensions["watcher"].scan()
+        service = FakeService(create_app(patient_settings(tmp_path, **settings)))
+        service.app.watcher.scan()
+        made.append(service)
         return service
 
-    return make
+    yield make
+    for service in made:
+        service.app.dispatcher.close()
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def page() -> CollectorRegistry:
 
 @pytest.fixture
 def inference(page: CollectorRegistry) -> Inference:
-    return Inference(Registry(), Metrics(page))
+    return Inference(Metrics(page))
 
 
 @pytest.fixture

@@ -8,18 +8,20 @@ from typing import Any
 from urllib.parse import quote
 
 import orjson
-from flask import Flask
 from werkzeug.datastructures import Headers
 from werkzeug.test import EnvironBuilder, TestResponse
-from werkzeug.wrappers import Request
+from werkzeug.wrappers import Request as WerkzeugRequest
 
+from service import App
+from service.api import routes
 from service.engines.base import Engine
+from service.http import Request
 from service.inference.batching import Batcher, BatchLimits, BatchObserver, Independence, TickBatcher, is_batchable
+from service.inference.context import RequestContext
 from service.inference.pace import Pace
 from service.inference.version import LoadedVersion, State, VersionStatus
 from service.lifecycle.registry import Registry
 from service.server.connection import Connections, HttpConnection
-from service.server.dispatch import Roads
 from service.serving_config import ServingConfig
 from service.settings import Settings
 from service.tensors.dtypes import Array
@@ -107,16 +109,13 @@ def patient_settings(models: Path, **settings: Any) -> Settings:
 
 @dataclass
 class FakeService:
-    """An app made by create_app, whose models are fakes; asked by Flask's test client or through the server."""
+    """A service made by create_app, whose models are fakes."""
 
-    app: Flask
-    by_flask: bool = True
+    app: App
 
     @property
     def registry(self) -> Registry:
-        registry = self.app.extensions["registry"]
-        assert isinstance(registry, Registry)
-        return registry
+        return self.app.registry
 
     def add(
         self,
@@ -153,9 +152,7 @@ class FakeService:
         return self._exchange(EnvironBuilder(path, method="POST", data=form, content_type="multipart/form-data"))
 
     def _exchange(self, builder: EnvironBuilder) -> TestResponse:
-        if self.by_flask:
-            return self.app.test_client().open(builder)
-        return asyncio.run(by_server(self.app, builder.get_request()))
+        return asyncio.run(exchange(self.app, builder.get_request()))
 
     def sample(self, line: str) -> str | None:
         """What /metrics says for a series; None where it has no such line."""
@@ -201,7 +198,7 @@ class FakeTransport(asyncio.Transport):
         self.is_reading_paused = False
 
 
-def raw_request(request: Request) -> bytes:
+def raw_request(request: WerkzeugRequest) -> bytes:
     """As it goes over the wire, on a connection of its own."""
     body = request.get_data()
     headers = {**dict(request.headers), "Content-Length": str(len(body)), "Connection": "close"}
@@ -212,20 +209,33 @@ def raw_request(request: Request) -> bytes:
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
-async def by_server(app: Flask, request: Request) -> TestResponse:
-    """What a connection of the server answers."""
-    roads = Roads(app, app.extensions["settings"], ("127.0.0.1", 80))
-    connection = HttpConnection(roads, Connections(), app.extensions["settings"].max_body_bytes)
+async def exchange(app: App, request: WerkzeugRequest) -> TestResponse:
+    """The response on a connection of its own."""
+    connection = HttpConnection(app.dispatcher, Connections(), app.settings.max_body_bytes, app.admits[0])
     transport = FakeTransport()
     connection.connection_made(transport)
     connection.data_received(raw_request(request))
     await transport.closed.wait()
-    roads.close()
     head, _, body = transport.written.partition(b"\r\n\r\n")
     status_line, *lines = head.decode("latin-1").split("\r\n")
     headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
     assert dict(headers)["content-length"] == str(len(body))
     return TestResponse([body], status_line.split(" ", 1)[1], Headers(headers), request)
+
+
+def request(
+    target: bytes = b"/",
+    body: bytes = b"",
+    *,
+    method: str = "POST",
+    content_type: str = "",
+    headers: Mapping[bytes, bytes] | None = None,
+) -> Request:
+    """As the parser makes it, with its route."""
+    own = {b"content-type": content_type.encode()} if content_type else {}
+    made = Request(method, target, {**own, **(headers or {})}, RequestContext(headers or {}, len(body)), body)
+    made.match = routes.find(method, target)
+    return made
 
 
 def error(response: TestResponse) -> str:

@@ -277,7 +277,7 @@ def test_a_worker_watches_its_models_and_the_first_one_greets(
     started.config.post_worker_init(FakeWorker(started.app, age=age))
     service = FakeService(started.app.wsgi())
     assert service.registry.first_scan_done.wait(SECONDS_AT_MOST)
-    service.app.extensions["watcher"].stop()
+    service.app.watcher.stop()
     for thread in set(threading.enumerate()) - before:
         thread.join(SECONDS_AT_MOST)
     assert service.registry.ready

@@ -25,8 +25,8 @@ SIZES = st.integers(0, 5) | st.sampled_from([*ODD_NUMBERS, -1, 2**62, 2**63 - 1,
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> FakeService:
     settings = Settings(models=tmp_path_factory.mktemp("models"), max_body_bytes=100_000)
-    service = FakeService(create_app(settings), by_flask=False)
-    service.app.extensions["watcher"].scan()
+    service = FakeService(create_app(settings))
+    service.app.watcher.scan()
     pairs = tensor("DT_FLOAT", -1, 2)
     service.add(signature({"x": pairs}, {"y": pairs}), config=ServingConfig(labels=("cat", "dog")), model="floats")
     text = tensor("DT_STRING", -1)

@@ -26,8 +26,8 @@ SHAPES = numpy_st.array_shapes(min_dims=1, max_dims=4, max_side=4)
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> FakeService:
     """Its models give what they get, each one type. Those named `two_...` have two inputs."""
-    service = FakeService(create_app(patient_settings(tmp_path_factory.mktemp("models"))), by_flask=False)
-    service.app.extensions["watcher"].scan()
+    service = FakeService(create_app(patient_settings(tmp_path_factory.mktemp("models"))))
+    service.app.watcher.scan()
     for name in DTYPES:
         one, other = any_shape(name), any_shape("DT_INT64")
         service.add(signature({"x": one}, {"y": one}), lambda inputs: {"y": inputs["x"]}, model=name)

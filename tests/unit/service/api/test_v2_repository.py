@@ -27,7 +27,7 @@ def test_load_and_unload_ask_the_watcher(
     make_service: MakeService, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
     service = make_service(admin=True)
-    watcher = service.app.extensions["watcher"]
+    watcher = service.app.watcher
     asked: list[tuple[str, str]] = []
     monkeypatch.setattr(watcher, "load", lambda model: asked.append(("load", model)))
     monkeypatch.setattr(watcher, "unload", lambda model: asked.append(("unload", model)))

@@ -248,7 +248,7 @@ def test_what_waits_when_its_deadline_is_over_is_never_run_and_its_thread_is_fre
         deadline = Deadline.unlimited()
         expired, stays = at.ask(1.0, 2.0, deadline=deadline), at.ask(3.0)
         at.observer.wait_for_length(3)
-        deadline.end()
+        deadline.cancel()
         with pytest.raises(DeadlineExceeded):
             expired.result(DEADLINE)
         at.observer.wait_for_length(1)
@@ -260,7 +260,7 @@ def test_what_waits_when_its_deadline_is_over_is_never_run_and_its_thread_is_fre
 def test_a_request_that_is_over_before_it_comes_is_never_run_either() -> None:
     with bench() as at:
         deadline = Deadline.unlimited()
-        deadline.end()
+        deadline.cancel()
         with pytest.raises(DeadlineExceeded):
             at.ask(1.0, deadline=deadline).result(DEADLINE)
         assert at.ask(2.0).result(DEADLINE) == [4.0]
@@ -276,7 +276,7 @@ def test_who_would_lead_next_and_is_over_hands_on(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(Deadline, "on_cancel", lambda _deadline, _wake: None)
         leads, behind = at.ask(1.0, deadline=deadline), at.ask(2.0)
         at.observer.wait_for_length(2)
-        deadline.end()
+        deadline.cancel()
         at.let_go()
         assert busy.result(DEADLINE) == [200.0]
         with pytest.raises(DeadlineExceeded):
@@ -298,7 +298,7 @@ def test_of_a_batch_that_hangs_only_one_thread_hangs() -> None:
         assert busy.result(DEADLINE) == [200.0]
         assert at.model.running.acquire(timeout=DEADLINE)
         for deadline in deadlines:
-            deadline.end()
+            deadline.cancel()
         for call in batch[1:]:
             with pytest.raises(DeadlineExceeded):
                 call.result(DEADLINE)
@@ -335,7 +335,7 @@ def test_many_that_are_over_at_any_moment_leave_nothing_stuck() -> None:
         deadlines = [Deadline.unlimited() for _ in range(600)]
         calls = [at.ask(float(row), deadline=deadline) for row, deadline in enumerate(deadlines)]
         for deadline in deadlines[::3]:
-            deadline.end()
+            deadline.cancel()
         for row, call in enumerate(calls):
             if row % 3:
                 assert call.result(DEADLINE) == [2.0 * row]
@@ -422,7 +422,7 @@ def test_where_none_of_several_can_end_in_time_one_that_can_is_waited_for(clock:
         assert at.ask(2.0, deadline=until(150)).result(DEADLINE) == [4.0]
         assert at.model.runs == [[100.0], [2.0]]
         for deadline in deadlines:
-            deadline.end()
+            deadline.cancel()
         for call in doomed:
             with pytest.raises(DeadlineExceeded):
                 call.result(DEADLINE)

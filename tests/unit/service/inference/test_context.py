@@ -56,7 +56,7 @@ def test_a_run_that_fails_was_no_waiting() -> None:
 def test_a_run_that_goes_on_at_the_deadline_was_no_waiting_either() -> None:
     context = decoded()
     context.deadline = Deadline.unlimited()
-    context.deadline.runs(context.decoded_at + 0.25, batch_size=3)
+    context.deadline.begin_run(context.decoded_at + 0.25, batch_size=3)
     context.record_expired(Metrics(CollectorRegistry()))  # 3
     ended(context)  # 4: what the run takes after it was given up counts no more
     assert stages(context) == (1 + 0.25 + 1, 1, 0.75, 0)
@@ -67,7 +67,7 @@ def test_a_part_that_goes_on_at_the_deadline_is_added_to_those_before_it() -> No
     context = decoded()
     context.ran(began=context.decoded_at, seconds=0.25, batch_size=3)
     context.deadline = Deadline.unlimited()
-    context.deadline.runs(context.decoded_at + 0.5, batch_size=3)
+    context.deadline.begin_run(context.decoded_at + 0.5, batch_size=3)
     context.record_expired(Metrics(CollectorRegistry()))  # 3
     assert (context.run_began, context.run_seconds) == (context.decoded_at, 0.25 + 0.5)
 
@@ -75,7 +75,7 @@ def test_a_part_that_goes_on_at_the_deadline_is_added_to_those_before_it() -> No
 def test_a_run_that_ended_before_the_deadline_took_as_long_as_it_did() -> None:
     context = decoded()
     context.deadline = Deadline.unlimited()
-    context.deadline.runs(context.decoded_at + 0.25, batch_size=3)
+    context.deadline.begin_run(context.decoded_at + 0.25, batch_size=3)
     context.ran(began=context.decoded_at + 0.25, seconds=0.5, batch_size=2)
     context.deadline.run_began = 0.0
     context.record_expired(Metrics(CollectorRegistry()))

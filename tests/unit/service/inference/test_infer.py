@@ -47,7 +47,7 @@ def test_the_engine_gets_the_inputs_and_its_outputs_come_back(inference: Inferen
 
     loaded = loaded_version(PAIR, add)
     inputs = {"a": np.array([1.0]), "b": np.array([[2.0, 3.0]])}
-    assert inference.infer(loaded, "serving_default", inputs, RequestContext()).outputs["y"].tolist() == [6.0]
+    assert inference.outputs(loaded, "serving_default", inputs, RequestContext()).outputs["y"].tolist() == [6.0]
     assert isinstance(loaded.engine, FakeEngine)
     assert loaded.engine.asked == [("serving_default", inputs)]
 
@@ -66,7 +66,7 @@ def test_inputs_that_the_signature_does_not_take_never_reach_the_engine(
 ) -> None:
     loaded = loaded_version(PAIR)
     with pytest.raises(InvalidRequest) as raised:
-        inference.infer(
+        inference.outputs(
             loaded, "serving_default", {name: np.zeros(shape) for name, shape in inputs.items()}, RequestContext()
         )
     assert str(raised.value) == message
@@ -76,13 +76,13 @@ def test_inputs_that_the_signature_does_not_take_never_reach_the_engine(
 
 def test_an_unknown_signature_never_reaches_the_engine(inference: Inference) -> None:
     with pytest.raises(InvalidRequest, match='Serving signature key "other" not found'):
-        inference.infer(loaded_version(PAIR), "other", {}, RequestContext())
+        inference.outputs(loaded_version(PAIR), "other", {}, RequestContext())
 
 
 def test_an_inference_is_timed_by_model_version_and_engine(inference: Inference, page: CollectorRegistry) -> None:
     loaded = loaded_version(signature({"x": any_shape("DT_FLOAT")}))
     for _ in range(2):
-        inference.infer(loaded, "serving_default", {"x": np.zeros(1)}, RequestContext())
+        inference.outputs(loaded, "serving_default", {"x": np.zeros(1)}, RequestContext())
     assert page.get_sample_value("serving_inference_duration_seconds_count", {**MODEL, "engine": "fake"}) == 2
 
 
@@ -108,7 +108,7 @@ def test_a_request_with_more_rows_than_are_run_together_is_run_in_parts(
 ) -> None:
     loaded = batched_version(lambda inputs: {"y": inputs["x"] + 1})
     context = RequestContext()
-    outputs = inference.infer(loaded, "serving_default", {"x": np.arange(9.0)}, context).outputs
+    outputs = inference.outputs(loaded, "serving_default", {"x": np.arange(9.0)}, context).outputs
     assert outputs["y"].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert asked_rows(loaded) == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
     assert context.batch_size == 4
@@ -122,38 +122,38 @@ def test_nothing_is_run_for_the_rest_of_a_request_once_nobody_waits_for_it(infer
     context.deadline = deadline = Deadline.unlimited()
 
     def answer(inputs: Arrays) -> dict[str, Array]:
-        deadline.end()
+        deadline.cancel()
         return {"y": inputs["x"]}
 
     loaded = batched_version(answer)
     with pytest.raises(DeadlineExceeded):
-        inference.infer(loaded, "serving_default", {"x": np.arange(9.0)}, context)
+        inference.outputs(loaded, "serving_default", {"x": np.arange(9.0)}, context)
     assert asked_rows(loaded) == [[0, 1, 2, 3]]
 
 
 def test_a_model_that_does_not_answer_row_by_row_sees_all_rows_at_once(inference: Inference) -> None:
     loaded = batched_version(lambda inputs: {"y": inputs["x"].sum(keepdims=True)})
-    outputs = inference.infer(loaded, "serving_default", {"x": np.arange(9.0)}, RequestContext()).outputs
+    outputs = inference.outputs(loaded, "serving_default", {"x": np.arange(9.0)}, RequestContext()).outputs
     assert outputs["y"].tolist() == [36]
     assert loaded.independence.signatures == set()
 
 
 def test_rows_that_are_not_said_to_be_independent_are_run_all_at_once(inference: Inference) -> None:
     loaded = batched_version(lambda inputs: {"y": inputs["x"] / inputs["x"].sum()})
-    loaded.independence.say(())
-    outputs = inference.infer(loaded, "serving_default", {"x": np.arange(9.0)}, RequestContext()).outputs
+    loaded.independence.declare(())
+    outputs = inference.outputs(loaded, "serving_default", {"x": np.arange(9.0)}, RequestContext()).outputs
     assert outputs["y"].sum() == pytest.approx(1)
 
 
 def test_a_version_that_is_never_run_in_batches_sees_all_rows_at_once(inference: Inference) -> None:
     loaded = replace(batched_version(lambda inputs: {"y": inputs["x"]}), pace=quick())
-    inference.infer(loaded, "serving_default", {"x": np.arange(9.0)}, RequestContext())
+    inference.outputs(loaded, "serving_default", {"x": np.arange(9.0)}, RequestContext())
     assert asked_rows(loaded) == [list(range(9))]
 
 
 def test_predictions_are_counted_by_the_label_that_comes_first(inference: Inference, page: CollectorRegistry) -> None:
     scores = np.array([[0.9, 0.1], [0.25, 0.75], [0.6, 0.4]])
-    inference.infer(labelled(scores), "serving_default", {"x": np.zeros(3)}, RequestContext())
+    inference.outputs(labelled(scores), "serving_default", {"x": np.zeros(3)}, RequestContext())
     assert page.get_sample_value("serving_prediction_total", {**MODEL, "label": "cat"}) == 2
     assert page.get_sample_value("serving_prediction_total", {**MODEL, "label": "dog"}) == 1
     assert page.get_sample_value("serving_prediction_confidence_count", MODEL) == 3
@@ -162,7 +162,7 @@ def test_predictions_are_counted_by_the_label_that_comes_first(inference: Infere
 
 def test_a_model_that_answers_nan_does_not_spoil_the_metrics(inference: Inference, page: CollectorRegistry) -> None:
     nan = labelled(np.array([[np.nan, 0.25], [np.nan, np.nan], [0.75, 0.25]]))
-    inference.infer(nan, "serving_default", {"x": np.zeros(3)}, RequestContext())
+    inference.outputs(nan, "serving_default", {"x": np.zeros(3)}, RequestContext())
     total = page.get_sample_value("serving_prediction_confidence_sum", MODEL)
     assert total is not None
     assert np.isfinite(total)
@@ -174,7 +174,7 @@ def test_scores_without_rows_or_of_another_shape_than_declared_are_answered_and_
 ) -> None:
     shadow = Shadow(replace(labelled(np.zeros(shape)), version=2), 1.0)
     loaded = replace(labelled(np.zeros(shape)), shadow=shadow)
-    inferred = inference.infer(loaded, "serving_default", {"x": np.zeros(1, np.float32)}, RequestContext())
+    inferred = inference.outputs(loaded, "serving_default", {"x": np.zeros(1, np.float32)}, RequestContext())
     inference.mirror.wait()
     assert inferred.outputs["scores"].shape == shape
     assert not page.get_sample_value("serving_prediction_confidence_count", MODEL)
@@ -182,7 +182,7 @@ def test_scores_without_rows_or_of_another_shape_than_declared_are_answered_and_
 
 
 def test_without_labels_no_prediction_is_counted(inference: Inference, page: CollectorRegistry) -> None:
-    inference.infer(
+    inference.outputs(
         loaded_version(signature({"x": any_shape("DT_FLOAT")})), "serving_default", {"x": np.zeros(1)}, RequestContext()
     )
     assert page.get_sample_value("serving_prediction_confidence_count", MODEL) is None
@@ -194,7 +194,7 @@ def test_what_the_engine_raises_comes_through(inference: Inference, page: Collec
 
     loaded = loaded_version(signature({"x": any_shape("DT_FLOAT")}), refuse)
     with pytest.raises(InvalidRequest, match="the model refuses this input"):
-        inference.infer(loaded, "serving_default", {"x": np.zeros(1)}, RequestContext())
+        inference.outputs(loaded, "serving_default", {"x": np.zeros(1)}, RequestContext())
     assert page.get_sample_value("serving_inference_duration_seconds_count", {**MODEL, "engine": "fake"}) is None
 
 
@@ -205,7 +205,7 @@ def test_a_shadow_gets_a_copy_and_whether_it_agrees_is_counted_by_its_version(
     shadow = replace(labelled(dog), version=2)
     inputs = {"x": np.zeros(1, np.float32)}
     for scores in (cat, dog, dog):
-        inferred = inference.infer(
+        inferred = inference.outputs(
             replace(labelled(scores), shadow=Shadow(shadow, 1.0)), "serving_default", inputs, RequestContext()
         )
         assert inferred.outputs["scores"] is scores
@@ -222,7 +222,7 @@ def test_a_shadow_that_fails_fails_no_request(inference: Inference, page: Collec
         raise MemoryError
 
     answering = replace(labelled(np.array([[0.9, 0.1]])), shadow=Shadow(loaded_version(LABELLED, refuse), 1.0))
-    inference.infer(answering, "serving_default", {"x": np.zeros(1, np.float32)}, RequestContext())
+    inference.outputs(answering, "serving_default", {"x": np.zeros(1, np.float32)}, RequestContext())
     inference.mirror.wait()
     assert page.get_sample_value("serving_shadow_failed_total", MODEL) == 1
 
@@ -230,8 +230,8 @@ def test_a_shadow_that_fails_fails_no_request(inference: Inference, page: Collec
 def test_what_only_a_shadow_runs_drifts_with_the_shadow(inference: Inference, tmp_path: Path) -> None:
     shadow = watched_version(tmp_path / "2", number=2)
     answering = replace(watched_version(tmp_path / "1"), shadow=Shadow(shadow, 1.0))
-    inference.infer(shadow, DEFAULT_SIGNATURE, {"x": honest(10)}, RequestContext())
-    inference.infer(answering, DEFAULT_SIGNATURE, {"x": honest(40)}, RequestContext())
+    inference.outputs(shadow, DEFAULT_SIGNATURE, {"x": honest(10)}, RequestContext())
+    inference.outputs(answering, DEFAULT_SIGNATURE, {"x": honest(40)}, RequestContext())
     inference.mirror.wait()
     assert [loaded.drift.now().rows for loaded in (answering, shadow) if loaded.drift] == [40, 50]
 
@@ -244,11 +244,12 @@ def test_requests_for_the_default_and_for_the_scored_signature_drift_together(
     deciles = {"edges": [64.0, 192.0], "shares": [0.25, 0.5, 0.25]}
     reference = {"rows": 1_000, "inputs": {f"pixels[{place}]": deciles for place in range(4)}}
     loaded = replace(loaded, drift=watched(tmp_path, loaded, reference))
-    inference.infer_together(
+    inference.infer(
         [
             Prediction(loaded, name, pixels(0, 255), lambda _: Response(200, b""), RequestContext())
             for name in (DEFAULT_SIGNATURE, "scored")
-        ]
+        ],
+        inference.on_loop,
     )
     assert loaded.drift is not None
     assert loaded.drift.now().rows == 4

@@ -36,14 +36,14 @@ def test_the_default_signature_is_answered_by_the_scored_one_without_the_score(
     inference: Inference, batching: str
 ) -> None:
     loaded = scored_version(batching=batching)
-    inferred = inference.infer(loaded, DEFAULT_SIGNATURE, pixels(0, 255), RequestContext())
+    inferred = inference.outputs(loaded, DEFAULT_SIGNATURE, pixels(0, 255), RequestContext())
     assert asked(loaded) == ["scored"]
     assert {name: array.tolist() for name, array in inferred.outputs.items()} == {"probabilities": [[1, 0], [0, 1]]}
     assert inferred.outlier_scores == [0.0, 255 / 128]
 
 
 def test_who_asks_for_the_scored_signature_gets_the_score_among_the_outputs(inference: Inference) -> None:
-    inferred = inference.infer(scored_version(), "scored", pixels(64), RequestContext())
+    inferred = inference.outputs(scored_version(), "scored", pixels(64), RequestContext())
     assert inferred.outputs["outlier_score"].tolist() == [64.0]
     assert inferred.outlier_scores == [0.5]
 
@@ -52,7 +52,7 @@ def test_a_version_without_a_score_is_asked_for_what_the_client_asks(
     inference: Inference, page: CollectorRegistry
 ) -> None:
     loaded = scored_version(WITHOUT_SCORE)
-    assert inference.infer(loaded, DEFAULT_SIGNATURE, pixels(0), RequestContext()).outlier_scores == ()
+    assert inference.outputs(loaded, DEFAULT_SIGNATURE, pixels(0), RequestContext()).outlier_scores == ()
     assert asked(loaded) == [DEFAULT_SIGNATURE]
     assert page.get_sample_value("serving_outlier_score_count", {"model": "model", "version": "1"}) is None
 
@@ -66,7 +66,7 @@ def test_of_what_comes_together_each_gets_its_own_score(
         Prediction(loaded, name, pixels(*levels), lambda _: Response(200, b""), RequestContext())
         for name, levels in ((DEFAULT_SIGNATURE, (0, 64)), ("scored", (128,)), (DEFAULT_SIGNATURE, (192,)))
     ]
-    outcomes: list[Any] = inference.infer_together(predictions)
+    outcomes: list[Any] = inference.infer(predictions, inference.on_loop)
     assert [outcome.outlier_scores for outcome in outcomes] == [[0, 0.5], [1], [1.5]]
     assert [len(outcome.outputs) for outcome in outcomes] == [1, 2, 1]
     # Rows for either signature share a batch.
@@ -79,7 +79,7 @@ def test_shadows_are_compared_by_their_answers_and_their_scores_are_counted_as_t
 ) -> None:
     shadow = scored_version(version=2)
     for config in (WITHOUT_SCORE, shadow.config):
-        inference.infer(
+        inference.outputs(
             replace(scored_version(config), shadow=Shadow(shadow, 1.0)), DEFAULT_SIGNATURE, pixels(0), RequestContext()
         )
     inference.mirror.wait()

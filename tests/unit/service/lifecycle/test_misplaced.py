@@ -136,7 +136,7 @@ def test_who_asks_for_a_misplaced_model_is_told(
     service: FakeService, tmp_path: Path, file: str, asked: str, words: str
 ) -> None:
     put(tmp_path, file)
-    service.app.extensions["watcher"].scan()
+    service.app.watcher.scan()
     response = service.post(f"/v1/models/{asked}:predict", {"instances": [1]})
     assert response.status_code == 404
     assert words in error(response)

@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 
 from service import create_app
+from service.http import MAX_PATH_BYTES, Request
 from service.inference.version import LoadedVersion
 from service.observability.access_log import RequestLog
 from service.server.connection import Connections, HttpConnection
-from service.server.dispatch import Roads
-from service.server.interface import MAX_PATH_BYTES, HttpRequest
 from service.settings import Settings
 from tests.unit.service.fakes import (
     FakeService,
@@ -25,6 +24,7 @@ from tests.unit.service.fakes import (
     loaded_version,
     make_available,
     patient_settings,
+    request,
     signature,
     tensor,
     tick_batcher,
@@ -42,11 +42,11 @@ class Clients:
 
     def __init__(self, folder: Path, draw: Callable[[], float] = lambda: 0.5, **settings: Any) -> None:
         self.service = FakeService(create_app(patient_settings(folder, max_body_bytes=1000, **settings)))
-        self.service.app.extensions["watcher"].scan()
+        self.service.app.watcher.scan()
         make_available(self.service.registry, self._together(loaded_version(OF)))
         self.service.add(OF, lambda _: {"y": 1 / 0}, model="broken")  # type: ignore[dict-item]
         self.log = b""
-        self.request_log = RequestLog(self.service.app.extensions["settings"], self._write, draw)
+        self.request_log = RequestLog(self.service.app.settings, self._write, draw)
 
     def _together(self, loaded: LoadedVersion) -> LoadedVersion:
         return replace(loaded, tick_batcher=tick_batcher(loaded.engine))
@@ -59,12 +59,12 @@ class Clients:
 
         async def scenario() -> None:
             app = self.service.app
-            roads = Roads(app, app.extensions["settings"], ("127.0.0.1", 80))
+            dispatcher = app.dispatcher
             transports = []
-            for request in requests:
-                connection = HttpConnection(roads, Connections(), 1000, answered=self.request_log.answered)
+            for sent in requests:
+                connection = HttpConnection(dispatcher, Connections(), 1000, app.admits[0], self.request_log.answered)
                 connection.connection_made(transport := FakeTransport())
-                connection.data_received(request)
+                connection.data_received(sent)
                 if leaves:
                     connection.connection_lost(None)
                 else:
@@ -73,7 +73,7 @@ class Clients:
                 await asyncio.sleep(0)
             for _ in range(3):
                 await asyncio.sleep(0)
-            roads.close()
+            dispatcher.close()
 
         asyncio.run(scenario())
         self.request_log.flush()
@@ -86,14 +86,14 @@ class Clients:
         return line
 
 
-def request(line: str = PREDICT, body: bytes = ROW, **headers: str) -> bytes:
+def raw(line: str = PREDICT, body: bytes = ROW, **headers: str) -> bytes:
     lines = [f"{line} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
 def test_a_line_says_which_request_it_was_what_came_of_it_and_where_its_time_went(tmp_path: Path) -> None:
-    sent = request(PREDICT + "?secret=1", X_Request_ID="mine", traceparent=f"00-{TRACE}-{SPAN}-01")
+    sent = raw(PREDICT + "?secret=1", X_Request_ID="mine", traceparent=f"00-{TRACE}-{SPAN}-01")
     line = Clients(tmp_path, log_format="json").line(sent)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", line.pop("time"))
     times = [line.pop(f"{name}_ms") for name in ("total", "decode", "queue", "inference", "encode")]
@@ -119,12 +119,12 @@ def test_a_line_says_which_request_it_was_what_came_of_it_and_where_its_time_wen
 
 def test_a_line_says_how_many_rows_were_run_together(tmp_path: Path) -> None:
     clients = Clients(tmp_path, log_format="json")
-    lines = clients.send(request(), request(body=b'{"instances": [1, 2, 3]}'), request())
+    lines = clients.send(raw(), raw(body=b'{"instances": [1, 2, 3]}'), raw())
     assert [json.loads(line)["batch_size"] for line in lines] == [5, 5, 5]
 
 
 def test_what_does_not_apply_is_left_out(tmp_path: Path) -> None:
-    line = Clients(tmp_path, log_format="json").line(request("GET /v1/models", b""))
+    line = Clients(tmp_path, log_format="json").line(raw("GET /v1/models", b""))
     for name in ("decode_ms", "inference_ms", "encode_ms", "batch_size", "model", "version", "trace_id", "bytes_in"):
         assert name not in line
 
@@ -132,16 +132,16 @@ def test_what_does_not_apply_is_left_out(tmp_path: Path) -> None:
 def test_bytes_are_counted_as_they_go_over_the_wire(tmp_path: Path) -> None:
     packed = zlib.compress(ROW)
     clients = Clients(tmp_path, log_format="json")
-    assert clients.line(request(body=packed, Content_Encoding="deflate"))["bytes_in"] == len(packed)
-    long = request(body=b'{"instances": [' + b"1.0, " * 150 + b"1.0]}")
+    assert clients.line(raw(body=packed, Content_Encoding="deflate"))["bytes_in"] == len(packed)
+    long = raw(body=b'{"instances": [' + b"1.0, " * 150 + b"1.0]}")
     plain, short = (json.loads(line)["bytes_out"] for line in clients.send(long, long)[1:])
     assert plain == short
-    head = clients.send(request("HEAD /v1/models", b""))[-1]
+    head = clients.send(raw("HEAD /v1/models", b""))[-1]
     assert "bytes_out" not in json.loads(head)
 
 
 def test_a_text_line_is_for_people(tmp_path: Path) -> None:
-    (line,) = Clients(tmp_path).send(request(X_Request_ID="mine", traceparent=f"00-{TRACE}-{SPAN}-00"))
+    (line,) = Clients(tmp_path).send(raw(X_Request_ID="mine", traceparent=f"00-{TRACE}-{SPAN}-00"))
     number = r"\d+\.\d+"
     assert re.fullmatch(
         rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d,\d{{3}} \[{os.getpid()}\] INFO"
@@ -160,9 +160,9 @@ def test_a_text_line_leaves_out_what_does_not_apply(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sent", "status", "path"),
     [
-        (request("POST /v1/models/nowhere:predict"), 404, "/v1/models/nowhere:predict"),
-        (request("GET /nowhere", b""), 404, "/nowhere"),
-        (request(body=b"x" * 1001)[:200], 413, "/v1/models/model:predict"),
+        (raw("POST /v1/models/nowhere:predict"), 404, "/v1/models/nowhere:predict"),
+        (raw("GET /nowhere", b""), 404, "/nowhere"),
+        (raw(body=b"x" * 1001)[:200], 413, "/v1/models/model:predict"),
         (b"GET /a b c\r\n\r\n", 400, "/a"),
         (b"GET /" + b"x" * 70_000, 431, "/" + "x" * (MAX_PATH_BYTES - 1)),
     ],
@@ -173,7 +173,7 @@ def test_what_is_refused_has_its_line_too(tmp_path: Path, sent: bytes, status: i
 
 
 def test_who_leaves_before_the_answer_has_a_line_and_got_nothing(tmp_path: Path) -> None:
-    line = Clients(tmp_path, log_format="json").line(request(), leaves=True)
+    line = Clients(tmp_path, log_format="json").line(raw(), leaves=True)
     assert line["status"] == 499
     assert "bytes_out" not in line
 
@@ -182,10 +182,10 @@ def test_who_leaves_before_the_answer_has_a_line_and_got_nothing(tmp_path: Path)
 def test_no_request_can_forge_a_line_or_a_part_of_one(tmp_path: Path, log_format: str) -> None:
     """Not even one that a more lenient parser lets through."""
     clients = Clients(tmp_path, log_format=log_format)
-    (before,) = clients.send(request("GET /%0AERROR", b"", X_Request_ID="x status=200"))
+    (before,) = clients.send(raw("GET /%0AERROR", b"", X_Request_ID="x status=200"))
     assert "status=200" not in before
     target = b"/v1/models/\x9b2J\n\x1b[2J:predict?\xff"
-    asyncio.run(_answered(clients.request_log, HttpRequest("POST", target)))
+    asyncio.run(_answered(clients.request_log, request(target)))
     _, line = clients.send()
     path = r"/v1/models/\x9b2J\n\x1b[2J:predict"
     assert line.isascii()
@@ -193,14 +193,14 @@ def test_no_request_can_forge_a_line_or_a_part_of_one(tmp_path: Path, log_format
     assert json.dumps(path) in line if log_format == "json" else f" POST {path} 404 " in line
 
 
-async def _answered(log: RequestLog, request: HttpRequest) -> None:
+async def _answered(log: RequestLog, request: Request) -> None:
     log.answered(request, 404, 0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.7, 1.0])
 def test_a_share_of_the_requests_is_logged_and_of_the_failed_each(tmp_path: Path, share: float) -> None:
     clients = Clients(tmp_path, draw=lambda: 0.5, log_format="json", log_sample=share)
-    sent = [request(), request("POST /v1/models/nowhere:predict"), request("POST /v1/models/broken:predict")]
+    sent = [raw(), raw("POST /v1/models/nowhere:predict"), raw("POST /v1/models/broken:predict")]
     statuses = [json.loads(line)["status"] for line in clients.send(*sent)]
     assert sorted(statuses) == ([200, 404, 500] if share > 0.5 else [500])
 
@@ -213,7 +213,7 @@ def test_the_level_says_which_lines_are_shown_and_health_is_for_who_debugs(
     tmp_path: Path, level: str, shown: list[int]
 ) -> None:
     clients = Clients(tmp_path, log_format="json", log_level=level)
-    sent = [request(), request("GET /v2/health/live", b""), request("POST /v1/models/broken:predict")]
+    sent = [raw(), raw("GET /v2/health/live", b""), raw("POST /v1/models/broken:predict")]
     lines = [json.loads(line) for line in clients.send(*sent)]
     assert sorted(line["status"] for line in lines) == shown
     assert {line["level"] for line in lines if line["status"] == 500} == {"error"}
@@ -221,7 +221,7 @@ def test_the_level_says_which_lines_are_shown_and_health_is_for_who_debugs(
 
 @pytest.mark.parametrize("path", ["/v2/health/ready", "/metrics", "/monitoring/prometheus/metrics?x"])
 def test_the_operators_own_tools_leave_no_lines(tmp_path: Path, path: str) -> None:
-    assert Clients(tmp_path).send(request(f"GET {path}", b"")) == []
+    assert Clients(tmp_path).send(raw(f"GET {path}", b"")) == []
 
 
 def test_lines_of_a_while_are_written_together_and_soon(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_lines_of_a_while_are_written_together_and_soon(tmp_path: Path) -> None:
 
         log = RequestLog(Settings(models=tmp_path), write)
         for _ in range(3):
-            log.answered(HttpRequest("GET", b"/v1/models"), 200, 10)
+            log.answered(request(b"/v1/models", method="GET"), 200, 10)
         assert not blocks
         await asyncio.wait_for(written.wait(), 10)
 

@@ -72,7 +72,7 @@ def test_a_request_is_kept_with_its_answer(tmp_path: Path) -> None:
 def test_what_comes_too_late_is_no_answer_and_not_kept(tmp_path: Path) -> None:
     kept = Kept(tmp_path / "file")
     over, running = Deadline.unlimited(), Deadline.unlimited()
-    over.end()
+    over.cancel()
     kept.offer(deadline=over)
     kept.offer(deadline=running)
     assert len(kept.lines()) == 1
@@ -143,7 +143,8 @@ def test_what_cannot_be_written_is_dropped_and_the_next_is_kept(tmp_path: Path, 
 
 
 def captured(service: FakeService, path: Path) -> list[bytes]:
-    service.app.extensions["records"].capture.close(DEADLINE)
+    assert service.app.records.capture is not None
+    service.app.records.capture.close(DEADLINE)
     return path.read_bytes().splitlines() if path.exists() else []
 
 
@@ -199,4 +200,4 @@ def test_what_a_shadow_makes_of_a_request_is_not_kept(make_service: MakeService,
 
 def test_nothing_is_kept_unless_it_is_wanted(tmp_path: Path) -> None:
     app = create_app(Settings(models=tmp_path))
-    assert app.extensions["records"].capture is None
+    assert app.records.capture is None

@@ -10,9 +10,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from service.http import Request
 from service.inference.context import RequestContext
 from service.observability.tracing import Spans
-from service.server.interface import HttpRequest
+from tests.unit.service.fakes import request
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 BEGAN = 1_000.0
@@ -30,7 +31,7 @@ def spans(exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch) -> Sp
     return Spans(SimpleSpanProcessor(exporter))
 
 
-def predicted(**headers: str) -> HttpRequest:
+def predicted(**headers: str) -> Request:
     """A prediction that took eight seconds, and waited twice."""
     given = {name.encode(): value.encode() for name, value in headers.items()}
     context = RequestContext(given, 20)
@@ -49,7 +50,9 @@ def predicted(**headers: str) -> HttpRequest:
         1,
     )
     context.inferred_at, context.ended, context.answered = BEGAN + 5, BEGAN + 7, BEGAN + 8
-    return HttpRequest("POST", b"/v1/models/model/versions/3:predict?secret", given, context=context)
+    made = request(b"/v1/models/model/versions/3:predict?secret", headers=given)
+    made.context = context
+    return made
 
 
 def seconds(span: ReadableSpan, since: ReadableSpan) -> tuple[float, float]:
@@ -63,7 +66,7 @@ def test_a_request_is_a_span_and_its_stages_are_spans_within(spans: Spans, expor
     before = time.time_ns() - int((time.perf_counter() - BEGAN) * 1e9)
     spans.answered(predicted(), 200, 17)
     *stages, whole = exporter.get_finished_spans()
-    assert whole.name == "POST /v1/models/{model}:predict"
+    assert whole.name == "POST /v1/models/{model}/versions/{version}:predict"
     assert whole.kind is SpanKind.SERVER
     assert whole.parent is None
     assert whole.status.status_code is StatusCode.UNSET
@@ -89,7 +92,7 @@ def test_a_span_says_what_the_conventions_ask_for_and_which_model_it_was(
     whole = exporter.get_finished_spans()[-1]
     assert whole.attributes == {
         "http.request.method": "POST",
-        "http.route": "/v1/models/{model}:predict",
+        "http.route": "/v1/models/{model}/versions/{version}:predict",
         "url.path": "/v1/models/model/versions/3:predict",
         "url.scheme": "http",
         "network.protocol.version": "1.1",
@@ -156,11 +159,11 @@ def test_only_what_is_our_fault_is_an_error(
 
 @pytest.mark.parametrize(
     ("request_", "name"),
-    [(HttpRequest("GET", b"/v1/models"), "GET"), (HttpRequest(), "HTTP")],
+    [(request(b"/v1/models", method="GET"), "GET /v1/models"), (request(b"", method=""), "HTTP")],
     ids=["another route", "no HTTP"],
 )
 def test_what_is_no_prediction_is_one_span(
-    spans: Spans, exporter: InMemorySpanExporter, request_: HttpRequest, name: str
+    spans: Spans, exporter: InMemorySpanExporter, request_: Request, name: str
 ) -> None:
     spans.answered(request_, 400, 0)
     (whole,) = exporter.get_finished_spans()
@@ -169,7 +172,7 @@ def test_what_is_no_prediction_is_one_span(
 
 @pytest.mark.parametrize("path", [b"/v2/health/live", b"/metrics"])
 def test_what_tools_ask_every_few_seconds_is_no_span(spans: Spans, exporter: InMemorySpanExporter, path: bytes) -> None:
-    spans.answered(HttpRequest("GET", path), 200, 0)
+    spans.answered(request(path, method="GET"), 200, 0)
     assert exporter.get_finished_spans() == ()
 
 

@@ -24,7 +24,7 @@ def test_a_page_runs_nothing_but_our_own_parts_and_is_framed_by_nobody() -> None
 
 
 def test_the_services_own_page_has_them_and_every_answer_is_what_it_says_it_is(tmp_path: Path) -> None:
-    service = FakeService(create_app(patient_settings(tmp_path)), by_flask=False)
+    service = FakeService(create_app(patient_settings(tmp_path)))
     assert "Content-Security-Policy" in service.get("/").headers
     for path in ("/", "/v1/models", "/nowhere", "/static/main.js", "/metrics"):
         answer = service.get(path)

@@ -4,9 +4,8 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from service.http import Response
+from service.http import Request, Response
 from service.server.connection import Connections, HttpConnection
-from service.server.interface import HttpRequest
 from tests.unit.service.fakes import FakeTransport
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -16,21 +15,21 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 class Echo:
     """Answers with what was asked; what asks for /slow gets its answer when the test says so."""
 
-    requests: list[HttpRequest] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     slow: "list[asyncio.Future[Response]]" = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
 
-    def answer(self, request: HttpRequest) -> "Response | asyncio.Future[Response]":
+    def dispatch(self, request: Request) -> "Response | asyncio.Future[Response]":
         self.requests.append(request)
         if request.target.startswith(b"/slow"):
             self.slow.append(asyncio.get_running_loop().create_future())
             return self.slow[-1]
         return Response(200, request.target + b" " + request.body, "text/plain")
 
-    def give(self, refusal: Response, request: HttpRequest) -> Response:
-        return refusal
+    def reject(self, rejection: Response, request: Request) -> Response:
+        return rejection
 
-    def refused(self, reason: str) -> None:
+    def count_rejected(self, reason: str) -> None:
         self.refusals.append(reason)
 
 
@@ -60,7 +59,9 @@ class Client:
 
 def connect(max_body_bytes: int = 100, connections: Connections | None = None) -> Client:
     echo = Echo()
-    connection = HttpConnection(echo, Connections() if connections is None else connections, max_body_bytes)
+    connection = HttpConnection(
+        echo, Connections() if connections is None else connections, max_body_bytes, lambda _request: None
+    )
     transport = FakeTransport()
     connection.connection_made(transport)
     return Client(echo, transport, connection)

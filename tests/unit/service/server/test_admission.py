@@ -10,17 +10,11 @@ from typing import Any
 
 import orjson
 import pytest
-from flask import Flask
-from hypothesis import given
-from hypothesis import strategies as st
 
-from service import create_app
-from service.http import Response
-from service.server import admission
-from service.server.admission import admissions
+from service import App, create_app
+from service.api import routes
+from service.http import Request, Response
 from service.server.connection import Connections, HttpConnection
-from service.server.interface import HttpRequest, decoded_path
-from service.server.wsgi import run_wsgi
 from service.settings import Settings
 from tests.unit.service.fakes import FakeTransport
 
@@ -36,27 +30,27 @@ METRICS = ("/metrics", "/monitoring/prometheus/metrics")
 
 @dataclass
 class Inside:
-    """Behind the door: says that who asks got in."""
+    """Responds to what is admitted."""
 
-    requests: list[HttpRequest] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
 
-    def answer(self, request: HttpRequest) -> Response:
+    def dispatch(self, request: Request) -> Response:
         self.requests.append(request)
         return Response(200, b"inside")
 
-    def give(self, refusal: Response, request: HttpRequest) -> Response:
-        return refusal
+    def reject(self, rejection: Response, request: Request) -> Response:
+        return rejection
 
-    def refused(self, reason: str) -> None: ...
+    def count_rejected(self, reason: str) -> None: ...
 
 
 @dataclass
 class House:
-    app: Flask
+    app: App
     inside: Inside = field(default_factory=Inside)
 
     def connect(self, port: int = MAIN) -> tuple[HttpConnection, FakeTransport]:
-        connection = HttpConnection(self.inside, Connections(), 1000, admissions(self.app)[port])
+        connection = HttpConnection(self.inside, Connections(), 1000, self.app.admits[port])
         transport = FakeTransport()
         connection.connection_made(transport)
         return connection, transport
@@ -65,17 +59,16 @@ class House:
         self, path: str, headers: Mapping[str, str] | None = None, port: int = MAIN, body: bytes = b"body"
     ) -> "Got":
         connection, transport = self.connect(port)
+        method = "GET" if routes.find("GET", path.encode()) else "POST"
         lines = [f"Content-Length: {len(body)}", *map(": ".join, (headers or {}).items())]
         connection.data_received(
-            "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", *lines]).encode() + b"\r\n\r\n" + body
+            "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *lines]).encode() + b"\r\n\r\n" + body
         )
         head, _, body = transport.written.partition(b"\r\n\r\n")
         return Got(int(head.split()[1]), head.decode(), body)
 
     def rejected(self, reason: str) -> float | None:
-        value: float | None = self.app.extensions["metrics"].registry.get_sample_value(
-            "serving_rejected_total", {"reason": reason}
-        )
+        value: float | None = self.app.metrics.registry.get_sample_value("serving_rejected_total", {"reason": reason})
         return value
 
 
@@ -160,29 +153,6 @@ def test_to_load_and_unload_takes_a_key_for_that_however_the_path_is_written(hou
     assert (got.status, house.rejected("forbidden")) == (403, 1)
     assert b"needs the scope admin" in got.body
     assert house.ask(path, {"X-API-Key": ADMIN}).status == 200
-
-
-@pytest.fixture(scope="module")
-def routes(tmp_path_factory: pytest.TempPathFactory) -> Flask:
-    return create_app(Settings(models=tmp_path_factory.mktemp("models")))
-
-
-@given(
-    pieces=st.lists(
-        st.sampled_from(["/", "%2f", "//", ".", "%2e%2e", ";", "%00", "\\", "x", "v2", "metrics", "%6detrics"]),
-        max_size=6,
-    ),
-    path=st.sampled_from([*HEALTH, *METRICS, "/", "/docs", "/v2/repository/models/m/load"]),
-)
-def test_no_spelling_of_a_path_is_one_thing_to_the_guard_and_another_to_the_routes(
-    routes: Flask, pieces: list[str], path: str
-) -> None:
-    """Whatever it lets in as nothing in particular leads to none of the routes that it knows."""
-    target = "".join(["/", *pieces, path]).encode()
-    answer = run_wsgi(routes, HttpRequest("GET", target), ("127.0.0.1", 8501))
-    seen = decoded_path(target)
-    is_known = seen in admission.HEALTH | admission.METRICS | admission.PAGES or seen.startswith(admission.ADMIN)
-    assert is_known or answer.status in (400, 404)
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v2/repository/index", "/v2/models/m/infer"])
@@ -272,19 +242,15 @@ def test_without_keys_the_limit_is_for_all_clients_together(build: Callable[...,
 def test_it_is_known_whose_key_a_request_came_with_also_where_it_is_refused(house: House) -> None:
     logged: list[tuple[str, int]] = []
 
-    def log(request: HttpRequest, status: int, _body_bytes: int) -> None:
+    def log(request: Request, status: int, _body_bytes: int) -> None:
         logged.append((request.key_name, status))
 
-    connection = HttpConnection(house.inside, Connections(), 10, admissions(house.app)[MAIN], answered=log)
+    connection = HttpConnection(house.inside, Connections(), 10, house.app.admits[MAIN], log)
     connection.connection_made(FakeTransport())
     for path, length in (("/v2", 0), ("/v2/repository/models/m/load", 0), ("/v2", 11)):
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\nX-API-Key: {PREDICT}\r\n\r\n"
         connection.data_received(head.encode())
     assert logged == [("alice", 200), ("alice", 403), ("", 413)]
-
-
-def test_where_nothing_is_guarded_nobody_is_asked(build: Callable[..., House]) -> None:
-    assert admissions(build(keys=False).app) == [None]
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 400", "Transfer-Encoding: chunked"])
@@ -295,7 +261,7 @@ def test_the_body_of_who_does_not_get_in_is_not_kept_and_the_connection_is(house
     if "chunked" in framing:
         connection.data_received(b"190\r\n")
     connection.data_received(b"x" * 400)
-    assert connection._reader._body == b""
+    assert connection._parser._body == b""
     if "chunked" in framing:
         connection.data_received(b"\r\n0\r\n\r\n")
     assert transport.written.startswith(b"HTTP/1.1 401 ")

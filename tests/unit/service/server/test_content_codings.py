@@ -14,13 +14,20 @@ from service.http import Response
 from service.inference.pace import Pace
 from service.inference.version import LoadedVersion
 from service.server import response
-from service.server.dispatch import Roads
-from service.server.interface import HttpRequest
 from service.server.response import response_bytes
 from service.serving_config import ServingConfig
 from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE
-from tests.unit.service.fakes import FakeEngine, batcher, make_available, patient_settings, quick, signature, tensor
+from tests.unit.service.fakes import (
+    FakeEngine,
+    batcher,
+    make_available,
+    patient_settings,
+    quick,
+    request,
+    signature,
+    tensor,
+)
 
 
 def echo_bytes(inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -34,18 +41,18 @@ def exchange(
 
     async def ask() -> bytes:
         app = create_app(patient_settings(tmp_path, max_body_bytes=10_000))
-        app.extensions["watcher"].scan()
+        app.watcher.scan()
         engine = FakeEngine({DEFAULT_SIGNATURE: signature({"x": tensor("DT_FLOAT", -1)})}, echo_bytes)
         pace = quick() if is_quick else Pace()
         loaded = LoadedVersion("model", 1, engine, ServingConfig(), batcher(engine), pace=pace)
-        make_available(app.extensions["registry"], loaded)
-        roads = Roads(app, app.extensions["settings"], ("127.0.0.1", 8501))
+        make_available(app.registry, loaded)
+        dispatcher = app.dispatcher
         named = {name.replace("_", "-").encode(): value for name, value in headers.items()}
-        request = HttpRequest("POST", b"/v1/models/model:predict", named, body)
-        answer = roads.answer(request)
+        sent = request(b"/v1/models/model:predict", body, headers=named)
+        answer = dispatcher.dispatch(sent)
         ended = answer if isinstance(answer, Response) else await answer
-        roads.close()
-        return response_bytes(request, response.encode_body(ended, request.accept_encoding), keep_alive=True)
+        dispatcher.close()
+        return response_bytes(sent, response.encode_body(ended, sent.accept_encoding), keep_alive=True)
 
     head, _, content = asyncio.run(ask()).partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")

@@ -1,10 +1,8 @@
 """Pages of other origins: what a browser is told, and what it is not."""
 
-from collections.abc import Mapping
-
 import pytest
 
-from service.http import Response, error_response
+from service.http import Request, Response, error_response
 from service.security.cors import Cors, parse
 from service.server.connection import Connections, CorsConnection
 from service.settings import InvalidSetting, from_environment
@@ -19,13 +17,17 @@ PREFLIGHT = (
 PREDICT = post(b"body", ORIGIN)
 
 
-def nobody_comes_in(target: bytes, headers: Mapping[bytes, bytes]) -> tuple[str, Response | None]:
-    return "", error_response(401, "no key")
+def nobody_comes_in(_request: Request) -> Response | None:
+    return error_response(401, "no key")
+
+
+def everybody_comes_in(_request: Request) -> Response | None:
+    return None
 
 
 def client_of(origins: str, *, needs_key: bool = False) -> Client:
     echo = Echo()
-    admit = nobody_comes_in if needs_key else None
+    admit = nobody_comes_in if needs_key else everybody_comes_in
     connection = CorsConnection(Cors(parse(origins)), echo, Connections(), 100, admit)
     transport = FakeTransport()
     connection.connection_made(transport)

@@ -26,7 +26,7 @@ SECONDS_AT_MOST = 10
 class Bench:
     """`began`, of what is held until `go_on`."""
 
-    threads: Executor
+    executor: Executor
     page: CollectorRegistry
     deadlines: Deadlines = field(default_factory=lambda: Deadlines(30_000))
     began: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -45,11 +45,11 @@ class Bench:
     def context(self, milliseconds: int | None = None) -> RequestContext:
         context = RequestContext()
         if milliseconds is not None:
-            context.deadline = self.deadlines.asked(b"%d" % milliseconds, context.arrived)
+            context.deadline = self.deadlines.from_header(b"%d" % milliseconds, context.arrived)
         return context
 
     def begin_to_hang(self, model: str, milliseconds: int) -> "asyncio.Future[Response]":
-        answer = pending(self.threads.answer(self.context(milliseconds), model, self.hold))
+        answer = pending(self.executor.respond(self.context(milliseconds), model, self.hold))
         assert self.began.acquire(timeout=SECONDS_AT_MOST)
         return answer
 
@@ -91,8 +91,8 @@ def test_a_request_that_hangs_is_answered_at_its_deadline_and_its_late_answer_dr
         assert at.rejected("deadline") == 1
         at.go_on.set()
         # On the same loop, and behind the late one.
-        assert (await pending(at.threads.answer(at.context(), "model", at.note, "next"))).body == b"next"
-        at.threads.close()
+        assert (await pending(at.executor.respond(at.context(), "model", at.note, "next"))).body == b"next"
+        at.executor.close()
 
     run(scenario())
 
@@ -100,10 +100,10 @@ def test_a_request_that_hangs_is_answered_at_its_deadline_and_its_late_answer_dr
 def test_the_settings_limit_counts_where_the_client_says_nothing(make: Any) -> None:
     async def scenario() -> None:
         at = make(request_timeout_ms=20)
-        answer = await pending(at.threads.answer(at.context(), "model", at.hold))
+        answer = await pending(at.executor.respond(at.context(), "model", at.hold))
         assert (answer.status, "20 ms (SERVING_REQUEST_TIMEOUT_MS)" in error(answer)) == (504, True)
         at.go_on.set()
-        at.threads.close()
+        at.executor.close()
 
     run(scenario())
 
@@ -112,16 +112,16 @@ def test_what_waits_for_a_thread_at_its_deadline_is_never_run_and_leaves_its_pla
     async def scenario() -> None:
         at = make(threads=1, max_queue_size=1)
         held = at.begin_to_hang("model", 60_000)
-        waits = pending(at.threads.answer(at.context(20), "model", at.note, "expired"))
-        refused = at.threads.answer(at.context(), "model", at.note, "refused")
+        waits = pending(at.executor.respond(at.context(20), "model", at.note, "expired"))
+        refused = at.executor.respond(at.context(), "model", at.note, "refused")
         assert isinstance(refused, Response)
         assert refused.status == 429
         assert error(await waits).endswith("it was waiting for a free thread")
-        after = pending(at.threads.answer(at.context(), "model", at.note, "after"))
+        after = pending(at.executor.respond(at.context(), "model", at.note, "after"))
         at.go_on.set()
         assert [(await one).status for one in (held, after)] == [200, 200]
         assert at.ran == ["after"]
-        at.threads.close()
+        at.executor.close()
 
     run(scenario())
 
@@ -135,12 +135,12 @@ def test_how_many_wait_for_a_thread_is_told(make: Any) -> None:
 
         held = at.begin_to_hang("model", 60_000)
         assert waiting() == 0
-        later = [pending(at.threads.answer(at.context(), "model", at.note, "later")) for _ in range(2)]
+        later = [pending(at.executor.respond(at.context(), "model", at.note, "later")) for _ in range(2)]
         assert waiting() == 2
         at.go_on.set()
         await asyncio.gather(held, *later)
         assert waiting() == 0
-        at.threads.close()
+        at.executor.close()
 
     run(scenario())
 
@@ -149,8 +149,8 @@ def test_what_no_thread_is_free_for_in_time_is_refused_and_never_run(make: Any) 
     async def scenario() -> None:
         at = make(threads=1, max_queue_ms=20)
         held = at.begin_to_hang("model", 60_000)
-        waits = pending(at.threads.answer(at.context(), "model", at.note, "too late"))
-        hurries = pending(at.threads.answer(at.context(10), "model", at.note, "expired"))
+        waits = pending(at.executor.respond(at.context(), "model", at.note, "too late"))
+        hurries = pending(at.executor.respond(at.context(10), "model", at.note, "expired"))
         refused = await waits
         assert (refused.status, refused.headers) == (429, (("retry-after", "1"),))
         assert error(refused) == "no thread was free for it within 20 ms (SERVING_MAX_QUEUE_MS)"
@@ -160,10 +160,10 @@ def test_what_no_thread_is_free_for_in_time_is_refused_and_never_run(make: Any) 
         assert (await held).status == 200
         assert [at.rejected(reason) for reason in ("queue_full", "deadline", "client_left")] == [1, 1, None]
         # On a busy machine that may be too late as well.
-        while (await pending(at.threads.answer(at.context(), "model", at.note, "next"))).status != 200:
+        while (await pending(at.executor.respond(at.context(), "model", at.note, "next"))).status != 200:
             pass
         assert at.ran == ["next"]
-        at.threads.close()
+        at.executor.close()
 
     run(scenario())
 
@@ -174,7 +174,7 @@ def test_what_has_a_thread_in_time_may_run_longer_until_its_deadline(make: Any) 
         held = at.begin_to_hang("model", 50)
         assert (await held).status == 504
         at.go_on.set()
-        at.threads.close()
+        at.executor.close()
 
     run(scenario())
 
@@ -183,13 +183,13 @@ def test_nobody_is_refused_for_waiting_until_the_models_are_loaded_at_the_start(
     async def scenario() -> None:
         at = make(starting=True, threads=1, max_queue_ms=1)
         held = at.begin_to_hang("model", 60_000)
-        waits = pending(at.threads.answer(at.context(), "model", at.note, "waits"))
+        waits = pending(at.executor.respond(at.context(), "model", at.note, "waits"))
         # One of a shorter deadline ends later than the other might have been refused.
-        assert (await pending(at.threads.answer(at.context(20), "model", at.note, "expired"))).status == 504
+        assert (await pending(at.executor.respond(at.context(20), "model", at.note, "expired"))).status == 504
         assert not waits.done()
         at.go_on.set()
         assert [(await one).status for one in (held, waits)] == [200, 200]
-        at.threads.close()
+        at.executor.close()
 
     run(scenario())
 
@@ -198,8 +198,8 @@ def test_what_nobody_waits_for_because_the_client_left_is_never_run(make: Any) -
     async def scenario() -> None:
         at = make(threads=1)
         held = at.begin_to_hang("model", 60_000)
-        left = pending(at.threads.answer(at.context(), "model", at.note, "left"))
-        stays = pending(at.threads.answer(at.context(), "model", at.note, "stays"))
+        left = pending(at.executor.respond(at.context(), "model", at.note, "left"))
+        stays = pending(at.executor.respond(at.context(), "model", at.note, "stays"))
         left.cancel()
         await asyncio.sleep(0)
         at.go_on.set()
@@ -207,7 +207,7 @@ def test_what_nobody_waits_for_because_the_client_left_is_never_run(make: Any) -
         assert at.ran == ["stays"]
         assert at.rejected("client_left") == 1
         assert at.rejected("deadline") is None
-        at.threads.close()
+        at.executor.close()
 
     run(scenario())
 
@@ -217,10 +217,10 @@ def test_a_client_that_leaves_while_its_request_runs_takes_no_harm_to_others(mak
         at = make(threads=1)
         left = at.begin_to_hang("model", 60_000)
         left.cancel()
-        next_one = pending(at.threads.answer(at.context(), "model", at.note, "next"))
+        next_one = pending(at.executor.respond(at.context(), "model", at.note, "next"))
         at.go_on.set()
         assert (await next_one).body == b"next"
-        at.threads.close()
+        at.executor.close()
 
     run(scenario())
 
@@ -229,8 +229,8 @@ def test_one_model_that_hangs_takes_neither_all_threads_nor_all_places(make: Any
     async def scenario() -> None:
         at = make(threads=8, max_queue_size=8)
         held = [at.begin_to_hang("hangs", 60_000) for _ in range(7)]
-        held += [pending(at.threads.answer(at.context(), "hangs", at.hold)) for _ in range(7)]
-        refused = at.threads.answer(at.context(), "hangs", at.hold)
+        held += [pending(at.executor.respond(at.context(), "hangs", at.hold)) for _ in range(7)]
+        refused = at.executor.respond(at.context(), "hangs", at.hold)
         assert isinstance(refused, Response)
         assert (refused.status, refused.headers) == (429, (("retry-after", "1"),))
         assert error(refused) == (
@@ -238,11 +238,11 @@ def test_one_model_that_hangs_takes_neither_all_threads_nor_all_places(make: Any
             "at most 7"
         )
         for other in ("one", "two"):
-            assert (await pending(at.threads.answer(at.context(), other, at.note, other))).status == 200
+            assert (await pending(at.executor.respond(at.context(), other, at.note, other))).status == 200
         assert at.rejected("queue_full") == 1
         at.go_on.set()
         assert [(await one).status for one in held] == [200] * 14
-        at.threads.close()
+        at.executor.close()
 
     run(scenario())
 
@@ -251,10 +251,10 @@ def test_health_answers_while_all_threads_hang(make: Any) -> None:
     async def scenario() -> None:
         at = make(threads=1)
         held = at.begin_to_hang("model", 60_000)
-        assert (await at.threads.operators_answer(at.context(), at.note, "health")).body == b"health"
+        assert (await at.executor.respond_apart(at.context(), at.note, "health")).body == b"health"
         at.go_on.set()
         await held
-        at.threads.close()
+        at.executor.close()
 
     run(scenario())
 
@@ -266,8 +266,8 @@ def test_a_bug_is_a_500_in_the_log_and_frees_its_place(make: Any, caplog: pytest
     async def scenario() -> None:
         at = make(threads=1, max_queue_size=1)
         for _ in range(3):
-            assert (await pending(at.threads.answer(at.context(), "model", bug))).status == 500
-        at.threads.close()
+            assert (await pending(at.executor.respond(at.context(), "model", bug))).status == 500
+        at.executor.close()
 
     run(scenario())
     assert "bug failed" in caplog.text

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from service.http import Response
-from service.server.interface import HttpRequest
-from service.server.parser import MAX_HEAD_BYTES, BufferedBytes, RequestReader
+from service.http import Request, Response
+from service.server.parser import MAX_HEAD_BYTES, BufferedBytes, RequestParser
 
 POST = b"POST /first HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -17,26 +16,26 @@ NEXT = b"GET /next HTTP/1.1\r\nHost: x\r\n\r\n"
 @dataclass
 class Taker:
     heads: list[Mapping[bytes, bytes]] = field(default_factory=list)
-    requests: list[HttpRequest] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     refusals: list[Response] = field(default_factory=list)
 
-    def head_came(self, target: bytes, headers: Mapping[bytes, bytes]) -> None:
-        self.heads.append(headers)
+    def on_head(self, request: Request) -> None:
+        self.heads.append(request.headers)
 
-    def request_came(self, request: HttpRequest) -> None:
+    def on_request(self, request: Request) -> None:
         self.requests.append(request)
 
-    def refuse(self, _request: HttpRequest, _reason: str, refusal: Response) -> None:
+    def on_invalid(self, _request: Request, _reason: str, refusal: Response) -> None:
         self.refusals.append(refusal)
 
-    def all_is_discarded(self) -> None:
+    def on_discarded(self) -> None:
         pass
 
 
 def read(data: bytes, size: int | None = None) -> Taker:
     """In pieces of so many bytes."""
     taker = Taker()
-    reader = RequestReader(taker, 1_000_000, BufferedBytes())
+    reader = RequestParser(taker, 1_000_000, BufferedBytes())
     for start in range(0, len(data), size or len(data)):
         reader.feed(data[start : start + size] if size else data)
     return taker
@@ -287,7 +286,7 @@ def test_a_request_hidden_in_the_body_of_one_that_offers_an_upgrade_stays_hidden
     hidden = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
     head = POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(hidden)
     taker = Taker()
-    reader = RequestReader(taker, 1000, BufferedBytes())
+    reader = RequestParser(taker, 1000, BufferedBytes())
     reader.feed(head)
     reader.feed(hidden)
     assert [(request.target, request.body) for request in taker.requests] == [(b"/first", hidden)]

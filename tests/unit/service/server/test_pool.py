@@ -126,7 +126,7 @@ def test_names_that_are_not_asked_for_any_more_are_forgotten() -> None:
             at.note(f"model {number}", "")
         at.wait_for(100)
         at.hold_all("last", 1)
-        assert list(at.pool._lines) == ["last"]
+        assert list(at.pool._models) == ["last"]
         at.let_go(1)
 
 

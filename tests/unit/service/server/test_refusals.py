@@ -25,8 +25,8 @@ def context(body_bytes: int = 0) -> RequestContext:
 
 def test_as_many_as_can_be_afforded_are_refused_at_once_and_the_others_in_their_turn(page: CollectorRegistry) -> None:
     async def scenario() -> None:
-        refusals = Rejections(Metrics(page))
-        answers = [refusals.answer(context(), "no") for _ in range(MANY)]
+        rejections = Rejections(Metrics(page))
+        answers = [rejections.queue_full(context(), "no") for _ in range(MANY)]
         assert all(isinstance(answer, Response) and answer.status == 429 for answer in answers[:AT_ONCE])
         waiting = [answer for answer in answers if isinstance(answer, asyncio.Future)]
         assert answers[-len(waiting) :] == waiting
@@ -42,12 +42,12 @@ def test_other_refusals_are_given_in_the_same_turn_and_are_counted_by_who_decide
     page: CollectorRegistry,
 ) -> None:
     async def scenario() -> None:
-        refusals = Rejections(Metrics(page))
+        rejections = Rejections(Metrics(page))
         unauthorized = Response(401, b"no key")
-        answers = [refusals.give(context(), unauthorized) for _ in range(MANY)]
+        answers = [rejections.respond(context(), unauthorized) for _ in range(MANY)]
         assert answers[:AT_ONCE] == [unauthorized] * AT_ONCE
         waiting = [answer for answer in answers if isinstance(answer, asyncio.Future)]
-        behind = refusals.answer(context(), "no")
+        behind = rejections.queue_full(context(), "no")
         assert isinstance(behind, asyncio.Future)
         assert await waiting[0] is unauthorized
         assert not behind.done()
@@ -58,9 +58,9 @@ def test_other_refusals_are_given_in_the_same_turn_and_are_counted_by_who_decide
 
 def test_who_has_left_meanwhile_costs_nothing(page: CollectorRegistry) -> None:
     async def scenario() -> None:
-        refusals = Rejections(Metrics(page))
+        rejections = Rejections(Metrics(page))
         waiting = [
-            answer for _ in range(MANY) if isinstance(answer := refusals.answer(context(), "no"), asyncio.Future)
+            answer for _ in range(MANY) if isinstance(answer := rejections.queue_full(context(), "no"), asyncio.Future)
         ]
         for answer in waiting[:-1]:
             answer.cancel()
@@ -71,10 +71,10 @@ def test_who_has_left_meanwhile_costs_nothing(page: CollectorRegistry) -> None:
 
 def test_one_who_waits_already_is_refused_behind_the_others(page: CollectorRegistry) -> None:
     async def scenario() -> None:
-        refusals = Rejections(Metrics(page))
+        rejections = Rejections(Metrics(page))
         answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-        refusals.settle(answer, context(), "not in time")
-        behind = refusals.answer(context(), "no")
+        rejections.settle_queue_full(answer, context(), "not in time")
+        behind = rejections.queue_full(context(), "no")
         assert isinstance(behind, asyncio.Future)
         assert (await answer).body == b'{"error":"not in time"}'
         await behind
@@ -84,8 +84,8 @@ def test_one_who_waits_already_is_refused_behind_the_others(page: CollectorRegis
 
 def test_a_body_longer_than_can_ever_be_afforded_is_refused_all_the_same(page: CollectorRegistry) -> None:
     async def scenario() -> None:
-        refusals = Rejections(Metrics(page))
-        answers = [refusals.answer(context(10**9), "no") for _ in range(2)]
+        rejections = Rejections(Metrics(page))
+        answers = [rejections.queue_full(context(10**9), "no") for _ in range(2)]
         assert [isinstance(answer, Response) for answer in answers] == [True, False]
         assert not isinstance(answers[1], Response)
         assert (await answers[1]).status == 429

@@ -9,7 +9,6 @@ import pytest
 
 from service import create_app
 from service.server.connection import BODY_SECONDS, Connections, HttpConnection
-from service.server.dispatch import Roads
 from service.settings import Settings
 from tests.unit.service.fakes import FakeService, FakeTransport, patient_settings, signature, tensor
 
@@ -22,18 +21,18 @@ def exchange(tmp_path: Path, sent: bytes, status: int, *, seconds_later: float =
 
     async def scenario() -> bytes:
         service = FakeService(create_app(patient_settings(tmp_path, max_body_bytes=MAX_BODY_BYTES)))
-        service.app.extensions["watcher"].scan()
+        service.app.watcher.scan()
         service.add(OF)
         service.add(OF, lambda _: {"y": 1 / 0}, model="broken")  # type: ignore[dict-item]
-        roads = Roads(service.app, service.app.extensions["settings"], ("127.0.0.1", 80))
-        connection = HttpConnection(roads, Connections(), MAX_BODY_BYTES)
+        dispatcher = service.app.dispatcher
+        connection = HttpConnection(dispatcher, Connections(), MAX_BODY_BYTES, service.app.admits[0])
         connection.connection_made(transport := FakeTransport())
         connection.data_received(sent)
         if seconds_later:
             connection.sweep(asyncio.get_running_loop().time() + seconds_later)
         while b"\r\n\r\n" not in transport.written:
             await asyncio.sleep(0)
-        roads.close()
+        dispatcher.close()
         return transport.written
 
     head = asyncio.run(scenario()).partition(b"\r\n\r\n")[0].decode()
@@ -98,10 +97,12 @@ def test_the_log_of_our_own_mistake_has_the_id(tmp_path: Path, line: str, caplog
     assert record.getMessage().endswith(" failed (request mine)")
 
 
-def test_no_path_can_forge_a_line_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_path_can_forge_a_line_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     app = create_app(Settings(models=tmp_path))
-    app.extensions["registry"].get = lambda *_: 1 / 0
+    monkeypatch.setattr(app.registry, "get", lambda *_: 1 / 0)
     FakeService(app).post("/v1/models/x%0A1970-01-01%20ERROR%20forged%1B[2J:predict", {})
     (record,) = caplog.records
-    path = "/v1/models/x\\n1970-01-01 ERROR forged\\x1b[2J:predict"
+    path = "/v1/models/x%0A1970-01-01%20ERROR%20forged%1B%5B2J%3Apredict"
     assert record.getMessage().startswith(f"POST {path} failed")

@@ -2,15 +2,15 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 
-from service.server.interface import HttpRequest
 from service.server.wsgi import environ, run_wsgi
+from tests.unit.service.fakes import request
 
 ADDRESS = ("127.0.0.1", 8501)
 
 
 def test_the_environment_is_what_the_standard_says() -> None:
     headers = {b"host": b"x:1", b"content-type": b"text/plain", b"accept": b"a,b"}
-    values = environ(HttpRequest("POST", b"/a%20b/%C3%BC?q=1%202", headers, b"body"), ADDRESS)
+    values = environ(request(b"/a%20b/%C3%BC?q=1%202", b"body", headers=headers), ADDRESS)
     assert values["REQUEST_METHOD"] == "POST"
     assert values["PATH_INFO"].encode("latin-1").decode() == "/a b/ü"
     assert values["QUERY_STRING"] == "q=1%202"
@@ -21,7 +21,7 @@ def test_the_environment_is_what_the_standard_says() -> None:
 
 
 def test_a_header_with_an_underscore_cannot_pass_for_another() -> None:
-    values = environ(HttpRequest("GET", b"/", {b"x_api_key": b"stolen"}), ADDRESS)
+    values = environ(request(headers={b"x_api_key": b"stolen"}, method="GET"), ADDRESS)
     assert "HTTP_X_API_KEY" not in values
 
 
@@ -32,7 +32,7 @@ def test_what_the_server_says_of_every_answer_the_app_does_not_say_again() -> No
         start_response("200 OK", [("Date", "today"), ("Content-Length", "2"), ("Connection", "close"), ("ETag", "it")])
         return [b"ok"]
 
-    assert run_wsgi(app, HttpRequest("GET", b"/", {}), ADDRESS).headers == (("etag", "it"),)
+    assert run_wsgi(app, request(method="GET"), ADDRESS).headers == (("etag", "it"),)
 
 
 def test_an_app_that_fails_halfway_is_closed() -> None:
@@ -50,5 +50,5 @@ def test_an_app_that_fails_halfway_is_closed() -> None:
 
     body = Body()
     with pytest.raises(ZeroDivisionError):
-        run_wsgi(lambda _environ, _start: body, HttpRequest("GET", b"/"), ADDRESS)
+        run_wsgi(lambda _environ, _start: body, request(method="GET"), ADDRESS)
     assert body.is_closed

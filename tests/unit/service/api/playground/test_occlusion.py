@@ -66,7 +66,7 @@ def test_nothing_more_is_run_once_nobody_waits_for_it() -> None:
     def check() -> None:
         context.check_deadline()
         if len(engine.asked) == 3:
-            deadline.end()
+            deadline.cancel()
 
     with pytest.raises(DeadlineExceeded, match="being run by its model"):
         occlusion_map(loaded, DEFAULT_SIGNATURE, picture(), "", check)

@@ -1,0 +1,185 @@
+"""The table of routes: dispatch, admission, Flask's rules, metrics, spans and the OpenAPI document all follow it."""
+
+import re
+from collections.abc import Iterator
+from enum import Enum, auto
+from functools import lru_cache
+
+import msgspec
+
+from service.errors import InvalidRequest
+from service.http import Request, Response, decoded_path, error_response
+from service.lifecycle.repository import MAX_VERSION, version_number
+
+# Of what the server as a whole takes, for `OPTIONS *`.
+METHODS = ("GET", "HEAD", "OPTIONS", "POST")
+# Paths are cached up to this length: what strangers ask for must not fill the memory.
+MAX_CACHED_PATH_BYTES = 256
+
+# A name ends where a verb begins.
+_PARAMETERS = {"model": "[^/:]+", "version": "[^/]+", "label": "[^/]+", "file": ".+"}
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+class Access(Enum):
+    """Who may use a route."""
+
+    PAGE = auto()  # Everybody: it holds nothing but the program.
+    HEALTH = auto()  # Everybody, unless there is a port for operations; then there.
+    METRICS = auto()  # The same; and then nobody at the main port.
+    MODELS = auto()  # Where there are API keys, who has one.
+    ADMIN = auto()  # Where there are API keys, who has one of the scope admin.
+
+
+class Route(msgspec.Struct, frozen=True):
+    """`path`: as OpenAPI writes it. `protocol` and `verb`: as metrics and spans name them. A prediction is decoded, run
+    and encoded by its protocol; every other route is a view of Flask."""
+
+    method: str
+    path: str
+    protocol: str
+    verb: str
+    access: Access = Access.MODELS
+    is_prediction: bool = False
+
+    @property
+    def endpoint(self) -> str:
+        """The name of its view."""
+        return f"{self.protocol}.{self.verb}"
+
+    @property
+    def waits_for_models(self) -> bool:
+        """Whether its response may have to wait until a model is loaded or free."""
+        return self.method == "POST" or "/models/" in self.path
+
+    @property
+    def is_operations(self) -> bool:
+        """Whether tools send it every few seconds."""
+        return self.access in (Access.HEALTH, Access.METRICS)
+
+
+class Match(msgspec.Struct, frozen=True):
+    """A route and what a path names for it."""
+
+    route: Route
+    parameters: dict[str, str]
+
+    @property
+    def model(self) -> str:
+        return self.parameters.get("model", "")
+
+
+_V1 = ("/v1/models/{model}", "/v1/models/{model}/versions/{version}", "/v1/models/{model}/labels/{label}")
+_V2 = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+_PLAYGROUND = "/playground/models/{model}/versions/{version}"
+_VERBS = ("predict", "classify", "regress")
+
+
+def _routes() -> Iterator[Route]:
+    for place in _V1:
+        for verb in _VERBS:
+            yield Route("POST", f"{place}:{verb}", "v1", verb, is_prediction=True)
+    for place in _V2:
+        yield Route("POST", f"{place}/infer", "v2", "infer", is_prediction=True)
+    for verb in _VERBS:
+        yield Route("POST", f"{_PLAYGROUND}/{verb}", "playground", verb, is_prediction=True)
+
+    yield Route("GET", "/v1/models", "v1", "models")
+    for place in _V1:
+        yield Route("GET", place, "v1", "status")
+        yield Route("GET", f"{place}/metadata", "v1", "metadata")
+
+    yield Route("GET", "/v2", "v2", "server")
+    # Before the models: one that is called so has its metadata where the statistics of all are.
+    yield Route("GET", "/v2/models/stats", "v2", "all_stats")
+    for place in _V2:
+        yield Route("GET", place, "v2", "metadata")
+        for verb in ("ready", "config", "stats"):
+            yield Route("GET", f"{place}/{verb}", "v2", verb)
+    yield Route("POST", "/v2/repository/index", "v2", "index")
+    yield Route("POST", "/v2/repository/models/{model}/load", "v2", "load", Access.ADMIN)
+    yield Route("POST", "/v2/repository/models/{model}/unload", "v2", "unload", Access.ADMIN)
+
+    yield Route("GET", "/v2/health/live", "operations", "live", Access.HEALTH)
+    yield Route("GET", "/v2/health/ready", "operations", "ready", Access.HEALTH)
+    yield Route("GET", "/metrics", "operations", "metrics", Access.METRICS)
+    yield Route("GET", "/monitoring/prometheus/metrics", "operations", "metrics", Access.METRICS)
+
+    yield Route("GET", "/", "pages", "playground", Access.PAGE)
+    yield Route("GET", "/docs", "pages", "docs", Access.PAGE)
+    yield Route("GET", "/openapi.json", "pages", "openapi", Access.PAGE)
+    yield Route("GET", "/static/{file}", "pages", "static", Access.PAGE)
+
+    yield Route("GET", "/playground/models", "playground", "models")
+    yield Route("GET", _PLAYGROUND, "playground", "version")
+    yield Route("GET", f"{_PLAYGROUND}/files/{{file}}", "playground", "file")
+    yield Route("POST", f"{_PLAYGROUND}/seen", "playground", "seen")
+    yield Route("POST", f"{_PLAYGROUND}/occlusion", "playground", "occlusion")
+
+
+def _pattern(path: str) -> "re.Pattern[str]":
+    parts = _PLACEHOLDER.split(path)
+    for place in range(len(parts)):
+        parts[place] = f"(?P<{parts[place]}>{_PARAMETERS[parts[place]]})" if place % 2 else re.escape(parts[place])
+    return re.compile("".join(parts), re.DOTALL)
+
+
+ROUTES = tuple(_routes())
+_TABLE = [(route, _pattern(route.path)) for route in ROUTES]
+
+
+def find(method: str, target: bytes) -> Match | None:
+    """The route of a request; None where there is none."""
+    # A HEAD gets the response of a GET; the connection leaves the body out.
+    method = "GET" if method == "HEAD" else method
+    path = target.partition(b"?")[0]
+    return (_find if len(path) <= MAX_CACHED_PATH_BYTES else _find.__wrapped__)(method, path)
+
+
+@lru_cache(1024)
+def _find(method: str, escaped: bytes) -> Match | None:
+    path = decoded_path(escaped).decode(errors="replace")
+    for route, pattern in _TABLE:
+        if route.method == method and (match := pattern.fullmatch(path)):
+            return Match(route, match.groupdict())
+    return None
+
+
+def parse_version(text: str | None) -> int | None:
+    """The version that a path names; None where it names none. Raises InvalidRequest, in TensorFlow Serving's words."""
+    if text is None:
+        return None
+    number = version_number(text)
+    if number is None:
+        raise InvalidRequest(
+            f"Malformed request: Failed to convert version: {text[:40]} to numeric; expected a whole number of at most "
+            f"{MAX_VERSION}"
+        )
+    return number
+
+
+def no_route(request: Request) -> Response:
+    """The response where `find` finds nothing: 404, 405, or what OPTIONS asks for. In v1 TensorFlow Serving's words."""
+    method, path = request.method, decoded_path(request.target).decode(errors="replace")
+    allowed = METHODS if path == "*" else _allowed(path)
+    if allowed and method == "OPTIONS":
+        return Response(200, b"", "text/plain", (("allow", ", ".join(allowed)),))
+    if path.startswith("//"):
+        return error_response(400, "Malformed request: the path begins with more than one slash")
+    is_v1 = path.startswith("/v1/")
+    if allowed:
+        message = f"{path} does not take {method}; it takes {', '.join(allowed)}"
+        if is_v1:
+            # Clients of TensorFlow Serving may look for these words, which it sends with 400.
+            message = f"Malformed request: {method} {path}: {message}"
+        return error_response(405, message, ("allow", ", ".join(allowed)))
+    if is_v1:
+        return error_response(400, f"Malformed request: {method} {path}")
+    return error_response(404, f"no such route: {method} {path}")
+
+
+def _allowed(path: str) -> tuple[str, ...]:
+    methods = {route.method for route, pattern in _TABLE if pattern.fullmatch(path)}
+    if "GET" in methods:
+        methods.add("HEAD")
+    return tuple(sorted(methods | {"OPTIONS"})) if methods else ()
