@@ -6,7 +6,7 @@ from flask import Blueprint, send_from_directory
 from flask import Response as FlaskResponse
 
 from service.api.flask_views import json_response
-from service.api.openapi.document import document
+from service.api.openapi import document
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 STATIC = Path(__file__).parent.parent / "static"
