@@ -5,7 +5,7 @@ from pathlib import Path
 from flask import send_from_directory
 
 from service.api.flask_app import View, json_response
-from service.api.openapi.document import document
+from service.api.openapi import document
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 STATIC = Path(__file__).parent.parent / "static"

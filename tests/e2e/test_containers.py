@@ -87,6 +87,7 @@ def test_the_container_is_healthy_and_answers(image: str, start: Callable[..., C
     assert container.state()["Health"]["Status"] == "healthy"
     status, answer = ask(f"{container.url}/v1/models/regression:predict", {"instances": [10.0]})
     assert (status, answer) == (200, {"predictions": [pytest.approx(31, abs=0.01)]})
+    assert ask(f"{container.url}/openapi.json")[0] == 200
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="this machine has one core: nothing to be held back from")
