@@ -1,68 +1,81 @@
-"""The requests' bodies: `python -m benchmarks.bodies FOLDER ENCODING-PICTURES ...` writes each, with its headers.
-
-A process of its own, so that the command itself never loads NumPy and Pillow: pages that a server shares with somebody
-outside it count only half in its proportional memory.
-"""
+"""Bodies of requests: pictures and tensors, encoded as the servers take them."""
 
 import json
-import subprocess
-import sys
-from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from benchmarks.process import Body, in_own_process
+
 SAMPLE = Path("models/clothing/1/assets.extra/sample.png")
 PHOTO_SIZE = (400, 533)
+# Nobody should send longer rows as JSON.
+MAX_JSON_VALUES = 10_000
+JSON = {"Content-Type": "application/json"}
+# Of the regression.
+ROW = Body(b'{"instances": [1.0]}', JSON)
 
 
-@dataclass(frozen=True)
-class Body:
-    content: bytes
-    headers: dict[str, str]
+@cache
+def body(encoding: str, pictures: int = 1) -> Body:
+    return in_own_process(_encode, encoding, pictures)
 
 
-def make(wanted: set[str], folder: Path) -> dict[str, Body]:
-    """Bodies by `ENCODING-PICTURES`, as v1_json-32."""
-    subprocess.run([sys.executable, "-m", "benchmarks.bodies", str(folder), *sorted(wanted)], check=True, timeout=60)
-    return {name: Body((folder / name).read_bytes(), _headers(folder, name)) for name in wanted}
+def of_version(version: Path) -> dict[str, Body]:
+    """One row for a version of models/ in each form that it takes: picture, JSON, v2 binary."""
+    return in_own_process(_forms, version)
 
 
-def _headers(folder: Path, name: str) -> dict[str, str]:
-    headers: dict[str, str] = json.loads((folder / f"{name}.headers").read_text())
-    return headers
-
-
-def main() -> None:
-    folder = Path(sys.argv[1])
-    for name in sys.argv[2:]:
-        encoding, _, pictures = name.partition("-")
-        content, headers = encode(encoding, int(pictures))
-        (folder / name).write_bytes(content)
-        (folder / f"{name}.headers").write_text(json.dumps(headers))
-
-
-def encode(encoding: str, pictures: int) -> tuple[bytes, dict[str, str]]:
+def _encode(encoding: str, pictures: int) -> Body:
     if encoding in ("png", "jpeg"):
-        return picture(encoding), {"Content-Type": f"image/{encoding}"}
+        return Body(picture(encoding), {"Content-Type": f"image/{encoding}"})
     batch = tensor(pictures)
-    v2_input = {"name": "pixels", "shape": list(batch.shape), "datatype": "FP32"}
     match encoding:
         case "v1_json":
-            content = {"instances": batch.tolist()}
+            return _json({"instances": batch.tolist()})
         case "v2_json":
-            content = {"inputs": [v2_input | {"data": batch.ravel().tolist()}]}
+            described = {"name": "pixels", "shape": list(batch.shape), "datatype": "FP32"}
+            return _json({"inputs": [described | {"data": batch.ravel().tolist()}]})
         case "bentoml_json":
-            content = {"pixels": batch.tolist()}
+            return _json({"pixels": batch.tolist()})
         case "v2_binary":
-            described = v2_input | {"parameters": {"binary_data_size": batch.nbytes}}
-            head = json.dumps({"inputs": [described]}).encode()
-            return head + batch.tobytes(), {
-                "Content-Type": "application/octet-stream",
-                "Inference-Header-Content-Length": str(len(head)),
-            }
-        case _:
-            raise ValueError(f"encoding {encoding!r}: expected png, jpeg, v1_json, v2_json, v2_binary or bentoml_json")
-    return json.dumps(content).encode(), {"Content-Type": "application/json"}
+            return _v2_binary("pixels", batch)
+    raise ValueError(f"encoding {encoding!r}: expected png, jpeg, v1_json, v2_json, v2_binary or bentoml_json")
+
+
+def _forms(version: Path) -> dict[str, Body]:
+    import numpy as np
+    from PIL import Image
+
+    extra = version / "assets.extra"
+    config = json.loads((extra / "serving.json").read_text())
+    ((name, described),) = config["signatures"]["serving_default"]["inputs"].items()
+    forms = {}
+    if sample := config["example"].get("picture"):
+        image = config["image"]
+        with Image.open(extra / sample) as opened:
+            values = opened.convert(image.get("mode", "RGB")).resize((image["width"], image["height"]))
+        kind = Path(sample).suffix[1:].replace("jpg", "jpeg")
+        forms["picture"] = Body((extra / sample).read_bytes(), {"Content-Type": f"image/{kind}"})
+    else:
+        values = config["example"]["instances"][:1]
+    row = np.asarray(values, np.float32).reshape([1, *described["shape"][1:]])
+    if row.size <= MAX_JSON_VALUES:
+        forms["JSON"] = _json({"instances": np.round(row.astype(float), 3).tolist()})
+    forms["v2 binary"] = _v2_binary(name, row)
+    return forms
+
+
+def _json(content: object) -> Body:
+    return Body(json.dumps(content).encode(), JSON)
+
+
+def _v2_binary(name: str, values: Any) -> Body:
+    described = {"name": name, "shape": list(values.shape), "datatype": "FP32"}
+    head = json.dumps({"inputs": [described | {"parameters": {"binary_data_size": values.nbytes}}]}).encode()
+    headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
+    return Body(head + values.tobytes(), headers)
 
 
 def tensor(pictures: int) -> Any:
@@ -75,16 +88,14 @@ def tensor(pictures: int) -> Any:
 
 
 def picture(encoding: str) -> bytes:
-    """The sample itself as PNG; as JPEG a photo's size and texture, made from the sample and a fixed noise."""
-    from io import BytesIO
-
+    """PNG: the sample itself. JPEG: a photo's size and texture, made from the sample and fixed noise."""
     import numpy as np
     from PIL import Image
 
     if encoding == "png":
         return SAMPLE.read_bytes()
     garment = np.asarray(Image.open(SAMPLE).resize(PHOTO_SIZE, Image.Resampling.BICUBIC), np.float32)
-    # Grain and a slope of light: a smooth picture would unpack faster than a photo does.
+    # Grain and a slope of light: a smooth picture would decode faster than a photo does.
     height, width = garment.shape
     grain = np.random.default_rng(1).normal(0, 6, (height, width, 3))
     light = np.linspace(0, 25, height)[:, None, None]
@@ -92,7 +103,3 @@ def picture(encoding: str) -> bytes:
     photo = BytesIO()
     Image.fromarray(colour.clip(0, 255).astype(np.uint8)).save(photo, "JPEG", quality=90)
     return photo.getvalue()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,8 @@
-"""The page, as a person meets it: how much it loads, and how long from a dropped picture to its answer. Code 1 where
-either is too much."""
+"""The page, as a person meets it: how much it loads, and how long from a dropped picture to its prediction.
 
-import argparse
+Code 1 where either is too much.
+"""
+
 import os
 import shutil
 import sys
@@ -13,24 +14,18 @@ from typing import Any
 
 from playwright.sync_api import Browser, sync_playwright
 
-from benchmarks import machine
-from benchmarks.bodies import Body
-from benchmarks.processes import Running, start, stop
+from benchmarks import report
+from benchmarks.bodies import ROW
+from benchmarks.process import Body, Running, cores, serving
 from benchmarks.report import number
-from benchmarks.sections import Section
-from benchmarks.servers import Server
+from benchmarks.servers import fitting_room
 
-HEADING = "## The page"
-MODELS = Path("models")
 PICTURES = {
-    "clothing": MODELS / "clothing/2/assets.extra/sample.png",
-    "photos": MODELS / "photos/1/assets.extra/sample.jpg",
+    "clothing": Path("models/clothing/2/assets.extra/sample.png"),
+    "photos": Path("models/photos/1/assets.extra/sample.jpg"),
 }
-MOST_BYTES = 300_000
-MOST_SECONDS = 1.0
 DROPS = 15
-
-# From the drop to the first frame that shows the answer, in milliseconds.
+# From the drop to the first frame that shows the prediction, in milliseconds.
 DROP = """async ([bytes, type]) => {
     const data = new DataTransfer();
     data.items.add(new File([new Uint8Array(bytes)], "dropped", {type}));
@@ -44,104 +39,80 @@ DROP = """async ([bytes, type]) => {
 }"""
 
 
-SERVER = Server("the page", ("-m", "service", "--models", str(MODELS), "--port", "{port}"), routes={})
-READY = Body(b'{"instances": [10.0]}', {"Content-Type": "application/json"})
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=__doc__)
+    parser = report.parser("benchmarks.page", __doc__)
     parser.add_argument("--drops", type=int, default=DROPS, help="of each picture (default: %(default)s)")
-    drops = parser.parse_args().drops
+    options = parser.parse_args()
     chromium = shutil.which("chromium") or sys.exit("no browser: there is no `chromium` command")
-    running = start(SERVER, 1, set(machine.cores()), "/v1/models/regression:predict", READY, Path())
-    try:
-        with sync_playwright() as playwright:
-            options = ["--no-sandbox"] if os.geteuid() == 0 else []
-            browser = playwright.chromium.launch(executable_path=chromium, args=options)
-            measured = {model: measure(browser, running, model, file, drops) for model, file in PICTURES.items()}
-    finally:
-        stop(running)
-    results = {
-        **machine.provenance(),
-        "drops": drops,
-        "models": measured,
-    }
-    SECTION.keep(results)
-    print(section(results))
-    sys.exit(1 if missed(results) else 0)
+    server = fitting_room.server(models="models", prepare=None)
+    with serving(server, "/v1/models/regression:predict", ROW, cores(), Path()) as running, sync_playwright() as driver:
+        flags = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = driver.chromium.launch(executable_path=chromium, args=flags)
+        models = {model: _measure(browser, running, model, file, options.drops) for model, file in PICTURES.items()}
+        browser.close()
+    is_reached = report.finish("page", {"drops": options.drops, "models": models}, write=not options.dry_run)
+    sys.exit(not is_reached)
 
 
-def measure(browser: Browser, running: Running, model: str, picture: Path, drops: int) -> dict[str, float]:
-    """On a browser that has never been there. Times in milliseconds."""
+def _measure(browser: Browser, running: Running, model: str, picture: Path, drops: int) -> dict[str, float]:
+    """In a browser context that has never been there. Times in milliseconds."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     loaded: list[int] = []
     session = context.new_cdp_session(page)
     session.send("Network.enable")
-    session.on("Network.loadingFinished", lambda found: loaded.append(int(found["encodedDataLength"])))
+    session.on("Network.loadingFinished", lambda event: loaded.append(int(event["encodedDataLength"])))
     began = time.perf_counter()
     page.goto(f"http://127.0.0.1:{running.port}/#/try/{model}")
     page.wait_for_selector(".drop")
     opened = 1000 * (time.perf_counter() - began)
-    page_bytes = sum(loaded)
-    content = picture.read_bytes()
+    page_kb = sum(loaded) / 1000
     kind = "image/png" if picture.suffix == ".png" else "image/jpeg"
-    drawn, answered = [], []
+    sent = Body(picture.read_bytes(), {"Content-Type": kind})
+    drawn, responded = [], []
     for _ in range(drops):
-        drawn.append(float(page.evaluate(DROP, [list(content), kind])))
+        drawn.append(float(page.evaluate(DROP, [list(sent.content), kind])))
         began = time.perf_counter()
-        if problem := running.ask(f"/v1/models/{model}:classify", Body(content, {"Content-Type": kind})):
-            raise SystemExit(problem)
-        answered.append(1000 * (time.perf_counter() - began))
+        if (status := running.post(f"/v1/models/{model}:classify", sent)) != 200:
+            raise SystemExit(f"{model}: status {status}")
+        responded.append(1000 * (time.perf_counter() - began))
     context.close()
     return {
-        "page_bytes": page_bytes,
+        "page_kb": page_kb,
         "opened_ms": opened,
         "first_drawn_ms": drawn[0],
         "drawn_ms": median(drawn),
         "slowest_drawn_ms": max(drawn),
-        "answered_ms": median(answered),
+        "request_ms": median(responded),
     }
 
 
-def missed(results: Mapping[str, Any]) -> bool:
-    return any(
-        figures["page_bytes"] > MOST_BYTES or figures["first_drawn_ms"] > 1000 * MOST_SECONDS
-        for figures in results["models"].values()
-    )
-
-
-def section(results: Mapping[str, Any]) -> str:
-    rows = [
-        f"| {model} | {figures['page_bytes'] / 1000:.0f} | "
-        + " | ".join(
-            number(figures[name])
-            for name in ("opened_ms", "first_drawn_ms", "drawn_ms", "slowest_drawn_ms", "answered_ms")
-        )
-        + " |"
-        for model, figures in results["models"].items()
+def section(found: Mapping[str, Any]) -> list[str]:
+    columns = {
+        "page_kb": "KB until it can be used",
+        "opened_ms": "ms until then",
+        "first_drawn_ms": "ms to the first prediction",
+        "drawn_ms": "median",
+        "slowest_drawn_ms": "slowest",
+        "request_ms": "request",
+    }
+    models = found["models"]
+    return [
+        f"{found['drops']} drops of each picture.",
+        report.table(
+            ["model", *columns.values()],
+            [[model, *(number(one[column]) for column in columns)] for model, one in models.items()],
+        ),
+        report.targets(
+            [
+                report.target("KB until it can be used", max(one["page_kb"] for one in models.values()), 300),
+                report.target(
+                    "seconds to the first prediction", max(one["first_drawn_ms"] for one in models.values()) / 1e3, 1
+                ),
+            ]
+        ),
     ]
-    return "\n".join(
-        [
-            HEADING,
-            "",
-            f"{results['machine']}; {results['made']}; service and headless Chromium on the same cores. From the drop "
-            f"of a picture to the first frame that shows its answer, {results['drops']} times, beside a request of our "
-            "own for the same picture in between. "
-            + (
-                "**Missed.**"
-                if missed(results)
-                else f"Wanted: at most {MOST_BYTES // 1000} KB, and the first answer within {MOST_SECONDS:g} s."
-            ),
-            "",
-            "| model | KB until it can be used | ms until then | ms to the first answer | median | slowest | request |",
-            "|---|--:|--:|--:|--:|--:|--:|",
-            *rows,
-        ]
-    )
 
-
-SECTION = Section(HEADING, Path("benchmarks/page.json"), section)
 
 if __name__ == "__main__":
     main()

@@ -1,40 +1,33 @@
-"""A server to measure: a module here with a `SERVER`. The command imports it, so it imports nothing heavy itself.
+"""Servers to measure. A yardstick's module also runs in the yardstick's own environment: it imports nothing heavy."""
 
-A yardstick's own code stands in the same module, inside functions: it runs in the yardstick's environment.
-"""
-
-import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
+from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Route:
+    """`encoding`: how bodies.py encodes what is sent there."""
+
     path: str
-    # How bodies.py encodes what a scenario sends.
     encoding: str
 
 
 @dataclass(frozen=True)
 class Server:
+    """How to start a server, and what it can be sent.
+
+    `command`: arguments for Python; {port}, {workers} and {folder} are replaced, in process {encoding}, {pictures} and
+    {seconds}. `routes`: by what a scenario sends (json, v2_binary, png, jpeg). `yardstick`: what ours are compared
+    with has a letter or a name here. `environment`: under .venv. `prepare` fills {folder}. `in_process`: it takes no
+    requests and prints its own figures.
+    """
+
     title: str
-    # Arguments for Python; {port}, {workers} and {folder} are replaced, for one in process {encoding}, {pictures} and
-    # {seconds}.
     command: tuple[str, ...]
-    # By what scenarios send: json, v2_binary, png, jpeg.
     routes: Mapping[str, Route]
-    # The letter that issue and report call it by; empty: it is ours, and compared with all that have one.
     yardstick: str = ""
-    # The virtual environment under .venv that it runs in.
     environment: str = "dev"
     variables: Mapping[str, str] = field(default_factory=dict)
-    # Arguments for Python, run once before the first start: they fill {folder} with what the server needs.
-    prepare: tuple[str, ...] = ()
-    # It prints its own figures instead of answering requests: what the work costs without a server.
+    prepare: Callable[[Path], None] | None = None
     in_process: bool = False
-
-
-def all_servers() -> dict[str, Server]:
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    return {name: import_module(f"{__name__}.{name}").SERVER for name in names}

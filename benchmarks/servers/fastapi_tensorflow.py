@@ -45,7 +45,7 @@ def create_app() -> Any:
     async def predict(request: Request) -> Any:
         instances = orjson.loads(await request.body())["instances"]
         outputs = run(np.asarray(instances, np.float32))
-        answer = orjson.dumps({"predictions": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
-        return Response(answer, media_type="application/json")
+        content = orjson.dumps({"predictions": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+        return Response(content, media_type="application/json")
 
     return app

@@ -1,13 +1,15 @@
 """No server: the same pictures through LiteRT in one loop on one core. What a server adds is what lies above it.
 
-For a tensor the loop runs the model, and that is all; for a picture it unpacks, resizes and runs it, by plain Pillow.
+For a tensor the loop runs the model, and that is all; for a picture it decodes, resizes and runs it, by plain Pillow.
 """
 
 import sys
 import time
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
+from benchmarks import bodies
 from benchmarks.servers import Route, Server
 
 SERVER = Server(
@@ -27,43 +29,35 @@ SIZE = (28, 28)
 
 def main(encoding: str, pictures: int, seconds: float) -> None:
     """Prints what wrk's script prints; see load.py."""
-    once = _runs_tensor(pictures) if encoding == "tensor" else _runs_picture(encoding)
+    once = _tensor(pictures) if encoding == "tensor" else _picture(encoding)
     for _ in range(50):
         once()
     times = []
-    started, cpu = time.perf_counter(), time.process_time()
-    while time.perf_counter() - started < seconds:
+    began, cpu = time.perf_counter(), time.process_time()
+    while time.perf_counter() - began < seconds:
         before = time.perf_counter()
         once()
         times.append(time.perf_counter() - before)
-    elapsed, cpu = time.perf_counter() - started, time.process_time() - cpu
+    elapsed, cpu = time.perf_counter() - began, time.process_time() - cpu
     times.sort()
     p50, p99 = (times[int(len(times) * share)] * 1e6 for share in (0.5, 0.99))
     print(f"requests={len(times)} seconds={elapsed:.6f} p50={p50:.1f} p99={p99:.1f} cpu={cpu:.6f} failed=0")
 
 
-def _runs_tensor(pictures: int) -> Callable[[], Any]:
-    from benchmarks.bodies import tensor
-
-    batch = tensor(pictures)
-    run = _model(pictures)
+def _tensor(pictures: int) -> Callable[[], Any]:
+    batch, run = bodies.tensor(pictures), _model(pictures)
     return lambda: run(batch)
 
 
-def _runs_picture(encoding: str) -> Callable[[], Any]:
-    from io import BytesIO
-
+def _picture(encoding: str) -> Callable[[], Any]:
     import numpy as np
     from PIL import Image, ImageOps
 
-    from benchmarks.bodies import picture
-
-    content = picture(encoding)
-    run = _model(1)
+    content, run = bodies.picture(encoding), _model(1)
 
     def once() -> Any:
         image = Image.open(BytesIO(content))
-        # A JPEG is unpacked at a fraction of its size, the quickest that Pillow offers.
+        # A JPEG is decoded at a fraction of its size, the quickest that Pillow offers.
         image.draft("L", (2 * SIZE[0], 2 * SIZE[1]))
         grey = image.convert("L")
         fitted = grey if grey.size == SIZE else ImageOps.pad(grey, SIZE, Image.Resampling.LANCZOS)
@@ -76,14 +70,14 @@ def _model(batch: int) -> Callable[[Any], Any]:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter("models/clothing/1/assets.extra/model.tflite", num_threads=1)
-    given, answer = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
-    interpreter.resize_tensor_input(given, [batch, *SIZE])
+    first, last = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    interpreter.resize_tensor_input(first, [batch, *SIZE])
     interpreter.allocate_tensors()
 
     def run(pixels: Any) -> Any:
-        interpreter.set_tensor(given, pixels)
+        interpreter.set_tensor(first, pixels)
         interpreter.invoke()
-        return interpreter.get_tensor(answer)
+        return interpreter.get_tensor(last)
 
     return run
 

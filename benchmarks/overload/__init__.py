@@ -1,1 +1,0 @@
-"""Ten times as many clients as a worker takes: `python -m benchmarks.overload`."""
