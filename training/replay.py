@@ -22,7 +22,6 @@ from service.inference.context import RequestContext
 from service.inference.infer import Inference
 from service.inference.shadow import check_types, first_labels
 from service.inference.version import LoadedVersion
-from service.lifecycle.registry import Registry
 from service.lifecycle.repository import Repository
 from service.lifecycle.warm_up import WarmUp
 from service.metrics.definitions import Metrics

@@ -1,4 +1,4 @@
-"""Scores as ranked labels, and a number per example: the answers of `:classify` and `:regress`."""
+"""Classification and regression: scores as ranked labels, and a number for each example."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ Ranking = list[list[object]]
 def classify(
     loaded: LoadedVersion, signature_name: str, outputs: Mapping[str, Array], top_k: int | None
 ) -> list[Ranking]:
-    """For each row [[label, score], ...]: best first where serving.json names labels, else as the model gives them.
+    """[[label, score], ...] for each row: best first where serving.json names labels, else as the model gives them.
 
     Raises:
         InvalidRequest: the model has neither labels nor the outputs "classes" and "scores", or gives no row.
@@ -37,7 +37,7 @@ def classify(
 
 
 def label_scores(loaded: LoadedVersion, signature_name: str, outputs: Mapping[str, Array]) -> Array:
-    """[rows, labels], of a version that has a label output.
+    """The scores, [rows, labels], of a version that has a label output.
 
     Raises:
         InvalidRequest: the model gives something else for this input.
@@ -57,7 +57,7 @@ def label_scores(loaded: LoadedVersion, signature_name: str, outputs: Mapping[st
 
 
 def regress(loaded: LoadedVersion, signature_name: str, outputs: Mapping[str, Array]) -> Array:
-    """One number per row, from the only output, which is [batch] or [batch, 1].
+    """One number for each row, from the only output, which is [batch] or [batch, 1].
 
     Raises:
         InvalidRequest: the model gives something else, or no row.
@@ -74,8 +74,8 @@ def regress(loaded: LoadedVersion, signature_name: str, outputs: Mapping[str, Ar
 
 
 def best_first(scores: Array) -> Array:
-    """The places of the scores, [classes]. NaN comes last: it is no score, and must not hide the others."""
-    # As floats, because unsigned scores have no negative.
+    """Indices of the scores, [classes], best first. NaN comes last: it must not hide the others."""
+    # As floats: unsigned scores have no negative.
     return np.argsort(-np.nan_to_num(scores.astype(np.float64), nan=-np.inf), kind="stable")
 
 

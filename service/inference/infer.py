@@ -144,7 +144,7 @@ class Inference:
         loaded, deadline = prediction.loaded, prediction.context.deadline
         if deadline is not None:
             deadline.check()
-            deadline.on_expired = partial(loaded.health.deadline_passed, deadline)
+            deadline.on_expired = partial(loaded.health.deadline_expired, deadline)
         try:
             # Quick runs wait for no others.
             if loaded.batcher is not None and not loaded.pace.is_quick:

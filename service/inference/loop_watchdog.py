@@ -1,7 +1,7 @@
-"""Sees to it that no model holds up the event loop, and with it everybody.
+"""The loop watchdog: no model may hold up the event loop.
 
-The event loop itself runs a version whose row took under a millisecond when it was warmed up. What it is asked later
-may take any time: its graph may loop as often as an input says.
+The event loop itself runs versions that are quick. A later request may take any time all the same: a graph may loop as
+often as an input says.
 """
 
 import logging
@@ -12,8 +12,8 @@ from collections.abc import Callable
 from service.inference.context import Prediction
 from service.inference.version import LoadedVersion
 
-# Counted in looks, not by the clock: where nobody runs, because the process was stopped or something else held the
-# interpreter, neither does this.
+# Time is counted in polls, not by the clock: while the process is stopped, or something else holds the interpreter,
+# there are no polls either.
 POLL_SECONDS = 0.25
 POLLS_UNTIL_SLOW = 4
 POLLS_UNTIL_HANGING = 20
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 
 
 class LoopWatchdog:
-    """`running`: what the event loop runs at this moment, of several together the first."""
+    """`running`: the prediction that the event loop runs at this moment; of a batch the first."""
 
     def __init__(
         self,
         on_slow: Callable[[LoadedVersion], None] = lambda _loaded: None,
         end_process: Callable[[], None] = lambda: os._exit(1),
     ) -> None:
-        """`on_slow`: told of a version that the event loop should not run any more."""
+        """`on_slow`: called with a version that the event loop should not run any more."""
         self.running: Prediction | None = None
         self._on_slow = on_slow
         self._end_process = end_process

@@ -1,7 +1,7 @@
-"""Pace: how long a version's runs take, learned from them, and whether the event loop may run it.
+"""Pace: how long the runs of a version take, and whether the event loop may run it.
 
-What a version takes cannot be told by inputs that nobody has sent. It begins in threads, and moves to the event loop
-once its runs, or those of the example that it brings, are quick; it goes back where they get slow.
+How long a version takes is unknown until it is run with real inputs. It begins in threads, and moves to the event loop
+once its runs, or those of the example that it brings, are quick; when they get slow it goes back.
 """
 
 import time
@@ -9,28 +9,26 @@ from collections import deque
 from collections.abc import Callable
 from math import inf
 
-# A version whose row takes less is run by the event loop itself.
+# The event loop itself runs versions whose rows take less.
 QUICK_SECONDS = 0.001
-# So many runs are remembered,
+# The last runs in threads, of which this many have to be quick: a busy machine makes some of them slow.
 REMEMBERED_RUNS = 8
-# and of those in threads so many have to be quick; a machine that is busy makes some of them slow.
 QUICK_RUNS = 6
-# On the event loop a run is slow that takes longer than this; by the wall's clock, than that, for another thread may
-# have had the interpreter meanwhile,
+# On the event loop, a run is slow that takes longer than this in CPU time. By the clock it may take longer, since
+# another thread may have had the interpreter.
 SLOW_SECONDS = 2 * QUICK_SECONDS
 SLOW_WALL_SECONDS = 20 * QUICK_SECONDS
-# and a version that has held it up for so long, in such runs,
+# A version whose slow runs take this long within the window leaves the event loop.
 HELD_UP_SECONDS = 0.05
-# within so many seconds, leaves it.
 WINDOW_SECONDS = 1.0
-# Each time it takes twice as many quick runs to come back, up to so many times.
+# Each time it needs twice as many quick runs to come back, up to this often.
 MAX_DOUBLINGS = 10
 
 Clock = Callable[[], float]
 
 
 class Pace:
-    """One version's, in this worker process. `row_seconds`: what a row takes; infinite as long as that is unknown."""
+    """The pace of a version in this worker process. `row_seconds`: what a row takes; infinity while unknown."""
 
     __slots__ = (
         "_cpu_clock",
@@ -47,7 +45,7 @@ class Pace:
     )
 
     def __init__(self, row_seconds: float = inf, cpu_clock: Clock | None = None) -> None:
-        """`row_seconds`: of the version's own example. `cpu_clock`: the processor time of the thread that asks, for an
+        """`row_seconds`: measured with the version's own example. `cpu_clock`: CPU time of the calling thread, for an
         engine that runs on it; None for one that has threads of its own."""
         self.row_seconds = row_seconds
         self.is_quick = row_seconds < QUICK_SECONDS
@@ -57,17 +55,17 @@ class Pace:
         self._run_seconds: deque[float] = deque(maxlen=REMEMBERED_RUNS)
         self._is_kept_off = False
         self._returns = 0
-        # Until it may be judged.
+        # Runs until it may move to the event loop.
         self._missing_runs = REMEMBERED_RUNS
         self._held_up_since = -inf
         self._held_up = 0.0
 
     def begin(self) -> tuple[float, float]:
-        """To be handed to `end` by the same thread."""
+        """A run begins. Hand the result to `end`, in the same thread."""
         return time.perf_counter(), self._cpu_clock()
 
     def end(self, begun: tuple[float, float], rows: int) -> None:
-        """A thread's run of so many rows is over."""
+        """A run of this many rows is over."""
         self._run_seconds.append(time.perf_counter() - begun[0])
         self._row_seconds.append((self._cpu_clock() - begun[1]) / rows)
         self._missing_runs -= 1
@@ -79,12 +77,12 @@ class Pace:
 
     @property
     def usual_run(self) -> float:
-        """The median of those remembered, in seconds; 0 where there is none."""
+        """The median of the remembered runs in seconds; 0 where there are none."""
         seconds = sorted(self._run_seconds)
         return seconds[len(seconds) // 2] if seconds else 0.0
 
     def held_up(self, seconds: float, cpu_seconds: float) -> None:
-        """A run on the event loop has taken so long; its thread has had the processor for `cpu_seconds` at most."""
+        """A run on the event loop took this long; its thread had the CPU for at most `cpu_seconds`."""
         if self._runs_on_caller:
             seconds = min(seconds, cpu_seconds)
         if seconds <= (SLOW_SECONDS if self._runs_on_caller else SLOW_WALL_SECONDS):
@@ -98,7 +96,7 @@ class Pace:
             self._returns = min(self._returns + 1, MAX_DOUBLINGS)
 
     def keep_off_loop(self) -> None:
-        """Threads run it from now on, however quick it is."""
+        """Leave it to threads from now on, however quick it is."""
         self._is_kept_off = True
         self.is_quick = False
 

@@ -1,7 +1,7 @@
-"""Label scores: which output holds a score for each label of serving.json, and those scores as [rows, labels].
+"""Scores beside a version's outputs: outlier scores, and label scores as [rows, labels].
 
-With two labels one output of a single number, as a sigmoid gives it, is the probability of the second label: so Keras
-numbers the classes of a binary classifier.
+A label output holds a score for each label of serving.json. With two labels, one output of a single number, as a
+sigmoid gives it, is the probability of the second label: Keras numbers the classes of a binary classifier that way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,14 @@ from service.serving_config import ServingConfig
 from service.tensors.dtypes import Array
 from service.tensors.signature import Signature, TensorSpec
 
-# How unlike each row is to what a version was trained on: told beside the outputs, never among them.
-
 OUTLIER_SCORE_HEADER = "Outlier-Score"
-# Many a proxy takes no more than 4 KB of headers.
+# Many proxies take no more than 4 KB of headers.
 MAX_HEADER_SCORES = 256
 
 
 class Inferred(msgspec.Struct, frozen=True):
-    """What came of one request: the signature's outputs, by name. `outlier_scores`, one for each row, are above 1 for
-    what is unlike the training data; empty where the version gives none."""
+    """The outputs of one request by name, as its signature has them. `outlier_scores`: one for each row, above 1 for a
+    row unlike the training data; empty where the version gives none."""
 
     outputs: Mapping[str, Array]
     outlier_scores: Sequence[float] = ()
@@ -34,10 +32,10 @@ def relative_scores(scores: Array, threshold: float) -> list[float]:
 
 
 def outlier_score_headers(outlier_scores: Sequence[float]) -> tuple[tuple[str, str], ...]:
-    """The header that tells them; none where there is none, or more than fit into one."""
+    """The header with the scores; none where there are none, or more than fit into one."""
     if not 0 < len(outlier_scores) <= MAX_HEADER_SCORES:
         return ()
-    # What is no finite number is like nothing: so it counts as a metric, too.
+    # What is not finite is like nothing in the training data; the metric counts it so, too.
     return (
         (
             OUTLIER_SCORE_HEADER,
@@ -74,10 +72,10 @@ def label_scores(array: Array, spec: TensorSpec, labels: int) -> Array | None:
 
 
 def label_mismatch(signatures: Mapping[str, Signature], config: ServingConfig) -> str | None:
-    """Why the labels cannot belong to what the version gives, with both counts; None where they may.
+    """Why the labels cannot belong to the outputs, with both counts; None where they may.
 
-    They may where an output has as many scores a row, in whichever signature, and where that cannot be told: an output
-    has a free size, or rows that are no list of scores (boxes, sequences, class numbers).
+    They may where an output of any signature has as many scores a row, and where that is unknown: an output has a free
+    size, or rows that are no list of scores (boxes, sequences, class numbers).
     """
     count = len(config.labels)
     if not count:
@@ -94,8 +92,8 @@ def label_mismatch(signatures: Mapping[str, Signature], config: ServingConfig) -
             sizes[name] = size
     if not sizes:
         return None
-    told = " and ".join(f"the output {name!r} has {_counted(size, 'score')} a row" for name, size in sizes.items())
-    return f"serving.json names {_counted(count, 'label')}, and {told}; expected as many labels as scores"
+    found = " and ".join(f"the output {name!r} has {_counted(size, 'score')} a row" for name, size in sizes.items())
+    return f"serving.json names {_counted(count, 'label')}, and {found}; expected as many labels as scores"
 
 
 def _is_probability(spec: TensorSpec) -> bool:
@@ -109,7 +107,7 @@ def _number_outputs(signature: Signature, config: ServingConfig) -> dict[str, Te
 
 
 def _row_shape(spec: TensorSpec) -> tuple[int, ...] | None:
-    """None where it is any, or the output has no rows."""
+    """The shape of a row; None where it is free, or the output has no rows."""
     return spec.shape[1:] if spec.shape else None
 
 

@@ -1,4 +1,4 @@
-"""Shadows: versions that get a copy of what others are asked, so that one sees whether they would answer alike."""
+"""Shadows: versions that get copies of requests to another, so that their responses can be compared."""
 
 import logging
 import queue
@@ -11,10 +11,10 @@ import numpy as np
 from service.inference.version import LoadedVersion, Shadow
 from service.tensors.dtypes import DTYPES, Array, size_of
 
-# Copies that wait for the one thread that runs them, and their bytes; what comes beyond is dropped.
+# Copies that wait for the thread that runs them, and their bytes. Further ones are dropped.
 MAX_WAITING = 64
 MAX_WAITING_BYTES = 64 * 1024 * 1024
-# How far numbers may be apart and still agree: what other kernels or orders of adding up make of float32.
+# How far numbers may differ and still agree: what other kernels, and other orders of summing, make of float32.
 RELATIVE, ABSOLUTE = 1e-3, 1e-5
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ Copy = tuple[LoadedVersion, LoadedVersion, str, Arrays, Arrays]
 
 
 class ShadowObserver:
-    """Told what became of a copy for this version; does nothing with it."""
+    """What copies report. This one ignores it."""
 
     def compared(self, shadow: LoadedVersion, agrees: bool) -> None: ...
 
@@ -35,7 +35,7 @@ class ShadowObserver:
 
 
 class Mirror:
-    """Runs copies of requests on a thread of its own: no answer waits for them, and none fails with them."""
+    """Runs copies of requests in a thread of its own: no response waits for them, and none fails with them."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Mirror:
         max_waiting: int = MAX_WAITING,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
-        """`draw`: a number of [0, 1) for each request that a shadow may get."""
+        """`draw`: gives a number in [0, 1) for each request that a shadow may get."""
         self._infer = infer
         self._observer = observer
         self._draw = draw
@@ -57,7 +57,7 @@ class Mirror:
         self._is_started = False
 
     def offer(self, shadow: Shadow, answered: LoadedVersion, signature: str, inputs: Arrays, outputs: Arrays) -> None:
-        """What `answered` made of a request. Never blocks."""
+        """Take a copy of a request that `answered` responded to. Never blocks."""
         if self._draw() >= shadow.share:
             return
         size = size_of(inputs) + size_of(outputs)
@@ -76,7 +76,7 @@ class Mirror:
             self._start()
 
     def wait(self) -> None:
-        """Until nothing waits any more."""
+        """Wait until all copies have run."""
         self._waiting.join()
 
     def _start(self) -> None:
@@ -89,7 +89,7 @@ class Mirror:
         while True:
             copy, size = self._waiting.get()
             self._compare(*copy)
-            # A version that is unloaded meanwhile would else wait for the next one.
+            # So that a version that is unloaded meanwhile can go before the next copy comes.
             del copy
             with self._lock:
                 self._waiting_bytes -= size
@@ -103,14 +103,14 @@ class Mirror:
             self._observer.compared(
                 shadow, agree(answered, outputs, shadow, self._infer(shadow, signature, inputs), signature)
             )
-        # Its own fault or that of a request that it does not take: no client is told.
+        # The shadow fails, or does not take this request. No client learns of it.
         except Exception as error:
             logger.debug("%s version %d as a shadow failed: %s", shadow.model, shadow.version, error)
             self._observer.failed(shadow)
 
 
 def agree(one: LoadedVersion, of_one: Arrays, other: LoadedVersion, of_other: Arrays, signature: str) -> bool:
-    """The same label comes first in every row, where both have labels; else all outputs are close."""
+    """Whether the same label comes first in every row, where both have labels; else whether all outputs are close."""
     labels, other_labels = first_labels(one, of_one, signature), first_labels(other, of_other, signature)
     if labels is not None and other_labels is not None:
         return labels == other_labels
@@ -118,7 +118,7 @@ def agree(one: LoadedVersion, of_one: Arrays, other: LoadedVersion, of_other: Ar
 
 
 def first_labels(loaded: LoadedVersion, outputs: Arrays, signature: str) -> list[str] | None:
-    """Which came first in each row; None where the version has no labels for them."""
+    """The first label of each row; None where the version has no labels."""
     scores = loaded.label_scores(signature, outputs)
     return None if scores is None else [loaded.config.labels[index] for index in scores.argmax(axis=-1)]
 
@@ -136,7 +136,7 @@ def _close(one: Array, other: Array) -> bool:
 
 
 def check_types(loaded: LoadedVersion, signature: str, inputs: Arrays) -> None:
-    """For inputs that were decoded for another version: an engine takes its own types only. Raises TypeError."""
+    """Check inputs that were decoded for another version: an engine takes only its own types. Raises TypeError."""
     for name, spec in loaded.signature(signature).inputs.items():
         if name in inputs and inputs[name].dtype != DTYPES.get(spec.dtype):
             raise TypeError(f"input {name!r} is {inputs[name].dtype}, expected {spec.dtype}")

@@ -1,4 +1,4 @@
-"""A version in its life: the states it goes through, and what it is once it is loaded."""
+"""Versions: their states, and what a loaded one is made of."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ UNBATCHED = BatchLimits(max_batch_size=1, timeout_seconds=0.0)
 
 
 class State(StrEnum):
-    """TensorFlow Serving's states."""
+    """The states of a version, as TensorFlow Serving names them."""
 
     START = "START"
     LOADING = "LOADING"
@@ -33,8 +33,8 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VersionStatus:
-    """`error` says why a version that ended could not be loaded; without one it was unloaded on demand. Of one that is
-    AVAILABLE: why the folder that took the place of its own could not. `failed_folder`: its identity."""
+    """`error`: why a version in state END could not be loaded; empty where it was unloaded on demand. For one that is
+    AVAILABLE: why the folder that replaced its own could not. `failed_folder`: the identity of that folder."""
 
     state: State
     error: str = ""
@@ -49,25 +49,25 @@ class LoadedVersion:
     version: int
     engine: Engine
     config: ServingConfig
-    # Of threads: requests run one after the other, or together where their rows are independent. None: each by itself.
+    # For threads. None: every request runs by itself.
     batcher: Batcher | None = None
-    # Of the event loop; None where rows that run together do not take clearly less than each alone.
+    # For the event loop. None where rows in a batch take about as long as alone.
     tick_batcher: TickBatcher | None = None
     limits: BatchLimits = UNBATCHED
     independence: Independence = field(default_factory=Independence)
     pace: Pace = field(default_factory=Pace)
-    # How much less a row takes among eight than alone, and how many rows together pay, both measured by the version's
-    # example. Infinity and None where that was not told: then batches are formed, as large as they may be.
+    # How much less time a row takes among eight than alone, and how many rows make the best batch, both measured with
+    # the version's example. Infinity and None where unknown: then batches are formed, as large as they may be.
     batch_gain_seconds: float = inf
     best_batch_size: int | None = None
-    # None where there is no reference to compare with.
+    # None without a reference.
     drift: Drift | None = None
     health: Health = field(default_factory=Health)
-    # Where it was loaded from.
+    # The folder that it was loaded from.
     folder: Folder | None = None
-    # Who gets a copy of what this one answers; set in what requests without a version get.
+    # The version that gets copies of its requests; set for the version that requests without one get.
     shadow: "Shadow | None" = None
-    # As metrics write it.
+    # The version as metrics write it.
     version_text: str = field(init=False)
     _label_outputs: Mapping[str, str] = field(init=False)
 
@@ -77,28 +77,28 @@ class LoadedVersion:
         object.__setattr__(self, "_label_outputs", {name: output for name, output in found.items() if output})
 
     def signature(self, name: str) -> Signature:
-        """Raises InvalidRequest where there is none of that name."""
+        """The signature of that name. Raises InvalidRequest where there is none."""
         try:
             return self.engine.signatures[name]
         except KeyError:
             known = ", ".join(map(repr, sorted(self.engine.signatures)))
             raise InvalidRequest(f'Serving signature key "{name}" not found; {self.model} has {known}') from None
 
-    def signature_to_run(self, asked: str) -> str:
-        """The one whose run answers it: instead of the default one that which gives the outlier score, too."""
+    def signature_to_run(self, name: str) -> str:
+        """The signature that is run for this one: for the default one, the one that gives the outlier score as well."""
         score = self.config.outlier_score
-        return score.signature if score is not None and asked == DEFAULT_SIGNATURE else asked
+        return score.signature if score is not None and name == DEFAULT_SIGNATURE else name
 
     def run_in_thread(self, signature_name: str, inputs: Arrays) -> dict[str, Array]:
-        """Its pace is learned by it, and its health knows of it. For threads."""
+        """Run, and keep pace and health up to date. For threads."""
         begun = self.pace.begin()
         outputs = self.health.run(self.engine.run, signature_name, inputs)
         self.pace.end(begun, row_count(inputs) or 1)
         return outputs
 
     def runs_in_batches(self, signature_name: str, rows: int) -> bool:
-        """Whether so many rows of one request are more than it runs together. What runs so quickly that no batches are
-        formed needs little memory for them."""
+        """Whether this many rows of one request are run in batches. A version so quick that no batches are formed needs
+        little memory for its rows."""
         is_batched = self.tick_batcher is not None or not self.pace.is_quick
         return rows > self.limits.max_batch_size and signature_name in self.independence.signatures and is_batched
 
@@ -112,13 +112,12 @@ class LoadedVersion:
         return any(takes_pictures(signature, self.config.image) for signature in self.engine.signatures.values())
 
     def label_output(self, signature_name: str) -> str | None:
-        """The output that holds a score for each label: the only one whose rows are as long as the labels, or for two
-        labels the only probability."""
+        """The only output whose rows are as long as the labels, or for two labels the only probability."""
         return self._label_outputs.get(signature_name)
 
     def label_scores(self, signature_name: str, outputs: Mapping[str, Array]) -> Array | None:
-        """That output's scores, [rows, labels]; None where there is none, or a run gave another shape than the
-        signature says, or no probability."""
+        """The scores of the label output, [rows, labels]; None where there is none, or a run gave another shape than
+        its signature declares, or no probability."""
         name = self._label_outputs.get(signature_name)
         if name is None:
             return None
@@ -129,7 +128,7 @@ class LoadedVersion:
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """`share`: of how many requests it gets a copy."""
+    """A version that gets copies of requests. `share`: of how many, from 0 to 1."""
 
     loaded: LoadedVersion
     share: float

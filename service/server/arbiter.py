@@ -1,4 +1,4 @@
-"""The process that watches over the workers: gunicorn's arbiter, and what it needs to know of them without any file."""
+"""The arbiter: gunicorn's process that watches over the workers, without temporary files."""
 
 import os
 import signal
@@ -12,14 +12,14 @@ from gunicorn.arbiter import Arbiter
 from service.runtime.deaths import Deaths, Ending
 from service.runtime.shared_memory import SharedMemory, nameless_file
 
-# A crash report tells of at most 100 threads.
+# A crash report lists at most 100 threads.
 MAX_CRASH_BYTES = 256 * 1024
 POLL_SECONDS = 0.05
 
 
 class Heartbeat:
-    """A worker's sign of life in the shared memory, in place of the times of a temporary file; gunicorn calls it `tmp`.
-    Its file has no name, and takes what a worker that crashes has to say."""
+    """A worker's heartbeat in shared memory, in place of gunicorn's temporary file; gunicorn calls it `tmp`. Its
+    nameless file takes the crash report of the worker."""
 
     def __init__(self, memory: SharedMemory, slot: int) -> None:
         self._memory = memory
@@ -27,7 +27,7 @@ class Heartbeat:
         self._file = nameless_file()
         self._maker = os.getpid()
         self.crash = ""
-        # Until its first beat a worker takes as long as it takes.
+        # Before its first beat, a worker may take any time.
         memory.beat(slot, inf)
 
     def notify(self) -> None:
@@ -40,7 +40,7 @@ class Heartbeat:
         return self._file
 
     def close(self) -> None:
-        """By the first process once the worker has ended; by the other workers when they begin."""
+        """The first process calls this once the worker has ended; other workers when they begin."""
         if self._file < 0:
             return
         if os.getpid() == self._maker:
@@ -50,7 +50,7 @@ class Heartbeat:
 
 
 class ServiceArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
-    """Tells `deaths` how each worker ended."""
+    """gunicorn's arbiter, which also records how each worker ended."""
 
     def __init__(self, app: object, memory: SharedMemory) -> None:
         self._memory = memory
@@ -59,7 +59,7 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(app)
 
     def reap_workers(self) -> None:
-        # gunicorn learns how a worker ended, and tells nobody; who asks without waiting for it leaves it to be told.
+        # gunicorn keeps to itself how a worker ended. Reading it with WNOWAIT leaves it to gunicorn as well.
         for pid, worker in self.WORKERS.items():
             worker.ending = _ending(pid)
         super().reap_workers()
@@ -75,7 +75,7 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         super().manage_workers()
 
     def _wait_for_successors(self) -> None:
-        """After a reload the old workers take connections until the new ones do."""
+        """After a reload, keep the old workers until the new ones listen."""
         staying = sorted(self.WORKERS.values(), key=lambda worker: worker.age)[-self.num_workers :]
         latest = time.monotonic() + self.timeout
         while not all(self._memory.listens(worker.slot) for worker in staying):
@@ -84,20 +84,22 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             time.sleep(POLL_SECONDS)
 
     def worker_ended(self, worker: Any) -> None:
-        """gunicorn has noticed it. Its slot is free from now on."""
+        """gunicorn has noticed that a worker ended. Its slot is free from now on."""
         ending = replace(worker.ending, crash=worker.tmp.crash, is_aborted=worker.aborted)
         self._deaths.worker_ended(worker.slot, ending)
         self._memory.free_slot(worker.slot)
 
 
 def _ending(pid: int) -> Ending:
-    """Of a worker that has ended; of one that lives, or where the system does not tell, nothing."""
+    """How a worker ended; empty for one that lives, or where the system does not tell."""
     if not hasattr(os, "waitid"):
         return Ending()
     try:
-        told = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        status = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return Ending()
-    if told is None:
+    if status is None:
         return Ending()
-    return Ending(code=told.si_status) if told.si_code == os.CLD_EXITED else Ending(signal=told.si_status)
+    if status.si_code == os.CLD_EXITED:
+        return Ending(code=status.si_status)
+    return Ending(signal=status.si_status)

@@ -1,4 +1,4 @@
-"""Listening sockets: beginning with them, accepting who comes, and ending them without losing who has come."""
+"""Listening sockets: bind, accept, drain."""
 
 import asyncio
 import ctypes
@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-# How many the kernel keeps that are connected and not accepted yet; it takes fewer where net.core.somaxconn is less.
+# Connections that the kernel keeps until they are accepted; fewer where net.core.somaxconn is less.
 BACKLOG = 2048
-# Where no more wait, uvloop's own way, which costs less for each, is fast enough.
-FEW = 8
-# At a time: nobody's answer waits for longer than these take.
-AT_A_TIME = 256
+# Up to this many waiting connections, uvloop accepts fast enough, at less cost for each.
+MAX_FEW = 8
+# Connections accepted at a time: responses wait for as long as these take.
+MAX_ACCEPTED = 256
 # The beginning of tcp_info in linux/tcp.h; its last number, tcpi_unacked, is a listening socket's queue.
 TCP_INFO = struct.Struct("8B5I")
 
@@ -28,7 +28,7 @@ NO_SYN = (
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """Nobody can connect before it listens. Raises OSError where the address is none of this machine's."""
+    """A bound socket; clients can connect once it listens. Raises OSError where the address is not this machine's."""
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # One for each worker process: with one for all, connections that are kept alive pile up on one worker.
@@ -38,50 +38,53 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 def connect_no_more(listener: socket.socket) -> None:
-    """What is connected already is still accepted. Closing the listener at once would reset what the loop has not come
-    to, with the requests that are on their way. Who tries to connect now tries again a second later, and is refused."""
+    """Stop new connections. Clients that are connected already are still accepted: closing the listener at once would
+    reset them, with the requests that are on their way. A client that connects now tries again a second later, and is
+    refused."""
     program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in NO_SYN))
-    # Elsewhere than on Linux there is no such filter.
+    # Only Linux has this filter.
     with suppress(OSError):
         filter_ = struct.pack("HP", len(NO_SYN), ctypes.addressof(program))
         listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_)
 
 
 def waiting(listener: socket.socket) -> int:
-    """How many are connected to it and not accepted yet; 0 where that is not to be had: only Linux tells."""
+    """How many connections wait to be accepted; 0 where that is unknown (only Linux tells)."""
     if sys.platform != "linux":
         return 0
     try:
         queue: int = TCP_INFO.unpack(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size))[-1]
-    # What runs containers may be no Linux and only look like it.
+    # Some container runtimes only look like Linux.
     except (OSError, struct.error):
         return 0
     return queue
 
 
 class Accepting:
-    """What uvloop asks for a protocol each time it has accepted a connection. It does so once in a round of the event
-    loop, however many wait, and under load a round is long: the kernel's queue would fill, and lose those that come
-    then. So where many wait, all of them are accepted in that round."""
+    """The protocol factory of a listener, which also accepts the connections that wait.
+
+    uvloop accepts one connection in a pass of the event loop, and under load a pass is long: the kernel's queue would
+    fill, and drop connections. So where many wait, all of them are accepted in one pass.
+    """
 
     def __init__(self, listener: socket.socket, protocol: Callable[[], asyncio.Protocol]) -> None:
         self._listener = listener
         self._protocol = protocol
-        # The event loop itself does not hold its tasks.
+        # The event loop keeps no reference to its tasks.
         self._beginning: set[asyncio.Task[object]] = set()
 
     def __call__(self) -> asyncio.Protocol:
-        if waiting(self._listener) > FEW:
+        if waiting(self._listener) > MAX_FEW:
             self._accept_waiting()
         return self._protocol()
 
     def _accept_waiting(self) -> None:
         loop = asyncio.get_running_loop()
-        for _ in range(AT_A_TIME):
+        for _ in range(MAX_ACCEPTED):
             try:
                 client, _address = self._listener.accept()
             except OSError:
-                # Nobody waits any more; or it is not possible now, and uvloop sees to that.
+                # None waits any more; or accepting fails now, which uvloop handles.
                 return
             task = loop.create_task(loop.connect_accepted_socket(self._protocol, client))
             self._beginning.add(task)

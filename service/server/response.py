@@ -11,11 +11,10 @@ import msgspec
 from service.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from service.http import Request, Response
 
-# Content codings: request bodies out of gzip and deflate, answers into them. (RFC 9110, 8.4 and 12.5.3)
-
+# Content codings: RFC 9110, 8.4 and 12.5.3.
 ACCEPTED_CODINGS = "gzip, deflate"
 
-# One more than anybody has a use for; without an end, a small body could unpack to ever more work.
+# Nobody needs more than two; without a limit a small body could unpack to ever more work.
 MAX_CODINGS = 3
 
 # What fits into a packet gains nothing by being smaller.
@@ -24,6 +23,7 @@ MIN_ENCODED_BYTES = 1_400
 # JSON of numbers hardly shrinks further at higher levels, which cost several times as much.
 _LEVEL = 1
 
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
 _GZIP, _ZLIB, _RAW_DEFLATE = 31, 15, -15
 _COMPRESSED_TYPES = ("image/", "audio/", "video/", "font/", "application/zip", "application/gzip")
 _UNCOMPRESSED_TYPES = ("image/svg+xml", "image/bmp")
@@ -34,12 +34,12 @@ class UnsupportedCoding(UnsupportedMediaType):
 
 
 def decode_body(body: bytes, content_encoding: bytes, max_bytes: int) -> bytes:
-    """The body without the codings that its header lists in the order of their application. Each one is undone up to
-    `max_bytes` and no further. A request without a body is left alone, whatever its header says.
+    """Undo the codings of a body, which its header lists in the order of their application. Each is undone up to
+    `max_bytes`. An empty body stays empty, whatever the header says.
 
     Raises:
-        UnsupportedCoding: a coding is none that is taken, or there are too many.
-        InvalidRequest: the body is not what the header says, or more than that.
+        UnsupportedCoding: an unknown coding, or too many.
+        InvalidRequest: the body is not in that coding, or something follows it.
         PayloadTooLarge: more than `max_bytes` come out.
     """
     codings = [coding.strip().lower() for coding in content_encoding.decode("latin-1").split(",")]
@@ -58,10 +58,10 @@ def decode_body(body: bytes, content_encoding: bytes, max_bytes: int) -> bytes:
 
 
 def encode_body(response: Response, accept_encoding: bytes) -> Response:
-    """The response in the coding that its reader likes best, where it is long enough to gain by one."""
+    """The response in the coding that the client prefers, where it is long enough to gain by one."""
     if not accept_encoding or len(response.body) < MIN_ENCODED_BYTES or _is_settled(response):
         return response
-    # Caches must tell the forms apart, and so must know of it with either.
+    # Both forms say so: caches must tell them apart.
     headers = (*response.headers, ("vary", "accept-encoding"))
     coding = preferred(accept_encoding)
     if coding is None:
@@ -72,7 +72,7 @@ def encode_body(response: Response, accept_encoding: bytes) -> Response:
 
 
 def preferred(accept_encoding: bytes) -> str | None:
-    """Of gzip and deflate the one that the header weighs highest; None where it wants neither, or rather none."""
+    """gzip or deflate, whichever the header weighs higher; None where it prefers neither."""
     if not accept_encoding:
         return None
     weights = _weights(accept_encoding.decode("latin-1"))
@@ -105,7 +105,7 @@ def _decode_coding(body: bytes, coding: str, max_bytes: int) -> bytes:
 
 
 def _deflate_form(body: bytes) -> int:
-    """deflate is zlib's format; many senders leave its head and its check out. The head: RFC 1950, 2.2."""
+    """deflate means zlib's format (RFC 1950, 2.2); many senders leave out its head and its checksum."""
     has_head = len(body) >= 2 and body[0] & 0x0F == 8 and int.from_bytes(body[:2]) % 31 == 0
     return _ZLIB if has_head else _RAW_DEFLATE
 
@@ -127,15 +127,12 @@ def _weights(accept_encoding: str) -> dict[str, float]:
 
 
 def _weight(text: str) -> float:
-    """From 0 (not wanted) to 1; what is no number wants nothing."""
+    """From 0 (not accepted) to 1; 0 for what is no number."""
     try:
         weight = float(text)
     except ValueError:
         return 0.0
     return weight if 0 <= weight <= 1 else 0.0
-
-
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
 def response_bytes(request: Request, response: Response, *, keep_alive: bool) -> bytes:
@@ -152,12 +149,12 @@ def response_bytes(request: Request, response: Response, *, keep_alive: bool) ->
 
 @lru_cache(64)
 def _shared_head(status: int, content_type: str, second: int) -> bytes:
-    """The lines that many answers share, with places for the body's length and the request's id."""
+    """The lines that many responses share, with places for the body's length and the request's id."""
     return (
         f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n"
         f"content-type: {content_type.replace('%', '%%')}\r\n"
         f"date: {formatdate(second, usegmt=True)}\r\n"
-        # A browser must not make a page of what is none.
+        # A browser must not take anything else for a page.
         "x-content-type-options: nosniff\r\n"
         "content-length: %d\r\n"
         "x-request-id: %b\r\n"

@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 SWEEP_SECONDS = 1.0
 # Connections at the port for operations.
 MAX_OPERATIONS_CONNECTIONS = 64
-# How long connections that are kept alive stay open after SIGTERM for a request that may be on its way.
+# How long kept-alive connections stay open after SIGTERM, for a request that may be on its way.
 LINGER_SECONDS = 1.0
-# How long what is being connected at SIGTERM may take for it.
+# How long clients that are connecting at SIGTERM may take.
 HANDSHAKE_SECONDS = 0.1
-# How often is looked at what is left.
+# Pause between polls of what is left.
 DRAIN_SECONDS = 0.02
 
 
 class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
-    """Small predictions are answered on the event loop itself, everything else by a pool of threads."""
+    """A gunicorn worker that serves connections on an event loop."""
 
     def __init__(
         self, age: int, ppid: int, sockets: "list[socket.socket]", app: Any, timeout: float, cfg: Any, log: Any
     ) -> None:
-        """In the first process, before the fork. `app`: has the memory that is shared, `app.memory`.
+        """Called in the first process, before the fork. `app.memory`: the shared memory.
 
-        What gunicorn's own does, but for the temporary file by which it knows that a worker lives: there may be no
+        Does what gunicorn's own does, except for the temporary file that is a worker's heartbeat: there may be no
         folder for one.
         """
         self.age = age
@@ -65,7 +65,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         self.ending = Ending()
 
     def init_process(self) -> None:
-        # gunicorn's own process loads this module, and must not grow fat by what only workers need.
+        # The first process loads this module, and must stay small.
         import uvloop
 
         malloc.keep_what_is_freed()
@@ -80,7 +80,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             signal.signal(number, signal.SIG_DFL)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             self.loop.add_signal_handler(number, self._stop)
-        # Who dies of a signal writes down which thread it came from; SIGABRT is also how gunicorn ends who is stuck.
+        # A worker that dies of a signal writes down the thread it came from; gunicorn ends stuck workers by SIGABRT.
         faulthandler.enable(self.tmp.fileno(), all_threads=True)
 
     def _stop(self) -> None:
@@ -162,21 +162,21 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             await asyncio.sleep(0.05)
 
     async def _accept_rest(self, listeners: "list[socket.socket]", latest: float) -> None:
-        """Those that have connected, or are just connecting."""
+        """Accept clients that have connected, or are just connecting."""
         await asyncio.sleep(HANDSHAKE_SECONDS)
         while any(map(waiting, listeners)) and time.monotonic() < latest:
             self.notify()
             await asyncio.sleep(DRAIN_SECONDS)
 
     async def _drain(self, groups: tuple["Connections", ...], latest: float) -> None:
-        """Every connection gets the answer to what it has sent, and is closed."""
-        looks = 0
-        # What was accepted last is not among them yet.
+        """Respond to what every connection has sent, and close it."""
+        polls = 0
+        # Connections that were just accepted are not among them yet.
         await asyncio.sleep(DRAIN_SECONDS)
         while any(groups) and time.monotonic() < latest:
-            # Not by the clock: while the process stood still, it did not read what clients sent.
-            looks += 1
+            # Not by the clock: while the process stood still, it read nothing.
+            polls += 1
             for connections in groups:
-                connections.drain(close_idle=looks * DRAIN_SECONDS > LINGER_SECONDS)
+                connections.drain(close_idle=polls * DRAIN_SECONDS > LINGER_SECONDS)
             self.notify()
             await asyncio.sleep(DRAIN_SECONDS)

@@ -71,7 +71,7 @@ def pass_deadlines(at: Version, times: int, run_began: float = 0.0) -> None:
     for _ in range(times):
         deadline = Deadline.unlimited()
         deadline.run_began = run_began
-        at.health.deadline_passed(deadline)
+        at.health.deadline_expired(deadline)
 
 
 def test_after_so_many_deadlines_in_a_row_it_is_unhealthy_and_says_so_once(

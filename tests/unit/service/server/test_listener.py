@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.server.listener import AT_A_TIME, BACKLOG, FEW, Accepting, bound_socket, waiting
+from service.server.listener import BACKLOG, MAX_ACCEPTED, MAX_FEW, Accepting, bound_socket, waiting
 
 
 @pytest.mark.parametrize(
@@ -97,9 +97,9 @@ def test_where_the_queue_is_not_told_nobody_is_taken_to_wait(told: bytes | OSErr
 
 
 def test_a_few_who_wait_are_left_to_the_event_loop(crowd: Crowd) -> None:
-    crowd.grow(FEW)
+    crowd.grow(MAX_FEW)
     assert isinstance(Accepting(crowd.listener, partial(Accepted, []))(), Accepted)
-    assert waiting(crowd.listener) == FEW
+    assert waiting(crowd.listener) == MAX_FEW
 
 
 def test_many_who_wait_are_accepted_at_once_but_not_so_many_that_others_are_held_up(crowd: Crowd) -> None:
@@ -109,16 +109,16 @@ def test_many_who_wait_are_accepted_at_once_but_not_so_many_that_others_are_held
         accept = Accepting(crowd.listener, partial(Accepted, accepted))
         accept()
         await rounds(5)
-        assert len(accepted) == AT_A_TIME
+        assert len(accepted) == MAX_ACCEPTED
         assert waiting(crowd.listener) == 20
         accept()
         await rounds(5)
-        assert len(accepted) == AT_A_TIME + 20
+        assert len(accepted) == MAX_ACCEPTED + 20
         assert waiting(crowd.listener) == 0
         for transport in accepted:
             transport.close()
 
-    crowd.grow(AT_A_TIME + 20)
+    crowd.grow(MAX_ACCEPTED + 20)
     asyncio.run(accept_twice())
 
 
@@ -135,6 +135,6 @@ def test_what_cannot_be_accepted_now_is_left_to_the_event_loop(crowd: Crowd) -> 
             assert isinstance(Accepting(listener, partial(Accepted, accepted))(), Accepted)
             await rounds(5)
 
-    crowd.grow(FEW + 1)
+    crowd.grow(MAX_FEW + 1)
     asyncio.run(accept())
     assert accepted == []
