@@ -9,10 +9,10 @@ from service.drift.monitor import Drift
 from service.engines.base import Engine
 from service.errors import InvalidRequest
 from service.inference.batching import Arrays, Batcher, BatchLimits, Independence, TickBatcher, row_count
+from service.inference.folder import Folder
 from service.inference.health import Health
 from service.inference.pace import Pace
 from service.inference.scores import label_output, label_scores
-from service.lifecycle.repository import Folder
 from service.serving_config import ServingConfig
 from service.tensors.dtypes import Array
 from service.tensors.image import takes_pictures

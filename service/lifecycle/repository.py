@@ -1,16 +1,14 @@
 """The repository: which versions exist on disk, as <models>/<model>/<version>/."""
 
-import hashlib
 import logging
 import os
 import unicodedata
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from service.errors import NotFound
-from service.serving_config import ASSETS, CONFIG_FILE, GRAPH_FILES, TWIN_FILE, graph_file
+from service.inference.folder import folder_entries
+from service.serving_config import GRAPH_FILES, graph_file
 
 # What may be called what: the one rule for the names of models and the numbers of versions.
 #
@@ -160,13 +158,6 @@ def _is_link_to_version(child: "os.DirEntry[str]") -> bool:
     return child.is_symlink() and version_number(Path(os.path.realpath(child.path)).name) is not None
 
 
-# Of what lies in `assets.extra`, what is loaded with the version; service/drift/watch.py and
-# service/lifecycle/warm_up.py read the last two.
-_LOADED_BESIDE = {
-    os.path.join(ASSETS, name)  # noqa: PTH118
-    for name in (CONFIG_FILE, TWIN_FILE, "reference.json", "tf_serving_warmup_requests")
-}
-
 logger = logging.getLogger(__name__)
 
 
@@ -220,7 +211,7 @@ class Repository:
                     passed_over[model] = misfit
                 continue
             try:
-                children = _children(self.root / model)
+                children = folder_entries(self.root / model)
                 for version in children:
                     if not (version.name.isascii() and version.name.isdigit() and _is_folder(version)):
                         continue
@@ -249,94 +240,6 @@ class Repository:
 def not_served(place: str, reason: str) -> str:
     """The sentence about an entry of `passed_over`."""
     return f"nothing is served: {reason}" if place == MODELS_FOLDER else f"{place!a} is not served: {reason}"
-
-
-# Of a file: its size, when it was written (ns) and its number on the file system.
-FileState = tuple[int, int, int]
-
-
-class Folder:
-    """A version's folder, as long as what was loaded of it is there: this one, whatever its name leads to by then.
-
-    It is held open, so that the file system numbers no other one like it. `path`: where it was, without links;
-    `identity`: of the folder and its files as they were, the same in every process of this machine.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Raises OSError."""
-        self.path = Path(os.path.realpath(path))
-        descriptor = os.open(self.path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY)
-        weakref.finalize(self, os.close, descriptor)
-        self._number = _number(os.fstat(descriptor))
-        self._files = loaded_files(self.path)
-        self.identity = f"{self._number}:{_digest(self._files)}"
-
-    def is_replaced(self, path: Path) -> bool:
-        """Whether another folder lies there now. Where none does, none has taken its place."""
-        try:
-            return _number(path.stat()) != self._number
-        except OSError:
-            return False
-
-    def changed_files(self, path: Path) -> dict[str, FileState | None]:
-        """What is no longer as it was when this was opened, by path; None for what is gone. `path`: where the folder
-        is now; where it is not there, nothing has changed."""
-        if not path.is_dir():
-            return {}
-        now = loaded_files(path)
-        return {
-            name: now.get(name) for name in sorted(now.keys() | self._files) if now.get(name) != self._files.get(name)
-        }
-
-
-def _number(stat: os.stat_result) -> str:
-    return f"{stat.st_dev:x}:{stat.st_ino:x}"
-
-
-def _digest(files: Mapping[str, FileState]) -> str:
-    return hashlib.sha256(repr(sorted(files.items())).encode(errors="surrogateescape")).hexdigest()[:16]
-
-
-def loaded_files(version: Path) -> dict[str, FileState]:
-    """What a version is loaded from: its files, but for those beside it that people alone look at."""
-    files = {os.path.relpath(path, version): state for path, state in _files(version)}
-    beside = ASSETS + os.sep
-    return {name: state for name, state in files.items() if not name.startswith(beside) or name in _LOADED_BESIDE}
-
-
-def fingerprint(version: Path) -> int:
-    """Changes whenever a file of the version appears, vanishes, grows or is written, or its folder is another one."""
-    files = list(_files(version))
-    with suppress(OSError):
-        files.append(("", (0, 0, version.stat().st_ino)))
-    return hash(tuple(sorted(files)))
-
-
-def _files(version: Path) -> Iterator[tuple[str, FileState]]:
-    folders = [str(version)]
-    while folders:
-        try:
-            children = _children(folders.pop())
-        except OSError:
-            continue
-        for child in children:
-            try:
-                if child.is_dir(follow_symlinks=False):
-                    folders.append(child.path)
-                else:
-                    stat = child.stat()
-                    yield child.path, (stat.st_size, stat.st_mtime_ns, stat.st_ino)
-            except OSError:
-                continue
-
-
-def _children(folder: "os.PathLike[str] | str") -> list["os.DirEntry[str]"]:
-    """Of what is no folder, or none any more, none. Raises OSError where it cannot be read."""
-    try:
-        with os.scandir(folder) as children:
-            return sorted(children, key=lambda child: child.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 
+from service.inference.folder import FileState
 from service.inference.version import LoadedVersion, State
 from service.lifecycle.loader import Retries
 from service.lifecycle.policies import ModelPolicy
 from service.lifecycle.registry import Registry
-from service.lifecycle.repository import FileState
 from service.lifecycle.traffic import successors
 from service.lifecycle.workers import Agreement
 

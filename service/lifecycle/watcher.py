@@ -11,11 +11,12 @@ from pathlib import Path
 
 from service.engines.base import LoadError
 from service.errors import NotFound, without_paths
+from service.inference.folder import Folder, fingerprint
 from service.inference.version import LoadedVersion, State, VersionStatus
 from service.lifecycle.loader import Key, Loader, LoadQueue, Retries, newest_first
 from service.lifecycle.policies import Policies
 from service.lifecycle.registry import Registry
-from service.lifecycle.repository import Folder, Repository, fingerprint
+from service.lifecycle.repository import Repository
 from service.lifecycle.succession import Succession
 from service.lifecycle.version_records import Deadly, VersionRecords, is_deadly
 from service.lifecycle.workers import Agreement

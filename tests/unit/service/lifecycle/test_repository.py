@@ -4,10 +4,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from service.lifecycle.repository import Folder, Repository, fingerprint
+from service.lifecycle.repository import Repository
 
 
 def add(root: Path, model: str, version: str, content: bytes = b"graph") -> Path:
@@ -156,70 +155,3 @@ def test_a_model_that_cannot_be_read_for_a_while_keeps_its_versions(
 def test_a_root_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Repository(tmp_path / "nowhere").versions()
-
-
-def test_the_fingerprint_stays_while_nothing_changes(tmp_path: Path) -> None:
-    folder = add(tmp_path, "model", "1")
-    assert fingerprint(folder) == fingerprint(folder)
-
-
-def test_the_fingerprint_of_what_is_not_there_is_none_of_anything_else(tmp_path: Path) -> None:
-    assert fingerprint(tmp_path / "nowhere") != fingerprint(add(tmp_path, "model", "1"))
-
-
-def test_the_fingerprint_tells_a_file_that_appears_vanishes_grows_or_is_replaced(tmp_path: Path) -> None:
-    folder = add(tmp_path, "model", "1")
-    seen = {fingerprint(folder)}
-    variables = folder / "variables" / "variables.index"
-    variables.parent.mkdir()
-
-    variables.write_bytes(b"a")
-    seen.add(fingerprint(folder))
-    variables.write_bytes(b"ab")
-    seen.add(fingerprint(folder))
-    os.utime(variables, ns=(1, 1))
-    seen.add(fingerprint(folder))
-    variables.rename(variables.with_name("renamed"))
-    seen.add(fingerprint(folder))
-    assert len(seen) == 5
-
-
-def test_the_fingerprint_tells_another_folder_in_the_place_of_the_one_before(tmp_path: Path) -> None:
-    folder = tmp_path / "model" / "1"
-    folder.mkdir(parents=True)
-    before = fingerprint(folder)
-    folder.rename(tmp_path / "old")
-    folder.mkdir()
-    assert fingerprint(folder) != before
-
-
-def test_a_folder_is_replaced_by_another_one_and_not_by_its_absence_or_new_files(tmp_path: Path) -> None:
-    path = add(tmp_path, "model", "1")
-    folder = Folder(path)
-    (path / "saved_model.pb").write_bytes(b"edited")
-    (path / "variables").mkdir()
-    assert not folder.is_replaced(path)
-    shutil.rmtree(path)
-    assert not folder.is_replaced(path)
-    # Its number on the file system is taken as long as it is held.
-    add(tmp_path, "model", "1")
-    assert folder.is_replaced(path)
-
-
-def test_a_folder_is_known_by_where_links_lead_to(tmp_path: Path) -> None:
-    path = add(tmp_path, "model", "1")
-    (link := tmp_path / "link").symlink_to(path)
-    folder = Folder(link)
-    assert (folder.path, folder.identity) == (path, Folder(path).identity)
-    link.unlink()
-    link.symlink_to(add(tmp_path, "model", "2"))
-    assert folder.is_replaced(link)
-
-
-def test_a_folder_that_is_no_more_in_use_is_not_held_open(tmp_path: Path) -> None:
-    path = add(tmp_path, "model", "1")
-    before = psutil.Process().num_fds()
-    folder = Folder(path)
-    assert psutil.Process().num_fds() == before + 1
-    del folder
-    assert psutil.Process().num_fds() == before

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from service.errors import NotFound
+from service.inference.folder import fingerprint
 from service.inference.version import State
-from service.lifecycle.repository import fingerprint
 from service.lifecycle.version_records import VersionRecords
 from service.runtime.deaths import Deaths, Ending
 from service.runtime.shared_memory import SharedMemory
