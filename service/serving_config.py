@@ -4,6 +4,7 @@ Every part is optional: `{}` and no file at all mean the same. docs/operations/m
 """
 
 import hashlib
+from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +20,15 @@ TWIN_FILE = "model.tflite"
 # The files that may hold a SavedModel's graph; of several TensorFlow reads the first. The last, in chunks, is what
 # graphs of 2 GB and more come in.
 GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
+# Files that people put where a SavedModel belongs.
+OTHER_FORMATS = {
+    ".keras": "Keras",
+    ".h5": "Keras",
+    ".hdf5": "Keras",
+    ".tflite": "LiteRT",
+    ".onnx": "ONNX",
+    ".pt": "PyTorch",
+}
 
 Ground = Literal["black", "white"]
 Size = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
@@ -131,6 +141,15 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 def graph_file(version_dir: Path) -> Path | None:
     """The file that holds the SavedModel's graph; None where the folder is no SavedModel."""
     return next((path for name in GRAPH_FILES if (path := version_dir / name).is_file()), None)
+
+
+def misplaced_models(version_dir: Path) -> Iterator[str]:
+    """What else a version's folder holds: models in other formats, and SavedModels one folder too deep."""
+    for child in sorted(version_dir.iterdir()):
+        if child.suffix.lower() in OTHER_FORMATS:
+            yield child.name
+        elif graph := graph_file(child):
+            yield f"{child.name}/{graph.name}"
 
 
 def saved_model_digest(version_dir: Path) -> str:

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from service.engines import EngineChoice
 from service.engines.tensorflow import op_libraries
 from service.security import cors, rate_limit
 
@@ -41,7 +42,6 @@ def _is_of_kubernetes(name: str, text: str) -> bool:
     return bool(_OF_KUBERNETES.fullmatch(name) or (name.endswith("_PORT") and _ADDRESS_OF_KUBERNETES.match(text)))
 
 
-EngineChoice = Literal["auto", "tensorflow", "litert"]
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 

@@ -1,1 +1,6 @@
-"""Engines: what runs a version."""
+"""Engines: what runs a version. This file imports nothing heavy, for `service.settings`."""
+
+from typing import Literal
+
+# `auto`: the LiteRT twin if a proved one is there, else TensorFlow.
+EngineChoice = Literal["auto", "tensorflow", "litert"]

@@ -5,18 +5,15 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from service.engines import EngineChoice
 from service.engines.base import Engine, LoadError
 from service.engines.outlier import ScoredEngine
-from service.lifecycle.repository import lies_below
-from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, graph_file, saved_model_digest
-from service.settings import EngineChoice
+from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, graph_file, misplaced_models, saved_model_digest
 from service.tensors.signature import DEFAULT_SIGNATURE
 
 __all__ = ["Engine", "LoadError", "load_engine"]
 
 logger = logging.getLogger(__name__)
-
-TENSORFLOW_INSTALL = "make serve TENSORFLOW=1 (or: pip install tensorflow-cpu)"
 
 
 def load_engine(
@@ -30,7 +27,7 @@ def load_engine(
         LoadError: also where TensorFlow is needed and missing.
     """
     if graph_file(version_dir) is None:
-        below = "".join(f"; it holds {name}" for name in lies_below(version_dir))
+        below = "".join(f"; it holds {name}" for name in misplaced_models(version_dir))
         raise LoadError(f"not a SavedModel: it holds no saved_model.pb (nor saved_model.pbtxt){below}")
     obstacle = _twin_obstacle(version_dir, config) if choice != "tensorflow" else "SERVING_ENGINE=tensorflow"
     if obstacle is None:
@@ -70,7 +67,7 @@ def _load_twin(twin: Path, config: ServingConfig) -> Engine:
 
 
 def _load_saved_model(version_dir: Path, why: str, op_libraries: Sequence[Path]) -> Engine:
-    from service.engines.tensorflow.c_api import load_op_library
+    from service.engines.tensorflow.c_api import TENSORFLOW_INSTALL, load_op_library
     from service.engines.tensorflow.engine import SavedModelEngine
 
     try:

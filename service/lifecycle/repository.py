@@ -3,12 +3,12 @@
 import logging
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from service.errors import NotFound
 from service.inference.folder import folder_entries
-from service.serving_config import GRAPH_FILES, graph_file
+from service.serving_config import GRAPH_FILES, OTHER_FORMATS, graph_file
 
 # What may be called what: the one rule for the names of models and the numbers of versions.
 #
@@ -63,7 +63,7 @@ _LAYOUT = "expected <models>/<model>/<version>/saved_model.pb"
 _KERAS = 'it is a file of Keras; expected a SavedModel: model.export("<models>/{name}/1") makes one'
 _LITERT = "it is a LiteRT model alone; expected a SavedModel, which may bring such a twin in its assets.extra"
 _OTHER = "it is no SavedModel; " + _LAYOUT
-_MODEL_FILES = {".keras": _KERAS, ".h5": _KERAS, ".hdf5": _KERAS, ".tflite": _LITERT, ".onnx": _OTHER, ".pt": _OTHER}
+_ADVICE = {"Keras": _KERAS, "LiteRT": _LITERT}
 
 
 class MisplacedModels:
@@ -114,9 +114,9 @@ class MisplacedModels:
                     return
 
     def _check_file(self, place: str, model: str) -> None:
-        told = _MODEL_FILES.get(Path(place).suffix.lower())
-        if told is not None and (self._root / place).is_file():
-            self.places[place] = told.format(name=model)
+        found = OTHER_FORMATS.get(Path(place).suffix.lower())
+        if found is not None and (self._root / place).is_file():
+            self.places[place] = _ADVICE.get(found, _OTHER).format(name=model)
 
     def _graph_in(self, place: str) -> str | None:
         if not self._may_check():
@@ -137,15 +137,6 @@ class MisplacedModels:
     def _may_check(self) -> bool:
         self._folders += 1
         return self._folders <= MAX_FOLDERS
-
-
-def lies_below(version: Path) -> Iterator[str]:
-    """What a version's folder without a SavedModel holds of a model, for the sentence that says so."""
-    for child in sorted(version.iterdir()):
-        if child.suffix.lower() in _MODEL_FILES:
-            yield child.name
-        elif graph := graph_file(child):
-            yield f"{child.name}/{graph.name}"
 
 
 def _graph_among(names: Iterable[str]) -> str | None:

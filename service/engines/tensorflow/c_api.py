@@ -19,6 +19,8 @@ from service.engines.base import LoadError
 
 # The oldest that the tests have seen. The C API promises to stay compatible until version 3.
 MIN_VERSION = (2, 21)
+# For error messages.
+TENSORFLOW_INSTALL = "make serve TENSORFLOW=1 (or: pip install tensorflow-cpu)"
 
 logger = logging.getLogger(__name__)
 

@@ -82,7 +82,6 @@ def missing_op(op: str) -> str:
 def main(paths: Sequence[str]) -> int:
     """Loads each and says so before, that who asked knows of which one this process ended."""
     from service.engines.base import LoadError
-    from service.engines.loading import TENSORFLOW_INSTALL
     from service.engines.tensorflow import c_api
 
     try:
@@ -91,7 +90,7 @@ def main(paths: Sequence[str]) -> int:
             print(f"{path} cannot be loaded", flush=True)
             c_api.load_op_library(Path(path))
     except ModuleNotFoundError:
-        print(f"TensorFlow, whose they are, is not installed; install it with {TENSORFLOW_INSTALL}")
+        print(f"TensorFlow, whose they are, is not installed; install it with {c_api.TENSORFLOW_INSTALL}")
     except LoadError as error:
         print(error)
     else:
