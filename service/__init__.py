@@ -53,6 +53,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.api.flask_app import create_flask
     from service.api.playground import views as playground
     from service.api.v1 import views as v1
+    from service.api.v1.decode import decode_example
     from service.api.v2 import views as v2
     from service.drift.watch import DriftWatch
     from service.engines.loading import load_engine
@@ -96,6 +97,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
         lambda path, config: version_records.marked(load_engine(path, config, settings.engine, libraries)),
         lambda model, version: BatchMetrics(metrics, model, version),
         limits,
+        decode_example,
         DriftWatch(settings.drift_window, memory).watch,
         lambda model, version: Health(f"{model} version {version}", tolerance, metrics.health_of(model, version)),
     )

@@ -15,6 +15,7 @@ from typing import cast, get_args
 import orjson
 from prometheus_client import CollectorRegistry
 
+from service.api.v1.decode import decode_example
 from service.engines import EngineChoice
 from service.engines.base import LoadError
 from service.engines.loading import load_engine
@@ -85,7 +86,7 @@ def load(config: Config) -> LoadedVersion:
     except (LoadError, InvalidServingConfig) as error:
         raise RunError(f"{config.against} cannot be loaded: {error}") from None
     # A model's first runs take much longer than those that follow.
-    WarmUp(engine, serving_config, folder, config.against, (), 1).run()
+    WarmUp(engine, serving_config, folder, config.against, (), 1, decode_example).run()
     return LoadedVersion(model, int(number), engine, serving_config)
 
 

@@ -15,10 +15,11 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
-from service.cli.inputs import InvalidInput, PredictRequest, requests
+from service.cli.inputs import requests
 from service.engines.tensorflow import op_libraries
 from service.lifecycle.repository import version_number
 from service.serving_config import graph_file
+from service.tensors.files import InvalidInput, PredictRequest
 from service.tensors.signature import DEFAULT_SIGNATURE
 
 # Answers as lines for a person.

@@ -18,7 +18,7 @@ from service.inference.pace import Pace
 from service.inference.scores import label_mismatch
 from service.inference.version import LoadedVersion
 from service.lifecycle.policies import Batching
-from service.lifecycle.warm_up import WarmUp
+from service.lifecycle.warm_up import DecodeBody, WarmUp
 from service.serving_config import ServingConfig, read_serving_config
 
 # Loads versions a few at a time.
@@ -141,6 +141,7 @@ class Loader:
     load_engine: LoadEngine
     observe: Callable[[str, int], BatchObserver]
     limits: BatchLimits
+    decode: DecodeBody
     watch: Callable[[LoadedVersion, Path], Drift | None] = lambda _loaded, _path: None
     new_health: Callable[[str, int], Health] = lambda _model, _version: Health()
 
@@ -161,7 +162,8 @@ class Loader:
                     name,
                 )
             max_rows = self._max_batch_size(batching)
-            warm_up = WarmUp(engine, config, path, name, signatures, max_rows, judges=batching.max_batch_size is None)
+            judges = batching.max_batch_size is None
+            warm_up = WarmUp(engine, config, path, name, signatures, max_rows, self.decode, judges=judges)
             warm_up.run()
         except OSError as error:
             raise LoadError(_unreadable(error, path)) from error

@@ -13,11 +13,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from service.api.v1.decode import Body, decode_predict
-from service.cli.inputs import InvalidInput, PredictRequest, requests
 from service.engines.base import Engine, LoadError
 from service.engines.saved_model.tensor_proto import read_tensor
 from service.engines.saved_model.wire import NOTHING, as_bytes, as_text, entries, fields, last, submessage
@@ -27,6 +26,7 @@ from service.inference.pace import QUICK_SECONDS
 from service.serving_config import ASSETS, ServingConfig
 from service.settings import Settings
 from service.tensors.dtypes import DTYPES, Array, has_fitting_shape
+from service.tensors.files import PredictRequest, read_file
 from service.tensors.image import picture_batch
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 
@@ -52,6 +52,8 @@ WARM_UP_FILE = "tf_serving_warmup_requests"
 MAX_RECORDS = 1000
 
 _CLASSIFY, _REGRESS, _PREDICT = 2, 3, 6
+# The body of a v1 request as the signature's inputs. Raises ServingError.
+DecodeBody = Callable[[dict[str, Any], Signature], Mapping[str, Array]]
 _UNSUPPORTED = {4: "multi_inference_log", 5: "session_run_log", 7: "predict_streamed_log"}
 
 
@@ -80,8 +82,8 @@ class Example:
         return sum(array[:1].nbytes for array in self.inputs.values())
 
 
-def example_of(engine: Engine, config: ServingConfig, version_dir: Path) -> Example | None:
-    """The version's example, else its first sample; None where it has neither. Raises ServingError, InvalidInput."""
+def example_of(engine: Engine, config: ServingConfig, version_dir: Path, decode: DecodeBody) -> Example | None:
+    """The version's example, else its first sample, else None. Raises ServingError, InvalidInput, NotUtf8, OSError."""
     assets = version_dir / ASSETS
     if config.example is not None and "picture" in config.example:
         request = PredictRequest("example", picture=(assets / str(config.example["picture"])).read_bytes())
@@ -100,8 +102,9 @@ def example_of(engine: Engine, config: ServingConfig, version_dir: Path) -> Exam
         signature = _signature(engine, DEFAULT_SIGNATURE)
         inputs = picture_batch({request.name: request.picture}, signature, config.image, *limits)
         return Example(DEFAULT_SIGNATURE, inputs)
-    body = Body(request.body or {}, str((request.body or {}).get("signature_name", DEFAULT_SIGNATURE)))
-    return Example(body.signature_name, decode_predict(body, _signature(engine, body.signature_name)))
+    body = request.body or {}
+    name = str(body.get("signature_name", DEFAULT_SIGNATURE))
+    return Example(name, decode(body, _signature(engine, name)))
 
 
 def recorded_requests(version_dir: Path) -> Iterator[RecordedRequest]:
@@ -169,10 +172,7 @@ def _examples(given: memoryview) -> Array:
 def _sample_file(engine: Engine, path: Path) -> PredictRequest:
     specs = list(_signature(engine, DEFAULT_SIGNATURE).inputs.values())
     rank = len(specs[0].shape) if len(specs) == 1 and specs[0].shape is not None else None
-    found = next(requests([str(path)], rank, None))
-    if isinstance(found, InvalidInput):
-        raise found
-    return found
+    return read_file(path, rank)
 
 
 def _signature(engine: Engine, name: str) -> Signature:
@@ -286,6 +286,7 @@ class WarmUp:
         name: str,
         independent: Collection[str],
         max_batch_size: int,
+        decode: DecodeBody,
         *,
         judges: bool = True,
     ) -> None:
@@ -299,6 +300,7 @@ class WarmUp:
         self._name = name
         self._independent = independent
         self._max_batch_size = max_batch_size
+        self._decode = decode
         self._judges = judges
         self._error: Exception | None = None
 
@@ -323,7 +325,7 @@ class WarmUp:
             self._error = error
             return
         try:
-            example = example_of(self._engine, self._config, self._version_dir)
+            example = example_of(self._engine, self._config, self._version_dir, self._decode)
             if example is not None:
                 self._try(example)
             elif not is_replayed:

@@ -86,6 +86,11 @@ def decode_predict(body: Body, signature: Signature, pictures: Pictures | None =
     return _rows(body, "instances", signature, pictures)
 
 
+def decode_example(fields: dict[str, Any], signature: Signature) -> dict[str, Array]:
+    """The example that a version brings in its serving.json."""
+    return decode_predict(Body(fields, DEFAULT_SIGNATURE), signature)
+
+
 def decode_examples(body: Body, signature: Signature, pictures: Pictures | None = None) -> dict[str, Array]:
     """The body of :classify and :regress: `examples` with an optional `context`, or `instances`/`inputs`.
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from service.api.v1.decode import decode_example
 from service.engines.base import Engine
 from service.inference.batching import BatchLimits, BatchObserver
 from service.inference.version import State
@@ -45,7 +46,7 @@ class FakeLoader:
 
 
 def preparation(loader: LoadEngine) -> Loader:
-    return Loader(loader, lambda _model, _version: BatchObserver(), BatchLimits(8, 0))
+    return Loader(loader, lambda _model, _version: BatchObserver(), BatchLimits(8, 0), decode_example)
 
 
 def board_of(memory: SharedMemory, slot: int) -> Board:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.cli.inputs import InvalidInput, PredictRequest, requests
+from service.cli.inputs import requests
+from service.tensors.files import InvalidInput, PredictRequest
 
 
 def body(text: str, rank: int | None = 1, stdin: str = "") -> Any:

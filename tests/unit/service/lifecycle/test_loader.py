@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.api.v1.decode import decode_example
 from service.drift.watch import DriftWatch
 from service.engines.base import Engine, LoadError
 from service.inference.batching import BatchLimits, BatchObserver
@@ -40,7 +41,7 @@ class Contradictions(BatchObserver):
 
 def preparation(spec: TensorSpec) -> Loader:
     engine = FakeEngine({DEFAULT_SIGNATURE: signature({"x": spec})}, echo)
-    return Loader(lambda _path, _config: engine, lambda _model, _version: BatchObserver(), LIMITS)
+    return Loader(lambda _path, _config: engine, lambda _model, _version: BatchObserver(), LIMITS, decode_example)
 
 
 def says_so(**parts: Any) -> ServingConfig:
@@ -54,7 +55,7 @@ def test_a_version_whose_example_is_quick_is_run_by_the_event_loop_and_any_other
 ) -> None:
     assert not preparation(OF.inputs["x"]).prepare("model", 1, tmp_path, Batching()).pace.is_quick
     write_serving_config(tmp_path, says_so(example={"instances": [1.0]}))
-    assert Loader(load_rows, observe, LIMITS).prepare("model", 1, tmp_path, Batching()).pace.is_quick
+    assert Loader(load_rows, observe, LIMITS, decode_example).prepare("model", 1, tmp_path, Batching()).pace.is_quick
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_rows_are_independent_where_the_version_or_the_operator_says_so(
     tmp_path: Path, is_said: bool, batching: Batching, expected: set[str]
 ) -> None:
     write_serving_config(tmp_path, says_so() if is_said else ServingConfig())
-    preparing = Loader(load_rows, observe, LIMITS)
+    preparing = Loader(load_rows, observe, LIMITS, decode_example)
     loaded = preparing.prepare("model", 1, tmp_path, batching)
     assert loaded.independence.signatures == expected
     assert (loaded.tick_batcher is not None) is bool(expected)
@@ -85,7 +86,7 @@ def test_rows_are_independent_where_the_version_or_the_operator_says_so(
 def test_a_batch_size_for_rows_that_nobody_calls_independent_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Loader(load_rows, observe, LIMITS).prepare("model", 1, tmp_path, Batching(max_batch_size=8))
+    Loader(load_rows, observe, LIMITS, decode_example).prepare("model", 1, tmp_path, Batching(max_batch_size=8))
     assert (
         "model version 1: max_batch_size is set for it, but nothing says that its rows are independent" in caplog.text
     )
@@ -93,7 +94,7 @@ def test_a_batch_size_for_rows_that_nobody_calls_independent_is_warned_of(
 
 def test_what_outputs_have_contradicted_is_counted_and_not_said_again(tmp_path: Path) -> None:
     observer = Contradictions()
-    preparing = Loader(load_rows, lambda _model, _version: observer, LIMITS)
+    preparing = Loader(load_rows, lambda _model, _version: observer, LIMITS, decode_example)
     loaded = preparing.prepare("model", 1, tmp_path, Batching(independent_rows=True))
     loaded.independence.contradict(DEFAULT_SIGNATURE)
     loaded.independence.contradict(DEFAULT_SIGNATURE)
@@ -126,7 +127,7 @@ def test_an_error_of_the_disk_is_told_as_one(tmp_path: Path, error: OSError) -> 
     def load(_path: Path, _config: ServingConfig) -> FakeEngine:
         raise error
 
-    broken = Loader(load, lambda _model, _version: BatchObserver(), LIMITS)
+    broken = Loader(load, lambda _model, _version: BatchObserver(), LIMITS, decode_example)
     with pytest.raises(LoadError, match="cannot be read: ") as refusal:
         broken.prepare("model", 1, tmp_path, Batching())
     assert "/" not in str(refusal.value).replace("Input/output", "")
@@ -156,14 +157,14 @@ def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, i
 
 
 def test_no_larger_batches_are_formed_than_pay(tmp_path: Path, judged: list[tuple[str, int]]) -> None:
-    preparing = Loader(load_rows, observe, LIMITS)
+    preparing = Loader(load_rows, observe, LIMITS, decode_example)
     loaded = preparing.prepare("model", 1, tmp_path, Batching(batch_timeout_micros=500))
     assert judged == [("model version 1", 32)]
     assert loaded.limits == BatchLimits(3, 0.0005)
 
 
 def test_a_size_that_a_policy_names_counts_as_it_stands(tmp_path: Path, judged: list[tuple[str, int]]) -> None:
-    preparing = Loader(load_rows, observe, LIMITS)
+    preparing = Loader(load_rows, observe, LIMITS, decode_example)
     assert preparing.prepare("model", 1, tmp_path, Batching(max_batch_size=8)).limits.max_batch_size == 8
     assert judged == []
     loaded = preparing.prepare("model", 1, tmp_path, Batching())
@@ -205,6 +206,8 @@ def test_what_threads_run_is_known_to_its_health_and_teaches_its_pace() -> None:
 def test_labels_that_are_not_as_many_as_the_scores_are_refused_when_loaded(tmp_path: Path) -> None:
     scores = signature({"x": tensor("DT_FLOAT", -1)}, {"scores": tensor("DT_FLOAT", -1, 3)})
     write_serving_config(tmp_path, ServingConfig(labels=("cat", "dog")))
-    of_three = Loader(lambda _path, _config: FakeEngine({DEFAULT_SIGNATURE: scores}, echo), observe, LIMITS)
+    of_three = Loader(
+        lambda _path, _config: FakeEngine({DEFAULT_SIGNATURE: scores}, echo), observe, LIMITS, decode_example
+    )
     with pytest.raises(LoadError, match="2 labels, and the output 'scores' has 3 scores a row"):
         of_three.prepare("model", 1, tmp_path, Batching())

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from service.api.v1.decode import decode_example
 from service.engines.base import LoadError
 from service.errors import InvalidRequest
 from service.lifecycle.warm_up import (
@@ -29,7 +30,7 @@ from tests.unit.service.fakes import Arrays, FakeEngine, echo, signature, tensor
 def warm_up(
     folder: Path, engine: FakeEngine, config: ServingConfig, independent: tuple[str, ...] = (), max_batch_size: int = 32
 ) -> WarmUp:
-    done = WarmUp(engine, config, folder, "model version 1", independent, max_batch_size)
+    done = WarmUp(engine, config, folder, "model version 1", independent, max_batch_size, decode_example)
     done.run()
     return done
 

@@ -11,7 +11,7 @@ import pytest
 from service.api.playground.version_files import VersionFiles
 from service.api.v1.decode import parse_body
 from service.api.v2 import decode as v2_codec
-from service.cli.inputs import InvalidInput, requests
+from service.cli.inputs import requests
 from service.drift.reference import InvalidReference, read_reference
 from service.errors import InvalidRequest
 from service.lifecycle import policies
@@ -19,6 +19,7 @@ from service.runtime.toml_file import InvalidFile
 from service.runtime.utf8 import NotUtf8, decode, without_mark
 from service.security import api_keys
 from service.serving_config import ASSETS, InvalidServingConfig, read_serving_config
+from service.tensors.files import InvalidInput
 from tests.unit.service.fakes import FakeService, signature, tensor
 
 SHIPPED = Path(__file__).parents[4] / "models" / "clothing" / "2"
