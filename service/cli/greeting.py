@@ -27,8 +27,8 @@ def greeting(registry: Registry, settings: Settings) -> str:
     for model, versions in registry.statuses().items():
         for version, status in versions.items():
             lines.append(f"  {model:<{width}} version {version}  {status.state:<9}  {_told(status)}".rstrip())
-    lines += [f"  {not_served(place, reason)}" for place, reason in sorted(registry.passed_over.items())]
-    if not registry.statuses() and not registry.passed_over:
+    lines += [f"  {not_served(place, reason)}" for place, reason in sorted(registry.skipped.items())]
+    if not registry.statuses() and not registry.skipped:
         lines.append(f"  no models yet: put a SavedModel into {settings.models}/<name>/1/ and it is served")
     examples = [command for loaded in _answering(registry) if (command := _curl(loaded, settings, address))]
     if examples:

@@ -1,6 +1,6 @@
-"""`models.toml`: which versions of a model are loaded, when, under which labels, and how they are batched.
+"""Policies: `models.toml` says which versions of a model are loaded, when, their labels, and how they are batched.
 
-Every part is optional. docs/operations/models.md describes the parts.
+Every part is optional; docs/operations/models.md describes them.
 """
 
 import os
@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from service.lifecycle.repository import MAX_VERSION
+from service.lifecycle.repository import MAX_VERSION, Key
 from service.runtime import toml_file
 from service.runtime.shared_values import Value, Values
 from service.runtime.toml_file import TomlFile
@@ -21,7 +21,7 @@ FILE_NAME = "models.toml"
 VersionNumber = Annotated[int, msgspec.Meta(ge=0, le=MAX_VERSION)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 LabelName = Annotated[str, msgspec.Meta(pattern=r"^[^/:]+$")]
-# The label whose version answers requests that name none.
+# The label of the version that answers requests without a version.
 STABLE = "stable"
 
 
@@ -30,8 +30,8 @@ class Latest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`share`: of the requests that name no version, how many this one answers (a canary). `shadow`: of how many it
-    gets a copy, without answering. Neither: it answers who asks for the label."""
+    """`share`: of the requests without a version, the share that this version answers (a canary). `shadow`: the share
+    of which it gets a copy. Without either, the version answers only requests for the label."""
 
     version: VersionNumber
     share: Share | None = None
@@ -43,8 +43,8 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the settings of the same names say, for one model. `independent_rows`: the operator's word that rows may be
-    run together and apart, or may not, instead of what the version's own proof says."""
+    """Overrides the settings of the same names for one model. `independent_rows`: overrides the proof in serving.json
+    that rows may be batched."""
 
     max_batch_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
     batch_timeout_micros: Annotated[int, msgspec.Meta(ge=0)] | None = None
@@ -55,8 +55,8 @@ class ModelPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     versions: Literal["all"] | Latest | list[VersionNumber] = "all"
     labels: dict[LabelName, VersionNumber | Label] = {}
     load: Literal["preload", "on_demand"] = "preload"
-    # What goes first where one version takes the place of another. TensorFlow Serving's words for the two are
-    # availability-preserving and resource-preserving.
+    # When one version replaces another. TensorFlow Serving calls these availability-preserving and
+    # resource-preserving.
     replace: Literal["load_first", "unload_first"] = "load_first"
     batching: Batching = Batching()
 
@@ -74,20 +74,21 @@ class ModelPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def canary(self) -> tuple[str, float] | None:
-        """The label, and its share."""
+        """Label and share."""
         return self._special("share")
 
     @property
     def shadow(self) -> tuple[str, float] | None:
+        """Label and share."""
         return self._special("shadow")
 
     @property
     def named(self) -> set[int]:
-        """The versions that it calls by their numbers, whether they are there or not."""
+        """The versions that the policy lists or labels by number, on disk or not."""
         return {*(self.versions if isinstance(self.versions, list) else ()), *self.label_versions.values()}
 
     def wanted(self, on_disk: Collection[int]) -> set[int]:
-        """Of the versions on disk those that are to be loaded: what the policy names, and what a label does."""
+        """The versions on disk that are to be loaded: those the policy selects, and those with a label."""
         if isinstance(self.versions, Latest):
             chosen = set(sorted(on_disk)[-self.versions.latest :])
         elif isinstance(self.versions, list):
@@ -105,7 +106,7 @@ class ModelPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Policies(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`default` is for every model that has no table of its own."""
+    """`default` applies to every model without a table of its own."""
 
     default: ModelPolicy = ModelPolicy()
     models: dict[str, ModelPolicy] = {}
@@ -117,8 +118,8 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def of(self, model: str) -> ModelPolicy:
         return self.models.get(model, self.default)
 
-    def wanted(self, on_disk: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
-        """Of the versions on disk, by model and number, those that are to be loaded."""
+    def wanted(self, on_disk: Collection[Key]) -> set[Key]:
+        """The versions on disk that are to be loaded."""
         numbers: dict[str, set[int]] = {}
         for model, version in on_disk:
             numbers.setdefault(model, set()).add(version)
@@ -126,7 +127,7 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def policy_file(settings: Settings, values: Values | None = None) -> TomlFile[Policies]:
-    """`values`: what worker processes share."""
+    """`values`: shared by the worker processes."""
     named = settings.models_config
     path = Path(named) if named else settings.models / FILE_NAME
     kept = Value(values, FILE_NAME.encode()) if values else None
@@ -134,5 +135,5 @@ def policy_file(settings: Settings, values: Values | None = None) -> TomlFile[Po
 
 
 def decode(written: bytes, path: "os.PathLike[str]") -> Policies:
-    """Raises InvalidFile, with file, place and what was expected."""
+    """Raises InvalidFile, which names the place in the file and what was expected."""
     return toml_file.decode(written, path, Policies, "models", ModelPolicy)

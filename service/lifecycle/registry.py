@@ -1,4 +1,4 @@
-"""The registry: which versions are loaded, in which state every known one is, and who answers a request."""
+"""The registry: the state of every version, the loaded ones, and which of them answers a request."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -9,142 +9,143 @@ from typing import TypeVar
 from service.errors import InvalidRequest, NotFound, ServingError, Unavailable
 from service.inference.version import LoadedVersion, State, VersionStatus
 from service.lifecycle.policies import Policies
-from service.lifecycle.repository import MODELS_FOLDER, not_served
+from service.lifecycle.repository import MODELS_FOLDER, Key, not_served
 from service.lifecycle.traffic import Traffic, route
 
 __all__ = ["LoadedVersion", "Registry", "State", "VersionStatus"]
 
-Key = tuple[str, int]
 Entry = TypeVar("Entry")
-# By model, version and label: `get`, or `get_at_once`.
+# `get` or `get_at_once`: by model, version and label.
 Find = Callable[[str, int | None, str | None], LoadedVersion]
 
 _NO_TRAFFIC = Traffic()
 _UNSETTLED = (State.START, State.LOADING)
-# Of a model whose old version goes before the new one is loaded.
+# While a model with `unload_first` is between two versions.
 _BETWEEN = (*_UNSETTLED, State.UNLOADING)
 
 
 class WouldWait(Exception):
-    """The version is still to be loaded."""
+    """The version is still being loaded."""
 
 
 class Registry:
-    """Read by every request without a lock: what it holds is replaced, never changed, by the one watcher."""
+    """Requests read it without a lock: the watcher, its only writer, replaces mappings and never changes them."""
 
-    def __init__(self, patience_seconds: float = 25, draw: Callable[[], float] = random) -> None:
-        """`patience_seconds`: less than a request's deadline, that its client may hear why it waits. `draw`: a number
-        of [0, 1) for each request that a canary may answer."""
-        self._patience_seconds = patience_seconds
+    def __init__(self, timeout_seconds: float = 25, draw: Callable[[], float] = random) -> None:
+        """`timeout_seconds`: how long `get` waits; shorter than a request's deadline, so that the client gets the
+        reason. `draw`: a number in [0, 1) for each request that a canary may answer."""
+        self._timeout_seconds = timeout_seconds
         self._draw = draw
         self._changed = threading.Condition()
         self._policies = Policies()
         self.policies_error = ""
-        # What lies in the models folder and is not served, by its path, each with the reason.
-        self.passed_over: Mapping[str, str] = {}
+        # `Repository.skipped`, as of the last poll.
+        self.skipped: Mapping[str, str] = {}
         self._statuses: Mapping[str, Mapping[int, VersionStatus]] = {}
         self._traffic: Mapping[str, Traffic] = {}
         self._held: Mapping[str, Mapping[int, frozenset[int]]] = {}
         self._replacements: Mapping[Key, tuple[VersionStatus, LoadedVersion]] = {}
         self._awaited: frozenset[str] = frozenset()
-        self._of_strings: frozenset[str] = frozenset()
-        self._of_pictures: frozenset[str] = frozenset()
+        self._with_strings: frozenset[str] = frozenset()
+        self._with_pictures: frozenset[str] = frozenset()
         self._when_wanted: Callable[[str], None] = lambda _model: None
         self.first_scan_done = threading.Event()
-        # Set once the service is told to stop: it finishes what it has, and is not ready for more.
+        # Set on SIGTERM: the service finishes its requests and is no longer ready.
         self.draining = False
 
     @property
     def ready(self) -> bool:
-        """Everything that was to be loaded at the start was tried, and unless there was nothing to load, something is
-        AVAILABLE; and the service does not drain. Models in the wrong place are something to load."""
+        """Whether the service takes requests: the first scan is done, at least one version is AVAILABLE if there was
+        anything to load, and the service is not draining. Misplaced models count as something to load."""
         if self.draining or not self.first_scan_done.is_set():
             return False
         statuses = [status for versions in self._statuses.values() for status in versions.values()]
         if not statuses:
-            return not self.passed_over
+            return not self.skipped
         return any(status.state is State.AVAILABLE for status in statuses) or not any(
             status.state is State.LOADING or status.error for status in statuses
         )
 
     def get(self, model: str, version: int | None = None, label: str | None = None) -> LoadedVersion:
-        """The version asked for; where none is, the `stable` one, else the highest AVAILABLE one.
+        """The version that answers; without `version` and `label` the stable one, else the highest AVAILABLE one.
 
-        While the first scan is still loading the model, who asks waits: another worker process may already have
-        said that the service is ready. So does who asks for a model that is loaded on demand, or between two versions
-        of which the old one goes first.
+        Waits while the first scan is still loading the model, since another worker process may already be ready; while
+        the model is loaded on demand; and between two versions with `unload_first`.
 
         Raises:
             NotFound: no such model or version is AVAILABLE.
             InvalidRequest: no such label.
-            Unavailable: the first scan, loading on demand, or the version that is to come takes too long.
+            Unavailable: loading takes longer than the timeout.
         """
         if not self.first_scan_done.is_set():
-            self._wait_until_tried(model, version)
+            self._wait_for_first_scan(model, version)
         if loaded := self._find(model, version, label):
             return loaded
         if self._is_awaited(model, version, label):
             self._wait_until_loaded(model, version, label)
             if loaded := self._find(model, version, label):
                 return loaded
-        raise self._missing(model, version, label)
+        raise self._not_found(model, version, label)
 
     def get_at_once(self, model: str, version: int | None = None, label: str | None = None) -> LoadedVersion:
-        """What `get` gives, for the event loop. Raises what it raises, and WouldWait where it would wait."""
+        """`get` for the event loop: raises WouldWait instead of waiting."""
         if not self.first_scan_done.is_set():
             raise WouldWait
         if loaded := self._find(model, version, label):
             return loaded
         if self._is_awaited(model, version, label):
             raise WouldWait
-        raise self._missing(model, version, label)
+        raise self._not_found(model, version, label)
 
     def check_ready(self, model: str, version: int | None = None) -> LoadedVersion | None:
-        """The version that answers; None where it is still to be loaded on demand, for which nobody waits here. Raises
-        what `get` would, and Unhealthy."""
+        """The version that answers; None if it is still to be loaded on demand. Loads nothing, and never waits.
+
+        Raises:
+            Unhealthy: its runs fail. Else what `get` raises.
+        """
         traffic = self._traffic.get(model, _NO_TRAFFIC)
         loaded = traffic.default if version is None else traffic.versions.get(version)
         if loaded is not None:
             loaded.health.check()
-        elif not self._is_on_demand(model):
-            raise self._missing(model, version, None)
+        elif not self._loads_on_demand(model):
+            raise self._not_found(model, version, None)
         return loaded
 
     def unhealthy(self, model: str, version: int | None = None, label: str | None = None) -> LoadedVersion | None:
-        """One of those that `get` may give, where they are all unhealthy."""
+        """One of the versions that `get` may return, if all of those are unhealthy; else None."""
         traffic = self._traffic.get(model, _NO_TRAFFIC)
         if version is None and label is not None:
             version = traffic.labels.get(label)
         if version is None and label is None:
-            given = [traffic.default, traffic.canary if traffic.share else None]
+            possible = [traffic.default, traffic.canary if traffic.share else None]
         else:
-            given = [traffic.versions.get(version)] if version is not None else []
-        candidates = [loaded for loaded in given if loaded is not None]
+            possible = [traffic.versions.get(version)] if version is not None else []
+        candidates = [loaded for loaded in possible if loaded is not None]
         return candidates[0] if candidates and not any(one.health.is_healthy for one in candidates) else None
 
     def is_quick(self, model: str) -> bool:
-        """Whether every version of the model is; True where there is none, for to say so is quick as well."""
+        """Whether every version of the model is quick; True if there is none, for that error is quick too."""
         if model in self._awaited:
             return False
         traffic = self._traffic.get(model, _NO_TRAFFIC)
         return all(loaded.pace.is_quick for loaded in traffic.versions.values())
 
     def takes_strings(self, model: str) -> bool:
-        return model in self._of_strings
+        return model in self._with_strings
 
     def takes_pictures(self, model: str) -> bool:
-        return model in self._of_pictures
+        return model in self._with_pictures
 
     def statuses(self) -> Mapping[str, Mapping[int, VersionStatus]]:
-        """By model and version, of all that are or were known and are still on disk."""
+        """By model and version. A version is listed as long as it is on disk, or loaded."""
         return self._statuses
 
     def labels(self) -> Mapping[str, Mapping[str, int]]:
-        """By model and label, the version that it names now."""
+        """By model and label, the version that the label names now."""
         return {model: traffic.labels for model, traffic in self._traffic.items() if traffic.labels}
 
     def defaults(self) -> Mapping[str, int]:
-        """By model, the version that answers who names none, canaries aside."""
+        """By model, the version that answers requests without one. Not the canary."""
         return {model: traffic.default.version for model, traffic in self._traffic.items() if traffic.default}
 
     def loaded(self) -> list[LoadedVersion]:
@@ -154,15 +155,15 @@ class Registry:
         return self._traffic.get(model, _NO_TRAFFIC)
 
     def held(self, model: str) -> Mapping[int, frozenset[int]]:
-        """The versions that are not wanted any more and still answer, each with those that it waits for."""
+        """The versions that are no longer wanted and still answer, each with the successors that it waits for."""
         return self._held.get(model, {})
 
     def replacements(self) -> dict[Key, LoadedVersion]:
-        """What is loaded to take the place of the version of the same number."""
+        """The versions that will replace a loaded one of the same number."""
         return {key: loaded for key, (_, loaded) in self._replacements.items()}
 
     def when_wanted(self, callback: Callable[[str], None]) -> None:
-        """It is called, by any thread, with a model that is asked for and is loaded on demand."""
+        """Called, in any thread, with a model that is loaded on demand when a request needs it."""
         self._when_wanted = callback
 
     def end_first_scan(self) -> None:
@@ -171,7 +172,7 @@ class Registry:
             self._changed.notify_all()
 
     def set_policies(self, policies: Policies, error: str = "") -> None:
-        """`error`: why what models.toml says now does not count; then `policies` are those before."""
+        """`error`: why models.toml cannot be read; `policies` are the previous ones then."""
         with self._changed:
             self._policies = policies
             self.policies_error = error
@@ -179,25 +180,25 @@ class Registry:
                 self._route(model, self._versions(model))
 
     def set_status(self, model: str, version: int, status: VersionStatus, loaded: LoadedVersion | None = None) -> None:
-        """`loaded` comes with the state AVAILABLE, and with LOADING where it only waits for other worker processes:
-        then it answers those who ask for this version. Without it requests do not reach the version."""
+        """`loaded`: given with AVAILABLE, and with LOADING while only other worker processes are still loading: then it
+        already answers requests for this version. Without it no request reaches the version."""
         with self._changed:
             self._statuses = _with(self._statuses, model, version, status)
             self._route(model, _with({model: self._versions(model)}, model, version, loaded).get(model, {}))
             self._changed.notify_all()
 
     def make_available(self, model: str, version: int) -> None:
-        """What is loaded, once every worker process is so far."""
+        """Once every worker process has loaded it."""
         status = replace(self._statuses[model][version], state=State.AVAILABLE)
         self.set_status(model, version, status, self._traffic[model].versions[version])
 
     def replace_loaded(self, loaded: LoadedVersion) -> None:
-        """The same, to be run in another way."""
+        """The same version with other batching."""
         with self._changed:
             self.set_status(loaded.model, loaded.version, self._statuses[loaded.model][loaded.version], loaded)
 
     def hold(self, model: str, version: int, successors: frozenset[int]) -> bool:
-        """What is not wanted any more answers on until all `successors` do. Whether that is news."""
+        """Keep a version that is no longer wanted until all `successors` answer. Returns whether anything changed."""
         if self.held(model).get(version, frozenset()) == successors:
             return False
         with self._changed:
@@ -206,7 +207,7 @@ class Registry:
         return True
 
     def set_replacement(self, model: str, version: int, status: VersionStatus, loaded: LoadedVersion) -> None:
-        """What `swap` will put in the place of the loaded version of this number."""
+        """`loaded`: takes the place of the loaded version of this number on `swap`."""
         with self._changed:
             self._replacements = {**self._replacements, (model, version): (status, loaded)}
 
@@ -215,7 +216,7 @@ class Registry:
             self._replacements = {key: one for key, one in self._replacements.items() if key != (model, version)}
 
     def swap(self, model: str, version: int) -> LoadedVersion:
-        """The one whose place its replacement has taken. Requests that already hold it finish on it."""
+        """Put the replacement in place. Returns the version before; requests that hold it finish on it."""
         with self._changed:
             status, loaded = self._replacements[model, version]
             before = self._versions(model)[version]
@@ -224,13 +225,13 @@ class Registry:
         return before
 
     def set_failure(self, model: str, version: int, error: str = "", folder: str = "") -> None:
-        """Why what is to take the place of a loaded version cannot; it goes on serving."""
+        """`error`: why a loaded version cannot be replaced; it goes on serving. Empty: nothing is wrong any more."""
         with self._changed:
             status = replace(self._statuses[model][version], error=error, failed_folder=folder)
             self.set_status(model, version, status, self._versions(model)[version])
 
     def retire(self, model: str, version: int) -> LoadedVersion | None:
-        """Takes a loaded version out of the traffic. Requests that already hold it finish on it."""
+        """Take a loaded version out of the traffic. Requests that hold it finish on it."""
         loaded = self._traffic[model].versions.get(version)
         if loaded is not None:
             status = replace(self._statuses[model][version], state=State.UNLOADING, error="", failed_folder="")
@@ -255,20 +256,19 @@ class Registry:
             others[model] = route(self._policies.of(model), statuses, versions, before, self.held(model))
         self._traffic = others
         self._awaited = frozenset(name for name in others if self._is_awaited(name))
-        self._of_strings = frozenset(
+        self._with_strings = frozenset(
             name for name in others if any(loaded.takes_strings for loaded in others[name].versions.values())
         )
-        self._of_pictures = frozenset(
+        self._with_pictures = frozenset(
             name for name in others if any(loaded.takes_pictures for loaded in others[name].versions.values())
         )
 
-    def _is_on_demand(self, model: str) -> bool:
-        """And not loaded yet."""
+    def _loads_on_demand(self, model: str) -> bool:
         return self._policies.of(model).load == "on_demand" and self._is_any(model, _UNSETTLED)
 
     def _is_awaited(self, model: str, version: int | None = None, label: str | None = None) -> bool:
-        """Whether who asks for what is not there waits until it is."""
-        if self._is_on_demand(model):
+        """Whether a request for something that is not loaded waits for it."""
+        if self._loads_on_demand(model):
             return True
         if not self._unloads_first(model):
             return False
@@ -298,16 +298,16 @@ class Registry:
             raise InvalidRequest(f"Unrecognized servable version label: {label}; {model} has {known}")
         return None
 
-    def _wait_until_tried(self, model: str, version: int | None) -> None:
-        """Whatever the first scan has found of it; the version that is asked for is enough for who names one."""
-        tried = self._wait_for(
+    def _wait_for_first_scan(self, model: str, version: int | None) -> None:
+        """Until it has tried every version of the model that it found, or loaded the requested one."""
+        is_tried = self._wait_for(
             lambda: (
                 self.first_scan_done.is_set()
                 or self._is_settled(model)
                 or (version is not None and version in self._versions(model))
             )
         )
-        if not tried:
+        if not is_tried:
             raise Unavailable("the models are still being loaded; /v2/health/ready tells when that is done")
 
     def _is_settled(self, model: str) -> bool:
@@ -315,30 +315,30 @@ class Registry:
         return bool(statuses) and not any(status.state in _UNSETTLED for status in statuses)
 
     def _wait_until_loaded(self, model: str, version: int | None, label: str | None) -> None:
-        why = "is between two versions"
-        if self._is_on_demand(model):
+        reason = "is between two versions"
+        if self._loads_on_demand(model):
             self._when_wanted(model)
-            why = "is loaded on demand"
-        settled = self._wait_for(
+            reason = "is loaded on demand"
+        is_settled = self._wait_for(
             lambda: self._find(model, version, label) is not None or not self._is_awaited(model, version, label)
         )
-        if not settled:
-            raise Unavailable(f"{model} {why}, which takes longer than {self._patience_seconds:g} s")
+        if not is_settled:
+            raise Unavailable(f"{model} {reason}, which takes longer than {self._timeout_seconds:g} s")
 
     def _wait_for(self, condition: Callable[[], bool]) -> bool:
-        """Whether it has come true by then at the latest."""
+        """False on timeout."""
         with self._changed:
-            return self._changed.wait_for(condition, self._patience_seconds)
+            return self._changed.wait_for(condition, self._timeout_seconds)
 
-    def _missing(self, model: str, version: int | None, label: str | None) -> ServingError:
-        """In TensorFlow Serving's words, and then the reason."""
+    def _not_found(self, model: str, version: int | None, label: str | None) -> ServingError:
+        """With TensorFlow Serving's message, and the reason."""
         if label is not None:
             version = self._traffic.get(model, _NO_TRAFFIC).labels.get(label)
-        asked = f"Latest({model})" if version is None else f"Specific({model}, {version})"
+        requested = f"Latest({model})" if version is None else f"Specific({model}, {version})"
         statuses = self._statuses.get(model, {})
         kind: type[ServingError] = NotFound
         if not statuses:
-            reason = self._passed_over(model) or "no such model; GET /v1/models lists them"
+            reason = self._skip_reason(model) or "no such model; GET /v1/models lists them"
         elif version is not None and version not in statuses:
             reason = f"{model} has the versions {', '.join(map(str, sorted(statuses)))}"
         else:
@@ -347,11 +347,10 @@ class Registry:
             reason = f"version {number} is {status.state}" + (f": {status.error}" if status.error else "")
             if self._unloads_first(model) and (status.state in _BETWEEN or status.error):
                 kind = Unavailable
-        return kind(f"Servable not found for request: {asked} ({reason})")
+        return kind(f"Servable not found for request: {requested} ({reason})")
 
-    def _passed_over(self, model: str) -> str | None:
-        """Why nothing of its name, or nothing at all, is served."""
-        for place, reason in self.passed_over.items():
+    def _skip_reason(self, model: str) -> str | None:
+        for place, reason in self.skipped.items():
             if place == MODELS_FOLDER or place.split("/")[0] == model:
                 return not_served(place, reason)
         return None
@@ -360,7 +359,7 @@ class Registry:
 def _with(
     table: Mapping[str, Mapping[int, Entry]], model: str, version: int, entry: Entry | None
 ) -> dict[str, dict[int, Entry]]:
-    """A copy of the table with that entry set, or gone where it is None."""
+    """A copy of the table with that entry set; None removes it."""
     copy = {name: dict(versions) for name, versions in table.items()}
     versions = copy.setdefault(model, {})
     if entry is None:

@@ -1,4 +1,4 @@
-"""Who answers a model's requests."""
+"""Traffic: which version answers which of a model's requests. Labels, canary, shadow."""
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
@@ -9,10 +9,10 @@ from service.lifecycle.policies import STABLE, ModelPolicy
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Made anew whenever a version or the policy changes, so that a request only looks things up.
+    """Rebuilt whenever a version or the policy changes, so that a request only looks things up.
 
-    `versions`: those loaded, for requests that name one. `labels`: which version each names now. `default` answers
-    requests that name none, but for the `share` of them that the `canary` answers.
+    `versions`: all that are loaded, for requests with a version. `labels`: the version that each label names now.
+    `default` answers requests without a version, except for the `share` that the `canary` answers.
     """
 
     versions: Mapping[int, LoadedVersion] = field(default_factory=dict)
@@ -29,42 +29,42 @@ def route(
     labels_before: Mapping[str, int],
     held: Mapping[int, Set[int]],
 ) -> Traffic:
-    """`held`: versions that are not wanted any more, each with those that it waits for."""
+    """`held`: versions that are no longer wanted, each with the successors that it waits for."""
     available = {number for number in versions if statuses[number].state is State.AVAILABLE}
     labels = {
         name: _target(number, labels_before.get(name), available) for name, number in policy.label_versions.items()
     }
     canary, share = _labelled(policy.canary, labels)
-    shadow, mirrored_share = _labelled(policy.shadow, labels)
+    shadow, shadow_share = _labelled(policy.shadow, labels)
     answering = available - {shadow}
-    # Once their successors answer, they only wait for these to do so in every worker process.
+    # A held version whose successors answer here only waits for the other worker processes.
     answering -= {number for number, successors in held.items() if successors <= answering}
     number: int | None
     if (stable := labels.get(STABLE)) in available:
         number = stable
     elif answering:
-        # Where nothing but the canary is left, it answers all.
+        # If only the canary is left, it answers everything.
         number = max(answering - {canary} or answering)
     else:
-        # None is AVAILABLE in every worker process yet: then the one that will be, if it is loaded in this one.
+        # Nothing is AVAILABLE in every worker process yet: use the version that will be, if it is loaded in this one.
         coming = {number for number, status in statuses.items() if status.state in (State.START, State.LOADING)}
         number = stable if stable in coming else max(coming - {canary, shadow}, default=None)
     if number is None or number not in versions:
         return Traffic(versions, labels)
-    mirror = Shadow(versions[shadow], mirrored_share) if shadow in available and shadow != number else None
-    default = _mirrored(versions[number], mirror)
+    copy_to = Shadow(versions[shadow], shadow_share) if shadow in available and shadow != number else None
+    default = _with_shadow(versions[number], copy_to)
     if canary not in available or canary == number:
         return Traffic(versions, labels, default)
-    return Traffic(versions, labels, default, _mirrored(versions[canary], mirror), share)
+    return Traffic(versions, labels, default, _with_shadow(versions[canary], copy_to), share)
 
 
 def successors(
     policy: ModelPolicy, traffic: Traffic, version: int, wanted: Set[int], failed: Set[int], is_on_disk: bool
 ) -> set[int]:
-    """Who answers the requests that `version` answers now, once it is gone and the policy is carried out.
+    """The versions that will answer the requests of `version` once it is unloaded and the policy is carried out.
 
-    `wanted`: those on disk that are to be loaded; `failed`: those that could not be. What the policy names and is not
-    there may still come, unless `version` was taken from the disk as well (`is_on_disk`).
+    `wanted`: versions on disk that are to be loaded; `failed`: those of them that could not be. A version that the
+    policy names and that is missing may still appear, unless `version` itself was removed (not `is_on_disk`).
     """
     targets = policy.label_versions
     found = {targets[label] for label, number in traffic.labels.items() if number == version}
@@ -77,21 +77,22 @@ def successors(
             candidates = wanted - special or wanted
             if not candidates and is_on_disk:
                 candidates = policy.named
-            # One that failed before this one went is not who was meant to take its place, if there are others.
+            # A version that had already failed was not meant as the successor, if there are others.
             found |= {max(candidates - failed or candidates)} if candidates else set()
     return {number for number in found - {version} if number in wanted or is_on_disk}
 
 
 def _target(wanted: int, before: int | None, available: Set[int]) -> int:
-    """A label moves once the version that it is to name is AVAILABLE; until then the one before keeps it."""
+    """A label moves once its new version is AVAILABLE; until then it stays with the one before."""
     if before is not None and before in available and wanted not in available:
         return before
     return wanted
 
 
-def _mirrored(loaded: LoadedVersion, mirror: Shadow | None) -> LoadedVersion:
-    return loaded if mirror is None else replace(loaded, shadow=mirror)
+def _with_shadow(loaded: LoadedVersion, shadow: Shadow | None) -> LoadedVersion:
+    return loaded if shadow is None else replace(loaded, shadow=shadow)
 
 
-def _labelled(given: tuple[str, float] | None, labels: Mapping[str, int]) -> tuple[int | None, float]:
-    return (labels[given[0]], given[1]) if given else (None, 0.0)
+def _labelled(label: tuple[str, float] | None, labels: Mapping[str, int]) -> tuple[int | None, float]:
+    """Version and share of the canary's or the shadow's label."""
+    return (labels[label[0]], label[1]) if label else (None, 0.0)

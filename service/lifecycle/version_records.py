@@ -1,4 +1,7 @@
-"""What a worker process knows of versions that killed others, and tells of what it loads and runs itself."""
+"""Records of versions: which of them this worker process loads and runs, and which have killed worker processes.
+
+`service/runtime/deaths.py` reads them when a worker process has died.
+"""
 
 import os
 import threading
@@ -26,38 +29,21 @@ from service.runtime.deaths import (
 from service.runtime.shared_memory import COMMON, Areas, Kind, MemoryFull, SharedMemory
 from service.tensors.dtypes import Array
 
-# For another worker process to load a version first, or to take the place of one that died of it.
-PATIENCE_SECONDS = 60.0
+# How long a version waits until another worker process has loaded it first, or has replaced one that died of it.
+MAX_WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.02
 
 
 class Deadly(NotFound, LoadError):
-    """Worker processes died of the version, so it is neither loaded nor run."""
-
-
-class VersionRecord:
-    """Of a version, as its files are."""
-
-    def __init__(self, model: str, version: int, words: "memoryview[int]", place: int) -> None:
-        self.words = words
-        self.place = place
-        self.name = f"{model} version {version}"
-
-    def check(self) -> None:
-        """Raises Deadly."""
-        if deaths := self.words[ENDED]:
-            raise Deadly(
-                f"{deaths} worker processes died of it; until its files change or a command loads it, none will"
-            )
+    """Worker processes died of the version; it is neither loaded nor run."""
 
 
 class VersionRecords:
-    """`memory` None: there is one worker only. `others_listen`: whether another would go on answering if this one died;
-    true where no other is to be expected."""
-
     def __init__(
         self, memory: SharedMemory | None = None, slot: int = 0, others_listen: Callable[[], bool] = lambda: True
     ) -> None:
+        """`memory`: None if this is the only worker process. `others_listen`: whether another process would go on
+        answering if this one died; True if there is only one."""
         self._memory = memory or SharedMemory()
         self._others_listen = others_listen
         self._areas = Areas(self._memory, Kind.VERSION)
@@ -67,10 +53,11 @@ class VersionRecords:
 
     @contextmanager
     def loading(self, model: str, version: int, files: int, *, is_serving: bool = False) -> Iterator[None]:
-        """While this thread loads the version. `files`: what their fingerprint is.
+        """While this thread loads the version. `files`: their fingerprint.
 
-        Of several that were being loaded when a worker died each is loaded alone: the next death tells. A process that
-        `is_serving` leaves it to another to load a version first, and does not risk to be the second that dies of it.
+        Versions that were being loaded when a worker process died are loaded one at a time, so that the next death
+        shows which one it was. A process that `is_serving` lets another load a version first, and does not risk to be
+        the second that dies of it.
 
         Raises Deadly.
         """
@@ -92,12 +79,12 @@ class VersionRecords:
                 self._loading.record = None
 
     def marked(self, engine: Engine) -> Engine:
-        """The engine of the version that this thread is loading, so that its runs are marked."""
+        """The engine of the version that this thread is loading, with its runs marked."""
         record = getattr(self._loading, "record", None)
         return MarkedEngine(engine, self._marks, record, self._others_listen) if record else engine
 
     def pardon(self, model: str) -> None:
-        """An operator wants its versions, whatever they did."""
+        """An operator wants the model's versions loaded again, whatever died of them."""
         self._areas.refresh()
         for area in self._areas.found.values():
             if version_of(area.key)[0] == model:
@@ -107,20 +94,20 @@ class VersionRecords:
                     words[ENDED] = words[SUSPECT] = 0
 
     def end_in_order(self) -> None:
-        """This process ends, and no version is to blame."""
+        """This process ends as it should: no version is to blame."""
         self._marks.end_in_order()
 
-    def _record(self, model: str, version: int, files: int) -> VersionRecord:
+    def _record(self, model: str, version: int, files: int) -> "VersionRecord":
         try:
             area = self._areas.take(COMMON, record_key(model, version, files), RECORD_BYTES)
         except MemoryFull:
-            # No other process can be told of it then.
+            # A private record: no other process knows of it.
             return VersionRecord(model, version, memoryview(bytearray(RECORD_BYTES)).cast("q"), 0)
         return VersionRecord(model, version, self._memory.words_of(area), area.start)
 
-    def _wait_for_others(self, record: VersionRecord) -> None:
+    def _wait_for_others(self, record: "VersionRecord") -> None:
         words, own = record.words, os.getpid()
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + MAX_WAIT_SECONDS
         while time.monotonic() < deadline and not words[ENDED]:
             with self._memory.locked():
                 loader = words[LOADER]
@@ -131,7 +118,7 @@ class VersionRecords:
             time.sleep(POLL_SECONDS)
 
     @contextmanager
-    def _one_at_a_time(self, record: VersionRecord) -> Iterator[None]:
+    def _one_at_a_time(self, record: "VersionRecord") -> Iterator[None]:
         if not record.words[SUSPECT]:
             yield
             return
@@ -139,8 +126,29 @@ class VersionRecords:
             yield
 
 
+def is_deadly(engine: Engine) -> bool:
+    """Whether worker processes have died of the engine's version since it was loaded."""
+    return isinstance(engine, MarkedEngine) and bool(engine.record.words[ENDED])
+
+
+class VersionRecord:
+    """The shared record of a version with its present files; `runtime/deaths.py` describes the words."""
+
+    def __init__(self, model: str, version: int, words: "memoryview[int]", place: int) -> None:
+        self.words = words
+        self.place = place
+        self.name = f"{model} version {version}"
+
+    def check(self) -> None:
+        """Raises Deadly."""
+        if deaths := self.words[ENDED]:
+            raise Deadly(
+                f"{deaths} worker processes died of it; until its files change or a command loads it, none will"
+            )
+
+
 class MarkedEngine:
-    """An engine whose runs are marked. One that other workers died of meanwhile runs no more."""
+    """Marks each run of an engine. Once other worker processes have died of the version it runs no more."""
 
     def __init__(
         self, engine: Engine, marks: Marks, record: VersionRecord, others_listen: Callable[[], bool] = lambda: True
@@ -179,15 +187,10 @@ class MarkedEngine:
         self._engine.release()
 
     def _check(self) -> None:
-        """Raises Deadly, or Unavailable where nobody would be left to answer if this process died of it, too."""
+        """Raises Deadly; Unavailable if no process would be left to answer in case this one dies of it too."""
         self.record.check()
         is_loading = self._words[self._marks.place() + LOADING]
         if self._record_words[SUSPECT] == 2 and not is_loading and not self._others_listen():
             raise Unavailable(
                 f"a worker process died of {self.record.name}; it is run again once another has taken its place"
             )
-
-
-def is_deadly(engine: Engine) -> bool:
-    """Whether worker processes died of its version since it was loaded."""
-    return isinstance(engine, MarkedEngine) and bool(engine.record.words[ENDED])

@@ -1,4 +1,4 @@
-"""The watcher: polls the repository and reconciles the registry with it. The only one who loads and unloads."""
+"""The watcher: polls the repository, and loads and unloads versions until the registry matches it."""
 
 import logging
 import threading
@@ -13,10 +13,10 @@ from service.engines.base import LoadError
 from service.errors import NotFound, without_paths
 from service.inference.folder import Folder, fingerprint
 from service.inference.version import LoadedVersion, State, VersionStatus
-from service.lifecycle.loader import Key, Loader, LoadQueue, Retries, newest_first
+from service.lifecycle.loader import Loader, LoadQueue, Retries, newest_first
 from service.lifecycle.policies import Policies
 from service.lifecycle.registry import Registry
-from service.lifecycle.repository import Repository
+from service.lifecycle.repository import Key, Repository
 from service.lifecycle.succession import Succession
 from service.lifecycle.version_records import Deadly, VersionRecords, is_deadly
 from service.lifecycle.workers import Agreement
@@ -25,7 +25,7 @@ from service.runtime.cgroup import usable_cores
 from service.runtime.toml_file import TomlFile
 from service.serving_config import InvalidServingConfig
 
-# How often the others are asked while something is under way.
+# Between two looks at the other worker processes while something is being loaded or unloaded.
 EAGER_SECONDS = 0.05
 MAX_LOADERS = 4
 
@@ -33,11 +33,13 @@ logger = logging.getLogger(__name__)
 
 
 class Watcher:
+    """The only one that writes to the registry, in its own thread and in those of the load queue."""
+
     def __init__(
         self,
         repository: Repository,
         registry: Registry,
-        preparation: Loader,
+        loader: Loader,
         poll_seconds: float,
         policy_file: TomlFile[Policies],
         agreement: Agreement,
@@ -48,10 +50,10 @@ class Watcher:
         records: VersionRecords | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_failure` is told of every try to load a version that failed; `records` of what is being loaded."""
+        """`on_failure`: called whenever a version fails to load. `loaders`: threads that load."""
         self._repository = repository
         self._registry = registry
-        self._preparation = preparation
+        self._loader = loader
         self._poll_seconds = poll_seconds
         self._policy_file = policy_file
         self._agreement = agreement
@@ -62,16 +64,17 @@ class Watcher:
         self._queue = LoadQueue(self._load, loaders or min(usable_cores(), MAX_LOADERS))
         self._policies = Policies()
         self._wanted: dict[Key, Path] = {}
-        self._seen: dict[Key, int] = {}
-        # What serves while another folder lies in its place, which is to be loaded.
+        # Of the files of what is to be loaded, as of the last poll.
+        self._fingerprints: dict[Key, int] = {}
+        # AVAILABLE, and to be loaded again, since the folder was replaced.
         self._replaced: set[Key] = set()
-        # What is no longer in use, noted by whoever used it last; and whether the same number answers on. To note it
-        # takes no lock: that may be anybody, and at any moment.
-        self._gone: deque[tuple[Key, bool]] = deque()
-        # Held while a version goes from one state to the next.
+        # Engines that nobody refers to any more, and whether a replacement has their number. Appended to without a
+        # lock, since the last reference may be dropped in any thread at any time.
+        self._released: deque[tuple[Key, bool]] = deque()
+        # Held while a version changes its state.
         self._lock = threading.Lock()
         self._is_stopped = False
-        registry.when_wanted(self._agreement.ask_for)
+        registry.when_wanted(self._agreement.load_on_demand)
 
     def start(self) -> None:
         self._agreement.publish()
@@ -82,23 +85,23 @@ class Watcher:
         self._agreement.wake.set()
 
     def load(self, model: str) -> None:
-        """All versions that its policy wants, in all worker processes. Raises ServingError where that is not to be."""
+        """All versions that the policy selects, in all worker processes. Raises ServingError if that fails."""
         self._check_known(model)
         self._records.pardon(model)
         self._agreement.load(model)
 
     def unload(self, model: str) -> None:
-        """All versions, in all worker processes, after their last requests: until `load`, or where the model is loaded
-        on demand until the next request for it. Raises ServingError where that is not to be."""
+        """All versions, in all worker processes, once their requests are done. They stay unloaded until `load`, or if
+        the model is loaded on demand until its next request. Raises ServingError if that fails."""
         self._check_known(model)
         self._agreement.unload(model)
 
     def scan(self) -> None:
-        """A look, and everything that it finds is loaded."""
-        # First what clients wished before this worker process began.
+        """Poll, and wait until everything found is loaded."""
+        # What clients requested before this worker process started comes first.
         self._coordinate()
         self.poll()
-        # What is loaded first is served while the others are still being loaded.
+        # The first versions serve while the others are still being loaded.
         while not self._queue.wait(EAGER_SECONDS):
             self._coordinate()
         self._coordinate()
@@ -107,53 +110,40 @@ class Watcher:
             self._registry.end_first_scan()
 
     def poll(self) -> None:
-        """One look at the repository; what is due begins to be loaded.
+        """Compare the repository with the registry; queue what is to be loaded, unload what is not wanted any more.
 
-        What lies there at the first look is loaded at once. What appears later may still be being copied: it is
-        loaded once two looks in a row find the same files. A failed version is tried again after a while, and when
-        its files change. What serves goes by the rules of its succession.
+        The first poll loads what it finds. What appears later may still be being copied: it is loaded once two polls in
+        a row find the same files. A version that failed is tried again after a while, and when its files change.
         """
         if State.UNLOADING in self._states():
-            # A request that failed may hold its version in a circle of references.
+            # A request that failed may keep its version alive in a reference cycle.
             malloc.give_back()
         try:
             found = self._repository.versions()
         except OSError as error:
             logger.error("cannot read the models folder (what is loaded goes on serving): %s", error)
             return
-        self._registry.passed_over = self._repository.passed_over
-        # After the folder, so that a label that was moved before its version was taken away has moved here, too.
+        self._registry.skipped = self._repository.skipped
+        # After the folder: a label that is moved before its version is removed must be seen first.
         self._read_policies()
         is_first = not self._registry.first_scan_done.is_set()
-        with self._lock:
-            present = self._succession.with_absent(found)
-            wanted = self._policies.wanted(present)
-            if is_first:
-                wanted |= self._serving_elsewhere() & found.keys()
-            self._wanted = {key: present[key] for key in wanted}
-            known = {(model, version) for model, versions in self._registry.statuses().items() for version in versions}
-            for key in sorted(wanted - known):
-                self._enter(key)
-            for key in sorted(known - wanted):
-                self._let_go(key, key in found)
-            for key in wanted & known:
-                # Whatever it was to wait for while it was not wanted.
-                self._registry.hold(*key, frozenset())
-            self._replaced = self._succession.replaced(self._wanted)
-        # Of what is loaded, no file is looked at.
-        files = {
+        self._update_wanted(found, is_first=is_first)
+        # Only of what is not loaded.
+        fingerprints = {
             key: fingerprint(path)
             for key, path in self._wanted.items()
             if self._is_to_load(key) or self._state(key) is State.UNLOADING
         }
-        settled = {key: files[key] for key in files if is_first or self._seen.get(key) == files[key]}
-        self._seen = files
+        settled = {
+            key: files for key, files in fingerprints.items() if is_first or self._fingerprints.get(key) == files
+        }
+        self._fingerprints = fingerprints
         due = [
             key
-            for key in settled
-            if self._is_to_load(key) and self._is_allowed(key[0]) and self._retries.is_due(key, settled[key])
+            for key, files in settled.items()
+            if self._is_to_load(key) and self._is_allowed(key[0]) and self._retries.is_due(key, files)
         ]
-        self._queue.add(newest_first([key for key in due if self._has_room(key)]))
+        self._queue.add(newest_first([key for key in due if self._make_room(key)]))
 
     def _check_known(self, model: str) -> None:
         on_disk = {name for name, version in self._repository.versions()}
@@ -170,37 +160,166 @@ class Watcher:
         for loaded in self._registry.loaded():
             batching = self._policies.of(loaded.model).batching
             if batching != before.of(loaded.model).batching:
-                self._registry.replace_loaded(self._preparation.with_batcher(loaded, batching))
+                self._registry.replace_loaded(self._loader.with_batcher(loaded, batching))
         for model, version in self._registry.replacements():
             if self._policies.of(model).batching != before.of(model).batching:
-                # Loaded again, by the new one.
+                # It is loaded again, with the new batching.
                 self._registry.drop_replacement(model, version)
 
+    def _update_wanted(self, found: dict[Key, Path], *, is_first: bool) -> None:
+        with self._lock:
+            present = self._succession.with_absent(found)
+            wanted = self._policies.wanted(present)
+            if is_first:
+                wanted |= self._serving_elsewhere() & found.keys()
+            self._wanted = {key: present[key] for key in wanted}
+            known = {(model, version) for model, versions in self._registry.statuses().items() for version in versions}
+            for key in sorted(wanted - known):
+                self._add(key)
+            for key in sorted(known - wanted):
+                self._unload_unwanted(key, is_on_disk=key in found)
+            for key in wanted & known:
+                # It may have waited for a successor while it was not wanted.
+                self._registry.hold(*key, frozenset())
+            self._replaced = self._succession.replaced(self._wanted)
+
+    def _serving_elsewhere(self) -> set[Key]:
+        """What other worker processes serve. A new process loads it even if it is not wanted: the others may keep it
+        because its successor cannot be loaded."""
+        serving = self._agreement.available_elsewhere()
+        return {key for key in serving if self._policies.of(key[0]).replace == "load_first"}
+
+    def _add(self, key: Key) -> None:
+        """A version that is wanted and not loaded."""
+        is_ended = self._agreement.requested(key[0]) == "unload" and self._policies.of(key[0]).load == "preload"
+        self._registry.set_status(*key, VersionStatus(State.END if is_ended else State.START))
+
+    def _unload_unwanted(self, key: Key, *, is_on_disk: bool) -> None:
+        """Unless it still answers until its successor does."""
+        model, version = key
+        wanted = {number for name, number in self._wanted if name == model}
+        policy = self._policies.of(model)
+        if version in self._registry.traffic(model).versions and self._succession.stays(
+            key, policy, wanted, is_on_disk
+        ):
+            return
+        if self._state(key) is not State.UNLOADING:
+            logger.info("%s version %d %s", *key, "is not wanted any more" if is_on_disk else "has vanished")
+            self._unload(key)
+
+    def _is_to_load(self, key: Key) -> bool:
+        return self._is_idle(key) or (key in self._replaced and self._state(key) is State.AVAILABLE)
+
+    def _is_idle(self, key: Key) -> bool:
+        return self._state(key) in (State.START, State.END)
+
+    def _is_allowed(self, model: str) -> bool:
+        """Whether the model's versions are to be loaded now."""
+        requested = self._agreement.requested(model)
+        if requested is not None:
+            return requested == "load"
+        # A model on demand that is in use gets its successors, too.
+        return self._policies.of(model).load == "preload" or bool(self._registry.traffic(model).versions)
+
+    def _make_room(self, key: Key) -> bool:
+        """With `unload_first`: unload what the version replaces. False while that is still in memory."""
+        model, version = key
+        if self._policies.of(model).replace == "load_first":
+            return True
+        with self._lock:
+            for number, successors in self._registry.held(model).items():
+                if version in successors:
+                    logger.info("%s version %d makes room for version %d", model, number, version)
+                    self._unload((model, number))
+            if self._state(key) is State.AVAILABLE:
+                logger.info("%s version %d makes room for what its folder is now", model, version)
+                self._unload(key)
+        return all(status.state is not State.UNLOADING for status in self._registry.statuses()[model].values())
+
+    def _load(self, key: Key) -> None:
+        with self._lock:
+            if key not in self._wanted or not self._is_to_load(key):
+                return
+            path, files = self._wanted[key], self._fingerprints.get(key, 0)
+            # It may have been queued again by a poll just before its last load failed.
+            if not self._retries.is_due(key, files):
+                return
+            if self._is_idle(key):
+                self._registry.set_status(*key, VersionStatus(State.LOADING))
+        started = time.monotonic()
+        folder: Folder | None = None
+        try:
+            folder = _open(path)
+            path = folder.path
+            batching = self._policies.of(key[0]).batching
+            is_serving = self._registry.first_scan_done.is_set()
+            with self._records.loading(*key, files, is_serving=is_serving):
+                loaded = self._loader.load(*key, path, batching)
+            if key in self._agreement.kept_off_loops():
+                loaded.pace.keep_off_loop()
+            if folder.is_replaced(path):
+                raise LoadError("its folder was replaced while it was being loaded")
+        # Whatever goes wrong in one model, the others must be loaded and served.
+        except Exception as error:
+            is_expected = isinstance(error, (LoadError, InvalidServingConfig))
+            message = without_paths(str(error), path) or type(error).__name__
+            reason = self._failed(key, files, message, error)
+            logger.error("%s version %d cannot be loaded: %s", *key, reason, exc_info=None if is_expected else error)
+            self._on_failure(*key)
+            self._finish(key, VersionStatus(State.END, reason, folder.identity if folder else ""))
+        else:
+            self._retries.forget(key)
+            seconds = time.monotonic() - started
+            status = VersionStatus(State.LOADING, engine=loaded.engine.name, load_seconds=seconds)
+            self._finish(key, status, replace(loaded, folder=folder))
+
+    def _failed(self, key: Key, files: int, message: str, error: Exception) -> str:
+        """The reason, with the time of the next try if there is one."""
+        if not isinstance(error, Deadly):
+            return self._retries.failed(key, files, message)
+        self._retries.never_retry(key, files)
+        return message
+
+    def _finish(self, key: Key, status: VersionStatus, loaded: LoadedVersion | None = None) -> None:
+        with self._lock:
+            # In any other state it has vanished or been unloaded meanwhile.
+            if self._state(key) is State.LOADING:
+                self._registry.set_status(*key, status, loaded)
+            elif key in self._replaced and self._state(key) is State.AVAILABLE:
+                self._replaced.discard(key)
+                if loaded is None:
+                    self._registry.set_failure(*key, status.error, status.failed_folder)
+                else:
+                    self._registry.set_replacement(*key, status, loaded)
+        self._agreement.wake.set()
+
     def _coordinate(self) -> None:
-        """Does what other worker processes wish, and tells them how far this one is."""
-        heard = self._agreement.hear()
-        for wish in heard:
+        """Carry out load requests, report to the other worker processes, and promote what all of them have loaded."""
+        requests = self._agreement.new_requests()
+        for request in requests:
             with self._lock:
-                for version in self._registry.statuses().get(wish.model, {}):
-                    key = (wish.model, version)
+                for version in self._registry.statuses().get(request.model, {}):
+                    key = (request.model, version)
                     self._retries.forget(key)
-                    if wish.action == "unload":
+                    if request.action == "unload":
                         self._unload(key)
                     elif self._state(key) is State.END:
-                        self._enter(key)
-        if heard:
+                        self._add(key)
+        if requests:
             self.poll()
-        if self._gone:
-            self._end_what_is_gone()
+        if self._released:
+            self._end_released()
         self._keep_off_loop()
         self._unload_deadly()
-        self._agreement.acknowledge(heard)
+        self._agreement.acknowledge(requests)
         for key, before in self._agreement.promote().items():
             status = self._registry.statuses()[key[0]][key[1]]
-            told = (*key, "AVAILABLE" if before is None else "replaced", status.engine, status.load_seconds)
-            logger.info("%s version %d is %s (engine %s, loaded in %.2f s)", *told)
+            what = "AVAILABLE" if before is None else "replaced"
+            logger.info(
+                "%s version %d is %s (engine %s, loaded in %.2f s)", *key, what, status.engine, status.load_seconds
+            )
             if before is not None:
-                self._when_gone(before, key, is_replaced=True)
+                self._end_when_released(before, key, is_replaced=True)
 
     def _keep_off_loop(self) -> None:
         slow = self._agreement.kept_off_loops()
@@ -220,152 +339,40 @@ class Watcher:
             if is_deadly(loaded.engine):
                 self._registry.drop_replacement(model, version)
 
-    def _state(self, key: Key) -> State | None:
-        status = self._registry.statuses().get(key[0], {}).get(key[1])
-        return status.state if status else None
-
-    def _is_idle(self, key: Key) -> bool:
-        return self._state(key) in (State.START, State.END)
-
-    def _is_to_load(self, key: Key) -> bool:
-        return self._is_idle(key) or (key in self._replaced and self._state(key) is State.AVAILABLE)
-
-    def _is_allowed(self, model: str) -> bool:
-        wished = self._agreement.wished(model)
-        if wished is not None:
-            return wished == "load"
-        # What is loaded on demand and is in use has its successors loaded, too.
-        return self._policies.of(model).load == "preload" or bool(self._registry.traffic(model).versions)
-
-    def _serving_elsewhere(self) -> set[Key]:
-        """What this worker process begins with as well, wanted or not: the others may hold it for a successor that
-        cannot be loaded."""
-        serving = self._agreement.available_elsewhere()
-        return {key for key in serving if self._policies.of(key[0]).replace == "load_first"}
-
-    def _has_room(self, key: Key) -> bool:
-        """Not before what it takes the place of is out of memory, where the policy says so; that goes now."""
-        model, version = key
-        if self._policies.of(model).replace == "load_first":
-            return True
-        with self._lock:
-            for number, successors in self._registry.held(model).items():
-                if version in successors:
-                    logger.info("%s version %d makes room for version %d", model, number, version)
-                    self._unload((model, number))
-            if self._state(key) is State.AVAILABLE:
-                logger.info("%s version %d makes room for what its folder is now", model, version)
-                self._unload(key)
-        return all(status.state is not State.UNLOADING for status in self._registry.statuses()[model].values())
-
-    def _let_go(self, key: Key, is_on_disk: bool) -> None:
-        """What is not wanted any more, unless it still answers for who is to come."""
-        model, version = key
-        wanted = {number for name, number in self._wanted if name == model}
-        policy = self._policies.of(model)
-        if version in self._registry.traffic(model).versions and self._succession.stays(
-            key, policy, wanted, is_on_disk
-        ):
-            return
-        if self._state(key) is not State.UNLOADING:
-            logger.info("%s version %d %s", *key, "is not wanted any more" if is_on_disk else "has vanished")
-            self._unload(key)
-
-    def _enter(self, key: Key) -> None:
-        """A version that is wanted and not loaded."""
-        is_ended = self._agreement.wished(key[0]) == "unload" and self._policies.of(key[0]).load == "preload"
-        self._registry.set_status(*key, VersionStatus(State.END if is_ended else State.START))
-
     def _unload(self, key: Key) -> None:
+        """It is UNLOADING until the last request that uses it is done."""
         if self._state(key) is State.UNLOADING:
             return
         if (loaded := self._registry.retire(*key)) is None:
             self._end(key)
             return
-        self._when_gone(loaded, key, is_replaced=False)
+        self._end_when_released(loaded, key, is_replaced=False)
 
-    def _when_gone(self, loaded: LoadedVersion, key: Key, *, is_replaced: bool) -> None:
-        finalizer = weakref.finalize(loaded.engine, self._gone.append, (key, is_replaced))
+    def _end_when_released(self, loaded: LoadedVersion, key: Key, *, is_replaced: bool) -> None:
+        finalizer = weakref.finalize(loaded.engine, self._released.append, (key, is_replaced))
         finalizer.atexit = False
 
-    def _end_what_is_gone(self) -> None:
-        is_awaited = False
-        while self._gone:
-            key, is_replaced = self._gone.popleft()
+    def _end_released(self) -> None:
+        has_waiting_successor = False
+        while self._released:
+            key, is_replaced = self._released.popleft()
             if is_replaced:
                 logger.info("%s version %d from its old folder is unloaded", *key)
                 continue
             with self._lock:
                 self._end(key)
             logger.info("%s version %d is unloaded", *key)
-            is_awaited |= self._policies.of(key[0]).replace == "unload_first"
+            has_waiting_successor |= self._policies.of(key[0]).replace == "unload_first"
         malloc.give_back()
-        if is_awaited:
-            # Its successor is loaded now.
+        if has_waiting_successor:
             self.poll()
 
     def _end(self, key: Key) -> None:
         self._retries.forget(key)
         if key in self._wanted:
-            self._enter(key)
+            self._add(key)
         else:
             self._registry.remove(*key)
-
-    def _load(self, key: Key) -> None:
-        with self._lock:
-            if key not in self._wanted or not self._is_to_load(key):
-                return
-            path, files = self._wanted[key], self._seen.get(key, 0)
-            # Two looks may have found it due, and one of its loads be over.
-            if not self._retries.is_due(key, files):
-                return
-            if self._is_idle(key):
-                self._registry.set_status(*key, VersionStatus(State.LOADING))
-        started = time.monotonic()
-        folder: Folder | None = None
-        try:
-            folder = _open(path)
-            path = folder.path
-            batching = self._policies.of(key[0]).batching
-            is_serving = self._registry.first_scan_done.is_set()
-            with self._records.loading(*key, files, is_serving=is_serving):
-                loaded = self._preparation.prepare(*key, path, batching)
-            if key in self._agreement.kept_off_loops():
-                loaded.pace.keep_off_loop()
-            if folder.is_replaced(path):
-                raise LoadError("its folder was replaced while it was being loaded")
-        # Whatever a stranger's model does wrong, the others must go on being loaded and watched.
-        except Exception as error:
-            expected = isinstance(error, (LoadError, InvalidServingConfig))
-            told = without_paths(str(error), path) or type(error).__name__
-            reason = self._reason(key, files, told, error)
-            logger.error("%s version %d cannot be loaded: %s", *key, reason, exc_info=None if expected else error)
-            self._on_failure(*key)
-            self._finish(key, VersionStatus(State.END, reason, folder.identity if folder else ""))
-        else:
-            self._retries.forget(key)
-            seconds = time.monotonic() - started
-            status = VersionStatus(State.LOADING, engine=loaded.engine.name, load_seconds=seconds)
-            self._finish(key, status, replace(loaded, folder=folder))
-
-    def _reason(self, key: Key, files: int, told: str, error: Exception) -> str:
-        if not isinstance(error, Deadly):
-            return self._retries.failed(key, files, told)
-        self._retries.leave_alone(key, files)
-        return told
-
-    def _finish(self, key: Key, status: VersionStatus, loaded: LoadedVersion | None = None) -> None:
-        with self._lock:
-            # Otherwise it has vanished or been unloaded meanwhile.
-            if self._state(key) is State.LOADING:
-                self._registry.set_status(*key, status, loaded)
-            elif key in self._replaced and self._state(key) is State.AVAILABLE:
-                self._replaced.discard(key)
-                if loaded is None:
-                    self._registry.set_failure(*key, status.error, status.failed_folder)
-                else:
-                    self._registry.set_replacement(*key, status, loaded)
-        self._agreement.wake.set()
 
     def _watch(self) -> None:
         next_poll = time.monotonic()
@@ -377,7 +384,7 @@ class Watcher:
                 elif time.monotonic() >= next_poll:
                     self.poll()
                 self._coordinate()
-            # Of the machine, not of ours: no more files may be opened, a disk fails.
+            # The machine's fault: too many open files, a failing disk.
             except OSError as error:
                 logger.error("looking through the models folder failed; trying again: %s", error)
             except Exception:
@@ -390,6 +397,10 @@ class Watcher:
     def _pause(self, until_next_poll: float) -> float:
         is_under_way = self._registry.replacements() or not self._states().isdisjoint((State.LOADING, State.UNLOADING))
         return min(until_next_poll, EAGER_SECONDS) if is_under_way else until_next_poll
+
+    def _state(self, key: Key) -> State | None:
+        status = self._registry.statuses().get(key[0], {}).get(key[1])
+        return status.state if status else None
 
     def _states(self) -> set[State]:
         return {status.state for versions in self._registry.statuses().values() for status in versions.values()}

@@ -1,5 +1,8 @@
-"""How the worker processes agree: a version is AVAILABLE once all of them have loaded it, or could not. What it takes
-the place of goes once it is AVAILABLE in all of them."""
+"""Agreement of the worker processes, through the memory that they share.
+
+A version becomes AVAILABLE once all worker processes have loaded it, or failed to. The version that it replaces is
+unloaded once it is AVAILABLE in all of them. A request to load or unload a model goes to all of them.
+"""
 
 import hashlib
 import logging
@@ -14,30 +17,35 @@ import msgspec
 from service.errors import InvalidRequest, Unavailable
 from service.inference.version import LoadedVersion, State
 from service.lifecycle.registry import Registry
+from service.lifecycle.repository import Key
 from service.runtime.shared_memory import MemoryFull, SharedMemory
 from service.runtime.shared_values import Values
 
-# What the worker processes tell each other, through the memory that they share.
-#
-# Each worker writes how far it is with every version. A wish is for all of them: to load a model, or to unload it.
-
-# A version that is loaded and warmed up, in this worker at least; whether the others are so far is another question.
+# Loaded and warmed up in this worker process; other worker processes may still be loading it.
 PREPARED = "PREPARED"
+# Between two looks at what the other worker processes report, in `load` and `unload`.
+COMMAND_POLL_SECONDS = 0.02
 
-_REPORT, _WISH, _SLOW, _SAID = b"report", b"wish ", b"slow ", b"said "
+_SETTLED_HERE = (PREPARED, State.AVAILABLE, State.END)
 
-logger = logging.getLogger(__name__)
+_REPORT, _REQUEST, _SLOW, _LOGGED = b"report", b"request ", b"slow ", b"logged "
 
+Action = Literal["load", "unload"]
 # PREPARED or one of TensorFlow Serving's states, by model and version.
 Progress = dict[str, dict[int, str]]
 
+logger = logging.getLogger(__name__)
+
 
 class Report(msgspec.Struct, frozen=True):
-    """`heard`: by model, the last wish that the worker has acted upon. `is_serving`: it has tried all that it found at
-    its start. `folders`: by model and version the folders (`Folder.identity`) that it has loaded, or could not."""
+    """The state of one worker process.
+
+    `acknowledged`: by model, the number of the last LoadRequest that was carried out. `is_serving`: the first scan is
+    done. `folders`: by model and version, each `Folder.identity` that was loaded, or failed to.
+    """
 
     progress: Progress = {}
-    heard: dict[str, int] = {}
+    acknowledged: dict[str, int] = {}
     is_serving: bool = False
     folders: dict[str, dict[int, list[str]]] = {}
 
@@ -48,40 +56,42 @@ class Report(msgspec.Struct, frozen=True):
         return folder in self.folders.get(model, {}).get(version, ())
 
 
-class _Published(msgspec.Struct, frozen=True):
-    """`pid`: of the worker, by which its report is told from one of the worker before it."""
-
-    pid: int
-    report: Report
-
-
-class Wish(msgspec.Struct, frozen=True):
-    """The last one for a model counts. `number` grows from wish to wish."""
+class LoadRequest(msgspec.Struct, frozen=True):
+    """To load or unload a model in all worker processes. Only the last one for a model counts; `number` grows."""
 
     model: str
-    action: Literal["load", "unload"]
+    action: Action
     number: int
 
 
-class Slow(msgspec.Struct, frozen=True):
-    """A version that no event loop is to run, as long as the service lives."""
+class SlowVersion(msgspec.Struct, frozen=True):
+    """A version that no event loop may run, until the service restarts."""
 
     model: str
     version: int
 
 
+class _Published(msgspec.Struct, frozen=True):
+    """`pid`: of the worker process; a report of an earlier process in the same slot does not count."""
+
+    pid: int
+    report: Report
+
+
 class Board:
+    """What the worker processes tell each other: reports, load requests, slow versions."""
+
     def __init__(self, memory: SharedMemory | None = None, slot: int = 0) -> None:
-        """`memory` None: there is one worker only, and nobody to tell."""
+        """`memory`: None if this is the only worker process."""
         self._memory = memory or SharedMemory()
         self._values = Values(self._memory)
         self._slot = slot
         self._published: Report | None = None
         self._is_full = False
-        self._slow: set[Slow] = set()
+        self._slow: set[SlowVersion] = set()
 
     def publish(self, report: Report) -> None:
-        """Where there is no room, the next time."""
+        """If the memory is full, the next call tries again."""
         if report == self._published:
             return
         published = _Published(os.getpid(), report)
@@ -96,36 +106,38 @@ class Board:
             self._is_full = False
 
     def others(self) -> list[Report]:
-        """The reports of all other workers that live."""
+        """The reports of all other worker processes that are alive."""
         found = [(slot, value) for slot, value in self._values.all(_REPORT) if slot != self._slot]
         published = [(slot, msgspec.json.decode(value, type=_Published)) for slot, value in found]
-        # What a dead worker reported stays where its successor will report.
+        # The report of a dead process stays until its successor publishes one.
         return [one.report for slot, one in published if one.pid == self._memory.pid(slot)]
 
-    def wish(self, model: str, action: Literal["load", "unload"]) -> int:
-        """Its number. Raises MemoryFull."""
+    def request(self, model: str, action: Action) -> int:
+        """Returns the number of the LoadRequest. Raises MemoryFull."""
 
-        def next_wish(before: bytes | None) -> bytes:
-            number = msgspec.json.decode(before, type=Wish).number + 1 if before else 1
-            return msgspec.json.encode(Wish(model, action, number))
+        def following(before: bytes | None) -> bytes:
+            number = msgspec.json.decode(before, type=LoadRequest).number + 1 if before else 1
+            return msgspec.json.encode(LoadRequest(model, action, number))
 
-        return msgspec.json.decode(self._values.change(_WISH + model.encode(), next_wish), type=Wish).number
+        encoded = self._values.change(_REQUEST + model.encode(), following)
+        return msgspec.json.decode(encoded, type=LoadRequest).number
 
-    def is_first(self, sentence: str) -> bool:
-        """Whether no other worker process has said this: what is about the disk need not be logged by all of them."""
+    def requests(self) -> dict[str, LoadRequest]:
+        """By model, the last one."""
+        found = [msgspec.json.decode(value, type=LoadRequest) for _, value in self._values.all(_REQUEST)]
+        return {request.model: request for request in found}
+
+    def is_first(self, message: str) -> bool:
+        """Whether no other worker process has logged this message: one line about the disk is enough."""
         try:
-            said = self._values.change(_SAID + hashlib.sha256(sentence.encode()).digest(), _next_number)
+            count = self._values.change(_LOGGED + hashlib.sha256(message.encode()).digest(), _next_number)
         except MemoryFull:
             return True  # better twice than never
-        return said == b"1"
+        return count == b"1"
 
-    def wishes(self) -> dict[str, Wish]:
-        found = [msgspec.json.decode(value, type=Wish) for _, value in self._values.all(_WISH)]
-        return {wish.model: wish for wish in found}
-
-    def note_slow(self, slow: Slow) -> None:
-        """Where there is no room, for this worker alone."""
-        # Replaced, not changed: the watcher may be going through it.
+    def add_slow(self, slow: SlowVersion) -> None:
+        """If the memory is full, only this worker process knows."""
+        # A new set, since the watcher may be iterating over the old one.
         self._slow = {*self._slow, slow}
         encoded = msgspec.json.encode(slow)
         try:
@@ -133,47 +145,37 @@ class Board:
         except MemoryFull as error:
             logger.error("other worker processes cannot be told of slow versions: %s", error.strerror)
 
-    def slow(self) -> set[Slow]:
-        return self._slow.union(msgspec.json.decode(value, type=Slow) for _, value in self._values.all(_SLOW))
-
-
-def _next_number(before: bytes | None) -> bytes:
-    return str(int(before or 0) + 1).encode()
-
-
-Key = tuple[str, int]
-
-_SETTLED_HERE = (PREPARED, State.AVAILABLE, State.END)
-ASK_SECONDS = 0.02
+    def slow(self) -> set[SlowVersion]:
+        return self._slow.union(msgspec.json.decode(value, type=SlowVersion) for _, value in self._values.all(_SLOW))
 
 
 class Agreement:
-    """`patience_seconds`: for loading or unloading by command; `start_seconds`: for the others at the start."""
-
     def __init__(
         self,
         registry: Registry,
         board: Board | None = None,
-        patience_seconds: float = 120,
-        start_seconds: float = 10,
+        timeout_seconds: float = 120,
+        start_timeout_seconds: float = 10,
     ) -> None:
+        """`timeout_seconds`: for `load` and `unload`. `start_timeout_seconds`: for the other worker processes, at the
+        start of this one."""
         self._registry = registry
         self._board = board or Board()
-        self._patience_seconds = patience_seconds
-        self._start_seconds = start_seconds
-        self._heard: dict[str, Wish] = {}
+        self._timeout_seconds = timeout_seconds
+        self._start_timeout_seconds = start_timeout_seconds
+        self._requests: dict[str, LoadRequest] = {}
         self._acknowledged: dict[str, int] = {}
-        # What is loaded here from other files than it answers from in other worker processes, since when.
+        # Since when versions have been loaded here from other files than the other worker processes answer from.
         self._ahead_since: dict[Key, float] = {}
-        # Set when the watcher has something to do before its next look.
+        # Set when the watcher has something to do before its next poll.
         self.wake = threading.Event()
 
     def load(self, model: str) -> None:
-        """In all worker processes; also what failed before.
+        """In all worker processes; versions that failed are tried again.
 
         Raises:
             InvalidRequest: a version cannot be loaded.
-            Unavailable: it takes too long, and goes on; or there is no room to tell the others.
+            Unavailable: it takes longer than the timeout, and goes on; or the shared memory is full.
         """
         self._command(model, "load", (State.AVAILABLE, State.END))
         statuses = self._registry.statuses().get(model, {})
@@ -185,49 +187,50 @@ class Agreement:
             raise InvalidRequest(f"{model} cannot be loaded: {'; '.join(reasons)}")
 
     def unload(self, model: str) -> None:
-        """In all worker processes, after the last requests; until `load`.
+        """In all worker processes, once their requests are done; until `load`.
 
         Raises:
-            Unavailable: it takes too long, and goes on; or there is no room to tell the others.
+            Unavailable: it takes longer than the timeout, and goes on; or the shared memory is full.
         """
         self._command(model, "unload", (State.START, State.END))
 
-    def ask_for(self, model: str) -> None:
-        """A request needs a model that is loaded on demand."""
-        if self.wished(model) != "load":
-            self._wish(model, "load")
+    def load_on_demand(self, model: str) -> None:
+        """A request needs the model. Does not wait."""
+        if self.requested(model) != "load":
+            self._request(model, "load")
         self.wake.set()
 
     def keep_off_loops(self, model: str, version: int) -> None:
-        """No event loop is to run the version any more, of whichever worker process."""
-        self._board.note_slow(Slow(model, version))
+        """From now on no event loop of any worker process runs the version."""
+        self._board.add_slow(SlowVersion(model, version))
         self.wake.set()
 
     def kept_off_loops(self) -> set[Key]:
         return {(slow.model, slow.version) for slow in self._board.slow()}
 
-    def wished(self, model: str) -> Literal["load", "unload"] | None:
-        wish = self._heard.get(model)
-        return wish.action if wish else None
+    def requested(self, model: str) -> Action | None:
+        """The last request for the model that `new_requests` has returned."""
+        request = self._requests.get(model)
+        return request.action if request else None
 
-    def hear(self) -> list[Wish]:
-        """The wishes that are new here."""
-        new = [wish for wish in self._board.wishes().values() if self._heard.get(wish.model) != wish]
-        self._heard.update({wish.model: wish for wish in new})
+    def new_requests(self) -> list[LoadRequest]:
+        """Those since the last call."""
+        new = [request for request in self._board.requests().values() if self._requests.get(request.model) != request]
+        self._requests.update({request.model: request for request in new})
         return new
 
-    def acknowledge(self, wishes: list[Wish]) -> None:
-        """They have been acted upon."""
-        self._acknowledged |= {wish.model: wish.number for wish in wishes}
+    def acknowledge(self, requests: list[LoadRequest]) -> None:
+        """They have been carried out here."""
+        self._acknowledged |= {request.model: request.number for request in requests}
         self.publish()
 
     def promote(self) -> dict[Key, LoadedVersion | None]:
-        """Makes AVAILABLE what all workers have loaded, or could not load. Says what that was, and what had its number
-        before, if anything did."""
+        """Make AVAILABLE what all worker processes have loaded, or failed to. Returns each with the version that it
+        replaced, if any."""
         pending, replacements = self._pending(), self._registry.replacements()
         reports = self._board.others() if pending or replacements else []
         promoted: dict[Key, LoadedVersion | None] = {}
-        self._note_ahead(pending, reports)
+        self._update_ahead(pending, reports)
         for key in pending:
             if all(report.of(*key) in _SETTLED_HERE for report in reports) and not self._waits_for_others(key):
                 self._registry.make_available(*key)
@@ -240,7 +243,7 @@ class Agreement:
         return promoted
 
     def is_available_everywhere(self, key: Key) -> bool:
-        """In every worker process, not only in those that could load it."""
+        """False if a worker process failed to load it."""
         status = self._registry.statuses().get(key[0], {}).get(key[1])
         return (
             status is not None
@@ -257,16 +260,16 @@ class Agreement:
             if state == State.AVAILABLE
         }
 
-    def is_loaded_otherwise(self, loaded: LoadedVersion) -> bool:
-        """Whether another worker process has loaded, or could not, other files in its place."""
+    def has_other_files(self, loaded: LoadedVersion) -> bool:
+        """Whether another worker process has tried to load the version from other files."""
         if loaded.folder is None:
             return False
         tried = [report.folders.get(loaded.model, {}).get(loaded.version, ()) for report in self._board.others()]
         return any(identity != loaded.folder.identity for identities in tried for identity in identities)
 
-    def is_first(self, sentence: str) -> bool:
-        """Whether no other worker process has said it."""
-        return self._board.is_first(sentence)
+    def is_first(self, message: str) -> bool:
+        """Whether no other worker process has logged this message."""
+        return self._board.is_first(message)
 
     def publish(self) -> None:
         self._board.publish(self._report())
@@ -275,9 +278,10 @@ class Agreement:
         return any(report.is_serving for report in self._board.others())
 
     def wait_until_all_agree(self, coordinate: Callable[[], None], pause_seconds: float) -> None:
-        """Not for long: a worker that is stuck must not hold up one that could answer. Longer where the others answer
-        from other files, until they have loaded these."""
-        deadline = time.monotonic() + self._start_seconds
+        """Until the other worker processes have loaded what is loaded here, or the start timeout: a process that hangs
+        must not hold up one that can answer. Longer for versions that the others answer from other files, since two
+        processes must not answer differently."""
+        deadline = time.monotonic() + self._start_timeout_seconds
         while (pending := self._pending()) and (
             time.monotonic() < deadline or any(map(self._waits_for_others, pending))
         ):
@@ -285,18 +289,36 @@ class Agreement:
             self.wake.clear()
             coordinate()
 
-    def _wish(self, model: str, action: Literal["load", "unload"]) -> int:
+    def _command(self, model: str, action: Action, states: tuple[State, ...]) -> None:
+        """Request it, and wait until every worker process has carried it out and all versions are in these states."""
+        number = self._request(model, action)
+        self.wake.set()
+        deadline = time.monotonic() + self._timeout_seconds
+        while not all(
+            report.acknowledged.get(model, 0) >= number
+            and all(state in states for state in report.progress.get(model, {}).values())
+            for report in (self._report(), *self._board.others())
+        ):
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"to {action} {model} takes longer than {self._timeout_seconds:g} s; it goes on, "
+                    f"and GET /v1/models/{model} tells how far it is"
+                )
+            time.sleep(COMMAND_POLL_SECONDS)
+
+    def _request(self, model: str, action: Action) -> int:
         try:
-            return self._board.wish(model, action)
+            return self._board.request(model, action)
         except OSError as error:
             raise Unavailable(f"the worker processes cannot be told to {action} {model}: {error.strerror}") from None
 
     def _pending(self) -> list[Key]:
+        """What is loaded here and not yet AVAILABLE."""
         statuses = self._registry.statuses()
         keys = [(loaded.model, loaded.version) for loaded in self._registry.loaded()]
         return [key for key in keys if statuses[key[0]][key[1]].state is State.LOADING]
 
-    def _note_ahead(self, pending: list[Key], reports: list[Report]) -> None:
+    def _update_ahead(self, pending: list[Key], reports: list[Report]) -> None:
         versions = {(loaded.model, loaded.version): loaded for loaded in self._registry.loaded()}
         now = time.monotonic()
         ahead = [key for key in pending if _is_ahead(versions[key], reports)]
@@ -304,7 +326,7 @@ class Agreement:
 
     def _waits_for_others(self, key: Key) -> bool:
         since = self._ahead_since.get(key)
-        return since is not None and time.monotonic() - since < self._patience_seconds
+        return since is not None and time.monotonic() - since < self._timeout_seconds
 
     def _report(self) -> Report:
         pending = set(self._pending())
@@ -328,26 +350,14 @@ class Agreement:
                     tried.setdefault(model, {}).setdefault(version, []).append(status.failed_folder)
         return tried
 
-    def _command(self, model: str, action: Literal["load", "unload"], states: tuple[State, ...]) -> None:
-        number = self._wish(model, action)
-        self.wake.set()
-        deadline = time.monotonic() + self._patience_seconds
-        while not all(
-            report.heard.get(model, 0) >= number
-            and all(state in states for state in report.progress.get(model, {}).values())
-            for report in (self._report(), *self._board.others())
-        ):
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    f"to {action} {model} takes longer than {self._patience_seconds:g} s; it goes on, "
-                    f"and GET /v1/models/{model} tells how far it is"
-                )
-            time.sleep(ASK_SECONDS)
-
 
 def _is_ahead(loaded: LoadedVersion, reports: list[Report]) -> bool:
-    """Whether a worker process answers from other files, and has not tried these."""
+    """Whether another worker process answers from other files, and has not tried these."""
     key, folder = (loaded.model, loaded.version), loaded.folder
     return folder is not None and any(
         report.of(*key) == State.AVAILABLE and not report.has_tried(*key, folder.identity) for report in reports
     )
+
+
+def _next_number(before: bytes | None) -> bytes:
+    return str(int(before or 0) + 1).encode()

@@ -1,4 +1,4 @@
-"""Byte strings that processes share, each replaced as a whole: what workers report, what is wished, the last good text.
+"""Byte strings that processes share, each replaced as a whole: reports, load requests, the last good text.
 
     word     how often it was replaced; the last digit tells which half holds it
     words    the lengths of what the two halves hold

@@ -64,13 +64,13 @@ class Watched:
     loader: FakeLoader = field(default_factory=FakeLoader)
     board: Board = field(default_factory=Board)
     now: float = 0.0
-    patience_seconds: float = 10
+    timeout_seconds: float = 10
     failures: list[tuple[str, int]] = field(default_factory=list)
     records: VersionRecords = field(default_factory=VersionRecords)
 
     def __post_init__(self) -> None:
         self.models.mkdir(exist_ok=True)
-        self.agreement = Agreement(self.registry, self.board, self.patience_seconds, self.patience_seconds)
+        self.agreement = Agreement(self.registry, self.board, self.timeout_seconds, self.timeout_seconds)
         self.watcher = Watcher(
             Repository(self.models),
             self.registry,

@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from service.lifecycle.workers import Board, Report, Slow
+from service.lifecycle.workers import Board, Report, SlowVersion
 from service.runtime.shared_memory import MIN_CAPACITY, Kind, MemoryFull, SharedMemory
 from tests.unit.service.forked import Forked
 
@@ -64,22 +64,22 @@ def test_what_a_worker_reported_is_not_its_successors(memory: SharedMemory) -> N
 
 def test_a_wish_reaches_every_worker_and_the_last_one_counts(memory: SharedMemory) -> None:
     one, other = Board(memory, 1), Board(memory, 2)
-    first = one.wish(ODD_NAME, "unload")
-    last = other.wish(ODD_NAME, "load")
+    first = one.request(ODD_NAME, "unload")
+    last = other.request(ODD_NAME, "load")
     assert last > first
     for board in (one, other):
-        (wish,) = board.wishes().values()
+        (wish,) = board.requests().values()
         assert (wish.model, wish.action, wish.number) == (ODD_NAME, "load", last)
 
 
 def test_no_two_wishes_have_one_number(memory: SharedMemory) -> None:
     def wish(_go: Callable[[], None]) -> None:
         for _ in range(100):
-            Board(memory, 1).wish("model", "load")
+            Board(memory, 1).request("model", "load")
 
     children = [Forked(wish) for _ in range(3)]
     assert [child.join() for child in children] == [0, 0, 0]
-    assert Board(memory, 1).wishes()["model"].number == 300
+    assert Board(memory, 1).requests()["model"].number == 300
 
 
 def test_where_there_is_no_room_a_worker_goes_on(caplog: pytest.LogCaptureFixture) -> None:
@@ -91,30 +91,30 @@ def test_where_there_is_no_room_a_worker_goes_on(caplog: pytest.LogCaptureFixtur
     for number in range(3):
         board.publish(Report({"x" * 10_000: {number: "PREPARED"}}))
     with pytest.raises(MemoryFull):
-        board.wish("x" * 10_000, "load")
-    board.note_slow(Slow("model", 1))
+        board.request("x" * 10_000, "load")
+    board.add_slow(SlowVersion("model", 1))
     assert caplog.text.count("cannot be told of versions: the memory that worker processes share is full") == 1
-    assert (board.wishes(), board.slow()) == ({}, {Slow("model", 1)})
+    assert (board.requests(), board.slow()) == ({}, {SlowVersion("model", 1)})
     assert Board(memory, 2).others() == [Report()]
 
 
 def test_a_worker_that_is_alone_needs_no_memory_of_others() -> None:
     board = Board()
     board.publish(Report())
-    number = board.wish("model", "load")
-    board.note_slow(Slow("model", 1))
+    number = board.request("model", "load")
+    board.add_slow(SlowVersion("model", 1))
     assert board.others() == []
-    assert board.wishes()["model"].number == number
-    assert board.slow() == {Slow("model", 1)}
+    assert board.requests()["model"].number == number
+    assert board.slow() == {SlowVersion("model", 1)}
 
 
 def test_a_version_that_no_event_loop_is_to_run_is_known_to_all_workers_and_to_those_that_come(
     memory: SharedMemory,
 ) -> None:
     one, other = Board(memory, 1), Board(memory, 2)
-    one.note_slow(Slow(ODD_NAME, 1))
-    other.note_slow(Slow("model", 2))
+    one.add_slow(SlowVersion(ODD_NAME, 1))
+    other.add_slow(SlowVersion("model", 2))
     memory.free_slot(1)
     for board in (one, other, Board(memory, 3)):
-        assert board.slow() == {Slow(ODD_NAME, 1), Slow("model", 2)}
-    assert one.wishes() == {}
+        assert board.slow() == {SlowVersion(ODD_NAME, 1), SlowVersion("model", 2)}
+    assert one.requests() == {}

@@ -24,7 +24,7 @@ def setup(tmp_path: Path) -> Watched:
 def worker(tmp_path: Path) -> Callable[[int], Watched]:
     """Makes a worker process, as it were, of one service."""
     memory = SharedMemory()
-    return lambda slot: Watched(tmp_path / "models", board=board_of(memory, slot), patience_seconds=WAIT_SECONDS)
+    return lambda slot: Watched(tmp_path / "models", board=board_of(memory, slot), timeout_seconds=WAIT_SECONDS)
 
 
 def poll(*setups: Watched, times: int = 3) -> None:

@@ -1,6 +1,7 @@
 import threading
 
-from service.lifecycle.loader import Key, LoadQueue
+from service.lifecycle.loader import LoadQueue
+from service.lifecycle.repository import Key
 
 SECONDS_AT_MOST = 10
 A, B, C = ("a", 1), ("b", 1), ("c", 1)

@@ -53,9 +53,9 @@ def says_so(**parts: Any) -> ServingConfig:
 def test_a_version_whose_example_is_quick_is_run_by_the_event_loop_and_any_other_begins_in_threads(
     tmp_path: Path,
 ) -> None:
-    assert not preparation(OF.inputs["x"]).prepare("model", 1, tmp_path, Batching()).pace.is_quick
+    assert not preparation(OF.inputs["x"]).load("model", 1, tmp_path, Batching()).pace.is_quick
     write_serving_config(tmp_path, says_so(example={"instances": [1.0]}))
-    assert Loader(load_rows, observe, LIMITS, decode_example).prepare("model", 1, tmp_path, Batching()).pace.is_quick
+    assert Loader(load_rows, observe, LIMITS, decode_example).load("model", 1, tmp_path, Batching()).pace.is_quick
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_rows_are_independent_where_the_version_or_the_operator_says_so(
 ) -> None:
     write_serving_config(tmp_path, says_so() if is_said else ServingConfig())
     preparing = Loader(load_rows, observe, LIMITS, decode_example)
-    loaded = preparing.prepare("model", 1, tmp_path, batching)
+    loaded = preparing.load("model", 1, tmp_path, batching)
     assert loaded.independence.signatures == expected
     assert (loaded.tick_batcher is not None) is bool(expected)
     assert loaded.runs_in_batches(DEFAULT_SIGNATURE, 33) is bool(expected)
@@ -86,7 +86,7 @@ def test_rows_are_independent_where_the_version_or_the_operator_says_so(
 def test_a_batch_size_for_rows_that_nobody_calls_independent_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Loader(load_rows, observe, LIMITS, decode_example).prepare("model", 1, tmp_path, Batching(max_batch_size=8))
+    Loader(load_rows, observe, LIMITS, decode_example).load("model", 1, tmp_path, Batching(max_batch_size=8))
     assert (
         "model version 1: max_batch_size is set for it, but nothing says that its rows are independent" in caplog.text
     )
@@ -95,7 +95,7 @@ def test_a_batch_size_for_rows_that_nobody_calls_independent_is_warned_of(
 def test_what_outputs_have_contradicted_is_counted_and_not_said_again(tmp_path: Path) -> None:
     observer = Contradictions()
     preparing = Loader(load_rows, lambda _model, _version: observer, LIMITS, decode_example)
-    loaded = preparing.prepare("model", 1, tmp_path, Batching(independent_rows=True))
+    loaded = preparing.load("model", 1, tmp_path, Batching(independent_rows=True))
     loaded.independence.contradict(DEFAULT_SIGNATURE)
     loaded.independence.contradict(DEFAULT_SIGNATURE)
     assert observer.count == 1
@@ -105,11 +105,11 @@ def test_what_outputs_have_contradicted_is_counted_and_not_said_again(tmp_path: 
 
 def test_what_serving_json_says_comes_with_the_version(tmp_path: Path) -> None:
     write_serving_config(tmp_path, ServingConfig(labels=("cat", "dog")))
-    loaded = preparation(tensor("DT_FLOAT", -1)).prepare("model", 1, tmp_path, Batching())
+    loaded = preparation(tensor("DT_FLOAT", -1)).load("model", 1, tmp_path, Batching())
     assert loaded.config.labels == ("cat", "dog")
     (tmp_path / "assets.extra" / "serving.json").write_text("[]")
     with pytest.raises(InvalidServingConfig):
-        preparation(tensor("DT_FLOAT", -1)).prepare("model", 1, tmp_path, Batching())
+        preparation(tensor("DT_FLOAT", -1)).load("model", 1, tmp_path, Batching())
 
 
 @pytest.mark.parametrize("file", ["serving.json", "tf_serving_warmup_requests"])
@@ -117,7 +117,7 @@ def test_a_file_that_cannot_be_read_is_named_without_the_folders_of_this_machine
     (tmp_path / "assets.extra").mkdir()
     (tmp_path / "assets.extra" / file).symlink_to(file)
     with pytest.raises(LoadError, match=f"^assets.extra/{file} cannot be read: Too many levels of symbolic links$"):
-        preparation(tensor("DT_FLOAT", -1)).prepare("model", 1, tmp_path, Batching())
+        preparation(tensor("DT_FLOAT", -1)).load("model", 1, tmp_path, Batching())
 
 
 @pytest.mark.parametrize(
@@ -129,15 +129,15 @@ def test_an_error_of_the_disk_is_told_as_one(tmp_path: Path, error: OSError) -> 
 
     broken = Loader(load, lambda _model, _version: BatchObserver(), LIMITS, decode_example)
     with pytest.raises(LoadError, match="cannot be read: ") as refusal:
-        broken.prepare("model", 1, tmp_path, Batching())
+        broken.load("model", 1, tmp_path, Batching())
     assert "/" not in str(refusal.value).replace("Input/output", "")
 
 
 def test_a_version_is_watched_for_drift_where_its_reference_says_how(tmp_path: Path) -> None:
     preparing = replace(preparation(tensor("DT_FLOAT", -1)), watch=DriftWatch(100).watch)
-    assert preparing.prepare("model", 1, tmp_path, Batching()).drift is None
+    assert preparing.load("model", 1, tmp_path, Batching()).drift is None
     write_reference(tmp_path, {"rows": 10, "inputs": {"x": UNIFORM}})
-    loaded = preparing.prepare("model", 1, tmp_path, Batching())
+    loaded = preparing.load("model", 1, tmp_path, Batching())
     assert loaded.drift is not None
     assert preparing.with_batcher(loaded, Batching(max_batch_size=4)).drift is loaded.drift
 
@@ -158,16 +158,16 @@ def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, i
 
 def test_no_larger_batches_are_formed_than_pay(tmp_path: Path, judged: list[tuple[str, int]]) -> None:
     preparing = Loader(load_rows, observe, LIMITS, decode_example)
-    loaded = preparing.prepare("model", 1, tmp_path, Batching(batch_timeout_micros=500))
+    loaded = preparing.load("model", 1, tmp_path, Batching(batch_timeout_micros=500))
     assert judged == [("model version 1", 32)]
     assert loaded.limits == BatchLimits(3, 0.0005)
 
 
 def test_a_size_that_a_policy_names_counts_as_it_stands(tmp_path: Path, judged: list[tuple[str, int]]) -> None:
     preparing = Loader(load_rows, observe, LIMITS, decode_example)
-    assert preparing.prepare("model", 1, tmp_path, Batching(max_batch_size=8)).limits.max_batch_size == 8
+    assert preparing.load("model", 1, tmp_path, Batching(max_batch_size=8)).limits.max_batch_size == 8
     assert judged == []
-    loaded = preparing.prepare("model", 1, tmp_path, Batching())
+    loaded = preparing.load("model", 1, tmp_path, Batching())
     loaded = preparing.with_batcher(loaded, Batching(max_batch_size=8))
     assert loaded.limits.max_batch_size == 8
     assert preparing.with_batcher(loaded, Batching()).limits.max_batch_size == 3
@@ -210,4 +210,4 @@ def test_labels_that_are_not_as_many_as_the_scores_are_refused_when_loaded(tmp_p
         lambda _path, _config: FakeEngine({DEFAULT_SIGNATURE: scores}, echo), observe, LIMITS, decode_example
     )
     with pytest.raises(LoadError, match="2 labels, and the output 'scores' has 3 scores a row"):
-        of_three.prepare("model", 1, tmp_path, Batching())
+        of_three.load("model", 1, tmp_path, Batching())

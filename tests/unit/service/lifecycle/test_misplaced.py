@@ -94,7 +94,7 @@ def test_only_so_many_folders_are_looked_into(tmp_path: Path) -> None:
     put(tmp_path, "home/z/1/saved_model.pb", "models/x/1/saved_model.pb")
     repository = Repository(tmp_path)
     repository.versions()
-    assert repository.passed_over == {}
+    assert repository.skipped == {}
 
 
 def test_the_worker_processes_say_it_once_together(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -144,7 +144,7 @@ def test_who_asks_for_a_misplaced_model_is_told(
 
 def test_the_greeting_names_what_is_misplaced(tmp_path: Path) -> None:
     registry = Registry()
-    registry.passed_over = {"x": "it holds nothing"}
+    registry.skipped = {"x": "it holds nothing"}
     told = greeting(registry, Settings(models=tmp_path))
     assert "  'x' is not served: it holds nothing" in told
     assert "no models yet" not in told

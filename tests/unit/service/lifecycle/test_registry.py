@@ -24,7 +24,7 @@ def registry() -> Registry:
 @pytest.fixture
 def starting() -> Registry:
     """As it is while the first scan goes on, and nobody has any patience."""
-    return Registry(patience_seconds=0)
+    return Registry(timeout_seconds=0)
 
 
 def add(registry: Registry, version: int, model: str = "model") -> LoadedVersion:
@@ -174,7 +174,7 @@ def test_a_version_that_is_loaded_answers_who_names_it_while_others_of_its_model
 
 
 def test_who_asks_while_the_first_scan_goes_on_waits_for_its_end() -> None:
-    registry = Registry(patience_seconds=10)
+    registry = Registry(timeout_seconds=10)
     asked = threading.Thread(target=lambda: answers.append(registry.get("model")))
     answers: list[LoadedVersion] = []
     asked.start()

@@ -1,4 +1,4 @@
-from service.lifecycle.loader import MAX_PAUSE_SECONDS, Retries
+from service.lifecycle.loader import MAX_RETRY_SECONDS, Retries
 
 KEY = ("model", 1)
 
@@ -20,12 +20,12 @@ def test_pauses_double_up_to_the_longest() -> None:
             clock.now += 1.0
         pauses.append(clock.now - failed)
     assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
-    assert MAX_PAUSE_SECONDS == 300
+    assert MAX_RETRY_SECONDS == 300
 
 
 def test_what_is_left_alone_is_due_once_its_files_change_or_it_is_forgotten() -> None:
     retries = Retries(clock := Clock())
-    retries.leave_alone(KEY, 7)
+    retries.never_retry(KEY, 7)
     clock.now = 1e12
     assert (retries.is_due(KEY, 7), retries.is_due(KEY, 8)) == (False, True)
     retries.forget(KEY)

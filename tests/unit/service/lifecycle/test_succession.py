@@ -480,7 +480,7 @@ def test_the_new_version_is_loaded_as_soon_as_the_old_one_is_out_of_memory(setup
 
 
 def test_between_two_versions_who_waits_too_long_is_told_to_come_again(tmp_path: Path) -> None:
-    setup = Watched(tmp_path / "models", registry=Registry(patience_seconds=0))
+    setup = Watched(tmp_path / "models", registry=Registry(timeout_seconds=0))
     begin_with_unload_first(setup)
     held = setup.registry.get("a")
     setup.add("a/2")

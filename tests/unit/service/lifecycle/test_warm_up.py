@@ -12,10 +12,10 @@ from service.engines.base import LoadError
 from service.errors import InvalidRequest
 from service.lifecycle.warm_up import (
     GAIN_ROWS,
+    MAX_REPEAT_SECONDS,
     MAX_ROW_BYTES,
     MAX_RUNS,
     MIN_RUNS,
-    SECONDS_FOR_MORE_RUNS,
     WARM_UP_FILE,
     WarmUp,
     replay,
@@ -74,7 +74,7 @@ def test_the_example_of_independent_rows_is_timed_alone_among_eight_and_in_every
     assert set(rows_run(engine)) <= {1, 2, 4, 8, 10}
 
 
-@pytest.mark.parametrize(("seconds", "runs"), [(0.0, MAX_RUNS), (SECONDS_FOR_MORE_RUNS, MIN_RUNS)])
+@pytest.mark.parametrize(("seconds", "runs"), [(0.0, MAX_RUNS), (MAX_REPEAT_SECONDS, MIN_RUNS)])
 def test_a_quick_model_is_run_more_often_than_a_slow_one_and_its_quickest_run_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, runs: int
 ) -> None:
@@ -217,7 +217,7 @@ def test_a_request_that_the_model_refuses_keeps_the_version_from_being_loaded(tm
 def test_batches_are_run_from_the_largest_down_as_far_as_time_allows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int, row_seconds: float, expected: list[int]
 ) -> None:
-    monkeypatch.setattr(WarmUp, "_shortest", lambda *_: row_seconds)
+    monkeypatch.setattr(WarmUp, "_shortest_run", lambda *_: row_seconds)
     engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo, runs_on_caller=False)
     warm_up(tmp_path, engine, example(1.0), (DEFAULT_SIGNATURE,), largest)
     assert rows_run(engine) == expected

@@ -85,14 +85,14 @@ def test_it_is_loaded_again_by_command(setup: Watched, memory: SharedMemory) -> 
     die_of(memory, setup.add("a/1"), 2)
     setup.watcher.scan()
     setup.records.pardon("a")
-    setup.agreement._wish("a", "load")
+    setup.agreement._request("a", "load")
     setup.watcher.scan()
     setup.watcher.scan()
     assert setup.states() == {"a/1": State.AVAILABLE}
 
 
 def test_a_command_of_long_ago_does_not_load_it_in_a_worker_that_begins(setup: Watched, memory: SharedMemory) -> None:
-    setup.agreement._wish("a", "load")
+    setup.agreement._request("a", "load")
     die_of(memory, setup.add("a/1"), 2)
     setup.watcher.scan()
     assert setup.states() == {"a/1": State.END}

@@ -11,7 +11,7 @@ from service.engines.base import LoadError
 from service.errors import InvalidRequest, NotFound, Unavailable
 from service.inference.version import State
 from service.lifecycle.registry import Registry
-from service.lifecycle.workers import PREPARED, Report, Slow
+from service.lifecycle.workers import PREPARED, Report, SlowVersion
 from service.runtime.shared_memory import SharedMemory
 from tests.unit.service.watched import ROWS, FakeLoader, Watched, board_of
 
@@ -172,7 +172,7 @@ def test_a_model_on_demand_is_loaded_by_its_first_request(setup: Watched) -> Non
 
 
 def test_a_model_on_demand_that_takes_too_long_is_unavailable_for_now(tmp_path: Path) -> None:
-    setup = Watched(tmp_path / "models", registry=Registry(patience_seconds=0))
+    setup = Watched(tmp_path / "models", registry=Registry(timeout_seconds=0))
     setup.add("a/1")
     setup.write_policies("[default]\nload = 'on_demand'")
     setup.watcher.scan()
@@ -305,7 +305,7 @@ def test_a_command_for_an_unknown_model_is_refused(setup: Watched, name: str) ->
 
 
 def test_a_command_that_takes_too_long_says_so_and_goes_on(tmp_path: Path) -> None:
-    setup = Watched(tmp_path / "models", patience_seconds=0)
+    setup = Watched(tmp_path / "models", timeout_seconds=0)
     setup.add("a/1")
     setup.watcher.scan()
     held = setup.registry.get("a")
@@ -362,7 +362,7 @@ def test_a_worker_that_could_not_load_a_version_does_not_hold_it_up_in_the_other
 def test_at_the_start_a_stuck_worker_does_not_hold_up_the_others_for_ever(tmp_path: Path) -> None:
     memory = SharedMemory()
     board_of(memory, 1).publish(Report())
-    one = Watched(tmp_path / "models", board=board_of(memory, 2), patience_seconds=0)
+    one = Watched(tmp_path / "models", board=board_of(memory, 2), timeout_seconds=0)
     one.add("a/1")
     one.watcher.scan()
     assert one.registry.first_scan_done.is_set()
@@ -393,7 +393,7 @@ def test_what_held_up_one_workers_event_loop_is_run_by_threads_in_all_of_them(pa
 
 def test_a_worker_that_takes_anothers_place_never_runs_it_on_its_event_loop(tmp_path: Path) -> None:
     memory = SharedMemory()
-    board_of(memory, 1).note_slow(Slow("a", 1))
+    board_of(memory, 1).add_slow(SlowVersion("a", 1))
     successor = Watched(tmp_path / "models", board=board_of(memory, 2), loader=FakeLoader(signature=ROWS))
     for name in ("a/1", "b/1"):
         successor.add_quick(name)
