@@ -132,3 +132,11 @@ def test_a_model_on_demand_and_a_shadow_alone_are_shown_without_an_example(regis
         "  model  version 1  AVAILABLE  engine fake",
         "  seldom version 1  START      is loaded when it is first asked for",
     ]
+
+
+def test_skipped_models_are_listed(tmp_path: Path) -> None:
+    registry = Registry()
+    registry.skipped = {"x": "it holds nothing"}
+    text = greeting(registry, Settings(models=tmp_path))
+    assert "  'x' is not served: it holds nothing" in text
+    assert "no models yet" not in text

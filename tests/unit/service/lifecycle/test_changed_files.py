@@ -1,5 +1,3 @@
-"""Files of loaded versions that change in place: told once, not loaded, unless another worker process has them."""
-
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,37 +8,31 @@ from service.engines.base import LoadError
 from service.inference.version import State
 from service.lifecycle.succession import MIN_CHECK_PAUSE_SECONDS
 from service.runtime.shared_memory import SharedMemory
-from tests.unit.service.watched import Watched, board_of
+from tests.unit.service.lifecycle.worker import Worker, board_of
 
 WAIT_SECONDS = 20
 
 
 @pytest.fixture
-def setup(tmp_path: Path) -> Watched:
-    return Watched(tmp_path / "models")
+def new_worker(tmp_path: Path, memory: SharedMemory) -> Callable[[int], Worker]:
+    """Makes the worker process of a slot."""
+    return lambda slot: Worker(tmp_path / "models", board=board_of(memory, slot), timeout_seconds=WAIT_SECONDS)
 
 
-@pytest.fixture
-def worker(tmp_path: Path) -> Callable[[int], Watched]:
-    """Makes a worker process, as it were, of one service."""
-    memory = SharedMemory()
-    return lambda slot: Watched(tmp_path / "models", board=board_of(memory, slot), timeout_seconds=WAIT_SECONDS)
-
-
-def poll(*setups: Watched, times: int = 3) -> None:
-    """So often that what has changed has settled."""
+def poll(*workers: Worker, times: int = 3) -> None:
+    """Often enough for changes to settle."""
     for _ in range(times):
-        for setup in setups:
-            setup.now += MIN_CHECK_PAUSE_SECONDS
-            setup.watcher.scan()
+        for worker in workers:
+            worker.now += MIN_CHECK_PAUSE_SECONDS
+            worker.watcher.scan()
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [line for line in caplog.messages if "its files have changed" in line]
 
 
-def identity(setup: Watched) -> str:
-    folder = setup.registry.get("a").folder
+def identity(worker: Worker) -> str:
+    folder = worker.registry.get("a").folder
     assert folder is not None
     return folder.identity
 
@@ -66,59 +58,55 @@ def remove_variables(version: Path) -> None:
         (remove_variables, "variables/variables.index"),
     ],
 )
-def test_files_that_change_in_place_are_told_of_once_and_not_loaded(
-    setup: Watched, caplog: pytest.LogCaptureFixture, change: Callable[[Path], None], file: str
+def test_changed_files_are_logged_once_and_not_loaded(
+    worker: Worker, caplog: pytest.LogCaptureFixture, change: Callable[[Path], None], file: str
 ) -> None:
-    version = setup.add("a/1")
+    version = worker.add("a/1")
     (version / "variables").mkdir()
     (version / "variables/variables.index").write_bytes(b"weights")
-    poll(setup)
+    poll(worker)
     change(version)
-    poll(setup)
-    poll(setup)
+    poll(worker)
+    poll(worker)
     (line,) = warnings(caplog)
     assert line.startswith(
         f"a version 1: its files have changed since it was loaded ('{file}'); they are not looked at"
     )
-    assert setup.loader.loaded == ["a/1"]
+    assert worker.loader.loaded == ["a/1"]
 
 
-def test_files_that_go_on_changing_are_told_of_once_they_have_settled(
-    setup: Watched, caplog: pytest.LogCaptureFixture
-) -> None:
-    version = setup.add("a/1")
-    poll(setup)
+def test_changed_files_are_logged_once_they_settle(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    version = worker.add("a/1")
+    poll(worker)
     for size in range(4):
         (version / "saved_model.pb").write_bytes(b"x" * size)
-        poll(setup, times=1)
+        poll(worker, times=1)
     assert warnings(caplog) == []
-    poll(setup)
+    poll(worker)
     assert len(warnings(caplog)) == 1
 
 
-def test_what_people_alone_look_at_may_change(setup: Watched, caplog: pytest.LogCaptureFixture) -> None:
-    version = setup.add("a/1")
-    poll(setup)
+def test_unloaded_assets_may_change(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    version = worker.add("a/1")
+    poll(worker)
     (version / "assets.extra").mkdir()
     (version / "assets.extra/README.md").write_text("# Card")
-    poll(setup)
+    poll(worker)
     assert warnings(caplog) == []
 
 
-def test_a_version_that_is_taken_away_is_not_said_to_have_changed(
-    setup: Watched, caplog: pytest.LogCaptureFixture
-) -> None:
-    version = setup.add("a/1")
-    poll(setup)
-    version.rename(setup.models / ".old")
-    poll(setup)
+def test_removed_version_has_no_changed_files(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    version = worker.add("a/1")
+    poll(worker)
+    version.rename(worker.models / ".old")
+    poll(worker)
     assert warnings(caplog) == []
 
 
-def test_all_worker_processes_tell_it_once_together(
-    worker: Callable[[int], Watched], caplog: pytest.LogCaptureFixture
+def test_worker_processes_log_changed_files_once_together(
+    new_worker: Callable[[int], Worker], caplog: pytest.LogCaptureFixture
 ) -> None:
-    one, other = worker(1), worker(2)
+    one, other = new_worker(1), new_worker(2)
     version = one.add("a/1")
     poll(one, other)
     change_graph(version)
@@ -126,22 +114,20 @@ def test_all_worker_processes_tell_it_once_together(
     assert len(warnings(caplog)) == 1
 
 
-def test_a_worker_process_that_begins_with_changed_files_waits_until_the_others_have_them(
-    worker: Callable[[int], Watched],
-) -> None:
-    one, other = worker(1), worker(2)
+def test_new_worker_with_changed_files_waits_for_the_others(new_worker: Callable[[int], Worker]) -> None:
+    one, other = new_worker(1), new_worker(2)
     version = one.add("a/1")
     poll(one, other)
     before = identity(one)
     change_graph(version)
     poll(one, other)
-    late = worker(3)
+    late = new_worker(3)
     is_loading = threading.Event()
     late.loader.meanwhile = is_loading.set
     begins = threading.Thread(target=late.watcher.scan)
     begins.start()
     assert is_loading.wait(WAIT_SECONDS)
-    # It does not say that it serves, so that its server lets the others answer.
+    # It is not ready yet, so that only the others answer.
     assert not late.registry.first_scan_done.is_set()
     assert identity(one) == identity(other) == before
     while begins.is_alive():
@@ -152,17 +138,15 @@ def test_a_worker_process_that_begins_with_changed_files_waits_until_the_others_
     assert one.loader.loaded == other.loader.loaded == ["a/1", "a/1"]
 
 
-def test_changed_files_that_cannot_be_loaded_leave_the_others_serving_and_say_why(
-    worker: Callable[[int], Watched],
-) -> None:
-    one, late = worker(1), worker(2)
+def test_changed_files_that_fail_leave_the_others_serving(new_worker: Callable[[int], Worker]) -> None:
+    one, late = new_worker(1), new_worker(2)
     version = one.add("a/1")
     poll(one)
     before = identity(one)
     change_graph(version)
     poll(one)
-    for setup in (one, late):
-        setup.loader.errors["a/1"] = LoadError("half of it is missing")
+    for worker in (one, late):
+        worker.loader.errors["a/1"] = LoadError("half of it is missing")
     late.watcher.scan()
     assert late.states() == {"a/1": State.END}
     poll(one)

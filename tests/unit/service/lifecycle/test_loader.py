@@ -1,3 +1,4 @@
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,55 +12,43 @@ from service.engines.base import Engine, LoadError
 from service.inference.batching import BatchLimits, BatchObserver
 from service.inference.pace import REMEMBERED_RUNS
 from service.inference.version import LoadedVersion
-from service.lifecycle.loader import Loader
+from service.lifecycle.loader import MAX_RETRY_SECONDS, Loader, LoadQueue, Retries, newest_first
 from service.lifecycle.policies import Batching
+from service.lifecycle.repository import Key
 from service.lifecycle.warm_up import Example
 from service.serving_config import InvalidServingConfig, RowProof, ServingConfig, write_serving_config
 from service.tensors.dtypes import Array
-from service.tensors.signature import DEFAULT_SIGNATURE, TensorSpec
+from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from tests.unit.service.fakes import Arrays, FakeEngine, echo, loaded_version, signature, tensor
 from tests.unit.service.watched_for_drift import UNIFORM, write_reference
 
-OF = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
+ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 LIMITS = BatchLimits(max_batch_size=32, timeout_seconds=0)
 
 
-def observe(_model: str, _version: int) -> BatchObserver:
-    return BatchObserver()
+def new_loader(of: Signature = ROWS, observer: BatchObserver | None = None) -> Loader:
+    """Its engines have this signature."""
+
+    def load_engine(_path: Path, _config: ServingConfig) -> FakeEngine:
+        return FakeEngine({DEFAULT_SIGNATURE: of}, echo)
+
+    return Loader(load_engine, lambda _model, _version: observer or BatchObserver(), LIMITS, decode_example)
 
 
-def load_rows(_path: Path, _config: ServingConfig) -> FakeEngine:
-    return FakeEngine({DEFAULT_SIGNATURE: OF}, echo)
-
-
-class Contradictions(BatchObserver):
-    count = 0
-
-    def contradicted(self) -> None:
-        self.count += 1
-
-
-def preparation(spec: TensorSpec) -> Loader:
-    engine = FakeEngine({DEFAULT_SIGNATURE: signature({"x": spec})}, echo)
-    return Loader(lambda _path, _config: engine, lambda _model, _version: BatchObserver(), LIMITS, decode_example)
-
-
-def says_so(**parts: Any) -> ServingConfig:
-    """Its rows are independent."""
+def with_proof(**parts: Any) -> ServingConfig:
+    """That its rows are independent."""
     proof = RowProof(signatures=(DEFAULT_SIGNATURE,), rows_tried=8, largest_difference=0.0, tolerance=1e-5)
     return ServingConfig(independent_rows=proof, **parts)
 
 
-def test_a_version_whose_example_is_quick_is_run_by_the_event_loop_and_any_other_begins_in_threads(
-    tmp_path: Path,
-) -> None:
-    assert not preparation(OF.inputs["x"]).load("model", 1, tmp_path, Batching()).pace.is_quick
-    write_serving_config(tmp_path, says_so(example={"instances": [1.0]}))
-    assert Loader(load_rows, observe, LIMITS, decode_example).load("model", 1, tmp_path, Batching()).pace.is_quick
+def test_version_with_a_quick_example_is_quick(tmp_path: Path) -> None:
+    assert not new_loader().load("model", 1, tmp_path, Batching()).pace.is_quick
+    write_serving_config(tmp_path, with_proof(example={"instances": [1.0]}))
+    assert new_loader().load("model", 1, tmp_path, Batching()).pace.is_quick
 
 
 @pytest.mark.parametrize(
-    ("is_said", "batching", "expected"),
+    ("is_proved", "batching", "expected"),
     [
         (False, Batching(), set()),
         (True, Batching(), {DEFAULT_SIGNATURE}),
@@ -67,110 +56,110 @@ def test_a_version_whose_example_is_quick_is_run_by_the_event_loop_and_any_other
         (True, Batching(independent_rows=False), set()),
         (True, Batching(max_batch_size=1), set()),
     ],
-    ids=["nobody", "the version", "the operator", "the operator denies it", "no batches are wanted"],
+    ids=["neither", "proof", "policy", "denied by policy", "no batches"],
 )
-def test_rows_are_independent_where_the_version_or_the_operator_says_so(
-    tmp_path: Path, is_said: bool, batching: Batching, expected: set[str]
+def test_independent_rows_by_proof_or_policy(
+    tmp_path: Path, is_proved: bool, batching: Batching, expected: set[str]
 ) -> None:
-    write_serving_config(tmp_path, says_so() if is_said else ServingConfig())
-    preparing = Loader(load_rows, observe, LIMITS, decode_example)
-    loaded = preparing.load("model", 1, tmp_path, batching)
+    write_serving_config(tmp_path, with_proof() if is_proved else ServingConfig())
+    loader = new_loader()
+    loaded = loader.load("model", 1, tmp_path, batching)
     assert loaded.independence.signatures == expected
     assert (loaded.tick_batcher is not None) is bool(expected)
     assert loaded.runs_in_batches(DEFAULT_SIGNATURE, 33) is bool(expected)
-    assert preparing.with_batcher(loaded, Batching(independent_rows=True)).independence.signatures == {
-        DEFAULT_SIGNATURE
-    }
+    assert loader.with_batcher(loaded, Batching(independent_rows=True)).independence.signatures == {DEFAULT_SIGNATURE}
 
 
-def test_a_batch_size_for_rows_that_nobody_calls_independent_is_warned_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    Loader(load_rows, observe, LIMITS, decode_example).load("model", 1, tmp_path, Batching(max_batch_size=8))
+def test_batch_size_without_independent_rows_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    new_loader().load("model", 1, tmp_path, Batching(max_batch_size=8))
     assert (
         "model version 1: max_batch_size is set for it, but nothing says that its rows are independent" in caplog.text
     )
 
 
-def test_what_outputs_have_contradicted_is_counted_and_not_said_again(tmp_path: Path) -> None:
-    observer = Contradictions()
-    preparing = Loader(load_rows, lambda _model, _version: observer, LIMITS, decode_example)
-    loaded = preparing.load("model", 1, tmp_path, Batching(independent_rows=True))
+def test_contradicted_signature_stays_unbatched(tmp_path: Path) -> None:
+    contradictions: list[int] = []
+
+    class Observer(BatchObserver):
+        def contradicted(self) -> None:
+            contradictions.append(1)
+
+    loader = new_loader(observer=Observer())
+    loaded = loader.load("model", 1, tmp_path, Batching(independent_rows=True))
     loaded.independence.contradict(DEFAULT_SIGNATURE)
     loaded.independence.contradict(DEFAULT_SIGNATURE)
-    assert observer.count == 1
-    loaded = preparing.with_batcher(loaded, Batching(independent_rows=True, max_batch_size=4))
+    assert len(contradictions) == 1
+    loaded = loader.with_batcher(loaded, Batching(independent_rows=True, max_batch_size=4))
     assert loaded.independence.signatures == set()
 
 
-def test_what_serving_json_says_comes_with_the_version(tmp_path: Path) -> None:
+def test_serving_json_is_read(tmp_path: Path) -> None:
     write_serving_config(tmp_path, ServingConfig(labels=("cat", "dog")))
-    loaded = preparation(tensor("DT_FLOAT", -1)).load("model", 1, tmp_path, Batching())
+    loaded = new_loader().load("model", 1, tmp_path, Batching())
     assert loaded.config.labels == ("cat", "dog")
     (tmp_path / "assets.extra" / "serving.json").write_text("[]")
     with pytest.raises(InvalidServingConfig):
-        preparation(tensor("DT_FLOAT", -1)).load("model", 1, tmp_path, Batching())
+        new_loader().load("model", 1, tmp_path, Batching())
 
 
 @pytest.mark.parametrize("file", ["serving.json", "tf_serving_warmup_requests"])
-def test_a_file_that_cannot_be_read_is_named_without_the_folders_of_this_machine(tmp_path: Path, file: str) -> None:
+def test_unreadable_file_is_named_within_the_version(tmp_path: Path, file: str) -> None:
     (tmp_path / "assets.extra").mkdir()
     (tmp_path / "assets.extra" / file).symlink_to(file)
     with pytest.raises(LoadError, match=f"^assets.extra/{file} cannot be read: Too many levels of symbolic links$"):
-        preparation(tensor("DT_FLOAT", -1)).load("model", 1, tmp_path, Batching())
+        new_loader().load("model", 1, tmp_path, Batching())
 
 
 @pytest.mark.parametrize(
     "error", [OSError("no number"), OSError(5, "Input/output error"), OSError(5, "Input/output error", "/srv/secret/x")]
 )
-def test_an_error_of_the_disk_is_told_as_one(tmp_path: Path, error: OSError) -> None:
-    def load(_path: Path, _config: ServingConfig) -> FakeEngine:
+def test_disk_error_is_a_load_error_without_paths(tmp_path: Path, error: OSError) -> None:
+    def load_engine(_path: Path, _config: ServingConfig) -> FakeEngine:
         raise error
 
-    broken = Loader(load, lambda _model, _version: BatchObserver(), LIMITS, decode_example)
-    with pytest.raises(LoadError, match="cannot be read: ") as refusal:
-        broken.load("model", 1, tmp_path, Batching())
-    assert "/" not in str(refusal.value).replace("Input/output", "")
+    with pytest.raises(LoadError, match="cannot be read: ") as raised:
+        replace(new_loader(), load_engine=load_engine).load("model", 1, tmp_path, Batching())
+    assert "/" not in str(raised.value).replace("Input/output", "")
 
 
-def test_a_version_is_watched_for_drift_where_its_reference_says_how(tmp_path: Path) -> None:
-    preparing = replace(preparation(tensor("DT_FLOAT", -1)), watch=DriftWatch(100).watch)
-    assert preparing.load("model", 1, tmp_path, Batching()).drift is None
+def test_version_with_a_reference_has_a_drift_monitor(tmp_path: Path) -> None:
+    loader = replace(new_loader(), watch=DriftWatch(100).watch)
+    assert loader.load("model", 1, tmp_path, Batching()).drift is None
     write_reference(tmp_path, {"rows": 10, "inputs": {"x": UNIFORM}})
-    loaded = preparing.load("model", 1, tmp_path, Batching())
+    loaded = loader.load("model", 1, tmp_path, Batching())
     assert loaded.drift is not None
-    assert preparing.with_batcher(loaded, Batching(max_batch_size=4)).drift is loaded.drift
+    assert loader.with_batcher(loaded, Batching(max_batch_size=4)).drift is loaded.drift
 
 
 @pytest.fixture
-def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Three of the version's rows together pay. Which were judged, and up to how many rows."""
-    found: list[tuple[str, int]] = []
+def three_rows_pay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The best batch size is 3. Which versions were measured, and up to how many rows."""
+    measured: list[tuple[str, int]] = []
 
-    def three(_engine: Engine, version: str, most: int, _row_seconds: float, _example: Example) -> int:
-        found.append((version, most))
+    def three(_engine: Engine, version: str, max_rows: int, _row_seconds: float, _example: Example) -> int:
+        measured.append((version, max_rows))
         return 3
 
     monkeypatch.setattr("service.lifecycle.warm_up.best_batch_size", three)
-    write_serving_config(tmp_path, says_so(example={"instances": [1.0]}))
-    return found
+    write_serving_config(tmp_path, with_proof(example={"instances": [1.0]}))
+    return measured
 
 
-def test_no_larger_batches_are_formed_than_pay(tmp_path: Path, judged: list[tuple[str, int]]) -> None:
-    preparing = Loader(load_rows, observe, LIMITS, decode_example)
-    loaded = preparing.load("model", 1, tmp_path, Batching(batch_timeout_micros=500))
-    assert judged == [("model version 1", 32)]
+def test_measured_batch_size_is_used(tmp_path: Path, three_rows_pay: list[tuple[str, int]]) -> None:
+    loader = new_loader()
+    loaded = loader.load("model", 1, tmp_path, Batching(batch_timeout_micros=500))
+    assert three_rows_pay == [("model version 1", 32)]
     assert loaded.limits == BatchLimits(3, 0.0005)
 
 
-def test_a_size_that_a_policy_names_counts_as_it_stands(tmp_path: Path, judged: list[tuple[str, int]]) -> None:
-    preparing = Loader(load_rows, observe, LIMITS, decode_example)
-    assert preparing.load("model", 1, tmp_path, Batching(max_batch_size=8)).limits.max_batch_size == 8
-    assert judged == []
-    loaded = preparing.load("model", 1, tmp_path, Batching())
-    loaded = preparing.with_batcher(loaded, Batching(max_batch_size=8))
+def test_batch_size_of_the_policy_is_not_measured(tmp_path: Path, three_rows_pay: list[tuple[str, int]]) -> None:
+    loader = new_loader()
+    assert loader.load("model", 1, tmp_path, Batching(max_batch_size=8)).limits.max_batch_size == 8
+    assert three_rows_pay == []
+    loaded = loader.load("model", 1, tmp_path, Batching())
+    loaded = loader.with_batcher(loaded, Batching(max_batch_size=8))
     assert loaded.limits.max_batch_size == 8
-    assert preparing.with_batcher(loaded, Batching()).limits.max_batch_size == 3
+    assert loader.with_batcher(loaded, Batching()).limits.max_batch_size == 3
 
 
 @pytest.mark.parametrize(
@@ -181,21 +170,21 @@ def test_a_size_that_a_policy_names_counts_as_it_stands(tmp_path: Path, judged: 
         (Batching(batch_timeout_micros=500), BatchLimits(32, 0.0005)),
     ],
 )
-def test_a_policy_counts_more_than_the_settings(batching: Batching, expected: BatchLimits) -> None:
-    loaded = preparation(tensor("DT_FLOAT", -1)).with_batcher(loaded_version(OF), batching)
+def test_policy_overrides_the_settings(batching: Batching, expected: BatchLimits) -> None:
+    loaded = new_loader().with_batcher(loaded_version(ROWS), batching)
     assert loaded.limits == expected
 
 
-def test_what_threads_run_is_known_to_its_health_and_teaches_its_pace() -> None:
+def test_runs_in_threads_reach_health_and_pace() -> None:
     running: list[int] = []
 
     def answer(inputs: Arrays) -> dict[str, Array]:
         running.append(len(loaded.health._runs))
         return echo(inputs)
 
-    engine = FakeEngine({DEFAULT_SIGNATURE: OF}, answer)
+    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, answer)
     unknown = LoadedVersion("model", 1, engine, ServingConfig())
-    loaded = preparation(tensor("DT_FLOAT", -1)).with_batcher(unknown, Batching())
+    loaded = new_loader().with_batcher(unknown, Batching())
     assert loaded.batcher is not None
     for _ in range(REMEMBERED_RUNS):
         assert loaded.batcher.run(DEFAULT_SIGNATURE, {"x": np.zeros(1)}).outputs()["y"].tolist() == [0.0]
@@ -203,11 +192,123 @@ def test_what_threads_run_is_known_to_its_health_and_teaches_its_pace() -> None:
     assert loaded.pace.is_quick
 
 
-def test_labels_that_are_not_as_many_as_the_scores_are_refused_when_loaded(tmp_path: Path) -> None:
+def test_mismatch_of_labels_and_scores_is_a_load_error(tmp_path: Path) -> None:
     scores = signature({"x": tensor("DT_FLOAT", -1)}, {"scores": tensor("DT_FLOAT", -1, 3)})
     write_serving_config(tmp_path, ServingConfig(labels=("cat", "dog")))
-    of_three = Loader(
-        lambda _path, _config: FakeEngine({DEFAULT_SIGNATURE: scores}, echo), observe, LIMITS, decode_example
-    )
     with pytest.raises(LoadError, match="2 labels, and the output 'scores' has 3 scores a row"):
-        of_three.load("model", 1, tmp_path, Batching())
+        new_loader(scores).load("model", 1, tmp_path, Batching())
+
+
+MAX_WAIT_SECONDS = 10
+A, B, C = ("a", 1), ("b", 1), ("c", 1)
+
+
+def test_queue_loads_in_order_and_once() -> None:
+    loaded: list[Key] = []
+    queue = LoadQueue(loaded.append, threads=1)
+    queue.add([B, A, B])
+    queue.wait()
+    assert loaded == [B, A]
+    queue.add([A])
+    queue.wait()
+    assert loaded == [B, A, A]
+
+
+def test_queue_loads_several_at_a_time() -> None:
+    both = threading.Barrier(2)
+    loaded: list[Key] = []
+
+    def load(key: Key) -> None:
+        if key != C:
+            both.wait(MAX_WAIT_SECONDS)
+        loaded.append(key)
+
+    queue = LoadQueue(load, threads=2)
+    queue.add([A, B, C])
+    queue.wait()
+    assert set(loaded) == {A, B, C}
+
+
+def test_key_under_way_is_not_queued_again() -> None:
+    started, go_on = threading.Event(), threading.Event()
+    loaded: list[Key] = []
+
+    def load(key: Key) -> None:
+        loaded.append(key)
+        started.set()
+        go_on.wait(MAX_WAIT_SECONDS)
+
+    queue = LoadQueue(load, threads=2)
+    queue.add([A])
+    started.wait(MAX_WAIT_SECONDS)
+    queue.add([A])
+    go_on.set()
+    queue.wait()
+    assert loaded == [A]
+
+
+def test_empty_queue_does_not_wait() -> None:
+    LoadQueue(lambda _key: None, threads=2).wait()
+
+
+def test_newest_versions_come_first() -> None:
+    keys = [("b", 1), ("a", 2), ("a", 10), ("a", 1)]
+    assert newest_first(keys) == [("a", 10), ("b", 1), ("a", 2), ("a", 1)]
+
+
+KEY = ("model", 1)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_retry_pauses_double_up_to_a_maximum() -> None:
+    retries = Retries(clock := Clock())
+    pauses = []
+    for _ in range(12):
+        retries.failed(KEY, 7, "broken")
+        failed = clock.now
+        while not retries.is_due(KEY, 7):
+            clock.now += 1.0
+        pauses.append(clock.now - failed)
+    assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
+    assert MAX_RETRY_SECONDS == 300
+
+
+def test_never_retry_ends_when_files_change_or_on_forget() -> None:
+    retries = Retries(clock := Clock())
+    retries.never_retry(KEY, 7)
+    clock.now = 1e12
+    assert (retries.is_due(KEY, 7), retries.is_due(KEY, 8)) == (False, True)
+    retries.forget(KEY)
+    assert retries.is_due(KEY, 7)
+
+
+def test_changed_files_are_due_at_once() -> None:
+    retries = Retries(Clock())
+    retries.failed(KEY, 7, "broken")
+    retries.failed(KEY, 7, "broken")
+    assert not retries.is_due(KEY, 7)
+    assert retries.is_due(KEY, 8)
+    assert retries.failed(KEY, 8, "broken").startswith("broken (tried once; next at ")
+
+
+def test_reason_has_tries_and_time_of_the_next() -> None:
+    retries = Retries(Clock())
+    retries.failed(KEY, 7, "broken")
+    reason = retries.failed(KEY, 7, "no memory")
+    assert reason.startswith("no memory (tried 2 times; next at ")
+    assert reason.endswith(" UTC, or when its files change)")
+
+
+def test_unknown_or_forgotten_key_is_due() -> None:
+    retries = Retries(Clock())
+    assert retries.is_due(KEY, 7)
+    retries.failed(KEY, 7, "broken")
+    retries.forget(KEY)
+    assert retries.is_due(KEY, 7)
+    retries.forget(KEY)

@@ -43,7 +43,7 @@ def test_every_part_is_read() -> None:
     assert policies.of("another").load == "on_demand"
 
 
-def test_an_empty_file_says_nothing() -> None:
+def test_empty_file_has_the_defaults() -> None:
     assert decode(b"", PATH) == Policies()
     assert Policies().of("any").canary is None
 
@@ -60,7 +60,7 @@ def test_an_empty_file_says_nothing() -> None:
         ("versions = []\nlabels = {new = {version = 2, shadow = 0.5}}", {2}),
     ],
 )
-def test_the_policy_chooses_among_the_versions_on_disk(table: str, wanted: set[int]) -> None:
+def test_wanted_versions(table: str, wanted: set[int]) -> None:
     assert decode(f"[models.m]\n{table}".encode(), PATH).of("m").wanted([5, 1, 2]) == wanted
 
 
@@ -72,7 +72,7 @@ def test_the_policy_chooses_among_the_versions_on_disk(table: str, wanted: set[i
         ("versions = [2, 7]\nlabels = {new = {version = 9, shadow = 0.5}}", {2, 7, 9}),
     ],
 )
-def test_the_policy_names_versions_whether_they_are_there_or_not(table: str, named: set[int]) -> None:
+def test_named_versions(table: str, named: set[int]) -> None:
     assert decode(f"[models.m]\n{table}".encode(), PATH).of("m").named == named
 
 
@@ -107,24 +107,24 @@ def test_the_policy_names_versions_whether_they_are_there_or_not(table: str, nam
         ("[default.labels]\na = 1", "`default` takes no `labels`"),
     ],
 )
-def test_a_fault_is_named_with_its_place_and_what_was_expected(text: str, words: str) -> None:
+def test_fault_is_named_with_its_place(text: str, words: str) -> None:
     assert message(text).startswith("models.toml: ")
     assert words in message(text)
 
 
-def test_what_is_no_text_is_refused() -> None:
+def test_invalid_utf8_is_an_error() -> None:
     with pytest.raises(InvalidFile, match=r"models\.toml: expected UTF-8; invalid start byte at byte 0"):
         decode(b"\xff", PATH)
 
 
-def test_a_file_that_a_setting_names_must_exist(tmp_path: Path) -> None:
+def test_file_of_the_setting_must_exist(tmp_path: Path) -> None:
     missing = tmp_path / "missing.toml"
     with pytest.raises(InvalidFile, match=r"missing\.toml: there is no such file"):
         policy_file(Settings(models_config=str(missing))).check()
     policy_file(Settings(models=tmp_path)).check()
 
 
-def test_without_the_setting_it_lies_in_the_models_folder(tmp_path: Path) -> None:
+def test_default_file_is_in_the_models_folder(tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_text("[default]\nload = 'lazy'")
     with pytest.raises(InvalidFile, match="Invalid enum value 'lazy'"):
         policy_file(Settings(models=tmp_path)).check()

@@ -13,7 +13,7 @@ SIGNATURE = signature({"x": any_shape("DT_FLOAT")})
 
 
 class Draw:
-    """What is drawn for each request, instead of a random number."""
+    """The number drawn for each request, instead of a random one."""
 
     number = 0.5
 
@@ -40,7 +40,7 @@ def add(registry: Registry, version: int) -> LoadedVersion:
 
 
 def prepare(registry: Registry, version: int) -> None:
-    """Loaded in this worker process, but not in every one."""
+    """Loaded in this worker process, but not yet in all."""
     registry.set_status("model", version, VersionStatus(State.LOADING), loaded_version(SIGNATURE, version=version))
 
 
@@ -52,7 +52,7 @@ def policy(table: str) -> ModelPolicy:
     return decode(f"[models.model]\n{table}".encode(), Path("models.toml")).of("model")
 
 
-def test_the_stable_version_answers_requests_that_name_none(registry: Registry) -> None:
+def test_stable_version_answers(registry: Registry) -> None:
     add(registry, 1)
     add(registry, 2)
     label(registry, "{stable = 1}")
@@ -60,7 +60,7 @@ def test_the_stable_version_answers_requests_that_name_none(registry: Registry) 
     assert registry.get("model", 2).version == 2
 
 
-def test_a_label_answers_by_its_version_and_moves(registry: Registry) -> None:
+def test_label_answers_and_moves(registry: Registry) -> None:
     add(registry, 1)
     add(registry, 2)
     label(registry, "{canary = 1, other = 2}")
@@ -74,7 +74,7 @@ def test_a_label_answers_by_its_version_and_moves(registry: Registry) -> None:
         registry.get("model", label="other")
 
 
-def test_a_label_moves_once_its_new_version_is_available(registry: Registry) -> None:
+def test_label_moves_once_its_version_is_available(registry: Registry) -> None:
     add(registry, 1)
     prepare(registry, 2)
     label(registry, "{stable = 1}")
@@ -84,17 +84,17 @@ def test_a_label_moves_once_its_new_version_is_available(registry: Registry) -> 
     assert registry.get("model").version == registry.get("model", label="stable").version == 2
 
 
-def test_a_label_whose_version_goes_away_is_not_found_and_says_why(registry: Registry) -> None:
+def test_label_of_an_unloading_version_is_404(registry: Registry) -> None:
     add(registry, 1)
     add(registry, 2)
     label(registry, "{stable = 1}")
     registry.set_status("model", 1, VersionStatus(State.UNLOADING))
     with pytest.raises(NotFound, match=r"Specific\(model, 1\) \(version 1 is UNLOADING\)"):
         registry.get("model", label="stable")
-    assert registry.get("model").version == 2, "who names none is answered all the same"
+    assert registry.get("model").version == 2
 
 
-def test_a_canary_answers_its_share_of_the_requests_that_name_no_version(registry: Registry, draw: Draw) -> None:
+def test_canary_answers_its_share(registry: Registry, draw: Draw) -> None:
     add(registry, 1)
     add(registry, 2)
     label(registry, "{canary = {version = 2, share = 0.1}}")
@@ -106,7 +106,7 @@ def test_a_canary_answers_its_share_of_the_requests_that_name_no_version(registr
     assert registry.get("model", label="canary").version == 2
 
 
-def test_a_canary_that_is_not_available_everywhere_answers_nothing(registry: Registry, draw: Draw) -> None:
+def test_canary_answers_only_once_available_everywhere(registry: Registry, draw: Draw) -> None:
     draw.number = 0.0
     add(registry, 1)
     prepare(registry, 2)
@@ -116,7 +116,7 @@ def test_a_canary_that_is_not_available_everywhere_answers_nothing(registry: Reg
     assert registry.get("model").version == 2
 
 
-def test_a_canary_that_became_stable_answers_all(registry: Registry, draw: Draw) -> None:
+def test_canary_that_is_stable_answers_everything(registry: Registry, draw: Draw) -> None:
     add(registry, 1)
     add(registry, 2)
     label(registry, "{stable = 2, canary = {version = 2, share = 0.1}}")
@@ -124,14 +124,14 @@ def test_a_canary_that_became_stable_answers_all(registry: Registry, draw: Draw)
     assert registry.get("model").version == 2
 
 
-def test_a_canary_that_is_left_alone_answers_all(registry: Registry, draw: Draw) -> None:
+def test_canary_alone_answers_everything(registry: Registry, draw: Draw) -> None:
     add(registry, 2)
     label(registry, "{canary = {version = 2, share = 0.1}}")
     draw.number = 0.9
     assert registry.get("model").version == 2
 
 
-def test_a_shadow_goes_with_what_answers_and_answers_nothing_itself(registry: Registry) -> None:
+def test_shadow_gets_copies_and_does_not_answer(registry: Registry) -> None:
     one = add(registry, 1)
     three = add(registry, 3)
     label(registry, "{next = {version = 3, shadow = 0.5}}")
@@ -143,7 +143,7 @@ def test_a_shadow_goes_with_what_answers_and_answers_nothing_itself(registry: Re
     assert registry.get("model", label="next").shadow is None
 
 
-def test_a_canary_is_mirrored_too(registry: Registry, draw: Draw) -> None:
+def test_shadow_gets_copies_of_canary_requests(registry: Registry, draw: Draw) -> None:
     for number in (1, 2, 3):
         add(registry, number)
     label(registry, "{canary = {version = 2, share = 1}, next = {version = 3, shadow = 1}}")
@@ -152,7 +152,7 @@ def test_a_canary_is_mirrored_too(registry: Registry, draw: Draw) -> None:
     assert answering.shadow is not None
 
 
-def test_a_shadow_that_is_left_alone_does_not_answer(registry: Registry) -> None:
+def test_shadow_alone_does_not_answer(registry: Registry) -> None:
     add(registry, 3)
     label(registry, "{next = {version = 3, shadow = 1}}")
     with pytest.raises(NotFound):
@@ -160,7 +160,7 @@ def test_a_shadow_that_is_left_alone_does_not_answer(registry: Registry) -> None
     assert registry.get("model", 3).version == 3
 
 
-def test_a_shadow_that_is_not_available_or_answers_already_gets_no_copies(registry: Registry) -> None:
+def test_no_copies_for_an_unavailable_or_answering_shadow(registry: Registry) -> None:
     add(registry, 1)
     prepare(registry, 3)
     label(registry, "{next = {version = 3, shadow = 1}}")
@@ -171,7 +171,7 @@ def test_a_shadow_that_is_not_available_or_answers_already_gets_no_copies(regist
     assert (answering.version, answering.shadow) == (3, None)
 
 
-def test_before_anything_is_available_everywhere_the_version_that_will_answer_does(registry: Registry) -> None:
+def test_future_default_answers_before_anything_is_available_everywhere(registry: Registry) -> None:
     prepare(registry, 1)
     registry.set_status("model", 2, VersionStatus(State.LOADING))
     with pytest.raises(NotFound, match="version 2 is LOADING"):
@@ -182,14 +182,7 @@ def test_before_anything_is_available_everywhere_the_version_that_will_answer_do
     assert registry.get("model").version == 1
 
 
-def test_while_it_drains_the_service_is_not_ready(registry: Registry) -> None:
-    add(registry, 1)
-    assert registry.ready
-    registry.draining = True
-    assert not registry.ready
-
-
-def test_what_is_held_answers_until_all_it_waits_for_do(registry: Registry) -> None:
+def test_held_version_answers_until_its_successors_do(registry: Registry) -> None:
     add(registry, 5)
     add(registry, 1)
     prepare(registry, 2)
@@ -210,11 +203,11 @@ ALL = "versions = 'all'"
         (ALL, {3, 4}, {4}, False, {3}),
         (ALL, {4}, {4}, False, {4}),
         (ALL, {}, {}, False, {}),
-        # Who is only to get a share, or copies, does not answer alone, but where there is nobody else.
+        # A canary or a shadow is the successor only if there is no other version.
         ("labels = {canary = {version = 4, share = 0.1}, next = {version = 5, shadow = 1}}", {3, 4, 5}, {}, True, {3}),
         ("labels = {canary = {version = 4, share = 0.1}}", {4}, {}, True, {4}),
         ("labels = {stable = 3}", {3, 4}, {3}, True, {3}),
-        # The label names what was taken away: then whoever is left answers those who name no version.
+        # The label names the removed version.
         ("labels = {stable = 2}", {4}, {}, False, {4}),
         ("versions = [7]", {}, {}, True, {7}),
         ("versions = [7]", {}, {}, False, {}),
@@ -222,7 +215,7 @@ ALL = "versions = 'all'"
         ("labels = {stable = 7}", {3}, {}, False, {3}),
     ],
 )
-def test_the_successors_of_what_answers_those_who_name_no_version(
+def test_successors_of_the_default(
     registry: Registry, table: str, wanted: set[int], failed: set[int], is_on_disk: bool, expected: set[int]
 ) -> None:
     add(registry, 2)
@@ -230,7 +223,7 @@ def test_the_successors_of_what_answers_those_who_name_no_version(
     assert successors(policy(table), traffic, 2, {*wanted}, {*failed}, is_on_disk) == {*expected}
 
 
-def test_the_successors_of_what_labels_name_are_those_that_they_will_name(registry: Registry) -> None:
+def test_successors_of_labelled_versions(registry: Registry) -> None:
     add(registry, 1)
     add(registry, 9)
     label(registry, "{stable = 9, a = 1, b = 1}")

@@ -16,37 +16,32 @@ SIGNATURES = {DEFAULT_SIGNATURE: signature({"x": any_shape("DT_FLOAT")})}
 FILES = 7
 
 
-@pytest.fixture
-def memory() -> SharedMemory:
-    return SharedMemory()
-
-
-def seen(memory: SharedMemory, slot: int = 0) -> list[tuple[bool, bool]]:
-    """Whether each thread that is under way loads something, and runs something."""
+def marks(memory: SharedMemory, slot: int = 0) -> list[tuple[bool, bool]]:
+    """Whether each marked thread is loading, and is running."""
     return [(bool(row.loading), bool(row.running)) for row in under_way(memory, Areas(memory, Kind.MARKS), slot)]
 
 
-def test_what_is_loaded_and_run_is_seen_by_others_while_it_is(memory: SharedMemory) -> None:
+def test_loading_and_running_is_marked(memory: SharedMemory) -> None:
     records = VersionRecords(memory)
     during: list[list[tuple[bool, bool]]] = []
 
     def answer(inputs: Arrays) -> Arrays:
-        during.append(seen(memory))
+        during.append(marks(memory))
         return inputs
 
     with records.loading("model", 1, FILES):
         engine = records.marked(FakeEngine(SIGNATURES, answer))  # type: ignore[arg-type]
-        during.append(seen(memory))
+        during.append(marks(memory))
         engine.run(DEFAULT_SIGNATURE, {})
-        during.append(seen(memory))
-    during.append(seen(memory))
+        during.append(marks(memory))
+    during.append(marks(memory))
     engine.run(DEFAULT_SIGNATURE, {})
-    during.append(seen(memory))
+    during.append(marks(memory))
     loading, warm_up, running = [(True, False)], [(True, True)], [(False, True)]
     assert during == [loading, warm_up, loading, [], running, []]
 
 
-def test_marks_go_also_where_loading_or_running_fails(memory: SharedMemory) -> None:
+def test_failure_removes_the_marks(memory: SharedMemory) -> None:
     records = VersionRecords(memory)
 
     def fail(_inputs: Arrays) -> Arrays:
@@ -54,10 +49,10 @@ def test_marks_go_also_where_loading_or_running_fails(memory: SharedMemory) -> N
 
     with pytest.raises(ValueError), records.loading("model", 1, FILES):  # noqa: PT011
         records.marked(FakeEngine(SIGNATURES, fail)).run(DEFAULT_SIGNATURE, {})  # type: ignore[arg-type]
-    assert seen(memory) == []
+    assert marks(memory) == []
 
 
-def test_marks_of_threads_that_ended_are_taken_over(memory: SharedMemory) -> None:
+def test_marks_of_ended_threads_are_reused(memory: SharedMemory) -> None:
     records = VersionRecords(memory)
     with records.loading("model", 1, FILES):
         engine = records.marked(FakeEngine(SIGNATURES, echo))
@@ -66,10 +61,10 @@ def test_marks_of_threads_that_ended_are_taken_over(memory: SharedMemory) -> Non
         thread.start()
         thread.join()
     with records.loading("model", 1, FILES):
-        assert seen(memory) == [(True, False)]
+        assert marks(memory) == [(True, False)]
 
 
-def test_more_threads_than_there_are_marks_run_all_the_same(memory: SharedMemory) -> None:
+def test_more_threads_than_marks(memory: SharedMemory) -> None:
     records = VersionRecords(memory)
     all_run, over = threading.Barrier(MAX_THREADS + 6), threading.Event()
 
@@ -84,29 +79,29 @@ def test_more_threads_than_there_are_marks_run_all_the_same(memory: SharedMemory
     for thread in threads:
         thread.start()
     all_run.wait()
-    # The test's own thread has one.
-    assert len(seen(memory)) == MAX_THREADS - 1
+    # This thread has one too.
+    assert len(marks(memory)) == MAX_THREADS - 1
     over.set()
     for thread in threads:
         thread.join()
-    assert seen(memory) == []
+    assert marks(memory) == []
 
 
-def test_a_successor_begins_without_marks(memory: SharedMemory) -> None:
+def test_new_process_starts_without_marks(memory: SharedMemory) -> None:
     records = VersionRecords(memory)
     with records.loading("model", 1, FILES):
         records.end_in_order()
-        assert seen(memory) == []
+        assert marks(memory) == []
         VersionRecords(memory)
-        assert seen(memory) == []
+        assert marks(memory) == []
 
 
-def test_an_engine_loaded_by_nobody_is_left_as_it_is() -> None:
+def test_engine_outside_a_load_is_not_marked() -> None:
     engine = FakeEngine(SIGNATURES, echo)
     assert VersionRecords().marked(engine) is engine
 
 
-def test_a_marked_engine_is_what_it_marks(memory: SharedMemory) -> None:
+def test_marked_engine_delegates(memory: SharedMemory) -> None:
     records, engine = VersionRecords(memory), FakeEngine(SIGNATURES, echo, runs_on_caller=False)
     with records.loading("model", 1, FILES):
         marked = records.marked(engine)
@@ -117,7 +112,7 @@ def test_a_marked_engine_is_what_it_marks(memory: SharedMemory) -> None:
     assert not is_deadly(marked)
 
 
-def test_what_is_ended_is_neither_loaded_nor_run_and_known_to_be_so(memory: SharedMemory) -> None:
+def test_deadly_version_is_neither_loaded_nor_run(memory: SharedMemory) -> None:
     records = VersionRecords(memory)
     with records.loading("model", 1, FILES):
         engine = records.marked(FakeEngine(SIGNATURES, echo))
@@ -133,7 +128,7 @@ def test_what_is_ended_is_neither_loaded_nor_run_and_known_to_be_so(memory: Shar
         pass
 
 
-def test_one_that_a_worker_died_of_is_run_only_while_others_would_serve_on(memory: SharedMemory) -> None:
+def test_suspect_runs_only_while_others_listen(memory: SharedMemory) -> None:
     others: list[bool] = []
     records = VersionRecords(memory, others_listen=lambda: bool(others))
     with records.loading("model", 1, FILES):
@@ -145,7 +140,7 @@ def test_one_that_a_worker_died_of_is_run_only_while_others_would_serve_on(memor
     others.append(True)
     engine.run(DEFAULT_SIGNATURE, {"x": None})  # type: ignore[dict-item]
     others.clear()
-    # Who begins serves nobody yet.
+    # A process that is starting has no requests to lose.
     with records.loading("model", 1, FILES):
         engine.run(DEFAULT_SIGNATURE, {"x": None})  # type: ignore[dict-item]
     words[SUSPECT] = 1
@@ -168,18 +163,18 @@ def is_waiting(thread: threading.Thread) -> bool:
 
 
 def other_that_loads(memory: SharedMemory, slot: int) -> Forked:
-    def load_for_ever(go: Callable[[], None]) -> None:
+    def load_forever(go: Callable[[], None]) -> None:
         memory.enter(slot)
         with VersionRecords(memory, slot).loading("model", 1, FILES):
             go()
             threading.Event().wait()
 
-    other = Forked(load_for_ever)
+    other = Forked(load_forever)
     other.wait_until_it_says_so()
     return other
 
 
-def test_who_serves_waits_for_another_that_loads_a_version_first(memory: SharedMemory) -> None:
+def test_serving_process_lets_another_load_first(memory: SharedMemory) -> None:
     other = other_that_loads(memory, 1)
     serving = load(VersionRecords(memory))
     assert is_waiting(serving)
@@ -189,14 +184,14 @@ def test_who_serves_waits_for_another_that_loads_a_version_first(memory: SharedM
     assert not is_waiting(serving)
 
 
-def test_what_another_has_loaded_before_is_loaded_at_once(memory: SharedMemory) -> None:
+def test_version_loaded_before_is_loaded_at_once(memory: SharedMemory) -> None:
     assert not is_waiting(load(VersionRecords(memory, 2)))
     other = other_that_loads(memory, 1)
     assert not is_waiting(load(VersionRecords(memory)))
     other.kill()
 
 
-def test_who_serves_is_not_the_second_to_die_of_a_version(memory: SharedMemory) -> None:
+def test_serving_process_does_not_load_a_suspect_alone(memory: SharedMemory) -> None:
     others: list[bool] = []
     records = VersionRecords(memory, others_listen=lambda: bool(others))
     words = records._record("model", 1, FILES).words
@@ -208,7 +203,7 @@ def test_who_serves_is_not_the_second_to_die_of_a_version(memory: SharedMemory) 
     assert (words[BEGAN] > 0, words[LOADER]) == (True, 0)
 
 
-def test_where_there_is_no_room_versions_are_loaded_and_run_all_the_same() -> None:
+def test_full_memory_hinders_no_load() -> None:
     memory = SharedMemory(MIN_CAPACITY)
     with memory.locked():
         memory.append(Kind.WINDOW, 0, b"", len(memory.view) - memory.end - mmap.PAGESIZE)

@@ -1,4 +1,4 @@
-"""A watcher over a folder of fake models."""
+"""The lifecycle of one worker process, over a folder of fake models."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 
 @dataclass
 class FakeLoader:
-    """Loads a fake engine for every version, but for those with an error of their own."""
+    """Loads a fake engine for every version; raises for those in `errors`."""
 
     errors: dict[str, Exception] = field(default_factory=dict)
     loaded: list[str] = field(default_factory=list)
@@ -45,19 +45,19 @@ class FakeLoader:
         return FakeEngine({DEFAULT_SIGNATURE: self.signature}, echo)
 
 
-def preparation(loader: LoadEngine) -> Loader:
-    return Loader(loader, lambda _model, _version: BatchObserver(), BatchLimits(8, 0), decode_example)
+def new_loader(load_engine: LoadEngine) -> Loader:
+    return Loader(load_engine, lambda _model, _version: BatchObserver(), BatchLimits(8, 0), decode_example)
 
 
 def board_of(memory: SharedMemory, slot: int) -> Board:
-    """Of a worker process that has this slot."""
+    """The board of the worker process in this slot."""
     memory.enter(slot)
     return Board(memory, slot)
 
 
 @dataclass
-class Watched:
-    """`now`: seconds, by the clock that retries and absences go by."""
+class Worker:
+    """`now`: the time for retries and absences, in seconds."""
 
     models: Path
     registry: Registry = field(default_factory=Registry)
@@ -74,7 +74,7 @@ class Watched:
         self.watcher = Watcher(
             Repository(self.models),
             self.registry,
-            preparation(lambda path, config: self.records.marked(self.loader(path, config))),
+            new_loader(lambda path, config: self.records.marked(self.loader(path, config))),
             NEVER_SECONDS,
             policy_file(Settings(models=self.models)),
             self.agreement,
@@ -92,23 +92,23 @@ class Watched:
         return folder
 
     def add_quick(self, name: str) -> None:
-        """A version that its own example shows to be quick, for a loader of the signature ROWS."""
+        """A version with an example, which is quick; for a loader with the signature ROWS."""
         proof = RowProof(signatures=(DEFAULT_SIGNATURE,), rows_tried=8, largest_difference=0.0, tolerance=1e-5)
         write_serving_config(self.add(name), ServingConfig(example={"instances": [1.0]}, independent_rows=proof))
 
     def scan(self, times: int = 2) -> None:
-        """Twice: what appears is loaded then."""
+        """Twice, so that what has appeared is loaded."""
         for _ in range(times):
             self.watcher.scan()
 
     def scan_after_absence(self) -> None:
-        """What is not on disk now has been gone for long enough to count as removed."""
+        """So that what is missing counts as removed."""
         self.watcher.scan()
         self.now += MIN_ABSENT_SECONDS
         self.watcher.scan()
 
     def write_policies(self, text: str) -> None:
-        """Anew, so that it counts as changed however quickly one follows the other."""
+        """Into a new file, so that it counts as changed."""
         (draft := self.models / ".models.toml").write_text(text)
         draft.rename(self.models / "models.toml")
 
