@@ -123,13 +123,13 @@ def test_a_killed_worker_loses_what_it_was_answering_and_nothing_else(models: Pa
 SLOW_LOADING = """
 import os, sys, time
 sys.path.insert(0, os.getcwd())
-import service.engines
-really = service.engines.load_engine
+import service.engines.loading
+really = service.engines.loading.load_engine
 def load_engine(path, *rest):
     while path.name == "2" and os.path.exists(os.environ["SLOW"]):
         time.sleep(0.01)
     return really(path, *rest)
-service.engines.load_engine = load_engine
+service.engines.loading.load_engine = load_engine
 """
 
 

@@ -31,8 +31,8 @@ MEMORY = 600 * 2**20
 DEADLY = """
 import ctypes, os, sys
 sys.path.insert(0, os.getcwd())
-import service.engines
-really = service.engines.load_engine
+import service.engines.loading
+really = service.engines.loading.load_engine
 def take_all_memory():
     hoard = []
     while True:
@@ -58,7 +58,7 @@ def load_engine(path, *rest):
         return engine
     die("load")
     return Engine(engine)
-service.engines.load_engine = load_engine
+service.engines.loading.load_engine = load_engine
 """
 THIRTEEN = json.dumps({"instances": [13.0]}).encode()
 
