@@ -25,7 +25,7 @@ from service.runtime.cgroup import usable_cores
 from service.runtime.toml_file import TomlFile
 from service.serving_config import InvalidServingConfig
 
-# Between two looks at the other worker processes while something is being loaded or unloaded.
+# How often the other worker processes are polled while something is being loaded or unloaded.
 EAGER_SECONDS = 0.05
 MAX_LOADERS = 4
 
@@ -68,8 +68,8 @@ class Watcher:
         self._fingerprints: dict[Key, int] = {}
         # AVAILABLE, and to be loaded again, since the folder was replaced.
         self._replaced: set[Key] = set()
-        # Engines that nobody refers to any more, and whether a replacement has their number. Appended to without a
-        # lock, since the last reference may be dropped in any thread at any time.
+        # Versions whose engine is no longer referenced, and whether a replacement has their number. Appended to without
+        # a lock, since the last reference may be dropped in any thread at any time.
         self._released: deque[tuple[Key, bool]] = deque()
         # Held while a version changes its state.
         self._lock = threading.Lock()
@@ -124,7 +124,7 @@ class Watcher:
             logger.error("cannot read the models folder (what is loaded goes on serving): %s", error)
             return
         self._registry.skipped = self._repository.skipped
-        # After the folder: a label that is moved before its version is removed must be seen first.
+        # After the folder: an operator who moves a label and then removes its old version must not lose the label.
         self._read_policies()
         is_first = not self._registry.first_scan_done.is_set()
         self._update_wanted(found, is_first=is_first)

@@ -23,7 +23,7 @@ from service.runtime.shared_values import Values
 
 # Loaded and warmed up in this worker process; other worker processes may still be loading it.
 PREPARED = "PREPARED"
-# Between two looks at what the other worker processes report, in `load` and `unload`.
+# How often `load` and `unload` poll the reports of the other worker processes.
 COMMAND_POLL_SECONDS = 0.02
 
 _SETTLED_HERE = (PREPARED, State.AVAILABLE, State.END)
