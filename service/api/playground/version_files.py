@@ -11,6 +11,10 @@ from service.runtime.utf8 import NotUtf8, without_mark
 from service.serving_config import ASSETS
 
 METRICS_FILE = "metrics.json"
+# Of these, the first that is there; else any picture.
+THUMBNAILS = ("sample", "fitted_line", "confusion_matrix")
+PICTURES = (".jpeg", ".jpg", ".png")
+MAX_THUMBNAIL_BYTES = 250_000
 # By its ending, as browsers are told. Nothing else that lies there is handed out.
 CONTENT_TYPES = {
     ".csv": "text/csv; charset=utf-8",
@@ -62,6 +66,17 @@ class VersionFiles:
         except (OSError, orjson.JSONDecodeError, NotUtf8):
             return None
         return found if isinstance(found, dict) else None
+
+    def thumbnail(self) -> str | None:
+        """The name of a small picture that shows what the version is about; None where there is none."""
+
+        def rank(file: VersionFile) -> tuple[int, str]:
+            places = [place for place, stem in enumerate(THUMBNAILS) if file.name.startswith(stem)]
+            return (places[0] if places else len(THUMBNAILS), file.name)
+
+        pictures = (file for file in self._shown() if file.name.endswith(PICTURES) and file.size <= MAX_THUMBNAIL_BYTES)
+        first = min(pictures, key=rank, default=None)
+        return first.name if first else None
 
     def total_size(self) -> int:
         """Of the whole version, in bytes."""
