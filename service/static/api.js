@@ -1,6 +1,8 @@
-// Asking the service. Errors are its own sentences.
+// Requests to the service. Error messages are the service's own.
 
 const KEY = "fitting-room-api-key";
+const MAX_RETRIES = 2;
+const MAX_RETRY_SECONDS = 5;
 
 export class ApiError extends Error {
   constructor(status, message) {
@@ -10,7 +12,7 @@ export class ApiError extends Error {
   }
 }
 
-/** Of the v1 API: for the lines to copy. What the page itself asks goes by `aboutPath`, where it is no traffic. */
+/** A path of the v1 API, for the code to copy. The page itself uses `aboutPath`, which does not count as traffic. */
 export const modelPath = (model, version) => `/v1/models/${encodeURIComponent(model)}/versions/${version}`;
 export const aboutPath = (model, version) => `/playground/models/${encodeURIComponent(model)}/versions/${version}`;
 export const filePath = (model, version, file) =>
@@ -18,9 +20,12 @@ export const filePath = (model, version, file) =>
 
 export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 
-/** The answer, if it is a good one. Where the service asks for a key, so does the page, once for all that wait. */
+/**
+ * The response, or an ApiError. Where the service needs a key, one dialog asks for it, however many requests wait. Where
+ * it is busy, it is asked again when it says so.
+ */
 export async function ask(path, { method = "GET", body, type, signal } = {}) {
-  for (;;) {
+  for (let retries = 0; ; ) {
     const key = sessionStorage.getItem(KEY);
     const headers = { ...(type && { "Content-Type": type }), ...(key && { Authorization: `Bearer ${key}` }) };
     let response;
@@ -28,9 +33,15 @@ export async function ask(path, { method = "GET", body, type, signal } = {}) {
       response = await fetch(path, { method, body, headers, signal });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new ApiError(0, "The service does not answer. Is it still running?");
+      throw new ApiError(0, "The service does not respond. Is it still running?");
     }
     if (response.ok) return response;
+    const seconds = Number(response.headers.get("Retry-After"));
+    if (response.status === 429 && retries < MAX_RETRIES && seconds <= MAX_RETRY_SECONDS) {
+      retries += 1;
+      await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+      continue;
+    }
     const message = await sentence(response);
     if (response.status !== 401) throw new ApiError(response.status, message);
     if (!(await askForKey(key, message))) throw new ApiError(401, message);
@@ -56,9 +67,9 @@ async function sentence(response) {
 
 let asking = null;
 
-/** Whether there is another key to try. */
+/** Whether there is now another key to try. */
 function askForKey(tried, why) {
-  // Somebody else was given one meanwhile.
+  // Another request was given one meanwhile.
   if (sessionStorage.getItem(KEY) !== tried) return Promise.resolve(true);
   asking ??= openDialog(why).finally(() => {
     asking = null;

@@ -1,9 +1,9 @@
-// Lines over time, by uPlot, which is fetched with the first of them.
+// Line charts, drawn by uPlot, which is fetched with the first chart.
 
 import { h } from "./elements.js";
 
 const FOLDER = "/static/vendor/uplot-1.6.32";
-// Okabe and Ito's colours, which people tell apart who see colours otherwise; the yellow left out, too faint on white.
+// Okabe and Ito's colours, which colour-blind people can tell apart, without the yellow: it is too faint on white.
 const COLOURS = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f", "#6a3d9a"];
 
 let loading = null;
@@ -25,8 +25,8 @@ function load() {
 export const colour = (place) => COLOURS[place % COLOURS.length];
 
 /**
- * A chart in `place`, as wide as that. `x`: numbers, seconds since 1970 where `time` is set; `series`: [{label, values}].
- * `under(context, toPixels, box)` paints behind the lines. Gives {update(x, series), redraw(), leave()}.
+ * A chart as wide as `place`. `x`: numbers; seconds since 1970 if `time` is set. `series`: [{label, values}].
+ * `under(context, toPixels, box)` paints behind the lines. Returns {update(x, series), redraw(), leave()}.
  */
 export async function lineChart(place, { x, series, height = 220, time = false, unit = "", fromZero = false, under = () => {} }) {
   const UPlot = await load();

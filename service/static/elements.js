@@ -1,6 +1,6 @@
-// Making elements.
+// Elements, and how words and numbers are written.
 
-/** An element: attributes by name; `on...` are listeners, `dataset` is one object, false and null leave out. */
+/** An element. `on...` attributes are listeners, `dataset` is an object; false and null are left out. */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -22,7 +22,7 @@ export function newId(stem) {
   return `${stem}-${made}`;
 }
 
-/** What went wrong, beside what caused it; read out as it appears. `clear()` takes it away. */
+/** A place for an error message, which screen readers read out. */
 export function errorPlace() {
   const place = h("p", { class: "error", role: "alert", id: newId("error"), hidden: true });
   return {
@@ -38,7 +38,7 @@ export function errorPlace() {
   };
 }
 
-/** `work` with the error in its place, if there is one; what it gives, or undefined. */
+/** The result of `work`; or undefined, with the error shown in its place. */
 export async function trying(place, work) {
   place.clear();
   try {
@@ -49,7 +49,35 @@ export async function trying(place, work) {
   }
 }
 
-/** Probabilities as bars, best first. `rankings`: [[label, score], ...]. */
+/** What the model says, how sure it is, and whether that is right. `expected`: the right label, if it is known. */
+export function verdict(label, score, expected) {
+  const sure = `${score < 0.6 ? "only " : ""}${percent(score)} sure`;
+  const right = !expected ? "" : expected === label ? " Correct." : ` Wrong: the right label is ${expected}.`;
+  return [h("strong", {}, label), `: ${sure}.${right}`];
+}
+
+const MAX_LISTED = 20;
+
+/** Labels in a sentence: a thousand are not read. */
+export function listed(labels) {
+  const more = labels.length - MAX_LISTED;
+  return labels.slice(0, MAX_LISTED).join(", ") + (more > 0 ? ` and ${more} more` : "");
+}
+
+/** What a signature says of a tensor, such as "FP32 [any, 28, 28]". */
+export function tensorText({ datatype, shape }) {
+  return `${datatype} ${shape === null ? "of any shape" : `[${shape.map((size) => (size < 0 ? "any" : size)).join(", ")}]`}`;
+}
+
+/** A value as JSON, with each innermost list on one line. */
+export function json(value) {
+  const text = JSON.stringify(value, null, 1);
+  const oneLine = (_, values) => `[${values.replaceAll(/\n\s*/g, " ")}]`;
+  const compact = text.replaceAll(/\[\n\s*([^[\]{}]*?)\s*\n\s*\]/g, oneLine);
+  return h("pre", { class: "json", tabindex: "0" }, compact);
+}
+
+/** Probabilities as bars. `ranking`: [[label, score], ...], best first. */
 export function bars(ranking) {
   return h(
     "ol",
@@ -72,7 +100,7 @@ export function bars(ranking) {
 export function percent(share) {
   if (share === null || share === undefined || Number.isNaN(Number(share))) return "–";
   const value = 100 * share;
-  return `${value >= 99.95 || value === 0 ? value.toFixed(0) : value >= 9.995 ? value.toFixed(1) : value.toFixed(2)} %`;
+  return `${value >= 99.95 || value === 0 ? value.toFixed(0) : value >= 9.995 ? value.toFixed(1) : value.toFixed(2)}%`;
 }
 
 export function bytes(count) {

@@ -1,4 +1,4 @@
-// Which view is shown, by the address behind the #.
+// Shows the view that the address names after the #.
 
 import { h } from "./elements.js";
 
@@ -25,13 +25,20 @@ async function show() {
   const mine = turn;
   const place = h("div", { class: `view ${view}` });
   main.replaceChildren(place);
+  scrollTo(0, 0);
   try {
     const module = await VIEWS[view]();
     const cleanup = await module.show(place, rest);
     if (mine === turn) leave = cleanup ?? leave;
     else cleanup?.();
   } catch (error) {
-    if (mine === turn) place.replaceChildren(h("p", { class: "error", role: "alert" }, error.message));
+    if (mine === turn) {
+      place.replaceChildren(
+        h("h1", {}, "This page cannot be shown"),
+        h("p", { class: "error", role: "alert" }, error.message),
+        h("p", {}, h("button", { type: "button", onclick: show }, "Try again")),
+      );
+    }
   }
 }
 
@@ -41,7 +48,7 @@ function paint(chosen) {
   const dark = chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   if (chosen) document.documentElement.dataset.theme = chosen;
   theme.textContent = dark ? "Light" : "Dark";
-  theme.setAttribute("aria-label", `Show the page ${dark ? "light" : "dark"}`);
+  theme.setAttribute("aria-label", `Switch to ${dark ? "light" : "dark"} mode`);
   return dark;
 }
 

@@ -1,4 +1,4 @@
-// Model cards. They come with the models, and so from strangers: what they would run is taken out.
+// Model cards as HTML. They come with the models, so from strangers: anything that could run is removed.
 
 import { h } from "./elements.js";
 
@@ -8,7 +8,7 @@ function load() {
   loading ??= Promise.all([
     import("/static/vendor/marked-18.2.1/marked.esm.js"),
     new Promise((resolve, reject) => {
-      const onerror = () => reject(new Error("What makes model cards safe could not be loaded."));
+      const onerror = () => reject(new Error("The model card cannot be shown: the code that makes it safe did not load."));
       document.head.append(
         h("script", { src: "/static/vendor/dompurify-3.4.18/purify.min.js", onload: resolve, onerror }),
       );
@@ -17,7 +17,7 @@ function load() {
   return loading;
 }
 
-/** An element with the text as Markdown says. Pictures beside the card come from `pictureUrl(name)`, a promise. */
+/** The Markdown text as an element. Pictures that lie beside the card come from `pictureUrl(name)`, a promise. */
 export async function rendered(text, pictureUrl) {
   const [{ marked }] = await load();
   const fragment = window.DOMPurify.sanitize(marked.parse(text), {
@@ -37,12 +37,12 @@ export async function rendered(text, pictureUrl) {
     const scroll = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table ${place + 1}` });
     table.replaceWith(scroll);
     scroll.append(table);
-    // Markdown has no cell above the names of rows that is no heading.
+    // Markdown makes a heading of the empty corner cell, too.
     for (const head of table.querySelectorAll("th:empty")) head.replaceWith(h("td", {}));
   });
-  // The page has its own h1 and h2.
+  // The page has its own h1.
   for (const heading of [...fragment.querySelectorAll("h1, h2, h3, h4")]) {
-    const deeper = h(`h${Math.min(6, Number(heading.tagName[1]) + 2)}`, {});
+    const deeper = h(`h${Math.min(6, Number(heading.tagName[1]) + 1)}`, {});
     deeper.append(...heading.childNodes);
     heading.replaceWith(deeper);
   }

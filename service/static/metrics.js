@@ -1,9 +1,9 @@
-// The page that Prometheus scrapes, read by a browser.
+// The Prometheus text format, parsed in the browser.
 
 const SAMPLE = /^(\w+)(?:\{(.*)\})? (\S+)$/;
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
 
-/** {name: [{labels, value}]} of the text. */
+/** {name: [{labels, value}]}. */
 export function parseMetrics(text) {
   const found = {};
   for (const line of text.split("\n")) {
@@ -19,12 +19,12 @@ export function parseMetrics(text) {
   return found;
 }
 
-/** The sum of a metric's samples, of those that `wanted` keeps. */
+/** The sum of a metric's samples whose labels `wanted` accepts. */
 export function total(metrics, name, wanted = () => true) {
   return (metrics[name] ?? []).reduce((sum, { labels, value }) => (wanted(labels) ? sum + value : sum), 0);
 }
 
-/** Sums by what `key(labels)` gives. */
+/** Sums by `key(labels)`. */
 export function totals(metrics, name, key) {
   const sums = new Map();
   for (const { labels, value } of metrics[name] ?? []) {
@@ -35,8 +35,8 @@ export function totals(metrics, name, key) {
 }
 
 /**
- * The quantiles of what a histogram counted between two readings, each within its bucket as Prometheus's
- * histogram_quantile has it; null where nothing was.
+ * Quantiles of what a histogram counted between two readings, interpolated within a bucket as by Prometheus's
+ * histogram_quantile; null if it counted nothing.
  */
 export function quantiles(before, after, name, wantedQuantiles) {
   const bounds = new Map();
@@ -56,7 +56,7 @@ export function quantiles(before, after, name, wantedQuantiles) {
     const place = buckets.findIndex(([, count]) => count >= rank);
     const [bound, count] = buckets[place];
     const [lower, below] = place ? buckets[place - 1] : [0, 0];
-    // What is above the last bound has no upper one.
+    // The last bucket has no upper bound.
     return bound === Infinity ? lower : lower + ((bound - lower) * (rank - below)) / (count - below || 1);
   });
 }

@@ -1,4 +1,4 @@
-// The lines that do in a terminal or in Python what a panel does.
+// Code to copy: a panel's request as a curl command and in Python.
 
 import { hasKey } from "./api.js";
 import { h } from "./elements.js";
@@ -8,7 +8,7 @@ const curlKey = () => (hasKey() ? ` -H "Authorization: Bearer $API_KEY"` : "");
 const pythonKey = () => (hasKey() ? `, "Authorization": f"Bearer {os.environ['API_KEY']}"` : "");
 const pythonImports = () => (hasKey() ? "import os\n\nimport requests" : "import requests");
 
-/** For a picture that lies in a file. */
+/** For a picture in a file. */
 export function pictureSnippets(path, file, type) {
   const url = location.origin + path;
   return {
@@ -47,22 +47,22 @@ function pythonLiteral(value) {
   });
 }
 
-/** Both, to copy. `snippets`: text by what it is. */
+/** A box to unfold. `snippets`: code by its language. */
 export function snippetBox(snippets) {
   return h(
     "details",
     { class: "snippets" },
     h("summary", {}, "Do the same from a terminal or in Python"),
     Object.entries(snippets).map(([what, text]) => {
-      const button = h("button", { type: "button", class: "quiet", "aria-label": `Copy the ${what} lines` }, "Copy");
+      const button = h("button", { type: "button", class: "quiet", "aria-label": `Copy the ${what} code` }, "Copy");
       button.addEventListener("click", async () => {
         try {
           await navigator.clipboard.writeText(text);
           button.textContent = "Copied";
         } catch {
-          // Without https the browser may refuse: then they are marked, ready for Ctrl+C.
+          // Without https the browser may refuse: select the code instead.
           getSelection().selectAllChildren(code);
-          button.textContent = "Marked";
+          button.textContent = "Press Ctrl+C";
         }
         setTimeout(() => (button.textContent = "Copy"), 2000);
       });

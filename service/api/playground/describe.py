@@ -1,6 +1,9 @@
 """What the page is told of the models: enough to draw a useful panel for any of them."""
 
-from math import isfinite
+from collections.abc import Mapping
+from contextlib import suppress
+from math import inf, isfinite
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,9 +16,9 @@ from service.tensors.image import picture_spec
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 
-def models(registry: Registry) -> dict[str, object]:
+def models(registry: Registry, folders: Mapping[tuple[str, int], Path]) -> dict[str, object]:
     """Every model with its versions, newest first, whatever their state. `default`: the version that answers who names
-    none; null where none does."""
+    none; null where none does. `folders`: of the versions, by model and number."""
     labels, defaults = registry.labels(), registry.defaults()
     return {
         "models": [
@@ -30,6 +33,7 @@ def models(registry: Registry) -> dict[str, object]:
                         "error": status.error,
                         "engine": status.engine,
                         "load_seconds": status.load_seconds,
+                        **_on_disk(folders.get((model, number))),
                     }
                     for number, status in sorted(versions.items(), reverse=True)
                 ],
@@ -37,6 +41,26 @@ def models(registry: Registry) -> dict[str, object]:
             for model, versions in sorted(registry.statuses().items())
         ]
     }
+
+
+def _on_disk(folder: Path | None) -> dict[str, object]:
+    """What a version's own files say about it; null for what they do not. `bytes`: of all its files; `thumbnail`: the
+    picture among them that stands for it."""
+    found: dict[str, object] = dict.fromkeys(("accuracy", "loss", "bytes", "thumbnail"))
+    if folder is not None:
+        files = VersionFiles(folder)
+        metrics = files.metrics() or {}
+        found |= {"accuracy": _number(metrics.get("accuracy"), 0, 1), "loss": _number(metrics.get("loss"))}
+        with suppress(OSError):  # it may be removed meanwhile
+            found |= {"bytes": files.total_size(), "thumbnail": files.thumbnail()}
+    return found
+
+
+def _number(value: object, least: float = -inf, most: float = inf) -> float | None:
+    """None for anything else that metrics.json may hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return value if least <= value <= most else None
 
 
 def version(loaded: LoadedVersion, files: VersionFiles) -> dict[str, object]:

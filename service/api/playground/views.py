@@ -31,7 +31,11 @@ def views(registry: Registry, inference: Inference, repository: Repository, sett
         return VersionFiles(repository.path(loaded.model, loaded.version))
 
     def models() -> FlaskResponse:
-        return json_response(describe.models(registry))
+        try:
+            folders = repository.versions()
+        except OSError:
+            folders = {}
+        return json_response(describe.models(registry, folders))
 
     def version(model: str, version: str) -> FlaskResponse:
         loaded = find(model, version)

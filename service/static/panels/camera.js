@@ -1,34 +1,36 @@
-// A picture by the camera, where there is one that the browser lets us have.
+// A picture from the camera, if there is one and the browser allows it.
 
 import { h, trying } from "../elements.js";
 
-/** `take(picture, name)` gets the picture. Without https a browser has no camera for pages other than localhost. */
+const START = "Use the camera";
+
+/** `take(picture, name)` gets the picture. Browsers allow the camera only on https and localhost. */
 export function camera(problem, take) {
   const element = h("div", { class: "camera" });
   if (!navigator.mediaDevices?.getUserMedia) return { element, leave() {} };
   let stream = null;
 
   const video = h("video", { hidden: true, muted: true, playsInline: true, "aria-label": "What the camera sees" });
-  const button = h("button", { type: "button" }, "Photograph");
+  const button = h("button", { type: "button" }, START);
   const stop = h("button", { type: "button", hidden: true }, "Stop the camera");
 
   function leave() {
     stream?.getTracks().forEach((track) => track.stop());
     stream = null;
     video.hidden = stop.hidden = true;
-    button.textContent = "Photograph";
+    button.textContent = START;
   }
 
   async function start() {
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
     } catch (error) {
-      throw new Error(`No picture from the camera: ${error.message}. Choose a file instead.`);
+      throw new Error(`The camera cannot be used (${error.message}). Choose a file instead.`);
     }
     video.srcObject = stream;
     video.hidden = stop.hidden = false;
     await video.play();
-    button.textContent = "Take this picture";
+    button.textContent = "Take the picture";
   }
 
   function shoot() {

@@ -1,4 +1,4 @@
-// A model of one number by one number: its curve, the points it learned from, and any x.
+// A model that maps a number to a number: its curve, the points it was trained on, and any x.
 
 import { aboutPath, modelPath, postJson } from "../api.js";
 import { errorPlace, h, newId, trying } from "../elements.js";
@@ -33,9 +33,10 @@ export function panel(model, about, first) {
   const [low, high] = range(points.map(([x]) => x));
   const turn = new AbortController();
 
+  /** NaN where JSON has null: what the model answers is not finite. */
   const predict = async (xs) => {
     const { predictions } = await postJson(tried, { instances: xs.map(entry) }, { signal: turn.signal });
-    return predictions.flat(Infinity);
+    return predictions.flat(Infinity).map((y) => y ?? NaN);
   };
 
   const problem = errorPlace();
@@ -47,7 +48,7 @@ export function panel(model, about, first) {
     max: String(high),
     step: String((high - low) / 200),
     value: "10",
-    "aria-label": `${xName}, by dragging`,
+    "aria-label": `Slider for ${xName}`,
   });
   const result = h("output", { class: "result", for: id, "aria-live": "polite" });
   const plot = h("div", { class: "plot" });
@@ -64,7 +65,7 @@ export function panel(model, about, first) {
       if (text.trim() === "" || !Number.isFinite(x)) throw new Error(`${xName}: expected a number, such as 10 or -0.5`);
       const [y] = await predict([x]);
       if (mine !== asked) return;
-      result.textContent = `${yName} = ${tidy(y)}`;
+      result.textContent = Number.isFinite(y) ? `${yName} = ${tidy(y)}` : `${yName} is not a finite number`;
       draw(x, y);
       snippets.replaceChildren(snippetBox(jsonSnippets(path, { instances: [entry(x)] })));
     });
@@ -79,18 +80,24 @@ export function panel(model, about, first) {
     ask(number.value);
   });
 
-  trying(problem, async () => {
+  /** A model may refuse some of these x, and still answer others. */
+  async function showCurve() {
     const xs = Array.from({ length: POINTS }, (_, place) => low + ((high - low) * place) / (POINTS - 1));
-    const ys = await predict(xs);
-    const chart = drawn(xs, ys, points, xName, yName, (x) => {
-      number.value = slider.value = String(tidy(x));
-      ask(number.value);
+    const none = errorPlace();
+    plot.replaceChildren(none.element);
+    await trying(none, async () => {
+      const ys = await predict(xs);
+      const chart = drawn(xs, ys, points, xName, yName, (x) => {
+        number.value = slider.value = String(tidy(x));
+        ask(number.value);
+      });
+      plot.replaceChildren(chart.element);
+      draw = chart.mark;
+      line.replaceChildren(...equation(xs, ys, xName, yName));
     });
-    plot.replaceChildren(chart.element);
-    draw = chart.mark;
-    line.replaceChildren(...equation(xs, ys, xName, yName));
-    await ask(number.value);
-  });
+  }
+
+  showCurve().then(() => ask(number.value));
 
   const element = h(
     "div",
@@ -99,8 +106,9 @@ export function panel(model, about, first) {
     h(
       "p",
       { class: "lead" },
-      `${yName} by ${xName}. `,
-      points.length > 0 && `The ${points.length} dots are what it learned from; the line is what it made of them.`,
+      `Enter ${xName}, and the model predicts ${yName}. `,
+      points.length > 0 && `The ${points.length} dots are examples with known answers. `,
+      "The line shows the predictions.",
     ),
     h(
       "div",
@@ -121,7 +129,7 @@ export function panel(model, about, first) {
   return { element, leave: () => turn.abort() };
 }
 
-/** From where to where: the points and as much again on both sides, 10 among them. */
+/** The ends of the x axis: the points, as much again on both sides, and 10. */
 function range(xs) {
   if (!xs.length) return [-10, 10];
   const [least, most] = [Math.min(...xs), Math.max(...xs)];
@@ -129,7 +137,7 @@ function range(xs) {
   return [Math.floor(least - margin), Math.ceil(Math.max(most + margin, 12))];
 }
 
-/** Where it is a straight line, which. */
+/** The equation of a straight line; nothing for another curve. */
 function equation(xs, ys, xName, yName) {
   const last = xs.length - 1;
   const weight = (ys[last] - ys[0]) / (xs[last] - xs[0]);
@@ -148,7 +156,8 @@ function tidy(value) {
 }
 
 function drawn(xs, ys, points, xName, yName, choose) {
-  const all = [...ys, ...points.map(([, y]) => y)].filter(Number.isFinite);
+  const finite = [...ys, ...points.map(([, y]) => y)].filter(Number.isFinite);
+  const all = finite.length ? finite : [0];
   const [left, right] = [xs[0], xs.at(-1)];
   const [bottom, top] = [Math.min(...all), Math.max(...all)];
   const tall = top - bottom || 1;
@@ -156,7 +165,7 @@ function drawn(xs, ys, points, xName, yName, choose) {
   const toY = (y) => HEIGHT - EDGE.bottom - ((y - bottom) / tall) * (HEIGHT - EDGE.top - EDGE.bottom);
 
   const svg = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
-  svg.append(s("title", {}, `${yName} by ${xName}`));
+  svg.append(s("title", {}, `${yName} plotted against ${xName}`));
   for (const x of ticks(left, right)) {
     svg.append(s("line", { class: "grid", x1: toX(x), x2: toX(x), y1: EDGE.top, y2: HEIGHT - EDGE.bottom }));
     svg.append(s("text", { x: toX(x), y: HEIGHT - EDGE.bottom + 18, "text-anchor": "middle" }, tidy(x)));
@@ -167,8 +176,12 @@ function drawn(xs, ys, points, xName, yName, choose) {
   }
   svg.append(s("text", { x: WIDTH - EDGE.right, y: HEIGHT - 6, "text-anchor": "end" }, xName));
   svg.append(s("text", { x: 8, y: EDGE.top + 4 }, yName));
-  const path = xs.map((x, place) => `${toX(x).toFixed(1)},${toY(ys[place]).toFixed(1)}`).join(" ");
-  svg.append(s("polyline", { class: "learned", points: path }));
+  const pieces = [[]];
+  xs.forEach((x, place) => {
+    if (Number.isFinite(ys[place])) pieces.at(-1).push(`${toX(x).toFixed(1)},${toY(ys[place]).toFixed(1)}`);
+    else pieces.push([]);
+  });
+  for (const piece of pieces) svg.append(s("polyline", { class: "learned", points: piece.join(" ") }));
   for (const [x, y] of points) svg.append(s("circle", { class: "point", cx: toX(x), cy: toY(y), r: 5 }));
   const marker = s("circle", { class: "marker", r: 7, visibility: "hidden" });
   svg.append(marker);
@@ -189,6 +202,7 @@ function drawn(xs, ys, points, xName, yName, choose) {
     mark(x, y) {
       const inside = x >= left && x <= right && y >= bottom && y <= top;
       marker.setAttribute("visibility", inside ? "visible" : "hidden");
+      if (!inside) return;
       marker.setAttribute("cx", toX(x));
       marker.setAttribute("cy", toY(y));
     },

@@ -4,7 +4,7 @@ import { h } from "../elements.js";
 
 const SIDE = 224;
 
-/** `image`: how the model takes pictures; it gets bright lines on black where that is its ground. */
+/** `image`: how the model takes pictures. If its ground is black, the lines are white. */
 export function drawingBoard(image, take) {
   const [ground, ink] = image.ground === "black" ? ["#000", "#fff"] : ["#fff", "#222"];
   const canvas = h("canvas", { width: SIDE, height: SIDE, class: "board", role: "img", "aria-label": "Drawing board" });
@@ -52,7 +52,7 @@ export function drawingBoard(image, take) {
   return h(
     "details",
     { class: "drawing" },
-    h("summary", {}, "Draw one"),
+    h("summary", {}, "Draw a picture"),
     canvas,
     h("button", { type: "button", onclick: clear }, "Clear"),
   );

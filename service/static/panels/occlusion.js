@@ -1,9 +1,9 @@
-// Which parts of a picture mattered: laid over what the model saw.
+// Which parts of a picture mattered, as a map over what the model saw.
 
 import { aboutPath, postPicture } from "../api.js";
 import { errorPlace, h, percent, trying } from "../elements.js";
 
-const LEAST_FULL_STRENGTH = 0.05;
+const MIN_FULL_STRENGTH = 0.05;
 
 /** A button that lays the map over the picture in the figure `saw`. */
 export function occlusion(version, picture, saw, [[label]]) {
@@ -37,20 +37,20 @@ export function occlusion(version, picture, saw, [[label]]) {
 
 function told({ label, score, drops }) {
   const most = Math.max(...drops.flat());
-  if (most < 0.0005) return `Whichever part is hidden, it stays as sure of ${label}: ${percent(score)}.`;
+  if (most < 0.0005) return `Hiding any one part does not make the model less sure of ${label} (${percent(score)}).`;
   return (
-    `Red: hidden, it is less sure of ${label}, by up to ${percent(most)} of ${percent(score)}. ` +
-    "Blue: hidden, it is surer."
+    `Red parts speak for ${label}: hiding the reddest lowers its score from ${percent(score)} to ` +
+    `${percent(score - most)}. Blue parts speak against it.`
   );
 }
 
-/** A cell a pixel; the browser makes it larger, and smooth. */
+/** One pixel per cell; the browser enlarges and smooths it. */
 function drawn(drops) {
   const canvas = h("canvas", { class: "map", width: drops[0].length, height: drops.length, "aria-hidden": "true" });
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(canvas.width, canvas.height);
-  // Differences that do not matter are to look as if they did not.
-  const largest = Math.max(LEAST_FULL_STRENGTH, ...drops.flat().map(Math.abs));
+  // Tiny differences must not look like large ones.
+  const largest = Math.max(MIN_FULL_STRENGTH, ...drops.flat().map(Math.abs));
   drops.flat().forEach((drop, place) => {
     const strength = Math.abs(drop) / largest;
     pixels.data.set(drop > 0 ? [230, 40, 20, 210 * strength] : [30, 90, 230, 210 * strength], 4 * place);

@@ -1,7 +1,7 @@
-// A model that takes pictures: drop, paste, choose, photograph or draw one, or take a sample.
+// A model that takes pictures: drop, paste, choose, photograph or draw one, or pick a sample.
 
 import { aboutPath, ask, filePath, modelPath, postPicture } from "../api.js";
-import { bars, errorPlace, h, newId, percent, trying } from "../elements.js";
+import { bars, errorPlace, h, json, listed, newId, percent, trying, verdict } from "../elements.js";
 import { pictureSnippets, snippetBox } from "../snippets.js";
 import { camera } from "./camera.js";
 import { drawingBoard } from "./drawing.js";
@@ -9,14 +9,15 @@ import { occlusion } from "./occlusion.js";
 
 export const fits = (about) => about.image !== null;
 
-/** `about`: of each version that is AVAILABLE; `first`: which of them answers at first. */
+/** `about`: every version that is AVAILABLE. `first`: the index of the one that answers at first. */
 export function panel(model, about, first) {
   const shown = new Set([first]);
   let chosen = null;
   let turn = new AbortController();
 
   const problem = errorPlace();
-  const answers = h("div", { class: "answers", "aria-live": "polite" });
+  const none = h("p", { class: "note" }, "Choose a picture. The answer appears here.");
+  const answers = h("div", { class: "answers", "aria-live": "polite" }, none);
   const given = h("figure", { class: "given", hidden: true });
   const inputs = sources(about[first], problem, take);
 
@@ -26,7 +27,7 @@ export function panel(model, about, first) {
     given.hidden = false;
     given.replaceChildren(
       h("img", { src: chosen.url, alt: `The picture: ${name}` }),
-      h("figcaption", {}, name, expected && h("span", { class: "note" }, ` – it is: ${expected}`)),
+      h("figcaption", {}, name, expected && h("span", { class: "note" }, `, labelled ${expected}`)),
     );
     return answer();
   }
@@ -40,7 +41,7 @@ export function panel(model, about, first) {
     await trying(problem, async () => {
       const results = await Promise.all(places.map((version) => resultOf(version, chosen, signal)));
       answers.replaceChildren(...results);
-      // On a phone the answer is below all that can be given.
+      // On a phone the answer is below the fold.
       if (matchMedia("(max-width: 800px)").matches) given.scrollIntoView({ block: "start" });
     });
   }
@@ -60,18 +61,19 @@ export function panel(model, about, first) {
       "figure",
       { class: "saw" },
       h("div", { class: "stack" }, look),
-      h("figcaption", {}, `What the model saw: ${width}×${height}, ${mode === "L" ? "grey" : "colour"}`),
+      h("figcaption", {}, `What the model saw: ${width} × ${height} pixels${mode === "L" ? ", grey" : ""}`),
     );
     const title = about.length > 1 && h("h2", {}, `Version ${version.version}`, accuracyOf(version));
     if (verb === "predict") {
-      return h("article", { class: "answer" }, title, saw, h("pre", { tabindex: "0" }, JSON.stringify(body, null, 1)));
+      return h("article", { class: "answer" }, title, saw, json(body));
     }
     const [ranking] = body.results;
     return h(
       "article",
       { class: "answer" },
       title,
-      verdict(ranking, expected, response.headers.get("Outlier-Score")),
+      h("p", { class: "verdict" }, verdict(...ranking[0], expected)),
+      outlier(response.headers.get("Outlier-Score")),
       h("div", { class: "pair" }, saw, bars(ranking)),
       occlusion(version, picture, saw, ranking),
       snippetBox(pictureSnippets(`${path}:${verb}`, name, picture.type || "image/png")),
@@ -83,7 +85,7 @@ export function panel(model, about, first) {
     h(
       "fieldset",
       { class: "versions" },
-      h("legend", {}, "Versions, one or side by side"),
+      h("legend", {}, "Compare versions"),
       about.map((version, place) => {
         const id = newId("version");
         return h(
@@ -111,7 +113,12 @@ export function panel(model, about, first) {
     h("h1", {}, model.name),
     h("p", { class: "lead" }, whatItKnows(about[first])),
     choices,
-    h("div", { class: "columns" }, h("div", { class: "inputs" }, inputs.element, problem.element, given), answers),
+    h(
+      "div",
+      { class: "columns" },
+      h("div", { class: "inputs" }, inputs.element, problem.element),
+      h("div", {}, given, answers),
+    ),
   );
   return {
     element,
@@ -124,35 +131,28 @@ export function panel(model, about, first) {
 }
 
 function whatItKnows({ labels }) {
-  return labels.length ? `Tells apart: ${labels.join(", ")}.` : "Takes pictures.";
+  return labels.length
+    ? `Give it a picture, and it picks one of ${labels.length} labels: ${listed(labels)}.`
+    : "Give it a picture, and see what it answers.";
 }
 
 function accuracyOf({ metrics }) {
   return metrics?.accuracy === undefined
     ? null
-    : h("span", { class: "note" }, ` ${percent(metrics.accuracy)} right on its test split`);
+    : h("span", { class: "note" }, ` ${percent(metrics.accuracy)} of test pictures right`);
 }
 
-function verdict([[label, score]], expected, outlierScore) {
-  const sure = score >= 0.9 ? "Sure" : score >= 0.6 ? "Fairly sure" : "Not sure";
-  const right = expected === undefined ? "" : expected === label ? " Right." : ` Wrong: it is ${expected}.`;
-  const parts = [h("p", { class: "verdict" }, h("strong", {}, label), ` ${sure}: ${percent(score)}.${right}`)];
-  if (outlierScore !== null) {
-    const strange = !(Number(outlierScore) <= 1);
-    parts.push(
-      h(
-        "p",
-        { class: strange ? "strange" : "known" },
-        strange
-          ? `Looks like nothing it was trained on (outlier score ${outlierScore}, above 1): do not rely on the label.`
-          : `Looks like what it was trained on (outlier score ${outlierScore}, up to 1).`,
-      ),
-    );
+/** Whether the picture looks like the training data. `score`: of the response's header; null if it has none. */
+function outlier(score) {
+  if (score === null) return null;
+  if (Number(score) <= 1) {
+    return h("p", { class: "known" }, `This looks like the pictures it was trained on (outlier score ${score}, limit 1).`);
   }
-  return parts;
+  const sentence = `This looks like nothing it was trained on (outlier score ${score}, limit 1). Do not rely on the label.`;
+  return h("p", { class: "strange" }, sentence);
 }
 
-/** Every way to give a picture; `take(picture, name, expected)` gets it. */
+/** All sources of pictures. `take(picture, name, expected)` gets the chosen one. */
 function sources(about, problem, take) {
   const pickerId = newId("picker");
   const picker = h("input", {
@@ -178,7 +178,7 @@ function sources(about, problem, take) {
     drop.classList.remove("over");
     const [file] = event.dataTransfer.files;
     if (file) take(file, file.name);
-    else problem.show("That was no file: drop a picture from your computer.");
+    else problem.show("That was not a file. Drop a picture from your computer.");
   };
   drop.addEventListener("dragover", (event) => {
     event.preventDefault();
@@ -206,8 +206,8 @@ function samples(about, problem, take) {
   return h(
     "section",
     { class: "samples" },
-    h("h2", {}, "Or a sample"),
-    h("p", { class: "note" }, "From the test split: the model was not fitted to these."),
+    h("h2", {}, "Or pick a sample"),
+    h("p", { class: "note" }, "These pictures came with the model."),
     h(
       "ul",
       { class: "strip" },

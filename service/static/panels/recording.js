@@ -1,13 +1,13 @@
-// A model of recordings: pick one or bring one as CSV, see its channels, and the answer as the window moves along.
+// A model that takes recordings: pick one or open a CSV, see its channels, and move a window along it.
 
 import { aboutPath, ask, filePath, modelPath, postJson } from "../api.js";
 import { colour, lineChart } from "../charts.js";
 import { parseRecording } from "../csv.js";
-import { bars, errorPlace, h, newId, percent, trying } from "../elements.js";
+import { bars, errorPlace, h, listed, newId, trying, verdict } from "../elements.js";
 import { jsonSnippets, snippetBox } from "../snippets.js";
 
-const MOST_CHANNELS = 32;
-const MOST_WINDOWS = 81;
+const MAX_CHANNELS = 32;
+const MAX_WINDOWS = 81;
 const FRAME_MILLISECONDS = 120;
 
 export const fits = ({ signatures, labels }) => {
@@ -20,11 +20,11 @@ export const fits = ({ signatures, labels }) => {
     tensor.shape?.length === 3 &&
     tensor.shape[1] > 1 &&
     tensor.shape[2] > 0 &&
-    tensor.shape[2] <= MOST_CHANNELS
+    tensor.shape[2] <= MAX_CHANNELS
   );
 };
 
-/** A single number is the probability of the second of two labels. */
+/** A single score is the probability of the second of two labels. */
 function scoresOf(row) {
   const scores = [row].flat();
   return scores.length === 1 ? [1 - scores[0], scores[0]] : scores;
@@ -47,7 +47,7 @@ export function panel(model, about, first) {
     await trying(problem, async () => {
       const { names, steps } = parseRecording(text, channels);
       if (steps.length < length) {
-        throw new Error(`${name} has ${steps.length} steps; the model takes windows of ${length}.`);
+        throw new Error(`${name} has ${steps.length} steps; the model needs at least ${length}.`);
       }
       const answered = await answers(steps, signal);
       leaveRecording();
@@ -58,7 +58,7 @@ export function panel(model, about, first) {
   /** The label scores of a window at each of `starts`. */
   async function answers(steps, signal) {
     const last = steps.length - length;
-    const stride = Math.max(1, Math.ceil(last / (MOST_WINDOWS - 1)));
+    const stride = Math.max(1, Math.ceil(last / (MAX_WINDOWS - 1)));
     const starts = Array.from({ length: Math.floor(last / stride) + 1 }, (_, place) => place * stride);
     const instances = starts.map((start) => steps.slice(start, start + length));
     const { predictions } = await postJson(tried, { instances }, { signal });
@@ -73,17 +73,17 @@ export function panel(model, about, first) {
     const id = newId("window");
     const slider = h("input", { id, type: "range", min: "0", max: String(starts.length - 1), value: "0" });
     const play = h("button", { type: "button" }, "Play");
-    const verdict = h("p", { class: "verdict", role: "status" });
+    const said = h("p", { class: "verdict", role: "status" });
     const ranking = h("div", {});
     const snippets = h("div", {});
     const moves = starts.length > 1;
 
     const parts = [
-      h("h2", {}, name, expected && h("span", { class: "note" }, ` – it is: ${expected}`)),
+      h("h2", {}, name, expected && h("span", { class: "note" }, `, labelled ${expected}`)),
       plot,
       moves && timeline(starts, scores, length, version.labels),
       moves && h("p", { class: "row slide" }, h("label", { for: id }, `Window of ${length} steps`), slider, play),
-      h("div", { class: "pair wide" }, verdict, ranking),
+      h("div", { class: "pair wide" }, said, ranking),
       snippets,
     ];
     stage.replaceChildren(...parts.filter(Boolean));
@@ -107,10 +107,8 @@ export function panel(model, about, first) {
       const [[label, score]] = ranked;
       const end = starts[place] + length - 1;
       slider.setAttribute("aria-valuetext", `steps ${starts[place]} to ${end}: ${label}`);
-      const right = expected === undefined || expected === null ? "" : expected === label ? " Right." : ` Wrong: it is ${expected}.`;
-      verdict.replaceChildren(
-        h("strong", {}, label),
-        ` ${percent(score)}.${right}`,
+      said.replaceChildren(
+        ...verdict(label, score, expected),
         h("br"),
         h("span", { class: "note" }, `steps ${starts[place]} to ${end}`),
       );
@@ -122,7 +120,7 @@ export function panel(model, about, first) {
       clearInterval(timer);
       timer = null;
       play.textContent = "Play";
-      verdict.setAttribute("role", "status");
+      said.setAttribute("role", "status");
     }
 
     slider.addEventListener("input", () => {
@@ -135,8 +133,8 @@ export function panel(model, about, first) {
         return;
       }
       play.textContent = "Stop";
-      // While it plays, nobody wants each step read out.
-      verdict.removeAttribute("role");
+      // A screen reader should not read out every step while it plays.
+      said.removeAttribute("role");
       if (place === starts.length - 1) place = -1;
       timer = setInterval(() => {
         move(place + 1);
@@ -159,7 +157,7 @@ export function panel(model, about, first) {
   });
   const samples = version.samples.filter(({ file }) => file?.endsWith(".csv"));
 
-  /** Takes a sample; its name is its file's. */
+  /** Loads a sample. */
   const use = ({ file, expected }) =>
     trying(problem, async () => {
       const text = await (await ask(filePath(version.name, version.version, file))).text();
@@ -172,7 +170,12 @@ export function panel(model, about, first) {
     "div",
     { class: "recording-panel" },
     h("h1", {}, model.name),
-    h("p", { class: "lead" }, `Tells apart: ${version.labels.join(", ")}, by ${length} steps of ${channels} channels.`),
+    h(
+      "p",
+      { class: "lead" },
+      `Give it a recording with ${channels} channels, and it picks one of ${version.labels.length} labels `,
+      `for every ${length} steps: ${listed(version.labels)}.`,
+    ),
     h(
       "div",
       { class: "card" },
@@ -183,9 +186,9 @@ export function panel(model, about, first) {
           h("button", { type: "button", onclick: () => use(sample) }, nameOf(sample, number)),
         ),
         picker,
-        h("label", { for: pickerId, class: "button main" }, "Bring a CSV"),
+        h("label", { for: pickerId, class: "button main" }, "Open a CSV file"),
       ),
-      h("p", { class: "note" }, `A CSV has a step a line in ${channels} columns, and may begin with their names.`),
+      h("p", { class: "note" }, `A CSV file needs one line per step and ${channels} columns; a header line is optional.`),
       problem.element,
     ),
     stage,
@@ -200,7 +203,7 @@ export function panel(model, about, first) {
   };
 }
 
-/** What each window was taken for, as a band: each at the window's middle. */
+/** The label of each window, as a band. */
 function timeline(starts, scores, length, labels) {
   const winners = scores.map((row) => row.indexOf(Math.max(...row)));
   const band = h("div", { class: "band", "aria-hidden": "true" });

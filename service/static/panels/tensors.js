@@ -1,11 +1,11 @@
-// Any other model: a form made from its signature, filled with a request that works.
+// Any other model: a form made from its signature, filled with an example that works.
 
 import { aboutPath, modelPath, postJson } from "../api.js";
-import { errorPlace, h, newId } from "../elements.js";
+import { errorPlace, h, json, newId, tensorText } from "../elements.js";
 import { jsonSnippets, snippetBox } from "../snippets.js";
 
-// A larger tensor is no help as text.
-const MOST_VALUES = 4096;
+// A larger tensor is of no use as text.
+const MAX_VALUES = 4096;
 
 export const fits = () => true;
 
@@ -57,11 +57,11 @@ function form(version, path, signatureName) {
       const { outputs: found } = await postJson(`${aboutPath(version.name, version.version)}/predict`, body);
       answer.replaceChildren(
         h("h2", {}, "Answer"),
-        h("pre", { tabindex: "0" }, JSON.stringify(found, null, 1)),
+        json(found),
         snippetBox(jsonSnippets(path, body)),
       );
     } catch (wrong) {
-      // A sentence that names an input belongs to its field.
+      // A message that names one input belongs to its field.
       const named = fields.filter(({ name }) => wrong.message.includes(`'${name}'`) || wrong.message.includes(`"${name}"`));
       (named.length === 1 ? named[0].error : fields.length === 1 ? fields[0].error : problem).show(wrong);
     }
@@ -70,9 +70,14 @@ function form(version, path, signatureName) {
   return h(
     "form",
     { class: "card", onsubmit: submit, novalidate: true },
-    h("p", { class: "lead" }, `Gives ${Object.entries(outputs).map(([name, tensor]) => `${name} (${told(tensor)})`).join(", ")}.`),
+    h(
+      "p",
+      { class: "lead" },
+      fields.length > 0 && "Fill in the inputs as JSON. ",
+      `The model returns ${Object.entries(outputs).map(([name, tensor]) => `${name} (${tensorText(tensor)})`).join(", ")}.`,
+    ),
     fields.map(({ element }) => element),
-    h("p", { class: "row" }, h("button", { class: "main" }, "Ask")),
+    h("p", { class: "row" }, h("button", { class: "main" }, "Predict")),
     problem.element,
     answer,
   );
@@ -91,21 +96,24 @@ function field(name, tensor, example) {
   return {
     name,
     error,
-    element: h("div", {}, h("p", {}, h("label", { for: id }, name), h("span", { class: "note" }, ` ${told(tensor)}, as JSON`)), text, error.element),
+    element: h(
+      "div",
+      {},
+      h("p", {}, h("label", { for: id }, name), h("span", { class: "note" }, ` ${tensorText(tensor)}`)),
+      text,
+      error.element,
+    ),
     read() {
       try {
         return JSON.parse(text.value);
       } catch (wrong) {
-        throw new Error(`${name} is no JSON: ${wrong.message}`);
+        throw new Error(`${name} is not valid JSON: ${wrong.message}`);
       }
     },
   };
 }
 
-const told = ({ datatype, shape }) =>
-  `${datatype} ${shape === null ? "of any shape" : `[${shape.map((size) => (size < 0 ? "any" : size)).join(", ")}]`}`;
-
-/** Values by input: the version's own example where it has one for this signature, else zeros of the right shape. */
+/** Values by input: the version's own example for this signature, or placeholders of the right shape. */
 function exampleOf({ example }, signatureName, inputs) {
   const names = Object.keys(inputs);
   if (example && (example.signature_name ?? "serving_default") === signatureName) {
@@ -117,14 +125,14 @@ function exampleOf({ example }, signatureName, inputs) {
         : { [names[0]]: rows };
     }
   }
-  return Object.fromEntries(names.map((name) => [name, zeros(inputs[name])]));
+  return Object.fromEntries(names.map((name) => [name, placeholder(inputs[name])]));
 }
 
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
-function zeros({ datatype, shape }) {
+function placeholder({ datatype, shape }) {
   const sizes = (shape ?? [-1]).map((size) => (size < 0 ? 1 : size));
-  if (sizes.reduce((product, size) => product * size, 1) > MOST_VALUES) return undefined;
-  const zero = datatype === "BYTES" ? "" : datatype === "BOOL" ? false : 0;
-  return sizes.reduceRight((inner, size) => Array.from({ length: size }, () => inner), zero);
+  if (sizes.reduce((product, size) => product * size, 1) > MAX_VALUES) return undefined;
+  const value = datatype === "BYTES" ? "text" : datatype === "BOOL" ? false : 0;
+  return sizes.reduceRight((inner, size) => Array.from({ length: size }, () => inner), value);
 }

@@ -1,4 +1,4 @@
-// What the service does now, by its own metrics.
+// Live: what the service does now, from its metrics.
 
 import { ask } from "../api.js";
 import { lineChart } from "../charts.js";
@@ -6,24 +6,27 @@ import { bytes, errorPlace, h } from "../elements.js";
 import { parseMetrics, quantiles, total, totals } from "../metrics.js";
 
 const PERIOD_MILLISECONDS = 2000;
-const MOST_READINGS = 150; // five minutes
-const MOST_LINES = 8;
-const ELSEWHERE = "The metrics are on a port of their own here (SERVING_OPERATIONS_PORT); Grafana shows them.";
-const [SLIGHT, MUCH] = [0.1, 0.25]; // of the PSI
+const MAX_READINGS = 150; // five minutes
+const MAX_LINES = 8;
+const MAX_FEATURES = 20;
+const ELSEWHERE =
+  "This service has its metrics on another port (SERVING_OPERATIONS_PORT), so this page cannot show them. Grafana can.";
+const [ALIKE, DIFFERENT] = [0.1, 0.25]; // PSI
 
 export async function show(place) {
-  const turn = new AbortController();
+  const abort = new AbortController();
   const problem = errorPlace();
   const tiles = h("dl", { class: "tiles" });
   const drift = h("div", { class: "card" });
   const charts = h("div", { class: "charts" });
+  const waiting = h("p", { class: "note" }, "Waiting for the first figures…");
+  const figures = h("div", { hidden: true }, tiles, charts, drift);
   place.append(
     h("h1", {}, "Live"),
-    h("p", { class: "lead" }, "Drawn from /metrics every two seconds, for as long as this page is open."),
+    h("p", { class: "lead" }, "What the service is doing now, updated every two seconds."),
     problem.element,
-    tiles,
-    charts,
-    drift,
+    waiting,
+    figures,
   );
   const drawn = [];
   let before = null;
@@ -32,7 +35,7 @@ export async function show(place) {
 
   async function read() {
     try {
-      const text = await (await ask("/metrics", { signal: turn.signal })).text();
+      const text = await (await ask("/metrics", { signal: abort.signal })).text();
       const now = { at: Date.now() / 1000, metrics: parseMetrics(text) };
       problem.clear();
       if (before) update(before, now);
@@ -40,24 +43,29 @@ export async function show(place) {
     } catch (error) {
       if (error.name === "AbortError") return;
       before = null;
+      waiting.hidden = true;
       problem.show(error.status === 404 ? ELSEWHERE : error);
+      // These do not pass by waiting.
+      if ([401, 404].includes(error.status)) return;
     }
     if (!isLeft) timer = setTimeout(read, PERIOD_MILLISECONDS);
   }
 
   function update(then, now) {
     const seconds = now.at - then.at;
+    waiting.hidden = true;
+    figures.hidden = false;
     showTiles(tiles, then.metrics, now.metrics, seconds);
     for (const chart of drawn) chart.add(now.at, then.metrics, now.metrics, seconds);
     showDrift(drift, now.metrics);
   }
 
   for (const kind of KINDS) drawn.push(await chartOf(charts, kind));
-  if (!turn.signal.aborted) await read();
+  if (!abort.signal.aborted) await read();
   return () => {
     isLeft = true;
     clearTimeout(timer);
-    turn.abort();
+    abort.abort();
     for (const chart of drawn) chart.leave();
   };
 }
@@ -66,6 +74,7 @@ const rate = (then, now, name, seconds, wanted) =>
   Math.max(0, total(now, name, wanted) - total(then, name, wanted)) / seconds;
 
 const modelOf = ({ model, version }) => (model ? `${model} ${version}` : "no model");
+const NO_REQUESTS = "No requests since this page was opened.";
 
 function rates(then, now, name, seconds, key) {
   const earlier = totals(then, name, key);
@@ -74,29 +83,33 @@ function rates(then, now, name, seconds, key) {
   );
 }
 
-/** Each gives, of two readings, a number by line. */
+/** The charts. `values`: from two readings, a number for each line. */
 const KINDS = [
   {
-    title: "Requests a second",
+    title: "Requests per second",
+    none: NO_REQUESTS,
     values: (then, now, seconds) => rates(then, now, "serving_requests_total", seconds, modelOf),
   },
   {
     title: "Latency",
+    none: NO_REQUESTS,
     unit: " ms",
     values(then, now) {
       const found = quantiles(then, now, "serving_request_duration_seconds", [0.5, 0.95, 0.99]);
-      return new Map(["median", "95 %", "99 %"].map((name, at) => [name, found[at] === null ? null : 1000 * found[at]]));
+      return new Map(["median", "95%", "99%"].map((name, at) => [name, found[at] === null ? null : 1000 * found[at]]));
     },
   },
   {
-    title: "Errors a second, by status",
+    title: "Errors per second, by status",
+    none: "No errors since this page was opened.",
     values: (then, now, seconds) =>
       new Map(
         [...rates(then, now, "serving_requests_total", seconds, ({ status }) => status)].filter(([status]) => status >= "400"),
       ),
   },
   {
-    title: "Rows run together (mean)",
+    title: "Rows per batch, on average",
+    none: "No batches since this page was opened.",
     values(then, now, seconds) {
       const rows = rates(then, now, "serving_batch_size_sum", seconds, modelOf);
       const runs = rates(then, now, "serving_batch_size_count", seconds, modelOf);
@@ -105,20 +118,20 @@ const KINDS = [
   },
 ];
 
-async function chartOf(charts, { title, unit = "", values }) {
+async function chartOf(charts, { title, none, unit = "", values }) {
   const plot = h("div", { class: "plot", role: "img", "aria-label": `${title}, over the last minutes` });
-  const none = h("p", { class: "note" }, "Nothing yet.");
-  charts.append(h("section", { class: "card" }, h("h2", {}, title), none, plot));
+  const note = h("p", { class: "note" }, none);
+  charts.append(h("section", { class: "card" }, h("h2", {}, title), note, plot));
   const times = [];
   const lines = new Map();
   let chart = null;
   let shown = 0;
 
-  /** Lines come up as models are asked; then the chart is made anew. */
+  /** A model's first request adds a line; then the chart is made anew. */
   async function draw() {
     const series = [...lines].map(([label, found]) => ({ label, values: found }));
     if (!series.length) return;
-    none.hidden = true;
+    note.hidden = true;
     if (chart && shown === series.length) chart.update(times, series);
     else {
       shown = series.length;
@@ -133,11 +146,11 @@ async function chartOf(charts, { title, unit = "", values }) {
       const found = values(then, now, seconds);
       times.push(at);
       for (const [name, value] of found) {
-        const isNew = !lines.has(name) && value > 0 && lines.size < MOST_LINES;
+        const isNew = !lines.has(name) && value > 0 && lines.size < MAX_LINES;
         if (isNew) lines.set(name, new Array(times.length - 1).fill(null));
       }
       for (const [name, line] of lines) line.push(found.get(name) ?? null);
-      if (times.length > MOST_READINGS) [times, ...lines.values()].forEach((row) => row.shift());
+      if (times.length > MAX_READINGS) [times, ...lines.values()].forEach((row) => row.shift());
       draw();
     },
     leave: () => chart?.leave(),
@@ -146,13 +159,13 @@ async function chartOf(charts, { title, unit = "", values }) {
 
 function showTiles(tiles, then, now, seconds) {
   const failed = rate(then, now, "serving_requests_total", seconds, ({ status }) => status >= "500");
-  const asked = rate(then, now, "serving_requests_total", seconds);
+  const requests = rate(then, now, "serving_requests_total", seconds);
   const values = [
-    ["Requests a second", asked.toFixed(asked < 10 ? 1 : 0)],
-    ["Server errors", `${(asked ? (100 * failed) / asked : 0).toFixed(1)} %`],
-    ["Turned away a second", rate(then, now, "serving_rejected_total", seconds).toFixed(1)],
-    ["Rows waiting", String(total(now, "serving_queue_length"))],
-    ["Processor cores", rate(then, now, "serving_process_cpu_seconds_total", seconds).toFixed(2)],
+    ["Requests per second", requests.toFixed(requests < 10 ? 1 : 0)],
+    ["Server errors", `${(requests ? (100 * failed) / requests : 0).toFixed(1)}%`],
+    ["Rejected per second", rate(then, now, "serving_rejected_total", seconds).toFixed(1)],
+    ["Rows in queue", String(total(now, "serving_queue_length"))],
+    ["CPU cores in use", rate(then, now, "serving_process_cpu_seconds_total", seconds).toFixed(2)],
     ["Memory", bytes(total(now, "serving_process_resident_memory_bytes"))],
     ["Workers", String(total(now, "serving_workers"))],
   ];
@@ -160,46 +173,45 @@ function showTiles(tiles, then, now, seconds) {
 }
 
 function showDrift(place, metrics) {
-  const rows = (metrics.serving_drift_psi ?? [])
+  const watched = metrics.serving_drift_window_rows ?? [];
+  const seen = totals(metrics, "serving_drift_window_rows", modelOf);
+  const features = (metrics.serving_drift_psi ?? [])
     .filter(({ value }) => Number.isFinite(value))
     .sort((a, b) => b.value - a.value)
-    .slice(0, 20);
-  const seen = totals(metrics, "serving_drift_window_rows", modelOf);
-  place.replaceChildren(
-    h("h2", {}, "Drift"),
+    .slice(0, MAX_FEATURES);
+  const parts = [h("h2", {}, "Drift")];
+  if (!watched.length) {
+    const why = "SERVING_DRIFT_WINDOW is 0, or no version has a reference.json with its training data.";
+    parts.push(h("p", { class: "note" }, `Drift is not measured here: ${why}`));
+  } else {
+    const what =
+      "How much recent requests differ from the training data, as a population stability index (PSI). " +
+      `Up to ${ALIKE} they are alike, above ${DIFFERENT} they are not.`;
+    parts.push(h("p", { class: "note" }, what));
+    parts.push(features.length ? driftTable(features, seen) : h("p", {}, "Too few requests so far to tell."));
+  }
+  place.replaceChildren(...parts);
+}
+
+function driftTable(features, seen) {
+  const heads = ["Version", "Feature", "PSI", "Rows seen"];
+  const row = ({ labels, value }) =>
     h(
-      "p",
-      { class: "note" },
-      `How far the last requests are from the training data (PSI): up to ${SLIGHT} is alike, above ${MUCH} is not.`,
+      "tr",
+      {},
+      h("td", {}, modelOf(labels)),
+      h("td", {}, labels.feature),
+      h("td", { class: value > DIFFERENT ? "high" : value > ALIKE ? "middle" : "low" }, value.toFixed(3)),
+      h("td", {}, String(seen.get(modelOf(labels)) ?? "–")),
+    );
+  return h(
+    "div",
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": "Drift by feature" },
+    h(
+      "table",
+      {},
+      h("thead", {}, h("tr", {}, heads.map((text) => h("th", { scope: "col" }, text)))),
+      h("tbody", {}, features.map(row)),
     ),
-    rows.length
-      ? h(
-          "div",
-          { class: "scroll", tabindex: "0", role: "region", "aria-label": "Drift by feature" },
-          h(
-            "table",
-            {},
-            h(
-              "thead",
-              {},
-              h("tr", {}, ["Version", "Feature", "PSI", "Rows seen"].map((text) => h("th", { scope: "col" }, text))),
-            ),
-            h(
-              "tbody",
-              {},
-              rows.map(({ labels, value }) =>
-                h(
-                  "tr",
-                  {},
-                  h("td", {}, modelOf(labels)),
-                  h("td", {}, labels.feature),
-                  h("td", { class: value > MUCH ? "high" : value > SLIGHT ? "middle" : "low" }, value.toFixed(3)),
-                  h("td", {}, String(seen.get(modelOf(labels)) ?? "–")),
-                ),
-              ),
-            ),
-          ),
-        )
-      : h("p", {}, "Not enough requests yet to tell."),
   );
 }

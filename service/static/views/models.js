@@ -1,107 +1,165 @@
-// What is served: every version with its state, and what its own files say of it.
+// Models: every version with its state and quality, and a page for each with what its own files say.
 
 import { aboutPath, ask, filePath, getJson } from "../api.js";
-import { bytes, errorPlace, h, percent, trying } from "../elements.js";
+import { bytes, errorPlace, h, percent, tensorText, trying } from "../elements.js";
 import { rendered } from "../markdown.js";
 
 const FIGURES = /\.(png|jpe?g)$/;
 
-export async function show(place, [model, version]) {
+export async function show(place, [name, number]) {
   const { models } = await getJson("/playground/models");
-  const turn = new AbortController();
+  const abort = new AbortController();
   const urls = [];
-  const details = h("section", { class: "details" });
-  place.append(h("h1", {}, "Models"), table(models, model, version), details);
-  const known = models.find(({ name }) => name === model)?.versions.find((one) => String(one.version) === version);
-  if (known) await trying(errorPlaceIn(details), () => describe(details, model, known, turn.signal, urls));
-  else if (model) errorPlaceIn(details).show(`There is no version ${version} of ${model} here.`);
+  const pictureUrl = async (model, version, file) => {
+    const picture = await (await ask(filePath(model, version, file), { signal: abort.signal })).blob();
+    urls.push(URL.createObjectURL(picture));
+    return urls.at(-1);
+  };
+  if (number) await showVersion(place, models, name, number, abort.signal, pictureUrl);
+  else showAll(place, models, pictureUrl);
   return () => {
-    turn.abort();
+    abort.abort();
     urls.forEach(URL.revokeObjectURL);
   };
 }
 
-function errorPlaceIn(element) {
-  const place = errorPlace();
-  element.append(place.element);
-  return place;
-}
-
-function table(models, model, chosen) {
-  const rows = models.flatMap(({ name, labels, versions, default: answering }) =>
-    versions.map(({ version, state, error, engine, load_seconds: seconds }) => {
-      const isChosen = name === model && String(version) === chosen;
-      const named = Object.entries(labels).filter(([, number]) => number === version).map(([label]) => label);
+function showAll(place, models, pictureUrl) {
+  const whenSeen = lazily();
+  const heads = ["Version", "Label", "State", "Accuracy", "Size", "Engine", "Load time"];
+  const rows = models.flatMap((model) =>
+    model.versions.map((version) => {
+      const { state, error, engine } = version;
+      const href = `#/models/${encodeURIComponent(model.name)}/${version.version}`;
+      const picture = h("span", { class: "thumbnail", "aria-hidden": "true" }, model.name[0]);
+      // A version that is not loaded hands out no files.
+      if (version.thumbnail && state === "AVAILABLE") {
+        whenSeen(picture, async () => {
+          const url = await pictureUrl(model.name, version.version, version.thumbnail);
+          picture.replaceChildren(h("img", { src: url, alt: "" }));
+        });
+      }
+      const cells = [
+        labelsOf(model, version) || "–",
+        [h("span", { class: `state ${state.toLowerCase()}` }, state), error && h("p", { class: "note" }, error)],
+        quality(version) ?? "–",
+        version.bytes === null ? "–" : bytes(version.bytes),
+        engine || "–",
+        state === "AVAILABLE" ? loadTime(version) : "–",
+      ];
       return h(
         "tr",
-        { class: isChosen && "chosen" },
+        {},
         h(
           "th",
           { scope: "row" },
-          h("a", { href: `#/models/${encodeURIComponent(name)}/${version}`, "aria-current": isChosen && "true" }, `${name} ${version}`),
+          h("div", { class: "version-name" }, picture, h("a", { href }, `${model.name} ${version.version}`)),
         ),
-        h("td", {}, [version === answering && "default", ...named].filter(Boolean).join(", ") || "–"),
-        h("td", {}, h("span", { class: `state ${state.toLowerCase()}` }, state), error && h("p", { class: "note" }, error)),
-        h("td", {}, engine || "–"),
-        h("td", { class: "number" }, state === "AVAILABLE" ? `${seconds.toFixed(2)} s` : "–"),
+        cells.map((cell, at) => h("td", { dataset: { head: heads[at + 1] } }, cell)),
       );
     }),
   );
-  const heads = [["Version"], ["Answers as"], ["State"], ["Engine"], ["Loaded in", "number"]];
-  return h(
-    "div",
-    { class: "scroll card", tabindex: "0", role: "region", "aria-label": "Versions" },
-    h(
-      "table",
-      {},
-      h("thead", {}, h("tr", {}, heads.map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),
-      h("tbody", {}, rows),
-    ),
+  place.append(
+    h("h1", {}, "Models"),
+    rows.length
+      ? h(
+          "div",
+          { class: "scroll card", tabindex: "0", role: "region", "aria-label": "Versions" },
+          h(
+            "table",
+            { class: "version-table" },
+            h("thead", {}, h("tr", {}, heads.map((text) => h("th", { scope: "col" }, text)))),
+            h("tbody", {}, rows),
+          ),
+        )
+      : h("p", {}, "There are no models yet."),
   );
 }
 
-async function describe(details, model, { version, state, error }, signal, urls) {
-  details.append(h("h2", {}, `${model}, version ${version}`));
-  if (state !== "AVAILABLE") {
-    details.append(h("p", {}, `It is ${state}. ${error}`));
+/** `whenSeen(element, work)` starts the work once the element comes into sight: of a hundred pictures few are seen. */
+function lazily() {
+  const work = new Map();
+  const observer = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      observer.unobserve(target);
+      work.get(target)().catch(() => {}); // the initial stays
+    }
+  });
+  return (element, start) => {
+    work.set(element, start);
+    observer.observe(element);
+  };
+}
+
+const loadTime = ({ load_seconds: seconds }) => `${seconds.toFixed(2)} s`;
+
+/** "default" and the labels that name the version. */
+function labelsOf(model, { version }) {
+  const named = Object.entries(model.labels).filter(([, number]) => number === version).map(([label]) => label);
+  return [version === model.default && "default", ...named].filter(Boolean).join(", ");
+}
+
+/** The accuracy; of a model that has none, such as a regression, the loss. */
+function quality({ accuracy, loss }) {
+  if (accuracy !== null) return percent(accuracy);
+  return loss === null ? null : `loss ${short(loss)}`;
+}
+
+const short = (value) => String(Number(value.toPrecision(2)));
+
+async function showVersion(place, models, name, number, signal, pictureUrl) {
+  const problem = errorPlace();
+  place.append(
+    h("p", {}, h("a", { href: "#/models" }, "All models")),
+    h("h1", {}, `${name}, version ${number}`),
+    problem.element,
+  );
+  const model = models.find((each) => each.name === name);
+  const version = model?.versions.find((each) => String(each.version) === number);
+  if (!version) {
+    problem.show(model ? `${name} has no version ${number}.` : `There is no model named ${name}.`);
     return;
   }
-  const about = await getJson(aboutPath(model, version), { signal });
-  const names = about.files.map(({ name }) => name);
-  const pictureUrl = async (name) => {
-    if (!names.includes(name)) throw new Error(`${name} does not lie beside the version.`);
-    const url = URL.createObjectURL(await (await ask(filePath(model, version, name), { signal })).blob());
-    urls.push(url);
-    return url;
-  };
-  details.append(facts(about));
-  const figures = names.filter((name) => FIGURES.test(name) && !name.includes("/") && !name.startsWith("sample"));
-  details.append(h("div", { class: "figures" }, figures.map((name) => figure(name, pictureUrl(name)))));
-  if (names.includes("README.md")) {
-    const text = await (await ask(filePath(model, version, "README.md"), { signal })).text();
-    const card = await rendered(text, pictureUrl);
-    details.append(h("details", { class: "card", open: true }, h("summary", {}, "Model card"), card));
+  if (version.state !== "AVAILABLE") {
+    place.append(h("p", {}, `This version is not served (${version.state}). ${version.error}`));
+    return;
   }
-  details.append(
-    h("p", {}, h("a", { class: "button main", href: `#/try/${encodeURIComponent(model)}` }, `Try ${model}`)),
-  );
-  details.querySelector("h2").scrollIntoView({ block: "nearest" });
+  place.append(h("p", {}, h("a", { class: "button main", href: `#/try/${encodeURIComponent(name)}` }, `Try ${name}`)));
+  await trying(problem, async () => {
+    const about = await getJson(aboutPath(name, number), { signal });
+    const files = about.files.map((file) => file.name);
+    const urlOf = async (file) => {
+      if (!files.includes(file)) throw new Error(`There is no file ${file}.`);
+      return pictureUrl(name, number, file);
+    };
+    const figures = files.filter((file) => FIGURES.test(file) && !file.includes("/") && !file.startsWith("sample"));
+    place.append(
+      facts(about, model, version),
+      h("div", { class: "figures" }, figures.map((file) => figure(file, urlOf(file)))),
+    );
+    if (!files.includes("README.md")) return;
+    const text = await (await ask(filePath(name, number, "README.md"), { signal })).text();
+    const card = await rendered(text, urlOf);
+    place.append(h("details", { class: "card", open: true }, h("summary", {}, "Model card"), card));
+  });
 }
 
-function facts(about) {
-  const { metrics, twin, signatures, labels } = about;
-  const tensor = ([name, { datatype, shape }]) =>
-    `${name}: ${datatype} ${shape === null ? "of any shape" : `[${shape.map((size) => (size < 0 ? "any" : size)).join(", ")}]`}`;
+function facts(about, model, version) {
+  const { metrics, twin, signatures, labels, row_seconds: seconds } = about;
+  const tensor = ([name, spec]) => `${name}: ${tensorText(spec)}`;
   const default_ = signatures.serving_default;
   const entries = [
-    ["Accuracy", metrics?.accuracy !== undefined && `${percent(metrics.accuracy)} of the test split`],
-    ["Parameters", metrics?.parameters !== undefined && metrics.parameters.toLocaleString("en")],
+    ["Accuracy", version.accuracy !== null && `${percent(version.accuracy)} on test data`],
+    ["Loss", version.accuracy === null && version.loss !== null && short(version.loss)],
+    ["Parameters", Number.isFinite(metrics?.parameters) && metrics.parameters.toLocaleString("en")],
     ["Size on disk", bytes(about.bytes)],
-    ["Runs by", about.engine + (about.row_seconds === null ? "" : `, ${microseconds(about.row_seconds)} a row`)],
-    ["Twin", twin && `${twin.precision ?? "float32"}, proved on ${twin.inputs_tried.toLocaleString("en")} inputs`],
+    ["Version label", labelsOf(model, version)],
+    ["Engine", about.engine + (seconds === null ? "" : `, ${microseconds(seconds)} per row`)],
+    ["Load time", loadTime(version)],
+    ["LiteRT twin", twin && `${twin.precision ?? "float32"}, checked on ${twin.inputs_tried.toLocaleString("en")} inputs`],
     ["Labels", labels.length > 0 && labels.join(", ")],
-    ["Takes", default_ && Object.entries(default_.inputs).map(tensor).join("; ")],
-    ["Gives", default_ && Object.entries(default_.outputs).map(tensor).join("; ")],
+    ["Inputs", default_ && Object.entries(default_.inputs).map(tensor).join("; ")],
+    ["Outputs", default_ && Object.entries(default_.outputs).map(tensor).join("; ")],
   ].filter(([, value]) => value);
   return h("dl", { class: "facts card" }, entries.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }
@@ -111,9 +169,9 @@ function microseconds(seconds) {
   return `${value < 10 ? value.toFixed(1) : Math.round(value)} ${unit}`;
 }
 
-function figure(name, url) {
-  const title = name.replace(FIGURES, "").replaceAll("_", " ");
-  const image = h("img", { alt: `${title}, described in the model card` });
+function figure(file, url) {
+  const title = file.replace(FIGURES, "").replaceAll("_", " ");
+  const image = h("img", { alt: `Figure: ${title}` });
   url.then((found) => (image.src = found), () => image.remove());
   return h("figure", { class: "card" }, image, h("figcaption", {}, title));
 }

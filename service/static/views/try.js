@@ -1,9 +1,9 @@
-// Trying a model: the list of them, and the panel that fits the one that is chosen.
+// Try: the list of models, and a panel that fits the chosen one.
 
 import { aboutPath, getJson } from "../api.js";
 import { h } from "../elements.js";
 
-// The first that fits is taken.
+// The first that fits is shown.
 const PANELS = [
   () => import("../panels/picture.js"),
   () => import("../panels/curve.js"),
@@ -16,7 +16,7 @@ export async function show(place, [wanted]) {
   if (!models.length) {
     place.append(
       h("h1", {}, "No models yet"),
-      h("p", {}, "Put a SavedModel into the models folder, as <name>/1/, and it is served; then load this page again."),
+      h("p", {}, "Put a SavedModel into the models folder as <name>/1/, then reload this page."),
     );
     return undefined;
   }
@@ -37,14 +37,15 @@ export async function show(place, [wanted]) {
     ),
     stage,
   );
+  place.querySelector(".chooser [aria-current]").scrollIntoView({ block: "nearest" });
   if (wanted && model.name !== wanted) {
-    stage.append(h("p", { class: "error", role: "alert" }, `There is no model ${wanted} here; this is ${model.name}.`));
+    stage.append(h("p", { class: "error", role: "alert" }, `There is no model named ${wanted}. Here is ${model.name}.`));
   }
   const served = model.versions.filter(({ state }) => state === "AVAILABLE").map(({ version }) => version);
   if (!served.length) {
     stage.append(
       h("h1", {}, model.name),
-      ...model.versions.map(({ version, state, error }) => h("p", {}, `Version ${version} is ${state}. ${error}`)),
+      ...model.versions.map(({ version, state, error }) => h("p", {}, `Version ${version} is not served (${state}). ${error}`)),
     );
     return undefined;
   }

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from tests.integration import saved_models
 from tests.integration.server import DEADLINE_SECONDS, Server, running
 
 # As long as everything else is waited for; by itself it gives up after 5 s.
@@ -52,6 +53,23 @@ class OpenPage:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The shipped models."""
     with running(SHIPPED, tmp_path_factory.mktemp("log") / "service.log") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Models that say nothing about themselves but their signatures; one that cannot be loaded; and one whose
+    metrics.json is of another kind."""
+    models = tmp_path_factory.mktemp("models")
+    saved_models.save_logarithm(models / "logarithm" / "1")
+    saved_models.save_sum_and_difference(models / "sum_and_difference" / "1")
+    saved_models.save_vocabulary(models / "vocabulary" / "1")
+    assets = models / "vocabulary" / "1" / "assets.extra"
+    assets.mkdir()
+    (assets / "metrics.json").write_text('{"accuracy": "high", "loss": [1], "parameters": null}')
+    (models / "broken" / "1").mkdir(parents=True)
+    (models / "broken" / "1" / "saved_model.pb").write_bytes(b"\xffnot a protocol buffer")
+    with running(models, tmp_path_factory.mktemp("log") / "service.log") as server:
         yield server
 
 

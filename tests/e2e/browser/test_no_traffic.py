@@ -47,7 +47,7 @@ def look_at_everything(page: Page) -> None:
     for number in range(1, 21):
         page.get_by_role("button", name=f"Sample {number}:").click()
     expect(page.locator(".answer h2")).to_have_count(2)
-    page.get_by_text("Draw one").click()
+    page.get_by_text("Draw a picture").click()
     page.locator(".board").click(position={"x": 60, "y": 60})
     expect(page.get_by_alt_text("The picture: drawing.png")).to_be_visible()
     go("#/try/regression")

@@ -2,21 +2,27 @@
 
 import json
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.e2e.browser.conftest import SHIPPED, OpenPage
-from tests.integration.server import Server
+from tests.integration.server import Server, running
 
 
 def test_every_version_is_listed_with_its_state_and_leads_to_its_own_files(open_page: OpenPage) -> None:
     page = open_page("/#/models")
     names = page.locator("tbody th a")
     expect(names).to_have_text(["activity 1", "clothing 2", "clothing 1", "photos 1", "regression 1"])
+    clothing, regression = page.locator("tbody tr").nth(1), page.locator("tbody tr").nth(4)
+    for part in ("default", "AVAILABLE", "94.8%", "MB", "litert"):
+        expect(clothing).to_contain_text(part)
+    expect(regression).to_contain_text("loss 1.2e-13")
     page.get_by_role("link", name="clothing 2").click()
-    expect(page.locator(".facts")).to_contain_text("94.8 % of the test split")
+    expect(page.locator(".facts")).to_contain_text("94.8% on test data")
     expect(page.locator(".facts")).to_contain_text("392,386")
     expect(page.locator(".figures figcaption")).to_have_text(["confusion matrix", "learning curve", "reliability"])
     expect(page.locator(".markdown")).to_contain_text("Known failures")
@@ -25,9 +31,39 @@ def test_every_version_is_listed_with_its_state_and_leads_to_its_own_files(open_
         assert image.evaluate("image => image.naturalWidth") > 0
 
 
+def test_a_strangers_version_is_listed_without_what_it_does_not_say(open_page: OpenPage, strangers: Server) -> None:
+    page = open_page("/#/models", strangers)
+    broken, vocabulary = page.locator("tbody tr").first, page.locator("tbody tr").last
+    expect(broken).to_contain_text("TensorFlow cannot load it")
+    expect(vocabulary.locator("[data-head=Accuracy]")).to_have_text("–")
+    expect(vocabulary.locator("[data-head=Size]")).to_contain_text("KB")
+    expect(vocabulary.locator(".thumbnail img")).to_have_count(0)
+    vocabulary.get_by_role("link").click()
+    expect(page.locator(".facts")).to_contain_text("words: BYTES [any]")
+    expect(page.locator(".facts")).not_to_contain_text("Parameters")
+
+
+@pytest.fixture(scope="module")
+def hundred(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    models = tmp_path_factory.mktemp("hundred")
+    for number in range(100):
+        shutil.copytree(SHIPPED / "regression", models / f"regression_{number:02}")
+    with running(models, tmp_path_factory.mktemp("log") / "service.log") as server:
+        yield server
+
+
+def test_of_a_hundred_thumbnails_those_in_sight_are_fetched(open_page: OpenPage, hundred: Server) -> None:
+    page = open_page("/#/models", hundred)
+    expect(page.locator("tbody tr")).to_have_count(100)
+    for thumbnail in (page.locator(".thumbnail").first, page.locator(".thumbnail").last):
+        thumbnail.scroll_into_view_if_needed()
+        expect(thumbnail.locator("img")).to_be_visible()
+    assert page.locator(".thumbnail img").count() < 60
+
+
 def test_a_models_version_that_is_not_there_is_said_to_be_missing(open_page: OpenPage) -> None:
     page = open_page("/#/models/clothing/7")
-    expect(page.get_by_role("alert")).to_have_text("There is no version 7 of clothing here.")
+    expect(page.get_by_role("alert")).to_have_text("clothing has no version 7.")
 
 
 HOSTILE_CARD = """# Card
@@ -40,10 +76,6 @@ HOSTILE_CARD = """# Card
 def test_a_model_card_can_run_nothing_and_ask_nothing_elsewhere(
     open_page: OpenPage, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    import shutil
-
-    from tests.integration.server import running
-
     models = tmp_path_factory.mktemp("models")
     shutil.copytree(SHIPPED / "regression", models / "regression")
     (models / "regression/1/assets.extra/README.md").write_text(HOSTILE_CARD)
@@ -60,7 +92,7 @@ def test_a_model_card_can_run_nothing_and_ask_nothing_elsewhere(
 
 def test_the_live_page_draws_what_is_asked_meanwhile(open_page: OpenPage, service: Server) -> None:
     page = open_page("/#/live")
-    expect(page.get_by_role("heading", name="Requests a second")).to_be_visible()
+    expect(page.get_by_role("heading", name="Requests per second")).to_be_visible()
     asked = re.compile(r"[1-9]")
 
     def is_drawn() -> bool:
@@ -73,6 +105,24 @@ def test_the_live_page_draws_what_is_asked_meanwhile(open_page: OpenPage, servic
     expect(page.locator(".charts .u-label", has_text="regression 1").first).to_be_visible()
     expect(page.locator(".charts .u-label", has_text="400")).to_be_visible()
     expect(page.locator(".tiles div", has_text="Workers")).to_have_text(asked)
+
+
+def test_without_traffic_and_drift_no_box_on_the_live_page_is_empty(open_page: OpenPage) -> None:
+    page = open_page("/#/try/regression")
+    page.route("**/metrics", lambda route: route.fulfill(body="serving_workers 2\n"))
+    page.evaluate("location.hash = '#/live'")
+    expect(page.locator(".live .card")).to_have_count(5)
+    for card in page.locator(".live .card").all():
+        expect(card.locator("p")).to_be_visible()
+
+
+def test_where_metrics_have_another_port_the_live_page_says_so_and_shows_no_boxes(open_page: OpenPage) -> None:
+    page = open_page("/#/try/regression")
+    page.route("**/metrics", lambda route: route.fulfill(status=404))
+    page.evaluate("location.hash = '#/live'")
+    expect(page.get_by_role("alert")).to_contain_text("SERVING_OPERATIONS_PORT")
+    expect(page.locator(".live .card:visible")).to_have_count(0)
+    open_page.forgive(404)
 
 
 def test_quantiles_and_labels_are_read_as_prometheus_reads_them(open_page: OpenPage) -> None:
@@ -104,8 +154,24 @@ def test_the_service_that_is_gone_is_said_to_be_gone(open_page: OpenPage, tmp_pa
     expect(page.locator("output")).to_have_text("y = 31")
     page.context.set_offline(True)
     page.get_by_label("x", exact=True).fill("3")
-    expect(page.get_by_role("alert")).to_have_text("The service does not answer. Is it still running?")
+    expect(page.get_by_role("alert")).to_have_text("The service does not respond. Is it still running?")
     open_page.console[:] = [line for line in open_page.console if "ERR_INTERNET_DISCONNECTED" not in line]
+
+
+def test_a_busy_service_is_asked_again(open_page: OpenPage) -> None:
+    page = open_page("/#/models")
+    times = iter((429, 429))
+
+    def answer(route: Route) -> None:
+        if status := next(times, None):
+            route.fulfill(status=status, headers={"Retry-After": "0"})
+        else:
+            route.continue_()
+
+    page.route("**/predict", answer)
+    page.evaluate("location.hash = '#/try/regression'")
+    expect(page.locator("output")).to_have_text("y = 31")
+    open_page.forgive(429)
 
 
 def test_the_settled_page_is_small(open_page: OpenPage) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from service.api.playground.version_files import VersionFiles
+from service.api.playground.version_files import MAX_THUMBNAIL_BYTES, VersionFiles
 from service.errors import NotFound
 
 
@@ -70,3 +70,23 @@ def test_the_size_is_that_of_the_whole_version(folder: Path) -> None:
 def test_a_version_without_anything_beside_it_shows_nothing(tmp_path: Path) -> None:
     files = VersionFiles(tmp_path)
     assert (files.shown(), files.metrics()) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "thumbnail"),
+    [
+        ({"notes.csv": 1}, None),
+        ({"learning_curve.png": 1, "b.jpg": 1}, "b.jpg"),
+        ({"confusion_matrix.png": 1, "learning_curve.png": 1}, "confusion_matrix.png"),
+        ({"confusion_matrix.png": 1, "samples/01.jpg": 1}, "samples/01.jpg"),
+        ({"confusion_matrix.png": 1, "sample.png": MAX_THUMBNAIL_BYTES + 1}, "confusion_matrix.png"),
+    ],
+)
+def test_the_thumbnail_is_a_small_sample_or_else_a_figure(
+    tmp_path: Path, sizes: dict[str, int], thumbnail: str | None
+) -> None:
+    for name, size in sizes.items():
+        file = tmp_path / "assets.extra" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(bytes(size))
+    assert VersionFiles(tmp_path).thumbnail() == thumbnail

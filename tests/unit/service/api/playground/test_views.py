@@ -53,6 +53,22 @@ def test_the_list_has_every_model_with_its_versions_in_whatever_state(on_disk: F
     ]
 
 
+def test_the_list_has_what_the_files_of_each_version_say(on_disk: FakeService, tmp_path: Path) -> None:
+    assets = tmp_path / "model" / "2" / "assets.extra"
+    assets.mkdir(parents=True)
+    (assets / "metrics.json").write_text('{"accuracy": 94.8, "loss": 0.25}')
+    (assets / "sample.png").write_bytes(b"png")
+    for version in (2, 3):
+        on_disk.registry.set_status("model", version, VersionStatus(State.END, "damaged"))
+    (model,) = on_disk.get("/playground/models").get_json()["models"]
+    names = ("accuracy", "loss", "bytes", "thumbnail")
+    assert [[one[name] for name in names] for one in model["versions"]] == [
+        [None, None, None, None],  # it is not on disk
+        [None, 0.25, 35, "sample.png"],  # an accuracy is a share
+        [0.9, None, 26, None],
+    ]
+
+
 def test_a_version_tells_what_a_panel_needs(on_disk: FakeService) -> None:
     told = on_disk.get(VERSION).get_json()
     assert (told["name"], told["version"], told["engine"]) == ("model", 1, "fake")
