@@ -124,7 +124,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     inference = Inference(metrics, loop_watchdog, records.capture.offer if records.capture else None)
 
     # Admitting requests, and responding to them
-    rate_limits = RateLimits(memory, slot)
+    rate_limits = RateLimits(memory)
     api_keys = (
         ApiKeys(key_file(settings, rate_limits, values), settings.poll_seconds) if settings.api_keys_file else None
     )

@@ -1,68 +1,118 @@
-"""How many requests a key may send, over all worker processes."""
+"""Rate limits: how many requests a key may send, over all worker processes together."""
 
+import logging
+import re
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-from service.runtime.shared_memory import SharedMemory
+from service.runtime.shared_memory import COMMON, Areas, FileLock, Kind, MemoryFull, SharedMemory
 
-if TYPE_CHECKING:
-    from limits import RateLimitItem
-    from limits.strategies import MovingWindowRateLimiter
-
-# A window keeps the time of each request in it, eight bytes, for each worker process that may let them all in.
+# A limit keeps eight bytes for each request that it lets in.
 MAX_REQUESTS = 1_000_000
 
+_RATE = re.compile(
+    r"\s*([0-9]{1,9})\s*(?:/|per)\s*([0-9]{1,9})?\s*(second|minute|hour|day|month|year)s?\s*", re.IGNORECASE
+)
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "month": 30 * 86_400, "year": 360 * 86_400}
 
-class RateLimit:
-    """Of one key. In any window of the length that it names, no more requests are let in than it says."""
+Clock = Callable[[], float]
 
-    def __init__(self, rate: "RateLimitItem", name: str, limiter: "MovingWindowRateLimiter") -> None:
-        self._rate = rate
-        self._name = name
-        self._limiter = limiter
+logger = logging.getLogger(__name__)
+
+
+class Rate(NamedTuple):
+    requests: int
+    seconds: int
 
     def __str__(self) -> str:
-        return f"{self._rate.amount} requests in {self._rate.get_expiry()} s"
+        return f"{self.requests} requests in {self.seconds} s"
 
-    def seconds_to_wait(self) -> int:
-        """0: this request is let in, and counted."""
-        if self._limiter.hit(self._rate, self._name):
-            return 0
-        ends = self._limiter.get_window_stats(self._rate, self._name).reset_time
-        return max(1, ceil(ends - time.monotonic()))
+
+def parse(text: str) -> Rate:
+    """ "100/second", "5000 per hour", "10 per 2 minutes". Raises ValueError."""
+    if found := _RATE.fullmatch(text):
+        requests, multiple, unit = found.groups()
+        rate = Rate(int(requests), int(multiple or 1) * _SECONDS[unit.lower()])
+        if 1 <= rate.requests <= MAX_REQUESTS and rate.seconds:
+            return rate
+    raise ValueError(f"{text!r}: expected a rate as 100/second or 5000/hour, of at most {MAX_REQUESTS} requests")
 
 
 class RateLimits:
-    """`memory`: what the worker processes share, each with a slot of it; None for one that is alone."""
+    """Makes the limits of keys. `memory`: shared by the worker processes; None for a process that is alone."""
 
-    def __init__(self, memory: SharedMemory | None = None, slot: int = 0) -> None:
-        self._memory = memory
-        self._slot = slot
+    def __init__(self, memory: SharedMemory | None = None, clock: Clock = time.monotonic) -> None:
+        """`clock`: the same in all processes. By default one that nobody sets."""
+        self._given_memory = memory
+        self._clock = clock
 
-    def of(self, name: str, text: str) -> RateLimit | None:
-        """`text` as `parse` takes it; None where it is empty."""
-        return RateLimit(parse(text), name, self._limiter) if text else None
+    def of(self, name: str, text: str) -> "RateLimit | None":
+        """The limit of the key `name`. `text` as `parse` takes it; None if it is empty."""
+        return RateLimit(parse(text), name, self._ring, self._clock) if text else None
+
+    def _ring(self, name: str, rate: Rate) -> "_Ring":
+        size = 8 * (1 + rate.requests)
+        try:
+            area = self._areas.take(COMMON, f"{name} {rate}".encode(), size)
+        except MemoryFull as error:
+            logger.error("%s; each worker process limits %s on its own", error.strerror, name or "all clients")
+            return _Ring(memoryview(bytearray(size)), nullcontext())
+        return _Ring(self._memory.bytes_of(area)[:size], FileLock(self._memory, area.start))
 
     @cached_property
-    def _limiter(self) -> "MovingWindowRateLimiter":
-        from limits.strategies import MovingWindowRateLimiter
+    def _memory(self) -> SharedMemory:
+        return self._given_memory or SharedMemory()
 
-        from service.security.shared_windows import SharedWindows
+    @cached_property
+    def _areas(self) -> Areas:
+        return Areas(self._memory, Kind.RING)
 
-        return MovingWindowRateLimiter(SharedWindows(self._memory or SharedMemory(), self._slot))
+
+class RateLimit:
+    """One key's limit. It is exact: no window of `rate.seconds`, wherever it begins, has more than `rate.requests`.
+
+    To be used by one thread of each process.
+    """
+
+    def __init__(self, rate: Rate, name: str, make_ring: Callable[[str, Rate], "_Ring"], clock: Clock) -> None:
+        self._rate = rate
+        self._name = name
+        self._make_ring = make_ring
+        self._clock = clock
+
+    def __str__(self) -> str:
+        return str(self._rate)
+
+    def seconds_to_wait(self) -> int:
+        """Count this request and return 0; or the seconds until the next one is accepted, and count nothing."""
+        requests, seconds = self._rate
+        ring = self._ring
+        counts, times = ring.counts, ring.times
+        with ring.lock:
+            now, count = self._clock(), counts[0]
+            place = count % requests
+            wait = times[place] + seconds - now
+            if wait > 0 and count >= requests:
+                return max(1, ceil(wait))
+            # In this order: a worker that is killed in between leaves an old time behind, which rejects nobody.
+            counts[0] = count + 1
+            times[place] = now
+        return 0
+
+    @cached_property
+    def _ring(self) -> "_Ring":
+        return self._make_ring(self._name, self._rate)
 
 
-def parse(text: str) -> "RateLimitItem":
-    """ "100/second", "5000 per hour", "10 per 2 minutes". Raises ValueError."""
-    # It takes 0.1 s and 2 MB, which only who limits shall pay.
-    from limits import parse_many
+class _Ring:
+    """The times of the last N accepted requests: a word that counts all requests so far, then N doubles, of which each
+    request overwrites the oldest."""
 
-    try:
-        rates = parse_many(text)
-    except ValueError:
-        rates = []
-    if len(rates) != 1 or not 1 <= rates[0].amount <= MAX_REQUESTS:
-        raise ValueError(f"{text!r}: expected a rate as 100/second or 5000/hour, of at most {MAX_REQUESTS} requests")
-    return rates[0]
+    def __init__(self, content: memoryview, lock: AbstractContextManager[object]) -> None:
+        self.counts = content.cast("q")
+        self.times = content.cast("d")[1:]
+        self.lock = lock

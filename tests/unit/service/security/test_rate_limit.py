@@ -1,74 +1,182 @@
+import logging
+import random
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
-from service.runtime.shared_memory import SharedMemory
-from service.security.rate_limit import RateLimits, parse
+from service.runtime.shared_memory import COMMON, MIN_CAPACITY, Areas, Kind, SharedMemory
+from service.security.rate_limit import Rate, RateLimit, RateLimits, parse
+from tests.unit.service.forked import Forked
+
+RATE, REQUESTS, SECONDS = "5 per 10 seconds", 5, 10
+# Accepted by each of several processes.
+TIMES = 2000
+
+
+@dataclass
+class Clock:
+    """Seconds since the machine started, which may be fewer than a window has."""
+
+    now: float = 1.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def memory() -> SharedMemory:
+    return SharedMemory()
+
+
+def limit_of(name: str, text: str, memory: SharedMemory | None = None, clock: Clock | None = None) -> RateLimit:
+    """As each process makes its own."""
+    limit = RateLimits(memory, clock or time.monotonic).of(name, text)
+    assert limit is not None
+    return limit
+
+
+def accepted(limit: RateLimit, times: int = 1) -> int:
+    return [limit.seconds_to_wait() for _ in range(times)].count(0)
 
 
 @pytest.mark.parametrize(
-    ("text", "amount", "seconds"),
+    ("text", "requests", "seconds"),
     [
         ("100/second", 100, 1),
         ("5000 per hour", 5000, 3600),
         ("10 per 2 minutes", 10, 120),
-        ("1000000/day", 10**6, 86400),
+        (" 7 / 3Minute ", 7, 180),
+        ("1000000/day", 10**6, 86_400),
+        ("1/month", 1, 2_592_000),
+        ("1/year", 1, 31_104_000),
     ],
 )
-def test_a_rate_is_read(text: str, amount: int, seconds: int) -> None:
-    assert (parse(text).amount, parse(text).get_expiry()) == (amount, seconds)
+def test_parse(text: str, requests: int, seconds: int) -> None:
+    assert parse(text) == Rate(requests, seconds)
 
 
-@pytest.mark.parametrize("text", ["100", "many", "0/second", "-1/second", "1/week", "1/second;5/minute", "1000001/day"])
-def test_what_is_no_rate_is_refused_with_an_example_of_one(text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["100", "many", "0/second", "-1/second", "1/week", "1/0 seconds", "1/second;5/minute", "1000001/day", "1" * 5000],
+)
+def test_parse_names_an_invalid_rate_and_shows_a_valid_one(text: str) -> None:
     with pytest.raises(ValueError, match=f"^{text!r}: expected a rate as 100/second or 5000/hour, of at most 1000000"):
         parse(text)
 
 
-def test_without_a_rate_there_is_no_limit() -> None:
+def test_an_empty_rate_is_no_limit() -> None:
     assert RateLimits().of("alice", "") is None
 
 
-@pytest.mark.parametrize("memory", [SharedMemory(), None])
-def test_so_many_are_let_in_and_who_comes_then_is_told_when_to_come_again(memory: SharedMemory | None) -> None:
-    limits = RateLimits(memory)
-    alice, bob = limits.of("alice", "3/hour"), limits.of("bob", "1/hour")
-    assert alice is not None
-    assert bob is not None
-    assert [alice.seconds_to_wait() for _ in range(3)] == [0, 0, 0]
-    assert 3590 <= alice.seconds_to_wait() <= 3600
-    assert bob.seconds_to_wait() == 0
-    assert bob.seconds_to_wait() > 0
-    assert str(alice) == "3 requests in 3600 s"
+def test_a_rejected_request_is_told_how_long_to_wait() -> None:
+    clock = Clock()
+    limit = limit_of("alice", "3/hour", clock=clock)
+    assert [limit.seconds_to_wait() for _ in range(3)] == [0, 0, 0]
+    assert limit.seconds_to_wait() == 3600
+    clock.now += 0.5
+    assert limit.seconds_to_wait() == 3600
+    clock.now += 3599.4
+    assert limit.seconds_to_wait() == 1
+    clock.now += 0.1
+    assert accepted(limit, 4) == 3
+    assert str(limit) == "3 requests in 3600 s"
 
 
-def test_what_another_process_lets_in_counts() -> None:
-    memory = SharedMemory()
-    ours, theirs = (RateLimits(memory, slot).of("alice", "3/hour") for slot in (0, 1))
-    assert ours is not None
-    assert theirs is not None
-    assert [limit.seconds_to_wait() > 0 for limit in (ours, theirs, ours, theirs, ours)] == [
-        False,
-        False,
-        False,
-        True,
-        True,
-    ]
+def test_no_window_has_more_than_the_limit_whichever_process_accepts(memory: SharedMemory) -> None:
+    clock, chance = Clock(), random.Random(1)
+    limits = [limit_of("alice", RATE, memory, clock) for _ in range(3)]
+    admitted: list[float] = []
+    for _ in range(3000):
+        clock.now += chance.random()
+        within = [moment for moment in admitted if moment > clock.now - SECONDS]
+        is_accepted = accepted(chance.choice(limits)) == 1
+        assert is_accepted is (len(within) < REQUESTS)
+        if is_accepted:
+            admitted.append(clock.now)
+    assert len(admitted) > 500
 
 
-def test_a_file_that_is_read_again_does_not_begin_to_count_anew() -> None:
+def test_processes_that_run_at_once_keep_the_limit(memory: SharedMemory) -> None:
+    """Each writes down when it was accepted."""
+    requests, seconds = 20, 1
+    times = [memory.doubles_of(Areas(memory, Kind.COUNT).take(slot, b"times", 8 * TIMES))[:TIMES] for slot in range(3)]
+
+    def hammer(slot: int) -> Callable[[Callable[[], None]], None]:
+        def run(_go: Callable[[], None]) -> None:
+            # A clock a hundred times as fast, which remembers its last reading: that is the one which was entered.
+            moments = [0.0]
+
+            def clock() -> float:
+                moments[0] = time.monotonic() * 100
+                return moments[0]
+
+            limit = RateLimits(memory, clock).of("alice", f"{requests} per {seconds} second")
+            assert limit is not None
+            count = 0
+            while count < TIMES:
+                if not limit.seconds_to_wait():
+                    times[slot][count] = moments[0]
+                    count += 1
+
+        return run
+
+    children = [Forked(hammer(slot)) for slot in range(3)]
+    assert [child.join() for child in children] == [0, 0, 0]
+    admitted = sorted(moment for own in times for moment in own)
+    spans = [later - earlier for earlier, later in zip(admitted, admitted[requests:], strict=False)]
+    assert min(spans) >= seconds
+
+
+def test_what_an_ended_process_accepted_still_counts(memory: SharedMemory) -> None:
+    assert Forked(lambda _go: accepted(limit_of("alice", "5/hour", memory), 3)).join() == 0
+    assert accepted(limit_of("alice", "5/hour", memory), 3) == 2
+
+
+def test_a_process_killed_before_it_wrote_the_time_down_leaves_room_for_the_next(memory: SharedMemory) -> None:
+    clock = Clock()
+    limit = limit_of("alice", "2/hour", memory, clock)
+    assert accepted(limit) == 1
+    (area,) = (area for area in memory.areas() if area.kind == Kind.RING)
+    memory.words_of(area)[0] += 1
+    clock.now += 3600
+    assert accepted(limit, 3) == 2
+
+
+def test_keys_and_rates_have_limits_of_their_own(memory: SharedMemory) -> None:
+    for name, rate in (("alice", "1/hour"), ("bob", "1/hour"), ("alice", "2/hour")):
+        limit = limit_of(name, rate, memory)
+        assert accepted(limit, 3) == int(rate[0])
+
+
+def test_a_key_file_that_is_read_again_does_not_reset_the_limit() -> None:
     limits = RateLimits()
     before, after = limits.of("alice", "1/hour"), limits.of("alice", "1/hour")
     assert before is not None
     assert after is not None
-    assert before.seconds_to_wait() == 0
-    assert after.seconds_to_wait() > 0
+    assert (accepted(before), accepted(after)) == (1, 0)
 
 
-def test_the_wait_is_a_second_at_least() -> None:
-    limit = RateLimits().of("alice", "1/second")
-    assert limit is not None
-    started = time.monotonic()
-    assert limit.seconds_to_wait() == 0
-    again = limit.seconds_to_wait()
-    assert again == 1 or time.monotonic() > started + 1
+def test_without_room_in_the_shared_memory_each_process_limits_on_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    memory = SharedMemory(MIN_CAPACITY)
+    with memory.locked():
+        memory.append(Kind.VALUE, COMMON, b"x", MIN_CAPACITY - 2**17)
+    limits = RateLimits(memory)
+    alice, everybody = limits.of("alice", "100000/hour"), limits.of("", "100000/hour")
+    assert alice is not None
+    assert everybody is not None
+    assert accepted(alice, 100_001) == 100_000
+    assert accepted(everybody) == 1
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
+    assert [message.rpartition("; ")[2] for message in caplog.messages] == [
+        "each worker process limits alice on its own",
+        "each worker process limits all clients on its own",
+    ]
+
+
+def test_setting_the_clock_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = limit_of("alice", "1/hour")
+    assert accepted(limit) == 1
+    monkeypatch.setattr(time, "time", lambda: 1e12)
+    assert accepted(limit) == 0
