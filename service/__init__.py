@@ -47,8 +47,6 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     # fatten the process that only watches over it.
     from functools import partial
 
-    from prometheus_client import CollectorRegistry
-
     from service.api import operations, pages
     from service.api.flask_app import create_flask
     from service.api.playground import views as playground
@@ -80,7 +78,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
 
     memory = memory or SharedMemory()
     values = Values(memory)
-    metrics = Metrics(CollectorRegistry(), memory, slot)
+    metrics = Metrics(memory=memory, slot=slot)
     records = Records(settings, metrics)
 
     # Loading versions

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import cast, get_args
 
 import orjson
-from prometheus_client import CollectorRegistry
 
 from service.api.v1.decode import decode_example
 from service.engines import EngineChoice
@@ -56,7 +55,7 @@ class Config:
 
 def run(config: Config) -> None:
     loaded = load(config)
-    inference = Inference(Metrics(CollectorRegistry()))
+    inference = Inference(Metrics())
     tally = Tally(loaded.model, loaded.version, loaded.engine.name)
     for where, captured in lines(config.file, tally):
         if captured.model == loaded.model:

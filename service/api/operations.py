@@ -2,12 +2,11 @@
 
 import orjson
 from flask import Response as FlaskResponse
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from service.api.flask_app import View, to_flask
 from service.http import Response
 from service.lifecycle.registry import Registry
-from service.metrics.exposition import Page
+from service.metrics.exposition import CONTENT_TYPE, Page
 
 
 def health(registry: Registry, verb: str) -> Response:
@@ -21,5 +20,5 @@ def views(registry: Registry, page: Page) -> dict[str, View]:
     return {
         "operations.live": lambda: to_flask(health(registry, "live")),
         "operations.ready": lambda: to_flask(health(registry, "ready")),
-        "operations.metrics": lambda: FlaskResponse(page.text(), content_type=CONTENT_TYPE_PLAIN_0_0_4),
+        "operations.metrics": lambda: FlaskResponse(page.text(), content_type=CONTENT_TYPE),
     }

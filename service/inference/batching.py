@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -24,8 +24,8 @@ Run = Callable[[str, Arrays], dict[str, Array]]
 Outcome = dict[str, Array] | Exception
 
 
-class BatchObserver:
-    """What batches report. This one ignores it."""
+class BatchObserver(Protocol):
+    """What batches report."""
 
     def ran(self, rows: int) -> None: ...
 

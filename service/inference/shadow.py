@@ -5,6 +5,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from random import random
+from typing import Protocol
 
 import numpy as np
 
@@ -24,8 +25,8 @@ Infer = Callable[[LoadedVersion, str, Arrays], Arrays]
 Copy = tuple[LoadedVersion, LoadedVersion, str, Arrays, Arrays]
 
 
-class ShadowObserver:
-    """What copies report. This one ignores it."""
+class ShadowObserver(Protocol):
+    """What copies report."""
 
     def compared(self, shadow: LoadedVersion, agrees: bool) -> None: ...
 

@@ -1,15 +1,9 @@
-"""Every metric of the service, and the page that Prometheus scrapes."""
+"""Every metric of the service."""
 
 from collections.abc import Callable
-from functools import cache
-from typing import Any
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
-from prometheus_client import CollectorRegistry
-
-from service.inference.batching import BatchObserver
-from service.inference.shadow import ShadowObserver
-from service.inference.version import LoadedVersion
-from service.lifecycle.registry import Registry
 from service.metrics.exposition import Page
 from service.metrics.instruments import (
     Counter,
@@ -21,48 +15,50 @@ from service.metrics.instruments import (
     OutlierScoreMetrics,
     PredictionMetrics,
 )
+from service.metrics.scraped import ApiKeys, Models
 from service.metrics.store import Totals
 from service.runtime.deaths import METRIC
 from service.runtime.shared_memory import SharedMemory, Store
-from service.security.api_keys import ApiKeys
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 # Seconds. A small model takes 20 µs to run, a picture 10 ms to decode, a big one a second.
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CONFIDENCE_BUCKETS = tuple(step / 10 for step in range(1, 11))
-# What is above 1 is unlike the training data.
+# A row above 1 is unlike the training data.
 OUTLIER_BUCKETS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, 8, 16)
 
 
 class Metrics:
-    """`memory`: where worker processes share what they count, so that each can show the sum, each in a slot; None for
-    one that is alone.
+    """The metrics that are counted. To be made in the process that counts, after the fork."""
 
-    To be made in the process that counts, after the fork.
-    """
-
-    def __init__(self, registry: CollectorRegistry, memory: SharedMemory | None = None, slot: int = 0) -> None:
+    def __init__(
+        self, registry: "CollectorRegistry | None" = None, memory: SharedMemory | None = None, slot: int = 0
+    ) -> None:
+        """`registry`: see the property. `memory`: where the worker processes count, each in its slot, so that each can
+        show the sums; None for a process that is alone."""
         memory = memory or SharedMemory()
         memory.enter(slot)
         store = Store(memory, slot)
         version = ("model", "version")
         call = (*version, "protocol", "verb")
-        self.registry = registry
         self.totals = Totals(memory)
-        self.requests = Counters(store, "serving_requests", "Requests answered, by status.", (*call, "status"))
+        self.requests = Counters(store, "serving_requests", "Requests, by response status.", (*call, "status"))
         self.request_duration = Histograms(
-            store, "serving_request_duration_seconds", "From a request's last byte to its answer.", call, BUCKETS
+            store, "serving_request_duration_seconds", "From a request's last byte to its response.", call, BUCKETS
         )
         self.decode_seconds = Counters(
-            store, "serving_decode_seconds", "Seconds spent turning requests into tensors.", version
+            store, "serving_decode_seconds", "Seconds spent decoding requests into tensors.", version
         )
         self.encode_seconds = Counters(
-            store, "serving_encode_seconds", "Seconds spent turning outputs into answers.", version
+            store, "serving_encode_seconds", "Seconds spent encoding outputs into responses.", version
         )
         self.inference_duration = Histograms(
             store,
             "serving_inference_duration_seconds",
-            "Running the model, without decoding and encoding.",
+            "Time to run the model, without decoding and encoding.",
             (*version, "engine"),
             BUCKETS,
         )
@@ -72,70 +68,85 @@ class Metrics:
             store, "serving_queue_wait_seconds", "From a request's arrival at a model to its run.", version, BUCKETS
         )
         self.thread_queue_length = Gauges(store, "serving_thread_queue_length", "Requests that wait for a thread.", ())
-        self.rejected = Counters(store, "serving_rejected", "Requests turned away, or given up, by why.", ("reason",))
-        self.connections = Gauges(store, "serving_connections", "Open connections of clients.", ())
+        self.rejected = Counters(store, "serving_rejected", "Requests rejected or given up, by reason.", ("reason",))
+        self.connections = Gauges(store, "serving_connections", "Open client connections.", ())
         self.predictions = Counters(
             store,
             "serving_prediction",
-            "Predictions of models with labels, by the label that came first.",
+            "Predictions of models with labels, by the best label.",
             (*version, "label"),
         )
         self.confidence = Histograms(
-            store, "serving_prediction_confidence", "The first label's score.", version, CONFIDENCE_BUCKETS
+            store, "serving_prediction_confidence", "Score of the best label.", version, CONFIDENCE_BUCKETS
         )
         self.outlier_score = Histograms(
             store,
             "serving_outlier_score",
-            "How unlike the training data a row is; above 1, it looks like nothing the model knows.",
+            "How unlike the training data a row is; above 1 it looks like nothing in it.",
             version,
             OUTLIER_BUCKETS,
         )
         self.load_failures = Counters(
-            store, "serving_model_load_failures", "Tries to load a version that failed.", version
+            store, "serving_model_load_failures", "Failed attempts to load a version.", version
         )
         # Counted by the first process.
         self.deaths = Counters(
-            store, METRIC, "Worker processes that died of a version; of several, a share for each.", version
+            store,
+            METRIC,
+            "Worker processes that died of a version; a share for each of several suspects.",
+            version,
         )
         self.unhealthy_workers = Gauges(
-            store, "serving_model_unhealthy_workers", "Worker processes in which a version is unhealthy.", version
+            store, "serving_model_unhealthy_workers", "Worker processes in which a version hangs.", version
         )
         self.batch_contradictions = Counters(
             store,
             "serving_batch_contradictions",
-            "Signatures said to have independent rows whose outputs have not a row for each: batched no more.",
+            "Signatures whose outputs showed that their rows are not independent; they are no longer batched.",
             version,
         )
         self.shadow = Counters(
             store,
             "serving_shadow",
-            "Requests that a shadow ran, too, by whether it agrees with the version that answered.",
+            "Requests that a shadow ran as well, by whether its outputs agree.",
             (*version, "agrees"),
         )
         self.shadow_failed = Counters(store, "serving_shadow_failed", "Requests that a shadow could not run.", version)
         self.shadow_dropped = Counters(
-            store, "serving_shadow_dropped", "Requests that a busy shadow did not get.", version
+            store, "serving_shadow_dropped", "Requests that a shadow did not get because it was busy.", version
         )
         self.tried_out = Counters(
             store,
             "serving_playground_runs",
-            "Requests of the page that ran a version: neither predictions nor drift.",
+            "Requests from the playground that ran a version. No other metric counts them.",
             version,
         )
         self.log_dropped = Counters(
-            store, "serving_log_dropped", "Lines of the log that could not be written, or not soon enough.", ()
+            store, "serving_log_dropped", "Log lines not written: a full disk, or a reader that is too slow.", ()
         )
         self.capture_dropped = Counters(
-            store, "serving_capture_dropped", "Requests that were to be captured and could not be.", ()
+            store, "serving_capture_dropped", "Requests chosen for capture but not written.", ()
         )
+        if registry is not None:
+            self.registry = self._registered_in(registry)
+
+    @cached_property
+    def registry(self) -> "CollectorRegistry":
+        """For prometheus_client's tools, which tests use and serving does without."""
+        from prometheus_client import CollectorRegistry
+
+        return self._registered_in(CollectorRegistry())
+
+    def _registered_in(self, registry: "CollectorRegistry") -> "CollectorRegistry":
         registry.register(Page(self.families, self.totals))
+        return registry
 
     @property
     def families(self) -> list[Family[Any]]:
         return [part for part in vars(self).values() if isinstance(part, Family)]
 
-    # To find the instruments takes longer than to count. What was found is kept; models, versions, verbs and statuses
-    # are few.
+    # Finding the instruments takes longer than counting, so they are kept. There are few: models, versions, verbs,
+    # statuses.
 
     @cache  # noqa: B019  # there is one instance, as long as the process
     def of_request(self, model: str, version: str, protocol: str, verb: str, status: int) -> "RequestMetrics":
@@ -156,7 +167,7 @@ class Metrics:
         return self.batch_size.labels(model, str(version))
 
     def health_of(self, model: str, version: int) -> Callable[[bool], None]:
-        """To be told whether a version that is loaded now is healthy, in this process."""
+        """A function to call with whether a version is healthy in this process. It is at first."""
         gauge = self.unhealthy_workers.labels(model, str(version))
         gauge.set(0)
         return lambda is_healthy: gauge.set(not is_healthy)
@@ -172,7 +183,7 @@ class Metrics:
 
 
 class RequestMetrics:
-    """Of requests with the same labels and status."""
+    """The metrics of requests with the same labels and status."""
 
     __slots__ = ("_decode", "_duration", "_encode", "_lock", "_requests")
 
@@ -191,8 +202,8 @@ class RequestMetrics:
             self._encode[0] += encode_seconds
 
 
-class BatchMetrics(BatchObserver):
-    """One version's batching, as metrics."""
+class BatchMetrics:
+    """The metrics of one version's batches; a BatchObserver."""
 
     def __init__(self, metrics: Metrics, model: str, version: int) -> None:
         labels = (model, str(version))
@@ -215,27 +226,29 @@ class BatchMetrics(BatchObserver):
         self._contradictions.labels(*self._labels).inc()
 
 
-class ShadowMetrics(ShadowObserver):
+class Version(Protocol):
+    @property
+    def model(self) -> str: ...
+    @property
+    def version_text(self) -> str: ...
+
+
+class ShadowMetrics:
+    """The metrics of shadows; a ShadowObserver."""
+
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def compared(self, shadow: LoadedVersion, agrees: bool) -> None:
+    def compared(self, shadow: Version, agrees: bool) -> None:
         self._metrics.shadow.labels(shadow.model, shadow.version_text, str(agrees).lower()).inc()
 
-    def failed(self, shadow: LoadedVersion) -> None:
+    def failed(self, shadow: Version) -> None:
         self._metrics.shadow_failed.labels(shadow.model, shadow.version_text).inc()
 
-    def dropped(self, shadow: LoadedVersion) -> None:
+    def dropped(self, shadow: Version) -> None:
         self._metrics.shadow_dropped.labels(shadow.model, shadow.version_text).inc()
 
 
-def scrape_page(metrics: Metrics, registry: Registry, api_keys: ApiKeys | None = None) -> Page:
-    """What a scrape shows: the metrics of all worker processes, the states of the versions, and the processes."""
-    return Page(metrics.families, metrics.totals, registry, api_keys)
-
-
-def scrape_registry(metrics: Metrics, registry: Registry) -> CollectorRegistry:
-    """The same for prometheus_client's tools."""
-    page = CollectorRegistry()
-    page.register(scrape_page(metrics, registry))
-    return page
+def scrape_page(metrics: Metrics, models: Models, api_keys: ApiKeys | None = None) -> Page:
+    """What a scrape shows: what all worker processes counted, the states of the versions, and the processes."""
+    return Page(metrics.families, metrics.totals, models, api_keys)

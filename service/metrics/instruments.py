@@ -1,16 +1,18 @@
-"""Counters, gauges and histograms over the cells of a store, and families of them, one for each set of labels."""
+"""Counters, gauges and histograms in the cells of a store. A family has one for each set of labels."""
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
 from math import isfinite
 from threading import Lock
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.runtime.shared_memory import Cells, Kind, Store
-from service.tensors.dtypes import Array
+
+Array = NDArray[Any]
 
 
 class Counter:
@@ -36,7 +38,8 @@ class Gauge:
 
 
 class Histogram:
-    """Its cells: how many were at most the first bound, how many more the second, ... how many above all; the sum."""
+    """Its cells: one count for each bound, of the values up to it and above the one before; the count of those above
+    all bounds; the sum of all values."""
 
     __slots__ = ("bounds", "cells", "lock")
 
@@ -50,7 +53,7 @@ class Histogram:
             self.observe_locked(value)
 
     def observe_all(self, values: Array) -> None:
-        """Many at once, [count]."""
+        """Observe many values, [count]."""
         places = np.bincount(np.searchsorted(self.bounds, values)).tolist()
         with self.lock:
             for place, count in enumerate(places):
@@ -59,7 +62,7 @@ class Histogram:
             self.cells[-1] += float(values.sum())
 
     def observe_locked(self, value: float) -> None:
-        """For who has taken the lock, to record several things at once."""
+        """Observe while holding the lock, to record several things at once."""
         cells = self.cells
         cells[bisect_left(self.bounds, value)] += 1.0
         cells[-1] += value
@@ -69,7 +72,7 @@ Instrument = TypeVar("Instrument")
 
 
 class Family(ABC, Generic[Instrument]):
-    """One metric. `name` is without the `_total` that Prometheus wants behind a counter's."""
+    """One metric. `name` lacks the `_total` of counters."""
 
     type: ClassVar[str]
     kind: ClassVar[Kind] = Kind.COUNT
@@ -83,7 +86,7 @@ class Family(ABC, Generic[Instrument]):
         self._instruments: dict[tuple[str, ...], Instrument] = {}
 
     def labels(self, *values: str) -> Instrument:
-        """The one instrument of this process for these values. They stand in the order of the names."""
+        """This process's instrument for these values, which are in the order of the names."""
         instrument = self._instruments.get(values)
         if instrument is None:
             if len(values) != len(self.label_names):
@@ -104,7 +107,7 @@ class Counters(Family[Counter]):
 
 
 class Gauges(Family[Gauge]):
-    """Added up over the processes that live."""
+    """Added up over the living processes."""
 
     type = "gauge"
     kind = Kind.GAUGE
@@ -127,14 +130,12 @@ class Histograms(Family[Histogram]):
         return Histogram(cells, self._store.lock, self.bounds)
 
 
-# What a version with labels predicts: which label comes first, and with which score.
-
-# Up to here Python's own lists are quicker than NumPy's calls.
+# Up to here a Python loop is quicker than NumPy's calls.
 MAX_LOOPED_ROWS = 8
 
 
 class PredictionMetrics:
-    """Of one version."""
+    """The predictions of a version with labels: the best label and its score."""
 
     def __init__(self, predictions: Counters, confidence: Histogram, model: str, version: str) -> None:
         self._predictions = predictions
@@ -143,8 +144,8 @@ class PredictionMetrics:
         self._counters: dict[str, Counter] = {}
 
     def record(self, labels: Sequence[str], scores: Array) -> None:
-        """`scores`: [batch, labels]. Rows whose best is not finite are left out: one NaN would make the sum of all
-        confidences NaN for ever."""
+        """`scores`: [batch, labels]. Rows whose best score is not finite are left out: one NaN would make the sum NaN
+        for ever."""
         if len(scores) <= MAX_LOOPED_ROWS:
             for row in scores.tolist():
                 confidence = max(row)
@@ -166,18 +167,15 @@ class PredictionMetrics:
         return counter
 
 
-# Outlier scores, as a histogram.
-
-
 class OutlierScoreMetrics:
-    """Of one version."""
+    """The outlier scores of a version, as a histogram."""
 
     def __init__(self, histogram: Histogram) -> None:
         self._histogram = histogram
 
     def record(self, scores: Sequence[float]) -> None:
-        """In units of the threshold. What is no finite number counts as above all bounds, and is left out of the sum,
-        which would never be a number again."""
+        """`scores`: 1 is the threshold. A score that is not finite counts as above all bounds, and is left out of the
+        sum, which it would spoil for ever."""
         histogram = self._histogram
         with histogram.lock:
             for score in scores:

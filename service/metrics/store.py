@@ -1,9 +1,9 @@
-"""Adds up what all processes have counted. Where which series stands is kept: next time only new ones are read."""
+"""Sums over what all worker processes counted. The places of series are kept, so that later only new ones are read."""
 
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,13 @@ from service.runtime.shared_memory import SLOTS, Kind, SharedMemory, parse_serie
 
 Positions = NDArray[np.intp]
 
-# Counts have no owner whose end would end them.
+# The slot of counts, which outlive their process.
 _ALWAYS = SLOTS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Series:
-    """Its sums are `values[first:end]`."""
+    """A metric with one set of labels. Its sums are `values[first:end]`."""
 
     metric: str
     labels: tuple[str, ...]
@@ -30,17 +30,22 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """`series`: by metric, those that somebody has. `living`: the processes that count."""
+    """`series`: by metric, those that a process has. `living`: the processes that count."""
 
     values: Sequence[float]
     series: Mapping[str, Sequence[Series]]
     living: Sequence[int]
 
+    def of(self, metric: str) -> Iterator[tuple[tuple[str, ...], Sequence[float]]]:
+        """Labels and sums of each series: one sum, or those of a histogram's cells."""
+        for series in self.series.get(metric, ()):
+            yield series.labels, self.values[series.first : series.end]
+
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """`sums[i]` takes what the memory has in `cells[i]`, a double, while the slot `slots[i]` lives; the same for the
-    series of each area."""
+    """`sums[i]` gets the double `cells[i]` of the memory while slot `slots[i]` has a worker. `series` and
+    `series_slots` say the same of the series of each area."""
 
     sums: Positions
     cells: Positions
@@ -50,6 +55,8 @@ class _Places:
 
 
 class Totals:
+    """Adds up the cells of all processes."""
+
     def __init__(self, memory: SharedMemory) -> None:
         self._memory = memory
         self._numbers = np.frombuffer(memory.view, np.float64)
@@ -57,10 +64,10 @@ class Totals:
         self._end = 0
         self._series: dict[bytes, Series] = {}
         self._size = 0
-        # Of each area: where its sums begin, where its cells do, how many they are, the series' number, the slot.
+        # For each area: its first sum, its first cell, how many there are, the series' number, the slot.
         self._areas: list[tuple[int, int, int, int, int]] = []
         self._places = _places([])
-        # The first process forks workers and does nothing else; one that is alone has other children, too.
+        # The first process only forks workers. A process that is alone may have other children.
         self.parent = memory.first_process if memory.first_process != os.getpid() else None
 
     def sums(self) -> Sums:
@@ -83,7 +90,7 @@ class Totals:
 
     def _read(self) -> None:
         for area in self._memory.areas(self._end):
-            # Of an area that is appended just now the next time.
+            # An area that is being appended is read the next time.
             self._end = area.start + area.size
             if area.kind not in (Kind.COUNT, Kind.GAUGE):
                 continue
@@ -100,7 +107,7 @@ class Totals:
 
 def _places(areas: Sequence[tuple[int, int, int, int, int]]) -> _Places:
     sums, cells, sizes, numbers, slots = np.array(areas, np.intp).reshape(-1, 5).T
-    # Of a series of three cells 0, 1, 2, and so on.
+    # 0, 1, 2 for a series of three cells, and so on.
     steps = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return _Places(
         np.repeat(sums, sizes) + steps, np.repeat(cells, sizes) + steps, np.repeat(slots, sizes), numbers, slots

@@ -6,25 +6,30 @@ The stages of an answered request add up: success = compute_input + queue + comp
 from collections import defaultdict
 from collections.abc import Mapping
 
-from prometheus_client.registry import Collector
-
 from service.inference.version import State
 from service.lifecycle.registry import Registry
+from service.metrics.exposition import Page
+from service.metrics.store import Sums
 
 # What counts as a request for inference, whichever protocol it came by.
 _VERBS = ("infer", "predict", "classify", "regress")
-
-Sums = Mapping[str, float]
+_SECONDS_AND_ROWS = (
+    "serving_decode_seconds",
+    "serving_encode_seconds",
+    "serving_inference_duration_seconds",
+    "serving_queue_wait_seconds",
+    "serving_batch_size",
+)
 
 
 def statistics(
-    registry: Registry, scraped: Collector, model: str | None = None, version: int | None = None
+    registry: Registry, page: Page, model: str | None = None, version: int | None = None
 ) -> dict[str, object]:
     """Of the AVAILABLE versions; of all models where none is named, and of all its versions where none is."""
-    sums = _sums(scraped)
+    totals = _totals(page.sums())
     return {
         "model_stats": [
-            _model_stats(name, str(number), sums[name, str(number)])
+            _model_stats(name, str(number), totals[name, str(number)])
             for name, versions in sorted(registry.statuses().items())
             for number, status in sorted(versions.items())
             if model in (None, name) and version in (None, number) and status.state is State.AVAILABLE
@@ -32,34 +37,36 @@ def statistics(
     }
 
 
-def _sums(scraped: Collector) -> Mapping[tuple[str, str], Sums]:
-    """By model and version the values of their series, by name and with the other labels added up. Requests are told
-    apart by success."""
-    sums: dict[tuple[str, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for family in scraped.collect():
-        for sample in family.samples:
-            labels, name = sample.labels, sample.name
-            if "version" not in labels or labels.get("verb", "infer") not in _VERBS:
-                continue
-            if name == "serving_requests_total":
-                name = "success" if labels["status"] == "200" else "fail"
-            sums[labels["model"], labels["version"]][name] += sample.value
-    return sums
+def _totals(sums: Sums) -> Mapping[tuple[str, str], Mapping[str, float]]:
+    """For each model and version, by metric: what was counted over all other labels; of a histogram also the `_count`.
+    Requests are told apart by success."""
+    totals: dict[tuple[str, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for (model, version, _protocol, verb, status), (count,) in sums.of("serving_requests"):
+        if verb in _VERBS:
+            totals[model, version]["success" if status == "200" else "fail"] += count
+    for (model, version, _protocol, verb), cells in sums.of("serving_request_duration_seconds"):
+        if verb in _VERBS:
+            totals[model, version]["request_seconds"] += cells[-1]
+    for metric in _SECONDS_AND_ROWS:
+        for (model, version, *_), cells in sums.of(metric):
+            totals[model, version][metric] += cells[-1]
+            totals[model, version][metric + "_count"] += sum(cells[:-1])
+    return totals
 
 
-def _model_stats(model: str, version: str, sums: Sums) -> dict[str, object]:
-    decode, encode = sums["serving_decode_seconds_total"], sums["serving_encode_seconds_total"]
-    inference, queue = sums["serving_inference_duration_seconds_sum"], sums["serving_queue_wait_seconds_sum"]
+def _model_stats(model: str, version: str, totals: Mapping[str, float]) -> dict[str, object]:
+    decode, encode = totals["serving_decode_seconds"], totals["serving_encode_seconds"]
+    inference, queue = totals["serving_inference_duration_seconds"], totals["serving_queue_wait_seconds"]
     answered = decode + inference + encode
-    inferences = sums["serving_inference_duration_seconds_count"]
+    inferences = totals["serving_inference_duration_seconds_count"]
     return {
         "name": model,
         "version": version,
-        "inference_count": int(sums["serving_batch_size_sum"]),
-        "execution_count": int(sums["serving_batch_size_count"]),
+        "inference_count": int(totals["serving_batch_size"]),
+        "execution_count": int(totals["serving_batch_size_count"]),
         "inference_stats": {
-            "success": _duration(sums["success"], answered),
-            "fail": _duration(sums["fail"], sums["serving_request_duration_seconds_sum"] - answered),
+            "success": _duration(totals["success"], answered),
+            "fail": _duration(totals["fail"], totals["request_seconds"] - answered),
             "queue": _duration(inferences, queue),
             "compute_input": _duration(inferences, decode),
             "compute_infer": _duration(inferences, inference - queue),

@@ -4,7 +4,6 @@ from contextlib import suppress
 
 import orjson
 from flask import Response as FlaskResponse
-from prometheus_client.registry import Collector
 
 from service.api.flask_app import View, current_request, json_response
 from service.api.routes import Match, parse_version
@@ -19,6 +18,7 @@ from service.inference.scores import Inferred
 from service.inference.version import LoadedVersion
 from service.lifecycle.registry import Find, Registry
 from service.lifecycle.watcher import Watcher
+from service.metrics.exposition import Page
 from service.runtime.utf8 import NotUtf8, without_mark
 from service.settings import Settings
 
@@ -46,7 +46,7 @@ def decode(find: Find, match: Match, request: Request) -> Prediction:
     return Prediction(loaded, name, inputs, encode, request.context)
 
 
-def views(registry: Registry, settings: Settings, watcher: Watcher, scraped: Collector) -> dict[str, View]:
+def views(registry: Registry, settings: Settings, watcher: Watcher, scraped: Page) -> dict[str, View]:
     """`scraped`: the metrics of all worker processes."""
 
     def find(model: str, version: str | None) -> LoadedVersion:

@@ -16,7 +16,7 @@ from service import App
 from service.api import routes
 from service.engines.base import Engine
 from service.http import Request
-from service.inference.batching import Batcher, BatchLimits, BatchObserver, Independence, TickBatcher, is_batchable
+from service.inference.batching import Batcher, BatchLimits, Independence, TickBatcher, is_batchable
 from service.inference.context import RequestContext
 from service.inference.pace import Pace
 from service.inference.version import LoadedVersion, State, VersionStatus
@@ -71,13 +71,29 @@ def independent(signatures: Mapping[str, Signature]) -> Independence:
     return Independence([name for name, of in signatures.items() if is_batchable(of)])
 
 
+class Unobserved:
+    """A BatchObserver that ignores what batches report."""
+
+    def ran(self, rows: int) -> None:
+        pass
+
+    def waited(self, seconds: float) -> None:
+        pass
+
+    def queued(self, rows: int) -> None:
+        pass
+
+    def contradicted(self) -> None:
+        pass
+
+
 def batcher(engine: Engine, max_batch_size: int = 8, timeout_seconds: float = 0) -> Batcher:
     limits = BatchLimits(max_batch_size, timeout_seconds)
-    return Batcher(engine.run, engine.signatures, independent(engine.signatures), limits, BatchObserver())
+    return Batcher(engine.run, engine.signatures, independent(engine.signatures), limits, Unobserved())
 
 
 def tick_batcher(engine: Engine) -> TickBatcher:
-    return TickBatcher(engine.run, engine.signatures, independent(engine.signatures), 8, BatchObserver())
+    return TickBatcher(engine.run, engine.signatures, independent(engine.signatures), 8, Unobserved())
 
 
 def quick() -> Pace:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from service.errors import InvalidRequest
-from service.inference.batching import Batcher, BatchLimits, BatchObserver, Independence
+from service.inference.batching import Batcher, BatchLimits, Independence
 from service.inference.deadline import Deadline, DeadlineExceeded
 from service.tensors.dtypes import Array
 from service.tensors.signature import Signature
-from tests.unit.service.fakes import Arrays, any_shape, independent, signature, tensor
+from tests.unit.service.fakes import Arrays, Unobserved, any_shape, independent, signature, tensor
 
 ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 PAIRS = signature({"x": tensor("DT_FLOAT", -1, -1)}, {"y": tensor("DT_FLOAT", -1)})
@@ -41,7 +41,7 @@ class Model:
         return {"y": 2 * x if x.ndim == 1 else x.sum(axis=1)}
 
 
-class Observer(BatchObserver):
+class Observer(Unobserved):
     def __init__(self) -> None:
         self.sizes: list[int] = []
         self.waits: list[float] = []

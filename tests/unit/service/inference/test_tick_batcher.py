@@ -3,17 +3,17 @@
 import numpy as np
 
 from service.errors import InvalidRequest
-from service.inference.batching import Arrays, BatchObserver, TickBatcher
+from service.inference.batching import Arrays, TickBatcher
 from service.tensors.dtypes import Array
 from service.tensors.signature import Signature, TensorSpec
-from tests.unit.service.fakes import independent, signature, tensor
+from tests.unit.service.fakes import Unobserved, independent, signature, tensor
 
 ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 PAIRS = signature({"x": tensor("DT_FLOAT", -1, -1)}, {"y": tensor("DT_FLOAT", -1)})
 WHOLE = signature({"x": tensor("DT_FLOAT", 2)}, {"y": tensor("DT_FLOAT", -1)})
 
 
-class Model(BatchObserver):
+class Model(Unobserved):
     """Sums what is behind the first size. A negative value is refused, with all that came with it."""
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ from service.lifecycle.warm_up import Example
 from service.serving_config import InvalidServingConfig, RowProof, ServingConfig, write_serving_config
 from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
-from tests.unit.service.fakes import Arrays, FakeEngine, echo, loaded_version, signature, tensor
+from tests.unit.service.fakes import Arrays, FakeEngine, Unobserved, echo, loaded_version, signature, tensor
 from tests.unit.service.watched_for_drift import UNIFORM, write_reference
 
 ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
@@ -32,7 +32,7 @@ def new_loader(of: Signature = ROWS, observer: BatchObserver | None = None) -> L
     def load_engine(_path: Path, _config: ServingConfig) -> FakeEngine:
         return FakeEngine({DEFAULT_SIGNATURE: of}, echo)
 
-    return Loader(load_engine, lambda _model, _version: observer or BatchObserver(), LIMITS, decode_example)
+    return Loader(load_engine, lambda _model, _version: observer or Unobserved(), LIMITS, decode_example)
 
 
 def with_proof(**parts: Any) -> ServingConfig:
@@ -80,7 +80,7 @@ def test_batch_size_without_independent_rows_is_a_warning(tmp_path: Path, caplog
 def test_contradicted_signature_stays_unbatched(tmp_path: Path) -> None:
     contradictions: list[int] = []
 
-    class Observer(BatchObserver):
+    class Observer(Unobserved):
         def contradicted(self) -> None:
             contradictions.append(1)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from service.api.v1.decode import decode_example
 from service.engines.base import Engine
-from service.inference.batching import BatchLimits, BatchObserver
+from service.inference.batching import BatchLimits
 from service.inference.version import State
 from service.lifecycle.loader import LoadEngine, Loader, Retries
 from service.lifecycle.policies import policy_file
@@ -20,7 +20,7 @@ from service.runtime.shared_memory import SharedMemory
 from service.serving_config import RowProof, ServingConfig, write_serving_config
 from service.settings import Settings
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
-from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature, tensor
+from tests.unit.service.fakes import FakeEngine, Unobserved, any_shape, echo, signature, tensor
 
 NEVER_SECONDS = 3600
 OF = signature({"x": any_shape("DT_FLOAT")})
@@ -46,7 +46,7 @@ class FakeLoader:
 
 
 def new_loader(load_engine: LoadEngine) -> Loader:
-    return Loader(load_engine, lambda _model, _version: BatchObserver(), BatchLimits(8, 0), decode_example)
+    return Loader(load_engine, lambda _model, _version: Unobserved(), BatchLimits(8, 0), decode_example)
 
 
 def board_of(memory: SharedMemory, slot: int) -> Board:

@@ -19,7 +19,7 @@ from PIL import Image
 from service import App, create_app
 from service.errors import InvalidRequest
 from service.http import Request, Response
-from service.inference.batching import Batcher, BatchLimits, BatchObserver, Independence
+from service.inference.batching import Batcher, BatchLimits, Independence
 from service.inference.context import RequestContext
 from service.inference.health import Health, Tolerance
 from service.inference.infer import Inference
@@ -33,6 +33,7 @@ from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE
 from tests.unit.service.fakes import (
     FakeEngine,
+    Unobserved,
     any_shape,
     batcher,
     echo,
@@ -717,7 +718,7 @@ def test_a_version_that_hangs_is_asked_no_more_after_some_deadlines_and_leaves_o
         registry = app.registry
         loaded = LoadedVersion("model", 1, engine, ServingConfig(), health=health)
         limits = BatchLimits(8, 0)
-        one_by_one = Batcher(loaded.run_in_thread, engine.signatures, Independence(), limits, BatchObserver())
+        one_by_one = Batcher(loaded.run_in_thread, engine.signatures, Independence(), limits, Unobserved())
         make_available(registry, replace(loaded, batcher=one_by_one))
         other = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo)
         make_available(registry, LoadedVersion("other", 1, other, ServingConfig(), batcher(other)))
