@@ -124,7 +124,9 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     # Admitting requests, and responding to them
     rate_limits = RateLimits(memory)
     api_keys = (
-        ApiKeys(key_file(settings, rate_limits, values), settings.poll_seconds) if settings.api_keys_file else None
+        ApiKeys(key_file(settings.api_keys_file, settings.rate_limit, rate_limits, values), settings.poll_seconds)
+        if settings.api_keys_file
+        else None
     )
     limit_of_all = rate_limits.of("", settings.rate_limit) if api_keys is None else None
     admission = Admission(metrics, api_keys, limit_of_all, has_operations=not settings.operations_port)

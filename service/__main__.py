@@ -57,7 +57,7 @@ def main() -> None:
     try:
         policy_file(settings).check()
         if settings.api_keys_file:
-            key_file(settings, RateLimits()).check()
+            key_file(settings.api_keys_file, settings.rate_limit, RateLimits()).check()
     except InvalidFile as error:
         parser.error(str(error))
     if settings.capture_file:

@@ -1,4 +1,4 @@
-"""API keys: who may ask, and for what. The file holds what a key is recognized by, never the key itself."""
+"""API keys: who may send requests, and which. The file holds a hash of each key, never the key itself."""
 
 import hashlib
 import hmac
@@ -18,18 +18,16 @@ import msgspec
 from service.runtime import toml_file
 from service.runtime.shared_values import Value, Values
 from service.runtime.toml_file import TomlFile
-from service.security import rate_limit
-from service.security.rate_limit import RateLimit, RateLimits
-from service.settings import Settings
+from service.security.rate_limit import RateLimit, RateLimits, parse
 
-# Of a key whose owner may load and unload models, and everything that one with `predict` may.
+# admin: load and unload models, and everything that predict may.
 Scope = Literal["predict", "admin"]
 
-# What needs no quotes in TOML, nor in a log.
+# Needs no quotes in TOML, nor in a log.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 Name = Annotated[str, msgspec.Meta(pattern=rf"^{NAME_PATTERN.pattern}$")]
 
-# So that a key is known for what it is where it has leaked to.
+# Shows what it is, wherever a key has leaked to.
 PREFIX = "fr_"
 RANDOM_BYTES = 32
 
@@ -37,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 
 class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A key as the file has it. `expires`: the first day, in UTC, on which it is refused. `rate_limit`: instead of the
-    setting of that name; empty: none."""
+    """A key in the file. `expires`: the first day, in UTC, on which it is rejected. `rate_limit`: instead of the
+    setting of that name; empty: no limit."""
 
     sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
     scope: Scope
@@ -47,7 +45,7 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         if self.rate_limit:
-            rate_limit.parse(self.rate_limit)
+            parse(self.rate_limit)
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -65,7 +63,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not self.keys:
-            # Half written, or by mistake; to let nobody in would be no service.
+            # Half written, or a mistake: with no key at all nobody could use the service.
             raise ValueError("there is no key in it; expected a table `keys.NAME` for each")
         owners: dict[str, str] = {}
         for name, entry in self.keys.items():
@@ -73,15 +71,15 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"`keys.{other}` and `keys.{name}` are the same key")
 
 
-# By its digest.
+# By digest.
 Keys = Mapping[bytes, ApiKey]
 
-# What an unknown key is compared with, so that it takes as long as a known one.
+# An unknown key is compared with this one, so that it takes as long as a known key.
 _NOBODY = ApiKey("", bytes(32), "predict", 0.0)
 
 
 class ApiKeys:
-    """The keys that count, looked for anew every so many seconds by a thread of its own: a disk may be slow."""
+    """The valid keys. A thread of its own polls the file, because a disk may be slow."""
 
     def __init__(self, file: TomlFile[Keys], poll_seconds: float, clock: Callable[[], float] = time.time) -> None:
         self._file = file
@@ -92,14 +90,14 @@ class ApiKeys:
 
     @property
     def is_valid(self) -> bool:
-        """Whether what the file says now counts."""
+        """Whether the file's present content is in force."""
         return not self._file.error
 
     def find(self, key: bytes) -> ApiKey | None:
-        """None for one that is unknown, or has expired.
+        """The key's entry; None if it is unknown or has expired.
 
-        How long the search takes tells at most how a hash of the caller's choice compares with one that is kept, which
-        nobody can steer, and not whether a key begins as another does.
+        The time of the lookup depends on hashes alone, which a caller cannot steer, and not on how much of a key is
+        right.
         """
         digest = hashlib.sha256(key).digest()
         found = self._file.content.get(digest, _NOBODY)
@@ -109,17 +107,15 @@ class ApiKeys:
         try:
             if not self._file.read():
                 return
-        # Whatever goes wrong, keys must still be found withdrawn the next time.
+        # Whatever went wrong, a key that is removed later must be noticed.
         except Exception:
             logger.exception("reading the API keys failed; trying again")
             return
         if self._file.error:
-            logger.error("%s; the keys before go on to count", self._file.error)
+            logger.error("%s; the previous keys stay valid", self._file.error)
         else:
-            logger.info("%d API keys count: %s", len(self._file.content), ", ".join(self.names()))
-
-    def names(self) -> list[str]:
-        return sorted(key.name for key in self._file.content.values())
+            names = sorted(key.name for key in self._file.content.values())
+            logger.info("%d valid API keys: %s", len(names), ", ".join(names))
 
     def start(self) -> None:
         threading.Thread(target=self._watch, name="api-keys", daemon=True).start()
@@ -132,8 +128,8 @@ class ApiKeys:
             self.poll()
 
 
-def key_file(settings: Settings, limits: RateLimits, values: Values | None = None) -> TomlFile[Keys]:
-    """`values`: what worker processes share."""
+def key_file(path: str, rate_limit: str, limits: RateLimits, values: Values | None = None) -> TomlFile[Keys]:
+    """The file of keys. `rate_limit`: of keys without one of their own. `values`: shared by the worker processes."""
 
     def decode_keys(written: bytes, path: Path) -> Keys:
         keys = [
@@ -142,18 +138,18 @@ def key_file(settings: Settings, limits: RateLimits, values: Values | None = Non
                 bytes.fromhex(entry.sha256),
                 entry.scope,
                 _end(entry.expires),
-                limits.of(name, settings.rate_limit if entry.rate_limit is None else entry.rate_limit),
+                limits.of(name, rate_limit if entry.rate_limit is None else entry.rate_limit),
             )
             for name, entry in decode(written, path).items()
         ]
         return {key.digest: key for key in keys}
 
     kept = Value(values, b"api-keys.toml") if values else None
-    return TomlFile(Path(settings.api_keys_file), decode_keys, {}, must_exist=True, kept=kept)
+    return TomlFile(Path(path), decode_keys, {}, must_exist=True, kept=kept)
 
 
 def decode(written: bytes, path: "os.PathLike[str]") -> dict[str, KeyEntry]:
-    """By name. Raises InvalidFile, with file, place and what was expected."""
+    """Entries by name. Raises InvalidFile, which says where and what was expected."""
     return toml_file.decode(written, path, _File, "keys", KeyEntry).keys
 
 
@@ -162,6 +158,6 @@ def _end(expires: date | None) -> float:
 
 
 def new_key() -> tuple[str, str]:
-    """A key, and what the file has of it: its SHA-256."""
+    """A key, and its SHA-256 for the file."""
     key = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
     return key, hashlib.sha256(key.encode()).hexdigest()

@@ -1,10 +1,10 @@
-"""What a browser may do with a page of ours. (Content Security Policy Level 3, W3C)"""
+"""Security headers of pages: what a browser may do with them. (Content Security Policy Level 3, W3C)"""
 
 from flask import Flask
 from flask import Response as FlaskResponse
 
-# Everything comes from this service, and nothing stands in the page itself: a label or a model card that brings a
-# script along runs nothing, and sends nothing anywhere. blob: and data: are pictures that the page makes.
+# Everything comes from this service, and a page contains no script itself: one in a label or a model card does not run,
+# and sends nothing anywhere. blob: and data: are pictures that the page makes.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -27,7 +27,7 @@ OF_PAGES = {
 
 
 def register(app: Flask) -> None:
-    """X-Content-Type-Options is in every answer of the server."""
+    """Add them to each page. X-Content-Type-Options is in every response of the server."""
 
     @app.after_request
     def protect(response: FlaskResponse) -> FlaskResponse:

@@ -96,7 +96,7 @@ def test_a_worker_that_is_replaced_while_the_file_is_bad_takes_the_keys_that_the
     server.wait_until_all_workers_answer(2)
     assert says("serving_workers 2.0")
     assert statuses(server, alice) == {200}
-    server.wait_until_logged("; the keys before go on to count")
+    server.wait_until_logged("; the previous keys stay valid")
 
 
 def test_a_rate_limit_is_kept_by_all_workers_together(tmp_path: Path, keys: KeyFile, alice: dict[str, str]) -> None:

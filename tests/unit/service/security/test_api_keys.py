@@ -11,11 +11,10 @@ from service.runtime.shared_values import Values
 from service.runtime.toml_file import InvalidFile
 from service.security.api_keys import ApiKeys, decode, key_file, new_key
 from service.security.rate_limit import RateLimits
-from service.settings import Settings
 
 PATH = Path("keys.toml")
 DAY = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
-SECONDS_AT_MOST = 10
+DEADLINE_SECONDS = 10
 
 
 def entry(key: str, name: str = "alice", **parts: object) -> str:
@@ -26,16 +25,16 @@ def entry(key: str, name: str = "alice", **parts: object) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Anew, so that it counts as changed however quickly one follows the other."""
+    """A new file, so that it counts as changed however soon it follows the one before."""
     (draft := path.with_suffix(".draft")).write_text(text)
     draft.rename(path)
 
 
-def keys_of(path: Path, now: float = 0.0, values: Values | None = None) -> ApiKeys:
-    return ApiKeys(key_file(Settings(api_keys_file=str(path)), RateLimits(), values), 0.001, lambda: now)
+def keys_of(path: Path, now: float = 0.0, values: Values | None = None, rate_limit: str = "") -> ApiKeys:
+    return ApiKeys(key_file(str(path), rate_limit, RateLimits(), values), 0.001, lambda: now)
 
 
-def test_a_key_is_found_by_its_hash_and_says_whose_it_is_and_what_it_may(tmp_path: Path) -> None:
+def test_a_key_is_found_by_its_hash(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     write(path, entry("one") + entry("two", "bob", scope="admin"))
     keys = keys_of(path)
@@ -48,7 +47,7 @@ def test_a_key_is_found_by_its_hash_and_says_whose_it_is_and_what_it_may(tmp_pat
 
 
 @pytest.mark.parametrize(("now", "counts"), [(DAY - 1, True), (DAY, False), (DAY + 1e9, False)])
-def test_a_key_is_refused_from_the_day_on_that_it_expires(tmp_path: Path, now: float, counts: bool) -> None:
+def test_a_key_expires_at_the_start_of_its_day(tmp_path: Path, now: float, counts: bool) -> None:
     path = tmp_path / "keys.toml"
     write(path, entry("one", expires=date(2027, 1, 1)))
     assert (keys_of(path, now).find(b"one") is not None) is counts
@@ -69,11 +68,19 @@ def test_a_key_is_refused_from_the_day_on_that_it_expires(tmp_path: Path, now: f
         (entry("one") + entry("one", "bob"), "`keys.alice` and `keys.bob` are the same key"),
     ],
 )
-def test_a_fault_of_the_file_is_named_with_its_place_and_what_was_expected(text: str, words: str) -> None:
+def test_an_invalid_file_is_named_with_place_and_expectation(text: str, words: str) -> None:
     with pytest.raises(InvalidFile) as raised:
         decode(text.encode(), PATH)
     assert str(raised.value).startswith("keys.toml: ")
     assert words in str(raised.value)
+
+
+def test_a_key_has_its_own_rate_limit_or_the_setting(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    write(path, entry("one") + entry("two", "bob", rate_limit="2/hour") + entry("three", "carol", rate_limit=""))
+    keys = keys_of(path, rate_limit="1/second")
+    limits = [found.limit for key in (b"one", b"two", b"three") if (found := keys.find(key))]
+    assert list(map(str, limits)) == ["1 requests in 1 s", "2 requests in 3600 s", "None"]
 
 
 def test_keys_come_and_go_with_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -86,10 +93,10 @@ def test_keys_come_and_go_with_the_file(tmp_path: Path, caplog: pytest.LogCaptur
     keys.poll()
     assert keys.find(b"one") is None
     assert keys.find(b"two")
-    assert caplog.messages == ["1 API keys count: alice", "1 API keys count: bob"]
+    assert caplog.messages == ["1 valid API keys: alice", "1 valid API keys: bob"]
 
 
-def test_while_the_file_is_bad_the_keys_before_count_and_it_is_said_once(
+def test_an_invalid_file_leaves_the_previous_keys_valid_and_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "keys.toml"
@@ -103,14 +110,14 @@ def test_while_the_file_is_bad_the_keys_before_count_and_it_is_said_once(
         assert keys.find(b"one")
         assert not keys.is_valid
         (message,) = caplog.messages
-        assert message.endswith("; the keys before go on to count")
+        assert message.endswith("; the previous keys stay valid")
     write(path, entry("two"))
     keys.poll()
     assert keys.is_valid
     assert keys.find(b"one") is None
 
 
-def test_a_worker_that_begins_while_the_file_is_bad_takes_the_keys_that_the_others_take(tmp_path: Path) -> None:
+def test_a_worker_that_starts_with_an_invalid_file_has_the_keys_of_the_others(tmp_path: Path) -> None:
     path, values = tmp_path / "keys.toml", Values(SharedMemory())
     write(path, entry("one"))
     keys_of(path, values=values)
@@ -120,25 +127,25 @@ def test_a_worker_that_begins_while_the_file_is_bad_takes_the_keys_that_the_othe
     assert not keys.is_valid
 
 
-def test_a_worker_that_knows_no_keys_lets_nobody_in(tmp_path: Path) -> None:
+def test_without_any_keys_nobody_is_let_in(tmp_path: Path) -> None:
     keys = keys_of(tmp_path / "gone.toml")
     assert keys.find(b"one") is None
     assert not keys.is_valid
 
 
-def test_the_file_is_looked_at_again_and_again_by_a_thread(tmp_path: Path) -> None:
+def test_a_thread_polls_the_file(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     write(path, entry("one"))
     keys = keys_of(path)
     write(path, entry("two"))
     keys.start()
-    deadline = time.monotonic() + SECONDS_AT_MOST
+    deadline = time.monotonic() + DEADLINE_SECONDS
     while keys.find(b"two") is None:
         assert time.monotonic() < deadline
     keys.stop()
 
 
-def test_a_new_key_is_long_and_unlike_any_other() -> None:
+def test_new_keys_are_long_and_different() -> None:
     made = [new_key() for _ in range(3)]
     assert len({key for key, _ in made}) == 3
     for key, digest in made:

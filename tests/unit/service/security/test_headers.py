@@ -9,7 +9,7 @@ from tests.unit.service.fakes import FakeService, patient_settings
 STRICT = {"default-src 'none'", "script-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"}
 
 
-def test_a_page_runs_nothing_but_our_own_parts_and_is_framed_by_nobody() -> None:
+def test_a_page_runs_only_our_scripts_and_cannot_be_framed() -> None:
     app = Flask(__name__)
     security_headers.register(app)
     app.add_url_rule("/page", "page", lambda: Response("<p>", content_type="text/html; charset=utf-8"))
