@@ -1,7 +1,7 @@
-"""One line of the log for each request.
+"""The access log: one line for each request.
 
-Not through the logging module, which takes longer for a record than all of this: lines are put together for a while,
-formatted and written at once, and nobody waits for it.
+The logging module would take longer for one record than all of this. Lines are collected for a while, then formatted
+and written together, and no request waits for that.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ import msgspec
 from service.http import Request
 from service.settings import Settings
 
-# How long a line waits for others. To wake the writer takes as long as several lines.
+# How long a line waits for others: waking the writer takes as long as several lines.
 FLUSH_SECONDS = 0.02
 
 
 class Line(msgspec.Struct, omit_defaults=True, gc=False):
-    """As JSON shows it. What does not apply is left out; `span_id` is the caller's."""
+    """A line, as JSON shows it. What does not apply is left out. `span_id` is the caller's."""
 
     time: str
     level: str
@@ -47,7 +47,7 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class RequestLog:
-    """Belongs to an event loop. `draw`: a number of [0, 1) for each request that may be left out."""
+    """The log of one event loop. `draw`: gives a number in [0, 1) for each request that may be left out."""
 
     def __init__(self, settings: Settings, write: Callable[[bytes], None], draw: Callable[[], float] = random) -> None:
         is_json = settings.log_format == "json"
@@ -63,7 +63,7 @@ class RequestLog:
         self._millisecond_text = ""
 
     def answered(self, request: Request, status: int, body_bytes: int) -> None:
-        """`body_bytes`: of the answer, as they went out."""
+        """Log a request that has its response. `body_bytes`: of the response, on the wire."""
         if status < 500 and self._share < 1.0 and self._draw() >= self._share:
             return
         if request.is_operations and not self._shows_operations:
@@ -104,7 +104,7 @@ class RequestLog:
             self._write(self._format(lines))
 
     def _now(self) -> str:
-        """Many requests end in the same millisecond."""
+        """The time as text, which is kept: many requests end in the same millisecond."""
         millisecond = int(time.time() * 1000)
         if millisecond != self._millisecond:
             self._millisecond = millisecond
@@ -121,7 +121,7 @@ def _utc(seconds: float) -> str:
 
 
 def _local(seconds: float) -> str:
-    """As the logging module writes it."""
+    """Local time, as the logging module writes it."""
     return datetime.fromtimestamp(seconds).isoformat(" ", "milliseconds").replace(".", ",")
 
 

@@ -1,6 +1,6 @@
-"""Keeps a share of the requests with their answers in a file, for `python -m training replay` to ask another version.
+"""Capture: a share of the requests with their outputs, in a file for `python -m training replay`.
 
-No request waits for it, and none fails with it: a thread encodes and writes what it can, and the rest is counted.
+No request waits for capture or fails because of it: a thread encodes and writes what it can, and counts the rest.
 """
 
 import logging
@@ -9,18 +9,15 @@ from datetime import UTC, datetime
 from math import prod
 from pathlib import Path
 from random import random
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
 from service.inference.context import RequestContext
-from service.inference.shadow import first_labels
-from service.inference.version import LoadedVersion
 from service.observability.rotating_file import RotatingFile
 from service.runtime.worker_thread import Background
 from service.tensors.dtypes import DATATYPES, DTYPES, Array, shape_text
-
-# A captured request as a line of JSON: what a version was asked, and what it answered.
 
 Arrays = Mapping[str, Array]
 
@@ -30,8 +27,8 @@ _STRINGS = "BYTES"
 
 
 class Tensor(msgspec.Struct, frozen=True):
-    """By the Open Inference Protocol's names. `data`: base64 of the bytes, little-endian and row by row; of BYTES one
-    base64 for each string."""
+    """A tensor in the Open Inference Protocol's terms. `data`: base64 of the bytes, little-endian, row by row; for
+    BYTES one base64 for each string."""
 
     datatype: str
     shape: tuple[int, ...]
@@ -39,7 +36,7 @@ class Tensor(msgspec.Struct, frozen=True):
 
 
 class Captured(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`labels`: which came first in each row, where the version has labels."""
+    """A captured request: a line of JSON. `labels`: the best of each row, if the version has labels."""
 
     time: datetime
     request_id: str
@@ -63,17 +60,17 @@ def encode_line(captured: Captured) -> bytes:
 
 
 def decode_line(line: bytes) -> Captured:
-    """Raises ValueError where it is damaged, or no such line."""
+    """Raises ValueError if the line is damaged or is not a captured request."""
     return _decoder.decode(line)
 
 
 def encode_tensors(arrays: Arrays) -> dict[str, Tensor]:
-    """Raises ValueError where one is of a type that the protocol has no name for."""
+    """Raises ValueError for a type that the protocol has no name for."""
     return {name: _tensor(name, array) for name, array in arrays.items()}
 
 
 def decode_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
-    """Raises ValueError where one is not what it says."""
+    """Raises ValueError if the data of a tensor does not fit its datatype and shape."""
     return {name: _array(name, tensor) for name, tensor in tensors.items()}
 
 
@@ -115,28 +112,53 @@ def _array(name: str, tensor: Tensor) -> Array:
     return array.reshape(tensor.shape)
 
 
-# Of inputs and outputs that wait to be written: one large request, or thousands of small ones.
+# Inputs and outputs that wait to be written: one large request, or thousands of small ones.
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
 
 logger = logging.getLogger(__name__)
 
 
+class Engine(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class Version(Protocol):
+    """The loaded version that answered."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def engine(self) -> Engine: ...
+
+
+# The best label of each row of a version's outputs for a signature; None without labels.
+LabelsOf = Callable[[Any, Arrays, str], list[str] | None]
+
+
 class _Taken(msgspec.Struct, frozen=True):
     context: RequestContext
-    loaded: LoadedVersion
+    loaded: Version
     signature: str
     inputs: Arrays
     outputs: Arrays
 
 
 class Capture:
-    """`draw`: a number of [0, 1) for each request that may be kept."""
+    """Writes a share of the requests to a file.
+
+    `dropped` is called for each request that was chosen and not written. `draw`: gives a number in [0, 1) for each
+    request.
+    """
 
     def __init__(
         self,
         path: Path,
         share: float,
         max_bytes: int,
+        labels_of: LabelsOf,
         dropped: Callable[[], None],
         draw: Callable[[], float] = random,
         max_queued_bytes: int = MAX_QUEUED_BYTES,
@@ -144,16 +166,15 @@ class Capture:
         self._path = path
         self._file = RotatingFile(path, max_bytes)
         self._share = share
+        self._labels_of = labels_of
         self._dropped = dropped
         self._draw = draw
         self._background = Background("capture", self._keep, max_queued_bytes)
         self._is_failing = False
         self.close = self._background.close
 
-    def offer(
-        self, context: RequestContext, loaded: LoadedVersion, signature: str, inputs: Arrays, outputs: Arrays
-    ) -> None:
-        """What `loaded` made of a request; too late, it is no answer. Never waits."""
+    def offer(self, context: RequestContext, loaded: Version, signature: str, inputs: Arrays, outputs: Arrays) -> None:
+        """Capture this request, if it is chosen and was not cancelled. Never waits."""
         if self._draw() >= self._share or (context.deadline is not None and context.deadline.is_cancelled):
             return
         weight = _bytes(inputs) + _bytes(outputs)
@@ -162,8 +183,8 @@ class Capture:
 
     def _keep(self, taken: _Taken) -> None:
         try:
-            self._file.append(encode_line(_captured(taken)))
-        # Whatever it is, the next request may fare better, and the thread must be there for it.
+            self._file.append(encode_line(self._captured(taken)))
+        # The thread must go on: whatever went wrong, the next request may be written.
         except Exception as error:
             self._dropped()
             if not self._is_failing:
@@ -174,26 +195,25 @@ class Capture:
                 self._is_failing = False
                 logger.info("%s: requests are captured again", self._path)
 
-
-def _captured(taken: _Taken) -> Captured:
-    context, loaded = taken.context, taken.loaded
-    return Captured(
-        datetime.now(UTC),
-        context.request_id,
-        loaded.model,
-        loaded.version,
-        loaded.engine.name,
-        context.protocol,
-        context.verb,
-        taken.signature,
-        encode_tensors(taken.inputs),
-        encode_tensors(taken.outputs),
-        first_labels(loaded, taken.outputs, taken.signature),
-    )
+    def _captured(self, taken: _Taken) -> Captured:
+        context, loaded = taken.context, taken.loaded
+        return Captured(
+            datetime.now(UTC),
+            context.request_id,
+            loaded.model,
+            loaded.version,
+            loaded.engine.name,
+            context.protocol,
+            context.verb,
+            taken.signature,
+            encode_tensors(taken.inputs),
+            encode_tensors(taken.outputs),
+            self._labels_of(loaded, taken.outputs, taken.signature),
+        )
 
 
 def _bytes(arrays: Arrays) -> int:
-    """And some for what holds them."""
+    """The memory that they take: their values, and some for the objects."""
     total = 1024
     for array in arrays.values():
         total += sum(map(len, array.flat)) if array.dtype.kind == "O" else array.nbytes

@@ -1,4 +1,4 @@
-"""Log lines, as text for a person or as JSON for a collector; the same for the service and for gunicorn."""
+"""Logging: lines as text for people or as JSON for a collector, from the service and from gunicorn."""
 
 import logging
 import os
@@ -13,16 +13,17 @@ import orjson
 from service.runtime.worker_thread import Background
 from service.settings import Settings
 
-# Writes lines of the log so that nothing waits for it: not for a full disk, and not for a reader that has stopped.
-
 STANDARD_ERROR = 2
 
-# What may wait to be written. More is dropped: some thousand lines, a second or two of the busiest worker.
+# Some thousand lines, or a second or two of the busiest worker. More are dropped.
 MAX_BUFFERED_BYTES = 1024 * 1024
 
 
 class LogWriter:
-    """`dropped` is told how many lines could not be written, or would have had to wait for too long."""
+    """Writes lines of the log on a thread, so that nothing waits for a full disk or a reader that has stopped.
+
+    `dropped` is called with the number of lines that could not be written, or had no room to wait.
+    """
 
     def __init__(
         self, descriptor: int, dropped: Callable[[int], None], max_queued_bytes: int = MAX_BUFFERED_BYTES
@@ -30,12 +31,12 @@ class LogWriter:
         self._descriptor = descriptor
         self._dropped = dropped
         self._background = Background("log", self._write_pieces, max_queued_bytes)
-        # A part of a line has been written, and not its end.
+        # Whether the beginning of a line was written, and not its end.
         self._is_torn = False
         self.close = self._background.close
 
     def write(self, lines: bytes) -> None:
-        """Whole lines, each with its end. Never waits."""
+        """`lines`: whole ones, each with its end. Never waits."""
         if not self._background.offer(lines, len(lines)):
             self._dropped(lines.count(b"\n"))
 
@@ -56,8 +57,8 @@ class LogWriter:
 
 
 def _pieces(lines: bytes) -> list[bytes]:
-    """So short that other processes' lines cannot get into the middle of one, where the log is a pipe. A longer line is
-    a piece of its own."""
+    """Pieces of whole lines that a pipe takes in one go, so that lines of several processes are not mixed. A line that
+    is too long for that is a piece of its own."""
     pieces = []
     start = 0
     while start < len(lines):
@@ -88,12 +89,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def _unicode(text: str) -> str:
-    """File names may hold bytes that are no text, and orjson writes text only."""
+    """File names may contain bytes that are not text, which orjson does not write."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def logging_config(settings: Settings) -> dict[str, Any]:
-    """A `logging.config.dictConfig` that leaves gunicorn's loggers to the root handler."""
+    """A configuration for `logging.config.dictConfig`, in which the root handler writes gunicorn's lines, too."""
     formatters = {
         "text": {"format": "%(asctime)s [%(process)d] %(levelname)s %(message)s"},
         "json": {"()": JsonFormatter},
@@ -106,7 +107,7 @@ def logging_config(settings: Settings) -> dict[str, Any]:
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "chosen"}},
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": {
-            # gunicorn's own start-up lines say nothing that ours do not.
+            # gunicorn's start-up lines repeat ours.
             "gunicorn.error": {
                 "level": "DEBUG" if level == "DEBUG" else "WARNING",
                 "handlers": [],
@@ -127,7 +128,7 @@ class _Stream:
 
 @contextmanager
 def written_by(writer: LogWriter, seconds: float) -> Iterator[None]:
-    """Meanwhile a full or stuck log holds nobody up. The last lines may take so long to be written."""
+    """Write the lines of the logging module with this writer. At the end, wait for the last ones at most so long."""
     handlers = [handler for handler in logging.getLogger().handlers if type(handler) is logging.StreamHandler]
     before = [handler.setStream(_Stream(writer)) for handler in handlers]
     try:

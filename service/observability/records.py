@@ -1,4 +1,4 @@
-"""What is written down of requests: of each its line of the log, and its spans; of some what they asked and got."""
+"""Records of requests: the access log, spans and captured requests of a worker process."""
 
 import os
 from collections.abc import Iterator
@@ -10,36 +10,36 @@ from service.http import Request
 from service.metrics.definitions import Metrics
 from service.observability import logging
 from service.observability.access_log import RequestLog
-from service.observability.capture import Capture
+from service.observability.capture import Capture, LabelsOf
 from service.observability.logging import STANDARD_ERROR, LogWriter
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.observability.tracing import Spans
 
-# How long the end waits for each that cannot be written, or does not answer.
+# How long the end of the process waits for each of log, spans and capture.
 LAST_SECONDS = 3.0
 
 
 class Records:
-    """Of a worker process; made after the fork."""
+    """To be made after the fork. `labels_of`: see Capture."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, labels_of: LabelsOf) -> None:
         self._writer = LogWriter(STANDARD_ERROR, metrics.log_dropped.labels().inc)
         self._log = RequestLog(settings, self._writer.write)
         self._spans = _spans() if settings.otel else None
-        self.capture = _capture(settings, metrics) if settings.capture_file else None
+        self.capture = _capture(settings, metrics, labels_of) if settings.capture_file else None
         self.answered = self._log.answered if self._spans is None else self._answered
 
     def _answered(self, request: Request, status: int, body_bytes: int) -> None:
-        # First the span: the line names the trace that may begin with it.
+        # The span first: the line names the trace that may begin with it.
         if self._spans is not None:
             self._spans.answered(request, status, body_bytes)
         self._log.answered(request, status, body_bytes)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """As long as requests are answered. At the end what has not been written yet is."""
+        """While requests are answered. At the end, write what is left."""
         with logging.written_by(self._writer, LAST_SECONDS):
             try:
                 yield
@@ -51,19 +51,24 @@ class Records:
                     self.capture.close(LAST_SECONDS)
 
     def end_process(self) -> NoReturn:
-        """In the middle of everything; but what was said last is written."""
+        """Exit at once, but write the last lines of the log."""
         self._log.flush()
         self._writer.close(LAST_SECONDS)
         os._exit(1)
 
 
-def _capture(settings: Settings, metrics: Metrics) -> Capture:
-    dropped = metrics.capture_dropped.labels()
-    return Capture(Path(settings.capture_file), settings.capture_share, settings.capture_max_bytes, dropped.inc)
+def _capture(settings: Settings, metrics: Metrics, labels_of: LabelsOf) -> Capture:
+    return Capture(
+        Path(settings.capture_file),
+        settings.capture_share,
+        settings.capture_max_bytes,
+        labels_of,
+        metrics.capture_dropped.labels().inc,
+    )
 
 
 def _spans() -> "Spans":
-    # The packages are an extra, and weigh something.
+    # Imported here: the packages are optional, and large.
     from service.observability.tracing import otlp_spans
 
     return otlp_spans()

@@ -1,4 +1,4 @@
-"""A file of lines that several processes write to, and that is never longer than it may be."""
+"""A bounded file of lines that several processes write to."""
 
 import errno
 import fcntl
@@ -6,13 +6,16 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-# Others on the machine have no business with what is in it.
+# For this user alone.
 _MODE = 0o600
 
 
 class RotatingFile:
-    """Two files: where one more line would make the first longer than half of `most_bytes`, it becomes FILE.1, and what
-    was FILE.1 is gone. For one thread; any number of processes, who take turns by a lock on the file."""
+    """FILE and FILE.1, together at most `max_bytes`. When a line would make FILE longer than half of that, FILE becomes
+    FILE.1 and replaces the one before.
+
+    Any number of processes may write, one thread of each: they take turns by a lock on the file.
+    """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self._path = path
@@ -21,10 +24,10 @@ class RotatingFile:
         self._descriptor: int | None = None
 
     def append(self, line: bytes) -> None:
-        """The whole line, or nothing of it.
+        """Write the whole line or nothing.
 
         Raises:
-            OSError: the disk is full, or the file cannot be written; or the line is longer than it may be.
+            OSError: the file cannot be written, the disk is full, or the line is longer than the file may be.
         """
         if len(line) > self._max_bytes:
             raise OSError(errno.EFBIG, "the line is longer than the file may be")
@@ -39,7 +42,7 @@ class RotatingFile:
             self._unlock()
 
     def check(self) -> None:
-        """Makes the file where there is none. Raises OSError where it cannot be written."""
+        """Create the file if it is missing. Raises OSError if it cannot be written."""
         try:
             self._lock()
         finally:
@@ -52,7 +55,7 @@ class RotatingFile:
             self._descriptor = None
 
     def _lock(self) -> int:
-        """The file that lies at the path now is this process's alone. Its size."""
+        """Lock the file that is at the path now, and return its size."""
         while True:
             if self._descriptor is None:
                 self._descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
@@ -61,7 +64,7 @@ class RotatingFile:
             with suppress(FileNotFoundError):
                 if os.path.samestat(held, self._path.stat()):
                     return held.st_size
-            # Another process has made it FILE.1, or somebody has taken it away.
+            # Another process made it FILE.1, or somebody removed it.
             self.close()
 
     def _unlock(self) -> None:
@@ -71,14 +74,14 @@ class RotatingFile:
     def _write(self, size: int, line: bytes) -> None:
         assert self._descriptor is not None  # noqa: S101
         if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
-            # Who wrote last was killed within a line.
+            # The process that wrote last was killed in the middle of a line.
             line = b"\n" + line
         rest = memoryview(line)
         try:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
         except OSError:
-            # Where even this fails, the next line begins anew.
+            # If even this fails, the next append begins a new line.
             with suppress(OSError):
                 os.ftruncate(self._descriptor, size)
             raise

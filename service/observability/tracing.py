@@ -1,8 +1,8 @@
 """OpenTelemetry spans of requests and their stages, sent to a collector by OTLP over HTTP.
 
-They are made once a request is answered, from the times that its call has noted: until then they cost nothing. Where
-to, how many, and in what batches say OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER,
-OTEL_BSP_SCHEDULE_DELAY and so on). Imported only where they are wanted: the packages are an extra.
+A request's spans are made after its response, from the times in its context: until then they cost nothing.
+OpenTelemetry's own variables say where spans are sent, how many and in what batches (OTEL_EXPORTER_OTLP_ENDPOINT,
+OTEL_TRACES_SAMPLER, OTEL_BSP_SCHEDULE_DELAY ...). Imported only if the setting is on: the packages are optional.
 """
 
 import threading
@@ -28,7 +28,7 @@ from opentelemetry.util.types import AttributeValue
 from service.http import Request
 from service.inference.context import RequestContext, TraceContext
 
-# A shorter wait is the service's own work between the stages.
+# Shorter waits are the service's own work between the stages.
 MIN_QUEUE_SECONDS = 0.0001
 
 _STATE_HEADER = b"tracestate"
@@ -48,11 +48,11 @@ class Spans:
         self._tracer = self._provider.get_tracer("fitting-room")
 
     def answered(self, request: Request, status: int, body_bytes: int) -> None:
-        """A call that belongs to no trace yet is told of the one that begins here."""
+        """Make the spans of a request. Its context gets the new trace, if it had none."""
         if request.is_operations:
             return
         context = request.context
-        # From the clock that the call's times were read from to the one that spans have.
+        # The context's times are of another clock than the spans'.
         epoch = time.time_ns() - int(time.perf_counter() * 1e9)
         route = request.match.route.path if request.match else ""
         span = self._tracer.start_span(
@@ -74,7 +74,7 @@ class Spans:
             context.trace = TraceContext(f"{sampled.trace_id:032x}", "", sampled.trace_flags)
 
     def close(self, seconds: float) -> None:
-        """Sends what has not been sent yet; a collector that does not answer is not waited for longer than this."""
+        """Send the last spans. Wait for the collector no longer than this."""
         last = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
         last.start()
         last.join(seconds)
@@ -84,14 +84,14 @@ def _parent(request: Request) -> Context:
     trace = request.context.trace
     if trace is None:
         return Context()
-    # Of ASCII, as it has to be: what is wrong with it OpenTelemetry repeats in the log.
+    # ASCII only: OpenTelemetry repeats an invalid header in the log.
     state = TraceState.from_header([request.headers.get(_STATE_HEADER, b"").decode("ascii", "ignore")])
     remote = SpanContext(int(trace.trace_id, 16), int(trace.span_id, 16), True, TraceFlags(trace.flags), state)
     return set_span_in_context(NonRecordingSpan(remote), Context())
 
 
 def _attributes(request: Request, route: str, status: int, body_bytes: int) -> dict[str, AttributeValue]:
-    """By OpenTelemetry's semantic conventions for HTTP servers; what they have no name for begins with `serving`."""
+    """OpenTelemetry's semantic conventions for HTTP servers; names of our own begin with `serving`."""
     context = request.context
     attributes: dict[str, AttributeValue] = {
         "http.request.method": request.method or "_OTHER",
@@ -118,7 +118,7 @@ def _attributes(request: Request, route: str, status: int, body_bytes: int) -> d
 
 
 def _stages(context: RequestContext) -> Iterator[tuple[str, float, float]]:
-    """Each with its begin and end. A request may wait twice: for a thread, and for a busy model."""
+    """Each stage with its begin and end. A request may wait twice: for a thread, and for a busy model."""
     for name, began, ended in (
         ("queue", context.arrived, context.began),
         ("decode", context.began, context.decoded_at),

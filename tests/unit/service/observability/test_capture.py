@@ -1,11 +1,15 @@
-"""Which requests are kept, and that none of them notices."""
+"""Which requests are captured, and their lines."""
 
+import json
 import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import orjson
 import pytest
@@ -13,11 +17,20 @@ import pytest
 from service import create_app
 from service.inference.context import RequestContext
 from service.inference.deadline import Deadline
+from service.inference.shadow import first_labels
 from service.inference.version import Shadow
-from service.observability.capture import Capture, decode_line, decode_tensors
+from service.observability.capture import (
+    Capture,
+    Captured,
+    Tensor,
+    decode_line,
+    decode_tensors,
+    encode_line,
+    encode_tensors,
+)
 from service.serving_config import ServingConfig
 from service.settings import Settings
-from service.tensors.dtypes import Array
+from service.tensors.dtypes import DTYPES, Array
 from tests.unit.service.conftest import MakeService
 from tests.unit.service.fakes import (
     Arrays,
@@ -39,7 +52,7 @@ class Kept:
         self.path = path
         self.dropped = 0
         given = {"share": 1.0, "max_bytes": 1_000_000, "draw": lambda: 0.5, **changed}
-        self.capture = Capture(path, dropped=self.drop, **given)  # type: ignore[arg-type]
+        self.capture = Capture(path, labels_of=first_labels, dropped=self.drop, **given)  # type: ignore[arg-type]
 
     def drop(self) -> None:
         self.dropped += 1
@@ -58,7 +71,7 @@ class Kept:
         return self.path.read_bytes().splitlines() if self.path.exists() else []
 
 
-def test_a_request_is_kept_with_its_answer(tmp_path: Path) -> None:
+def test_a_request_is_captured_with_its_outputs(tmp_path: Path) -> None:
     kept = Kept(tmp_path / "file")
     kept.offer((1, 2), (4, 3))
     (line,) = map(decode_line, kept.lines())
@@ -69,7 +82,7 @@ def test_a_request_is_kept_with_its_answer(tmp_path: Path) -> None:
     assert line.labels == ["dog", "cat"]
 
 
-def test_what_comes_too_late_is_no_answer_and_not_kept(tmp_path: Path) -> None:
+def test_a_cancelled_request_is_not_captured(tmp_path: Path) -> None:
     kept = Kept(tmp_path / "file")
     over, running = Deadline.unlimited(), Deadline.unlimited()
     over.cancel()
@@ -80,14 +93,14 @@ def test_what_comes_too_late_is_no_answer_and_not_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("share", "is_kept"), [(0.0, False), (0.5, False), (0.51, True), (1.0, True)])
-def test_a_share_of_the_requests_is_kept(tmp_path: Path, share: float, is_kept: bool) -> None:
+def test_a_share_of_the_requests_is_captured(tmp_path: Path, share: float, is_kept: bool) -> None:
     kept = Kept(tmp_path / "file", share=share)
     kept.offer()
     assert len(kept.lines()) == is_kept
     assert kept.dropped == 0
 
 
-def test_what_is_too_much_to_wait_is_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_the_queue_is_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Kept(tmp_path / "file", max_queued_bytes=4_500)
     go_on = threading.Event()
     append = kept.capture._file.append
@@ -104,7 +117,7 @@ def test_what_is_too_much_to_wait_is_dropped_and_counted(tmp_path: Path, monkeyp
     assert len(kept.lines()) == 2
 
 
-def test_a_full_disk_drops_and_says_so_once_and_afterwards_requests_are_kept_again(
+def test_a_full_disk_is_logged_once_and_capture_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -131,7 +144,7 @@ def no_room(_line: bytes) -> None:
     [{"y": np.zeros(1, np.complex64)}, {}],
     ids=["a type without a name", "no scores"],
 )
-def test_what_cannot_be_written_is_dropped_and_the_next_is_kept(tmp_path: Path, outputs: dict[str, Array]) -> None:
+def test_what_cannot_be_encoded_is_dropped_and_the_next_is_captured(tmp_path: Path, outputs: dict[str, Array]) -> None:
     kept = Kept(tmp_path / "file")
     kept.capture.offer(RequestContext(), loaded_version(OF, config=LABELS), "serving_default", {}, outputs)
     kept.offer()
@@ -148,9 +161,7 @@ def captured(service: FakeService, path: Path) -> list[bytes]:
     return path.read_bytes().splitlines() if path.exists() else []
 
 
-def test_predictions_by_either_protocol_are_kept_as_the_client_saw_them(
-    make_service: MakeService, tmp_path: Path
-) -> None:
+def test_both_protocols_are_captured(make_service: MakeService, tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     service = make_service(capture_file=str(path), capture_share=1.0)
     service.add(OF, lambda inputs: {"scores": inputs["x"]}, LABELS)
@@ -163,7 +174,7 @@ def test_predictions_by_either_protocol_are_kept_as_the_client_saw_them(
     assert service.sample("serving_capture_dropped_total") == "0.0"
 
 
-def test_what_fails_is_not_kept(make_service: MakeService, tmp_path: Path) -> None:
+def test_failed_requests_are_not_captured(make_service: MakeService, tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     service = make_service(capture_file=str(path), capture_share=1.0)
     service.add(OF, lambda _: {"y": 1 / 0})  # type: ignore[dict-item]
@@ -172,7 +183,7 @@ def test_what_fails_is_not_kept(make_service: MakeService, tmp_path: Path) -> No
     assert captured(service, path) == []
 
 
-def test_strings_are_kept(make_service: MakeService, tmp_path: Path) -> None:
+def test_strings_are_captured(make_service: MakeService, tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     service = make_service(capture_file=str(path), capture_share=1.0)
     service.add(signature({"x": any_shape("DT_STRING")}, {"y": any_shape("DT_STRING")}))
@@ -181,7 +192,7 @@ def test_strings_are_kept(make_service: MakeService, tmp_path: Path) -> None:
     assert orjson.loads(line)["inputs"]["x"] == {"datatype": "BYTES", "shape": [2], "data": ["YQ==", "/w=="]}
 
 
-def test_what_a_shadow_makes_of_a_request_is_not_kept(make_service: MakeService, tmp_path: Path) -> None:
+def test_runs_of_a_shadow_are_not_captured(make_service: MakeService, tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     service = make_service(capture_file=str(path), capture_share=1.0)
     ran = threading.Event()
@@ -198,6 +209,117 @@ def test_what_a_shadow_makes_of_a_request_is_not_kept(make_service: MakeService,
     assert [decode_line(line).version for line in captured(service, path)] == [1]
 
 
-def test_nothing_is_kept_unless_it_is_wanted(tmp_path: Path) -> None:
+def test_capture_is_off_by_default(tmp_path: Path) -> None:
     app = create_app(Settings(models=tmp_path))
     assert app.records.capture is None
+
+
+LINE: dict[str, Any] = {
+    "time": "2026-01-02T03:04:05Z",
+    "request_id": "mine",
+    "model": "model",
+    "version": 3,
+    "engine": "litert",
+    "protocol": "v1",
+    "verb": "predict",
+    "signature": "serving_default",
+    "inputs": {"x": {"datatype": "FP32", "shape": [1, 2], "data": "AACAPwAAAEA="}},
+    "outputs": {"y": {"datatype": "BYTES", "shape": [2], "data": ["YQ==", ""]}},
+}
+
+
+def strings(*values: object) -> Array:
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+def test_a_line_has_the_request_and_its_outputs() -> None:
+    captured = Captured(
+        datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "mine",
+        "model",
+        3,
+        "litert",
+        "v1",
+        "predict",
+        "serving_default",
+        encode_tensors({"x": np.array([[1, 2]], np.float32)}),
+        encode_tensors({"y": strings(b"a", b"")}),
+    )
+    line = encode_line(captured)
+    assert line.endswith(b"}\n")
+    assert json.loads(line) == LINE
+    assert decode_line(line) == captured
+
+
+@pytest.mark.parametrize("name", sorted(DTYPES))
+def test_every_datatype_comes_back(name: str) -> None:
+    dtype = DTYPES[name]
+    array = strings(b"", b"\xff\n", "ä".encode()) if dtype.kind == "O" else np.array([0, 1, 1], dtype)
+    (back,) = decode_tensors(encode_tensors({"x": array})).values()
+    assert back.dtype == dtype
+    assert back.tolist() == array.tolist()
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (2, 1, 3)])
+@pytest.mark.parametrize("dtype", [np.float32, object])
+def test_every_shape_comes_back(shape: tuple[int, ...], dtype: Any) -> None:
+    array = np.full(shape, b"x" if dtype is object else 1, dtype)
+    (back,) = decode_tensors(encode_tensors({"x": array})).values()
+    assert back.shape == shape
+    assert np.array_equal(back, array)
+
+
+def test_a_view_comes_back_row_by_row() -> None:
+    array = np.arange(6, dtype=np.int32).reshape(2, 3).T[::2]
+    assert decode_tensors(encode_tensors({"x": array}))["x"].tolist() == array.tolist()
+
+
+def test_nan_and_infinity_come_back_exactly() -> None:
+    array = np.array([np.nan, np.inf, -0.0, 0.1], np.float32)
+    assert decode_tensors(encode_tensors({"x": array}))["x"].tobytes() == array.tobytes()
+
+
+def test_bfloat16_comes_back_as_float32() -> None:
+    array = np.array([1.5, -2], ml_dtypes.bfloat16)
+    assert decode_tensors(encode_tensors({"x": array}))["x"].tolist() == [1.5, -2]
+
+
+def test_a_type_without_a_name_is_an_error() -> None:
+    with pytest.raises(ValueError, match="'y' is of the type complex64, which has no name"):
+        encode_tensors({"y": np.zeros(1, np.complex64)})
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"", "truncated"),
+        (b"no JSON\n", "malformed"),
+        (b"[]\n", "Expected `object`, got `array`"),
+        (json.dumps(LINE).encode()[:-20], "truncated"),
+        (json.dumps({**LINE, "version": "3"}).encode(), r"Expected `int`, got `str` - at `\$.version`"),
+        (json.dumps({**LINE, "inputs": {"x": {"datatype": "FP32"}}}).encode(), "missing required field `shape`"),
+        (json.dumps({name: LINE[name] for name in LINE if name != "model"}).encode(), "required field `model`"),
+    ],
+)
+def test_a_damaged_line_is_an_error_that_says_why(line: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        decode_line(line)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "reason"),
+    [
+        (Tensor("FP33", (1,), b"abcd"), "'x' has the datatype 'FP33'; expected one of BOOL, "),
+        (Tensor("FP32", (2,), b"abcd"), r"'x' has 1 values; a tensor of FP32 and shape \[2\] has 2"),
+        (Tensor("FP32", (1,), b"abc"), "'x' has 0.75 values"),
+        (Tensor("FP32", (1,), [b"abcd"]), "'x' has 1 strings; a tensor of FP32"),
+        (Tensor("BYTES", (1,), b"a"), "'x' has .* values; a tensor of BYTES"),
+        (Tensor("BYTES", (2,), [b"a"]), r"'x' has 1 strings; a tensor of BYTES and shape \[2\] has 2"),
+        (Tensor("FP32", (-1, -1), b"abcd"), r"'x' has the shape \[-1, -1\]; no size is below 0"),
+    ],
+)
+def test_a_tensor_whose_data_does_not_fit_is_an_error(tensor: Tensor, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        decode_tensors({"x": tensor})

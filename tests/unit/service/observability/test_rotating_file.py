@@ -20,13 +20,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "requests.jsonl"
 
 
-def test_lines_follow_one_another_also_after_a_restart(path: Path) -> None:
+def test_lines_are_appended_also_after_a_restart(path: Path) -> None:
     for line in (b"a\n", b"b\n"):
         RotatingFile(path, 100).append(line)
     assert path.read_bytes() == b"a\nb\n"
 
 
-def test_nobody_else_on_the_machine_may_read_it(path: Path) -> None:
+def test_the_file_is_readable_by_its_user_alone(path: Path) -> None:
     before = os.umask(0)
     try:
         RotatingFile(path, 100).append(b"a\n")
@@ -35,7 +35,7 @@ def test_nobody_else_on_the_machine_may_read_it(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_the_two_files_are_never_longer_than_they_may_be(path: Path) -> None:
+def test_the_two_files_never_exceed_their_size(path: Path) -> None:
     file = RotatingFile(path, 100)
     for number in range(1, 30):
         file.append(TEN)
@@ -45,7 +45,7 @@ def test_the_two_files_are_never_longer_than_they_may_be(path: Path) -> None:
     assert older(path).read_bytes() == TEN * 5
 
 
-def test_a_line_that_is_too_long_alone_is_refused_and_the_next_is_written(path: Path) -> None:
+def test_a_line_longer_than_the_file_may_be_is_an_error(path: Path) -> None:
     file = RotatingFile(path, 100)
     with pytest.raises(OSError, match="longer than the file may be"):
         file.append(b"x" * 50 + b"\n")
@@ -53,7 +53,7 @@ def test_a_line_that_is_too_long_alone_is_refused_and_the_next_is_written(path: 
     assert path.read_bytes() == TEN
 
 
-def test_a_full_disk_leaves_no_half_line_and_the_next_is_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_half_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = RotatingFile(path, 100)
     file.append(b"a\n")
     write = os.write
@@ -72,13 +72,13 @@ def test_a_full_disk_leaves_no_half_line_and_the_next_is_written(path: Path, mon
     assert path.read_bytes() == b"a\nb\n"
 
 
-def test_after_who_was_killed_within_a_line_a_new_one_begins(path: Path) -> None:
+def test_half_a_line_of_a_killed_process_is_ended(path: Path) -> None:
     path.write_bytes(b"a\nhal")
     RotatingFile(path, 100).append(b"b\n")
     assert path.read_bytes() == b"a\nhal\nb\n"
 
 
-def test_a_file_that_is_taken_away_is_made_anew(path: Path) -> None:
+def test_a_removed_file_is_created_again(path: Path) -> None:
     file = RotatingFile(path, 100)
     file.append(b"a\n")
     path.rename(path.with_name("taken"))
@@ -86,7 +86,7 @@ def test_a_file_that_is_taken_away_is_made_anew(path: Path) -> None:
     assert path.read_bytes() == b"b\n"
 
 
-def test_several_processes_lose_no_line_and_tear_none(path: Path) -> None:
+def test_several_processes_lose_and_tear_no_line(path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from service.observability.rotating_file import RotatingFile\n"
         "file = RotatingFile(Path(sys.argv[1]), 100_000)\n"
@@ -98,7 +98,7 @@ def test_several_processes_lose_no_line_and_tear_none(path: Path) -> None:
     assert all(line.endswith(b" " + b"x" * 100) for line in lines)
     written = [tuple(map(int, line.split()[:2])) for line in lines]
     assert len(set(written)) == len(written)
-    # Whatever is kept of a process is all that it wrote since then.
+    # What is left of a process is all that it wrote since then.
     for which in range(4):
         numbers = [number for process, number in written if process == which]
         assert numbers == list(range(400 - len(numbers), 400))
