@@ -112,6 +112,8 @@ def test_a_version_has_its_batch_metrics_from_the_start(metrics: Metrics, page: 
     batch.ran(4)
     batch.waited(0.5)
     batch.queued(3)
+    batch.contradicted()
     assert page.get_sample_value("serving_batch_size_sum", MODEL) == 4
     assert page.get_sample_value("serving_queue_wait_seconds_sum", MODEL) == 0.5
     assert page.get_sample_value("serving_queue_length", MODEL) == 3
+    assert page.get_sample_value("serving_batch_contradictions_total", MODEL) == 1

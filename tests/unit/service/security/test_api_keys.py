@@ -117,6 +117,21 @@ def test_an_invalid_file_leaves_the_previous_keys_valid_and_is_logged_once(
     assert keys.find(b"one") is None
 
 
+def test_an_unexpected_error_is_logged_and_the_file_polled_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "keys.toml"
+    write(path, entry("one"))
+    keys = keys_of(path)
+    write(path, entry("two"))
+    with monkeypatch.context() as broken:
+        broken.setattr(keys._file, "read", lambda: 1 / 0)
+        keys.poll()
+    assert "ZeroDivisionError" in caplog.text
+    keys.poll()
+    assert keys.find(b"two")
+
+
 def test_a_worker_that_starts_with_an_invalid_file_has_the_keys_of_the_others(tmp_path: Path) -> None:
     path, values = tmp_path / "keys.toml", Values(SharedMemory())
     write(path, entry("one"))
