@@ -53,7 +53,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.api.v1 import views as v1
     from service.api.v1.decode import decode_example
     from service.api.v2 import views as v2
-    from service.drift.watch import DriftWatch
+    from service.drift.monitor import DriftMonitor
     from service.engines.loading import load_engine
     from service.engines.tensorflow import op_libraries
     from service.inference.batching import BatchLimits
@@ -97,7 +97,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
         lambda model, version: BatchMetrics(metrics, model, version),
         limits,
         decode_example,
-        DriftWatch(settings.drift_window, memory).watch,
+        DriftMonitor(settings.drift_window, memory).watch,
         lambda model, version: Health(f"{model} version {version}", tolerance, metrics.health_of(model, version)),
     )
     repository = Repository(settings.models, settings.model_name, board.is_first)

@@ -1,6 +1,6 @@
-"""What is watched of a model's inputs: a few numbers a row, each with the deciles it had in training.
+"""Features of a model's inputs: a few numbers for each row, whose distribution drifts when the inputs do.
 
-Used by both sides: training sees of what size they are in its inputs, the service in what it is asked. NumPy only.
+Training measures them on its inputs, the service on requests. Needs only NumPy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,20 +10,20 @@ import numpy as np
 
 from service.tensors.dtypes import Array
 
-# A row of at most so many values is watched value by value, a larger one (a picture, a recording) by its statistics,
+# A row with at most this many values has a feature for each value. A larger one, such as a picture, has statistics,
 MAX_VALUES = 32
-# by those of each channel where its last axis has at most so many,
+# for each channel if its last axis has at most this many,
 MAX_CHANNELS = 8
-# and of a large one by those of every second, third ... place: so many tell as much, in a fraction of the time.
+# computed over every second, third ... place of a large one: this many say as much, in a fraction of the time.
 ENOUGH_PLACES = 256
 
-# The last: the share of the places that have the smallest value, as the ground of a picture has. Of several channels
-# there is also what each one's mean is above the next one's: photos are warm, inverted ones cold, and else quite alike.
+# "ground": the share of places that have the smallest value, like the ground of a picture. Neighbouring channels have
+# one more feature, the difference of their means: photos are warm, inverted ones cold, and otherwise much the same.
 STATISTICS = ("mean", "deviation", "smallest", "largest", "ground")
 
 
 class InputFeatures:
-    """Those of one input with rows of this shape, `size` values each. `names`: "x", "sizes[3]", "pixels mean",
+    """Features of one input with rows of this shape. `size`: values in a row. `names`: "x", "sizes[3]", "pixels mean",
     "motion[0] largest", "motion[0]-[1]"."""
 
     def __init__(self, name: str, row_shape: Sequence[int]) -> None:
@@ -39,19 +39,19 @@ class InputFeatures:
             self.names = [f"{part} {statistic}" for part in parts for statistic in STATISTICS]
             self.names += [f"{name}[{channel}]-[{channel + 1}]" for channel in range(self._channels - 1)]
 
-    def take(self, rows: Array) -> Array:
-        """What is looked at: [n, values] of small rows, [n, channels, places] of large ones; a view."""
+    def select(self, rows: Array) -> Array:
+        """The measured values: [n, values] of small rows, [n, channels, places] of large ones; a view."""
         if self._is_small:
             return rows.reshape(len(rows), -1)
         by_channel = rows.reshape(len(rows), -1, self._channels).transpose(0, 2, 1)
         return by_channel[:, :, :: self._step]
 
-    def measure(self, taken: Array, found: Array) -> None:
-        """Into `found`, [n, names] float64."""
+    def measure(self, selected: Array, found: Array) -> None:
+        """Write the features into `found`, [n, names] float64."""
         if self._is_small:
-            found[:] = taken
+            found[:] = selected
             return
-        values = np.ascontiguousarray(taken, np.float64)
+        values = np.ascontiguousarray(selected, np.float64)
         places = values.shape[2]
         mean = np.add.reduce(values, axis=2) / places
         square = np.einsum("ncv,ncv->nc", values, values) / places
@@ -61,21 +61,21 @@ class InputFeatures:
         deviation = np.sqrt(np.maximum(square - mean * mean, 0))
         measured = (mean, deviation, smallest, np.maximum.reduce(values, axis=2), ground)
         differences = len(STATISTICS) * self._channels
-        for place, statistic in enumerate(measured):
-            found[:, place : differences : len(STATISTICS)] = statistic
+        for index, statistic in enumerate(measured):
+            found[:, index : differences : len(STATISTICS)] = statistic
         np.subtract(mean[:, :-1], mean[:, 1:], out=found[:, differences:])
 
 
 def features(inputs: Mapping[str, Array]) -> dict[str, Array]:
     """Each feature's value for each row, [n] float64, by its name.
 
-    `inputs` are a signature's, the first axis the batch; what is no number, or is empty, has none.
+    `inputs` are a signature's, with the batch as the first axis. Strings and empty arrays have no features.
     """
     found: dict[str, Array] = {}
     for name, array in inputs.items():
         if array.size and array.ndim and array.dtype.kind in "fiub":
-            watched = InputFeatures(name, array.shape[1:])
-            values = np.empty((len(array), len(watched.names)))
-            watched.measure(watched.take(array), values)
-            found |= zip(watched.names, values.T, strict=True)
+            of_input = InputFeatures(name, array.shape[1:])
+            values = np.empty((len(array), len(of_input.names)))
+            of_input.measure(of_input.select(array), values)
+            found |= zip(of_input.names, values.T, strict=True)
     return found

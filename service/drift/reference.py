@@ -1,4 +1,4 @@
-"""`assets.extra/reference.json`: what training inputs and answers look like. docs/training.md describes its parts."""
+"""`assets.extra/reference.json`: the distribution of training inputs and predictions. docs/training.md describes it."""
 
 from itertools import pairwise
 from math import isfinite
@@ -12,9 +12,9 @@ from service.serving_config import ASSETS
 
 REFERENCE_FILE = "reference.json"
 
-# A bin's number, and one more for what is no number, are bytes.
+# Bins are stored as bytes, and there is one more for NaN.
 MAX_EDGES = 254
-# Each share was rounded.
+# The sum of rounded shares may differ from 1 by this much.
 ROUNDING = 0.01
 
 Rows = Annotated[int, msgspec.Meta(ge=1)]
@@ -25,7 +25,7 @@ class InvalidReference(ValueError):
 
 
 class Binned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`shares`: of the values up to the first of the `edges`, up to the second ..., above the last."""
+    """A feature's bins. `shares`: of values up to the first of the `edges`, up to the second ..., above the last."""
 
     edges: Annotated[tuple[float, ...], msgspec.Meta(max_length=MAX_EDGES)]
     shares: tuple[float, ...]
@@ -39,8 +39,8 @@ class Binned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`rows`: how many training inputs there were. Of a classifier `labels` (each label's share) and `confidence` are
-    of `held_out_rows` answers, to inputs that it was not fitted to."""
+    """`rows`: number of training inputs. A classifier also has `labels` (each label's share of the predictions) and
+    `confidence`, of `held_out_rows` inputs that it was not fitted to."""
 
     rows: Rows
     inputs: dict[str, Binned]
@@ -57,7 +57,7 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 def read_reference(version_dir: Path) -> Reference | None:
-    """None where there is none. Raises InvalidReference, which names the part and what was expected of it."""
+    """None if the version has none. Raises InvalidReference, which names the invalid part and what was expected."""
     try:
         text = (version_dir / ASSETS / REFERENCE_FILE).read_bytes()
     except FileNotFoundError:

@@ -8,9 +8,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from service.drift.monitor import Drift
+from service.drift.monitor import Drift, DriftMonitor
 from service.drift.reference import REFERENCE_FILE
-from service.drift.watch import DriftWatch
 from service.inference.version import LoadedVersion
 from service.serving_config import ASSETS, ServingConfig
 from service.tensors.dtypes import Array
@@ -52,7 +51,7 @@ def write_reference(version_dir: Path, content: Any) -> None:
 def watched(version_dir: Path, loaded: LoadedVersion, reference: Any = REFERENCE, **settings: Any) -> Drift:
     write_reference(version_dir, reference)
     # Each request, however many come at once.
-    drift = DriftWatch(**({"rows": 1_000, "requests_per_second": inf} | settings)).watch(loaded, version_dir)
+    drift = DriftMonitor(**({"rows": 1_000, "requests_per_second": inf} | settings)).watch(loaded, version_dir)
     assert drift is not None
     return drift
 

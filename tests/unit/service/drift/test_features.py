@@ -4,14 +4,14 @@ import pytest
 from service.drift.features import ENOUGH_PLACES, features
 
 
-def test_a_small_row_is_watched_value_by_value() -> None:
+def test_small_rows_have_a_feature_for_each_value() -> None:
     found = features({"x": np.array([1.0, 2.0], np.float32), "sizes": np.array([[1, 2, 3], [4, 5, 6]], np.int32)})
     assert list(found) == ["x", "sizes[0]", "sizes[1]", "sizes[2]"]
     assert found["x"].tolist() == [1, 2]
     assert found["sizes[2]"].tolist() == [3, 6]
 
 
-def test_a_picture_is_watched_by_its_statistics() -> None:
+def test_pictures_have_statistics() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 16, 16)).astype(np.uint8)
     found = features({"pixels": pixels})
     assert list(found) == [f"pixels {each}" for each in ("mean", "deviation", "smallest", "largest", "ground")]
@@ -23,7 +23,7 @@ def test_a_picture_is_watched_by_its_statistics() -> None:
     assert found["pixels ground"].tolist() == ground.tolist()
 
 
-def test_each_channel_has_its_own_statistics_where_there_are_few() -> None:
+def test_few_channels_have_their_own_statistics() -> None:
     motion = np.random.default_rng(0).normal(size=(3, 100, 6)).astype(np.float32)
     found = features({"motion": motion})
     assert len(found) == 30 + 5
@@ -34,7 +34,7 @@ def test_each_channel_has_its_own_statistics_where_there_are_few() -> None:
     assert len(features({"flat": np.zeros((2, 784))})) == 5
 
 
-def test_of_channels_the_means_are_compared() -> None:
+def test_means_of_channels_are_compared() -> None:
     warm = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
     found, inverted = features({"pixels": warm}), features({"pixels": 255 - warm})
     means = warm.mean(axis=(1, 2))
@@ -46,7 +46,7 @@ def test_of_channels_the_means_are_compared() -> None:
         np.testing.assert_allclose(inverted[name], -difference)
 
 
-def test_of_a_large_picture_some_places_tell_about_as_much() -> None:
+def test_large_pictures_are_sampled() -> None:
     photo = np.random.default_rng(0).normal(100, 20, (2, 224, 224, 3)).astype(np.float32)
     found = features({"photo": photo})
     for channel in range(3):
@@ -54,12 +54,12 @@ def test_of_a_large_picture_some_places_tell_about_as_much() -> None:
         np.testing.assert_allclose(found[f"photo[{channel}] deviation"], photo[..., channel].std(axis=(1, 2)), atol=4)
 
 
-def test_what_is_no_number_has_no_features() -> None:
+def test_strings_and_scalars_have_no_features() -> None:
     assert features({"text": np.array([b"a", b"b"], object), "scalar": np.array(1.0)}) == {}
 
 
 @pytest.mark.parametrize("value", [0.0, 255.0, 0.1])
-def test_a_picture_of_one_shade_has_no_deviation(value: float) -> None:
+def test_one_shade_has_no_deviation(value: float) -> None:
     found = features({"pixels": np.full((1, 28, 28), value, np.float32)})
     assert found["pixels deviation"][0] == pytest.approx(0, abs=1e-6)
 
@@ -68,14 +68,14 @@ def test_an_empty_batch_has_no_features() -> None:
     assert features({"x": np.zeros((0, 3)), "pixels": np.zeros((0, 28, 28)), "nothing": np.zeros((2, 0))}) == {}
 
 
-def test_at_least_enough_places_of_a_row_are_looked_at_and_less_than_twice_as_many() -> None:
+def test_enough_places_of_a_row_are_measured() -> None:
     for places in (33, 100, 256, 511, 512, 784, 50_176):
         row = np.arange(places, 0, -1, dtype=np.float32)[np.newaxis]
         looked_at = round(1 / features({"row": row})["row ground"][0])
         assert looked_at == places or ENOUGH_PLACES <= looked_at < 2 * ENOUGH_PLACES
 
 
-def test_a_row_with_a_value_that_is_no_number_has_no_mean() -> None:
+def test_nan_has_no_mean() -> None:
     pixels = np.ones((2, 9, 9), np.float32)
     pixels[1, 0, 0] = np.nan
     found = features({"pixels": pixels})

@@ -11,13 +11,13 @@ def counts(*shares: list[float], rows: float = MANY) -> np.ndarray[tuple[int, in
     return np.array(shares) * rows
 
 
-def test_of_many_rows_it_is_the_population_stability_index() -> None:
+def test_many_rows_give_the_textbook_psi() -> None:
     measure = Measure([[0.5, 0.5, 0.0]], [MANY])
     expected = (0.9 - 0.5) * np.log(0.9 / 0.5) + (0.1 - 0.5) * np.log(0.1 / 0.5)
     assert measure.psi(counts([0.9, 0.1, 0.0])) == pytest.approx([expected], abs=1e-4)
 
 
-def test_the_reference_itself_has_none() -> None:
+def test_the_reference_itself_has_no_psi() -> None:
     assert Measure([TENTHS], [MANY]).psi(counts(TENTHS)).tolist() == [0.0]
     assert Measure([TENTHS], [40]).psi(counts(TENTHS, rows=1_000)).tolist() == [0.0]
 
@@ -25,7 +25,7 @@ def test_the_reference_itself_has_none() -> None:
 @pytest.mark.parametrize("reference_rows", [6, 40, 3_000, 55_000])
 @pytest.mark.parametrize("window_rows", [30, 100, 341, 1_000])
 @pytest.mark.parametrize("bins", [2, 10, 40])
-def test_two_samples_of_the_same_inputs_stay_below_a_tenth(reference_rows: int, window_rows: int, bins: int) -> None:
+def test_samples_of_the_same_inputs_stay_below_a_tenth(reference_rows: int, window_rows: int, bins: int) -> None:
     random = np.random.default_rng(1)
     found = []
     for _ in range(200):
@@ -38,12 +38,12 @@ def test_two_samples_of_the_same_inputs_stay_below_a_tenth(reference_rows: int, 
 
 @pytest.mark.parametrize("reference_rows", [40, 55_000])
 @pytest.mark.parametrize("window_rows", [30, 1_000])
-def test_what_all_falls_into_one_bin_of_ten_is_far_above_a_quarter(reference_rows: int, window_rows: int) -> None:
+def test_one_bin_of_ten_is_far_above_a_quarter(reference_rows: int, window_rows: int) -> None:
     one = counts([1.0, *[0.0] * 10], rows=window_rows)
     assert Measure([TENTHS], [reference_rows]).psi(one)[0] > 0.5
 
 
-def test_the_more_rows_never_were_in_training_the_higher() -> None:
+def test_psi_grows_with_rows_unknown_to_training() -> None:
     measure = Measure([[0.0, 1.0, 0.0, 0.0]], [55_000])
     found = [measure.psi(np.array([[strange, 1_000 - strange, 0, 0]]))[0] for strange in (0, 1, 10, 50)]
     assert found[0] == found[1] == 0.0
@@ -51,11 +51,11 @@ def test_the_more_rows_never_were_in_training_the_higher() -> None:
     assert found[3] > 0.25
 
 
-def test_what_is_no_number_is_unlike_any_reference() -> None:
+def test_nan_is_drift() -> None:
     assert Measure([TENTHS], [55_000]).psi(counts([*[0.09] * 10, 0.1], rows=1_000))[0] > 0.25
 
 
-def test_features_with_more_or_fewer_bins_do_not_disturb_each_other() -> None:
+def test_features_with_different_bins_are_independent() -> None:
     few, many = [0.25, 0.75, 0.0], TENTHS
     window_few, window_many = [500, 400, 100], [*[50] * 5, *[150] * 5, 0]
     both = Measure([few, many], [100, 5_000])
@@ -79,11 +79,11 @@ def test_features_with_more_or_fewer_bins_do_not_disturb_each_other() -> None:
         ([0, 0, 0, 0, 500, 500], 0.5),
     ],
 )
-def test_the_shift_says_which_way(window: list[int], expected: float) -> None:
+def test_shift_has_a_direction(window: list[int], expected: float) -> None:
     measure = Measure([[0.0, 0.25, 0.5, 0.25, 0.0, 0.0]], [1_000])
     assert measure.shift(np.array([window])) == pytest.approx([expected])
 
 
 @pytest.mark.parametrize(("degrees", "table"), [(1, 10.83), (3, 16.27), (10, 29.59), (100, 149.45)])
-def test_chi_square_is_that_of_the_tables(degrees: int, table: float) -> None:
+def test_chi_square_matches_the_tables(degrees: int, table: float) -> None:
     assert chi_square(degrees) == pytest.approx(table, rel=0.04)

@@ -11,11 +11,11 @@ def with_x(**changed: Any) -> dict[str, Any]:
     return REFERENCE | {"inputs": {"x": UNIFORM | changed}}
 
 
-def test_a_version_may_have_none(tmp_path: Path) -> None:
+def test_a_version_may_have_no_reference(tmp_path: Path) -> None:
     assert read_reference(tmp_path) is None
 
 
-def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_written_reference_is_read(tmp_path: Path) -> None:
     write_reference(tmp_path, REFERENCE)
     reference = read_reference(tmp_path)
     assert reference is not None
@@ -48,14 +48,14 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
         (b'{"rows": 1, "inputs": {"x": {"edges": [1e999], "shares": [0.5, 0.5]}}}', "out of range"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path: Path, content: Any, why: str) -> None:
+def test_an_invalid_reference_says_why(tmp_path: Path, content: Any, why: str) -> None:
     write_reference(tmp_path, content)
     with pytest.raises(InvalidReference) as caught:
         read_reference(tmp_path)
     assert why in str(caught.value)
 
 
-def test_a_folder_in_its_place_is_no_reference(tmp_path: Path) -> None:
+def test_a_folder_is_invalid(tmp_path: Path) -> None:
     (tmp_path / "assets.extra" / "reference.json").mkdir(parents=True)
     with pytest.raises(InvalidReference, match="directory"):
         read_reference(tmp_path)

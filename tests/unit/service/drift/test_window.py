@@ -18,7 +18,7 @@ def held(window: Window) -> list[int]:
     return sorted(rows[:, 0].tolist())
 
 
-def test_it_holds_the_last_rows() -> None:
+def test_the_last_rows_are_kept() -> None:
     window = Window(5, 2)
     assert held(window) == []
     window.append(numbered(1, 2, 3))
@@ -30,7 +30,7 @@ def test_it_holds_the_last_rows() -> None:
     assert held(window) == [26, 27, 28, 29, 30]
 
 
-def test_of_more_rows_than_it_holds_it_keeps_the_last() -> None:
+def test_of_too_many_rows_the_last_are_kept() -> None:
     window = Window(5, 2)
     window.append(numbered(1, 2))
     window.append(numbered(*range(10, 22)))
@@ -40,7 +40,7 @@ def test_of_more_rows_than_it_holds_it_keeps_the_last() -> None:
     assert len(held(window)) == 5
 
 
-def test_processes_that_share_it_write_into_one() -> None:
+def test_a_shared_window_is_one() -> None:
     memory = SharedMemory()
     one, other = (shared_window(memory, b"key", 5, 2) for _ in range(2))
     one.append(numbered(1, 2))
@@ -51,7 +51,7 @@ def test_processes_that_share_it_write_into_one() -> None:
     assert held(shared_window(memory, b"another key", 5, 2)) == []
 
 
-def test_one_that_joins_finds_what_the_others_left() -> None:
+def test_a_new_process_finds_the_rows_of_others() -> None:
     memory = SharedMemory()
     one = shared_window(memory, b"key", 5, 2)
     one.append(numbered(1, 2))
@@ -59,7 +59,7 @@ def test_one_that_joins_finds_what_the_others_left() -> None:
 
 
 @pytest.mark.parametrize("rows", [5, 10_000])
-def test_what_it_held_goes_with_it(rows: int) -> None:
+def test_a_window_without_users_is_cleared(rows: int) -> None:
     memory = SharedMemory()
     window = shared_window(memory, b"key", rows, 2)
     window.append(numbered(1, 2))
@@ -70,6 +70,6 @@ def test_what_it_held_goes_with_it(rows: int) -> None:
     assert memory.end == end, "its place is taken again"
 
 
-def test_where_there_is_no_room_it_says_so() -> None:
+def test_a_window_too_large_raises() -> None:
     with pytest.raises(MemoryFull):
         shared_window(SharedMemory(MIN_CAPACITY), b"key", MIN_CAPACITY, 2)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from service.api.v1.decode import decode_example
-from service.drift.watch import DriftWatch
+from service.drift.monitor import DriftMonitor
 from service.engines.base import Engine, LoadError
 from service.inference.batching import BatchLimits, BatchObserver
 from service.inference.pace import REMEMBERED_RUNS
@@ -123,7 +123,7 @@ def test_disk_error_is_a_load_error_without_paths(tmp_path: Path, error: OSError
 
 
 def test_version_with_a_reference_has_a_drift_monitor(tmp_path: Path) -> None:
-    loader = replace(new_loader(), watch=DriftWatch(100).watch)
+    loader = replace(new_loader(), watch=DriftMonitor(100).watch)
     assert loader.load("model", 1, tmp_path, Batching()).drift is None
     write_reference(tmp_path, {"rows": 10, "inputs": {"x": UNIFORM}})
     loaded = loader.load("model", 1, tmp_path, Batching())
