@@ -55,7 +55,6 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.api.v2 import views as v2
     from service.drift.monitor import DriftMonitor
     from service.engines.loading import load_engine
-    from service.engines.tensorflow import op_libraries
     from service.inference.batching import BatchLimits
     from service.inference.health import Health, Tolerance
     from service.inference.infer import Inference
@@ -76,6 +75,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.security.rate_limit import RateLimits
     from service.server.admission import Admission, admit_operations
     from service.server.dispatch import Decode, Dispatcher
+    from service.settings import parse_files
 
     memory = memory or SharedMemory()
     values = Values(memory)
@@ -91,7 +91,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     limits = BatchLimits(settings.max_batch_size, timeout_seconds=settings.batch_timeout_micros / 1e6)
     # Without a limit clients may still ask for one.
     tolerance = Tolerance(settings.unhealthy_after, (settings.request_timeout_ms or 30_000) / 1000)
-    libraries = op_libraries.parse(settings.op_libraries)
+    libraries = parse_files(settings.op_libraries)
     loader = Loader(
         lambda path, config: version_records.marked(load_engine(path, config, settings.engine, libraries)),
         lambda model, version: BatchMetrics(metrics, model, version),

@@ -27,7 +27,7 @@ from service.runtime.toml_file import InvalidFile
 from service.security.api_keys import key_file
 from service.security.rate_limit import RateLimits
 from service.server.arbiter import ServiceArbiter
-from service.settings import InvalidSetting, Settings, from_environment, unknown_variables, variable
+from service.settings import InvalidSetting, Settings, from_environment, parse_files, unknown_variables, variable
 
 # Not __name__, which is __main__ here.
 logger = logging.getLogger("service")
@@ -67,7 +67,7 @@ def main() -> None:
         except OSError as error:
             parser.error(f"SERVING_CAPTURE_FILE={settings.capture_file!r} cannot be written: {error.strerror}")
     if settings.op_libraries:
-        obstacle = op_libraries.load_obstacle(op_libraries.parse(settings.op_libraries))
+        obstacle = op_libraries.load_obstacle(parse_files(settings.op_libraries))
         if obstacle is not None:
             parser.error(obstacle)
     if settings.otel and not _is_there("opentelemetry.exporter.otlp.proto.http"):

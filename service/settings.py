@@ -1,5 +1,9 @@
-"""Every setting of the service: an environment variable with the prefix SERVING_, and a flag of the same name."""
+"""Every setting of the service: an environment variable with the prefix SERVING_, and a flag of the same name.
 
+Imports nothing of the service, so that every module can import the settings.
+"""
+
+import glob
 import logging
 import math
 import os
@@ -8,70 +12,104 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
-
-from service.engines import EngineChoice
-from service.engines.tensorflow import op_libraries
-from service.security import cors, rate_limit
-
-# Variables that look like settings and are none: a typing error would else leave a default in force, unnoticed.
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 PREFIX = "SERVING_"
 
-# What Kubernetes sets in every container of a namespace for each Service called `serving`, or `serving-...`.
+# "auto": the LiteRT twin if a proved one is there, else TensorFlow.
+EngineChoice = Literal["auto", "tensorflow", "litert"]
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+ANY_ORIGIN = "*"
+# A rate limit keeps eight bytes for each request that it lets in.
+MAX_RATE_REQUESTS = 1_000_000
+
+_SWITCH = {"1": True, "true": True, "0": False, "false": False}
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?|null", re.ASCII)
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_RATE = re.compile(
+    r"\s*([0-9]{1,9})\s*(?:/|per)\s*([0-9]{1,9})?\s*(second|minute|hour|day|month|year)s?\s*", re.IGNORECASE
+)
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "month": 30 * 86_400, "year": 360 * 86_400}
+# Kubernetes sets these in every container of a namespace for each Service called `serving` or `serving-...`.
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _OF_KUBERNETES = re.compile(
     r"SERVING_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
 )
-_ADDRESS_OF_KUBERNETES = re.compile(r"(?:tcp|udp|sctp)://")
-
-
-def unknown_variables(environ: Mapping[str, str], known: Iterable[str]) -> Iterator[str]:
-    """A sentence for each variable with our prefix that is none of `known`, with the nearest of these."""
-    names = list(known)
-    for name, text in sorted(environ.items()):
-        if not name.upper().startswith(PREFIX) or name in names or _is_of_kubernetes(name, text):
-            continue
-        # Without the prefix, which makes all of them alike.
-        nearest = get_close_matches(name.upper()[len(PREFIX) :], [each.removeprefix(PREFIX) for each in names], n=1)
-        meant = f"is {PREFIX}{nearest[0]} meant?" if nearest else "docs/settings.md lists them"
-        yield f"the variable {name!a} is passed over, for no setting is called so; {meant}"
-
-
-def _is_of_kubernetes(name: str, text: str) -> bool:
-    return bool(_OF_KUBERNETES.fullmatch(name) or (name.endswith("_PORT") and _ADDRESS_OF_KUBERNETES.match(text)))
-
-
-LogFormat = Literal["text", "json"]
-LogLevel = Literal["debug", "info", "warning", "error"]
-
-
-# What Kubernetes sets for a Service: SERVING_PORT for one of the name `serving` (enableServiceLinks).
+# The value of SERVING_PORT among them.
 _SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
-
-_SWITCH = {"1": True, "true": True, "0": False, "false": False}
 
 logger = logging.getLogger(__name__)
 
 
 class InvalidSetting(ValueError):
-    """A setting that the service cannot start with; the message names it, its value and what was expected."""
+    """The service cannot start with this setting; the message names it, its value and what was expected."""
+
+
+def parse_files(text: str) -> tuple[Path, ...]:
+    """Absolute paths of files, separated by `:` or `,`; a `*` in a name is a wildcard.
+
+    Raises:
+        ValueError: one of them does not exist.
+    """
+    paths: list[Path] = []
+    for name in filter(None, (part.strip() for part in re.split("[:,]", text))):
+        found = sorted(glob.glob(name)) or [name]  # noqa: PTH207  # a Path knows no absolute patterns
+        if missing := [path for path in found if not Path(path).is_file()]:
+            raise ValueError(f"{text!r}: there is no file {missing[0]}")
+        paths += [Path(path).absolute() for path in found]
+    return tuple(dict.fromkeys(paths))
+
+
+def parse_origins(text: str) -> frozenset[str]:
+    """Origins as browsers write them, separated by commas or blanks; `*` is any.
+
+    Raises:
+        ValueError: names the origin and what was expected.
+    """
+    return frozenset(_parse_origin(part) for part in re.split(r"[\s,]+", text) if part)
+
+
+def _parse_origin(text: str) -> str:
+    origin = text.lower()
+    if origin == ANY_ORIGIN:
+        return origin
+    if not _ORIGIN.fullmatch(origin):
+        raise ValueError(f"{text!r}: expected origins as https://app.example or http://localhost:3000, or *")
+    return origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], ""))
+
+
+class Rate(NamedTuple):
+    requests: int
+    seconds: int
+
+    def __str__(self) -> str:
+        return f"{self.requests} requests in {self.seconds} s"
+
+
+def parse_rate(text: str) -> Rate:
+    """ "100/second", "5000 per hour", "10 per 2 minutes". Raises ValueError."""
+    if found := _RATE.fullmatch(text):
+        requests, multiple, unit = found.groups()
+        rate = Rate(int(requests), int(multiple or 1) * _SECONDS[unit.lower()])
+        if 1 <= rate.requests <= MAX_RATE_REQUESTS and rate.seconds:
+            return rate
+    raise ValueError(f"{text!r}: expected a rate as 100/second or 5000/hour, of at most {MAX_RATE_REQUESTS} requests")
 
 
 def setting(
     default: Any,
     text: str,
     *,
-    least: float | None = None,
-    most: float | None = None,
+    min: float | None = None,  # noqa: A002
+    max: float | None = None,  # noqa: A002
     aliases: tuple[str, ...] = (),
     check: Callable[[str], object] | None = None,
 ) -> Any:
-    """`aliases` are environment variables that count where the setting's own one is not set. `check` raises ValueError,
-    with the value and what was expected."""
-    return field(
-        default=default, metadata={"help": text, "least": least, "most": most, "aliases": aliases, "check": check}
-    )
+    """`aliases`: environment variables to read if the setting's own is not set. `check` raises ValueError, whose
+    message begins with the value."""
+    return field(default=default, metadata={"help": text, "min": min, "max": max, "aliases": aliases, "check": check})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,89 +124,85 @@ class Settings:
         "", "file with policies per model: versions, labels, batching (empty: models.toml in the models folder, if any)"
     )
     admin: bool = setting(False, "let clients load and unload models: 1 or 0")
-    api_keys_file: str = setting("", "file with the API keys, one of which every client then needs (empty: none does)")
+    api_keys_file: str = setting("", "file with API keys; every client then needs one (empty: no keys)")
     rate_limit: str = setting(
         "",
-        "most requests of a key, as 100/second; without keys, of all clients together (empty: no limit)",
-        check=rate_limit.parse,
+        "maximum rate of requests of each key, as 100/second; without keys, of all clients together (empty: no limit)",
+        check=parse_rate,
     )
     cors_origins: str = setting(
         "",
-        "origins whose pages may read answers (CORS), separated by commas; *: any (empty: none)",
-        check=cors.parse,
+        "origins whose pages may read responses (CORS), separated by commas; *: any (empty: none)",
+        check=parse_origins,
     )
     host: str = setting("127.0.0.1", "address to listen on")
-    port: int = setting(8501, "port to listen on", least=1, most=65535)
+    port: int = setting(8501, "port to listen on", min=1, max=65535)
     operations_port: int = setting(
-        0, "port of their own for health and metrics, without a key; 0: on the main port", least=0, most=65535
+        0, "port of their own for health and metrics, without a key; 0: on the main port", min=0, max=65535
     )
     engine: EngineChoice = setting(
-        "auto", "what runs the models; auto: the LiteRT twin where a proved one is there, else TensorFlow"
+        "auto", "what runs the models; auto: the LiteRT twin if a proved one is there, else TensorFlow"
     )
     op_libraries: str = setting(
         "",
-        "libraries with operations that graphs have and TensorFlow has not: files, separated by : or , (empty: none)",
-        check=op_libraries.parse,
+        "libraries with operations that TensorFlow does not have: files, separated by : or , (empty: none)",
+        check=parse_files,
     )
-    workers: int = setting(0, "worker processes; 0: one for each core that the service may use", least=0, most=512)
+    workers: int = setting(0, "worker processes; 0: one for each core that the service may use", min=0, max=512)
     threads: int = setting(
-        32, "threads of a worker process, for what takes longer than a millisecond", least=1, most=1024
+        32, "threads of a worker process, for requests that take longer than a millisecond", min=1, max=1024
     )
-    max_batch_size: int = setting(32, "most rows that are run together, of several requests or of one", least=1)
-    batch_timeout_micros: int = setting(0, "how long an idle model waits for a fuller batch, in microseconds", least=0)
+    max_batch_size: int = setting(32, "maximum rows of a batch", min=1)
+    batch_timeout_micros: int = setting(0, "how long an idle model waits for a fuller batch, in microseconds", min=0)
     max_queue_size: int = setting(
-        1000, "most requests of a worker process that wait for a thread; more get 429", least=1
+        1000, "maximum requests of a worker process that wait for a thread; more get 429", min=1
     )
     max_queue_ms: int = setting(
         100,
-        "longest time in milliseconds that a request waits for a thread or the event loop; then it gets 429",
-        least=1,
+        "maximum time in milliseconds that a request waits for a thread or the event loop; then it gets 429",
+        min=1,
     )
     unhealthy_after: int = setting(
         3,
-        "after how many deadlines in a row that pass while a version runs it gets no more requests (0: it always does)",
-        least=0,
+        "number of runs of a version in a row that pass their deadline before it gets no more requests (0: no limit)",
+        min=0,
     )
-    max_connections: int = setting(10_000, "most open connections of a worker process; more get 503", least=1)
+    max_connections: int = setting(10_000, "maximum open connections of a worker process; more get 503", min=1)
     keep_alive_seconds: int = setting(
         75,
-        "how long a connection is kept for its next request, in seconds; longer than the balancer before it keeps it",
-        least=1,
-        most=86_400,
+        "how long an idle connection is kept, in seconds; set it higher than in the load balancer",
+        min=1,
+        max=86_400,
     )
     request_timeout_ms: int = setting(
         30_000,
-        "how long a request may take from its last byte to its answer, in milliseconds; then it gets 504 (0: no limit)",
-        least=0,
+        "maximum time from a request's last byte to its response, in milliseconds; then it gets 504 (0: no limit)",
+        min=0,
     )
-    max_body_bytes: int = setting(32 * 1024 * 1024, "longest request body, in bytes", least=1)
+    max_body_bytes: int = setting(32 * 1024 * 1024, "maximum size of a request body, in bytes", min=1)
     max_buffered_bytes: int = setting(
         256 * 1024 * 1024,
-        "most bytes that a worker process keeps of bodies and unread answers at a time; more bodies get 503",
-        least=1,
+        "maximum bytes of request bodies and unread responses in a worker process; more requests get 503",
+        min=1,
     )
-    max_image_pixels: int = setting(50_000_000, "largest picture, in pixels (width x height)", least=1)
+    max_image_pixels: int = setting(50_000_000, "maximum size of a picture, in pixels (width x height)", min=1)
     poll_seconds: float = setting(
-        1.0, "how often the models folder is looked through for new and vanished versions", least=0.01, most=3600
+        1.0, "how often the models folder is polled for new and removed versions, in seconds", min=0.01, max=3600
     )
     drift_window: int = setting(
-        1000, "rows of each version that are compared with its training data; 0: none", least=0, most=100_000
+        1000, "last rows of each version that are compared with its training data; 0: none", min=0, max=100_000
     )
-    shutdown_seconds: int = setting(30, "how long requests in flight may take to finish after SIGTERM", least=0)
-    log_format: LogFormat = setting("text", "form of the log lines")
-    log_level: LogLevel = setting("info", "least level that is logged")
-    log_sample: float = setting(
-        1.0, "of how many requests a line is logged, as a share; of those that failed (5xx) always", least=0, most=1
-    )
-    capture_file: str = setting(
-        "", "file to which a share of the requests is written, with their answers (empty: none)"
-    )
-    capture_share: float = setting(0.01, "of how many requests, as a share", least=0, most=1)
+    shutdown_seconds: int = setting(30, "how long requests in flight may take after SIGTERM, in seconds", min=0)
+    log_format: LogFormat = setting("text", "format of log lines")
+    log_level: LogLevel = setting("info", "minimum level of log lines")
+    log_sample: float = setting(1.0, "share of requests that get a log line; failed ones (5xx) always do", min=0, max=1)
+    capture_file: str = setting("", "file to which a share of requests and their responses is written (empty: none)")
+    capture_share: float = setting(0.01, "share of requests to capture", min=0, max=1)
     capture_max_bytes: int = setting(
-        100 * 1024 * 1024, "longest that the file may get, in bytes, with the older one beside it", least=1024
+        100 * 1024 * 1024, "maximum size of the capture file with its predecessor, in bytes", min=1024
     )
     otel: bool = setting(
-        False, "send OpenTelemetry spans of requests to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names: 1 or 0"
+        False, "send OpenTelemetry spans of requests to the collector at OTEL_EXPORTER_OTLP_ENDPOINT: 1 or 0"
     )
 
     def __post_init__(self) -> None:
@@ -179,15 +213,15 @@ class Settings:
 
 
 def variable(spec: "Field[Any]") -> str:
-    return f"SERVING_{spec.name.upper()}"
+    return f"{PREFIX}{spec.name.upper()}"
 
 
 def from_environment(environ: Mapping[str, str] = os.environ, flags: Mapping[str, str] | None = None) -> Settings:
-    """Settings from flags (by field name), else environment variables, else defaults. A variable with the address of a
-    Service, as Kubernetes sets it, counts as unset; a warning says so.
+    """Settings from flags (by field name), else environment variables, else defaults. A variable that holds the address
+    of a Kubernetes Service counts as unset, with a warning.
 
     Raises:
-        InvalidSetting: a value is not of the setting's kind or range.
+        InvalidSetting: a value has the wrong type or is out of range.
     """
     values: dict[str, Any] = {}
     for spec in fields(Settings):
@@ -201,12 +235,28 @@ def from_environment(environ: Mapping[str, str] = os.environ, flags: Mapping[str
     return Settings(**values)
 
 
+def unknown_variables(environ: Mapping[str, str], known: Iterable[str]) -> Iterator[str]:
+    """A sentence for each variable with our prefix that is not in `known`: a misspelt setting would go unnoticed."""
+    names = list(known)
+    for name, text in sorted(environ.items()):
+        if not name.upper().startswith(PREFIX) or name in names or _is_of_kubernetes(name, text):
+            continue
+        # Compare without the prefix, which would make all of them similar.
+        nearest = get_close_matches(name.upper()[len(PREFIX) :], [each.removeprefix(PREFIX) for each in names], n=1)
+        hint = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "docs/settings.md lists them"
+        yield f"the variable {name!a} is ignored, since there is no such setting; {hint}"
+
+
+def _is_of_kubernetes(name: str, text: str) -> bool:
+    return bool(_OF_KUBERNETES.fullmatch(name) or (name.endswith("_PORT") and _SERVICE_LINK.fullmatch(text)))
+
+
 def _is_service_link(name: str, text: str) -> bool:
     if not _SERVICE_LINK.fullmatch(text):
         return False
     logger.warning(
-        "%s=%r is passed over: it is the address of a Service, which Kubernetes sets where one has a name that begins "
-        "like this variable; `enableServiceLinks: false` in the pod's spec keeps it from doing so",
+        "%s=%r is ignored: it is the address of a Service, which Kubernetes sets if the Service's name begins like "
+        "this variable; `enableServiceLinks: false` in the pod's spec turns that off",
         *(name, text),
     )
     return True
@@ -223,22 +273,22 @@ def _parse(spec: "Field[Any]", source: str, text: str) -> Any:
     return value
 
 
-def _check(spec: "Field[Any]", source: str, value: Any, given: str) -> None:
+def _check(spec: "Field[Any]", source: str, value: Any, text: str) -> None:
     if value and (check := spec.metadata["check"]):
         try:
             check(value)
         except ValueError as error:
             raise InvalidSetting(f"{source}={error}") from None
     choices = get_args(spec.type)
-    least, most = spec.metadata["least"], spec.metadata["most"]
+    minimum, maximum = spec.metadata["min"], spec.metadata["max"]
     if choices and value not in choices:
         expected = "one of " + ", ".join(choices)
     elif isinstance(value, float) and not math.isfinite(value):
         expected = "a finite number"
-    elif least is not None and value < least:
-        expected = f"at least {least}"
-    elif most is not None and value > most:
-        expected = f"at most {most}"
+    elif minimum is not None and value < minimum:
+        expected = f"at least {minimum}"
+    elif maximum is not None and value > maximum:
+        expected = f"at most {maximum}"
     else:
         return
-    raise InvalidSetting(f"{source}={given!r}: expected {expected}")
+    raise InvalidSetting(f"{source}={text!r}: expected {expected}")

@@ -15,7 +15,6 @@ from typing import cast, get_args
 import orjson
 
 from service.api.v1.decode import decode_example
-from service.engines import EngineChoice
 from service.engines.base import LoadError
 from service.engines.loading import load_engine
 from service.inference.batching import row_count
@@ -28,6 +27,7 @@ from service.lifecycle.warm_up import WarmUp
 from service.metrics.definitions import Metrics
 from service.observability.capture import Captured, decode_line, decode_tensors
 from service.serving_config import InvalidServingConfig, read_serving_config
+from service.settings import EngineChoice
 from training.errors import ConfigError, RunError
 from training.replay_tally import Answers, Tally
 

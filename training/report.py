@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from service.engines import EngineChoice
 from service.engines.base import LoadError
 from service.engines.loading import load_engine
 from service.lifecycle.repository import Repository
 from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, read_serving_config
+from service.settings import EngineChoice
 from service.tensors.dtypes import DTYPES, Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from training.errors import RunError

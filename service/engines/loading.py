@@ -5,10 +5,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.engines import EngineChoice
 from service.engines.base import Engine, LoadError
 from service.engines.outlier import ScoredEngine
 from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, graph_file, misplaced_models, saved_model_digest
+from service.settings import EngineChoice
 from service.tensors.signature import DEFAULT_SIGNATURE
 
 __all__ = ["Engine", "LoadError", "load_engine"]

@@ -18,7 +18,8 @@ import msgspec
 from service.runtime import toml_file
 from service.runtime.shared_values import Value, Values
 from service.runtime.toml_file import TomlFile
-from service.security.rate_limit import RateLimit, RateLimits, parse
+from service.security.rate_limit import RateLimit, RateLimits
+from service.settings import parse_rate
 
 # admin: load and unload models, and everything that predict may.
 Scope = Literal["predict", "admin"]
@@ -45,7 +46,7 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         if self.rate_limit:
-            parse(self.rate_limit)
+            parse_rate(self.rate_limit)
 
 
 class ApiKey(msgspec.Struct, frozen=True):

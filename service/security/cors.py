@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import msgspec
 
 from service.http import Response, error_response
+from service.settings import ANY_ORIGIN
 
-ANY = "*"
 METHODS = "GET, HEAD, POST"
 # Besides those that every page may read.
 EXPOSED_HEADERS = "Inference-Header-Content-Length, Outlier-Score, Retry-After, X-Request-ID"
@@ -22,27 +22,7 @@ MAX_HEADER_NAMES_BYTES = 4096
 _REQUEST_METHOD = b"access-control-request-method"
 _REQUEST_HEADERS = b"access-control-request-headers"
 
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?|null", re.ASCII)
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++(?:[ \t]*+,[ \t]*+[!#$%&'*+.^_`|~0-9A-Za-z-]++)*+")
-
-
-def parse(text: str) -> frozenset[str]:
-    """Origins as browsers write them, from a list separated by commas or blanks. `*` means all.
-
-    Raises:
-        ValueError: names the origin and says what was expected.
-    """
-    return frozenset(_origin(part) for part in re.split(r"[\s,]+", text) if part)
-
-
-def _origin(text: str) -> str:
-    origin = text.lower()
-    if origin == ANY:
-        return origin
-    if not _ORIGIN.fullmatch(origin):
-        raise ValueError(f"{text!r}: expected origins as https://app.example or http://localhost:3000, or *")
-    return origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], ""))
 
 
 def is_preflight(method: str, headers: Mapping[bytes, bytes]) -> bool:
@@ -61,7 +41,7 @@ class Cors:
 
     def __init__(self, origins: frozenset[str]) -> None:
         self._origins = frozenset(origin.encode() for origin in origins)
-        self._takes_any = ANY in origins
+        self._takes_any = ANY_ORIGIN in origins
 
     def preflight(self, headers: Mapping[bytes, bytes]) -> Response:
         """The response to a preflight, without the headers of `with_headers`."""
@@ -81,7 +61,7 @@ class Cors:
         added = []
         origin = headers.get(b"origin")
         if origin is not None and self._takes(origin):
-            taken = ANY if self._takes_any else origin.decode()
+            taken = ANY_ORIGIN if self._takes_any else origin.decode()
             added = [("access-control-allow-origin", taken), ("access-control-expose-headers", EXPOSED_HEADERS)]
         if not self._takes_any:
             # Else a cache would give one origin's response to another.

@@ -1,45 +1,18 @@
 """Rate limits: how many requests a key may send, over all worker processes together."""
 
 import logging
-import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from math import ceil
-from typing import NamedTuple
 
 from service.runtime.shared_memory import COMMON, Areas, FileLock, Kind, MemoryFull, SharedMemory
-
-# A limit keeps eight bytes for each request that it lets in.
-MAX_REQUESTS = 1_000_000
-
-_RATE = re.compile(
-    r"\s*([0-9]{1,9})\s*(?:/|per)\s*([0-9]{1,9})?\s*(second|minute|hour|day|month|year)s?\s*", re.IGNORECASE
-)
-_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "month": 30 * 86_400, "year": 360 * 86_400}
+from service.settings import Rate, parse_rate
 
 Clock = Callable[[], float]
 
 logger = logging.getLogger(__name__)
-
-
-class Rate(NamedTuple):
-    requests: int
-    seconds: int
-
-    def __str__(self) -> str:
-        return f"{self.requests} requests in {self.seconds} s"
-
-
-def parse(text: str) -> Rate:
-    """ "100/second", "5000 per hour", "10 per 2 minutes". Raises ValueError."""
-    if found := _RATE.fullmatch(text):
-        requests, multiple, unit = found.groups()
-        rate = Rate(int(requests), int(multiple or 1) * _SECONDS[unit.lower()])
-        if 1 <= rate.requests <= MAX_REQUESTS and rate.seconds:
-            return rate
-    raise ValueError(f"{text!r}: expected a rate as 100/second or 5000/hour, of at most {MAX_REQUESTS} requests")
 
 
 class RateLimits:
@@ -51,8 +24,8 @@ class RateLimits:
         self._clock = clock
 
     def of(self, name: str, text: str) -> "RateLimit | None":
-        """The limit of the key `name`. `text` as `parse` takes it; None if it is empty."""
-        return RateLimit(parse(text), name, self._ring, self._clock) if text else None
+        """The limit of the key `name`. `text` as `parse_rate` accepts it; None if it is empty."""
+        return RateLimit(parse_rate(text), name, self._ring, self._clock) if text else None
 
     def _ring(self, name: str, rate: Rate) -> "_Ring":
         size = 8 * (1 + rate.requests)

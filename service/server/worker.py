@@ -99,6 +99,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     async def _serve(self, app: "App") -> None:
         from service.security import cors
         from service.server.connection import Connections, CorsConnection, HttpConnection, affordable_connections
+        from service.settings import parse_origins
 
         settings = app.settings
         listeners = [bound_socket(settings.host, port) for port in (settings.port, settings.operations_port) if port]
@@ -111,7 +112,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         )
         # Health and metrics respond however many clients there are.
         operations = Connections(MAX_OPERATIONS_CONNECTIONS, keep_alive_seconds=settings.keep_alive_seconds)
-        origins = cors.parse(settings.cors_origins)
+        origins = parse_origins(settings.cors_origins)
         main = partial(CorsConnection, cors.Cors(origins)) if origins else HttpConnection
         await self._until_wanted(app)
         servers = [

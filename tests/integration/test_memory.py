@@ -9,10 +9,9 @@ import psutil
 import pytest
 
 from service import create_app
-from service.engines import EngineChoice
 from service.lifecycle.registry import Registry
 from service.lifecycle.watcher import Watcher
-from service.settings import Settings
+from service.settings import EngineChoice, Settings
 from tests.integration.conftest import SHIPPED
 
 # One version of the model takes more than a megabyte, by either engine.

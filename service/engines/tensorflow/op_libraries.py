@@ -4,8 +4,6 @@ A library runs code as soon as it is loaded, in a process that cannot get rid of
 process of their own, and worker processes load them before their first SavedModel (engines/tensorflow/c_api.py).
 """
 
-import glob
-import re
 import signal
 import subprocess
 import sys
@@ -41,22 +39,6 @@ _PACKAGES = {
     "WhitespaceTokenize": "tensorflow-text",
     "WordpieceTokenize": "tensorflow-text",
 }
-
-
-def parse(text: str) -> tuple[Path, ...]:
-    """The files that the setting names, separated by `:` or `,`; in a name `*` stands for any text.
-
-    Raises:
-        ValueError: one of them is not there.
-    """
-    paths: list[Path] = []
-    for name in filter(None, (part.strip() for part in re.split("[:,]", text))):
-        found = sorted(glob.glob(name)) or [name]  # noqa: PTH207  # a Path knows no absolute patterns
-        if missing := [path for path in found if not Path(path).is_file()]:
-            raise ValueError(f"{text!r}: there is no file {missing[0]}")
-        # With its folder, else the loader would look for it among the system's libraries.
-        paths += [Path(path).absolute() for path in found]
-    return tuple(dict.fromkeys(paths))
 
 
 def load_obstacle(paths: Sequence[Path]) -> str | None:

@@ -337,7 +337,7 @@ def test_a_misspelt_variable_is_warned_of_once_there_is_a_log(
     monkeypatch.setenv("SERVING_PROT", "9000")
     _warn_of_misspelt(None)
     assert [line for line in caplog.messages if "SERVING_PROT" in line] == [
-        "the variable 'SERVING_PROT' is passed over, for no setting is called so; is SERVING_PORT meant?"
+        "the variable 'SERVING_PROT' is ignored, since there is no such setting; did you mean SERVING_PORT?"
     ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from service.runtime.shared_memory import COMMON, MIN_CAPACITY, Areas, Kind, SharedMemory
-from service.security.rate_limit import Rate, RateLimit, RateLimits, parse
+from service.security.rate_limit import RateLimit, RateLimits
 from tests.unit.service.forked import Forked
 
 RATE, REQUESTS, SECONDS = "5 per 10 seconds", 5, 10
@@ -39,31 +39,6 @@ def limit_of(name: str, text: str, memory: SharedMemory | None = None, clock: Cl
 
 def accepted(limit: RateLimit, times: int = 1) -> int:
     return [limit.seconds_to_wait() for _ in range(times)].count(0)
-
-
-@pytest.mark.parametrize(
-    ("text", "requests", "seconds"),
-    [
-        ("100/second", 100, 1),
-        ("5000 per hour", 5000, 3600),
-        ("10 per 2 minutes", 10, 120),
-        (" 7 / 3Minute ", 7, 180),
-        ("1000000/day", 10**6, 86_400),
-        ("1/month", 1, 2_592_000),
-        ("1/year", 1, 31_104_000),
-    ],
-)
-def test_parse(text: str, requests: int, seconds: int) -> None:
-    assert parse(text) == Rate(requests, seconds)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["100", "many", "0/second", "-1/second", "1/week", "1/0 seconds", "1/second;5/minute", "1000001/day", "1" * 5000],
-)
-def test_parse_names_an_invalid_rate_and_shows_a_valid_one(text: str) -> None:
-    with pytest.raises(ValueError, match=f"^{text!r}: expected a rate as 100/second or 5000/hour, of at most 1000000"):
-        parse(text)
 
 
 def test_an_empty_rate_is_no_limit() -> None:

@@ -3,9 +3,9 @@
 import pytest
 
 from service.http import Request, Response, error_response
-from service.security.cors import Cors, parse
+from service.security.cors import Cors
 from service.server.connection import Connections, CorsConnection
-from service.settings import InvalidSetting, from_environment
+from service.settings import parse_origins
 from tests.unit.service.fakes import FakeTransport
 from tests.unit.service.server.clients import Client, Echo, connect, post
 
@@ -28,7 +28,7 @@ def everybody_comes_in(_request: Request) -> Response | None:
 def client_of(origins: str, *, needs_key: bool = False) -> Client:
     echo = Echo()
     admit = nobody_comes_in if needs_key else everybody_comes_in
-    connection = CorsConnection(Cors(parse(origins)), echo, Connections(), 100, admit)
+    connection = CorsConnection(Cors(parse_origins(origins)), echo, Connections(), 100, admit)
     transport = FakeTransport()
     connection.connection_made(transport)
     return Client(echo, transport, connection)
@@ -155,30 +155,3 @@ def test_without_the_setting_no_page_of_another_origin_reads_anything() -> None:
     client = connect()
     client.send(PREDICT)
     assert access(client) == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", set()),
-        ("*", {"*"}),
-        ("https://app.example,http://localhost:3000", {"https://app.example", "http://localhost:3000"}),
-        (" HTTPS://App.Example \n null ", {"https://app.example", "null"}),
-        ("https://app.example:443 http://app.example:80", {"https://app.example", "http://app.example"}),
-        ("http://app.example:443", {"http://app.example:443"}),
-        ("http://[::1]:3000", {"http://[::1]:3000"}),
-        ("chrome-extension://abcdef", {"chrome-extension://abcdef"}),
-    ],
-)
-def test_origins_are_read_as_browsers_write_them(text: str, expected: set[str]) -> None:
-    assert parse(text) == expected
-
-
-@pytest.mark.parametrize(
-    "origin", ["app.example", "https://app.example/", "https://app.example/a", "https://*.example", "https://", "**"]
-)
-def test_what_is_no_origin_stops_the_start(origin: str) -> None:
-    with pytest.raises(InvalidSetting) as raised:
-        from_environment({"SERVING_CORS_ORIGINS": f"https://app.example {origin}"})
-    expected = "expected origins as https://app.example or http://localhost:3000, or *"
-    assert str(raised.value) == f"SERVING_CORS_ORIGINS={origin!r}: {expected}"
