@@ -67,7 +67,7 @@ def main() -> None:
         except OSError as error:
             parser.error(f"SERVING_CAPTURE_FILE={settings.capture_file!r} cannot be written: {error.strerror}")
     if settings.op_libraries:
-        obstacle = op_libraries.load_obstacle(parse_files(settings.op_libraries))
+        obstacle = op_libraries.why_not_loadable(parse_files(settings.op_libraries))
         if obstacle is not None:
             parser.error(obstacle)
     if settings.otel and not _is_there("opentelemetry.exporter.otlp.proto.http"):

@@ -1,4 +1,4 @@
-"""What every engine offers."""
+"""The interface of an engine."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -15,35 +15,33 @@ class LoadError(Exception):
 
 
 class Engine(Protocol):
-    """Safe to use from several threads. What it holds is given back once nobody refers to it any more."""
+    """Runs the signatures of one version. Safe to use from several threads; closed when it is collected."""
 
     name: str
     signatures: Mapping[str, Signature]
-    # On the thread that asks, and on no other: its processor time is what a run costs.
+    # Whether a run uses only the calling thread, so that the thread's CPU time is the cost of the run.
     runs_on_caller: bool
 
     def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Every output of the signature, by name.
 
-        `inputs` holds an array for each of the signature's inputs, of its type and of a shape that it declares.
+        `inputs` has an array for each of the signature's inputs, of the declared type and shape.
 
         Raises:
-            InvalidRequest: the model itself refuses these values.
+            InvalidRequest: the model rejects these values.
         """
 
     def release(self) -> None:
-        """Gives back what it keeps for runs of other sizes than the last one's."""
-
-
-# What comes of inputs without rows, which many a graph cannot be run on: a convolution wants something to convolve.
+        """Release memory that is kept for runs of other sizes than the last run's."""
 
 
 def outputs_of_no_rows(signature: Signature, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Outputs without rows, of the types and the shapes of rows that the signature declares.
+    """Outputs without rows, of the types and row shapes that the signature declares. Many graphs cannot run without
+    rows: a convolution needs something to convolve.
 
     Raises:
-        InvalidRequest: an input has no values though it has rows, or the signature does not say of what shape the
-            outputs' rows are.
+        InvalidRequest: an input has rows but no values, or the signature does not declare the shape of the outputs'
+            rows.
     """
     for name, array in inputs.items():
         if not array.ndim or len(array) or (signature.inputs[name].shape or ())[:1] != (-1,):

@@ -14,18 +14,20 @@ from service.errors import InvalidRequest
 from service.tensors.dtypes import DTYPES, Array
 from service.tensors.signature import Signature, TensorSpec
 
-# Interpreters that are kept, each prepared for the shapes it ran last. To prepare one for other shapes costs more than
-# to run a small model; to keep one costs the weights once more.
-KEPT = 4
+# Idle interpreters to keep, each prepared for the shapes of its last run. Preparing one for other shapes takes longer
+# than a run of a small model; keeping one takes the memory of the weights once more.
+MAX_IDLE = 4
 
 Shapes = tuple[tuple[int, ...], ...]
 
-# Around what LiteRT says of a failed run: the source file, and the node that failed.
+# The source file and the failed node in LiteRT's error messages.
 _SOURCE = re.compile(r"^\S+\.(?:h|cc)(?::\d+)? ")
 _NODE = re.compile(r"Node number \d+ \((\w+)\) failed to (?:invoke|prepare)\.?")
 
 
 class LiteRTEngine:
+    """Keeps a pool of interpreters, since an interpreter serves one thread at a time."""
+
     name = "litert"
     runs_on_caller = True
 
@@ -46,7 +48,7 @@ class LiteRTEngine:
             details = first.interpreter.get_signature_runner(name)
             _check_types(name, signature.inputs, details.get_input_details())
             _check_types(name, signature.outputs, details.get_output_details())
-        # An interpreter serves one thread at a time; those that are free wait here, the one used last at the end.
+        # The last used at the end.
         self._idle = [first]
 
     def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -58,11 +60,11 @@ class LiteRTEngine:
         try:
             outputs = runner.run(signature, inputs, shapes)
         except RuntimeError as error:
-            raise InvalidRequest(f"the model refuses this input: {sentence(str(error))}") from None
-        # Only now: one that failed may be in any state.
+            raise InvalidRequest(f"the model refuses this input: {_sentence(str(error))}") from None
+        # A failed interpreter may be in any state: drop it.
         with self._lock:
             self._idle.append(runner)
-            if len(self._idle) > KEPT:
+            if len(self._idle) > MAX_IDLE:
                 del self._idle[0]
         return outputs
 
@@ -71,34 +73,37 @@ class LiteRTEngine:
             del self._idle[:-1]
 
     def _take(self, shapes: Shapes) -> "_Runner":
-        """One that is prepared for these shapes, else a new one until KEPT wait, else the one unused for longest."""
+        """A runner prepared for these shapes, else a new one while fewer than MAX_IDLE are idle, else the least
+        recently used."""
         with self._lock:
             for index in range(len(self._idle) - 1, -1, -1):
                 if self._idle[index].shapes in (None, shapes):
                     return self._idle.pop(index)
-            if len(self._idle) >= KEPT:
+            if len(self._idle) >= MAX_IDLE:
                 return self._idle.pop(0)
         return _Runner(self._model)
 
 
-def sentence(message: str) -> str:
-    """What LiteRT says of a run that failed, without its source files."""
+def _sentence(message: str) -> str:
+    """LiteRT's message about a failed run, without its source files."""
     return _NODE.sub(r" (\1)", _SOURCE.sub("", message.strip().partition("\n")[0])).strip()
 
 
 def _check_types(signature: str, specs: Mapping[str, TensorSpec], details: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises LoadError. A twin of lower precision may want it in its tensors, too, where it means other numbers."""
+    """Raises LoadError. A quantized twin may have quantized inputs and outputs, whose numbers mean something else."""
     for name, spec in specs.items():
         expected, found = DTYPES.get(spec.dtype), np.dtype(details[name]["dtype"])
-        # Strings have a type of NumPy's here.
+        # LiteRT describes strings by a fixed-length type of NumPy.
         if expected is not None and expected.kind != "O" and expected != found:
             raise LoadError(f"the twin's {name!r} of {signature!r} is {found}, the SavedModel's {expected}")
 
 
 class _Runner:
+    """An interpreter, and the shapes that it is prepared for."""
+
     def __init__(self, model: bytes) -> None:
         try:
-            # One thread: requests in parallel use the cores better than parts of one small model.
+            # Parallel requests use the cores better than the parts of one small model do.
             self.interpreter = Interpreter(model_content=model, num_threads=1)
         except (ValueError, RuntimeError) as error:
             raise LoadError(f"LiteRT cannot read the twin: {error}") from None
@@ -113,7 +118,7 @@ class _Runner:
     def run(self, signature: str, inputs: Mapping[str, Array], shapes: Shapes) -> dict[str, Array]:
         interpreter = self.interpreter
         if self._only_signature is None:
-            # LiteRT's own way to run one of several, which prepares it anew each time.
+            # LiteRT's own runner, which prepares the interpreter anew each time.
             outputs: dict[str, Array] = interpreter.get_signature_runner(signature)(**inputs)
             return outputs
         if self.shapes != shapes:

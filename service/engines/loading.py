@@ -1,4 +1,4 @@
-"""Engines: what runs a version. `load_engine` chooses one."""
+"""Choose the engine of a version and load it."""
 
 import hashlib
 import logging
@@ -19,29 +19,29 @@ logger = logging.getLogger(__name__)
 def load_engine(
     version_dir: Path, config: ServingConfig, choice: EngineChoice, op_libraries: Sequence[Path] = ()
 ) -> Engine:
-    """The engine that `choice` asks for; "auto" takes the twin where one is proved, else the SavedModel.
+    """The chosen engine. "auto" takes the twin if a proved one is there, else the SavedModel.
 
-    `op_libraries`: those with operations that TensorFlow itself does not have.
+    `op_libraries`: libraries with operations that TensorFlow itself does not have.
 
     Raises:
-        LoadError: also where TensorFlow is needed and missing.
+        LoadError: also if TensorFlow is needed and missing.
     """
     if graph_file(version_dir) is None:
         below = "".join(f"; it holds {name}" for name in misplaced_models(version_dir))
         raise LoadError(f"not a SavedModel: it holds no saved_model.pb (nor saved_model.pbtxt){below}")
-    obstacle = _twin_obstacle(version_dir, config) if choice != "tensorflow" else "SERVING_ENGINE=tensorflow"
-    if obstacle is None:
+    reason = _why_no_twin(version_dir, config) if choice != "tensorflow" else "SERVING_ENGINE=tensorflow"
+    if reason is None:
         return _load_twin(version_dir / ASSETS / TWIN_FILE, config)
     if choice == "litert":
-        raise LoadError(f"SERVING_ENGINE=litert, but {obstacle}")
+        raise LoadError(f"SERVING_ENGINE=litert, but {reason}")
     if config.twin is not None and choice == "auto":
-        logger.warning("%s: %s; TensorFlow runs the SavedModel instead", "/".join(version_dir.parts[-2:]), obstacle)
-    engine = _load_saved_model(version_dir, obstacle, op_libraries)
+        logger.warning("%s: %s; TensorFlow runs the SavedModel instead", "/".join(version_dir.parts[-2:]), reason)
+    engine = _load_saved_model(version_dir, reason, op_libraries)
     return engine if config.outlier_score is None else ScoredEngine(engine, engine.signatures, config.outlier_score)
 
 
-def _twin_obstacle(version_dir: Path, config: ServingConfig) -> str | None:
-    """What speaks against serving the twin; None: nothing."""
+def _why_no_twin(version_dir: Path, config: ServingConfig) -> str | None:
+    """Why the twin cannot be served; None if it can."""
     twin = version_dir / ASSETS / TWIN_FILE
     if config.twin is None:
         return "it has no proved twin" + (f" ({config.no_twin})" if config.no_twin else "")
@@ -61,12 +61,12 @@ def _load_twin(twin: Path, config: ServingConfig) -> Engine:
 
     if config.outlier_score is None:
         return LiteRTEngine(twin, config.signatures)
-    # Nobody asks it for the default one; and a twin of one signature is quicker.
-    held = {name: signature for name, signature in config.signatures.items() if name != DEFAULT_SIGNATURE}
-    return ScoredEngine(LiteRTEngine(twin, held), config.signatures, config.outlier_score)
+    # ScoredEngine never runs the default signature, and a twin with one signature is faster.
+    run = {name: signature for name, signature in config.signatures.items() if name != DEFAULT_SIGNATURE}
+    return ScoredEngine(LiteRTEngine(twin, run), config.signatures, config.outlier_score)
 
 
-def _load_saved_model(version_dir: Path, why: str, op_libraries: Sequence[Path]) -> Engine:
+def _load_saved_model(version_dir: Path, reason: str, op_libraries: Sequence[Path]) -> Engine:
     from service.engines.tensorflow.c_api import TENSORFLOW_INSTALL, load_op_library
     from service.engines.tensorflow.engine import SavedModelEngine
 
@@ -75,7 +75,7 @@ def _load_saved_model(version_dir: Path, why: str, op_libraries: Sequence[Path])
             load_op_library(path)
         return SavedModelEngine(version_dir)
     except ModuleNotFoundError as error:
-        # A TensorFlow that is there but lacks a part of its own should say so itself.
+        # TensorFlow is installed, but lacks one of its own dependencies.
         if error.name != "tensorflow":
             raise
-        raise LoadError(f"{why}, and TensorFlow is not installed; install it with {TENSORFLOW_INSTALL}") from None
+        raise LoadError(f"{reason}, and TensorFlow is not installed; install it with {TENSORFLOW_INSTALL}") from None

@@ -1,4 +1,4 @@
-"""What a SavedModel says about its graphs, read without TensorFlow or its generated classes.
+"""Signatures and tags of a SavedModel, read without TensorFlow or generated classes.
 
 Format: tensorflow/core/protobuf/{saved_model,meta_graph}.proto, tensorflow/core/framework/{tensor_shape,types}.proto.
 
@@ -17,7 +17,7 @@ Format: tensorflow/core/protobuf/{saved_model,meta_graph}.proto, tensorflow/core
 from service.engines.saved_model.wire import as_bytes, as_int, as_text, entries, fields, last, signed, submessage
 from service.tensors.signature import Signature, TensorSpec
 
-# enum DataType, the part of it that can be given and taken as an array.
+# enum DataType, without the types that have no array.
 DATA_TYPES = {
     1: "DT_FLOAT",
     2: "DT_DOUBLE",
@@ -39,11 +39,11 @@ DATA_TYPES = {
 
 
 def read_signatures(meta_graph: bytes) -> dict[str, Signature]:
-    """By name. An initialiser is none, nor is what takes or gives sparse, ragged or other composite tensors, resources
-    or types without an array.
+    """The signatures of a MetaGraphDef, by name. Left out are initialisers, and signatures with sparse, ragged or other
+    composite tensors, resources, or types without an array.
 
     Raises:
-        ValueError: these bytes are no MetaGraphDef.
+        ValueError: the bytes are not a MetaGraphDef.
     """
     signatures = {}
     for name, definition in sorted(entries(memoryview(meta_graph), 5)):
@@ -54,12 +54,12 @@ def read_signatures(meta_graph: bytes) -> dict[str, Signature]:
 
 
 def has_variables(meta_graph: bytes) -> bool:
-    """Whether it restores its variables from a file. Raises ValueError as above."""
+    """Whether a MetaGraphDef restores variables from a file. Raises ValueError."""
     return last(memoryview(meta_graph), 3) is not None
 
 
 def read_tags(saved_model: bytes) -> list[list[str]]:
-    """The tags of each graph in a file saved_model.pb. Raises ValueError where the file is none."""
+    """The tags of each graph in a saved_model.pb. Raises ValueError if the file is not one."""
     return [
         [as_text(tag) for number, tag in fields(submessage(as_bytes(graph), 1)) if number == 4]
         for number, graph in fields(memoryview(saved_model))
@@ -68,7 +68,7 @@ def read_tags(saved_model: bytes) -> list[list[str]]:
 
 
 def _specs(definition: memoryview, number: int) -> dict[str, TensorSpec] | None:
-    """The tensors in one of a SignatureDef's two maps; None where one of them is no plain tensor."""
+    """The tensors in one of a SignatureDef's two maps; None if one of them is not a plain tensor."""
     specs = {}
     for name, info in sorted(entries(definition, number)):
         parts = dict(fields(info))
@@ -80,7 +80,7 @@ def _specs(definition: memoryview, number: int) -> dict[str, TensorSpec] | None:
 
 
 def read_shape(message: memoryview) -> tuple[int, ...] | None:
-    """Of a TensorShapeProto; None where even the rank is unknown."""
+    """The shape in a TensorShapeProto; None if even the rank is unknown."""
     if last(message, 3):
         return None
     return tuple(signed(as_int(last(as_bytes(dim), 1) or 0)) for number, dim in fields(message) if number == 2)

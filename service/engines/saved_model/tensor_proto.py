@@ -8,8 +8,8 @@ Format: tensorflow/core/framework/tensor.proto.
                           repeated int32 half_val = 13; repeated uint32 uint32_val = 16;
                           repeated uint64 uint64_val = 17; }
 
-Values stand in `tensor_content`, as they lie in memory, or in the field of their type; there fewer than the shape asks
-for mean that the last one is repeated.
+Values are in `tensor_content`, as in memory, or in the field of their type. If that field has fewer values than the
+shape, the last one is repeated.
 """
 
 import math
@@ -34,7 +34,7 @@ _FIELDS = {
 
 
 def read_tensor(message: memoryview) -> Array:
-    """Raises ValueError: the message is damaged, or its type, shape and values do not fit each other."""
+    """The array in a TensorProto. Raises ValueError if it is damaged, or type, shape and values do not match."""
     parts = list(fields(message))
     singles = dict(parts)
     name = DATA_TYPES.get(as_int(singles.get(1, 0)), "")
@@ -50,14 +50,14 @@ def read_tensor(message: memoryview) -> Array:
     return _filled(values, shape)
 
 
-def _values(given: list[Value], field: int, dtype: "np.dtype[np.generic]") -> Array:
+def _values(raw: list[Value], field: int, dtype: "np.dtype[np.generic]") -> Array:
     if field == _STRING:
-        strings = np.empty(len(given), object)
-        strings[:] = [bytes(as_bytes(value)) for value in given]
+        strings = np.empty(len(raw), object)
+        strings[:] = [bytes(as_bytes(value)) for value in raw]
         return strings
     if field in (_FLOAT, _DOUBLE):
-        return np.frombuffer(b"".join(as_bytes(value) for value in given), dtype.newbyteorder("<")).astype(dtype)
-    whole = [number for value in given for number in numbers(value)]
+        return np.frombuffer(b"".join(as_bytes(value) for value in raw), dtype.newbyteorder("<")).astype(dtype)
+    whole = [number for value in raw for number in numbers(value)]
     if field == _HALF:
         return np.array(whole, np.uint16).view(np.float16)
     if dtype.kind == "i":

@@ -1,18 +1,18 @@
-"""Protocol buffers, read field by field, without Google's library or generated classes.
+"""Read protocol buffers field by field, without Google's library or generated classes.
 
-Wire format: https://protobuf.dev/programming-guides/encoding/. What is not well formed raises ValueError.
+Wire format: https://protobuf.dev/programming-guides/encoding/. Malformed messages raise ValueError.
 """
 
 from collections.abc import Iterator
 
-# A whole number, or the bytes of what is longer.
+# A varint, or the bytes of any other field.
 Value = int | memoryview
 
 NOTHING = memoryview(b"")
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
-    """Each field's number and value, in the order of the message."""
+    """Number and value of each field, in the order of the message."""
     position = 0
     while position < len(message):
         tag, position = _varint(message, position)
@@ -36,17 +36,17 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
 
 
 def last(message: memoryview, number: int) -> Value | None:
-    """The value of the field that is not repeated: of several the last counts."""
+    """The value of a field that is not repeated: the last one wins."""
     return dict(fields(message)).get(number)
 
 
 def submessage(message: memoryview, number: int) -> memoryview:
-    """An empty one where there is none."""
+    """The message in a field; empty if there is none."""
     return as_bytes(last(message, number) or NOTHING)
 
 
 def entries(message: memoryview, number: int) -> Iterator[tuple[str, memoryview]]:
-    """Of a map<string, V>, which is a repeated message { string key = 1; V value = 2; }."""
+    """Entries of a map<string, V>, which is a repeated message { string key = 1; V value = 2; }."""
     for field, entry in fields(message):
         if field == number:
             parts = dict(fields(as_bytes(entry)))
@@ -54,7 +54,7 @@ def entries(message: memoryview, number: int) -> Iterator[tuple[str, memoryview]
 
 
 def numbers(value: Value) -> list[int]:
-    """Of a repeated field of whole numbers: one, or several packed into bytes."""
+    """Numbers in one value of a repeated field: one, or several packed into bytes."""
     if isinstance(value, int):
         return [value]
     found, position = [], 0
@@ -65,7 +65,7 @@ def numbers(value: Value) -> list[int]:
 
 
 def signed(value: int) -> int:
-    """int64 and int32 travel as two's complement in 64 bits."""
+    """An int64 or int32 from its two's complement in 64 bits."""
     return value - 2**64 if value >= 2**63 else value
 
 
@@ -86,7 +86,7 @@ def as_text(value: Value | None) -> str:
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """The number that begins there, and where it ends."""
+    """The number at this position, and the position behind it."""
     value = shift = 0
     for position in range(position, min(position + 10, len(message))):  # noqa: B020
         value |= (message[position] & 0x7F) << shift

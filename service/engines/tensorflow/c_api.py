@@ -1,5 +1,6 @@
-"""TensorFlow's C API, from the library that the installed package brings. The package itself is never imported: that
-would cost seconds and 200 MB, and nothing that it does in Python is needed to run a SavedModel.
+"""TensorFlow's C API, called in the library of the installed package.
+
+The package itself is never imported: that would take seconds and 200 MB, and running a SavedModel needs no Python.
 
 Source: tensorflow/c/{c_api,tf_tensor,tf_tstring,tf_status,tf_buffer}.h.
 """
@@ -17,7 +18,7 @@ from typing import Any
 
 from service.engines.base import LoadError
 
-# The oldest that the tests have seen. The C API promises to stay compatible until version 3.
+# The oldest that is tested. The C API promises to stay compatible until version 3.
 MIN_VERSION = (2, 21)
 # For error messages.
 TENSORFLOW_INSTALL = "make serve TENSORFLOW=1 (or: pip install tensorflow-cpu)"
@@ -36,7 +37,7 @@ class Buffer(ctypes.Structure):
 
 
 class Output(ctypes.Structure):
-    """TF_Output: a tensor of a graph, as the operation it comes out of and the number among its outputs."""
+    """TF_Output: a tensor of a graph, given by an operation and the index among its outputs."""
 
     _fields_ = (("operation", c_void_p), ("index", c_int))
 
@@ -48,7 +49,7 @@ _POINTERS = ctypes.POINTER(c_void_p)
 _SIZES = ctypes.POINTER(c_int64)
 _VALUES = (ctypes.POINTER(Output), _POINTERS, c_int)
 
-# Result and arguments. Objects of TensorFlow's are addresses: c_void_p.
+# Types of result and arguments. TensorFlow's objects are addresses: c_void_p.
 _QUICK: dict[str, tuple[Any, list[Any]]] = {
     "TF_Version": (c_char_p, []),
     "TF_NewStatus": (c_void_p, []),
@@ -93,7 +94,7 @@ _LONG: dict[str, tuple[Any, list[Any]]] = {
 
 
 class TensorFlowError(Exception):
-    """What TensorFlow itself reports, in its words; `code` is a TF_Code."""
+    """An error of TensorFlow, with its message; `code` is a TF_Code."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -101,24 +102,24 @@ class TensorFlowError(Exception):
 
 
 def check(library: Library, status: int) -> None:
-    """Raises TensorFlowError where a call reported one in this TF_Status."""
+    """Raise TensorFlowError if this TF_Status holds an error."""
     if code := library.TF_GetCode(status):
         raise TensorFlowError(code, library.TF_Message(status).decode(errors="replace"))
 
 
 @functools.cache
 def tensorflow() -> Library:
-    """The library's functions, loaded once. To be called after a fork, never before it.
+    """The library's functions, loaded once. Call it after a fork, never before.
 
     Raises:
         ModuleNotFoundError: TensorFlow is not installed.
-        LoadError: the TensorFlow that is installed does not have what is needed.
+        LoadError: the installed TensorFlow cannot be used.
     """
     path = _library_path()
-    # TensorFlow prints its build flags and missing GPUs unless told not to, before it is loaded.
+    # Else TensorFlow prints its build flags and missing GPUs.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        # What takes long lets other threads run meanwhile. The rest does not: each time would cost more than the call.
+        # Only long calls release the interpreter lock: for the others that would cost more than the call.
         library = Library()
         for functions, handle in ((_QUICK, ctypes.PyDLL(str(path))), (_LONG, ctypes.CDLL(str(path)))):
             for name, (result, arguments) in functions.items():
@@ -129,7 +130,7 @@ def tensorflow() -> Library:
         raise LoadError(f"{_found(path)} cannot be used: {str(error).replace(f'{path.parent}/', '')}") from None
     version = library.TF_Version().decode()
     if not _is_suitable(version):
-        # Clients read the reason.
+        # Not in the LoadError, which clients read.
         logger.error("%s is version %s", _found(path), version)
         raise LoadError(f"{_found(path)} is of another version than is needed: {_expected()}")
     return library
@@ -137,7 +138,7 @@ def tensorflow() -> Library:
 
 @functools.cache
 def load_op_library(path: Path) -> None:
-    """Loads a library with operations, once. Raises LoadError, which names it; and what `tensorflow` raises."""
+    """Load a library with operations, once. Raises LoadError, which names it, and the errors of `tensorflow`."""
     library = tensorflow()
     status = library.TF_NewStatus()
     try:

@@ -1,7 +1,7 @@
-"""Libraries with operations beyond TensorFlow's own, which the operator names (SERVING_OP_LIBRARIES).
+"""Check the libraries with operations beyond TensorFlow's own (SERVING_OP_LIBRARIES).
 
-A library runs code as soon as it is loaded, in a process that cannot get rid of it again. So the start tries them in a
-process of their own, and worker processes load them before their first SavedModel (engines/tensorflow/c_api.py).
+A library runs code when it is loaded, and cannot be unloaded. So the service tries them at its start in a process of
+their own; worker processes load them before their first SavedModel (`c_api.load_op_library`).
 """
 
 import signal
@@ -12,7 +12,7 @@ from pathlib import Path
 
 SETTING = "SERVING_OP_LIBRARIES"
 
-# By what the names of their operations begin with, packages that are known to bring some.
+# Packages with operations, by prefixes of the operations' names.
 _PACKAGES = {
     "TFText>": "tensorflow-text",
     "SimpleML": "tensorflow-decision-forests",
@@ -21,7 +21,7 @@ _PACKAGES = {
     "TFRA>": "tensorflow-recommenders-addons",
     "Tfq": "tensorflow-quantum",
     "Horovod": "horovod",
-    # Of tensorflow-text, before it gave its operations a name of their own.
+    # tensorflow-text, before its operations had a prefix.
     "CaseFoldUTF8": "tensorflow-text",
     "ConstrainedSequence": "tensorflow-text",
     "FastBertNormalize": "tensorflow-text",
@@ -41,8 +41,8 @@ _PACKAGES = {
 }
 
 
-def load_obstacle(paths: Sequence[Path]) -> str | None:
-    """Why the libraries cannot be loaded, and which; None where they can. Takes a second, for TensorFlow is loaded."""
+def why_not_loadable(paths: Sequence[Path]) -> str | None:
+    """Which library cannot be loaded, and why; None if all can. Takes a second, since it loads TensorFlow."""
     command = [sys.executable, "-m", __name__, *map(str, paths)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
     if not done.returncode:
@@ -55,14 +55,14 @@ def load_obstacle(paths: Sequence[Path]) -> str | None:
 
 
 def missing_op(op: str) -> str:
-    """What is missing for a graph that has this operation, and what to do about it."""
+    """Which package has the operation that a graph needs, and how to load it."""
     package = next((package for start, package in _PACKAGES.items() if op.startswith(start)), None)
-    whose = f"the package {package} brings it" if package else "TensorFlow itself does not have it"
-    return f"its graph has the operation {op!r}, and {whose}; name the library that does in {SETTING}"
+    source = f"the package {package} brings it" if package else "TensorFlow itself does not have it"
+    return f"its graph has the operation {op!r}, and {source}; name the library that does in {SETTING}"
 
 
 def main(paths: Sequence[str]) -> int:
-    """Loads each and says so before, that who asked knows of which one this process ended."""
+    """Load each library. Prints its name first, so that the parent knows which one killed this process."""
     from service.engines.base import LoadError
     from service.engines.tensorflow import c_api
 

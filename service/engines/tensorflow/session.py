@@ -21,31 +21,31 @@ from service.tensors.signature import Signature, TensorSpec
 
 SERVE_TAG = b"serve"
 
-# The first runs a graph's operations one after the other on the thread that asks, at half the price of the second,
-# but knows neither the control flow nor the variables of TensorFlow 1 outside of functions.
+# The first runs a graph's operations one after the other on the calling thread, at half the cost of the second, but
+# does not support TensorFlow 1's control flow and variables outside of functions.
 Executor = Literal["SINGLE_THREADED_EXECUTOR", "DEFAULT"]
 EXECUTORS: tuple[Executor, ...] = ("SINGLE_THREADED_EXECUTOR", "DEFAULT")
 
-_TYPE_REFUSED = "Expects arg["
+_WRONG_TYPE = "Expects arg["
 _BOOL, _INT8 = TYPE_NUMBERS["DT_BOOL"], TYPE_NUMBERS["DT_INT8"]
 _ZERO = np.zeros((), np.int8)
 
 
 class Session:
-    """Closed once nobody refers to it any more."""
+    """A loaded graph and its signatures. Closed when it is collected."""
 
     def __init__(self, version_dir: Path, executor: Executor) -> None:
         """Raises TensorFlowError, LoadError, ModuleNotFoundError."""
         self.library = tensorflow()
         self.address, self._graph, meta_graph = _load(self.library, version_dir, _config(executor))
         finalizer = weakref.finalize(self, _close, self.library, self.address, self._graph)
-        # When the process ends, threads may still run in the session; and its memory goes anyway.
+        # At exit, threads may still run in the session, and its memory goes anyway.
         finalizer.atexit = False
         self.signatures = {name: self._as_in_graph(found) for name, found in read_signatures(meta_graph).items()}
         self.has_variables = has_variables(meta_graph)
 
     def outputs(self, specs: Iterable[TensorSpec]) -> "ctypes.Array[Output]":
-        """The tensors of these names. Raises TensorFlowError where the graph has no such tensor."""
+        """The tensors of these names. Raises TensorFlowError if the graph does not have one."""
         found = [self._output(spec.name) for spec in specs]
         return (Output * len(found))(*found)
 
@@ -53,12 +53,12 @@ class Session:
         return replace(signature, inputs={name: self._input(spec) for name, spec in signature.inputs.items()})
 
     def _input(self, spec: TensorSpec) -> TensorSpec:
-        """The graph knows an input's type better than a signature, and decides which shapes it takes: as TensorFlow
-        Serving, a session takes any, and the operations refuse what they cannot work with."""
+        """The input's type as in the graph, which knows it better than the signature. Shapes are not enforced: like
+        TensorFlow Serving, a session takes any, and the operations reject those they cannot work with."""
         try:
             output = self._output(spec.name)
         except TensorFlowError:
-            return spec  # said once somebody wants to run it
+            return spec  # SignatureRunner raises it
         dtype = DATA_TYPES.get(self.library.TF_OperationOutputType(output), spec.dtype)
         return msgspec.structs.replace(spec, dtype=dtype, is_held=False)
 
@@ -70,17 +70,17 @@ class Session:
         return Output(operation, index)
 
 
-class RequestContext:
-    """A signature, ready to run. Safe to use from several threads."""
+class SignatureRunner:
+    """Runs one signature. Safe to use from several threads."""
 
     def __init__(self, session: Session, signature: Signature) -> None:
-        """Raises TensorFlowError where the session cannot run such a signature at all."""
+        """Raises TensorFlowError if the session cannot run the signature at all."""
         self._session = session
         self._inputs = [(name, TYPE_NUMBERS[spec.dtype]) for name, spec in signature.inputs.items()]
         self._feeds = session.outputs(signature.inputs.values())
-        # A session does not give out what it is given.
-        given = {spec.name: name for name, spec in signature.inputs.items()}
-        self._echoes = {name: given[spec.name] for name, spec in signature.outputs.items() if spec.name in given}
+        # A session cannot fetch a tensor that is fed.
+        fed = {spec.name: name for name, spec in signature.inputs.items()}
+        self._echoes = {name: fed[spec.name] for name, spec in signature.outputs.items() if spec.name in fed}
         self._names = [name for name in signature.outputs if name not in self._echoes]
         self._fetches = session.outputs(signature.outputs[name] for name in self._names)
         self._prepare()
@@ -88,21 +88,21 @@ class RequestContext:
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Raises TensorFlowError."""
         outputs = self._run([(inputs[name], type_number) for name, type_number in self._inputs])
-        for name, given in self._echoes.items():
-            outputs[name] = inputs[given]
+        for name, input_name in self._echoes.items():
+            outputs[name] = inputs[input_name]
         return outputs
 
     def _prepare(self) -> None:
-        """Lets TensorFlow plan the run, which it does before it refuses values of wrong types: so nothing runs yet,
-        and the first request is as quick as the next. A signature without inputs runs."""
+        """Let TensorFlow plan the run, so that the first request is as fast as the next. Values of a wrong type are
+        rejected after planning, before anything runs. A signature without inputs runs."""
         try:
             self._run([(_ZERO, _INT8 if type_number == _BOOL else _BOOL) for _, type_number in self._inputs])
         except TensorFlowError as error:
-            if _TYPE_REFUSED not in str(error):
+            if _WRONG_TYPE not in str(error):
                 raise
 
     def _run(self, values: list[tuple[Array, int]]) -> dict[str, Array]:
-        """`values`: an array, and the number of the type that it shall have, for each input."""
+        """`values`: for each input an array, and the number of the type to convert it to."""
         library = self._session.library
         inputs = (c_void_p * len(values))()
         outputs = (c_void_p * len(self._names))()
@@ -126,7 +126,7 @@ class RequestContext:
 
 
 def _load(library: Library, version_dir: Path, config: bytes) -> tuple[int, int, bytes]:
-    """A session, its graph, and the MetaGraphDef that it was made from. Raises TensorFlowError."""
+    """A session, its graph and its MetaGraphDef. Raises TensorFlowError."""
     status = library.TF_NewStatus()
     options = library.TF_NewSessionOptions()
     meta_graph = library.TF_NewBuffer()
@@ -158,15 +158,15 @@ def _close(library: Library, session: int, graph: int) -> None:
 
 
 def _config(executor: Executor) -> bytes:
-    """tensorflow/core/protobuf/config.proto.
+    """A ConfigProto of tensorflow/core/protobuf/config.proto.
 
     message ConfigProto  { int32 intra_op_parallelism_threads = 2; int32 inter_op_parallelism_threads = 5;
                            bool allow_soft_placement = 7; Experimental experimental = 16; }
     message Experimental { string executor_type = 3; }
 
-    Soft placement: what a graph places on a device that is not here (a GPU, a TPU) runs on the one that is.
+    With soft placement, operations that a graph places on a missing GPU or TPU run on the CPU.
     """
-    # One byte holds a number up to 127.
+    # A varint of one byte holds up to 127.
     threads = min(usable_cores(), 127)
     experimental = bytes([3 << 3 | 2, len(executor)]) + executor.encode()
     return bytes([2 << 3, threads, 5 << 3, threads, 7 << 3, 1, 0x82, 0x01, len(experimental)]) + experimental

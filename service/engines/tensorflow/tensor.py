@@ -1,8 +1,7 @@
 """Arrays as TF_Tensors and back.
 
-Values are copied, once each way. TensorFlow would copy an array anyway unless it happens to begin at a multiple of 64
-bytes, and a model may keep what it is given, or give out what it keeps (a variable, a constant): nothing is shared, so
-nothing has to outlive anything.
+Values are copied, once each way. TensorFlow would copy an array anyway unless it begins at a multiple of 64 bytes, and
+a model may keep an input or return a variable or a constant. With copies, no memory has to outlive other memory.
 """
 
 import ctypes
@@ -27,7 +26,7 @@ TYPE_NUMBERS: Mapping[str, int] = {name: number for number, name in DATA_TYPES.i
 def numpy_type(type_number: int) -> "np.dtype[Any]":
     name = DATA_TYPES[type_number]
     if name == "DT_BFLOAT16":
-        # A dependency of TensorFlow's, which teaches NumPy the type.
+        # A dependency of TensorFlow, which registers the type with NumPy.
         import ml_dtypes
 
         bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
@@ -38,8 +37,8 @@ def numpy_type(type_number: int) -> "np.dtype[Any]":
 
 
 def new_tensor(library: Library, array: Array, type_number: int) -> int:
-    """A TF_Tensor with the array's values; to be deleted by the caller."""
-    # Of the type, contiguous and in the machine's byte order; mostly the array itself.
+    """A TF_Tensor with the array's values. The caller deletes it."""
+    # A copy only if the type, the byte order or the memory layout differ.
     array = np.asarray(array, numpy_type(type_number), "C")
     shape = (ctypes.c_int64 * array.ndim)(*array.shape)
     if type_number == STRING:
@@ -53,6 +52,7 @@ def new_tensor(library: Library, array: Array, type_number: int) -> int:
 
 
 def to_array(library: Library, tensor: int) -> Array:
+    """An array with the values of a TF_Tensor."""
     shape = tuple([library.TF_Dim(tensor, axis) for axis in range(library.TF_NumDims(tensor))])
     type_number = library.TF_TensorType(tensor)
     if type_number == STRING:
@@ -63,7 +63,7 @@ def to_array(library: Library, tensor: int) -> Array:
     return array
 
 
-# The memory of string tensors that TensorFlow still uses, by its address.
+# Memory of string tensors that TensorFlow still uses, by address.
 _string_memory: dict[int, Array] = {}
 
 
@@ -73,13 +73,13 @@ def _free_strings(data: int, length: int, _argument: int | None) -> None:
     del _string_memory[data]
 
 
-# Called by TensorFlow, on any thread, when the last tensor over that memory is gone: a model may keep one.
+# TensorFlow calls this on any thread, when the last tensor over the memory is gone: a model may keep one.
 _FREE_STRINGS = DEALLOCATOR(_free_strings)
 
 
 def _new_strings(library: Library, array: Array, shape: "ctypes.Array[ctypes.c_int64]") -> int:
     length = array.size * STRING_BYTES
-    # Zeros are empty strings. Never without any memory, which would have no address of its own.
+    # Zeros are empty strings. At least one byte, for an address of its own.
     memory = np.zeros(length or 1, np.uint8)
     data = memory.ctypes.data
     _string_memory[data] = memory

@@ -36,22 +36,20 @@ def answer(engine: LiteRTEngine, *numbers: float) -> list[float]:
     return [float(number) for number in outputs["y"]]
 
 
-def test_it_has_the_name_and_the_signatures_that_serving_json_says(engine: LiteRTEngine, config: ServingConfig) -> None:
+def test_name_and_signatures(engine: LiteRTEngine, config: ServingConfig) -> None:
     assert (engine.name, engine.signatures) == ("litert", config.signatures)
 
 
-def test_the_shipped_regression_answers_three_times_and_one(engine: LiteRTEngine) -> None:
+def test_the_shipped_regression_runs(engine: LiteRTEngine) -> None:
     assert answer(engine, 10.0) == pytest.approx([31.0], abs=0.01)
 
 
-def test_batches_of_any_size_follow_each_other(engine: LiteRTEngine) -> None:
+def test_batch_sizes_may_change(engine: LiteRTEngine) -> None:
     for size in (3, 1, 64, 2, 1):
         assert answer(engine, *range(size)) == pytest.approx([3 * x + 1 for x in range(size)], abs=0.01)
 
 
-def test_of_what_it_keeps_only_that_for_the_last_run_is_not_released(
-    engine: LiteRTEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_release_keeps_the_last_used_interpreter(engine: LiteRTEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     class Counted(Interpreter):  # type: ignore[misc]
         made: ClassVar[int] = 0
 
@@ -76,7 +74,7 @@ def load(model: str, version: int) -> Engine:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_no_rows_are_answered_with_none(version: int) -> None:
+def test_no_rows_give_no_rows(version: int) -> None:
     """XNNPACK refuses the second's convolutions without rows."""
     outputs = load("clothing", version).run("serving_default", {"pixels": np.zeros((0, 28, 28), np.float32)})
     assert [(name, array.shape, array.dtype) for name, array in outputs.items()] == [
@@ -84,7 +82,7 @@ def test_no_rows_are_answered_with_none(version: int) -> None:
     ]
 
 
-def test_what_litert_cannot_run_is_refused_without_its_source_files() -> None:
+def test_an_error_names_no_source_files() -> None:
     engine = load("clothing", 1)
     with pytest.raises(InvalidRequest) as raised:
         engine.run("serving_default", {"pixels": np.zeros((3, 29, 29), np.float32)})
@@ -93,26 +91,26 @@ def test_what_litert_cannot_run_is_refused_without_its_source_files() -> None:
     )
 
 
-def test_an_answer_does_not_change_when_the_next_request_comes(engine: LiteRTEngine) -> None:
+def test_outputs_survive_the_next_run(engine: LiteRTEngine) -> None:
     first = engine.run("serving_default", {"x": np.array([10.0], np.float32)})["y"]
     answer(engine, 0.0)
     assert first.tolist() == pytest.approx([31.0], abs=0.01)
 
 
-def test_many_threads_get_each_its_own_answer(engine: LiteRTEngine) -> None:
+def test_threads_get_their_own_outputs(engine: LiteRTEngine) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda x: answer(engine, x, x + 1), range(200)))
     assert answers == [pytest.approx([3 * x + 1, 3 * x + 4], abs=0.1) for x in range(200)]
 
 
-def test_after_a_request_that_failed_the_next_one_is_answered(engine: LiteRTEngine) -> None:
+def test_a_failed_run_does_not_affect_the_next(engine: LiteRTEngine) -> None:
     with pytest.raises(Exception, match=r".+"):
         engine.run("serving_default", {"x": np.array(["text"], object)})
     assert answer(engine, 10.0) == pytest.approx([31.0], abs=0.01)
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", bytes(1000)])
-def test_a_file_that_is_no_twin_cannot_be_loaded(content: bytes, tmp_path: Path) -> None:
+def test_an_invalid_twin_is_rejected(content: bytes, tmp_path: Path) -> None:
     (tmp_path / TWIN_FILE).write_bytes(content)
     with pytest.raises(LoadError, match="LiteRT cannot read the twin"):
         LiteRTEngine(tmp_path / TWIN_FILE, {})
@@ -127,7 +125,7 @@ def test_a_file_that_is_no_twin_cannot_be_loaded(content: bytes, tmp_path: Path)
         ("serving_default", {}, {"y": any_shape("DT_FLOAT")}),
     ],
 )
-def test_a_twin_with_other_signatures_than_the_saved_model_is_refused(
+def test_a_twin_with_other_signatures_is_rejected(
     name: str, inputs: dict[str, object], outputs: dict[str, object]
 ) -> None:
     of = signature(inputs, outputs)  # type: ignore[arg-type]
@@ -142,7 +140,7 @@ def test_a_twin_with_other_signatures_than_the_saved_model_is_refused(
         ("DT_FLOAT", "DT_DOUBLE", "the twin's 'y' of 'serving_default' is float32, the SavedModel's float64"),
     ],
 )
-def test_a_twin_with_other_types_than_the_saved_model_is_refused(inputs: str, outputs: str, message: str) -> None:
+def test_a_twin_with_other_types_is_rejected(inputs: str, outputs: str, message: str) -> None:
     of = signature({"x": any_shape(inputs)}, {"y": any_shape(outputs)})
     with pytest.raises(LoadError) as raised:
         LiteRTEngine(TWIN, {"serving_default": of})

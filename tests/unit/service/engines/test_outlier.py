@@ -18,7 +18,7 @@ def engine() -> tuple[FakeEngine, ScoredEngine]:
 
 
 @pytest.mark.parametrize("runs_on_caller", [True, False])
-def test_it_has_the_signatures_of_the_saved_model_and_is_else_like_the_engine(runs_on_caller: bool) -> None:
+def test_it_has_the_signatures_of_the_saved_model(runs_on_caller: bool) -> None:
     held = FakeEngine(HELD, with_score, runs_on_caller=runs_on_caller)
     scored = ScoredEngine(held, SIGNATURES, SCORE)
     assert scored.signatures == SIGNATURES
@@ -27,13 +27,13 @@ def test_it_has_the_signatures_of_the_saved_model_and_is_else_like_the_engine(ru
     assert held.releases == 1
 
 
-def test_the_default_signature_is_run_by_the_scored_one_and_gives_its_own_outputs() -> None:
+def test_the_scored_signature_runs_for_the_default_one() -> None:
     held, scored = engine()
     assert list(scored.run(DEFAULT_SIGNATURE, pixels(0))) == ["probabilities"]
     assert [name for name, _ in held.asked] == ["scored"]
 
 
-def test_the_scored_signature_gives_all_that_it_has() -> None:
+def test_the_scored_signature_keeps_its_outputs() -> None:
     _, scored = engine()
     assert {name: array.tolist() for name, array in scored.run("scored", pixels(255)).items()} == {
         "outlier_score": [255],
@@ -41,7 +41,7 @@ def test_the_scored_signature_gives_all_that_it_has() -> None:
     }
 
 
-def test_what_the_engine_refuses_is_refused() -> None:
+def test_errors_of_the_engine_pass_through() -> None:
     def refuse(_inputs: Arrays) -> dict[str, Array]:
         raise InvalidRequest("the model refuses this input")
 
@@ -125,7 +125,7 @@ BROKEN: dict[str, tuple[dict[str, Signature], OutlierScore, str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_does_not_fit_the_model_is_not_loaded(name: str) -> None:
+def test_a_mismatch_is_rejected(name: str) -> None:
     signatures, score, words = BROKEN[name]
     with pytest.raises(LoadError) as raised:
         ScoredEngine(FakeEngine(signatures, with_score), signatures, score)
@@ -134,7 +134,7 @@ def test_what_does_not_fit_the_model_is_not_loaded(name: str) -> None:
     assert words in message
 
 
-def test_the_names_of_tensors_in_the_graph_and_a_fixed_batch_do_not_matter() -> None:
+def test_tensor_names_and_a_fixed_batch_do_not_matter() -> None:
     inputs = {"pixels": TensorSpec("scored_pixels:0", "DT_FLOAT", (4, 2, 2))}
     outputs = {"probabilities": tensor("DT_FLOAT", 4, 2)}
     signatures = {

@@ -1,5 +1,3 @@
-"""On bytes made here, field by field, as the formats in service/engines/saved_model/meta_graph.py say."""
-
 from contextlib import suppress
 
 import pytest
@@ -49,7 +47,7 @@ def only_signature(*definition: bytes) -> Signature | None:
     return read_signatures(entry(5, "serving_default", *definition)).get("serving_default")
 
 
-def test_a_signature_has_its_tensors_by_name_and_its_method() -> None:
+def test_a_signature_is_read() -> None:
     assert read_signatures(entry(5, "serving_default", X, Y, METHOD)) == {
         "serving_default": Signature(
             "tensorflow/serving/predict",
@@ -59,14 +57,14 @@ def test_a_signature_has_its_tensors_by_name_and_its_method() -> None:
     }
 
 
-def test_signatures_and_tensors_come_in_the_order_of_their_names() -> None:
+def test_signatures_and_tensors_are_sorted_by_name() -> None:
     inputs = b"".join(entry(1, name, tensor(f"{name}:0", FLOAT)) for name in "bca")
     signatures = read_signatures(entry(5, "z", Y) + entry(5, "a", inputs, Y))
     assert list(signatures) == ["a", "z"]
     assert list(signatures["a"].inputs) == ["a", "b", "c"]
 
 
-def test_what_else_a_meta_graph_holds_is_passed_over() -> None:
+def test_unknown_fields_are_skipped() -> None:
     fixed = varint(9 << 3 | 1) + bytes(8) + varint(10 << 3 | 5) + bytes(4)
     graph = message(1, b"info") + message(2, bytes(1000)) + message(4, b"collection") + message(7, b"objects")
     assert list(read_signatures(fixed + graph + entry(5, "serving_default", X, Y) + graph)) == ["serving_default"]
@@ -102,7 +100,7 @@ def test_names_are_utf8() -> None:
     assert list(signatures["größe"].inputs) == ["尺"]
 
 
-def test_a_signature_without_inputs_or_method_is_one() -> None:
+def test_a_signature_may_lack_inputs_and_method() -> None:
     assert only_signature(Y) == Signature("", {}, {"y": TensorSpec("y:0", "DT_FLOAT", (-1,))})
 
 
@@ -121,7 +119,7 @@ def test_a_signature_without_inputs_or_method_is_one() -> None:
     ids=["initialiser", "no type", "sparse", "composite", "resource", "quantised", "reference", "empty"],
 )
 @pytest.mark.parametrize("field", [1, 2])
-def test_a_signature_with_other_than_plain_tensors_is_left_out(odd: bytes, field: int) -> None:
+def test_signatures_with_other_tensors_are_left_out(odd: bytes, field: int) -> None:
     assert only_signature(X, Y, entry(field, "odd", odd)) is None
 
 
@@ -140,12 +138,12 @@ def test_a_signature_with_other_than_plain_tensors_is_left_out(odd: bytes, field
         entry(5, "a", entry(1, "x", message(2, b"type"), message(1, b"x:0"))),
     ],
 )
-def test_bytes_that_are_no_meta_graph_are_refused(broken: bytes) -> None:
+def test_invalid_bytes_are_rejected(broken: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         read_signatures(broken)
 
 
-def test_every_beginning_of_a_meta_graph_is_read_or_refused() -> None:
+def test_truncated_bytes_are_read_or_rejected() -> None:
     whole = entry(5, "serving_default", X, Y, METHOD) + message(2, b"graph")
     for length in range(len(whole)):
         with suppress(ValueError):
@@ -158,7 +156,7 @@ def test_a_graph_with_a_saver_has_variables() -> None:
     assert not has_variables(message(2, b"graph"))
 
 
-def test_tags_are_read_graph_by_graph() -> None:
+def test_tags_are_read_by_graph() -> None:
     def graph(*tags: bytes) -> bytes:
         return message(2, message(1, message(5, b"2.21.0"), *(message(4, tag) for tag in tags)), message(2, b"graph"))
 

@@ -30,7 +30,7 @@ FLOAT, DOUBLE, INT32, STRING, INT64, BOOL, HALF, UINT64 = 1, 2, 3, 7, 9, 10, 19,
         (tensor(FLOAT, (0, 3)), np.zeros((0, 3), np.float32)),
     ],
 )
-def test_numbers_are_read_from_wherever_they_stand(content: bytes, expected: Any) -> None:
+def test_numbers_are_read(content: bytes, expected: Any) -> None:
     array = read_tensor(memoryview(content))
     assert array.dtype == expected.dtype
     assert array.shape == expected.shape
@@ -54,13 +54,13 @@ def test_strings_are_bytes() -> None:
         (b"\x0a\x05", "ends in the middle of a field"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(content: bytes, words: str) -> None:
+def test_a_mismatch_is_rejected(content: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=r".*") as raised:
         read_tensor(memoryview(content))
     assert words in str(raised.value)
 
 
 @given(st.binary(max_size=40))
-def test_no_bytes_whatever_raise_anything_else(content: bytes) -> None:
+def test_any_bytes_are_read_or_rejected(content: bytes) -> None:
     with contextlib.suppress(ValueError):
         read_tensor(memoryview(content))

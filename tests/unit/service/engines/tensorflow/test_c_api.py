@@ -1,4 +1,4 @@
-"""Without TensorFlow: what is said of a package of that name in which the library is not what it should be."""
+"""Broken installations of TensorFlow. None is needed here."""
 
 import _ctypes
 import shutil
@@ -26,40 +26,40 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     tensorflow.cache_clear()
 
 
-def refusal() -> str:
+def load_error() -> str:
     with pytest.raises(LoadError) as raised:
         tensorflow()
     return str(raised.value)
 
 
 @pytest.mark.usefixtures("package")
-def test_a_package_without_the_library_says_what_was_expected() -> None:
-    assert refusal() == (
+def test_a_package_without_the_library() -> None:
+    assert load_error() == (
         "the TensorFlow that is installed brings no library libtensorflow_cc (for Windows there is none); "
         "expected the package tensorflow or tensorflow-cpu, 2.21 or a later 2.x"
     )
 
 
-def test_a_module_of_that_name_is_no_tensorflow(package: Path) -> None:
+def test_a_module_named_tensorflow(package: Path) -> None:
     shutil.rmtree(package)
     package.with_suffix(".py").write_text("")
-    assert "brings no library libtensorflow_cc" in refusal()
+    assert "brings no library libtensorflow_cc" in load_error()
 
 
 @pytest.mark.parametrize("name", ["libtensorflow_cc.so.2", "libtensorflow_cc.2.dylib"])
-def test_a_library_that_is_damaged_says_so_without_its_folder(package: Path, name: str) -> None:
+def test_a_damaged_library_is_named_without_its_folder(package: Path, name: str) -> None:
     (package / name).write_bytes(b"not a library")
-    message = refusal()
+    message = load_error()
     assert message.startswith(f"the library {name} of the TensorFlow that is installed cannot be used: {name}: ")
     assert str(package) not in message
 
 
-def test_a_library_without_the_c_api_says_what_it_lacks(package: Path) -> None:
+def test_a_library_without_the_c_api(package: Path) -> None:
     shutil.copy(_ctypes.__file__, package / "libtensorflow_cc.so.2")
-    assert "libtensorflow_cc.so.2: undefined symbol: TF_Version" in refusal()
+    assert "libtensorflow_cc.so.2: undefined symbol: TF_Version" in load_error()
 
 
-def test_where_nothing_has_that_name_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorflow_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     tensorflow.cache_clear()
     with pytest.raises(ModuleNotFoundError) as raised:
@@ -67,7 +67,7 @@ def test_where_nothing_has_that_name_it_is_missing(monkeypatch: pytest.MonkeyPat
     assert raised.value.name == "tensorflow"
 
 
-def test_a_refusal_is_not_for_ever(package: Path) -> None:
-    assert "brings no library" in refusal()
+def test_a_failure_is_not_cached(package: Path) -> None:
+    assert "brings no library" in load_error()
     (package / "libtensorflow_cc.so.2").write_bytes(b"not a library")
-    assert "cannot be used" in refusal()
+    assert "cannot be used" in load_error()

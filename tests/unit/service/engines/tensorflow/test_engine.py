@@ -1,4 +1,4 @@
-"""What becomes of TensorFlow's messages. The engine itself is tested with TensorFlow, in tests/integration."""
+"""TensorFlow's error messages. tests/integration tests the engine itself, with TensorFlow."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ VERSION = Path("/srv/models/coat/1")
         ("/srv/models/coat/1; Permission denied", "its folder; Permission denied"),
     ],
 )
-def test_a_message_becomes_a_sentence_that_names_neither_nodes_nor_the_machine(message: str, expected: str) -> None:
+def test_a_sentence_names_neither_nodes_nor_the_machine(message: str, expected: str) -> None:
     assert sentence(message, VERSION) == expected
 
 
@@ -76,16 +76,14 @@ def fitting() -> dict[str, Array]:
         (99, 500, "failed"),
     ],
 )
-def test_a_code_of_tensorflows_becomes_the_status_that_tensorflow_serving_gives(
-    code: int, status: int, blames: str
-) -> None:
+def test_codes_have_the_status_of_tensorflow_serving(code: int, status: int, blames: str) -> None:
     error = graph_error(code, "it is so", PAIR, fitting())
     assert (error.status, str(error)) == (status, f"the model {blames}: it is so")
     assert isinstance(error, InvalidRequest) == (status == 400)
 
 
 @pytest.mark.parametrize(("code", "status"), [(3, 400), (5, 404), (12, 400), (13, 400)])
-def test_where_a_shape_is_not_the_declared_one_it_is_told_and_the_graph_is_not_to_blame(code: int, status: int) -> None:
+def test_an_undeclared_shape_is_named_and_blamed(code: int, status: int) -> None:
     error = graph_error(code, "In[0] is no matrix", PAIR, fitting() | {"b": np.zeros(5)})
     told = "the model refuses this input: In[0] is no matrix ('b' has the shape [5], declared is [1, 2])"
     assert (error.status, str(error)) == (status, told)

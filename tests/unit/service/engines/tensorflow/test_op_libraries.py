@@ -17,15 +17,12 @@ from service.engines.tensorflow.op_libraries import main, missing_op
         ("Frobnicate", "TensorFlow itself does not have it"),
     ],
 )
-def test_a_missing_operation_is_told_with_whose_it_is_and_what_to_do(op: str, whose: str) -> None:
+def test_a_missing_operation_names_its_package(op: str, whose: str) -> None:
     told = f"its graph has the operation {op!r}, and {whose}; name the library that does in SERVING_OP_LIBRARIES"
     assert missing_op(op) == told
 
 
-# What the process that tries them says: its last line is the reason.
-
-
-def test_where_tensorflow_is_missing_it_says_how_to_get_it(
+def test_missing_tensorflow_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def missing() -> None:
@@ -37,7 +34,7 @@ def test_where_tensorflow_is_missing_it_says_how_to_get_it(
     assert capsys.readouterr().out.startswith(said)
 
 
-def test_the_library_that_fails_is_the_last_that_is_named_and_none_after_it_is_tried(
+def test_the_failing_library_is_the_last_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def load(path: Path) -> None:

@@ -11,7 +11,7 @@ NO_ROWS = np.zeros((0, 2), np.float32)
 ROWS = tensor("DT_FLOAT", -1, 2)
 
 
-def test_every_output_of_no_rows_has_its_type_and_the_shape_of_its_rows() -> None:
+def test_no_rows_keep_type_and_row_shape() -> None:
     of = signature({"a": ROWS, "b": ROWS}, {"words": tensor("DT_STRING", -1), "n": tensor("DT_INT64", -1, 3, 4)})
     outputs = outputs_of_no_rows(of, {"a": NO_ROWS, "b": NO_ROWS})
     assert {name: (array.shape, array.dtype) for name, array in outputs.items()} == {
@@ -29,7 +29,7 @@ def test_every_output_of_no_rows_has_its_type_and_the_shape_of_its_rows() -> Non
         (any_shape("DT_FLOAT"), "any shape"),
     ],
 )
-def test_what_a_model_gives_for_no_rows_is_not_made_up(output: TensorSpec, shape: str) -> None:
+def test_no_rows_with_an_unknown_row_shape_are_rejected(output: TensorSpec, shape: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         outputs_of_no_rows(signature({"x": ROWS}, {"y": output}), {"x": NO_ROWS})
     assert str(raised.value) == (
@@ -41,7 +41,7 @@ def test_what_a_model_gives_for_no_rows_is_not_made_up(output: TensorSpec, shape
 @pytest.mark.parametrize(
     ("spec", "x"), [(tensor("DT_FLOAT", -1, -1), np.zeros((3, 0))), (any_shape("DT_FLOAT"), NO_ROWS)]
 )
-def test_rows_without_values_are_refused(spec: TensorSpec, x: Array) -> None:
+def test_rows_without_values_are_rejected(spec: TensorSpec, x: Array) -> None:
     of = signature({"more": ROWS, "x": spec}, {"y": tensor("DT_FLOAT", -1)})
     with pytest.raises(InvalidRequest, match=r"input 'x' has the shape \[\d, \d\], so no values"):
         outputs_of_no_rows(of, {"more": np.ones((len(x), 2)), "x": x})

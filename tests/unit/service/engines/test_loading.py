@@ -34,7 +34,7 @@ def fake_engines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def real_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Brings the real module of the engine back, which has not yet looked for TensorFlow."""
+    """Restores the real module of the engine, before it has looked for TensorFlow."""
     monkeypatch.delitem(sys.modules, "service.engines.tensorflow.engine")
     tensorflow.cache_clear()
     yield
@@ -43,7 +43,7 @@ def real_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def without_tensorflow(real_engine: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Python's own way to say that a module is not to be found.
+    # Python's import system takes this for a missing module.
     monkeypatch.setitem(sys.modules, "tensorflow", None)
 
 
@@ -67,7 +67,7 @@ def proved(version: Path) -> ServingConfig:
     return ServingConfig(signatures=SIGNATURES, twin=twin)
 
 
-def refusal(version: Path, config: ServingConfig, choice: Any) -> str:
+def load_error(version: Path, config: ServingConfig, choice: Any) -> str:
     with pytest.raises(LoadError) as raised:
         load_engine(version, config, choice)
     return str(raised.value)
@@ -81,7 +81,7 @@ def test_a_proved_twin_is_served(version: Path, choice: Any) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
-def test_a_twin_of_lower_precision_is_served_as_any_other(version: Path, precision: Any) -> None:
+def test_a_twin_of_lower_precision_is_served(version: Path, precision: Any) -> None:
     config = proved(version)
     assert config.twin is not None
     twin = msgspec.structs.replace(config.twin, precision=precision, accuracy=0.91, saved_model_accuracy=0.92)
@@ -100,16 +100,13 @@ def with_score(version: Path, monkeypatch: pytest.MonkeyPatch) -> ServingConfig:
 
 
 @pytest.mark.parametrize("choice", ["litert", "tensorflow"])
-def test_where_there_is_an_outlier_score_the_default_signature_is_run_by_that_which_gives_it(
-    version: Path, with_score: ServingConfig, choice: Any
-) -> None:
+def test_an_outlier_score_replaces_the_default_signature(version: Path, with_score: ServingConfig, choice: Any) -> None:
     engine = load_engine(version, with_score, choice)
     assert (engine.name, engine.signatures) == (choice, scored.SIGNATURES)
-    # The fake gives the score whatever it is asked.
     assert list(engine.run("serving_default", scored.pixels(0))) == ["probabilities"]
 
 
-def test_a_twin_needs_every_signature_but_the_default_one(
+def test_a_twin_with_outlier_score_needs_no_default_signature(
     version: Path, with_score: ServingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked_for: list[set[str]] = []
@@ -126,26 +123,24 @@ def test_a_twin_needs_every_signature_but_the_default_one(
 
 
 @pytest.mark.parametrize("choice", ["auto", "litert", "tensorflow"])
-def test_an_outlier_score_that_the_model_does_not_give_is_not_loaded(
-    version: Path, with_score: ServingConfig, choice: Any
-) -> None:
+def test_an_unknown_outlier_signature_is_rejected(version: Path, with_score: ServingConfig, choice: Any) -> None:
     misnamed = msgspec.structs.replace(scored.SCORE, signature="scord")
-    message = refusal(version, msgspec.structs.replace(with_score, outlier_score=misnamed), choice)
+    message = load_error(version, msgspec.structs.replace(with_score, outlier_score=misnamed), choice)
     assert message.endswith("it takes the signature 'scord'; there is 'scored', 'serving_default'")
 
 
-def test_tensorflow_runs_the_saved_model_where_it_is_asked_for(version: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_engine_tensorflow_runs_the_saved_model(version: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert load_engine(version, proved(version), "tensorflow").name == "tensorflow"
     assert caplog.records == []
 
 
-def test_a_saved_model_without_a_twin_is_served_by_tensorflow(version: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_twin_tensorflow_runs_the_saved_model(version: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert load_engine(version, ServingConfig(), "auto").name == "tensorflow"
     assert caplog.records == []
 
 
 def broken(kind: str, version: Path) -> ServingConfig:
-    """The version, in which something speaks against its twin, with its config."""
+    """Breaks the twin of the version; returns the config."""
     config = proved(version)
     match kind:
         case "no proof":
@@ -163,7 +158,7 @@ def broken(kind: str, version: Path) -> ServingConfig:
     return config
 
 
-OBSTACLES = {
+REASONS = {
     "no proof": "it has no proved twin",
     "reason given": "it has no proved twin (differs by 0.1)",
     "no signatures": "assets.extra/serving.json names no signatures for its twin",
@@ -173,35 +168,35 @@ OBSTACLES = {
 }
 
 
-@pytest.mark.parametrize("kind", OBSTACLES)
-def test_a_twin_that_is_not_proved_is_never_served(version: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", REASONS)
+def test_an_unproved_twin_is_never_served(version: Path, kind: str) -> None:
     assert load_engine(version, broken(kind, version), "auto").name == "tensorflow"
 
 
 @pytest.mark.parametrize("kind", ["no signatures", "missing", "damaged", "retrained"])
-def test_a_proof_that_does_not_hold_is_logged(version: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_invalid_proof_is_logged(version: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     load_engine(version, broken(kind, version), "auto")
     (record,) = caplog.records
     assert (record.levelno, record.message) == (
         logging.WARNING,
-        f"model/1: {OBSTACLES[kind]}; TensorFlow runs the SavedModel instead",
+        f"model/1: {REASONS[kind]}; TensorFlow runs the SavedModel instead",
     )
 
 
-@pytest.mark.parametrize("kind", OBSTACLES)
-def test_where_litert_is_asked_for_nothing_else_will_do(version: Path, kind: str) -> None:
-    assert refusal(version, broken(kind, version), "litert") == f"SERVING_ENGINE=litert, but {OBSTACLES[kind]}"
+@pytest.mark.parametrize("kind", REASONS)
+def test_engine_litert_needs_a_proved_twin(version: Path, kind: str) -> None:
+    assert load_error(version, broken(kind, version), "litert") == f"SERVING_ENGINE=litert, but {REASONS[kind]}"
 
 
 @pytest.mark.usefixtures("without_tensorflow")
-@pytest.mark.parametrize("kind", OBSTACLES)
-def test_where_tensorflow_is_missing_it_says_why_it_is_needed_and_how_to_get_it(version: Path, kind: str) -> None:
-    assert refusal(version, broken(kind, version), "auto").startswith(f"{OBSTACLES[kind]}, and {INSTALL}")
+@pytest.mark.parametrize("kind", REASONS)
+def test_missing_tensorflow_says_why_it_is_needed(version: Path, kind: str) -> None:
+    assert load_error(version, broken(kind, version), "auto").startswith(f"{REASONS[kind]}, and {INSTALL}")
 
 
 @pytest.mark.usefixtures("without_tensorflow")
-def test_where_tensorflow_is_missing_and_asked_for_it_says_so(version: Path) -> None:
-    assert refusal(version, proved(version), "tensorflow").startswith(f"SERVING_ENGINE=tensorflow, and {INSTALL}")
+def test_engine_tensorflow_needs_tensorflow(version: Path) -> None:
+    assert load_error(version, proved(version), "tensorflow").startswith(f"SERVING_ENGINE=tensorflow, and {INSTALL}")
 
 
 @pytest.mark.usefixtures("without_tensorflow")
@@ -210,9 +205,7 @@ def test_a_proved_twin_needs_no_tensorflow(version: Path) -> None:
 
 
 @pytest.mark.usefixtures("real_engine")
-def test_a_tensorflow_that_lacks_a_part_of_its_own_says_so_itself(
-    version: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_incomplete_tensorflow_raises_its_own_error(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Finder:
         def find_spec(self, name: str, path: object = None, target: object = None) -> None:
             if name == "tensorflow":
@@ -225,23 +218,23 @@ def test_a_tensorflow_that_lacks_a_part_of_its_own_says_so_itself(
 
 
 @pytest.mark.parametrize("choice", ["auto", "tensorflow", "litert"])
-def test_a_folder_without_a_saved_model_is_none(version: Path, choice: Any) -> None:
+def test_a_folder_without_a_saved_model_is_rejected(version: Path, choice: Any) -> None:
     config = proved(version)
     (version / "saved_model.pb").unlink()
-    assert refusal(version, config, choice) == "not a SavedModel: it holds no saved_model.pb (nor saved_model.pbtxt)"
+    assert load_error(version, config, choice) == "not a SavedModel: it holds no saved_model.pb (nor saved_model.pbtxt)"
 
 
-def test_a_graph_in_text_form_is_one_and_its_twin_is_proved_by_it(version: Path) -> None:
+def test_a_graph_in_text_form_is_a_saved_model(version: Path) -> None:
     (version / "saved_model.pb").rename(version / "saved_model.pbtxt")
     config = proved(version)
     assert load_engine(version, config, "litert").name == "litert of model.tflite"
     (version / "saved_model.pbtxt").write_bytes(b"other graph")
-    assert refusal(version, config, "litert") == f"SERVING_ENGINE=litert, but {OBSTACLES['retrained']}"
+    assert load_error(version, config, "litert") == f"SERVING_ENGINE=litert, but {REASONS['retrained']}"
 
 
 @pytest.mark.parametrize("held", ["model.keras", "export/saved_model.pb"])
-def test_a_folder_with_a_model_of_another_kind_or_place_says_so(version: Path, held: str) -> None:
+def test_misplaced_models_are_named(version: Path, held: str) -> None:
     config = proved(version)
     (version / held).parent.mkdir(exist_ok=True)
     (version / "saved_model.pb").rename(version / held)
-    assert refusal(version, config, "auto").endswith(f"(nor saved_model.pbtxt); it holds {held}")
+    assert load_error(version, config, "auto").endswith(f"(nor saved_model.pbtxt); it holds {held}")
