@@ -1,4 +1,4 @@
-"""Datatypes of tensors, and their shapes against what a signature declares."""
+"""Datatypes and shapes of tensors, and whether they match a signature."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from service.tensors.signature import TensorSpec
 
 Array = np.ndarray[Any, Any]
 
-# By the names of TensorFlow's types.proto. Strings are bytes in arrays of objects.
+# By their names in TensorFlow's types.proto. Strings are bytes in arrays of objects.
 DTYPES: Mapping[str, "np.dtype[Any]"] = {
     "DT_BOOL": np.dtype(np.bool_),
     "DT_INT8": np.dtype(np.int8),
@@ -27,7 +27,7 @@ DTYPES: Mapping[str, "np.dtype[Any]"] = {
     "DT_STRING": np.dtype(object),
 }
 
-# As the Open Inference Protocol calls them.
+# Their names in the Open Inference Protocol.
 DATATYPES: Mapping[str, str] = {
     "DT_BOOL": "BOOL",
     "DT_INT8": "INT8",
@@ -50,7 +50,7 @@ MAX_DIMENSIONS = 64
 
 
 def size_of(arrays: Mapping[str, Array]) -> int:
-    """In bytes, with those of the strings."""
+    """Size in bytes, including the strings."""
     size = 0
     for array in arrays.values():
         size += array.nbytes
@@ -60,7 +60,7 @@ def size_of(arrays: Mapping[str, Array]) -> int:
 
 
 def check_shape(name: str, array: Array, spec: TensorSpec) -> None:
-    """Raises InvalidRequest where the shape of the input `name` is not one that the spec takes."""
+    """Raise InvalidRequest if the input `name` does not have a shape that the spec accepts."""
     if not has_fitting_shape(array, spec):
         raise InvalidRequest(
             f"input {name!r} has the shape {shape_text(array.shape)}; expected {declared_shape(spec)} (-1: any size)"
@@ -68,16 +68,16 @@ def check_shape(name: str, array: Array, spec: TensorSpec) -> None:
 
 
 def has_fitting_shape(array: Array, spec: TensorSpec) -> bool:
-    """Whether what runs the signature takes such an array."""
+    """Whether the engine accepts an array of this shape."""
     return has_declared_shape(array, spec) or not spec.is_held
 
 
 def has_declared_shape(array: Array, spec: TensorSpec) -> bool:
-    expected, given = spec.shape, array.shape
-    # Most often the batch alone is free, and to see that is quick.
-    if expected is None or (given and expected[0:1] == (-1,) and expected[1:] == given[1:]):
+    declared, shape = spec.shape, array.shape
+    # Usually only the batch size is free, which is quick to check.
+    if declared is None or (shape and declared[0:1] == (-1,) and declared[1:] == shape[1:]):
         return True
-    return len(expected) == len(given) and all(size in (-1, here) for size, here in zip(expected, given, strict=True))
+    return len(declared) == len(shape) and all(size in (-1, here) for size, here in zip(declared, shape, strict=True))
 
 
 def declared_shape(spec: TensorSpec) -> str:

@@ -1,4 +1,4 @@
-"""Pictures: the bytes that a client sends, as the array that a model wants."""
+"""Pictures in requests as a model's input."""
 
 from collections.abc import Mapping
 
@@ -14,23 +14,23 @@ from service.tensors.signature import Signature
 
 _RESAMPLING = Image.Resampling.LANCZOS
 _PIXEL_TYPES = ("DT_FLOAT", "DT_HALF", "DT_DOUBLE", "DT_UINT8", "DT_INT32", "DT_INT64")
-# A cut-out hides more of its picture than this; round corners and soft edges hide less.
+# A cut-out hides a larger share of its picture than this; round corners and soft edges hide less.
 _MAX_HIDDEN_SHARE = 1 / 20
-# Levels of 255 between a garment and its ground.
+# Levels of 255 between an object and its ground.
 _MIN_CONTRAST = 64
 
 
 def picture_batch(
     pictures: Mapping[str, bytes], signature: Signature, spec: ImageSpec | None, max_pixels: int, max_bytes: int
 ) -> dict[str, Array]:
-    """Pictures, by what messages call them, as the signature's only input.
+    """A batch for the signature's only input, of pictures by their names in messages.
 
-    `spec` is what serving.json says; where it says nothing, the input's shape does.
+    `spec`: from serving.json; None to go by the input's shape.
 
     Raises:
-        InvalidRequest: the signature takes no pictures; or see `decode_picture`.
-        PayloadTooLarge: all together are more than `max_bytes` as the model takes them, which is checked before any is
-            unpacked; or see `decode_picture`.
+        InvalidRequest: the signature takes no pictures, or an error of `decode_picture`.
+        PayloadTooLarge: the batch would have more than `max_bytes`, which is checked before decoding, or an error of
+            `decode_picture`.
     """
     spec = picture_spec(signature, spec)
     if spec is None:
@@ -57,14 +57,14 @@ def picture_batch(
 def decode_picture(data: bytes, spec: ImageSpec, max_pixels: int, where: str = "the body") -> Array:
     """A picture file as uint8 [height, width] for the mode "L", [height, width, 3] for "RGB".
 
-    Turned upright by its EXIF orientation; of an animation the first frame; transparency laid on a ground.
-    A picture that already has the model's size keeps its very pixels, but for a colour profile other than sRGB.
+    Upright by its EXIF orientation, the first frame of an animation, with transparency on a ground. A picture of the
+    model's size keeps its pixels, unless it has a colour profile other than sRGB.
 
     Raises:
         InvalidRequest: not a picture, truncated or damaged, or of a kind that has no 8-bit form.
-        PayloadTooLarge: more than `max_pixels`; checked before anything is unpacked.
+        PayloadTooLarge: more than `max_pixels`; checked before anything is decompressed.
     """
-    # Of a JPEG twice the model's size loses nothing.
+    # Decoding a JPEG at twice the model's size loses nothing.
     file = read_picture(data, spec.mode, 2 * max(spec.width, spec.height), max_pixels, where)
     image = plain_colours(file, where)
     ground = None
@@ -77,15 +77,15 @@ def decode_picture(data: bytes, spec: ImageSpec, max_pixels: int, where: str = "
 
 
 def takes_pictures(signature: Signature, spec: ImageSpec | None) -> bool:
-    """Whether `picture_batch` takes any for it."""
+    """Whether `picture_batch` accepts pictures for this signature."""
     return picture_spec(signature, spec) is not None and all(
         tensor.dtype in _PIXEL_TYPES for tensor in signature.inputs.values()
     )
 
 
 def picture_spec(signature: Signature, spec: ImageSpec | None) -> ImageSpec | None:
-    """How a picture becomes the signature's only input; None where it cannot. `spec` is what serving.json says; where
-    it says nothing, the shape [batch, height, width, 1 or 3] does, stretched to it as Keras's own loader does."""
+    """How a picture becomes the signature's only input; None if it cannot. `spec`: from serving.json; without one,
+    pictures are stretched to the shape [batch, height, width, 1 or 3], as Keras's own loader does."""
     if len(signature.inputs) != 1:
         return None
     if spec is not None:
@@ -98,8 +98,8 @@ def picture_spec(signature: Signature, spec: ImageSpec | None) -> ImageSpec | No
 
 
 def _without_transparency(image: Image.Image, spec: ImageSpec) -> tuple[Image.Image, Ground]:
-    """A picture with opacity on a ground, and which: white as a page is. For a model that knows one ground, of a
-    cut-out black where what is visible is bright, for else it would vanish; and of any other picture its own."""
+    """The picture on a ground, and that ground: white, like a page. If the model expects a certain ground, a bright
+    cut-out is laid on black, since it would vanish on white, and any other picture on its own ground."""
     ground: Ground = "white"
     if spec.ground:
         sides = min(image.width, 64), min(image.height, 64)
@@ -114,8 +114,8 @@ def _without_transparency(image: Image.Image, spec: ImageSpec) -> tuple[Image.Im
 
 
 def _ground_of_cut_out(grey: Array, opacity: Array, is_hidden: Array) -> Ground:
-    """Told by what is visible: bright on black, dark on white. Where that stands out from the colours that are hidden,
-    by these: a programme that makes a ground transparent mostly leaves its colour there."""
+    """Black for a bright object, white for a dark one. Compare it with the hidden colours if it stands out from them:
+    programs that make a ground transparent mostly keep its colour."""
     if not opacity.any():
         return "white"
     visible = np.average(grey, weights=opacity)
@@ -125,8 +125,8 @@ def _ground_of_cut_out(grey: Array, opacity: Array, is_hidden: Array) -> Ground:
 
 
 def _ground(pixels: Array, opacity: Array | None = None) -> Ground:
-    """Told by the mean of the outermost pixels: right for each of the 60,000 training pictures of Fashion-MNIST, also
-    where the garment touches the border."""
+    """By the mean of the outermost pixels. That is right for all 60,000 training pictures of Fashion-MNIST, also if the
+    garment touches the border."""
     border = _border(pixels)
     mean = border.mean() if opacity is None else np.average(border, weights=_border(opacity))
     return "white" if mean > 127.5 else "black"

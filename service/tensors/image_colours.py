@@ -1,4 +1,4 @@
-"""A picture's colours, however it has them, as 8-bit sRGB or grey, with an opacity only where that hides something."""
+"""Convert any picture to 8-bit sRGB or grey, with an alpha channel only if that hides something."""
 
 import hashlib
 from collections import OrderedDict
@@ -15,29 +15,29 @@ from service.tensors.dtypes import Array
 _BLACK, _WHITE = 0, 255
 _MAX_8_BIT, _MAX_16_BIT = 255, 65_535
 
-# TIFF's tags.
+# Tags of TIFF.
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 _WHITE_IS_ZERO = 0
 
-# A printer's profile, of tables for many inks, has some hundred kilobytes to 2 MB.
+# A printer's profile, with tables for many inks, has up to 2 MB.
 _MAX_PROFILE_BYTES = 4 * 1024 * 1024
 _MAX_KEPT_PROFILES = 16
-# Levels of 255: what to convert changes by no more is sRGB already, which most profiles are.
+# Levels of 255: a profile that changes colours by no more is sRGB, as most are.
 _MAX_ROUNDING = 2
 _COLOUR_SPACES = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}
 
 
 def plain_colours(image: Image.Image, where: str) -> Image.Image:
-    """The picture in the mode "L" or "RGB", or "LA" or "RGBA" where its opacity hides something.
+    """The picture in the mode "L" or "RGB", or "LA" or "RGBA" if its alpha channel hides something.
 
-    16 bits a channel become 8; floats and 32-bit whole numbers too, where they are levels of 1, 255 or 65,535. Colours
-    of a profile (ICC) become sRGB, as training pictures are.
+    Channels of 16 bits become 8 bits, as do floats and 32-bit integers if they range to 1, 255 or 65,535. Colours of an
+    ICC profile become sRGB, like those of training pictures.
 
     Raises:
-        InvalidRequest: colours of a kind that has no 8-bit form.
+        InvalidRequest: the colours have no 8-bit form.
     """
     try:
-        return _with_profile(_without_idle_alpha(_plain_mode(_to_8_bit(image, where))), image)
+        return _with_profile(_without_opaque_alpha(_plain_mode(_to_8_bit(image, where))), image)
     except ValueError as error:
         raise InvalidRequest(f"{where}: the picture's colours cannot be read ({error})") from None
 
@@ -46,7 +46,7 @@ def _to_8_bit(image: Image.Image, where: str) -> Image.Image:
     if not (is_wide := image.mode.startswith("I;16")) and image.mode not in ("I", "F"):
         return image
     pixels = np.asarray(image)
-    # Pillow itself would cut at 255. The high byte is what it takes of 16-bit colours.
+    # Pillow would clip at 255. Of 16-bit colours it, too, keeps the high byte.
     levels = (pixels >> _unused_low_bits(image)).astype(np.uint8) if is_wide else _levels(pixels, where)
     grey = Image.fromarray(levels)
     if _tiff_tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO:
@@ -61,22 +61,22 @@ def _unused_low_bits(image: Image.Image) -> int:
 
 
 def _tiff_tag(image: Image.Image, tag: int) -> object:
-    """A tag's first value; None where the picture is no TIFF or has no such tag."""
+    """A tag's first value; None if the picture is no TIFF or lacks the tag."""
     value = getattr(image, "tag_v2", {}).get(tag)
     return value[0] if isinstance(value, tuple) and value else value
 
 
 def _levels(pixels: Array, where: str) -> Array:
-    """Numbers of 32 bits as 0 to 255. What stands for white no file says: the smallest usual number that holds all."""
-    least, most = float(pixels.min()), float(pixels.max())
-    # Not a number compares with nothing.
-    if not (least >= 0 and most <= _MAX_16_BIT):
+    """32-bit numbers as 0 to 255. Files do not say which number is white: take the smallest usual one."""
+    minimum, maximum = float(pixels.min()), float(pixels.max())
+    # False for NaN.
+    if not (minimum >= 0 and maximum <= _MAX_16_BIT):
         raise InvalidRequest(
-            f"{where}: a picture with 32 bits a channel and values from {least:g} to {most:g}; expected 0 to 1, 255 "
-            "or 65535, or 8 or 16 bits a channel"
+            f"{where}: a picture with 32 bits a channel and values from {minimum:g} to {maximum:g}; expected 0 to 1, "
+            "255 or 65535, or 8 or 16 bits a channel"
         )
     is_float = pixels.dtype.kind == "f"
-    white = 1 if is_float and most <= 1 else _MAX_8_BIT if most <= _MAX_8_BIT else _MAX_16_BIT
+    white = 1 if is_float and maximum <= 1 else _MAX_8_BIT if maximum <= _MAX_8_BIT else _MAX_16_BIT
     return np.round(pixels * (_MAX_8_BIT / white)).astype(np.uint8)
 
 
@@ -96,19 +96,19 @@ def _plain_mode(image: Image.Image) -> Image.Image:
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
-def _without_idle_alpha(image: Image.Image) -> Image.Image:
-    """Many programs save an opacity wherever they can. One that is full everywhere hides nothing."""
+def _without_opaque_alpha(image: Image.Image) -> Image.Image:
+    """Drop an alpha channel that is opaque everywhere, which many programs write."""
     if image.mode not in ("LA", "RGBA"):
         return image
-    least, most = image.getchannel("A").getextrema()
-    # Windows leaves the fourth byte of a bitmap empty.
-    if least == _WHITE or (image.format == "BMP" and most == 0):
+    minimum, maximum = image.getchannel("A").getextrema()
+    # Windows leaves the fourth byte of a bitmap at 0.
+    if minimum == _WHITE or (image.format == "BMP" and maximum == 0):
         return image.convert(image.mode[:-1])
     return image
 
 
 def _with_profile(image: Image.Image, source: Image.Image) -> Image.Image:
-    """`source` is as the file has it: a profile is of its colours, unless it has a palette of them."""
+    """The picture in sRGB. `source` is the picture in the file, to whose colours the profile applies."""
     profile = source.info.get("icc_profile")
     colours = image.mode.removesuffix("A")
     transform = None
@@ -124,21 +124,21 @@ def _with_profile(image: Image.Image, source: Image.Image) -> Image.Image:
 
 
 class _Transforms:
-    """From profiles to sRGB; those of the last few profiles are kept, for cameras and editors use the same ones."""
+    """Transforms from profiles to sRGB. The last few are kept, since cameras and editors use the same profiles."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[bytes, str], ImageCms.ImageCmsTransform | None] = OrderedDict()
         self._lock = Lock()
 
     def find(self, profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-        """None for sRGB, and for a profile that is damaged or of other colours."""
+        """None for sRGB, and for a profile that is damaged or of another colour space."""
         key = hashlib.sha256(profile).digest(), mode
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
         transform = None
-        # As browsers do: colours without a profile are better than none.
+        # Like browsers, ignore a damaged profile.
         with suppress(Exception):
             transform = _transform(profile, mode)
         with self._lock:

@@ -1,6 +1,6 @@
-"""Picture files: bytes of any format, also of the kinds that cameras and editors damage, as upright pixels.
+"""Picture files as pixels: any format, including files that cameras, editors and broken transfers have damaged.
 
-Nothing here knows what a model takes.
+Nothing here knows about models.
 """
 
 import re
@@ -16,41 +16,236 @@ from io import BytesIO
 import msgspec
 import numpy as np
 
-# Those of PNG, JPEG, GIF and BMP are imported by Pillow; for any other that is missing it would import all that it has.
+# Pillow imports the plugins of PNG, JPEG, GIF and BMP. If another one were missing, it would import all that it has.
 from PIL import AvifImagePlugin, Image, ImageOps, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 from PIL.TiffImagePlugin import TiffImageFile
 
 from service.errors import InvalidRequest, PayloadTooLarge
 
-# JPEGs that end too early: of cameras that leave out the end marker, or of a transfer that was broken off.
-#
-# Browsers show what is there. So does this, unless too much is missing to be sure of what is to be seen.
+# SERVING_MAX_IMAGE_PIXELS, which may be higher than Pillow's limit, is checked here.
+Image.MAX_IMAGE_PIXELS = None
+# Pillow warns about damaged pictures on standard error, in lines that are no log, and keeps each new warning for ever.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
-# How much may be missing, of the pixels: some of the last rows.
+# Pillow's names. HEIC is read if pillow-heif is installed.
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+_FORMATS_TEXT = "PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF"
+_HEIC = "HEIF"
+_HEIC_DECODER = "pillow_heif"
+
+_MAGIC_NUMBERS = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+    b"II+\x00": "TIFF",  # BigTIFF
+    b"MM\x00+": "TIFF",
+}
+_AVIF_BRANDS = {b"avif", b"avis"}
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+
+# Where Pillow finds an orientation. Letting it search takes a twentieth of the time of a small picture.
+_ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+# What precedes a colour profile in PNG, JPEG and WebP.
+_PROFILE_MARKS = (b"iCCP", b"ICC_PROFILE", b"ICCP")
+# Pillow's limit for anything compressed within a PNG.
+_MAX_PROFILE_BYTES = 1024 * 1024
+# Tags of TIFF.
+_BITS_PER_SAMPLE, _PLANAR_CONFIGURATION = 258, 284
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_HEAD = _PNG_SIGNATURE + b"\x00\x00\x00\rIHDR"
+# The chunks that decide what a PNG looks like.
+_PNG_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}
+
+# Share of the pixels that may be missing at the end of a JPEG.
 MAX_MISSING_SHARE = 1 / 16
-
-_END = b"\xff\xd9"
-# What is left of a file for which room was made before it came, and none of the pixels' data.
+_JPEG_END = b"\xff\xd9"
+# Zeros at the end of a JPEG, from this length on, are space that was reserved for the file.
 _MIN_PADDING_BYTES = 16
 _PADDING = bytes(_MIN_PADDING_BYTES)
-
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _MARKER_OR_RESTART = re.compile(rb"\xff([\x01-\xfe])")
 _FIRST_RESTART, _RESTARTS = 0xD0, 8
 _START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _START_OF_SCAN = 0xDA
-# Encoders make some ten; each takes time to read, and may be short.
+_RESTART_INTERVAL = 0xDD
+# Encoders write about ten scans. Each takes time to read, and may be short.
 _MAX_SCANS = 500
 _MAX_COMPONENTS = 4
-_RESTART_INTERVAL = 0xDD
-# Of what is coded at once: 8 x 8 of one component; of several 16 x 16, unless sampled in a way that nobody uses.
+# Pixels that are coded together: 8 x 8 of one component, 16 x 16 of several in all usual samplings.
 _UNIT_PIXELS, _MAX_UNIT_PIXELS = 64, 256
+
+Decode = Callable[[bytes], Image.Image]
+
+
+def read_picture(data: bytes, mode: str, side: int, max_pixels: int, where: str) -> Image.Image:
+    """The first frame or page, upright by its EXIF orientation, in the file's own mode of Pillow.
+
+    A JPEG may be decoded at a reduced size of at least `side` pixels, and to `mode`, "L" or "RGB". `max_pixels` is
+    checked before anything is decompressed.
+
+    Like browsers, ignore metadata and profiles in a PNG that are damaged or too long, and a missing end of a JPEG.
+
+    Raises:
+        InvalidRequest: not a picture, or a truncated or damaged one.
+        PayloadTooLarge: more than `max_pixels`.
+    """
+    name = format_of(data)
+    if name is None:
+        raise InvalidRequest(f"{where} is not a picture; expected {_FORMATS_TEXT}")
+    if name == _HEIC and not has_heic_decoder():
+        raise InvalidRequest(
+            f"{where} is a HEIC picture, for which this service has no decoder (pillow-heif is not installed); send "
+            f"{_FORMATS_TEXT}"
+        )
+
+    def decode(data: bytes) -> Image.Image:
+        image = Image.open(BytesIO(data), formats=(name,))
+        if image.width * image.height > max_pixels:
+            raise PayloadTooLarge(
+                f"{where}: a picture of {image.width} x {image.height} is too large; "
+                f"at most {max_pixels} pixels are taken (SERVING_MAX_IMAGE_PIXELS)"
+            )
+        if name == "JPEG":
+            # Pillow can decode it at a half, a quarter or an eighth.
+            image.draft(mode, (side, side))
+        elif isinstance(image, TiffImageFile):
+            _fix_planes(image)
+        image.load()
+        return image
+
+    try:
+        if name == "JPEG" and _is_padded(data):
+            raise EOFError("its end is missing")
+        image = decode(data)
+    except PayloadTooLarge:
+        raise
+    # Pillow's decoders raise errors of many kinds on hostile bytes (OSError, SyntaxError, struct.error, ...).
+    except Exception as error:
+        repaired = _repair(name, data, decode)
+        if repaired is None:
+            raise InvalidRequest(f"{where}: the {name} picture is {_reason(error)}") from None
+        image = repaired
+    if not _ORIENTED.isdisjoint(image.info) or name == "TIFF":
+        # Damaged metadata is no reason to reject the picture.
+        with suppress(Exception):
+            ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def format_of(data: bytes) -> str | None:
+    """Pillow's name of the format, by the first bytes; None if it is not a picture."""
+    for magic, name in _MAGIC_NUMBERS.items():
+        if data.startswith(magic):
+            return name
+    if (data[:4], data[8:12]) == (b"RIFF", b"WEBP"):
+        return "WEBP"
+    if data[4:8] == b"ftyp":
+        box = data[8 : min(int.from_bytes(data[:4]), 256)]
+        # The major brand, its version, and the compatible brands.
+        brands = [box[:4], *(box[at : at + 4] for at in range(8, len(box), 4))]
+        if not _AVIF_BRANDS.isdisjoint(brands):
+            return "AVIF"
+        if box[:4] in _HEIC_BRANDS:
+            return _HEIC
+    return None
+
+
+def looks_like_picture(data: bytes) -> bool:
+    return format_of(data) is not None
+
+
+def picture_pixels(data: bytes) -> int:
+    """Width times height by the header; 0 if it is not a picture."""
+    if data.startswith(_PNG_HEAD):
+        # Always at the same place. Asking Pillow takes half as long as a prediction.
+        return int.from_bytes(data[16:20]) * int.from_bytes(data[20:24])
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            return image.width * image.height
+    except Exception:
+        return 0
+
+
+def may_take_long(data: bytes) -> bool:
+    """Whether decoding may take much longer than the size suggests. AVIF and HEIC are frames of video, and a new colour
+    profile takes some milliseconds, up to 30 for a printer's. A TIFF may have a profile."""
+    return data[4:8] == b"ftyp" or data[:2] in (b"II", b"MM") or any(mark in data for mark in _PROFILE_MARKS)
+
+
+@cache
+def has_heic_decoder() -> bool:
+    if find_spec(_HEIC_DECODER) is None:
+        return False
+    import_module(_HEIC_DECODER).register_heif_opener()
+    return True
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "truncated or damaged, or of a kind that is not read"
+    return f"truncated or damaged ({error})"
+
+
+def _fix_planes(image: TiffImageFile) -> None:
+    """Let Pillow read uncompressed 16-bit planes as such; else it takes every byte for a pixel."""
+    tags = image.tag_v2
+    if (tags.get(_PLANAR_CONFIGURATION), tags.get(_BITS_PER_SAMPLE, ())[:1]) != (2, (16,)):
+        return
+    suffix = ";16B" if tags.prefix == b"MM" else ";16L"
+    image.tile = [
+        tile._replace(args=(tile.args[0] + suffix, *tile.args[1:]))
+        if tile.codec_name == "raw" and isinstance(tile.args, tuple)
+        else tile
+        for tile in image.tile
+    ]
+
+
+def _repair(name: str, data: bytes, decode: Decode) -> Image.Image | None:
+    with suppress(Exception):
+        if name == "PNG" and len(plain := _without_metadata(data)) < len(data):
+            return decode(plain)
+        if name == "JPEG":
+            return _decode_cut_jpeg(data, decode)
+    return None
+
+
+def _without_metadata(png: bytes) -> bytes:
+    """The PNG without chunks that do not change its pixels. A colour profile stays if it can be decompressed."""
+    kept = [_PNG_SIGNATURE]
+    at = len(_PNG_SIGNATURE)
+    has_profile = False
+    while len(head := png[at : at + 8]) == 8:
+        end = at + 12 + int.from_bytes(head[:4])
+        kind = head[4:]
+        if kind == b"iCCP" and not has_profile:
+            # Only the first: checking each takes time.
+            has_profile = True
+            if _is_short_profile(png[at + 8 : end - 4]):
+                kept.append(png[at:end])
+        elif kind in _PNG_CHUNKS:
+            kept.append(png[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _is_short_profile(chunk: bytes) -> bool:
+    _name, _, packed = chunk.partition(b"\0")
+    unpacker = zlib.decompressobj()
+    try:
+        unpacker.decompress(packed[1:], _MAX_PROFILE_BYTES)
+    except zlib.error:
+        return False
+    return packed[:1] == b"\0" and unpacker.eof
 
 
 class _Scans(msgspec.Struct):
-    """`lacking`: by component the coefficients that no scan has begun to bring. `begin`: of the last scan's data.
-    `restart_units`: after how many units of it a restart marker comes; 0: there are none. `unit_pixels`: in each."""
+    """The scans of a JPEG. `lacking`: by component, the coefficients that no scan has begun. `begin`: where the data of
+    the last scan begins. `restart_units`: its units between restart markers, or 0. `unit_pixels`: of each unit."""
 
     lacking: dict[int, set[int]]
     pixels: int = 0
@@ -59,52 +254,26 @@ class _Scans(msgspec.Struct):
     unit_pixels: int = _MAX_UNIT_PIXELS
 
 
-def is_cut_and_padded(jpeg: bytes) -> bool:
-    """Whether zeros stand where its end should be. To a decoder they are data."""
-    return jpeg.endswith(_PADDING) and not jpeg.rstrip(b"\0").endswith(_END)
+def _is_padded(jpeg: bytes) -> bool:
+    """Whether zeros stand in place of its end. A decoder would take them for data."""
+    return jpeg.endswith(_PADDING) and not jpeg.rstrip(b"\0").endswith(_JPEG_END)
 
 
-def with_end(jpeg: bytes, decode: Callable[[bytes], Image.Image]) -> Image.Image | None:
-    """The picture, what is missing of it in grey; None where that is too much.
+def _decode_cut_jpeg(jpeg: bytes, decode: Decode) -> Image.Image | None:
+    """A JPEG that ends too early, with missing pixels in grey; None if too many are missing to be sure what it shows.
 
-    Where its data ends no decoder tells. So it is decoded twice, behind its end nothing and then noise: the pixels that
-    differ are those that there is no data for.
+    Some cameras leave out the end marker, and transfers break off. No decoder tells where the data ends, so decode it
+    twice, with nothing and then with noise behind it: the pixels that differ are missing.
     """
     scans = _read_scans(jpeg)
-    # Without every scan a picture lacks colours, or most of what is fine in it.
+    # Without every scan, a picture lacks colours or most of its detail.
     if not scans.lacking or any(scans.lacking.values()):
         return None
-    data, restarts = _sound_part(jpeg.rstrip(b"\0") if jpeg.endswith(_PADDING) else jpeg, scans)
-    image = decode(data + _END)
-    differing = np.asarray(image) != np.asarray(decode(data + _noise(scans, restarts) + _END))
+    data, restarts = _intact_part(jpeg.rstrip(b"\0") if jpeg.endswith(_PADDING) else jpeg, scans)
+    image = decode(data + _JPEG_END)
+    differing = np.asarray(image) != np.asarray(decode(data + _noise(scans, restarts) + _JPEG_END))
     missing = differing if differing.ndim == 2 else differing.any(axis=2)
     return image if missing.mean() <= MAX_MISSING_SHARE else None
-
-
-def _sound_part(jpeg: bytes, scans: _Scans) -> tuple[bytes, int]:
-    """What comes before a marker that the last scan cannot have, and how many restart markers that scan has there."""
-    restarts = 0
-    for marker in _MARKER_OR_RESTART.finditer(jpeg, scans.begin):
-        if not scans.restart_units or marker[1][0] != _FIRST_RESTART + restarts % _RESTARTS:
-            jpeg = jpeg[: marker.start()]
-            break
-        restarts += 1
-    # A marker's first byte would make one of whatever comes behind it.
-    return jpeg.rstrip(b"\xff"), restarts
-
-
-def _noise(scans: _Scans, restarts: int) -> bytes:
-    """Enough for several times what may be missing, with the restart markers that come after so many."""
-    # No 255: that would begin a marker.
-    noise = np.random.default_rng(0).integers(0, 255, scans.pixels // 2 + 1024, np.uint8).tobytes()
-    if not scans.restart_units:
-        return noise
-    step = scans.restart_units * scans.unit_pixels
-    intervals = [noise[at : at + step] for at in range(0, len(noise), step)]
-    return b"".join(
-        b"%b\xff%c" % (interval, _FIRST_RESTART + number % _RESTARTS)
-        for number, interval in enumerate(intervals, restarts)
-    )
 
 
 def _read_scans(jpeg: bytes) -> _Scans:
@@ -127,214 +296,37 @@ def _read_scans(jpeg: bytes) -> _Scans:
             scans.begin = at
             count += 1
             if count > _MAX_SCANS or segment[0] > _MAX_COMPONENTS:
-                raise ValueError("no such JPEG")
+                raise ValueError("not a JPEG")
             scans.unit_pixels = _UNIT_PIXELS if segment[0] == 1 else _MAX_UNIT_PIXELS
             first, last, bits = segment[-3:]
-            # The last bits of a coefficient may come in a scan of their own.
+            # The last bits of a coefficient may come in another scan.
             if not is_progressive or bits & 0x0F == 0:
                 for number in range(segment[0]):
                     scans.lacking[segment[1 + 2 * number]] -= set(range(first, last + 1))
     return scans
 
 
-# There is a limit here, which may be higher than Pillow's.
-Image.MAX_IMAGE_PIXELS = None
-# Damaged pictures have Pillow warn on standard error, in lines that are no log, and each new one is kept for ever.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
-# As Pillow calls them, and in messages. HEIC is taken where pillow-heif is installed.
-FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
-_FORMATS_TEXT = "PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF"
-_HEIC = "HEIF"
-_HEIC_DECODER = "pillow_heif"
-
-_MAGIC_NUMBERS = {
-    b"\x89PNG": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-    b"II*\x00": "TIFF",
-    b"MM\x00*": "TIFF",
-    b"II+\x00": "TIFF",  # BigTIFF
-    b"MM\x00+": "TIFF",
-}
-_AVIF_BRANDS = {b"avif", b"avis"}
-_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
-
-# Where Pillow finds an orientation. To have it look takes a twentieth of a small picture's time.
-_ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
-
-# Before a profile, in PNG, JPEG and WebP.
-_PROFILE_MARKS = (b"iCCP", b"ICC_PROFILE", b"ICCP")
-
-# TIFF's tags.
-_BITS_PER_SAMPLE, _PLANAR_CONFIGURATION = 258, 284
-
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_HEAD = _PNG_SIGNATURE + b"\x00\x00\x00\rIHDR"
-# What a PNG looks like depends on these alone.
-_PNG_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}
-# As Pillow has it for all that is packed within a PNG.
-_MAX_PROFILE_BYTES = 1024 * 1024
+def _intact_part(jpeg: bytes, scans: _Scans) -> tuple[bytes, int]:
+    """The JPEG up to a marker that its last scan cannot have, and the number of restart markers of that scan."""
+    restarts = 0
+    for marker in _MARKER_OR_RESTART.finditer(jpeg, scans.begin):
+        if not scans.restart_units or marker[1][0] != _FIRST_RESTART + restarts % _RESTARTS:
+            jpeg = jpeg[: marker.start()]
+            break
+        restarts += 1
+    # The first byte of a marker would form one with the byte behind it.
+    return jpeg.rstrip(b"\xff"), restarts
 
 
-def format_of(data: bytes) -> str | None:
-    """The format as Pillow calls it, told by the first bytes; None for what is no picture."""
-    for magic, name in _MAGIC_NUMBERS.items():
-        if data.startswith(magic):
-            return name
-    if (data[:4], data[8:12]) == (b"RIFF", b"WEBP"):
-        return "WEBP"
-    if data[4:8] == b"ftyp":
-        box = data[8 : min(int.from_bytes(data[:4]), 256)]
-        # The major brand, its version, and the brands that it is compatible with.
-        brands = [box[:4], *(box[at : at + 4] for at in range(8, len(box), 4))]
-        if not _AVIF_BRANDS.isdisjoint(brands):
-            return "AVIF"
-        if box[:4] in _HEIC_BRANDS:
-            return _HEIC
-    return None
-
-
-def looks_like_picture(data: bytes) -> bool:
-    return format_of(data) is not None
-
-
-def picture_pixels(data: bytes) -> int:
-    """Width times height as the header has it; 0 for what is no picture."""
-    if data.startswith(_PNG_HEAD):
-        # Always at the same place; to have Pillow look costs as much as half of a prediction.
-        return int.from_bytes(data[16:20]) * int.from_bytes(data[20:24])
-    try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            return image.width * image.height
-    except Exception:
-        return 0
-
-
-def may_take_long(data: bytes) -> bool:
-    """Whether it may take many times as long as its size tells: AVIF and HEIC are frames of video, and to read a colour
-    profile takes some milliseconds (up to 30 for one of inks), unless it was met before. A TIFF may have one."""
-    return data[4:8] == b"ftyp" or data[:2] in (b"II", b"MM") or any(mark in data for mark in _PROFILE_MARKS)
-
-
-def read_picture(data: bytes, mode: str, side: int, max_pixels: int, where: str) -> Image.Image:
-    """The first frame or page, turned upright by its EXIF orientation, in whatever mode of Pillow's the file has.
-
-    A JPEG may come smaller than it is, if with `side` pixels at least, and in `mode`, "L" or "RGB". `max_pixels` is
-    checked before anything is unpacked.
-
-    What browsers pass over is passed over: notes and profiles in a PNG that are damaged or too long, a JPEG's end
-    that is missing (jpeg_end.py).
-
-    Raises:
-        InvalidRequest: not a picture, or one that is truncated or damaged.
-        PayloadTooLarge: it has more than `max_pixels`.
-    """
-    name = format_of(data)
-    if name is None:
-        raise InvalidRequest(f"{where} is not a picture; expected {_FORMATS_TEXT}")
-    if name == _HEIC and not has_heic_decoder():
-        raise InvalidRequest(
-            f"{where} is a HEIC picture, for which this service has no decoder (pillow-heif is not installed); send "
-            f"{_FORMATS_TEXT}"
-        )
-
-    def decode(data: bytes) -> Image.Image:
-        image = Image.open(BytesIO(data), formats=(name,))
-        if image.width * image.height > max_pixels:
-            raise PayloadTooLarge(
-                f"{where}: a picture of {image.width} x {image.height} is too large; "
-                f"at most {max_pixels} pixels are taken (SERVING_MAX_IMAGE_PIXELS)"
-            )
-        if name == "JPEG":
-            # It can be unpacked at a half, a quarter or an eighth.
-            image.draft(mode, (side, side))
-        elif isinstance(image, TiffImageFile):
-            _mend_planes(image)
-        image.load()
-        return image
-
-    try:
-        if name == "JPEG" and is_cut_and_padded(data):
-            raise EOFError("its end is missing")
-        image = decode(data)
-    except PayloadTooLarge:
-        raise
-    # Pillow's decoders meet hostile bytes with errors of many kinds (OSError, SyntaxError, struct.error, ...).
-    except Exception as error:
-        repaired = _repaired(name, data, decode)
-        if repaired is None:
-            raise InvalidRequest(f"{where}: the {name} picture is {_what_is_wrong(error)}") from None
-        image = repaired
-    if not _ORIENTED.isdisjoint(image.info) or name == "TIFF":
-        # A damaged note about the picture does not make it another one.
-        with suppress(Exception):
-            ImageOps.exif_transpose(image, in_place=True)
-    return image
-
-
-def _what_is_wrong(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "truncated or damaged, or of a kind that is not read"
-    return f"truncated or damaged ({error})"
-
-
-def _mend_planes(image: TiffImageFile) -> None:
-    """Of 16-bit colours that lie in a plane each, not packed, Pillow would read every byte as a pixel."""
-    tags = image.tag_v2
-    if (tags.get(_PLANAR_CONFIGURATION), tags.get(_BITS_PER_SAMPLE, ())[:1]) != (2, (16,)):
-        return
-    suffix = ";16B" if tags.prefix == b"MM" else ";16L"
-    image.tile = [
-        tile._replace(args=(tile.args[0] + suffix, *tile.args[1:]))
-        if tile.codec_name == "raw" and isinstance(tile.args, tuple)
-        else tile
-        for tile in image.tile
-    ]
-
-
-@cache
-def has_heic_decoder() -> bool:
-    if find_spec(_HEIC_DECODER) is None:
-        return False
-    import_module(_HEIC_DECODER).register_heif_opener()
-    return True
-
-
-def _repaired(name: str, data: bytes, decode: Callable[[bytes], Image.Image]) -> Image.Image | None:
-    with suppress(Exception):
-        if name == "PNG" and len(plain := _without_notes(data)) < len(data):
-            return decode(plain)
-        if name == "JPEG":
-            return with_end(data, decode)
-    return None
-
-
-def _without_notes(png: bytes) -> bytes:
-    """The PNG without the chunks that do not change its pixels. A colour profile stays where it can be unpacked."""
-    kept = [_PNG_SIGNATURE]
-    at = len(_PNG_SIGNATURE)
-    has_profile = False
-    while len(head := png[at : at + 8]) == 8:
-        end = at + 12 + int.from_bytes(head[:4])
-        kind = head[4:]
-        if kind == b"iCCP" and not has_profile:
-            # Of several only the first: to look into each takes time.
-            has_profile = True
-            if _is_short_profile(png[at + 8 : end - 4]):
-                kept.append(png[at:end])
-        elif kind in _PNG_CHUNKS:
-            kept.append(png[at:end])
-        at = end
-    return b"".join(kept)
-
-
-def _is_short_profile(chunk: bytes) -> bool:
-    _name, _, packed = chunk.partition(b"\0")
-    unpacker = zlib.decompressobj()
-    try:
-        unpacker.decompress(packed[1:], _MAX_PROFILE_BYTES)
-    except zlib.error:
-        return False
-    return packed[:1] == b"\0" and unpacker.eof
+def _noise(scans: _Scans, restarts: int) -> bytes:
+    """Data for several times the missing pixels, with restart markers from this number on."""
+    # Without 255, which would begin a marker.
+    noise = np.random.default_rng(0).integers(0, 255, scans.pixels // 2 + 1024, np.uint8).tobytes()
+    if not scans.restart_units:
+        return noise
+    step = scans.restart_units * scans.unit_pixels
+    intervals = [noise[at : at + step] for at in range(0, len(noise), step)]
+    return b"".join(
+        b"%b\xff%c" % (interval, _FIRST_RESTART + number % _RESTARTS)
+        for number, interval in enumerate(intervals, restarts)
+    )

@@ -1,4 +1,7 @@
-"""Signatures: a SavedModel's entry points, with the tensors that they take and give. Needs no NumPy."""
+"""Signatures: a SavedModel's entry points, with their input and output tensors.
+
+Needs no NumPy, so that the first process can import `serving_config`.
+"""
 
 from dataclasses import dataclass
 
@@ -10,9 +13,8 @@ DEFAULT_SIGNATURE = "serving_default"
 class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """One tensor of a signature.
 
-    `name` is the tensor's name in the graph ("serving_default_pixels:0"), `dtype` TensorFlow's name of its
-    type ("DT_FLOAT"), `shape` its sizes with -1 for one that is free; None where even the rank is free. `is_held`
-    is False where nothing in the graph holds an input to that shape.
+    `name`: in the graph ("serving_default_pixels:0"). `dtype`: TensorFlow's name ("DT_FLOAT"). `shape`: -1 for a size
+    that is free; None if even the rank is free. `is_held`: whether the graph holds inputs to that shape.
     """
 
     name: str
@@ -23,7 +25,7 @@ class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The tensors by the names that requests and answers use."""
+    """Tensors by their names in requests and responses."""
 
     method_name: str
     inputs: dict[str, TensorSpec]

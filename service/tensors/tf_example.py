@@ -1,4 +1,4 @@
-"""tf.train.Example: named features as the protocol buffer that a SavedModel parses, without TensorFlow.
+"""Encode tf.train.Example, the protocol buffer of named features that a SavedModel parses, without TensorFlow.
 
 Format: tensorflow/core/example/{example,feature}.proto.
 
@@ -21,11 +21,11 @@ _KIND_NAMES = {_BYTES_LIST: "bytes", _FLOAT_LIST: "float", _INT64_LIST: "int64"}
 
 
 def encode_example(features: Mapping[str, Any], where: str) -> bytes:
-    """A JSON object of features as a serialized tf.train.Example. A feature is a value or a list of values of one
-    kind: whole numbers and booleans; numbers with a decimal point or an exponent; strings and {"b64": ...}.
+    """A JSON object of features as a tf.train.Example. A feature is a value or a list of values of one kind: whole
+    numbers and booleans, numbers with a decimal point or an exponent, or strings and {"b64": ...}.
 
     Raises:
-        InvalidRequest: a feature is of another kind; says which.
+        InvalidRequest: names the feature of another kind.
     """
     entries = b""
     for name, value in features.items():
@@ -54,7 +54,7 @@ def _feature(name: str, values: list[Any], where: str) -> bytes:
 
 
 def _kind(name: str, value: Any, where: str) -> int:
-    """The list that a value belongs to."""
+    """The list for a value."""
     if type(value) in _KINDS and (not isinstance(value, dict) or is_base64(value)):
         return _KINDS[type(value)]
     json_type = "Null" if value is None else "Array" if isinstance(value, list) else "Object"

@@ -112,7 +112,7 @@ def shape(ground: int, colour: int) -> Image.Image:
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "PA"])
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize(("ground", "colour"), [(0, 90), (0, 250), (255, 90), (255, 20)])
-def test_an_opacity_that_hides_nothing_is_none(mode: str, kind: str, ground: int, colour: int) -> None:
+def test_an_opaque_alpha_channel_is_dropped(mode: str, kind: str, ground: int, colour: int) -> None:
     plain = shape(ground, colour)
     if mode == "PA" and kind == "PNG":
         data = encode(plain.convert("P"), kind, transparency=17)  # a colour that no pixel has
@@ -122,7 +122,7 @@ def test_an_opacity_that_hides_nothing_is_none(mode: str, kind: str, ground: int
 
 
 @pytest.mark.parametrize(("ground", "colour"), [(0, 90), (0, 250), (255, 90), (255, 20)])
-def test_round_corners_make_no_cut_out(ground: int, colour: int) -> None:
+def test_round_corners_are_no_cut_out(ground: int, colour: int) -> None:
     plain = shape(ground, colour)
     corners = Image.new("L", plain.size, 0)
     ImageDraw.Draw(corners).rounded_rectangle((0, 0, 27, 27), 4, 255)
@@ -131,7 +131,7 @@ def test_round_corners_make_no_cut_out(ground: int, colour: int) -> None:
     assert np.array_equal(decode(encode(rounded), ON_BLACK), decode(encode(plain), ON_BLACK))
 
 
-def test_a_picture_that_is_a_little_clear_everywhere_lies_on_its_own_ground() -> None:
+def test_a_translucent_picture_lies_on_its_own_ground() -> None:
     plain = shape(0, 200).convert("RGBA")
     plain.putalpha(250)
     difference = decode(encode(plain), ON_BLACK).astype(int) - decode(encode(shape(0, 200)), ON_BLACK)
@@ -140,7 +140,7 @@ def test_a_picture_that_is_a_little_clear_everywhere_lies_on_its_own_ground() ->
 
 @pytest.mark.parametrize("mode", ["L", "P"])
 @pytest.mark.parametrize(("ground", "colour"), [(0, 90), (0, 250), (255, 160), (255, 20)])
-def test_a_ground_that_is_made_transparent_is_the_ground_still(mode: str, ground: int, colour: int) -> None:
+def test_a_transparent_ground_stays_the_ground(mode: str, ground: int, colour: int) -> None:
     plain = shape(ground, colour)
     data = encode(plain.convert(mode), transparency=ground)
     assert np.array_equal(decode(data, ON_BLACK), decode(encode(plain), ON_BLACK))
@@ -155,11 +155,11 @@ def bmp(image: Image.Image, alpha: int) -> bytes:
     return b"BM" + struct.pack("<IHHI", 14 + len(head) + pixels.size, 0, 0, 14 + len(head)) + head + pixels.tobytes()
 
 
-def test_a_bitmap_with_nothing_in_its_fourth_byte_is_opaque() -> None:
+def test_a_bitmap_with_an_empty_fourth_byte_is_opaque() -> None:
     assert np.array_equal(decode(bmp(shape(0, 90), 0), ON_BLACK), decode(encode(shape(0, 90)), ON_BLACK))
 
 
-def test_a_bitmap_with_an_opacity_has_one() -> None:
+def test_a_bitmap_may_be_transparent() -> None:
     assert decode(bmp(Image.new("RGB", (8, 8)), 128)).tolist() == np.full((8, 8, 3), 127).tolist()
 
 
@@ -171,13 +171,13 @@ IN_SRGB = (214, 116, 95)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF"])
-def test_colours_of_a_wide_profile_become_srgb(kind: str) -> None:
+def test_a_wide_profile_becomes_srgb(kind: str) -> None:
     options: dict[str, Any] = {"JPEG": {"quality": 100}, "AVIF": {"quality": 100}}.get(kind, {})
     data = encode(Image.new("RGB", (8, 8), REDDISH), kind, icc_profile=display_p3(), **options)
     assert np.abs(decode(data).astype(int) - IN_SRGB).max() <= 4
 
 
-def test_opacity_outlives_a_profile() -> None:
+def test_a_profile_keeps_the_alpha_channel() -> None:
     image = Image.new("RGBA", (8, 8), (*REDDISH, 255))
     image.paste((0, 0, 0, 0), (4, 0, 8, 8))
     array = decode(encode(image, icc_profile=display_p3()))
@@ -185,13 +185,13 @@ def test_opacity_outlives_a_profile() -> None:
     assert array[0, 7].tolist() == [255, 255, 255]
 
 
-def test_a_palette_has_the_profiles_colours() -> None:
+def test_a_profile_applies_to_a_palette() -> None:
     palette = encode(Image.new("RGB", (8, 8), REDDISH).quantize(2), icc_profile=display_p3())
     plain = encode(Image.new("RGB", (8, 8), REDDISH), icc_profile=display_p3())
     assert np.array_equal(decode(palette), decode(plain))
 
 
-def test_grey_of_a_profile_becomes_srgbs() -> None:
+def test_a_profile_of_greys() -> None:
     linear = profile(b"GRAY", {b"wtpt": xyz(*D65), b"kTRC": gamma(1.0)})
     level = decode(encode(Image.new("L", (8, 8), 55), icc_profile=linear), GREY)[0, 0]
     # A fifth of the light is 128 in sRGB, by its curve.
@@ -199,7 +199,7 @@ def test_grey_of_a_profile_becomes_srgbs() -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
-def test_inks_are_what_their_profile_says(kind: str) -> None:
+def test_a_profile_of_inks(kind: str) -> None:
     image = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
     assert decode(encode(image, kind)).max() > 200
     assert decode(encode(image, kind, icc_profile=printer())).max() < 10
@@ -215,18 +215,18 @@ def test_inks_are_what_their_profile_says(kind: str) -> None:
         display_p3() + bytes(5 << 20),
     ],
 )
-def test_with_srgbs_profile_or_one_that_does_not_fit_pixels_stay_as_they_are(unfit: bytes) -> None:
+def test_srgb_and_invalid_profiles_change_nothing(unfit: bytes) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     assert np.array_equal(decode(encode(Image.fromarray(pixels), "TIFF", icc_profile=unfit)), pixels)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_a_picture_with_a_profile_is_not_for_the_event_loop(kind: str) -> None:
+def test_a_profile_may_take_long(kind: str) -> None:
     assert may_take_long(encode(Image.new("RGB", (8, 8)), kind, icc_profile=display_p3()))
 
 
 @pytest.mark.parametrize(("kind", "is_long"), [("PNG", False), ("JPEG", False), ("WEBP", False), ("AVIF", True)])
-def test_a_picture_without_one_is_unless_it_is_a_frame_of_video(kind: str, is_long: bool) -> None:
+def test_only_frames_of_video_may_take_long_without_a_profile(kind: str, is_long: bool) -> None:
     assert may_take_long(encode(Image.new("RGB", (8, 8)), kind)) is is_long
 
 
@@ -236,19 +236,19 @@ NOISE = np.random.default_rng(0).integers(0, 65536, (8, 8, 4), np.uint16)
 HIGH = (NOISE >> 8).astype(np.uint8)
 
 
-def test_white_may_be_zero_in_16_bits() -> None:
+def test_16_bits_with_white_at_zero() -> None:
     data = tiff(NOISE[..., 0].tobytes(), (16,), photometric=0)
     assert np.array_equal(decode(data, GREY), 255 - HIGH[..., 0])
 
 
-def test_12_bits_are_a_whole_range() -> None:
+def test_12_bits_are_scaled() -> None:
     pairs = (NOISE[..., 0] >> 4).astype(np.uint32).reshape(-1, 2)
     packed = (pairs[:, 0] << 12 | pairs[:, 1]).astype(">u4").view(np.uint8).reshape(-1, 4)[:, 1:]
     assert np.array_equal(decode(tiff(packed.tobytes(), (12,), photometric=1), GREY), HIGH[..., 0])
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_16_bit_colours_may_lie_plane_by_plane(order: str) -> None:
+def test_16_bit_planes(order: str) -> None:
     planes = np.moveaxis(NOISE[..., :3], -1, 0).astype(f"{order}u2")
     data = tiff(planes.tobytes(), (16, 16, 16), photometric=2, order=order, tags=((284, 2),))
     assert np.array_equal(decode(data), HIGH[..., :3])
@@ -261,7 +261,7 @@ def test_16_bit_inks_keep_their_high_bytes() -> None:
 
 @pytest.mark.parametrize("white", [1.0, 255.0, 65535.0])
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_32_bits_are_read_by_the_smallest_usual_white(white: float, dtype: type[Any]) -> None:
+def test_32_bits_take_the_smallest_usual_white(white: float, dtype: type[Any]) -> None:
     levels = np.linspace(0, 255, 64).reshape(8, 8).round()
     if dtype is np.int32 and white == 1:
         return  # whole numbers up to 1 are two levels of black
@@ -270,12 +270,12 @@ def test_32_bits_are_read_by_the_smallest_usual_white(white: float, dtype: type[
 
 
 @pytest.mark.parametrize("value", [-1.0, 70_000.0, float("nan"), float("inf")])
-def test_32_bits_of_no_usual_range_are_refused(value: float) -> None:
+def test_32_bits_of_another_range_are_rejected(value: float) -> None:
     pixels = np.zeros((8, 8), np.float32)
     pixels[3, 3] = value
     assert "expected 0 to 1, 255 or 65535" in refusal(encode(Image.fromarray(pixels), "TIFF"))
 
 
-def test_a_tiff_of_a_kind_that_pillow_does_not_read_is_refused_as_that() -> None:
+def test_an_unreadable_kind_of_tiff_is_rejected() -> None:
     data = tiff(NOISE[..., :2].tobytes(), (16, 16), photometric=1, tags=((338, 2),))
     assert refusal(data).endswith("the TIFF picture is truncated or damaged, or of a kind that is not read")

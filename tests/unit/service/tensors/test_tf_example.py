@@ -62,12 +62,12 @@ def read_example(data: bytes) -> dict[str, list[Any]]:
     return read
 
 
-def test_an_example_is_written_as_protoc_writes_it() -> None:
+def test_an_example_is_encoded_like_protoc() -> None:
     # Example { features { feature { key: "a" value { int64_list { value: 1 } } } } }
     assert encode_example({"a": 1}, "examples[0]").hex() == "0a0c0a0a0a016112051a030a0101"
 
 
-def test_text_bytes_and_numbers_find_their_lists() -> None:
+def test_values_go_to_their_lists() -> None:
     example = {
         "text": "ü",
         "bytes": [{"b64": "AP8="}, "x"],
@@ -84,7 +84,7 @@ def test_text_bytes_and_numbers_find_their_lists() -> None:
     }
 
 
-def test_an_example_without_features_is_one_too() -> None:
+def test_an_example_may_be_empty() -> None:
     assert read_example(encode_example({}, "examples[0]")) == {}
 
 
@@ -96,7 +96,7 @@ def test_an_example_without_features_is_one_too() -> None:
         | st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False)),
     )
 )
-def test_every_example_can_be_read_back(example: dict[str, list[Any]]) -> None:
+def test_round_trip(example: dict[str, list[Any]]) -> None:
     expected = {
         name: [value.encode() if isinstance(value, str) else value for value in values]
         for name, values in example.items()
@@ -124,7 +124,7 @@ def test_every_example_can_be_read_back(example: dict[str, list[Any]]) -> None:
         ),
     ],
 )
-def test_a_feature_that_no_example_can_hold_is_refused_with_its_name(value: Any, message: str) -> None:
+def test_an_invalid_feature_is_named(value: Any, message: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         encode_example({"fine": 1, "age": value}, "examples[3]")
     assert str(raised.value) == f"examples[3]['age']: {message}"

@@ -1,5 +1,6 @@
-"""Pictures that are damaged on purpose: each is decoded or refused, and nothing else happens."""
+"""Damaged picture files: each is decoded or rejected, and nothing else happens."""
 
+import random
 import subprocess
 import sys
 from functools import cache
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, ImageDraw, ImageFilter, PngImagePlugin
 
 from service.errors import InvalidRequest, PayloadTooLarge
 from service.serving_config import ImageSpec
+from service.tensors.dtypes import Array
 from service.tensors.image import decode_picture
 from service.tensors.image_file import looks_like_picture, picture_pixels
 from tests.unit.service.mutations import mutated, with_right_checksums
@@ -104,7 +106,7 @@ SPECS = [
 
 
 def decode(data: bytes) -> bool:
-    """Whether it is decoded. Fails where anything but a refusal is raised."""
+    """Whether it is decoded. Any error but a rejection fails the test."""
     decoded = False
     for spec in SPECS:
         try:
@@ -119,29 +121,27 @@ def decode(data: bytes) -> bool:
 
 
 @pytest.mark.parametrize("name", pictures())
-def test_every_picture_is_decoded_before_it_is_damaged(name: str) -> None:
+def test_undamaged_pictures_are_decoded(name: str) -> None:
     assert decode(pictures()[name])
     assert looks_like_picture(pictures()[name])
 
 
 @given(mutated(SEEDS))
-def test_a_damaged_picture_is_decoded_or_refused(data: bytes) -> None:
+def test_damaged_pictures(data: bytes) -> None:
     decode(data)
 
 
 @given(mutated(SEEDS.filter(lambda data: data.startswith(b"\x89PNG")), most=6))
-def test_a_png_that_is_damaged_behind_right_checksums_is_decoded_or_refused(data: bytes) -> None:
+def test_damaged_pngs_with_valid_checksums(data: bytes) -> None:
     decode(with_right_checksums(data))
 
 
 @given(SEEDS, SEEDS, st.floats(0, 1), st.floats(0, 1))
-def test_the_beginning_of_one_picture_and_the_end_of_another_are_decoded_or_refused(
-    one: bytes, other: bytes, end: float, begin: float
-) -> None:
+def test_spliced_pictures(one: bytes, other: bytes, end: float, begin: float) -> None:
     decode(one[: int(end * len(one))] + other[int(begin * len(other)) :])
 
 
-def test_what_a_damaged_picture_has_to_say_is_not_written_to_standard_error(tmp_path: Path) -> None:
+def test_warnings_do_not_reach_standard_error(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.tiff"
     damaged.write_bytes(pictures()["tiff packbits"][:-1])
     script = (
@@ -150,3 +150,92 @@ def test_what_a_damaged_picture_has_to_say_is_not_written_to_standard_error(tmp_
     )
     done = subprocess.run([sys.executable, "-c", script, str(damaged)], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+JPEG_SPEC = ImageSpec(height=64, width=64)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "baseline": {},
+    "progressive": {"progressive": True},
+    "optimized": {"optimize": True},
+    "restart markers": {"restart_marker_blocks": 3},
+    "best": {"quality": 100, "subsampling": 0},
+    "progressive, restart markers": {"progressive": True, "restart_marker_rows": 1},
+}
+each_kind = pytest.mark.parametrize("kind", OPTIONS)
+
+
+def jpeg(kind: str = "baseline", mode: str = "RGB", size: tuple[int, int] = (320, 240)) -> bytes:
+    """A picture with something everywhere, and nothing of it twice."""
+    image = Image.new(mode, size)
+    draw, chance = ImageDraw.Draw(image), random.Random(1)
+    for _ in range(200):
+        x, y = chance.randrange(size[0]), chance.randrange(size[1])
+        colour: Any = chance.randrange(256) if mode == "L" else tuple(chance.randrange(256) for _ in range(3))
+        draw.ellipse((x - 30, y - 30, x + 30, y + 30), colour)
+    out = BytesIO()
+    image.filter(ImageFilter.GaussianBlur(2)).save(out, "JPEG", **OPTIONS[kind])
+    return out.getvalue()
+
+
+def decode_jpeg(data: bytes) -> Array:
+    return decode_picture(data, JPEG_SPEC, 10_000_000)
+
+
+def is_rejected(data: bytes) -> bool:
+    try:
+        decode_jpeg(data)
+    except InvalidRequest:
+        return True
+    return False
+
+
+TRAILERS = {
+    "nothing": b"",
+    "half an end": b"\xff",
+    "a camera's": b"dhav\x59\x19\x01\x00",
+    "room left": bytes(5000),
+    "room left in flash": b"\xff" * 5000,
+}
+
+
+@each_kind
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("trailer", TRAILERS)
+def test_a_jpeg_without_its_end_marker_is_complete(kind: str, mode: str, trailer: str) -> None:
+    whole = jpeg(kind, mode)
+    assert np.array_equal(decode_jpeg(whole[:-2] + TRAILERS[trailer]), decode_jpeg(whole))
+
+
+@each_kind
+def test_a_jpeg_may_lack_a_few_rows(kind: str) -> None:
+    whole = jpeg(kind)
+    cut = decode_jpeg(whole[: int(len(whole) * 0.98)])
+    assert np.abs(cut[:56].astype(int) - decode_jpeg(whole)[:56]).max() <= 2
+
+
+@each_kind
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.85])
+@pytest.mark.parametrize("trailer", TRAILERS)
+def test_a_jpeg_that_lacks_more_is_rejected(kind: str, share: float, trailer: str) -> None:
+    whole = jpeg(kind)
+    assert is_rejected(whole[: int(len(whole) * share)] + TRAILERS[trailer])
+
+
+def test_a_large_jpeg_may_lack_a_few_rows() -> None:
+    whole = jpeg(size=(2000, 1500))
+    assert not is_rejected(whole[: int(len(whole) * 0.98)])
+    assert is_rejected(whole[: int(len(whole) * 0.85)])
+
+
+def test_a_jpeg_without_all_scans_is_rejected() -> None:
+    whole = jpeg("progressive")
+    last_scan = whole.rindex(b"\xff\xda")
+    last_tables = whole.rindex(b"\xff\xc4", 0, last_scan)
+    assert is_rejected(whole[:last_tables])
+
+
+@pytest.mark.parametrize("filling", [b"\xff", b"\xff\xda\0\x02", b"\xff\xda\0\x08\x01\x01\0\0\x3f\0", b"\0"])
+def test_hostile_bytes_behind_a_cut_jpeg_are_rejected_fast(filling: bytes) -> None:
+    whole = jpeg()
+    # Code of quadratic time would take hours.
+    assert is_rejected(whole[: len(whole) // 2] + filling * (2_000_000 // len(filling)))
