@@ -21,9 +21,10 @@ from service.engines.tensorflow import op_libraries
 from service.lifecycle.policies import policy_file
 from service.observability.logging import logging_config
 from service.observability.rotating_file import RotatingFile
-from service.runtime.cgroup import keep_blas_on_its_thread, usable_cores
+from service.runtime.cgroup import usable_cores
 from service.runtime.shared_memory import SharedMemory
 from service.runtime.toml_file import InvalidFile
+from service.runtime.tuning import limit_blas_threads
 from service.security.api_keys import key_file
 from service.security.rate_limit import RateLimits
 from service.server.arbiter import ServiceArbiter
@@ -36,7 +37,7 @@ logger = logging.getLogger("service")
 def main() -> None:
     # gunicorn takes over soon. Until then the first process of a container would not even notice the signal.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    keep_blas_on_its_thread()
+    limit_blas_threads()
     if sys.argv[1:2] == ["key"]:
         key.main(sys.argv[2:])
         return

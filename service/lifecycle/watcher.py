@@ -20,9 +20,9 @@ from service.lifecycle.repository import Key, Repository
 from service.lifecycle.succession import Succession
 from service.lifecycle.version_records import Deadly, VersionRecords, is_deadly
 from service.lifecycle.workers import Agreement
-from service.runtime import malloc
 from service.runtime.cgroup import usable_cores
 from service.runtime.toml_file import TomlFile
+from service.runtime.tuning import release_memory
 from service.serving_config import InvalidServingConfig
 
 # How often the other worker processes are polled while something is being loaded or unloaded.
@@ -117,7 +117,7 @@ class Watcher:
         """
         if State.UNLOADING in self._states():
             # A request that failed may keep its version alive in a reference cycle.
-            malloc.give_back()
+            release_memory()
         try:
             found = self._repository.versions()
         except OSError as error:
@@ -363,7 +363,7 @@ class Watcher:
                 self._end(key)
             logger.info("%s version %d is unloaded", *key)
             has_waiting_successor |= self._policies.of(key[0]).replace == "unload_first"
-        malloc.give_back()
+        release_memory()
         if has_waiting_successor:
             self.poll()
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from service.inference.context import RequestContext
 from service.observability.rotating_file import RotatingFile
-from service.runtime.worker_thread import Background
+from service.runtime.worker_thread import WorkerThread
 from service.tensors.dtypes import DATATYPES, DTYPES, Array, shape_text
 
 Arrays = Mapping[str, Array]
@@ -169,7 +169,7 @@ class Capture:
         self._labels_of = labels_of
         self._dropped = dropped
         self._draw = draw
-        self._background = Background("capture", self._keep, max_queued_bytes)
+        self._background = WorkerThread("capture", self._keep, max_queued_bytes)
         self._is_failing = False
         self.close = self._background.close
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from service.runtime.worker_thread import Background
+from service.runtime.worker_thread import WorkerThread
 from service.settings import Settings
 
 STANDARD_ERROR = 2
@@ -30,7 +30,7 @@ class LogWriter:
     ) -> None:
         self._descriptor = descriptor
         self._dropped = dropped
-        self._background = Background("log", self._write_pieces, max_queued_bytes)
+        self._background = WorkerThread("log", self._write_pieces, max_queued_bytes)
         # Whether the beginning of a line was written, and not its end.
         self._is_torn = False
         self.close = self._background.close

@@ -1,1 +1,1 @@
-"""What the process and its machine give: memory, CPU limits, shared files, threads."""
+"""Process and machine: CPU and memory limits, shared memory, files that are polled, threads."""

@@ -1,36 +1,28 @@
-"""What the machine, or the container, lets this process use."""
+"""CPU and memory limits of the process: the machine's, and its container's."""
 
 import os
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path("/")
-# Version 1 says so where there is no limit: the largest number of whole pages.
+# cgroup version 1 writes a number of this size if there is no limit.
 NO_MEMORY_LIMIT = 2**62
-
-# Of each library what says how many threads it may take: its own word, then those that it also goes by.
-_BLAS_VARIABLES = (
-    ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"),
-    ("MKL_NUM_THREADS", "OMP_NUM_THREADS"),
-    ("BLIS_NUM_THREADS", "OMP_NUM_THREADS"),
-    ("VECLIB_MAXIMUM_THREADS",),
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """In bytes. `used`: without what was read from files and is given back as soon as somebody needs the place."""
+    """In bytes. `used` leaves out cached files, which the kernel drops when memory runs short."""
 
     limit: int
     used: int
 
 
 def usable_cores(root: Path = ROOT) -> int:
-    """Cores by affinity and by the tightest quota of the process's cgroups, whichever is less; at least 1.
+    """Cores that the process may use: the least of its affinity and its cgroups' quotas, at least 1.
 
-    A quota is rounded down. One process more than there are whole cores would use the whole quota early in each period
-    and then stand still until the next one, up to 0.1 s; the part of a core that is left over serves the threads.
+    A quota is rounded down. With more processes than whole cores, the quota would be used up early in each period, and
+    all would stand still until the next one, for up to 0.1 s. The rest of a core serves the threads.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [_quota(cgroup, version_1) for cgroup, version_1 in _cgroups("cpu", root)]
@@ -38,14 +30,14 @@ def usable_cores(root: Path = ROOT) -> int:
 
 
 def limited_memory(root: Path = ROOT) -> Memory | None:
-    """Of the process's cgroup with the tightest limit; None where none has any."""
+    """Memory of the process's cgroup with the tightest limit; None without a limit."""
     found = [_memory(cgroup, version_1) for cgroup, version_1 in _cgroups("memory", root)]
     return min((memory for memory in found if memory is not None), key=lambda memory: memory.limit, default=None)
 
 
 def oom_kills(root: Path = ROOT) -> int | None:
-    """How many processes the kernel has killed for want of memory: of the process's cgroup, where it counts them, else
-    of the machine. None where nobody tells."""
+    """How many processes the kernel has killed for lack of memory: by the process's cgroup if it counts them, else by
+    the machine. None if unknown."""
     files = [
         cgroup / ("memory.oom_control" if version_1 else "memory.events")
         for cgroup, version_1 in _cgroups("memory", root)
@@ -59,20 +51,8 @@ def oom_kills(root: Path = ROOT) -> int | None:
     return None
 
 
-def keep_blas_on_its_thread(environ: MutableMapping[str, str] = os.environ) -> None:
-    """NumPy's linear algebra on the thread that calls it, unless the operator says otherwise. To be called before
-    NumPy is imported.
-
-    A product of more than 10,000 numbers is spread over all cores, in every worker process: they wait for each other
-    for ten times as long as the product takes.
-    """
-    for own, *others in _BLAS_VARIABLES:
-        if not any(environ.get(name) for name in (own, *others)):
-            environ[own] = "1"
-
-
 def _cgroups(controller: str, root: Path) -> Iterator[tuple[Path, bool]]:
-    """The process's cgroup and those around it, as far as they can be seen, and whether each is of version 1."""
+    """The process's cgroup and those around it, as far as they are visible, and whether each is of version 1."""
     try:
         cgroups = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -89,7 +69,7 @@ def _cgroups(controller: str, root: Path) -> Iterator[tuple[Path, bool]]:
 
 
 def _quota(cgroup: Path, version_1: bool) -> float | None:
-    """In cores. None: there is none, or no such cgroup to be seen."""
+    """In cores. None without a quota, or if the cgroup is not visible."""
     try:
         if version_1:
             quota = int((cgroup / "cpu.cfs_quota_us").read_text())  # -1: none
@@ -102,7 +82,7 @@ def _quota(cgroup: Path, version_1: bool) -> float | None:
 
 
 def _memory(cgroup: Path, version_1: bool) -> Memory | None:
-    """None: there is no limit, or no such cgroup to be seen."""
+    """None without a limit, or if the cgroup is not visible."""
     limit_file, used_file, given_back = (
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         if version_1

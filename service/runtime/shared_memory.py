@@ -1,14 +1,14 @@
-"""Memory that the first process maps before it forks, and its workers inherit: without any path that could be lost.
+"""Memory that the first process maps before it forks, and that its workers inherit, without a file that could be lost.
 
-It begins with a table of slots, one for each worker process, and goes on with areas, only ever appended to:
+It begins with a table of slots, one for each worker process. Behind it, areas are appended:
 
-    five words   length of it all, kind, owner, length of the key, where the content begins
-    key          bytes, filled up to a multiple of eight
+    five words   length of the area, kind, owner, length of the key, where the content begins
+    key          bytes, padded to a multiple of eight
     content      zeros at first
 
-A worker owns the areas of its slot and is the only one who writes into them; who takes over the slot of a worker that
-died goes on with them. Appending takes a lock that the kernel gives back when its holder is killed, and an area counts
-once the memory's end is behind it: whoever is killed at any moment leaves nothing half.
+Only the worker of a slot writes into the slot's areas; the next worker of the slot continues with them. Appending takes
+a lock that the kernel releases if its holder is killed. An area is valid once the end of the memory is behind it, so a
+process that is killed at any moment leaves nothing half-written.
 """
 
 import errno
@@ -25,26 +25,31 @@ from contextlib import contextmanager
 from enum import IntEnum
 from typing import NamedTuple, TypeAlias
 
-# Address space, of which only what is used takes memory. Less where the system does not have so much.
+# Address space; only used pages take memory. Less if the system does not have as much.
 CAPACITY = 8 * 2**30
 MIN_CAPACITY = 16 * 2**20
 SLOTS = 1024
 
-# Owners that are no slot: what is everybody's, written under the lock, and the first process.
+# Owners that are not slots: all processes, which write under the lock, and the first process.
 COMMON, FIRST_PROCESS = -1, -2
 
 _WORD = 8
-# Words: the end of the last area, the end of what somebody has begun to write behind it; then three for each slot.
+# Words: the end of the last area, the end of an unfinished one behind it; then three for each slot.
 _END, _DRAFT_END, _SLOTS = 0, 1, 2
 _PID, _BEAT, _LISTENS = 0, 1, 2
 _SLOT_WORDS = 3
 _AREA_WORDS = 5
-# Python 3.11 and 3.12 do not name it: pages are accounted for when they are used.
+# Account for pages when they are used. Python 3.11 and 3.12 have no name for it.
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000) if sys.platform == "linux" else 0
 
 
+Cells: TypeAlias = "memoryview[float]"
+
+logger = logging.getLogger(__name__)
+
+
 class Kind(IntEnum):
-    """Counts are added up over all slots, gauges over those whose workers live."""
+    """Kinds of areas. Metrics add up counts over all slots, gauges over those of living workers."""
 
     COUNT = 1
     GAUGE = 2
@@ -56,14 +61,14 @@ class Kind(IntEnum):
 
 
 class MemoryFull(OSError):
-    """There is no room for a new area; what is there goes on."""
+    """There is no room for a new area. Existing ones are not affected."""
 
     def __init__(self) -> None:
         super().__init__(errno.ENOSPC, "the memory that worker processes share is full")
 
 
 class Area(NamedTuple):
-    """`start`: the first byte of its content; `size`: of that, in bytes, a multiple of eight."""
+    """`start`: first byte of the content. `size`: of the content in bytes, a multiple of eight."""
 
     kind: int
     owner: int
@@ -73,18 +78,18 @@ class Area(NamedTuple):
 
 
 class SharedMemory:
-    """Also for a process that is alone. Made in the first process; `enter` is called in each that counts."""
+    """Create it in the first process, and call `enter` in each worker. A single process may use it, too."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._map = _reserved(capacity)
         if hasattr(mmap, "MADV_DONTDUMP"):
-            # Else who dumps a core goes through all of it.
+            # Else a core dump would include all of it.
             self._map.madvise(mmap.MADV_DONTDUMP)
         self.view = memoryview(self._map)
         self._words = self.view.cast("q")
         self._seconds = self.view.cast("d")
         self._lock = threading.Lock()
-        # Of no length, and never read: the kernel keeps locks by file and process.
+        # Empty: it serves only for locks, which the kernel keeps by file and process.
         self.lock_file = nameless_file()
         self._free_slots = list(range(SLOTS - 1, -1, -1))
         self.first_process = os.getpid()
@@ -94,7 +99,7 @@ class SharedMemory:
         if hasattr(self, "lock_file"):
             os.close(self.lock_file)
 
-    # Slots. The first process reserves and frees them, a worker fills its own.
+    # The first process reserves and frees slots, a worker writes its own.
 
     def reserve_slot(self) -> int:
         if not self._free_slots:
@@ -102,34 +107,34 @@ class SharedMemory:
         return self._free_slots.pop()
 
     def free_slot(self, slot: int) -> None:
-        """Its worker has ended: its gauges vanish, and nobody waits for it."""
+        """Its worker has ended: its gauges no longer count."""
         self._set(slot, _PID, 0)
         self._set(slot, _LISTENS, 0)
         self._free_slots.append(slot)
 
     def enter(self, slot: int) -> None:
-        """This process counts from now on, in the areas of this slot."""
+        """This process is the slot's worker from now on."""
         for area in self.areas():
             if area.owner == slot and area.kind == Kind.GAUGE:
                 self.clear(area)
         self._set(slot, _PID, os.getpid())
 
     def pid(self, slot: int) -> int:
-        """Of the worker that has entered; 0 where there is none."""
+        """Of the slot's worker; 0 if there is none."""
         return self._words[_SLOTS + _SLOT_WORDS * slot + _PID]
 
     def pids(self) -> list[int]:
         return self._of_all_slots(_PID)
 
     def note_listening(self, slot: int) -> None:
-        """Its worker takes connections from now on."""
+        """Its worker accepts connections from now on."""
         self._set(slot, _LISTENS, 1)
 
     def listens(self, slot: int) -> bool:
         return bool(self._of_all_slots(_LISTENS)[slot])
 
     def others_listen(self, slot: int) -> bool:
-        """Whether any worker but this slot's takes connections."""
+        """Whether another slot's worker accepts connections."""
         listens = self._of_all_slots(_LISTENS)
         return sum(listens) > listens[slot]
 
@@ -145,28 +150,26 @@ class SharedMemory:
     def _of_all_slots(self, word: int) -> list[int]:
         return self._words[_SLOTS + word : _SLOTS + _SLOT_WORDS * SLOTS : _SLOT_WORDS].tolist()
 
-    # Areas.
-
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """For microseconds, and never around anything that waits. Not to be taken twice by one thread."""
+        """Hold the lock for microseconds, never while waiting. It is not reentrant."""
         with self._lock, FileLock(self, 0):
             yield
 
     @property
     def end(self) -> int:
-        """Grows with each area."""
+        """The end of the last area."""
         return self._words[_END]
 
     def areas(self, start: int = 0) -> Iterator[Area]:
-        """Those from this place on, which is 0 or what `end` was."""
-        # What is written under the lock is seen by who has taken it since, on any processor.
+        """Areas from `start` on, which is 0 or an earlier `end`."""
+        # Taking the lock makes everything visible that was written under it.
         with self.locked():
             end = self._words[_END]
         return self.areas_until(start, end)
 
     def areas_until(self, start: int, end: int) -> Iterator[Area]:
-        """For who holds the lock, or held it when that was the end."""
+        """Requires the lock, now or when `end` was read."""
         place = start or _rounded_up((_SLOTS + _SLOT_WORDS * SLOTS) * _WORD, mmap.PAGESIZE)
         while place < end:
             first = place // _WORD
@@ -176,12 +179,12 @@ class SharedMemory:
             place += length
 
     def append(self, kind: Kind, owner: int, key: bytes, size: int) -> Area:
-        """For who holds the lock. Raises MemoryFull."""
+        """Requires the lock. Raises MemoryFull."""
         start, draft_end = self._words[_END], self._words[_DRAFT_END]
         if draft_end > start:
-            # Whoever began it was killed.
+            # Its writer was killed.
             self.view[start:draft_end] = bytes(draft_end - start)
-        # So that it can be given back.
+        # Whole pages can be released.
         multiple = mmap.PAGESIZE if _rounded_up(size, _WORD) >= mmap.PAGESIZE else _WORD
         content = _rounded_up(start + _AREA_WORDS * _WORD + len(key), multiple)
         end = content + _rounded_up(size, multiple)
@@ -205,7 +208,7 @@ class SharedMemory:
         return self._seconds[area.start // _WORD : (area.start + area.size) // _WORD]
 
     def clear(self, area: Area) -> None:
-        """Zeros again; of a large one the memory is given back."""
+        """Set it to zeros; a large one releases its pages."""
         if area.size >= mmap.PAGESIZE and hasattr(mmap, "MADV_REMOVE"):
             self._map.madvise(mmap.MADV_REMOVE, area.start, area.size)
         else:
@@ -213,7 +216,7 @@ class SharedMemory:
 
 
 class Areas:
-    """Those of one kind, by owner and key; of several with the same, the last."""
+    """Areas of one kind, by owner and key; of several with the same key, the last."""
 
     def __init__(self, memory: SharedMemory, kind: Kind) -> None:
         self._memory = memory
@@ -222,14 +225,14 @@ class Areas:
         self.found: dict[tuple[int, bytes], Area] = {}
 
     def refresh(self) -> bool:
-        """Takes in what was appended since the last time; whether that was anything."""
+        """Read new areas; whether there were any."""
         if self._memory.end == self._end:
             return False
         with self._memory.locked():
             return self.refresh_locked()
 
     def refresh_locked(self) -> bool:
-        """For who holds the memory's lock."""
+        """Requires the memory's lock."""
         begin, self._end = self._end, self._memory.end
         for area in self._memory.areas_until(begin, self._end):
             if area.kind == self._kind:
@@ -237,7 +240,7 @@ class Areas:
         return begin != self._end
 
     def take(self, owner: int, key: bytes, size: int) -> Area:
-        """The one that all processes have; made where there is none. `size`: in bytes. Raises MemoryFull."""
+        """The area that all processes share, created if missing. `size`: in bytes. Raises MemoryFull."""
         with self._memory.locked():
             self.refresh_locked()
             area = self.found.get((owner, key))
@@ -264,41 +267,11 @@ class FileLock:
         fcntl.lockf(self._memory.lock_file, fcntl.LOCK_UN, 1, self._place)
 
 
-def nameless_file() -> int:
-    """The descriptor of a file that has no name, and where the system can, no disk either. Raises OSError."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("fitting-room", os.MFD_CLOEXEC)
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
-def _reserved(capacity: int) -> mmap.mmap:
-    while True:
-        try:
-            return mmap.mmap(-1, capacity, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE)
-        except OSError:
-            # `ulimit -v`, or a system that promises no more than it has.
-            if capacity <= MIN_CAPACITY:
-                raise
-            capacity //= 2
-
-
-def _rounded_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
-
-
-# Where a worker process counts: cells of eight bytes in the memory that it shares with the others.
-
-Cells: TypeAlias = "memoryview[float]"
-
-logger = logging.getLogger(__name__)
-
-
 class Store:
-    """Of one slot, which one process has at a time: it goes on with the cells of the one before it."""
+    """Metric series of a slot, as cells of eight bytes. The next worker of the slot continues with them."""
 
     def __init__(self, memory: SharedMemory, slot: int) -> None:
-        # Taken by whoever changes a cell, once for all that it changes together.
+        # For changing cells, once for all that change together.
         self.lock = threading.Lock()
         self._memory = memory
         self._slot = slot
@@ -310,7 +283,7 @@ class Store:
         }
 
     def cells(self, kind: Kind, name: str, labels: tuple[str, ...], size: int) -> Cells:
-        """The cells of this series; 0 when they are taken for the first time."""
+        """The cells of a series, 0 at first."""
         key = series_key(name, labels)
         with self.lock:
             if (kind, key) not in self._cells:
@@ -335,3 +308,26 @@ def series_key(name: str, labels: tuple[str, ...]) -> bytes:
 def parse_series_key(key: bytes) -> tuple[str, tuple[str, ...]]:
     name, *labels = json.loads(key)
     return name, tuple(labels)
+
+
+def nameless_file() -> int:
+    """Descriptor of a file without a name, in memory if the system can. Raises OSError."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("fitting-room", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _reserved(capacity: int) -> mmap.mmap:
+    while True:
+        try:
+            return mmap.mmap(-1, capacity, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE)
+        except OSError:
+            # `ulimit -v`, or a system without overcommit.
+            if capacity <= MIN_CAPACITY:
+                raise
+            capacity //= 2
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

@@ -1,11 +1,11 @@
-"""Byte strings that processes share, each replaced as a whole: reports, load requests, the last good text.
+"""Byte strings that processes share, each replaced as a whole: reports, load requests, the last valid text of a file.
 
-    word     how often it was replaced; the last digit tells which half holds it
-    words    the lengths of what the two halves hold
+    word     how often the value was replaced; the last bit says which half holds it
+    words    the lengths in the two halves
     bytes    the two halves
 
-A value is written into the half that nobody reads, and counts once the first word says so: whoever is killed in the
-middle leaves the value before. One that does not fit gets a new area.
+A value is written into the unused half, and becomes valid with the first word: a process that is killed in between
+leaves the previous value. A value that does not fit gets a new area.
 """
 
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from service.runtime.shared_memory import COMMON, Area, Kind, SharedMemory
 
 _HEADER_WORDS = 3
 _HEADER = 8 * _HEADER_WORDS
-# What is replaced by something a little longer needs no new area.
+# Leaves room for a later value that is a little longer.
 MIN_LENGTH = 64
 
 
 class Values:
-    """Every read and write takes the memory's lock: not for what is needed often."""
+    """Shared values by key and owner. Every access takes the memory's lock, so do not use them in hot paths."""
 
     def __init__(self, memory: SharedMemory) -> None:
         self._memory = memory
         self._end = 0
-        # The last one in which something was written counts.
+        # The last one with a value counts.
         self._areas: dict[tuple[int, bytes], list[Area]] = {}
 
     def get(self, key: bytes, owner: int = COMMON) -> bytes | None:
@@ -39,7 +39,7 @@ class Values:
             self._write(owner, key, value)
 
     def change(self, key: bytes, change: Callable[[bytes | None], bytes]) -> bytes:
-        """The new value; no process has another between what `change` gets and what it returns. Raises MemoryFull."""
+        """Replace a value by `change` of it, atomically; returns the new one. Raises MemoryFull."""
         with self._memory.locked():
             self._refresh()
             value = change(self._read(COMMON, key))
@@ -47,7 +47,7 @@ class Values:
             return value
 
     def all(self, prefix: bytes) -> list[tuple[int, bytes]]:
-        """Owner and value of each whose key begins so."""
+        """Owner and value of each key with this prefix."""
         with self._memory.locked():
             self._refresh()
             found = ((owner, self._read(owner, key)) for owner, key in self._areas if key.startswith(prefix))
@@ -84,7 +84,7 @@ class Values:
 
 
 class Value:
-    """One of them, for who knows only that one."""
+    """One shared value."""
 
     def __init__(self, values: Values, key: bytes) -> None:
         self._values = values

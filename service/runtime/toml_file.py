@@ -1,4 +1,4 @@
-"""A TOML file that the operator writes: checked at the start, read again whenever it changes."""
+"""A TOML file of the operator: checked at the start, and read again when it changes."""
 
 import logging
 import os
@@ -19,15 +19,15 @@ logger = logging.getLogger(__name__)
 
 
 class InvalidFile(ValueError):
-    """The file is not what it should be; the message says which, where, and what was expected."""
+    """The file is invalid; the message says which, where, and what was expected."""
 
 
 class TomlFile(Generic[Content]):
-    """`decode` raises InvalidFile. `before` is what counts before anything is read. One that `must_exist` was named by
-    a setting; any other may come and go.
+    """The last valid content of a file.
 
-    `kept`: where worker processes share the text that counts. One that begins while the file is bad goes by it, as the
-    others do.
+    `decode` raises InvalidFile. `before`: content until the file is read. `must_exist`: a setting names the file; any
+    other may come and go. `kept`: where worker processes share the last valid text, so that one that starts while the
+    file is invalid has the same content as the others.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class TomlFile(Generic[Content]):
         self._decode = decode
         self._must_exist = must_exist
         self._kept = kept
-        self._seen: object = None
+        self._last: object = None
         self.content = before
-        # Why what the file says now does not count.
+        # Why the file is invalid.
         self.error = ""
 
     def read(self) -> bool:
-        """Whether it had changed. Where it is bad, what was read before goes on to count, and `error` says why."""
-        if (seen := self._fingerprint()) == self._seen:
+        """Read the file if it has changed; whether it had. If it is invalid, `content` stays, and `error` says why."""
+        if (fingerprint := self._fingerprint()) == self._last:
             return False
         try:
             written = self._written()
@@ -58,11 +58,11 @@ class TomlFile(Generic[Content]):
             self.error = ""
         except InvalidFile as error:
             self.error = str(error)
-            if self._seen is None and self._kept is not None and (kept := self._kept.get()) is not None:
+            if self._last is None and self._kept is not None and (kept := self._kept.get()) is not None:
                 self.content = self._decode(kept, self._path)
         else:
             self._keep(written)
-        self._seen = seen
+        self._last = fingerprint
         return True
 
     def check(self) -> None:
@@ -85,8 +85,7 @@ class TomlFile(Generic[Content]):
         try:
             self._kept.put(written)
         except MemoryFull as error:
-            # What was read counts all the same.
-            logger.error("%s: a worker process that begins while it is bad cannot know it: %s", self._path, error)
+            logger.error("%s: a worker process that starts while it is invalid will not know it: %s", self._path, error)
 
     def _fingerprint(self) -> object:
         try:
@@ -97,12 +96,12 @@ class TomlFile(Generic[Content]):
 
 
 def decode(written: bytes, path: "os.PathLike[str]", kind: type[Content], group: str, member: type[Table]) -> Content:
-    """`group`: the table whose entries are each a table of the kind `member`. Raises InvalidFile."""
+    """Decode TOML. `group`: the table whose entries are tables of the kind `member`. Raises InvalidFile."""
     try:
         tables: Mapping[str, object] = msgspec.toml.decode(without_mark(written))
         members = tables.get(group)
         if isinstance(members, dict):
-            # One by one: of a table of tables msgspec does not say in which one the fault is.
+            # One by one, since msgspec does not say which table of a table is invalid.
             for name, table in members.items():
                 _convert(table, member, path, f" - in `{group}.{name}`")
         return _convert(tables, kind, path, "")

@@ -1,6 +1,6 @@
-"""Text that comes from elsewhere, as UTF-8: editors and clients of Windows put a byte order mark before it.
+"""Read UTF-8 with or without a byte order mark, which editors and clients on Windows write.
 
-RFC 8259 lets a reader of JSON pass over the mark, as TensorFlow Serving and Triton do; TOML and CSV are no different.
+RFC 8259 lets readers of JSON ignore the mark, as TensorFlow Serving and Triton do. We do so for TOML and CSV, too.
 """
 
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
@@ -9,11 +9,11 @@ _OTHERS = (BOM_UTF16_LE, BOM_UTF16_BE, b"\0\0" + BOM_UTF16_BE)
 
 
 class NotUtf8(ValueError):
-    """The message says what the text is, and what was expected."""
+    """The message names the encoding that was found, and the expected one."""
 
 
 def without_mark(text: bytes | memoryview) -> bytes | memoryview:
-    """Raises NotUtf8 where a mark says that it is UTF-16 or UTF-32."""
+    """The text behind its mark. Raises NotUtf8 if the mark is that of UTF-16 or UTF-32."""
     head = bytes(text[:4])
     if head.startswith(BOM_UTF8):
         return text[len(BOM_UTF8) :]

@@ -1,4 +1,4 @@
-"""Work that nobody waits for, done one piece after the other by a thread of its own."""
+"""A thread that works through a bounded queue in the background."""
 
 import threading
 from collections import deque
@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 Piece = TypeVar("Piece")
 
 
-class Background(Generic[Piece]):
-    """`work` must not raise. `most_waiting`: how much of it may wait, in the unit of the pieces' weights."""
+class WorkerThread(Generic[Piece]):
+    """Does `work`, which must not raise, for one piece after the other. `max_queued`: limit of the queued weights."""
 
     def __init__(self, name: str, work: Callable[[Piece], None], max_queued: int) -> None:
         self._name = name
@@ -17,26 +17,26 @@ class Background(Generic[Piece]):
         self._max_queued = max_queued
         self._changed = threading.Condition()
         self._pieces: deque[tuple[Piece, int]] = deque()
-        self._waiting = 0
+        self._queued = 0
         self._thread: threading.Thread | None = None
         self._closing = False
 
     def offer(self, piece: Piece, weight: int) -> bool:
-        """Never waits. False where too much waits already: then the piece is not taken."""
+        """Queue a piece, without waiting. False if the queue is full."""
         with self._changed:
-            if self._waiting + weight > self._max_queued:
+            if self._queued + weight > self._max_queued:
                 return False
             self._pieces.append((piece, weight))
-            self._waiting += weight
+            self._queued += weight
             if self._thread is None:
-                # Not before there is something to do: a thread does not survive a fork.
+                # Not earlier: a thread does not survive a fork.
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
             self._changed.notify()
             return True
 
     def close(self, seconds: float) -> None:
-        """Waits until all is done, and no longer than this."""
+        """Wait until the queue is empty, for at most this long."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -48,13 +48,13 @@ class Background(Generic[Piece]):
         while (taken := self._next()) is not None:
             piece, weight = taken
             self._work(piece)
-            # Nothing holds on to it while the next is waited for.
+            # Do not keep it alive while waiting for the next.
             del piece, taken
             with self._changed:
-                self._waiting -= weight
+                self._queued -= weight
 
     def _next(self) -> tuple[Piece, int] | None:
-        """None at the end."""
+        """None once closed."""
         with self._changed:
             while not self._pieces:
                 if self._closing:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gunicorn.workers.base import Worker
 
-from service.runtime import malloc
 from service.runtime.deaths import Ending
+from service.runtime.tuning import tune_malloc
 from service.server.arbiter import Heartbeat
 from service.server.listener import BACKLOG, Accepting, bound_socket, connect_no_more, waiting
 
@@ -68,7 +68,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         # The first process loads this module, and must stay small.
         import uvloop
 
-        malloc.keep_what_is_freed()
+        tune_malloc()
         self.app.slot = self.slot
         self.loop = uvloop.new_event_loop()
         asyncio.set_event_loop(self.loop)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from service.runtime.cgroup import Memory, keep_blas_on_its_thread, limited_memory, oom_kills, usable_cores
+from service.runtime.cgroup import Memory, limited_memory, oom_kills, usable_cores
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def limit_version_1(root: Path, quota: str, cgroup: str = "", period: str = "100
         ("100000 0", 8),
     ],
 )
-def test_the_quota_of_the_container_limits_the_cores(root: Path, quota: str, cores: int) -> None:
+def test_a_quota_limits_the_cores(root: Path, quota: str, cores: int) -> None:
     belongs_to(root, "0::/")
     limit(root, quota)
     assert usable_cores(root) == cores
@@ -56,7 +56,7 @@ def test_the_quota_of_the_container_limits_the_cores(root: Path, quota: str, cor
 @pytest.mark.parametrize(
     ("quota", "cores"), [("-1", 8), ("400000", 4), ("150000", 1), ("50000", 1), ("", 8), ("nonsense", 8)]
 )
-def test_so_does_a_quota_of_cgroup_version_1(root: Path, quota: str, cores: int) -> None:
+def test_a_quota_of_version_1_limits_the_cores(root: Path, quota: str, cores: int) -> None:
     belongs_to(root, "9:name=systemd:/", "4:cpu,cpuacct:/", "0::/")
     limit_version_1(root, quota)
     assert usable_cores(root) == cores
@@ -69,14 +69,14 @@ def test_a_period_of_version_1_counts(root: Path) -> None:
 
 
 @pytest.mark.parametrize("tightest", ["", "system.slice", "system.slice/fitting-room.service"])
-def test_the_tightest_of_the_cgroups_around_the_process_counts(root: Path, tightest: str) -> None:
+def test_the_tightest_quota_counts(root: Path, tightest: str) -> None:
     belongs_to(root, "0::/system.slice/fitting-room.service")
     for cgroup in ("", "system.slice", "system.slice/fitting-room.service"):
         limit(root, "300000 100000" if cgroup == tightest else "600000 100000", cgroup)
     assert usable_cores(root) == 3
 
 
-def test_cgroups_of_others_do_not_count(root: Path) -> None:
+def test_other_cgroups_do_not_count(root: Path) -> None:
     belongs_to(root, "2:cpuset:/small", "1:cpu:/docker/ours", "0::/small")
     limit_version_1(root, "100000", "docker/other")
     limit_version_1(root, "500000", "docker/ours")
@@ -84,14 +84,14 @@ def test_cgroups_of_others_do_not_count(root: Path) -> None:
     assert usable_cores(root) == 5
 
 
-def test_a_container_that_sees_its_own_cgroup_as_the_mount_is_limited_by_that(root: Path) -> None:
+def test_a_container_without_cgroup_namespace(root: Path) -> None:
     # Docker without a cgroup namespace: the path is the machine's, the mount shows the container's part alone.
     belongs_to(root, "1:cpu:/docker/bbc7a2ac4200")
     limit_version_1(root, "200000")
     assert usable_cores(root) == 2
 
 
-def test_a_process_moved_out_of_its_namespace_is_limited_by_what_it_sees(root: Path) -> None:
+def test_a_process_outside_its_namespace(root: Path) -> None:
     belongs_to(root, "0::/../elsewhere")
     limit(root, "200000 100000")
     limit(root, "100000 100000", "../elsewhere")
@@ -103,7 +103,7 @@ def test_without_a_cgroup_the_affinity_decides(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("counted", "cores"), [(6, 6), (None, 1)])
-def test_where_there_is_no_affinity_the_machines_cores_count(
+def test_without_affinity_the_machines_cores_count(
     root: Path, monkeypatch: pytest.MonkeyPatch, counted: int | None, cores: int
 ) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
@@ -119,13 +119,13 @@ def limit_memory(root: Path, limit: str, used: int = 0, from_files: int = 0, cgr
     (folder / "memory.stat").write_text(f"anon 100\nactive_file 20\ninactive_file {from_files}\n")
 
 
-def test_the_memory_of_a_container_is_without_files_that_can_be_read_again(root: Path) -> None:
+def test_memory_is_without_cached_files(root: Path) -> None:
     belongs_to(root, "0::/")
     limit_memory(root, "1000", used=700, from_files=200)
     assert limited_memory(root) == Memory(limit=1000, used=500)
 
 
-def test_so_is_that_of_cgroup_version_1(root: Path) -> None:
+def test_memory_of_version_1(root: Path) -> None:
     belongs_to(root, "5:memory:/")
     folder = root / "sys/fs/cgroup/memory"
     folder.mkdir(parents=True)
@@ -137,7 +137,7 @@ def test_so_is_that_of_cgroup_version_1(root: Path) -> None:
     assert limited_memory(root) is None
 
 
-def test_of_several_limits_of_memory_the_tightest_counts(root: Path) -> None:
+def test_the_tightest_limit_of_memory_counts(root: Path) -> None:
     belongs_to(root, "0::/system.slice/fitting-room.service")
     limit_memory(root, "max")
     limit_memory(root, "1000", used=900, cgroup="system.slice")
@@ -146,14 +146,14 @@ def test_of_several_limits_of_memory_the_tightest_counts(root: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", ["max", "", "nonsense"])
-def test_where_memory_has_no_limit_there_is_none_to_tell(root: Path, limit: str) -> None:
+def test_memory_without_a_limit(root: Path, limit: str) -> None:
     assert limited_memory(root) is None
     belongs_to(root, "0::/")
     limit_memory(root, limit)
     assert limited_memory(root) is None
 
 
-def test_kills_for_want_of_memory_are_those_of_the_cgroup(root: Path) -> None:
+def test_oom_kills_of_the_cgroup(root: Path) -> None:
     belongs_to(root, "0::/pod")
     (folder := root / "sys/fs/cgroup/pod").mkdir(parents=True)
     (root / "proc/vmstat").write_text("nr_free_pages 5\noom_kill 70\n")
@@ -161,39 +161,15 @@ def test_kills_for_want_of_memory_are_those_of_the_cgroup(root: Path) -> None:
     assert oom_kills(root) == 3
 
 
-def test_so_are_those_of_cgroup_version_1(root: Path) -> None:
+def test_oom_kills_of_version_1(root: Path) -> None:
     belongs_to(root, "4:memory:/pod", "0::/")
     (folder := root / "sys/fs/cgroup/memory/pod").mkdir(parents=True)
     (folder / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
     assert oom_kills(root) == 2
 
 
-def test_where_no_cgroup_tells_of_kills_the_machine_does(root: Path) -> None:
+def test_oom_kills_of_the_machine(root: Path) -> None:
     assert oom_kills(root) is None
     belongs_to(root, "0::/")
     (root / "proc/vmstat").write_text("nr_free_pages 5\noom_kill 70\n")
     assert oom_kills(root) == 70
-
-
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        (
-            {},
-            {
-                "OPENBLAS_NUM_THREADS": "1",
-                "MKL_NUM_THREADS": "1",
-                "BLIS_NUM_THREADS": "1",
-                "VECLIB_MAXIMUM_THREADS": "1",
-            },
-        ),
-        ({"OPENBLAS_NUM_THREADS": "4"}, {"OPENBLAS_NUM_THREADS": "4", "MKL_NUM_THREADS": "1"}),
-        ({"OMP_NUM_THREADS": "2"}, {"OPENBLAS_NUM_THREADS": None, "MKL_NUM_THREADS": None, "OMP_NUM_THREADS": "2"}),
-        ({"GOTO_NUM_THREADS": "2"}, {"OPENBLAS_NUM_THREADS": None, "MKL_NUM_THREADS": "1"}),
-    ],
-)
-def test_blas_gets_one_thread_unless_the_operator_says_otherwise(
-    environ: dict[str, str], expected: dict[str, str | None]
-) -> None:
-    keep_blas_on_its_thread(environ)
-    assert {name: environ.get(name) for name in expected} == expected

@@ -1,4 +1,4 @@
-"""What the first process makes of a worker's death; the workers are threads of the test."""
+"""Threads of the tests stand in for worker processes."""
 
 import logging
 import signal
@@ -17,7 +17,7 @@ from service.tensors.signature import DEFAULT_SIGNATURE
 from tests.unit.service.fakes import Arrays, FakeEngine, any_shape, echo, signature
 
 SIGNATURES = {DEFAULT_SIGNATURE: signature({"x": any_shape("DT_FLOAT")})}
-# Of a thread of which Python knows nothing.
+# In a thread that Python does not know.
 ABORTED = Ending(signal=signal.SIGABRT, crash="Fatal Python error: Aborted\n\nThread 0x1 (most recent call first):\n")
 KILLED = Ending(signal=signal.SIGKILL)
 FILES = 7
@@ -108,9 +108,7 @@ def running_one(engine: Engine) -> Iterator[int]:
     thread.join()
 
 
-def test_a_version_that_two_workers_died_of_while_they_loaded_it_is_ended(
-    service: Service, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_two_deaths_while_loading_end_a_version(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         assert not service.is_ended("bad")
         with service.worker().loading("bad", 1, FILES):
@@ -127,7 +125,7 @@ def test_a_version_that_two_workers_died_of_while_they_loaded_it_is_ended(
     ]
 
 
-def test_a_version_that_two_workers_died_of_while_they_ran_it_is_run_no_more(service: Service) -> None:
+def test_two_deaths_while_running_end_a_version(service: Service) -> None:
     engines = [loaded(service.worker(slot), "bad") for slot in range(3)]
     for slot in range(2):
         with running(engines[slot]):
@@ -136,7 +134,7 @@ def test_a_version_that_two_workers_died_of_while_they_ran_it_is_run_no_more(ser
         engines[2].run(DEFAULT_SIGNATURE, {})
 
 
-def test_of_several_that_were_run_the_one_is_to_blame_in_whose_thread_it_crashed(service: Service) -> None:
+def test_the_crashed_thread_names_the_version(service: Service) -> None:
     worker = service.worker()
     engines = [loaded(worker, model) for model in ("busy", "bad", "other")]
     for _ in range(2):
@@ -146,9 +144,7 @@ def test_of_several_that_were_run_the_one_is_to_blame_in_whose_thread_it_crashed
     assert service.counted("busy") == 0
 
 
-def test_a_crash_in_a_thread_that_ran_no_version_is_nobodys_and_told_with_its_place(
-    service: Service, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_crash_outside_of_versions_is_logged(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     engine = loaded(service.worker(), "busy")
     for _ in range(3):
         with running(engine):
@@ -158,7 +154,7 @@ def test_a_crash_in_a_thread_that_ran_no_version_is_nobodys_and_told_with_its_pl
     assert told.splitlines()[1:] == ['  File "litert.py", line 20 in run', '  File "health.py", line 66 in run']
 
 
-def test_what_is_being_loaded_is_to_blame_before_what_is_run(service: Service) -> None:
+def test_loading_versions_are_suspected_before_running_ones(service: Service) -> None:
     worker = service.worker()
     with running(loaded(worker, "busy")):
         for _ in range(2):
@@ -167,7 +163,7 @@ def test_what_is_being_loaded_is_to_blame_before_what_is_run(service: Service) -
     assert (service.is_ended("bad"), service.is_ended("busy")) == (True, False)
 
 
-def test_a_crash_in_the_warm_up_is_its_versions(service: Service) -> None:
+def test_a_crash_in_the_warm_up(service: Service) -> None:
     worker = service.worker()
 
     def crash(_inputs: Arrays) -> Arrays:
@@ -197,7 +193,7 @@ def loading(worker: VersionRecords, model: str) -> Iterator[threading.Event]:
     thread.join()
 
 
-def test_of_several_that_were_being_loaded_each_is_loaded_alone_until_it_is_clear(service: Service) -> None:
+def test_suspects_are_loaded_one_at_a_time(service: Service) -> None:
     worker = service.worker()
     models = ["a", "bad", "c"]
     with ExitStack() as stack:
@@ -227,7 +223,7 @@ def area_words(service: Service, model: str) -> "memoryview[int]":
     return service.worker(8)._record(model, 1, FILES).words
 
 
-def test_one_that_never_ran_to_its_end_is_to_blame_before_a_busy_neighbour(service: Service) -> None:
+def test_versions_that_never_finished_a_run_are_suspected_first(service: Service) -> None:
     worker = service.worker()
     busy, bad = loaded(worker, "busy"), loaded(worker, "bad", has_run=False)
     for _ in range(2):
@@ -236,7 +232,7 @@ def test_one_that_never_ran_to_its_end_is_to_blame_before_a_busy_neighbour(servi
     assert (service.is_ended("bad"), service.is_ended("busy")) == (True, False)
 
 
-def test_a_neighbour_that_is_often_under_way_is_not_ended_for_what_another_does(service: Service) -> None:
+def test_a_busy_neighbour_is_not_ended(service: Service) -> None:
     worker = service.worker()
     busy, bad = loaded(worker, "busy"), loaded(worker, "bad")
     for engines in ((busy, bad), (bad,), (busy, bad)):
@@ -252,7 +248,7 @@ def test_a_neighbour_that_is_often_under_way_is_not_ended_for_what_another_does(
     assert not service.is_ended("busy")
 
 
-def test_of_two_that_always_were_under_way_together_the_one_loaded_later_is_ended(service: Service) -> None:
+def test_of_two_inseparable_suspects_the_later_is_ended(service: Service) -> None:
     worker = service.worker()
     engines = [loaded(worker, model) for model in ("old", "new")]
     for _ in range(4):
@@ -272,14 +268,14 @@ def test_of_two_that_always_were_under_way_together_the_one_loaded_later_is_ende
         Ending(),
     ],
 )
-def test_what_an_operator_or_the_watch_over_workers_ends_is_no_versions_fault(service: Service, ending: Ending) -> None:
+def test_killed_workers_blame_no_version(service: Service, ending: Ending) -> None:
     for _ in range(3):
         with service.worker().loading("busy", 1, FILES):
             service.dies(ending)
     assert not service.is_ended("busy")
 
 
-def test_a_worker_that_ends_in_order_died_of_nothing(service: Service) -> None:
+def test_a_worker_that_ends_in_order_blames_no_version(service: Service) -> None:
     for _ in range(3):
         worker = service.worker()
         with worker.loading("busy", 1, FILES):
@@ -289,21 +285,21 @@ def test_a_worker_that_ends_in_order_died_of_nothing(service: Service) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_a_graph_that_ends_its_process_is_to_blame(service: Service, code: int) -> None:
+def test_an_exit_code_blames_the_version(service: Service, code: int) -> None:
     for _ in range(2):
         with service.worker().loading("bad", 1, FILES):
             service.dies(Ending(code=code))
     assert service.is_ended("bad")
 
 
-def test_a_crash_report_is_enough_where_the_end_was_not_told(service: Service) -> None:
+def test_a_crash_report_alone_blames_the_version(service: Service) -> None:
     for _ in range(2):
         with service.worker().loading("bad", 1, FILES):
             service.dies(Ending(crash=ABORTED.crash))
     assert service.is_ended("bad")
 
 
-def test_the_kernels_kills_for_want_of_memory_count(service: Service) -> None:
+def test_oom_kills_blame_the_version(service: Service) -> None:
     for _ in range(2):
         with service.worker().loading("bad", 1, FILES):
             service.kills += 1
@@ -311,7 +307,7 @@ def test_the_kernels_kills_for_want_of_memory_count(service: Service) -> None:
     assert service.is_ended("bad")
 
 
-def test_a_kill_by_the_kernel_is_of_one_worker(service: Service) -> None:
+def test_an_oom_kill_counts_once(service: Service) -> None:
     service.kills += 1
     for _ in range(3):
         with service.worker().loading("busy", 1, FILES):
@@ -319,7 +315,7 @@ def test_a_kill_by_the_kernel_is_of_one_worker(service: Service) -> None:
     assert service.counted("busy") == 1
 
 
-def test_what_the_kernel_killed_long_ago_was_another_process(service: Service) -> None:
+def test_an_old_oom_kill_was_of_another_process(service: Service) -> None:
     service.kills += 5
     service.deaths.poll()
     service.now += FRESH_SECONDS + 1
@@ -329,7 +325,7 @@ def test_what_the_kernel_killed_long_ago_was_another_process(service: Service) -
     assert service.counted("busy") == 0
 
 
-def test_a_kill_that_is_seen_before_its_worker_is_gone_is_still_its_own(service: Service) -> None:
+def test_an_oom_kill_may_be_seen_before_the_death(service: Service) -> None:
     service.kills += 1
     service.deaths.poll()
     service.now += 1
@@ -339,11 +335,11 @@ def test_a_kill_that_is_seen_before_its_worker_is_gone_is_still_its_own(service:
     assert service.counted("bad") == 1
 
 
-def test_where_nobody_counts_kills_none_is_the_kernels() -> None:
+def test_without_a_counter_there_are_no_oom_kills() -> None:
     assert not OomKills(lambda: None).claim()
 
 
-def test_what_an_operator_pardons_begins_anew(service: Service) -> None:
+def test_a_pardon_clears_a_version(service: Service) -> None:
     def die() -> None:
         with service.worker().loading("bad", 1, FILES):
             service.dies(ABORTED)
@@ -362,7 +358,7 @@ def test_what_an_operator_pardons_begins_anew(service: Service) -> None:
     assert not service.is_ended("bad")
 
 
-def test_a_worker_that_did_nothing_died_of_no_version(service: Service) -> None:
+def test_an_idle_worker_blames_no_version(service: Service) -> None:
     engine = loaded(service.worker(), "idle")
     with running(engine):
         pass

@@ -2,13 +2,27 @@ import errno
 import mmap
 import os
 import signal
+import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from service.runtime.shared_memory import COMMON, MIN_CAPACITY, SLOTS, Area, Areas, Kind, MemoryFull, SharedMemory
+from service.runtime.shared_memory import (
+    COMMON,
+    MIN_CAPACITY,
+    SLOTS,
+    Area,
+    Areas,
+    Kind,
+    MemoryFull,
+    SharedMemory,
+    Store,
+    parse_series_key,
+    series_key,
+)
 from tests.unit.service.forked import Forked
 
 
@@ -26,7 +40,7 @@ def keys(memory: SharedMemory) -> list[bytes]:
     return [area.key for area in memory.areas()]
 
 
-def test_an_area_is_zeros_and_what_is_written_into_it_stays(memory: SharedMemory) -> None:
+def test_an_area_begins_with_zeros_and_keeps_its_content(memory: SharedMemory) -> None:
     area = append(memory, b"key", 20)
     assert bytes(memory.bytes_of(area)) == bytes(24), "filled up to whole words"
     memory.words_of(area)[1] = 7
@@ -36,14 +50,14 @@ def test_an_area_is_zeros_and_what_is_written_into_it_stays(memory: SharedMemory
     assert memory.doubles_of(area)[2] == 0.5
 
 
-def test_areas_are_found_in_their_order_with_whose_they_are(memory: SharedMemory) -> None:
+def test_areas_keep_order_and_owner(memory: SharedMemory) -> None:
     with memory.locked():
         made = [memory.append(kind, owner, b"\xff key", 8) for kind, owner in ((Kind.GAUGE, 3), (Kind.VALUE, COMMON))]
     assert list(memory.areas()) == made
     assert [(area.kind, area.owner) for area in made] == [(Kind.GAUGE, 3), (Kind.VALUE, COMMON)]
 
 
-def test_a_reader_goes_on_where_it_stopped(memory: SharedMemory) -> None:
+def test_areas_from_a_place_on(memory: SharedMemory) -> None:
     append(memory, b"a")
     end = memory.end
     append(memory, b"b")
@@ -51,7 +65,7 @@ def test_a_reader_goes_on_where_it_stopped(memory: SharedMemory) -> None:
     assert list(memory.areas(memory.end)) == []
 
 
-def test_a_large_area_is_whole_pages_and_gives_them_back(memory: SharedMemory) -> None:
+def test_a_large_area_is_whole_pages(memory: SharedMemory) -> None:
     append(memory, b"small")
     area = append(memory, b"large", 3 * mmap.PAGESIZE + 1)
     assert (area.start % mmap.PAGESIZE, area.size) == (0, 4 * mmap.PAGESIZE)
@@ -64,7 +78,7 @@ def test_a_large_area_is_whole_pages_and_gives_them_back(memory: SharedMemory) -
 
 
 @pytest.mark.parametrize("size", [8, mmap.PAGESIZE - 8, mmap.PAGESIZE - 1, mmap.PAGESIZE])
-def test_what_is_cleared_is_zeros_again(memory: SharedMemory, size: int) -> None:
+def test_a_cleared_area_is_zeros(memory: SharedMemory, size: int) -> None:
     append(memory, b"before")
     area = append(memory, b"key", size)
     memory.bytes_of(area)[:] = b"x" * area.size
@@ -72,7 +86,7 @@ def test_what_is_cleared_is_zeros_again(memory: SharedMemory, size: int) -> None
     assert not any(memory.bytes_of(area))
 
 
-def test_a_full_memory_takes_no_more_and_keeps_what_it_has(memory: SharedMemory) -> None:
+def test_a_full_memory_keeps_its_areas(memory: SharedMemory) -> None:
     memory = SharedMemory(MIN_CAPACITY)
     append(memory, b"a", MIN_CAPACITY // 2)
     with pytest.raises(MemoryFull, match="the memory that worker processes share is full"):
@@ -81,7 +95,7 @@ def test_a_full_memory_takes_no_more_and_keeps_what_it_has(memory: SharedMemory)
     assert keys(memory) == [b"a", b"c"]
 
 
-def test_where_there_is_not_so_much_address_space_less_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_less_address_space_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     really = mmap.mmap
 
     def scarce(descriptor: int, length: int, flags: int) -> mmap.mmap:
@@ -96,7 +110,7 @@ def test_where_there_is_not_so_much_address_space_less_is_taken(monkeypatch: pyt
         SharedMemory()
 
 
-def test_it_takes_no_file_with_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_file_has_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     memory = SharedMemory()
     assert list(tmp_path.iterdir()) == []
@@ -106,7 +120,7 @@ def test_it_takes_no_file_with_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path:
     del memory
 
 
-def test_processes_append_without_losing_anything(memory: SharedMemory) -> None:
+def test_processes_append_at_once(memory: SharedMemory) -> None:
     def work(number: int) -> Callable[[Callable[[], None]], None]:
         def append_many(_go: Callable[[], None]) -> None:
             for count in range(300):
@@ -119,7 +133,7 @@ def test_processes_append_without_losing_anything(memory: SharedMemory) -> None:
     assert sorted(keys(memory)) == sorted(f"{number} {count}".encode() for number in range(3) for count in range(300))
 
 
-def test_who_is_killed_with_the_lock_holds_nobody_up(memory: SharedMemory) -> None:
+def test_the_lock_of_a_killed_process_is_released(memory: SharedMemory) -> None:
     def hold(go: Callable[[], None]) -> None:
         with memory.locked():
             go()
@@ -132,7 +146,7 @@ def test_who_is_killed_with_the_lock_holds_nobody_up(memory: SharedMemory) -> No
     assert keys(memory) == [b"key"]
 
 
-def test_what_was_being_appended_by_who_was_killed_is_written_over(memory: SharedMemory) -> None:
+def test_an_unfinished_area_is_overwritten(memory: SharedMemory) -> None:
     append(memory, b"whole")
     end = memory.end
     append(memory, b"k" * 100, 64)
@@ -144,7 +158,7 @@ def test_what_was_being_appended_by_who_was_killed_is_written_over(memory: Share
     assert not any(memory.bytes_of(area))
 
 
-def test_a_slot_is_of_one_worker_until_it_has_ended(memory: SharedMemory) -> None:
+def test_a_slot_has_one_worker(memory: SharedMemory) -> None:
     first, second = memory.reserve_slot(), memory.reserve_slot()
     assert first != second
     memory.enter(second)
@@ -155,7 +169,7 @@ def test_a_slot_is_of_one_worker_until_it_has_ended(memory: SharedMemory) -> Non
     assert memory.reserve_slot() == second
 
 
-def test_whether_others_take_connections_is_known_as_long_as_they_live(memory: SharedMemory) -> None:
+def test_others_listen(memory: SharedMemory) -> None:
     slots = [memory.reserve_slot() for _ in range(2)]
     memory.note_listening(slots[0])
     assert [memory.others_listen(slot) for slot in slots] == [False, True]
@@ -165,14 +179,14 @@ def test_whether_others_take_connections_is_known_as_long_as_they_live(memory: S
     assert [memory.others_listen(slot) for slot in slots] == [True, False]
 
 
-def test_there_are_only_so_many_slots(memory: SharedMemory) -> None:
+def test_slots_are_limited(memory: SharedMemory) -> None:
     for _ in range(SLOTS):
         memory.reserve_slot()
     with pytest.raises(RuntimeError, match="there are 1024 worker processes already"):
         memory.reserve_slot()
 
 
-def test_who_takes_over_a_slot_goes_on_with_counts_and_begins_with_gauges(memory: SharedMemory) -> None:
+def test_the_next_worker_of_a_slot_keeps_counts_but_no_gauges(memory: SharedMemory) -> None:
     count, gauge, other = (append(memory, b"key", kind=kind) for kind in (Kind.COUNT, Kind.GAUGE, Kind.COUNT))
     for area in (count, gauge, other):
         memory.doubles_of(area)[0] = 5
@@ -180,12 +194,12 @@ def test_who_takes_over_a_slot_goes_on_with_counts_and_begins_with_gauges(memory
     assert [memory.doubles_of(area)[0] for area in (count, gauge, other)] == [5, 0, 5]
 
 
-def test_a_beat_is_seen_by_the_first_process(memory: SharedMemory) -> None:
+def test_a_heartbeat_reaches_the_first_process(memory: SharedMemory) -> None:
     assert Forked(lambda _go: memory.beat(3, 12.5)).join() == 0
     assert (memory.last_beat(3), memory.last_beat(2)) == (12.5, 0)
 
 
-def test_all_processes_have_the_same_area_for_a_key(memory: SharedMemory) -> None:
+def test_processes_share_the_area_of_a_key(memory: SharedMemory) -> None:
     one, other = Areas(memory, Kind.WINDOW), Areas(memory, Kind.WINDOW)
     area = one.take(COMMON, b"key", 16)
     assert other.take(COMMON, b"key", 16) == area
@@ -195,9 +209,94 @@ def test_all_processes_have_the_same_area_for_a_key(memory: SharedMemory) -> Non
     assert Areas(memory, Kind.RING).take(COMMON, b"key", 16) != area
 
 
-def test_whether_there_are_new_areas_is_told(memory: SharedMemory) -> None:
+def test_refresh_finds_new_areas(memory: SharedMemory) -> None:
     areas = Areas(memory, Kind.RING)
     areas.refresh()
     append(memory, b"key", kind=Kind.RING)
     assert (areas.refresh(), areas.refresh()) == (True, False)
     assert list(areas.found) == [(0, b"key")]
+
+
+@pytest.fixture
+def eager_threads() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def run_in_threads(work: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def values(memory: SharedMemory, slot: int = 0) -> dict[tuple[str, ...], list[float]]:
+    found = [area for area in memory.areas() if area.owner == slot]
+    parsed = [(parse_series_key(area.key), area) for area in found]
+    return {(name, *labels): list(memory.doubles_of(area)) for (name, labels), area in parsed}
+
+
+def test_cells_reach_a_reader(memory: SharedMemory) -> None:
+    store = Store(memory, 0)
+    store.cells(Kind.COUNT, "metric", ("a",), 1)[0] += 2
+    store.cells(Kind.GAUGE, "gauge", ("ünï\n", '"', ""), 3)[2] = 0.5
+    assert values(memory) == {("metric", "a"): [2.0], ("gauge", "ünï\n", '"', ""): [0, 0, 0.5]}
+
+
+def test_the_next_worker_of_a_slot_keeps_the_cells(memory: SharedMemory) -> None:
+    def count(store: Store) -> None:
+        store.cells(Kind.COUNT, "metric", ("a",), 1)[0] += 1
+
+    first = Store(memory, 0)
+    count(first)
+    count(first)
+    count(Store(memory, 0))
+    count(Store(memory, 1))
+    assert (values(memory), values(memory, 1)) == ({("metric", "a"): [3]}, {("metric", "a"): [1]})
+
+
+def test_threads_lose_no_increment(memory: SharedMemory, eager_threads: None) -> None:
+    store = Store(memory, 0)
+    cells = store.cells(Kind.COUNT, "metric", (), 1)
+
+    def count() -> None:
+        for _ in range(5000):
+            with store.lock:
+                cells[0] += 1
+
+    run_in_threads(count)
+    assert values(memory) == {("metric",): [20000]}
+
+
+def test_threads_share_the_cells_of_a_new_series(memory: SharedMemory, eager_threads: None) -> None:
+    store = Store(memory, 0)
+
+    def count() -> None:
+        for number in range(300):
+            cells = store.cells(Kind.COUNT, "metric", (str(number),), 1)
+            with store.lock:
+                cells[0] += 1
+
+    run_in_threads(count)
+    assert list(values(memory).values()) == [[4]] * 300
+
+
+def test_a_full_memory_leaves_new_metrics_out(caplog: pytest.LogCaptureFixture) -> None:
+    memory = SharedMemory(MIN_CAPACITY)
+    store = Store(memory, 0)
+    store.cells(Kind.COUNT, "metric", (), 1)[0] += 1
+    for number in range(3):
+        store.cells(Kind.COUNT, "large", (str(number),), MIN_CAPACITY)[0] += 1
+    assert values(memory) == {("metric",): [1]}
+    assert [record.message for record in caplog.records] == [
+        "the memory that worker processes share is full; new metrics of this process are left out"
+    ]
+
+
+def test_series_keys_round_trip() -> None:
+    for name, labels in (("metric", ()), ("metric", ("a", "ü", '"', ""))):
+        assert parse_series_key(series_key(name, labels)) == (name, labels)

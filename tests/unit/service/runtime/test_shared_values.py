@@ -14,7 +14,7 @@ def memory() -> SharedMemory:
     return SharedMemory()
 
 
-def test_a_value_is_the_one_that_was_put_last_by_whichever_process(memory: SharedMemory) -> None:
+def test_the_last_value_wins(memory: SharedMemory) -> None:
     ours, theirs = Values(memory), Values(memory)
     assert ours.get(b"key") is None
     for value in (b"one", b"", b"three", b"x" * 10_000, b"four"):
@@ -34,7 +34,7 @@ def test_values_have_owners(memory: SharedMemory) -> None:
     assert values.all(b"reports") == []
 
 
-def test_to_replace_a_value_takes_no_more_memory(memory: SharedMemory) -> None:
+def test_replacing_a_value_takes_no_memory(memory: SharedMemory) -> None:
     values = Values(memory)
     values.put(b"key", b"x" * 100)
     end = memory.end
@@ -43,7 +43,7 @@ def test_to_replace_a_value_takes_no_more_memory(memory: SharedMemory) -> None:
     assert memory.end == end
 
 
-def test_no_change_is_lost_between_processes(memory: SharedMemory) -> None:
+def test_changes_are_atomic(memory: SharedMemory) -> None:
     def count(_go: Callable[[], None]) -> None:
         values = Values(memory)
         for _ in range(200):
@@ -54,7 +54,7 @@ def test_no_change_is_lost_between_processes(memory: SharedMemory) -> None:
     assert Values(memory).get(b"count") == b"600"
 
 
-def test_a_writer_killed_at_any_moment_leaves_a_whole_value(memory: SharedMemory) -> None:
+def test_a_killed_writer_leaves_a_whole_value(memory: SharedMemory) -> None:
     def write(go: Callable[[], None]) -> None:
         values, chance = Values(memory), random.Random(1)
         values.put(b"key", b"a")
@@ -72,10 +72,10 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_value(memory: SharedMemory
         assert len(set(found)) == 1
 
 
-def test_a_value_that_was_being_put_by_who_was_killed_is_the_one_before(memory: SharedMemory) -> None:
+def test_an_unfinished_value_leaves_the_previous_one(memory: SharedMemory) -> None:
     values = Values(memory)
     values.put(b"key", b"before")
-    # It had made room for a longer one, and got no further.
+    # A process was killed after it had made room for a longer value.
     with memory.locked():
         memory.append(Kind.VALUE, -1, b"key", 10_000)
     assert values.get(b"key") == Values(memory).get(b"key") == b"before"
@@ -83,7 +83,7 @@ def test_a_value_that_was_being_put_by_who_was_killed_is_the_one_before(memory: 
     assert Values(memory).get(b"key") == b"after"
 
 
-def test_where_there_is_no_room_the_value_stays(memory: SharedMemory) -> None:
+def test_a_full_memory_keeps_the_value(memory: SharedMemory) -> None:
     memory = SharedMemory(MIN_CAPACITY)
     value = Value(Values(memory), b"key")
     value.put(b"before")

@@ -20,7 +20,7 @@ def write(path: Path, text: str) -> None:
     draft.rename(path)
 
 
-def test_the_file_is_read_when_it_appears_changes_and_vanishes(tmp_path: Path) -> None:
+def test_changes_are_read(tmp_path: Path) -> None:
     file = TomlFile(path := tmp_path / "file.toml", length, -1)
     assert file.content == -1
     assert file.read()
@@ -33,7 +33,7 @@ def test_the_file_is_read_when_it_appears_changes_and_vanishes(tmp_path: Path) -
     assert (file.content, file.error) == (0, "")
 
 
-def test_while_the_file_is_bad_what_it_said_before_counts(tmp_path: Path) -> None:
+def test_an_invalid_file_keeps_the_content(tmp_path: Path) -> None:
     file = TomlFile(path := tmp_path / "file.toml", length, -1, must_exist=True)
     write(path, "abc")
     file.read()
@@ -48,7 +48,7 @@ def test_while_the_file_is_bad_what_it_said_before_counts(tmp_path: Path) -> Non
     assert (file.content, file.error) == (0, "")
 
 
-def test_a_worker_that_begins_while_the_file_is_bad_goes_by_what_the_others_go_by(tmp_path: Path) -> None:
+def test_a_new_worker_shares_the_last_valid_content(tmp_path: Path) -> None:
     path, kept = tmp_path / "file.toml", Value(Values(SharedMemory()), b"file.toml")
     write(path, "abc")
     TomlFile(path, length, -1, kept=kept).read()
@@ -58,7 +58,7 @@ def test_a_worker_that_begins_while_the_file_is_bad_goes_by_what_the_others_go_b
     assert (beginning.content, beginning.error) == (3, f"{path}: what is ?")
 
 
-def test_what_cannot_be_kept_for_others_counts_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_content_too_large_to_share_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     values = Values(SharedMemory(MIN_CAPACITY))
     file = TomlFile(path := tmp_path / "file.toml", length, -1, kept=Value(values, b"file.toml"))
     write(path, "x" * MIN_CAPACITY)
@@ -67,7 +67,7 @@ def test_what_cannot_be_kept_for_others_counts_all_the_same(tmp_path: Path, capl
     assert "the memory that worker processes share is full" in caplog.text
 
 
-def test_a_change_that_could_not_be_taken_in_is_seen_again(tmp_path: Path) -> None:
+def test_a_failed_read_is_repeated(tmp_path: Path) -> None:
     errors = [RuntimeError("in the middle of it")]
 
     def decode(written: bytes, _path: "os.PathLike[str]") -> int:
@@ -83,7 +83,7 @@ def test_a_change_that_could_not_be_taken_in_is_seen_again(tmp_path: Path) -> No
     assert file.content == 3
 
 
-def test_what_cannot_be_read_is_said_at_the_start(tmp_path: Path) -> None:
+def test_an_unreadable_file_fails_the_check(tmp_path: Path) -> None:
     (path := tmp_path / "file.toml").mkdir()
     with pytest.raises(InvalidFile, match=r"file\.toml cannot be read: Is a directory"):
         TomlFile(path, length, -1).check()

@@ -1,4 +1,4 @@
-"""A byte order mark before any text that the service reads, as editors and clients of Windows write it."""
+"""Byte order marks, in every text that the service reads."""
 
 import io
 from collections.abc import Callable
@@ -81,7 +81,7 @@ each_reader = pytest.mark.parametrize("name", READERS)
 
 
 @each_reader
-def test_a_mark_before_text_is_passed_over(name: str, tmp_path: Path) -> None:
+def test_a_mark_is_ignored(name: str, tmp_path: Path) -> None:
     text, read = READERS[name]
     assert (expected := read(tmp_path, text)) is not None
     assert read(tmp_path, MARK + text) == expected
@@ -89,20 +89,20 @@ def test_a_mark_before_text_is_passed_over(name: str, tmp_path: Path) -> None:
 
 @each_reader
 @pytest.mark.parametrize("coding", ["utf-16", "utf-32"])
-def test_text_in_another_coding_is_refused_as_that(name: str, coding: str, tmp_path: Path) -> None:
+def test_another_encoding_is_rejected(name: str, coding: str, tmp_path: Path) -> None:
     text, read = READERS[name]
     wrong = text.decode().encode(coding)
     if name == "metrics.json":  # what cannot be read there is not shown
         assert read(tmp_path, wrong) is None
         return
     try:
-        refusal: Any = read(tmp_path, wrong)
+        rejection: Any = read(tmp_path, wrong)
     except (InvalidRequest, InvalidFile, InvalidServingConfig, InvalidReference) as error:
-        refusal = error
-    assert "it is in UTF-16 or UTF-32, as its byte order mark says; expected UTF-8" in str(refusal)
+        rejection = error
+    assert "it is in UTF-16 or UTF-32, as its byte order mark says; expected UTF-8" in str(rejection)
 
 
-def test_a_mark_before_the_body_of_an_index_is_passed_over(service: FakeService) -> None:
+def test_a_mark_in_the_body_of_an_index_is_ignored(service: FakeService) -> None:
     service.add(LINEAR, lambda inputs: {"y": inputs["x"]})
     index = service.post("/v2/repository/index", MARK + b'{"ready": true}')
     assert (index.status_code, len(orjson.loads(index.data))) == (200, 1)
@@ -110,7 +110,7 @@ def test_a_mark_before_the_body_of_an_index_is_passed_over(service: FakeService)
     assert (wrong.status_code, "expected UTF-8" in wrong.get_json()["error"]) == (400, True)
 
 
-def test_a_mark_alone_is_no_text() -> None:
+def test_a_mark_alone_is_empty_text() -> None:
     assert (without_mark(MARK), without_mark(memoryview(MARK)), decode(MARK)) == (b"", b"", "")
 
 
@@ -118,6 +118,6 @@ def test_a_second_mark_is_part_of_the_text() -> None:
     assert decode(MARK + MARK) == "\ufeff"
 
 
-def test_text_without_a_mark_that_is_not_utf_8_says_where() -> None:
+def test_invalid_utf_8_says_where() -> None:
     with pytest.raises(NotUtf8, match=r"it is not UTF-8 \(.* at byte 3\); expected UTF-8"):
         decode("Gr\u00fc\u00dfe,1".encode("latin-1")[:1] + b"r,\xfc")
