@@ -1,4 +1,4 @@
-"""What the terminal shows once the models are loaded: what is served, and curl lines that work when pasted."""
+"""The message in the terminal once the models are loaded: models, and curl commands to try."""
 
 import json
 import shlex
@@ -14,39 +14,39 @@ from service.lifecycle.repository import not_served
 from service.serving_config import ASSETS
 from service.settings import Settings
 
-# Characters. A longer one fills the screen, and nobody pastes it.
+# A longer body fills the screen, and nobody pastes it.
 MAX_BODY_CHARACTERS = 300
 
 
 def greeting(registry: Registry, settings: Settings) -> str:
-    # 0.0.0.0 is where one listens, not where one connects to.
+    # The address to connect to, not the one to listen on.
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host  # noqa: S104
     address = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
     lines = [f"Fitting Room serves {address}"]
     width = max(map(len, registry.statuses()), default=0)
     for model, versions in registry.statuses().items():
         for version, status in versions.items():
-            lines.append(f"  {model:<{width}} version {version}  {status.state:<9}  {_told(status)}".rstrip())
+            lines.append(f"  {model:<{width}} version {version}  {status.state:<9}  {_detail(status)}".rstrip())
     lines += [f"  {not_served(place, reason)}" for place, reason in sorted(registry.skipped.items())]
     if not registry.statuses() and not registry.skipped:
         lines.append(f"  no models yet: put a SavedModel into {settings.models}/<name>/1/ and it is served")
-    examples = [command for loaded in _answering(registry) if (command := _curl(loaded, settings, address))]
+    examples = [command for loaded in _default_versions(registry) if (command := _curl(loaded, settings, address))]
     if examples:
         lines += ["Try:", *(f"  {command}" for command in examples[:3])]
     return "\n".join(lines)
 
 
-def _told(status: VersionStatus) -> str:
+def _detail(status: VersionStatus) -> str:
     if status.state is State.AVAILABLE:
         return f"engine {status.engine}"
-    return "is loaded when it is first asked for" if status.state is State.START else status.error
+    return "is loaded at its first request" if status.state is State.START else status.error
 
 
-def _answering(registry: Registry) -> Iterator[LoadedVersion]:
-    """For each model the version that answers who names none."""
+def _default_versions(registry: Registry) -> Iterator[LoadedVersion]:
+    """The version of each model that gets requests without a version."""
     for model, versions in registry.statuses().items():
         if any(status.state is State.AVAILABLE for status in versions.values()):
-            # What is loaded may be a shadow alone.
+            # Only a shadow may be loaded.
             with suppress(NotFound):
                 yield registry.get(model)
 

@@ -1,4 +1,4 @@
-"""What stands on the command line, as requests."""
+"""Requests from the inputs on the command line: numbers, JSON, files and folders."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,8 +17,10 @@ from service.tensors.files import (
 
 
 def requests(texts: Sequence[str], rank: int | None, stdin: Any) -> Iterator[PredictRequest | InvalidInput]:
-    """`rank` is that of the model's only input, with the batch: it tells a row from a batch of them; None where it is
-    not known. What cannot be read comes as an InvalidInput in its place, so that the others are asked all the same."""
+    """A request for each input, in order; an InvalidInput for one that cannot be read.
+
+    `rank`: of the model's only input, with the batch dimension; it tells one row from a batch. None if unknown.
+    """
     for text in texts:
         try:
             yield from _requests(text, rank, stdin)
@@ -47,7 +49,7 @@ def _requests(text: str, rank: int | None, stdin: Any) -> Iterator[PredictReques
 
 
 def _literal(text: str) -> PredictRequest:
-    """A number, numbers with commas between, or JSON."""
+    """A number, numbers separated by commas, or JSON."""
     if text.lstrip()[:1] in ("[", "{", '"'):
         return json_request(text if len(text) <= 40 else f"{text[:37]}...", text)
     cells = text.split(",")
@@ -58,7 +60,7 @@ def _literal(text: str) -> PredictRequest:
 
 
 def _number(text: str) -> float | int:
-    """Whole ones stay whole: some models take nothing else."""
+    """An int if possible: some models accept nothing else."""
     try:
         return int(text)
     except ValueError:

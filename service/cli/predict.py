@@ -1,4 +1,4 @@
-"""Asks a model about all that is given, and prints a table."""
+"""`python -m service predict`: send inputs to a model, and print a table of its predictions."""
 
 import argparse
 import json
@@ -22,88 +22,134 @@ from service.serving_config import graph_file
 from service.tensors.files import InvalidInput, PredictRequest
 from service.tensors.signature import DEFAULT_SIGNATURE
 
-# Answers as lines for a person.
+# Exit codes. argparse itself uses 2 for an invalid command line.
+SUCCESS, SOME_FAILED, UNAVAILABLE = 0, 1, 3
 
+TIMEOUT_SECONDS = 60
 MAX_SHOWN_LABELS = 3
 MAX_VALUE_CHARACTERS = 100
 
+EPILOG = """\
+examples:
+  %(prog)s regression 10 0.5
+  %(prog)s photos shirt.jpg ~/pictures --top-k 3
+  %(prog)s clothing pictures.npy --version 1 --json
+  %(prog)s models/activity recording.csv          (no service needed)
 
-def rows_of(name: str, answer: dict[str, Any], outlier_scores: str) -> list[list[str]]:
-    """[input, what the model says, ...] for each row; of several rows each input is told by its place."""
-    scores = outlier_scores.split(", ") if outlier_scores else []
-    found = answer.get("results", answer.get("predictions"))
-    if found is None:
-        return [[name, _value(answer["outputs"])]]
-    rows = []
-    for place, value in enumerate(found):
-        row = [name if len(found) == 1 else f"{name}[{place}]"]
-        if "results" in answer:
-            row += [
-                f"{label} {score:.1%}" if score is not None else f"{label} –"
-                for label, score in value[:MAX_SHOWN_LABELS]
-            ]
-            if place < len(scores):
-                row.append(_likeness(scores[place]))
-        else:
-            row.append(_value(value))
-        rows.append(row)
-    return rows
+exit codes: 0 success, 1 some inputs failed, 2 invalid command line,
+3 no service or no such model.
+If the service requires an API key, set the variable API_KEY."""
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    columns = max(map(len, rows))
-    widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(columns)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows
-    )
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        place = place_of(options.model)
+        key = os.environ.get("API_KEY", "")
+        client: Client = ModelFolder(*place[:2]) if place else RunningService(options.url, key)
+        model, version = (place[1], options.version or place[2]) if place else (options.model, options.version)
+        path = model_path(model, version)
+        metadata = client.send(f"{path}/metadata")
+        if metadata.status != 200:
+            raise NoResponse(_error(metadata))
+        signatures = metadata.body["metadata"]["signature_def"]["signature_def"]
+        # A model's only signature need not be named.
+        name = options.signature or (next(iter(signatures)) if len(signatures) == 1 else DEFAULT_SIGNATURE)
+        if name not in signatures:
+            raise NoResponse(f"{model} has no signature {name!r}; it has {', '.join(map(repr, signatures))}")
+        predictor = Predictor(client, path, name, options.top_k)
+        outcomes = list(_outcomes(options.input, predictor, _rank(signatures[name])))
+    except NoResponse as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNAVAILABLE
+    _print(outcomes, as_json=options.json)
+    return SOME_FAILED if any(outcome.error for outcome in outcomes) else SUCCESS
 
 
-def _value(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[: MAX_VALUE_CHARACTERS - 3]}..."
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one request: body and table rows of the response, or an error."""
+
+    name: str
+    body: Any = None
+    rows: list[list[str]] = field(default_factory=list)
+    error: str = ""
 
 
-def _likeness(score: str) -> str:
-    # The header says Infinity where the score is no finite number.
-    return f"unlike anything it knows ({score})" if not float(score.replace("Infinity", "inf")) <= 1 else ""
+@dataclass
+class Predictor:
+    """Sends requests for one model. `verb`: classify, until a response says that the model has no labels."""
+
+    client: "Client"
+    path: str
+    signature: str
+    top_k: int | None
+    verb: str = "classify"
+
+    def predict(self, request: PredictRequest) -> Outcome:
+        verb = self.verb
+        reply = self._send(request)
+        # Another thread may have changed the verb meanwhile.
+        if verb == "classify" and reply.status == 400 and "cannot classify" in _error(reply):
+            self.verb = "predict"
+            reply = self._send(request)
+        if reply.status != 200:
+            return Outcome(request.name, error=_error(reply))
+        rows = rows_of(request.name, reply.body, reply.headers.get("Outlier-Score", ""))
+        return Outcome(request.name, reply.body, rows)
+
+    def _send(self, request: PredictRequest) -> "Reply":
+        query = {"signature_name": self.signature} | ({"top_k": str(self.top_k)} if self.top_k else {})
+        path = f"{self.path}:{self.verb}?{urlencode(query)}"
+        if request.picture is not None:
+            return self.client.send(path, request.picture, "image/*")
+        body = {"signature_name": self.signature} | (request.body or {})
+        return self.client.send(path, json.dumps(body).encode())
 
 
-class Progress:
-    """A bar for a person who waits; nothing where nobody looks, or there is little to wait for."""
+def _outcomes(texts: Sequence[str], predictor: Predictor, rank: int | None) -> Iterator[Outcome]:
+    """In the order of the inputs."""
+    inputs = list(requests(texts, rank, sys.stdin.buffer))
+    progress = Progress(len(inputs))
 
-    WIDTH = 30
-    LEAST = 5
+    def predict(item: PredictRequest | InvalidInput) -> Outcome:
+        outcome = Outcome(item.name, error=str(item)) if isinstance(item, InvalidInput) else predictor.predict(item)
+        progress.step()
+        return outcome
 
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._done = 0
-        self._lock = threading.Lock()
-        self._is_shown = total >= self.LEAST and sys.stderr.isatty()
-
-    def step(self) -> None:
-        with self._lock:
-            self._done += 1
-            if self._is_shown:
-                bar = "█" * (self.WIDTH * self._done // self._total)
-                print(f"\r{bar:<{self.WIDTH}} {self._done}/{self._total}", end="", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        if self._is_shown:
-            print("\r" + " " * (self.WIDTH + 20) + "\r", end="", file=sys.stderr, flush=True)
+    try:
+        with ThreadPoolExecutor(predictor.client.max_concurrency) as threads:
+            yield from threads.map(predict, inputs)
+    finally:
+        progress.end()
 
 
-# Who answers: a service that runs, or a model's folder, read here and now.
+def _rank(signature: Any) -> int | None:
+    """Of the only input, with the batch dimension; None if unknown."""
+    shapes = [tensor["tensor_shape"] for tensor in signature["inputs"].values()]
+    return len(shapes[0]["dim"]) if len(shapes) == 1 and not shapes[0]["unknown_rank"] else None
 
-TIMEOUT_SECONDS = 60
+
+def _print(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
+    if as_json:
+        for outcome in outcomes:
+            body = {"error": outcome.error} if outcome.error else outcome.body
+            print(json.dumps({"input": outcome.name} | body, ensure_ascii=False))
+    elif rows := [row for outcome in outcomes for row in outcome.rows]:
+        print(table(rows))
+    if not as_json:
+        for outcome in outcomes:
+            if outcome.error:
+                print(f"error: {outcome.name}: {outcome.error}", file=sys.stderr)
 
 
 class NoResponse(Exception):
-    """Nobody answers there; the message says where, and what to do."""
+    """There is no service or no model; the message says where, and what to do."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """`body`: the answer's JSON, an error's too."""
+    """A response. `body`: its JSON, also of an error."""
 
     status: int
     body: dict[str, Any]
@@ -111,21 +157,21 @@ class Reply:
 
 
 class Client(Protocol):
-    # How many may be asked at a time.
-    at_once: int
+    # Requests that may be sent at the same time.
+    max_concurrency: int
 
-    def ask(self, path: str, content: bytes | None = None, content_type: str = "application/json") -> Reply:
-        """A GET without content, a POST with it. Raises NoAnswer."""
+    def send(self, path: str, content: bytes | None = None, content_type: str = "application/json") -> Reply:
+        """A GET without content, a POST with it. Raises NoResponse."""
 
 
 class RunningService:
-    at_once = 8
+    max_concurrency = 8
 
     def __init__(self, url: str, key: str = "") -> None:
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    def ask(self, path: str, content: bytes | None = None, content_type: str = "application/json") -> Reply:
+    def send(self, path: str, content: bytes | None = None, content_type: str = "application/json") -> Reply:
         headers = self._headers | {"Content-Type": content_type}
         request = Request(self._url + path, content, headers)  # noqa: S310  # the user's own address
         try:
@@ -142,20 +188,20 @@ class RunningService:
 
 
 class ModelFolder:
-    """The service itself, without its port: what it answers is what it would answer there."""
+    """The service itself, in this process and without a port."""
 
-    at_once = 1
+    max_concurrency = 1
 
     def __init__(self, models: Path, model: str) -> None:
-        """Raises NoAnswer where none of the model's versions can be loaded."""
+        """Raises NoResponse if none of the model's versions can be loaded."""
         if not (models / model).is_dir():
             raise NoResponse(f"{models / model}: no such folder")
-        # Only where it is wanted: to ask a running service takes no engines.
+        # A running service needs none of these imports.
         from service import create_app
         from service.settings import InvalidSetting, Settings
 
         try:
-            # Of the settings the one that a graph may need.
+            # The only setting that a graph may need.
             settings = Settings(models=models, model_name=model, op_libraries=os.environ.get(op_libraries.SETTING, ""))
         except InvalidSetting as error:
             raise NoResponse(str(error)) from None
@@ -168,7 +214,7 @@ class ModelFolder:
             reason = "; ".join(reasons) or "no SavedModel there, as <number>/saved_model.pb"
             raise NoResponse(f"{models / model}: {reason}")
 
-    def ask(self, path: str, content: bytes | None = None, content_type: str = "application/json") -> Reply:
+    def send(self, path: str, content: bytes | None = None, content_type: str = "application/json") -> Reply:
         from service.api import routes
         from service.http import Request as ServiceRequest
         from service.inference.context import RequestContext
@@ -184,8 +230,8 @@ class ModelFolder:
 
 
 def place_of(model: str) -> tuple[Path, str, str] | None:
-    """Models folder, model and version ("" for none) where `model` is a path, of a model or of one of its versions;
-    None where it is a name."""
+    """Models folder, model and version ("" for none) if `model` is a path, of a model or a version; None if it is a
+    name."""
     if "/" not in model and graph_file(Path(model)) is None:
         return None
     folder = Path(model).resolve()
@@ -206,142 +252,95 @@ def _json_object(text: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {"error": text[:200].decode(errors="replace")}
 
 
-# Exit codes; argparse's own for a bad command line is 2.
-ALL_ANSWERED, SOME_FAILED, NOBODY_ANSWERS = 0, 1, 3
-
-EPILOG = """\
-examples:
-  %(prog)s regression 10 0.5
-  %(prog)s photos shirt.jpg ~/pictures --top-k 3
-  %(prog)s clothing pictures.npy --version 1 --json
-  %(prog)s models/activity recording.csv          (no service needed)
-
-exit codes: 0 all were answered, 1 some were not, 2 the command line is wrong,
-3 nobody answers or there is no such model.
-A service that wants an API key gets the one in the variable API_KEY."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one request: its rows for the table and its answer, or an error."""
-
-    name: str
-    answer: Any = None
-    rows: list[list[str]] = field(default_factory=list)
-    error: str = ""
-
-
-@dataclass
-class Model:
-    """`verb`: classify, until the first answer says that it has no labels."""
-
-    asker: Client
-    path: str
-    signature: str
-    top_k: int | None
-    verb: str = "classify"
-
-    def ask(self, asked: PredictRequest) -> Outcome:
-        verb = self.verb
-        reply = self._ask(asked)
-        # Another thread may have heard of it meanwhile.
-        if verb == "classify" and reply.status == 400 and "cannot classify" in _error(reply):
-            self.verb = "predict"
-            reply = self._ask(asked)
-        if reply.status != 200:
-            return Outcome(asked.name, error=_error(reply))
-        return Outcome(asked.name, reply.body, rows_of(asked.name, reply.body, reply.headers.get("Outlier-Score", "")))
-
-    def _ask(self, asked: PredictRequest) -> Reply:
-        query = {"signature_name": self.signature} | ({"top_k": str(self.top_k)} if self.top_k else {})
-        path = f"{self.path}:{self.verb}?{urlencode(query)}"
-        if asked.picture is not None:
-            return self.asker.ask(path, asked.picture, "image/*")
-        body = {"signature_name": self.signature} | (asked.body or {})
-        return self.asker.ask(path, json.dumps(body).encode())
-
-
-def main(arguments: Sequence[str]) -> int:
-    given = _parser().parse_args(arguments)
-    try:
-        place = place_of(given.model)
-        asker: Client = ModelFolder(*place[:2]) if place else RunningService(given.url, os.environ.get("API_KEY", ""))
-        model, version = (place[1], given.version or place[2]) if place else (given.model, given.version)
-        path = model_path(model, version)
-        metadata = asker.ask(f"{path}/metadata")
-        if metadata.status != 200:
-            raise NoResponse(_error(metadata))
-        signatures = metadata.body["metadata"]["signature_def"]["signature_def"]
-        # A model's only signature need not be named.
-        name = given.signature or (next(iter(signatures)) if len(signatures) == 1 else DEFAULT_SIGNATURE)
-        if name not in signatures:
-            raise NoResponse(f"{model} has no signature {name!r}; it has {', '.join(map(repr, signatures))}")
-        asked = Model(asker, path, name, given.top_k)
-        outcomes = list(_outcomes(given.input, asked, _rank(signatures[name])))
-    except NoResponse as error:
-        print(f"error: {error}", file=sys.stderr)
-        return NOBODY_ANSWERS
-    _print(outcomes, as_json=given.json)
-    return SOME_FAILED if any(outcome.error for outcome in outcomes) else ALL_ANSWERED
-
-
-def _outcomes(texts: Sequence[str], model: Model, rank: int | None) -> Iterator[Outcome]:
-    """In the order of the inputs."""
-    wanted = list(requests(texts, rank, sys.stdin.buffer))
-    progress = Progress(len(wanted))
-
-    def ask(asked: PredictRequest | InvalidInput) -> Outcome:
-        outcome = Outcome(asked.name, error=str(asked)) if isinstance(asked, InvalidInput) else model.ask(asked)
-        progress.step()
-        return outcome
-
-    try:
-        with ThreadPoolExecutor(model.asker.at_once) as threads:
-            yield from threads.map(ask, wanted)
-    finally:
-        progress.end()
-
-
 def _error(reply: Reply) -> str:
     return f"{reply.body.get('error', reply.body)} ({reply.status})"
 
 
-def _rank(signature: Any) -> int | None:
-    shapes = [tensor["tensor_shape"] for tensor in signature["inputs"].values()]
-    return len(shapes[0]["dim"]) if len(shapes) == 1 and not shapes[0]["unknown_rank"] else None
+def rows_of(name: str, body: dict[str, Any], outlier_scores: str) -> list[list[str]]:
+    """Table rows [input, prediction, ...]. `outlier_scores`: the response's header."""
+    scores = outlier_scores.split(", ") if outlier_scores else []
+    found = body.get("results", body.get("predictions"))
+    if found is None:
+        return [[name, _value(body["outputs"])]]
+    rows = []
+    for index, value in enumerate(found):
+        row = [name if len(found) == 1 else f"{name}[{index}]"]
+        if "results" in body:
+            row += [
+                f"{label} {score:.1%}" if score is not None else f"{label} –"
+                for label, score in value[:MAX_SHOWN_LABELS]
+            ]
+            if index < len(scores):
+                row.append(_outlier_note(scores[index]))
+        else:
+            row.append(_value(value))
+        rows.append(row)
+    return rows
 
 
-def _print(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
-    if as_json:
-        for outcome in outcomes:
-            told = {"error": outcome.error} if outcome.error else outcome.answer
-            print(json.dumps({"input": outcome.name} | told, ensure_ascii=False))
-    elif rows := [row for outcome in outcomes for row in outcome.rows]:
-        print(table(rows))
-    if not as_json:
-        for outcome in outcomes:
-            if outcome.error:
-                print(f"error: {outcome.name}: {outcome.error}", file=sys.stderr)
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as lines with aligned columns."""
+    columns = max(map(len, rows))
+    widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(columns)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows
+    )
+
+
+def _value(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[: MAX_VALUE_CHARACTERS - 3]}..."
+
+
+def _outlier_note(score: str) -> str:
+    # The header says Infinity if the score is not finite.
+    return f"unlike anything it knows ({score})" if not float(score.replace("Infinity", "inf")) <= 1 else ""
+
+
+class Progress:
+    """A progress bar on a terminal, for more than a few inputs."""
+
+    WIDTH = 30
+    MIN_TOTAL = 5
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+        self._lock = threading.Lock()
+        self._is_shown = total >= self.MIN_TOTAL and sys.stderr.isatty()
+
+    def step(self) -> None:
+        with self._lock:
+            self._done += 1
+            if self._is_shown:
+                bar = "█" * (self.WIDTH * self._done // self._total)
+                print(f"\r{bar:<{self.WIDTH}} {self._done}/{self._total}", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._is_shown:
+            print("\r" + " " * (self.WIDTH + 20) + "\r", end="", file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m service predict",
-        description="Ask a model about numbers, JSON, arrays, tables, pictures or folders of pictures.",
+        description="Predict for numbers, JSON, arrays, tables, pictures or folders of pictures.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="its name in a running service; or the path of its folder, read without one")
+    parser.add_argument(
+        "model", help="its name in a running service, or the path of its folder, which needs no service"
+    )
     parser.add_argument(
         "input",
         nargs="+",
-        help="a number, several with commas between (a row), JSON (a row, or a whole request), - for JSON from "
-        "standard input, or a file: a picture, .npy, .csv, .json; or a folder of pictures",
+        help="a number, numbers separated by commas (a row), JSON (a row or a whole request), - for JSON from standard "
+        "input, a file (a picture, .npy, .csv, .json) or a folder of pictures",
     )
-    parser.add_argument("--version", default="", help="instead of the one that answers who names none")
+    parser.add_argument("--version", default="", help="(default: the one that the service chooses)")
     parser.add_argument("--signature", default="", help=f"(default: {DEFAULT_SIGNATURE}, or the only one)")
-    parser.add_argument("--top-k", type=_count, metavar="K", help="labels a row (default: 3, in --json all)")
-    parser.add_argument("--json", action="store_true", help="one JSON object for each input, instead of a table")
+    parser.add_argument("--top-k", type=_count, metavar="K", help="labels of each row (default: 3, with --json all)")
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each input instead of a table")
     parser.add_argument("--url", default="http://127.0.0.1:8501", help="of the service (default: %(default)s)")
     return parser
 

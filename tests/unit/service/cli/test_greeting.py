@@ -32,7 +32,7 @@ def commands(registry: Registry, **settings: Any) -> list[list[str]]:
     return [shlex.split(line, comments=False) for line in lines if line.startswith("  curl ")]
 
 
-def test_it_shows_what_is_served_where_and_by_which_engine(registry: Registry) -> None:
+def test_the_whole_greeting(registry: Registry) -> None:
     add(registry, {"instances": [10.0]}, "regression")
     registry.set_status("clothing", 2, VersionStatus(State.END, error="no saved_model.pb"))
     assert greeting(registry, Settings()) == (
@@ -45,7 +45,7 @@ def test_it_shows_what_is_served_where_and_by_which_engine(registry: Registry) -
     )
 
 
-def test_where_a_key_is_needed_the_commands_have_a_place_for_it(registry: Registry) -> None:
+def test_commands_send_a_key_if_needed(registry: Registry) -> None:
     add(registry, {"instances": [10.0]})
     ((_, _, _, header, *_),) = commands(registry, api_keys_file="keys.toml")
     assert header == "X-API-Key: $API_KEY"
@@ -61,11 +61,11 @@ def test_where_a_key_is_needed_the_commands_have_a_place_for_it(registry: Regist
         ("example.org", "http://example.org:80"),
     ],
 )
-def test_the_address_is_one_to_connect_to(registry: Registry, host: str, address: str) -> None:
+def test_the_address_can_be_connected_to(registry: Registry, host: str, address: str) -> None:
     assert greeting(registry, Settings(host=host, port=80)).startswith(f"Fitting Room serves {address}\n")
 
 
-def test_without_models_it_says_how_to_get_one_served(registry: Registry) -> None:
+def test_without_models_it_says_how_to_add_one(registry: Registry) -> None:
     assert "no models yet: put a SavedModel into somewhere/<name>/1/" in greeting(
         registry, Settings(models=Path("somewhere"))
     )
@@ -81,7 +81,7 @@ def test_without_models_it_says_how_to_get_one_served(registry: Registry) -> Non
         ("it's mine.png", "image/png"),
     ],
 )
-def test_a_picture_is_sent_as_what_it_is(registry: Registry, file: str, kind: str) -> None:
+def test_a_picture_is_sent_with_its_type(registry: Registry, file: str, kind: str) -> None:
     add(registry, {"picture": file}, "clothing")
     (command,) = commands(registry, models=Path("my models"))
     assert command == [
@@ -95,7 +95,7 @@ def test_a_picture_is_sent_as_what_it_is(registry: Registry, file: str, kind: st
     ]
 
 
-def test_three_commands_are_enough_to_try(registry: Registry) -> None:
+def test_at_most_three_commands_are_shown(registry: Registry) -> None:
     for model in ("a", "b", "c", "d"):
         add(registry, {"instances": [1.0]}, model)
     assert [command[-1].rpartition("/")[2] for command in commands(registry)] == ["a:predict", "b:predict", "c:predict"]
@@ -106,12 +106,12 @@ def test_a_model_without_an_example_has_no_command(registry: Registry) -> None:
     assert "Try:" not in greeting(registry, Settings())
 
 
-def test_an_example_too_long_to_paste_is_not_shown(registry: Registry) -> None:
+def test_a_long_example_is_left_out(registry: Registry) -> None:
     add(registry, {"instances": [[0.5] * 100]})
     assert commands(registry) == []
 
 
-def test_a_command_survives_the_shell_whatever_the_model_is_called(registry: Registry) -> None:
+def test_names_are_quoted_for_the_shell(registry: Registry) -> None:
     add(registry, {"instances": ["it's"]}, "my model; echo $HOME")
     (command,) = commands(registry)
     assert command[5:6] == ['{"instances": ["it\'s"]}']
@@ -119,18 +119,18 @@ def test_a_command_survives_the_shell_whatever_the_model_is_called(registry: Reg
 
 
 @pytest.mark.parametrize("example", [{"picture": 5}, {"picture": None}])
-def test_an_example_that_is_none_does_not_silence_the_greeting(registry: Registry, example: dict[str, Any]) -> None:
+def test_an_invalid_example_is_left_out(registry: Registry, example: dict[str, Any]) -> None:
     add(registry, example)
     assert "model version 1  AVAILABLE" in greeting(registry, Settings())
 
 
-def test_a_model_on_demand_and_a_shadow_alone_are_shown_without_an_example(registry: Registry) -> None:
+def test_models_on_demand_and_shadows_have_no_command(registry: Registry) -> None:
     registry.set_policies(decode(b"[models.model.labels]\nnext = {version = 1, shadow = 1}", Path("models.toml")))
     add(registry, {"instances": [10.0]})
     registry.set_status("seldom", 1, VersionStatus(State.START))
     assert greeting(registry, Settings()).splitlines()[1:] == [
         "  model  version 1  AVAILABLE  engine fake",
-        "  seldom version 1  START      is loaded when it is first asked for",
+        "  seldom version 1  START      is loaded at its first request",
     ]
 
 

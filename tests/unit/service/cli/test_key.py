@@ -25,7 +25,7 @@ class Run:
         return self._capsys.readouterr().out
 
 
-def test_what_it_prints_for_the_file_lets_the_key_in(run: Run) -> None:
+def test_the_printed_entry_admits_the_key(run: Run) -> None:
     printed = run("--name", "alice", "--scope", "admin", "--expires", "2027-01-01")
     (key,) = (line for line in printed.splitlines() if line.startswith("fr_"))
     table = printed.partition("For the file:")[2]
@@ -45,7 +45,9 @@ def test_what_it_prints_for_the_file_lets_the_key_in(run: Run) -> None:
         (["--name", "alice", "--scope", "predict", "--expires", "soon"], "'soon': expected a day as YYYY-MM-DD"),
     ],
 )
-def test_a_bad_flag_is_named(run: Run, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
+def test_an_invalid_flag_is_named(
+    run: Run, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
     with pytest.raises(SystemExit):
         run(*arguments)
     assert words in capsys.readouterr().err

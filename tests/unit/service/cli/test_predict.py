@@ -1,31 +1,30 @@
-"""The command, with a stand-in for the service that it asks."""
-
+import io
 import json
 from typing import Any
 
 import pytest
 
 from service.cli import predict
-from service.cli.predict import Reply
+from service.cli.predict import Progress, Reply, rows_of, table
 
 
 class Service:
-    """Has these signatures, of one number each, and answers with the name of the one that it was asked for."""
+    """Has these signatures of one number, and predicts the name of the requested one."""
 
-    at_once = 1
+    max_concurrency = 1
 
     def __init__(self, *signatures: str) -> None:
         shape = {"dim": [{"size": "-1"}], "unknown_rank": False}
         self._signatures = {name: {"inputs": {"x": {"tensor_shape": shape}}} for name in signatures}
 
-    def ask(self, path: str, content: bytes | None = None, _content_type: str = "") -> Reply:
+    def send(self, path: str, content: bytes | None = None, _content_type: str = "") -> Reply:
         if content is None:
             assert path.endswith("/metadata")
             return Reply(200, {"metadata": {"signature_def": {"signature_def": self._signatures}}}, {})
         return Reply(200, {"results": [[[json.loads(content)["signature_name"], 1.0]]]}, {})
 
 
-def asked(monkeypatch: pytest.MonkeyPatch, service: Service, *arguments: str) -> int:
+def run(monkeypatch: pytest.MonkeyPatch, service: Service, *arguments: str) -> int:
     monkeypatch.setattr(predict, "RunningService", lambda *_: service)
     return predict.main(["model", "10", "--json", *arguments])
 
@@ -38,15 +37,58 @@ def asked(monkeypatch: pytest.MonkeyPatch, service: Service, *arguments: str) ->
         (["serving_default", "other"], ["--signature", "other"], "other"),
     ],
 )
-def test_the_default_signature_or_the_only_one_is_asked_unless_another_is_named(
+def test_the_default_or_only_signature_is_used(
     monkeypatch: pytest.MonkeyPatch, capsys: Any, signatures: list[str], flags: list[str], expected: str
 ) -> None:
-    assert asked(monkeypatch, Service(*signatures), *flags) == predict.ALL_ANSWERED
+    assert run(monkeypatch, Service(*signatures), *flags) == predict.SUCCESS
     assert json.loads(capsys.readouterr().out)["results"] == [[[expected, 1.0]]]
 
 
-def test_of_several_signatures_without_a_default_one_the_names_are_told(
+def test_several_signatures_without_a_default_one_are_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert asked(monkeypatch, Service("one", "two")) == predict.NOBODY_ANSWERS
+    assert run(monkeypatch, Service("one", "two")) == predict.UNAVAILABLE
     assert capsys.readouterr().err == "error: model has no signature 'serving_default'; it has 'one', 'two'\n"
+
+
+def test_rows_of_a_classification() -> None:
+    results = {"results": [[["hat", 0.7512], ["bag", 0.2], ["shoe", 0.04], ["sock", 0.01]], [["bag", None]]]}
+    assert rows_of("a.png", results, "0.42, Infinity") == [
+        ["a.png[0]", "hat 75.1%", "bag 20.0%", "shoe 4.0%", ""],
+        ["a.png[1]", "bag –", "unlike anything it knows (Infinity)"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "rows"),
+    [
+        ({"predictions": [30.999998092651367]}, [["10", "31"]]),
+        ({"predictions": [1, 2]}, [["10[0]", "1"], ["10[1]", "2"]]),
+        ({"outputs": {"y": [1.0]}}, [["10", "{'y': [1.0]}"]]),
+        ({"predictions": ["x" * 200]}, [["10", "x" * 97 + "..."]]),
+    ],
+)
+def test_rows_of_predictions(answer: dict[str, object], rows: list[list[str]]) -> None:
+    assert rows_of("10", answer, "") == rows
+
+
+def test_columns_are_aligned() -> None:
+    assert table([["a.png", "hat"], ["longer.png", "bag", "unlike"]]) == "a.png       hat\nlonger.png  bag  unlike"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("total", "stream", "is_shown"), [(10, Terminal(), True), (2, Terminal(), False), (10, io.StringIO(), False)]
+)
+def test_progress_shows_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, total: int, stream: io.StringIO, is_shown: bool
+) -> None:
+    monkeypatch.setattr("sys.stderr", stream)
+    progress = Progress(total)
+    progress.step()
+    progress.end()
+    assert (f"1/{total}" in stream.getvalue()) == is_shown
