@@ -1,4 +1,4 @@
-"""Errors, each with its HTTP status, and the response that a client gets for one."""
+"""Errors with an HTTP status, and their responses."""
 
 import logging
 import re
@@ -6,11 +6,14 @@ from pathlib import Path
 
 from service.http import Response, error_response
 
+_NAME = r"[^\s/'\"`:;,()\[\]<>]"
+_ABSOLUTE_PATH = re.compile(rf"(?<![\w./:-])/(?:{_NAME}+/)+({_NAME}*)")
+
 logger = logging.getLogger(__name__)
 
 
 class ServingError(Exception):
-    """Its message goes to the client as it is: what was wrong, where, and what was expected."""
+    """The message goes to the client: what is wrong, where, and what was expected."""
 
     status = 500
     headers: tuple[tuple[str, str], ...] = ()
@@ -38,7 +41,7 @@ class Unavailable(ServingError):
 
 
 class GraphError(ServingError):
-    """What a graph itself reports, with the status that its code stands for."""
+    """An error that a graph reports, with the status for its code."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -48,25 +51,21 @@ class GraphError(ServingError):
 
 
 def response_to_error(error: Exception, method: str, path: str, request_id: str) -> Response:
-    """What the client is told. What is a bug, or may be one, goes to the log."""
-    answer = error_response(500, "internal error; the service's log has the details")
+    """The response for an error. A possible bug is logged, with its traceback."""
+    response = error_response(500, "internal error; the service's log has the details")
     if isinstance(error, ServingError):
-        answer = error_response(error.status, str(error), *error.headers)
-    # 503 and 504 say what is the matter, and under load there are many.
-    if answer.status == 500:
-        # No path may look like lines of the log, or move the cursor of who reads them.
+        response = error_response(error.status, str(error), *error.headers)
+    # Not 503 and 504, which are no bugs and come in numbers under load.
+    if response.status == 500:
+        # A path must not forge lines of the log, or send control codes to a terminal.
         path = path.encode("unicode_escape").decode()
         logger.error(
             "%s %s failed (request %s)", method, path, request_id, exc_info=error, extra={"request_id": request_id}
         )
-    return answer
-
-
-_NAME = r"[^\s/'\"`:;,()\[\]<>]"
-_ABSOLUTE = re.compile(rf"(?<![\w./:-])/(?:{_NAME}+/)+({_NAME}*)")
+    return response
 
 
 def without_paths(message: str, folder: Path) -> str:
-    """What lies in the folder keeps its place within it; of any other absolute path the last part stays."""
-    words = message.replace(f"{folder}/", "").replace(str(folder), "its folder")
-    return _ABSOLUTE.sub(r"\1", words)
+    """The message with paths relative to the folder, and only the last part of any other absolute path."""
+    text = message.replace(f"{folder}/", "").replace(str(folder), "its folder")
+    return _ABSOLUTE_PATH.sub(r"\1", text)

@@ -1,6 +1,6 @@
-"""`assets.extra/serving.json`: what a version tells the service beyond its SavedModel. Read here, written here.
+"""Read and write `assets.extra/serving.json`, a version's configuration beside its SavedModel.
 
-Every part is optional: `{}` and no file at all mean the same. docs/operations/models.md describes the parts.
+Every part is optional: `{}` means the same as no file. docs/operations/models.md describes the parts.
 """
 
 import hashlib
@@ -17,8 +17,8 @@ from service.tensors.signature import Signature
 ASSETS = "assets.extra"
 CONFIG_FILE = "serving.json"
 TWIN_FILE = "model.tflite"
-# The files that may hold a SavedModel's graph; of several TensorFlow reads the first. The last, in chunks, is what
-# graphs of 2 GB and more come in.
+# Files that may hold a SavedModel's graph; of several, TensorFlow reads the first. The last holds graphs of 2 GB and
+# more, in chunks.
 GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 # Files that people put where a SavedModel belongs.
 OTHER_FORMATS = {
@@ -35,15 +35,15 @@ Size = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 
 
 class InvalidServingConfig(ValueError):
-    """serving.json is not what it should be; the message says where."""
+    """serving.json is invalid; the message says where."""
 
 
 class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """How a picture becomes the model's input.
 
-    `fit`: "contain" shows all of it, padded with its ground; "cover" fills the frame and cuts what sticks out
-    (both keep the aspect); "stretch" does not keep it. `ground`: the ground that the model knows; a picture on
-    the opposite ground is inverted (grey pictures only). None leaves pictures as they are.
+    `fit`: "contain" pads the picture, "cover" crops it, both keeping the aspect ratio; "stretch" does not keep it.
+    `ground`: the ground that the model expects; pictures on the opposite ground are inverted (grey pictures only). None
+    leaves pictures as they are.
     """
 
     height: Size
@@ -58,13 +58,12 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
 
 
 class Twin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The proof that `model.tflite` answers as the SavedModel does.
+    """The proof that `model.tflite` is equal to the SavedModel.
 
-    `largest_difference` over `inputs_tried` real inputs: of float32 that of any output value (absolute up to 1,
-    relative above), of a lower precision that of any probability;
-    `saved_model_sha256` is `saved_model_digest` of the SavedModel that it was made from. `tolerance`: of float32 how
-    large the difference may be; of a lower precision how much less the twin's `accuracy` may be than the SavedModel's,
-    both on the same labelled inputs.
+    `saved_model_sha256`: the `saved_model_digest` that it was converted from. `largest_difference`: over `inputs_tried`
+    real inputs, of any output value for float32 (absolute up to 1, relative above), of any probability for a lower
+    precision. `tolerance`: the allowed difference for float32; for a lower precision how far the twin's `accuracy` may
+    be below the SavedModel's, on the same labelled inputs.
     """
 
     sha256: str
@@ -82,10 +81,10 @@ class Twin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
 
 
 class RowProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The proof that the rows of these signatures are independent: so many real rows gave the same outputs alone, all
-    together, in another order, and alone again.
+    """The proof that the rows of these signatures are independent: real rows had the same outputs alone, together, in
+    another order, and alone again.
 
-    `largest_difference`: of any output value, absolute up to 1, relative above; `tolerance`: how large it may be.
+    `largest_difference`: of any output value, absolute up to 1, relative above. `tolerance`: the allowed difference.
     """
 
     signatures: tuple[str, ...]
@@ -95,8 +94,8 @@ class RowProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class OutlierScore(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which signature gives what `serving_default` gives and, as `output`, a number for each row that is above
-    `threshold` where the row is unlike what the model was trained on."""
+    """The signature with the outputs of `serving_default` and one more, `output`: a number for each row, above
+    `threshold` for rows unlike the training data."""
 
     signature: str
     output: str
@@ -108,8 +107,8 @@ class OutlierScore(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Something to try the model with: `file`, a picture or a recording (CSV, a step a line) that lies beside, or
-    `instance`, an entry of a v1 request's `instances`. `expected`: the label, or the output, that is right for it."""
+    """An input to try: `file`, a picture or a recording (CSV, a step per line) in `assets.extra`, or `instance`, an
+    entry of a v1 request's `instances`. `expected`: the right label or output."""
 
     file: str | None = None
     instance: Any = None
@@ -121,10 +120,10 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
 
 
 class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """`no_twin` says why none was shipped. Only the signatures that `independent_rows` names are batched.
+    """The content of serving.json.
 
-    `example` is a request that works: a v1 body (`{"instances": [10.0]}`) or `{"picture": FILE}` with the name
-    of a picture that lies beside.
+    `example`: a valid request, either a v1 body (`{"instances": [10.0]}`) or `{"picture": FILE}` with the name of a
+    picture in `assets.extra`. `no_twin`: why there is no twin. `independent_rows`: only its signatures are batched.
     """
 
     signatures: dict[str, Signature] = {}
@@ -139,7 +138,7 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 def graph_file(version_dir: Path) -> Path | None:
-    """The file that holds the SavedModel's graph; None where the folder is no SavedModel."""
+    """The file with the SavedModel's graph; None if the folder is no SavedModel."""
     return next((path for name in GRAPH_FILES if (path := version_dir / name).is_file()), None)
 
 
@@ -153,7 +152,7 @@ def misplaced_models(version_dir: Path) -> Iterator[str]:
 
 
 def saved_model_digest(version_dir: Path) -> str:
-    """SHA-256 over graph, variables and assets: all that decides what the SavedModel answers."""
+    """SHA-256 of graph, variables and assets, which determine the outputs of the SavedModel."""
     digest = hashlib.sha256()
     parts = (file for folder in ("variables", "assets") for file in sorted(version_dir.glob(f"{folder}/**/*")))
     graph = graph_file(version_dir) or version_dir / GRAPH_FILES[0]
@@ -165,7 +164,7 @@ def saved_model_digest(version_dir: Path) -> str:
 
 
 def read_serving_config(version_dir: Path) -> ServingConfig:
-    """Raises InvalidServingConfig, which names the part and what was expected of it."""
+    """Raises InvalidServingConfig, which names the invalid part and what was expected."""
     try:
         text = (version_dir / ASSETS / CONFIG_FILE).read_bytes()
     except FileNotFoundError:

@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 
 import orjson
 import pytest
@@ -11,6 +12,7 @@ from service.errors import (
     ServingError,
     Unavailable,
     response_to_error,
+    without_paths,
 )
 from service.http import Response
 from service.inference.deadline import DeadlineExceeded
@@ -36,7 +38,7 @@ def respond(name: str) -> Response:
     ("name", "status"),
     [("invalid", 400), ("not_found", 404), ("too_large", 413), ("unavailable", 503), ("serving", 500), ("graph", 404)],
 )
-def test_an_error_has_its_own_status_and_words(name: str, status: int) -> None:
+def test_an_error_has_its_status_and_message(name: str, status: int) -> None:
     response = respond(name)
     assert (response.status, orjson.loads(response.body)) == (status, {"error": str(RAISED[name])})
 
@@ -47,13 +49,13 @@ def test_retry_after(name: str, seconds: str | None) -> None:
 
 
 @pytest.mark.parametrize("name", ["invalid", "not_found", "too_large", "unavailable", "too_late", "graph"])
-def test_what_is_no_bug_is_not_logged(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_bugs_are_logged(name: str, caplog: pytest.LogCaptureFixture) -> None:
     respond(name)
     assert caplog.records == []
 
 
 @pytest.mark.parametrize("name", ["serving", "bug"])
-def test_bugs_are_logged_with_the_request_and_the_traceback(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_bugs_are_logged_with_request_and_traceback(name: str, caplog: pytest.LogCaptureFixture) -> None:
     respond(name)
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.__dict__["request_id"] == "mine"
@@ -65,3 +67,29 @@ def test_a_bug_tells_the_client_nothing() -> None:
     response = respond("bug")
     message = {"error": "internal error; the service's log has the details"}
     assert (response.status, orjson.loads(response.body)) == (500, message)
+
+
+FOLDER = Path("/srv/my models/clothing/2")
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            "[Errno 21] Is a directory: '/srv/my models/clothing/2/model.tflite'",
+            "[Errno 21] Is a directory: 'model.tflite'",
+        ),
+        ("/srv/my models/clothing/2 holds nothing", "its folder holds nothing"),
+        ("/opt/venv/lib/python3.11/site-packages/x/y.so: undefined symbol", "y.so: undefined symbol"),
+        ("vocabulary (/home/alice/words.txt) is missing", "vocabulary (words.txt) is missing"),
+        ("open /usr/lib/ failed", "open  failed"),
+        ("assets.extra/serving.json: no", "assets.extra/serving.json: no"),
+        ("expected 1/2, and/or http://example.org/a/b", "expected 1/2, and/or http://example.org/a/b"),
+    ],
+)
+def test_paths_are_shortened(message: str, expected: str) -> None:
+    assert without_paths(message, FOLDER) == expected
+
+
+def test_a_relative_folder_is_left_out() -> None:
+    assert without_paths("models/m/1/variables are missing", Path("models/m/1")) == "variables are missing"

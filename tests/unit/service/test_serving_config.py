@@ -10,8 +10,10 @@ from service.serving_config import (
     ImageSpec,
     InvalidServingConfig,
     OutlierScore,
+    Sample,
     ServingConfig,
     Twin,
+    misplaced_models,
     read_serving_config,
     saved_model_digest,
     write_serving_config,
@@ -34,23 +36,23 @@ def write(version_dir: Path, text: str) -> Path:
     return version_dir
 
 
-def test_what_is_written_can_be_read(tmp_path: Path) -> None:
+def test_round_trip(tmp_path: Path) -> None:
     write_serving_config(tmp_path, WHOLE)
     assert read_serving_config(tmp_path) == WHOLE
 
 
-def test_it_is_written_over_what_was_there_for_people_to_read(tmp_path: Path) -> None:
+def test_the_file_is_replaced_and_indented(tmp_path: Path) -> None:
     write_serving_config(tmp_path, WHOLE)
     write_serving_config(tmp_path, ServingConfig(labels=("a",), no_twin="too large a difference"))
     text = (tmp_path / ASSETS / CONFIG_FILE).read_text()
     assert text == '{\n  "labels": [\n    "a"\n  ],\n  "no_twin": "too large a difference"\n}\n'
 
 
-def test_no_file_means_the_same_as_an_empty_one(tmp_path: Path) -> None:
+def test_no_file_is_an_empty_one(tmp_path: Path) -> None:
     assert read_serving_config(tmp_path) == read_serving_config(write(tmp_path, "{}")) == ServingConfig()
 
 
-def test_a_picture_is_colour_and_stretched_unless_told_otherwise(tmp_path: Path) -> None:
+def test_defaults_of_a_picture(tmp_path: Path) -> None:
     config = read_serving_config(write(tmp_path, '{"image": {"height": 3, "width": 4}}'))
     assert config.image == ImageSpec(height=3, width=4, mode="RGB", fit="stretch", ground=None)
 
@@ -102,7 +104,7 @@ BROKEN: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_is_refused_with_the_part_and_what_was_expected(name: str, tmp_path: Path) -> None:
+def test_an_invalid_file_is_rejected(name: str, tmp_path: Path) -> None:
     text, words = BROKEN[name]
     with pytest.raises(InvalidServingConfig) as raised:
         read_serving_config(write(tmp_path, text))
@@ -110,19 +112,19 @@ def test_a_broken_file_is_refused_with_the_part_and_what_was_expected(name: str,
     assert words in str(raised.value)
 
 
-def test_a_ground_for_colour_pictures_is_refused_in_python_too() -> None:
+def test_a_ground_for_colour_pictures_is_rejected() -> None:
     with pytest.raises(ValueError, match="'ground' goes with the mode 'L' only"):
         ImageSpec(height=1, width=1, mode="RGB", ground="white")
 
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_threshold_that_divides_nothing_is_refused_in_python_too(threshold: float) -> None:
+def test_a_meaningless_threshold_is_rejected(threshold: float) -> None:
     with pytest.raises(ValueError, match="expected a finite number above 0"):
         OutlierScore(signature="scored", output="outlier_score", threshold=threshold)
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
-def test_a_twin_of_lower_precision_comes_with_both_accuracies(tmp_path: Path, precision: Any) -> None:
+def test_a_twin_of_lower_precision_needs_both_accuracies(tmp_path: Path, precision: Any) -> None:
     assert WHOLE.twin is not None
     twin = msgspec.structs.replace(WHOLE.twin, precision=precision, accuracy=0.91, saved_model_accuracy=0.92)
     write_serving_config(tmp_path, ServingConfig(twin=twin))
@@ -131,7 +133,13 @@ def test_a_twin_of_lower_precision_comes_with_both_accuracies(tmp_path: Path, pr
         msgspec.structs.replace(twin, saved_model_accuracy=None)
 
 
-def test_a_signature_of_free_rank_survives_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sample", [{}, {"file": "a.png", "instance": 1}])
+def test_a_sample_is_either_a_file_or_an_instance(sample: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="a sample has either 'file' or 'instance'"):
+        Sample(**sample)
+
+
+def test_a_signature_of_free_rank_round_trips(tmp_path: Path) -> None:
     of: Any = {"method_name": "m", "inputs": {"x": {"name": "x:0", "dtype": "DT_INT8", "shape": None}}, "outputs": {}}
     text = msgspec.json.encode({"signatures": {"s": of}}).decode()
     assert read_serving_config(write(tmp_path, text)).signatures["s"].inputs["x"].shape is None
@@ -145,7 +153,7 @@ def saved_model(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_digest_is_the_same_in_another_folder(saved_model: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_digest_does_not_depend_on_the_folder(saved_model: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     copy = tmp_path_factory.mktemp("elsewhere") / "7"
     saved_model.rename(copy)
     before = saved_model_digest(copy)
@@ -164,23 +172,30 @@ def test_the_digest_is_the_same_in_another_folder(saved_model: Path, tmp_path_fa
     ],
     ids=["graph", "variables", "a name", "one more file", "assets"],
 )
-def test_the_digest_tells_every_change_that_changes_answers(saved_model: Path, change: Any) -> None:
+def test_the_digest_depends_on_graph_variables_and_assets(saved_model: Path, change: Any) -> None:
     before = saved_model_digest(saved_model)
     change(saved_model)
     assert saved_model_digest(saved_model) != before
 
 
-def test_the_digest_does_not_care_for_what_lies_beside_the_saved_model(saved_model: Path) -> None:
+def test_the_digest_ignores_other_files(saved_model: Path) -> None:
     before = saved_model_digest(saved_model)
     write_serving_config(saved_model, WHOLE)
     (saved_model / "fingerprint.pb").write_bytes(b"x")
     assert saved_model_digest(saved_model) == before
 
 
-def test_folders_within_the_assets_are_no_stumbling_block(saved_model: Path) -> None:
+def test_the_digest_of_nested_assets(saved_model: Path) -> None:
     (saved_model / "assets" / "sub").mkdir(parents=True)
     vocabulary = saved_model / "assets" / "sub" / "vocabulary.txt"
     vocabulary.write_text("a")
     before = saved_model_digest(saved_model)
     vocabulary.write_text("b")
     assert saved_model_digest(saved_model) != before
+
+
+def test_misplaced_models_are_found(tmp_path: Path) -> None:
+    for name in ("export/saved_model.pb", "model.keras", "notes/readme.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(misplaced_models(tmp_path)) == ["export/saved_model.pb", "model.keras"]

@@ -1,1 +1,0 @@
-"""`python -m service predict`: asks a model from the command line."""
