@@ -79,7 +79,7 @@ def test_versions_come_and_go_while_others_run(tmp_path: Path) -> None:
 def test_a_version_in_use_stays_until_its_last_request_is_answered(tmp_path: Path) -> None:
     saved_models.save_linear(tmp_path / "1")
     engine = SavedModelEngine(tmp_path / "1")
-    call = engine._calls["serving_default"]
+    call = engine._runners["serving_default"]
     del engine
     gc.collect()
     assert call({"x": floats(10)})["y"].tolist() == [31]
@@ -89,7 +89,7 @@ GROWTH = """
 import sys
 from pathlib import Path
 import numpy as np, psutil
-from service.engines.saved_model import SavedModelEngine
+from service.engines.tensorflow.engine import SavedModelEngine
 from service.errors import InvalidRequest
 
 version = Path(sys.argv[1])
