@@ -38,10 +38,11 @@ test: lint ## lint, types, and every test that this machine can run; says which 
 	.venv/dev/bin/coverage combine --quiet
 	.venv/dev/bin/coverage report --fail-under=90
 
-lint: .venv/dev/installed ## lint, format and types; the Dockerfile, too
+lint: .venv/dev/installed ## lint, format, types and layers of imports; the Dockerfile, too
 	.venv/dev/bin/ruff check
 	.venv/dev/bin/ruff format --check
 	.venv/dev/bin/mypy
+	.venv/dev/bin/lint-imports --no-logo
 	.venv/dev/bin/hadolint deploy/Dockerfile
 
 audit: .venv/dev/installed ## known vulnerabilities of the packages that the images hold (asks the package registry)
@@ -90,7 +91,7 @@ lock: .venv/dev/installed ## write requirements/*.txt anew from pyproject.toml a
 	done
 
 clean: ## remove the virtual environments and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .venv .import_linter_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 
 # A virtual environment holds exactly its lock file. The lock is complete: pip need not look for more (--no-deps);
 # nor compile thousands of files that are never imported (--no-compile).
