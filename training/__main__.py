@@ -9,9 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, get_args, get_origin
 
-from training import activity, clothing, exercises, folder, photos, regression, replay, report
+from training import exercises, folder, replay, report
 from training.config import HELP
 from training.errors import ConfigError, RunError
+from training.models import activity, clothing, photos, regression
 
 # A new model or command is a new file with NAME, Config, run(config) and a docstring, and its name here.
 MODELS: tuple[ModuleType, ...] = (regression, clothing, activity, photos)

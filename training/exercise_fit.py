@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from training import train
+from training.evaluation.timing import microseconds
 from training.exercises import LEVEL, PATIENCE, Exercise
-from training.timing import microseconds
+from training.fit import train
 
 BATCH_SIZE = 32
 

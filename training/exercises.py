@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from training import datasets
 from training.config import check_output, check_seed
+from training.data import datasets
 from training.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ Cost: grows with the pictures; for 3,000 about two thirds of what `photos` costs
 
 from typing import TYPE_CHECKING
 
-from training import folds, photos_config
+from training.evaluation import folds
+from training.models import photos_config
 
 if TYPE_CHECKING:
-    from training.picture_folder import PictureFolder
+    from training.data.picture_folder import PictureFolder
 
 NAME = "folder"
 Config = photos_config.FolderConfig
@@ -20,15 +21,15 @@ SPLIT = 7
 def run(config: photos_config.FolderConfig) -> None:
     photos, test = read(config)
 
-    from training import photo_classifier  # only now: what is wrong with the pictures needs no TensorFlow
-    from training.photos_card import folder_card
+    from training.export.photos_card import folder_card
+    from training.models import photo_classifier  # only now: what is wrong with the pictures needs no TensorFlow
 
     photo_classifier.train_and_publish(config.name, config, photos, test, folder_card)
 
 
 def read(config: photos_config.FolderConfig) -> "tuple[PictureFolder, PictureFolder]":
     """What to train on, and what is kept for the last evaluation."""
-    from training import picture_folder
+    from training.data import picture_folder
 
     train, validation = config.directory / "train", config.directory / "validation"
     photos = picture_folder.read(

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from training import export, regression, twin
+from training.export import export, twin
+from training.models import regression
 
 
 def package(**changed: Any) -> export.Package:

@@ -13,8 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from training import strategy, train
 from training.errors import RunError
+from training.fit import strategy, train
 
 EPOCHS, BATCH_SIZE, SEED = 4, 32, 1
 

@@ -19,9 +19,10 @@ from service.tensors.image import decode_picture
 from tests.integration.conftest import SHIPPED
 from tests.integration.prometheus import MONITORING, Prometheus, prometheus
 from tests.integration.server import Server, running, wait_for
-from training import basic_motions, photos
-from training.datasets import HOW_TO_GET, fashion_mnist, local_folder
+from training.data import basic_motions
+from training.data.datasets import HOW_TO_GET, fashion_mnist, local_folder
 from training.errors import DatasetError
+from training.models import photos
 
 SMALL, LARGE = 0.1, 0.25
 REQUESTS = 500

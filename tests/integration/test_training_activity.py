@@ -9,7 +9,8 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from tests.integration.training_run import ROOT, read, train
-from training import activity, basic_motions
+from training.data import basic_motions
+from training.models import activity
 
 SHIPPED = ROOT / "models" / "activity" / "1"
 

@@ -10,8 +10,9 @@ pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requireme
 import keras
 import tensorflow as tf
 
-from training import calibration, classifier, classifier_card, export, outliers, twin
-from training.classifier import Classifier, Examples
+from training.evaluation import calibration, classifier, outliers
+from training.evaluation.classifier import Classifier, Examples
+from training.export import classifier_card, export, twin
 
 NAMES = ("hat", "sock", "glove")
 

@@ -11,8 +11,8 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 from tests.integration.training_run import ROOT, read, train
-from training import augmentation, datasets
-from training.clothing_networks import convolution
+from training.data import augmentation, datasets
+from training.models.clothing_networks import convolution
 
 SHIPPED = ROOT / "models" / "clothing"
 DENSE, CONVOLUTION = SHIPPED / "1", SHIPPED / "2"

@@ -14,7 +14,8 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requirements/train.txt)")
 
-from training import datasets, exercise_fit
+from training import exercise_fit
+from training.data import datasets
 from training.exercises import EXERCISES, Exercise
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,8 @@ import tensorflow as tf
 from service.drift import features
 from service.serving_config import saved_model_digest
 from tests.integration.packages import package, scored_package, serving_config
-from training import export, regression, twin
+from training.export import export, twin
+from training.models import regression
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "models").glob("*/[1-9]*"))
@@ -168,7 +169,8 @@ def test_an_export_that_fails_leaves_nothing(tmp_path: Path) -> None:
 KILLED_HALFWAY = """
 import signal, sys
 from pathlib import Path
-from training import export, regression, twin
+from training.export import export, twin
+from training.models import regression
 
 def convert(folder, *_):
     print("halfway", flush=True)

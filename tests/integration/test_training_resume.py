@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training import backup, devices, train
 from training.errors import FitError
-from training.strategy import ALONE
-from training.train import Fit
+from training.fit import backup, devices, train
+from training.fit.strategy import ALONE
+from training.fit.train import Fit
 
 EPOCHS, BATCH_SIZE, SEED = 3, 32, 3
 STEPS = 4

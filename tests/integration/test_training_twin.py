@@ -11,7 +11,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from tests.integration.packages import package, scored_graph, scored_package, serving_config
-from training import export, twin
+from training.export import export, twin
 
 
 def test_the_twin_of_a_classifier_holds_only_the_signature_with_the_score(tmp_path: Path) -> None:

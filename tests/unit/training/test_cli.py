@@ -174,7 +174,7 @@ def test_ctrl_c_is_a_line_too(
     def interrupted(config: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("training.regression.run", interrupted)
+    monkeypatch.setattr("training.models.regression.run", interrupted)
     assert main(["regression", "--output", str(tmp_path)]) == 130
     assert "nothing was exported" in one_line(capsys)
 

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from training.evaluation import evaluate
+
+NAMES = ("hat", "sock", "glove")
+TRUTH = np.array([0, 0, 0, 1, 1, 2])
+PREDICTED = np.array([0, 0, 1, 1, 0, 0])
+MATRIX = evaluate.confusion_matrix(TRUTH, PREDICTED, 3)
+
+
+def test_rows_are_what_it_is_and_columns_what_it_was_called() -> None:
+    assert MATRIX.tolist() == [[2, 1, 0], [1, 1, 0], [1, 0, 0]]
+
+
+def test_accuracy_is_the_share_on_the_diagonal() -> None:
+    assert evaluate.accuracy(MATRIX) == 0.5
+
+
+def test_precision_recall_and_support_of_each_class() -> None:
+    classes = evaluate.per_class(MATRIX, NAMES)
+    assert classes["hat"] == {"precision": 0.5, "recall": 0.6667, "support": 3}
+    assert classes["sock"] == {"precision": 0.5, "recall": 0.5, "support": 2}
+
+
+def test_a_class_that_was_never_called_has_no_precision() -> None:
+    assert evaluate.per_class(MATRIX, NAMES)["glove"] == {"precision": None, "recall": 0.0, "support": 1}
+
+
+def test_a_class_without_examples_has_no_recall() -> None:
+    matrix = evaluate.confusion_matrix(np.array([0]), np.array([1]), 2)
+    assert evaluate.per_class(matrix, ("hat", "sock"))["sock"] == {"precision": 0.0, "recall": None, "support": 0}
+
+
+def test_cross_entropy_is_the_mean_surprise_at_the_truth() -> None:
+    probabilities = np.array([[0.5, 0.5], [0.25, 0.75]], np.float32)
+    loss = evaluate.cross_entropy(np.array([0, 1]), probabilities)
+    assert loss == pytest.approx(-(np.log(0.5) + np.log(0.75)) / 2)
+
+
+def test_a_probability_of_zero_for_the_truth_is_a_large_but_finite_loss() -> None:
+    assert evaluate.cross_entropy(np.array([0]), np.array([[0.0, 1.0]])) == pytest.approx(16.1, abs=0.1)
+
+
+def test_confusions_come_most_frequent_first_and_leave_out_what_is_right() -> None:
+    matrix = np.array([[90, 7, 3], [0, 99, 1], [0, 0, 100]])
+    assert evaluate.confusions(matrix, NAMES) == [("hat", "sock", 7), ("hat", "glove", 3), ("sock", "glove", 1)]

@@ -1,0 +1,108 @@
+import math
+
+import numpy as np
+import pytest
+
+from training.data.basic_motions import Motions
+from training.evaluation import folds
+from training.models import activity, speed_rules
+from training.models.activity import Candidate
+
+NAMES = ("Standing", "Running", "Walking", "Badminton")
+
+
+def steady(*speeds: float) -> Motions:
+    """A recording for each speed: acceleration along y of that size, to and fro, and a rotation that does not count."""
+    motions = np.full((len(speeds), 10, 6), 99, np.float32)
+    motions[..., :3] = 0
+    motions[..., 1] = np.outer(speeds, [1, -1] * 5)
+    return motions
+
+
+def test_speed_is_the_mean_length_of_the_acceleration() -> None:
+    np.testing.assert_allclose(speed_rules.speeds(steady(0, 3, 12.5)), [0, 3, 12.5])
+    diagonal = np.array([[[3, 0, 4, 9, 9, 9], [0, 0, 0, 9, 9, 9]]], np.float32)
+    np.testing.assert_allclose(speed_rules.speeds(diagonal), [2.5])
+
+
+def test_the_rules_by_hand_go_up_with_speed() -> None:
+    called = speed_rules.apply(speed_rules.BY_HAND, steady(0.5, 1, 3.9, 4, 11, 12, 1000), NAMES)
+    assert [NAMES[label] for label in called] == [
+        "Standing", "Walking", "Walking", "Running", "Running", "Badminton", "Badminton",
+    ]  # fmt: skip
+
+
+def test_tuned_rules_take_order_and_limits_from_the_data() -> None:
+    motions, labels = steady(0, 2, 20, 22, 5, 7, 10, 12), np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    rules = speed_rules.tune(motions, labels, NAMES)
+    assert [name for _, name in rules] == ["Standing", "Walking", "Badminton", "Running"]
+    assert [limit for limit, _ in rules] == pytest.approx([3.5, 8.5, 16, math.inf])
+    assert speed_rules.apply(rules, motions, NAMES).tolist() == labels.tolist()
+
+
+def test_every_recording_is_held_out_once_and_never_trained_on_then() -> None:
+    labels = np.repeat([0, 1, 2, 3], 10)
+    held_out: list[int] = []
+    for train, validation in folds.stratified(labels, 5, seed=3):
+        assert sorted([*train, *validation]) == list(range(40))
+        assert np.bincount(labels[validation]).tolist() == [2, 2, 2, 2]
+        held_out += validation.tolist()
+    assert sorted(held_out) == list(range(40))
+
+
+def test_the_folds_follow_the_seed() -> None:
+    def first(seed: int) -> list[int]:
+        _, validation = next(folds.stratified(np.repeat([0, 1], 20), 5, seed))
+        return [int(place) for place in validation]
+
+    assert first(1) == first(1) != first(2)
+
+
+def test_altered_copies_have_the_shape_and_labels_of_the_recordings() -> None:
+    motions, labels = steady(1, 2, 3), np.array([2, 0, 1])
+    many, many_labels = activity.copies(motions, labels, altered=True, seed=1)
+    assert many.shape == (3 * activity.COPIES, 10, 6)
+    assert many.dtype == np.float32
+    assert many_labels.tolist() == [2, 0, 1] * activity.COPIES
+    assert len(np.unique(many, axis=0)) == len(many)
+    np.testing.assert_array_equal(many, activity.copies(motions, labels, altered=True, seed=1)[0])
+
+
+def test_an_altered_copy_is_the_recording_begun_elsewhere_and_scaled_with_little_noise() -> None:
+    generator = np.random.default_rng(0)
+    recording = generator.normal(size=(1, 50, 6)).astype(np.float32)
+    for copy in activity.copies(recording, np.array([0]), altered=True, seed=1)[0]:
+        shifted = np.stack([np.roll(recording[0], shift, axis=0) for shift in range(50)])
+        strengths = (shifted * copy).sum(axis=(1, 2)) / (recording**2).sum()
+        best = strengths.argmax()
+        assert 0.84 < strengths[best] < 1.16
+        assert np.abs(copy - strengths[best] * shifted[best]).max() < 0.3
+
+
+def test_copies_that_are_not_altered_are_equal() -> None:
+    motions = steady(1, 2)
+    many, _ = activity.copies(motions, np.array([0, 1]), altered=False, seed=1)
+    np.testing.assert_array_equal(many.reshape(activity.COPIES, 2, 10, 6), np.broadcast_to(motions, (20, 2, 10, 6)))
+
+
+def test_the_proof_has_a_thousand_inputs_made_of_the_recordings() -> None:
+    motions = np.random.default_rng(0).normal(size=(40, 100, 6)).astype(np.float32)
+    inputs = activity.proof_inputs(motions)
+    assert inputs.shape == (1000, 100, 6)
+    np.testing.assert_array_equal(inputs[:40], motions)
+    np.testing.assert_array_equal(inputs[40, 4:], motions[0, :-4])
+
+
+def test_the_candidate_that_calls_most_right_is_chosen_and_of_equals_the_surest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    results = dict(zip(activity.CANDIDATES, [(0.95, 0.1), (0.975, 0.3), (0.975, 0.2), (0.9, 0.05)], strict=True))
+
+    def cross_validate(candidate: Candidate, *_: object) -> activity.Tried:
+        accuracy, loss = results[candidate]
+        return activity.Tried({"val_accuracy": [1.0, accuracy], "val_loss": [0.0, loss]}, None)
+
+    monkeypatch.setattr(activity, "cross_validate", cross_validate)
+    chosen, tried = activity.choose(activity.Config(), steady(1), np.array([0]))
+    assert chosen == activity.CANDIDATES[2]
+    assert list(tried) == list(activity.CANDIDATES)

@@ -1,0 +1,1 @@
+"""Data sets, checked and as arrays; pictures altered; samples."""

@@ -1,0 +1,72 @@
+"""A few inputs that the network was not fitted to, put beside a version for people to try it with."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from service.serving_config import Sample
+from training.evaluation.evaluate import Integers
+
+FOLDER = "samples"
+OF_EACH = 2  # the first of each class: none is chosen by what the network makes of it
+LONGEST_SIDE = 300  # of a photo; more than the network sees, and twenty are soon there
+JPEG_QUALITY = 75
+
+
+def pictures(assets: Path, images: npt.NDArray[np.uint8], labels: Integers, names: Sequence[str]) -> tuple[Sample, ...]:
+    """`images` [n, height, width], of the test split; written as PNG."""
+    return _write(assets, labels, names, ".png", lambda place, path: Image.fromarray(images[place]).save(path))
+
+
+def photos(assets: Path, files: Sequence[Path], labels: Integers, names: Sequence[str]) -> tuple[Sample, ...]:
+    """Smaller copies of the test split's files, upright, without what cameras write beside the picture."""
+
+    def shrink(place: int, path: Path) -> None:
+        with Image.open(files[place]) as photo:
+            upright = ImageOps.exif_transpose(photo).convert("RGB")
+        upright.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        upright.save(path, quality=JPEG_QUALITY)
+
+    return _write(assets, labels, names, ".jpg", shrink)
+
+
+def recordings(
+    assets: Path,
+    values: npt.NDArray[np.floating[Any]],
+    labels: Integers,
+    names: Sequence[str],
+    channels: Sequence[str],
+) -> tuple[Sample, ...]:
+    """`values` [n, steps, channels], of the test split: each as CSV; and one of each class, one after the other, in
+    which a window can be moved."""
+    header = ",".join(channels)
+
+    def write(path: Path, steps: npt.NDArray[np.floating[Any]]) -> None:
+        np.savetxt(path, steps, fmt="%.4f", delimiter=",", header=header, comments="")
+
+    alone = _write(assets, labels, names, ".csv", lambda place, path: write(path, values[place]))
+    joined = assets / FOLDER / "all-in-a-row.csv"
+    write(joined, np.concatenate([values[place] for place in _first(labels, len(names), 1)]))
+    return (*alone, Sample(file=f"{FOLDER}/{joined.name}"))
+
+
+def _write(
+    assets: Path, labels: Integers, names: Sequence[str], suffix: str, write: Callable[[int, Path], None]
+) -> tuple[Sample, ...]:
+    folder = assets / FOLDER
+    folder.mkdir(exist_ok=True)
+    samples = []
+    for number, place in enumerate(_first(labels, len(names), OF_EACH), start=1):
+        file = f"{number:02}{suffix}"
+        write(place, folder / file)
+        samples.append(Sample(file=f"{FOLDER}/{file}", expected=names[labels[place]]))
+    return tuple(samples)
+
+
+def _first(labels: Integers, classes: int, count: int) -> list[int]:
+    """The places of the first `count` examples of each class."""
+    return [int(place) for label in range(classes) for place in np.flatnonzero(labels == label)[:count]]

@@ -1,0 +1,1 @@
+"""The fit: batches, backup, workers and devices; transfer from EfficientNet-Lite0."""

@@ -1,0 +1,1 @@
+"""The four models that ship: configuration, network, fit and run of each."""
