@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.integration.training_run import ROOT, read, train
 from training.data import augmentation, datasets
-from training.models.clothing_networks import convolution
+from training.models.clothing import convolution
 
 SHIPPED = ROOT / "models" / "clothing"
 DENSE, CONVOLUTION = SHIPPED / "1", SHIPPED / "2"

@@ -6,22 +6,197 @@ where it was when it is run again.
 """
 
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from service.serving_config import ImageSpec
+from training.config import Config as BaseConfig
 from training.data import datasets
 from training.errors import DatasetError
+from training.fit import devices
+from training.fit.cluster import STRATEGIES
+from training.fit.devices import PRECISIONS
 from training.models import photos
-from training.models.clothing_config import Config
 
-__all__ = ["NAME", "Config", "run"]
+if TYPE_CHECKING:
+    from training.evaluation.classifier import Examples
+    from training.fit.strategy import Worker
+    from training.fit.train import Fit
+
+# Configuration
 
 NAME = "clothing"
+CLASSES = 10
 VALIDATION = 5_000  # the last of the training pictures; the test pictures are looked at once, at the end
-SAMPLE = "Sneaker"
 IMAGE = ImageSpec(height=28, width=28, mode="L", fit="contain", ground="black")
+SAMPLE = "Sneaker"
+
+# Of the training pictures' pixels: they come out with a mean of 0 and a standard deviation of 1.
+MEAN, DEVIATION = 72.9, 90.0
+
+# Of the convolution alone.
+SMOOTHING = 0.1  # of the targets: 0.91 for the true class, 0.01 for each other
+WEIGHT_DECAY = 5e-3  # of the learning rate, each step
+WARM_UP = 0.05  # of all steps
+SHIFT = 2  # pixels
+ERASED_SHARE, ERASED_SIDE = 0.5, 13
+
+
+@dataclass(frozen=True)
+class Recipe:
+    epochs: int
+    learning_rate: float
+
+
+RECIPES = {"convolution": Recipe(epochs=36, learning_rate=0.1), "dense": Recipe(epochs=12, learning_rate=0.002)}
+
+
+def _of_each(setting: str, what: str) -> str:
+    values = ", ".join(f"{network} {getattr(recipe, setting):g}" for network, recipe in RECIPES.items())
+    return f"{what}; 0 stands for the network's own: {values}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(BaseConfig):
+    network: str = field(default="convolution", metadata={"choices": tuple(RECIPES), "help": "what is fitted"})
+    epochs: int = field(default=0, metadata={"help": _of_each("epochs", "passes over the training data")})
+    batch_size: int = 128
+    learning_rate: float = field(default=0.0, metadata={"help": _of_each("learning_rate", "largest step size")})
+    precision: str = field(
+        default="auto",
+        metadata={"choices": PRECISIONS, "help": "what the fit computes in; the model is float32 in any case"},
+    )
+    strategy: str = field(
+        default="one",
+        metadata={"choices": STRATEGIES, "help": "who fits: one process, or those that TF_CONFIG names"},
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "learning_rate"):
+            # Frozen for everybody else.
+            object.__setattr__(self, name, getattr(self, name) or getattr(RECIPES[self.network], name))
+        super().__post_init__()
+
+
+# Networks: from pixels [n, 28, 28], 0…255, to features [n, d] and logits [n, 10].
+
+
+def build(network: str) -> Any:
+    return {"convolution": convolution, "dense": dense}[network]()
+
+
+def dense() -> Any:
+    """The tutorial's: Flatten, 128 units, 10."""
+    import keras  # here and below: `--help` and the defaults need no TensorFlow
+
+    pixels = keras.Input((28, 28), name="pixels")
+    values = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(pixels))
+    features = keras.layers.Dense(128, activation="relu")(values)
+    return keras.Model(pixels, {"features": features, "logits": keras.layers.Dense(CLASSES)(features)})
+
+
+def convolution() -> Any:
+    """A small residual network: two convolutions that bring 28×28 to 14×14, two blocks there, two at 7×7."""
+    import keras
+
+    def convolved(values: Any, filters: int, *, size: int = 3, stride: int = 1, active: bool = True) -> Any:
+        values = keras.layers.Conv2D(filters, size, strides=stride, padding="same", use_bias=False)(values)
+        values = keras.layers.BatchNormalization(momentum=0.98)(values)
+        return keras.layers.ReLU()(values) if active else values
+
+    def residual(values: Any, filters: int, stride: int) -> Any:
+        """Two convolutions learn what is to be added to their input (He et al., 2015)."""
+        added = convolved(convolved(values, filters, stride=stride), filters, active=False)
+        if stride > 1:
+            # An average of every four instead of one of them: nothing is thrown away.
+            values = convolved(keras.layers.AveragePooling2D(stride)(values), filters, size=1, active=False)
+        return keras.layers.ReLU()(keras.layers.add([values, added]))
+
+    pixels = keras.Input((28, 28), name="pixels")
+    values = keras.layers.Rescaling(1 / DEVIATION, -MEAN / DEVIATION)(pixels)
+    values = keras.layers.Reshape((28, 28, 1))(values)
+    values = convolved(convolved(values, 24), 48, stride=2)
+    blocks = [values]
+    for filters, stride in ((48, 1), (48, 1), (96, 2), (96, 1)):
+        blocks.append(residual(blocks[-1], filters, stride))
+    # float32, also where the fit computes in less: sums over many places, and differences that decide.
+    means = [keras.layers.GlobalAveragePooling2D(dtype="float32")(block) for block in blocks]
+    logits = keras.layers.Dense(CLASSES, dtype="float32")(means[-1])
+    return keras.Model(pixels, {"features": means, "logits": logits})
+
+
+# Fit
+
+
+def compile_settings(config: Config, steps: int) -> dict[str, Any]:
+    """The optimizer and the loss. The rate falls to zero, so that the last epochs settle and seeds and machines end
+    close together."""
+    import keras
+
+    if config.network == "dense":
+        rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
+        return {
+            "optimizer": keras.optimizers.Adam(rate),
+            "loss": keras.losses.CategoricalCrossentropy(from_logits=True),
+        }
+    rising = int(WARM_UP * steps)
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, steps - rising, warmup_target=config.learning_rate, warmup_steps=rising
+    )
+    optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
+    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=SMOOTHING)
+    return {"optimizer": optimizer, "loss": loss}
+
+
+def augment(pictures: Any, targets: Any, seed: Any) -> tuple[Any, Any]:
+    import tensorflow as tf
+
+    from training.data import augmentation
+
+    seeds = tf.random.experimental.stateless_split(seed, 3)
+    pictures = augmentation.shift(augmentation.mirror(pictures, seeds[0]), seeds[1], pixels=SHIFT)
+    return augmentation.erase(pictures, seeds[2], share=ERASED_SHARE, side=ERASED_SIDE), targets
+
+
+def fit(
+    config: Config, training: "Examples", validation: "Examples", worker: "Worker", backup: Path
+) -> tuple[Any, "Fit"]:
+    """The fitted network, in float32, and what was seen on the way. Inputs [n, 28, 28], 0…255."""
+    from training.fit import train
+
+    one_hot = np.eye(CLASSES, dtype=np.float32)
+    train.make_repeatable(config.seed)
+    batches = train.batches(
+        training.inputs.astype(np.float32),
+        one_hot[training.labels],
+        config.batch_size,
+        shuffle_seed=config.seed,
+        augment=augment if config.network == "convolution" else None,
+    )
+    with worker.scope(), devices.computing_in(config.precision):
+        network = build(config.network)
+        model = worker.model(network.input, network.output["logits"])
+        model.compile(
+            **compile_settings(config, config.epochs * batches.steps), metrics=["accuracy"], jit_compile=False
+        )
+    fit = train.fit(
+        model,
+        batches,
+        epochs=config.epochs,
+        validation=train.batches(validation.inputs.astype(np.float32), one_hot[validation.labels], 1_000),
+        backup=backup,
+        worker=worker,
+    )
+    exact = build(config.network)
+    exact.set_weights(network.get_weights())
+    return exact, fit
+
+
+# Run
 
 
 def run(config: Config) -> None:
@@ -33,14 +208,13 @@ def run(config: Config) -> None:
     from training.evaluation import classifier, probes
     from training.export import export, twin
     from training.export.clothing_card import card
-    from training.fit import backup, devices, strategy, train
-    from training.models import clothing_fit
+    from training.fit import backup, strategy, train
 
     worker = strategy.start(config.strategy)
     training = classifier.Examples(data.train_images[:-VALIDATION], data.train_labels[:-VALIDATION])
     validation = classifier.Examples(data.train_images[-VALIDATION:], data.train_labels[-VALIDATION:])
     kept = backup.folder(config.output / NAME, config)
-    network, fit = clothing_fit.fit(config, training, validation, worker, kept)
+    network, fitting = fit(config, training, validation, worker, kept)
     if not worker.chief:
         print(f"Done        worker {worker.index + 1} of {worker.count}; the first one evaluates and exports")
         return
@@ -56,11 +230,11 @@ def run(config: Config) -> None:
         "training_examples": len(training.labels),
         "network": config.network,
         "precision": devices.chosen(config.precision),
-        **train.settings_and_cost(config, fit.seconds, fit.cores * worker.count),
+        **train.settings_and_cost(config, fitting.seconds, fitting.cores * worker.count),
     }
 
     def pictures(folder: Path) -> None:
-        classifier.pictures(fitted, metrics, fit.history, folder)
+        classifier.pictures(fitted, metrics, fitting.history, folder)
         # From the validation pictures the one of its class that the model is surest of.
         wanted = data.names.index(SAMPLE)
         certainty = fitted.held_out_answers().probabilities[:, wanted]

@@ -1,7 +1,7 @@
 import pytest
 
 from training.errors import ConfigError
-from training.models.clothing_config import Config
+from training.models.clothing import Config
 
 
 def test_each_network_has_its_own_epochs_and_rate_unless_they_are_given() -> None:
