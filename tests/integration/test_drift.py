@@ -19,10 +19,9 @@ from service.tensors.image import decode_picture
 from tests.integration.conftest import SHIPPED
 from tests.integration.prometheus import MONITORING, Prometheus, prometheus
 from tests.integration.server import Server, running, wait_for
-from training.data import basic_motions
+from training.data import basic_motions, clothing_photos
 from training.data.datasets import HOW_TO_GET, fashion_mnist, local_folder
 from training.errors import DatasetError
-from training.models import photos
 
 SMALL, LARGE = 0.1, 0.25
 REQUESTS = 500
@@ -55,7 +54,7 @@ def clothing() -> Array:
 @pytest.fixture(scope="module")
 def photo_files() -> list[Path]:
     try:
-        folder = photos.local_folder() / "validation"
+        folder = clothing_photos.local_folder() / "validation"
     except DatasetError as error:
         pytest.skip(str(error))
     files = sorted(path for path in folder.rglob("*") if path.is_file())

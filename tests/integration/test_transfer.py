@@ -11,7 +11,7 @@ from training.data import photo_views, picture_folder
 from training.data.picture_folder import PictureFolder
 from training.evaluation import classifier
 from training.fit import efficientnet_lite, transfer
-from training.models import photos_config
+from training.models.photos import IMAGE
 
 RECIPE = transfer.Recipe(epochs=1, batch_size=4, learning_rate=1e-3, seed=1)
 
@@ -25,7 +25,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> PictureFolder:
         for number in range(3):
             pixels = generator.integers(256, size=(30, 40, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number}.png")
-    return picture_folder.read(folder, photos_config.IMAGE, 3)
+    return picture_folder.read(folder, IMAGE, 3)
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,11 @@ import numpy as np
 
 from service.serving_config import ImageSpec
 from training.config import Config as BaseConfig
-from training.data import datasets
+from training.data import clothing_photos, datasets
 from training.errors import DatasetError
 from training.fit import devices
 from training.fit.cluster import STRATEGIES
 from training.fit.devices import PRECISIONS
-from training.models import photos
 
 if TYPE_CHECKING:
     from training.evaluation.classifier import Examples
@@ -224,7 +223,7 @@ def run(config: Config) -> None:
     test = classifier.Examples(data.test_images, data.test_labels)
     unlike = probes.pictures(test.inputs, config.seed)
     with suppress(DatasetError):  # where there are photos, how many of them it takes for its own
-        unlike["photos of clothing"] = probes.photos(photos.local_folder() / "validation", IMAGE)
+        unlike["photos of clothing"] = probes.photos(clothing_photos.local_folder() / "validation", IMAGE)
     metrics = {
         **classifier.metrics(fitted, test, unlike),
         "training_examples": len(training.labels),
