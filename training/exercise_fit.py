@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from training.evaluation.timing import microseconds
+from training.evaluation.evaluate import microseconds
 from training.exercises import LEVEL, PATIENCE, Exercise
 from training.fit import train
 

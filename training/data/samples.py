@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from service.serving_config import Sample
-from training.evaluation.evaluate import Integers
+from training.data import Integers
 
 FOLDER = "samples"
 OF_EACH = 2  # the first of each class: none is chosen by what the network makes of it

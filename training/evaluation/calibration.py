@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.evaluation.evaluate import Floats, Integers
+from training.data import Floats, Integers
 
 BINS = 15
 LOWEST, HIGHEST = 0.05, 20.0

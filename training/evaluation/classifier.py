@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from training.data import Floats, Integers
 from training.evaluation import calibration, evaluate, outliers, plots, reference
-from training.evaluation.evaluate import Floats, Integers
 from training.export.export import Graph
 
 Array = np.ndarray[Any, Any]

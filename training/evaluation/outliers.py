@@ -1,4 +1,4 @@
-"""How unlike its training data a network finds an input. Needs numpy only.
+"""How unlike its training data a network finds an input: the score, and probes that it should flag. Without TensorFlow.
 
 The score is a Mahalanobis distance: from the place of an input (directions and lengths of its features, see
 classifier.places) to that of the nearest class, measured in the spread that places have within classes. Why this one:
@@ -6,15 +6,20 @@ docs/adr/0012-outlier-score.md.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from training.evaluation.evaluate import Floats, Integers
+from service.serving_config import ImageSpec
+from service.tensors.image import decode_picture
+from training.data import Array, Floats, Integers
 
 QUANTILE = 0.99  # of held-out examples; the others are what the score flags wrongly
-MOST_DIRECTIONS = 64
+MAX_DIRECTIONS = 64
 SHRINKAGE = 0.01  # of all variances towards their mean, so that none is 0
-SMALLEST = 1e-12  # variance
+MIN_VARIANCE = 1e-12
+MAX_PROBES = 1_000  # of each kind
+MAX_PIXELS = 100_000_000  # of a photo
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Distance:
         return distances
 
     def split(self, places: Floats) -> tuple[Floats, Floats]:
-        """[n, k] along `directions` and [n, d] of what is left, both in units of the spread."""
+        """[n, k] along `directions` and [n, d] of what is left, both divided by the standard deviation."""
         along = places @ self.directions
         left = places - along @ self.directions.T
         return along / np.sqrt(self.variances), left / np.sqrt(self.rest)
@@ -53,8 +58,8 @@ def fit(places: Floats, labels: Integers) -> Distance:
     centers = np.stack([places[labels == label].mean(axis=0) for label in classes])
     away = places - centers[np.searchsorted(classes, labels)]
     variances, directions = np.linalg.eigh(away.T @ away / len(away))  # smallest first
-    variances = (1 - SHRINKAGE) * np.maximum(variances, 0) + SHRINKAGE * variances.mean() + SMALLEST
-    count = min(MOST_DIRECTIONS, len(variances) // 2)
+    variances = (1 - SHRINKAGE) * np.maximum(variances, 0) + SHRINKAGE * variances.mean() + MIN_VARIANCE
+    count = min(MAX_DIRECTIONS, len(variances) // 2)
     return Distance(directions[:, -count:], variances[-count:], float(variances[:-count].mean()), centers)
 
 
@@ -63,8 +68,40 @@ def threshold(distances: Floats) -> float:
     return float(np.quantile(distances, QUANTILE))
 
 
-def auroc(inside: Floats, outside: Floats) -> float:
-    """How often an outlier's score is above that of an input that is none: 0.5 is guessing, 1 is always."""
-    order = np.sort(inside)
-    below = np.searchsorted(order, outside, "left") + np.searchsorted(order, outside, "right")
-    return float(below.mean() / (2 * len(order)))
+def probe_pictures(examples: Array, seed: int) -> dict[str, Array]:
+    """Pictures made of held-out ones, by what was done to them; at most MAX_PROBES of each kind.
+
+    `examples`: [n, height, width] or with channels, 0…255.
+    """
+    examples = examples[:MAX_PROBES].astype(np.float32)
+    generator = np.random.default_rng(seed)
+    shape = examples.shape
+    shades = np.linspace(0, 255, 52, dtype=np.float32).reshape(-1, *[1] * (len(shape) - 1))
+    return {
+        "uniform noise": generator.uniform(0, 255, shape).astype(np.float32),
+        "Gaussian noise": generator.normal(examples.mean(), examples.std(), shape).clip(0, 255).astype(np.float32),
+        "pixels in random order": generator.permuted(examples.reshape(len(examples), -1), axis=1).reshape(shape),
+        "inverted": 255 - examples,
+        "upside down": examples[:, ::-1],
+        "of one shade": np.broadcast_to(shades, (len(shades), *shape[1:])),
+    }
+
+
+def probe_recordings(examples: Array, seed: int) -> dict[str, Array]:
+    """Recordings made of others, [n, steps, channels]; at most MAX_PROBES of each kind."""
+    examples = examples[:MAX_PROBES].astype(np.float32)
+    generator = np.random.default_rng(seed)
+    mean, deviation = examples.mean(axis=(0, 1)), examples.std(axis=(0, 1))
+    order = generator.permuted(np.tile(np.arange(examples.shape[1]), (len(examples), 1)), axis=1)
+    return {
+        "noise": generator.normal(mean, deviation, examples.shape).astype(np.float32),
+        "a constant": np.broadcast_to(examples[:, :1], examples.shape),
+        "in other units (× 9.81)": examples * np.float32(9.81),
+        "steps in random order": np.take_along_axis(examples, order[..., np.newaxis], axis=1),
+    }
+
+
+def probe_photos(folder: Path, spec: ImageSpec) -> Array:
+    """The pictures below `folder` as the service would give them to a model with that `spec`."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    return np.stack([decode_picture(file.read_bytes(), spec, MAX_PIXELS, file.name) for file in files])

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from service.drift import features
-from training.evaluation.evaluate import Floats
+from training.data import Floats
 
 REFERENCE_FILE = "reference.json"
 DECILES = np.arange(1, 10) / 10

@@ -12,7 +12,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from service.serving_config import ASSETS, TWIN_FILE, Twin, saved_model_digest
 from service.tensors.signature import DEFAULT_SIGNATURE
-from training.evaluation.evaluate import Integers
+from training.data import Integers
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training.fit import cluster
+from training.fit import devices
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def start(name: str) -> Worker:
     """Before TensorFlow has computed anything. Waits for the other workers; ConfigError where TF_CONFIG is wrong."""
     if name == "one":
         return ALONE
-    members = cluster.from_environment(os.environ)
+    members = devices.from_environment(os.environ)
     count = len(members.addresses)
     print(f"Worker      {members.index + 1} of {count}, at {members.addresses[members.index]}; waits for the others")
     return Worker(members.index, count, tf.distribute.MultiWorkerMirroredStrategy())

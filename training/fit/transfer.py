@@ -14,14 +14,11 @@ import numpy as np
 import tensorflow as tf
 
 from service.serving_config import ImageSpec
-from training.data import photo_views
+from training.data import Array, Integers, augmentation
 from training.data.picture_folder import PictureFolder
-from training.evaluation.evaluate import Integers
-from training.fit import efficientnet_lite, train
+from training.fit import efficientnet, train
 
-Array = np.ndarray[Any, Any]
-
-SIDE = efficientnet_lite.SIDE
+SIDE = efficientnet.SIDE
 LARGER = ImageSpec(height=256, width=256, mode="RGB", fit="cover")  # what the views are cut from
 FROZEN = 4  # stages
 BATCH = 64  # photos through the frozen stages at once
@@ -44,8 +41,8 @@ class Recipe:
 
 def upper_network(classes: int, dropout: float = 0.0, drop_path: float = 0.0) -> Any:
     """From what the frozen stages give; features are the means of the last block's 320 channels."""
-    upper = efficientnet_lite.upper(FROZEN, drop_path)
-    features = keras.layers.GlobalAveragePooling2D()(upper.get_layer(efficientnet_lite.LAST_BLOCK).output)
+    upper = efficientnet.upper(FROZEN, drop_path)
+    features = keras.layers.GlobalAveragePooling2D()(upper.get_layer(efficientnet.LAST_BLOCK).output)
     logits = keras.layers.Dense(classes, name="logits")(keras.layers.Dropout(dropout)(upper.output))
     return keras.Model(upper.input, {"features": features, "logits": logits})
 
@@ -67,18 +64,18 @@ def whole_network(upper: Any) -> Any:
     Built anew, without dropout: what is exported should hold nothing that is for the fit alone.
     """
     keras.config.set_dtype_policy(HalfStored())
-    lower = efficientnet_lite.lower(FROZEN)
+    lower = efficientnet.lower(FROZEN)
     rounded = upper_network(upper.output["logits"].shape[1])
     keras.config.set_dtype_policy("float32")
-    efficientnet_lite.load(lower, efficientnet_lite.pretrained())
+    efficientnet.load(lower, efficientnet.pretrained())
     rounded.set_weights(upper.get_weights())
     return keras.Model(lower.input, rounded(lower.output))
 
 
 def reach(photos: PictureFolder, views: int, seed: int, file: Path) -> Array:
     """What the frozen stages make of each photo: [n, 1 + views, ...] float16 in `file`, first of the photo itself."""
-    lower = efficientnet_lite.lower(FROZEN)
-    efficientnet_lite.load(lower, efficientnet_lite.pretrained())
+    lower = efficientnet.lower(FROZEN)
+    efficientnet.load(lower, efficientnet.pretrained())
     compute = tf.function(lambda pixels: lower(pixels, training=False), reduce_retracing=True)
     count = len(photos.files)
     reached = np.lib.format.open_memmap(file, "w+", np.float16, (count, 1 + views, *lower.output.shape[1:]))
@@ -89,7 +86,7 @@ def reach(photos: PictureFolder, views: int, seed: int, file: Path) -> Array:
         reached[places, 0] = compute(tf.constant(photos.pixels[places], tf.float32))
         larger = photos.larger(LARGER, places)
         for view in range(1, 1 + views):
-            reached[places, view] = compute(photo_views.altered(larger, SIDE, generator))
+            reached[places, view] = compute(augmentation.photo_views(larger, SIDE, generator))
         progress.add(len(places))
     return reached
 
@@ -101,7 +98,7 @@ def fit(
     train.make_repeatable(recipe.seed)
     targets = np.eye(labels.max() + 1, dtype=np.float32)[labels]
     network = upper_network(targets.shape[1], recipe.dropout, recipe.drop_path)
-    efficientnet_lite.load(network, efficientnet_lite.pretrained())
+    efficientnet.load(network, efficientnet.pretrained())
     for layer in network.layers:
         layer.trainable = not isinstance(layer, keras.layers.DepthwiseConv2D)
     batches = Batches(recipe, reached, targets, places)

@@ -13,7 +13,7 @@ import numpy as np
 from training.config import Config as BaseConfig
 from training.data import basic_motions, samples
 from training.data.basic_motions import BasicMotions, Labels, Motions
-from training.evaluation import folds, probes
+from training.evaluation import evaluate, outliers
 from training.export.activity_card import card
 from training.models import speed_rules
 
@@ -95,7 +95,7 @@ def fit(
     """Quiet with validation, which is one of many, else with progress bars."""
     import keras
 
-    from training.evaluation import classifier, outliers
+    from training.evaluation import classifier
     from training.fit import train
 
     train.make_repeatable(config.seed)
@@ -123,7 +123,7 @@ def cross_validate(candidate: Candidate, config: Config, motions: Motions, label
     from training.evaluation import classifier
 
     histories, held_outs = [], []
-    for train, held_out in folds.stratified(labels, FOLDS, config.seed):
+    for train, held_out in evaluate.stratified_folds(labels, FOLDS, config.seed):
         validation = motions[held_out], labels[held_out]
         fitted = fit(candidate, config, motions[train], labels[train], validation)
         histories.append(fitted.fit.history)
@@ -141,7 +141,7 @@ def cross_validate_rules(config: Config, data: BasicMotions) -> float:
         speed_rules.accuracy(
             speed_rules.tune(motions[train], labels[train], data.names), motions[held_out], labels[held_out], data.names
         )
-        for train, held_out in folds.stratified(labels, FOLDS, config.seed)
+        for train, held_out in evaluate.stratified_folds(labels, FOLDS, config.seed)
     ]
     return float(np.mean(found))
 
@@ -179,7 +179,7 @@ def run(config: Config) -> None:
     # A network fitted to all recordings has none left to be calibrated by: the folds' say how sure it may be.
     assembled = classifier.assemble_cross_validated(fitted.network, data.names, fitted.distance, tried[chosen].held_out)
     test = classifier.Examples(data.test_motions, data.test_labels)
-    unlike = probes.recordings(proof_inputs(data.train_motions), config.seed)
+    unlike = outliers.probe_recordings(proof_inputs(data.train_motions), config.seed)
     tuned = speed_rules.tune(data.train_motions, data.train_labels, data.names)
 
     def rules_accuracy(rules: speed_rules.Rules) -> float:

@@ -17,8 +17,7 @@ from training.config import Config as BaseConfig
 from training.data import clothing_photos, datasets
 from training.errors import DatasetError
 from training.fit import devices
-from training.fit.cluster import STRATEGIES
-from training.fit.devices import PRECISIONS
+from training.fit.devices import PRECISIONS, STRATEGIES
 
 if TYPE_CHECKING:
     from training.evaluation.classifier import Examples
@@ -204,7 +203,7 @@ def run(config: Config) -> None:
     from PIL import Image
 
     from training.data import samples
-    from training.evaluation import classifier, probes
+    from training.evaluation import classifier, outliers
     from training.export import export, twin
     from training.export.clothing_card import card
     from training.fit import backup, strategy, train
@@ -221,9 +220,9 @@ def run(config: Config) -> None:
     fitted = classifier.assemble(network, data.names, training, validation)
     # The test pictures are looked at only now.
     test = classifier.Examples(data.test_images, data.test_labels)
-    unlike = probes.pictures(test.inputs, config.seed)
+    unlike = outliers.probe_pictures(test.inputs, config.seed)
     with suppress(DatasetError):  # where there are photos, how many of them it takes for its own
-        unlike["photos of clothing"] = probes.photos(clothing_photos.local_folder() / "validation", IMAGE)
+        unlike["photos of clothing"] = outliers.probe_photos(clothing_photos.local_folder() / "validation", IMAGE)
     metrics = {
         **classifier.metrics(fitted, test, unlike),
         "training_examples": len(training.labels),

@@ -18,7 +18,8 @@ from training.config import Config as BaseConfig
 from training.data.clothing_photos import clothing_photos
 from training.data.picture_folder import PictureFolder, Pictures
 from training.errors import ConfigError
-from training.evaluation import folds, outliers, probes
+from training.evaluation import outliers
+from training.evaluation.evaluate import stratified_folds
 
 if TYPE_CHECKING:
     from training.evaluation.classifier import Classifier
@@ -78,7 +79,7 @@ def train(config: Config, photos: PictureFolder) -> Trained:
         )
         reached = transfer.reach(photos, config.epochs, config.seed, Path(folder) / "reached.npy")
         held_out, histories = [], []
-        for number, (places, rest) in enumerate(folds.stratified(photos.labels, config.folds, config.seed), 1):
+        for number, (places, rest) in enumerate(stratified_folds(photos.labels, config.folds, config.seed), 1):
             print(f"\nFold {number} of {config.folds}: {len(places):,} photos to train, {len(rest):,} held out")
             upper, fitted = transfer.fit(recipe, reached, photos.labels, places, rest)
             distance = outliers.fit(classifier.run(upper, reached[places, 0])[0], photos.labels[places])
@@ -136,7 +137,7 @@ def train_and_export(
     fitted = trained.classifier
     examples = classifier.Examples(test.pixels, test.labels)
     metrics = {
-        **classifier.metrics(fitted, examples, probes.pictures(test.pixels[:PROBES], config.seed)),
+        **classifier.metrics(fitted, examples, outliers.probe_pictures(test.pixels[:PROBES], config.seed)),
         "fold_accuracies": trained.fold_accuracies,
         "training_examples": len(photos.files),
         "skipped": skipped,
@@ -176,14 +177,14 @@ def twin_plan(photos: PictureFolder, seed: int) -> "Plan":
 
     Proved by training photos, at most 1,000, and by altered views of them where they are too few.
     """
-    from training.data import photo_views
+    from training.data import augmentation
     from training.export.twin import LEAST_LABELLED, Plan
 
     generator = np.random.default_rng(seed)
     some = photos.part(generator.permutation(len(photos.files))[:PROOF])
     more = -(-LEAST_LABELLED // len(some.files)) - 1
     views: list[Pictures] = [
-        photo_views.altered(some.pixels, IMAGE.width, generator).numpy().astype(np.uint8) for _ in range(more)
+        augmentation.photo_views(some.pixels, IMAGE.width, generator).numpy().astype(np.uint8) for _ in range(more)
     ]
     return Plan(
         inputs=np.concatenate([some.pixels, *views]),

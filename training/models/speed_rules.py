@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from training.data import Floats
 from training.data.basic_motions import Labels, Motions
-from training.evaluation.evaluate import Floats
 
 # Slower than the number is called so; the first that fits counts.
 Rules = tuple[tuple[float, str], ...]

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from training.data import Floats, Integers
 from training.evaluation import calibration
-from training.evaluation.evaluate import Floats, Integers
 
 
 def drawn(count: int, sharpness: float, seed: int = 0) -> tuple[Floats, Integers]:

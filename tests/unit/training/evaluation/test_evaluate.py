@@ -13,10 +13,6 @@ def test_rows_are_what_it_is_and_columns_what_it_was_called() -> None:
     assert MATRIX.tolist() == [[2, 1, 0], [1, 1, 0], [1, 0, 0]]
 
 
-def test_accuracy_is_the_share_on_the_diagonal() -> None:
-    assert evaluate.accuracy(MATRIX) == 0.5
-
-
 def test_precision_recall_and_support_of_each_class() -> None:
     classes = evaluate.per_class(MATRIX, NAMES)
     assert classes["hat"] == {"precision": 0.5, "recall": 0.6667, "support": 3}
@@ -45,3 +41,61 @@ def test_a_probability_of_zero_for_the_truth_is_a_large_but_finite_loss() -> Non
 def test_confusions_come_most_frequent_first_and_leave_out_what_is_right() -> None:
     matrix = np.array([[90, 7, 3], [0, 99, 1], [0, 0, 100]])
     assert evaluate.confusions(matrix, NAMES) == [("hat", "sock", 7), ("hat", "glove", 3), ("sock", "glove", 1)]
+
+
+def test_every_recording_is_held_out_once_and_never_trained_on_then() -> None:
+    labels = np.repeat([0, 1, 2, 3], 10)
+    held_out: list[int] = []
+    for train, validation in evaluate.stratified_folds(labels, 5, seed=3):
+        assert sorted([*train, *validation]) == list(range(40))
+        assert np.bincount(labels[validation]).tolist() == [2, 2, 2, 2]
+        held_out += validation.tolist()
+    assert sorted(held_out) == list(range(40))
+
+
+def test_the_folds_follow_the_seed() -> None:
+    def first(seed: int) -> list[int]:
+        _, validation = next(evaluate.stratified_folds(np.repeat([0, 1], 20), 5, seed))
+        return [int(place) for place in validation]
+
+    assert first(1) == first(1) != first(2)
+
+
+class Clock:
+    """Stands still but for what is timed."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls = 0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(evaluate, "time", clock)
+    return clock
+
+
+def test_neither_the_first_calls_count_nor_those_that_were_interrupted(clock: Clock) -> None:
+    def predict() -> None:
+        clock.calls += 1
+        interrupted = clock.calls > evaluate.WARM_UP_CALLS and clock.calls % 5 == 0
+        clock.now += 9.0 if clock.calls <= evaluate.WARM_UP_CALLS or interrupted else 3e-6
+
+    assert evaluate.microseconds(predict) == pytest.approx(3)
+
+
+def test_a_slow_prediction_is_timed_a_few_times_and_a_quick_one_not_for_ever(clock: Clock) -> None:
+    def predict() -> None:
+        clock.calls += 1
+        clock.now += seconds
+
+    seconds = 60.0
+    evaluate.microseconds(predict)
+    assert clock.calls == evaluate.WARM_UP_CALLS + evaluate.MIN_CALLS
+    seconds, clock.calls = 1e-9, 0
+    evaluate.microseconds(predict)
+    assert clock.calls == evaluate.WARM_UP_CALLS + evaluate.MAX_CALLS

@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from service.serving_config import ImageSpec
+from training.data import Floats, Integers
 from training.evaluation import outliers
-from training.evaluation.evaluate import Floats, Integers
 
 
 def clouds(count: int = 600, size: int = 8, seed: int = 0) -> tuple[Floats, Integers]:
@@ -57,7 +61,7 @@ def test_more_features_than_examples_and_than_directions_are_kept() -> None:
     generator = np.random.default_rng(0)
     features, labels = generator.normal(size=(30, 200)), np.arange(30) % 3
     distance = outliers.fit(features, labels)
-    assert distance.directions.shape == (200, outliers.MOST_DIRECTIONS)
+    assert distance.directions.shape == (200, outliers.MAX_DIRECTIONS)
     assert distance.rest > 0
     assert (distance.variances > 0).all()
     assert distance(100 * generator.normal(size=(5, 200))).min() > distance(features).max()
@@ -69,9 +73,43 @@ def test_a_class_without_examples_has_no_centre() -> None:
     assert distance.centers.shape == (2, 8)
 
 
-def test_auroc_is_how_often_an_outlier_scores_higher() -> None:
-    inside = np.array([1.0, 2.0, 3.0, 4.0])
-    assert outliers.auroc(inside, np.array([5.0, 6.0])) == 1
-    assert outliers.auroc(inside, inside) == 0.5
-    assert outliers.auroc(inside, np.array([2.5])) == 0.5
-    assert outliers.auroc(inside, np.array([0.0])) == 0
+def test_pictures_that_nobody_trained_on_have_the_form_of_those_that_somebody_did() -> None:
+    for shape in ((20, 28, 28), (20, 32, 32, 3)):
+        examples = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+        made = outliers.probe_pictures(examples, seed=1)
+        for pictures in made.values():
+            assert pictures.shape[1:] == shape[1:]
+            assert 0 <= pictures.min() <= pictures.max() <= 255
+        np.testing.assert_array_equal(made["inverted"], 255.0 - examples)
+        np.testing.assert_array_equal(made["upside down"][:, 0], examples[:, -1])
+        np.testing.assert_array_equal(np.sort(made["pixels in random order"][3], axis=None), np.sort(examples[3], None))
+        assert np.ptp(made["of one shade"].reshape(len(made["of one shade"]), -1), axis=1).max() == 0
+
+
+def test_recordings_that_nobody_made_have_the_form_of_those_that_somebody_did() -> None:
+    examples = np.random.default_rng(0).normal(3, 2, (12, 50, 6)).astype(np.float32)
+    made = outliers.probe_recordings(examples, seed=1)
+    for recordings in made.values():
+        assert recordings.shape == examples.shape
+    assert np.ptp(made["a constant"], axis=1).max() == 0
+    np.testing.assert_array_equal(np.sort(made["steps in random order"], axis=1), np.sort(examples, axis=1))
+    assert {tuple(step) for step in made["steps in random order"][0]} == {tuple(step) for step in examples[0]}
+
+
+def test_no_more_than_a_thousand_of_each_kind_are_made_and_the_seed_decides() -> None:
+    examples = np.zeros((1_200, 4, 4), np.uint8)
+    one, same, other = (outliers.probe_pictures(examples, seed)["uniform noise"] for seed in (1, 1, 2))
+    assert len(one) == 1_000
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+
+
+def test_photos_are_read_as_the_service_would(tmp_path: Path) -> None:
+    (tmp_path / "hats").mkdir()
+    Image.new("RGB", (60, 40), "white").save(tmp_path / "hats" / "one.PNG")
+    Image.new("L", (40, 60)).save(tmp_path / "two.jpg")
+    (tmp_path / "notes.txt").write_text("no photo")
+    spec = ImageSpec(height=28, width=28, mode="L", fit="contain", ground="black")
+    photos = outliers.probe_photos(tmp_path, spec)
+    assert photos.shape == (2, 28, 28)
+    assert photos.max() == 0  # white on white was inverted

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from training.data.basic_motions import Motions
-from training.evaluation import folds
 from training.models import activity, speed_rules
 from training.models.activity import Candidate
 
@@ -38,24 +37,6 @@ def test_tuned_rules_take_order_and_limits_from_the_data() -> None:
     assert [name for _, name in rules] == ["Standing", "Walking", "Badminton", "Running"]
     assert [limit for limit, _ in rules] == pytest.approx([3.5, 8.5, 16, math.inf])
     assert speed_rules.apply(rules, motions, NAMES).tolist() == labels.tolist()
-
-
-def test_every_recording_is_held_out_once_and_never_trained_on_then() -> None:
-    labels = np.repeat([0, 1, 2, 3], 10)
-    held_out: list[int] = []
-    for train, validation in folds.stratified(labels, 5, seed=3):
-        assert sorted([*train, *validation]) == list(range(40))
-        assert np.bincount(labels[validation]).tolist() == [2, 2, 2, 2]
-        held_out += validation.tolist()
-    assert sorted(held_out) == list(range(40))
-
-
-def test_the_folds_follow_the_seed() -> None:
-    def first(seed: int) -> list[int]:
-        _, validation = next(folds.stratified(np.repeat([0, 1], 20), 5, seed))
-        return [int(place) for place in validation]
-
-    assert first(1) == first(1) != first(2)
 
 
 def test_altered_copies_have_the_shape_and_labels_of_the_recordings() -> None:

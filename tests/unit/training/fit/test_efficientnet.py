@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from training.errors import DatasetError
-from training.fit import pytorch_weights
+from training.fit import efficientnet
 
 VALUES = np.arange(6, dtype="<f4")
 
@@ -56,17 +56,17 @@ def written(torch: Any, *, shape: Any = (2, 3), strides: Any = (3, 1), offset: i
 
     tensor = Called(torch._utils._rebuild_tensor_v2, Storage(), offset, shape, strides, False, OrderedDict())
     file = io.BytesIO()
-    for part in (pytorch_weights.MAGIC_NUMBER, 1001, {"little_endian": True}):
+    for part in (efficientnet.MAGIC_NUMBER, 1001, {"little_endian": True}):
         pickle.dump(part, file, protocol=2)
     Pickler(file, protocol=2).dump(OrderedDict(weight=tensor, more=more))
     pickle.dump(["7"], file, protocol=2)
     return file.getvalue() + (6).to_bytes(8, "little") + VALUES.tobytes()
 
 
-def read(content: bytes, folder: Path) -> pytorch_weights.Weights:
+def read(content: bytes, folder: Path) -> efficientnet.Weights:
     path = folder / "weights.pth"
     path.write_bytes(content)
-    return pytorch_weights.read(path)
+    return efficientnet.read_weights(path)
 
 
 def test_a_tensor_is_read_with_its_shape_and_order(torch: Any, tmp_path: Path) -> None:
@@ -102,4 +102,4 @@ def test_a_file_that_is_cut_short_is_named(cut: int, torch: Any, tmp_path: Path)
 
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"none\.pth: cannot be read \(No such file or directory\)"):
-        pytorch_weights.read(tmp_path / "none.pth")
+        efficientnet.read_weights(tmp_path / "none.pth")
