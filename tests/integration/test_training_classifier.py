@@ -10,9 +10,10 @@ pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requireme
 import keras
 import tensorflow as tf
 
-from training.evaluation import calibration, classifier, outliers
+from training.evaluation import calibration, classifier, outliers, plots
 from training.evaluation.classifier import Classifier, Examples
-from training.export import classifier_card, export, twin
+from training.export import classifier_card, twin, version
+from training.export.saved_model import classifier_graph
 
 NAMES = ("hat", "sock", "glove")
 
@@ -45,20 +46,20 @@ def fitted() -> Classifier:
 
 def test_the_graph_computes_what_was_measured(fitted: Classifier) -> None:
     inputs = np.concatenate([examples(50, 3).inputs, np.full((1, 4), 0, np.uint8), np.full((1, 4), 255, np.uint8)])
-    expected = fitted.answers(inputs)
-    found = fitted.graph("values").answer(tf.constant(inputs, tf.float32))
+    expected = fitted.predict(inputs)
+    found = classifier_graph(fitted, "values").answer(tf.constant(inputs, tf.float32))
     np.testing.assert_allclose(found["probabilities"], expected.probabilities, atol=1e-5)
     np.testing.assert_allclose(found["outlier_score"], expected.scores, rtol=1e-4)
 
 
 def test_one_in_a_hundred_held_out_examples_is_flagged_and_what_is_unlike_them_is(fitted: Classifier) -> None:
-    assert (fitted.held_out_answers().scores > 1).mean() == pytest.approx(0.01, abs=0.002)
+    assert (fitted.predict_held_out().scores > 1).mean() == pytest.approx(0.01, abs=0.002)
     unlike = np.array([[255, 255, 255, 255], [0, 0, 0, 0]], np.uint8)
-    assert (fitted.answers(unlike).scores > 1).all()
+    assert (fitted.predict(unlike).scores > 1).all()
 
 
 def test_the_probabilities_are_those_of_the_logits_at_the_temperature(fitted: Classifier) -> None:
-    answers = fitted.answers(examples(50, 3).inputs)
+    answers = fitted.predict(examples(50, 3).inputs)
     _, logits = classifier.run(fitted.network, examples(50, 3).inputs)
     np.testing.assert_allclose(answers.probabilities, calibration.softmax(logits, fitted.temperature))
     assert (answers.probabilities.argmax(axis=1) == logits.argmax(axis=1)).all()
@@ -83,7 +84,7 @@ def test_a_place_is_direction_and_length_of_each_tensor_of_features() -> None:
 @pytest.mark.parametrize("times", [0.05, 9.81])
 def test_inputs_in_other_units_are_flagged(fitted: Classifier, times: float) -> None:
     inputs = examples(300, 3).inputs
-    flagged = [(fitted.answers(each).scores > 1).mean() for each in (inputs, times * inputs)]
+    flagged = [(fitted.predict(each).scores > 1).mean() for each in (inputs, times * inputs)]
     assert flagged[0] < 0.05
     assert flagged[1] > 0.9
 
@@ -97,8 +98,8 @@ def test_features_may_be_several_tensors() -> None:
     assembled = classifier.assemble(net, NAMES, examples(300, 0), examples(300, 1))
     assert assembled.distance.centers.shape == (3, 8 + 1 + 6 + 1)
     values = tf.constant(examples(20, 2).inputs, tf.float32)
-    found = assembled.graph("values").answer(values)
-    np.testing.assert_allclose(found["outlier_score"], assembled.answers(values.numpy()).scores, rtol=1e-4)
+    found = classifier_graph(assembled, "values").answer(values)
+    np.testing.assert_allclose(found["outlier_score"], assembled.predict(values.numpy()).scores, rtol=1e-4)
 
 
 def test_folds_are_joined_to_one_held_out_set(fitted: Classifier) -> None:
@@ -114,7 +115,7 @@ def test_the_metrics_state_what_every_classifier_has(fitted: Classifier) -> None
     test = examples(300, 2)
     found = classifier.metrics(fitted, test, {"white": np.full((9, 4), 255)})
     json.dumps(found, allow_nan=False)
-    answers = fitted.answers(test.inputs)
+    answers = fitted.predict(test.inputs)
     assert found["accuracy"] == (answers.probabilities.argmax(axis=1) == test.labels).mean()
     assert found["ece"] == pytest.approx(
         calibration.expected_calibration_error(test.labels, answers.probabilities), abs=1e-6
@@ -130,16 +131,16 @@ def test_a_network_that_computes_in_less_than_float32_is_not_exported(fitted: Cl
         network("mixed_bfloat16"), NAMES, fitted.temperature, fitted.distance, fitted.threshold, fitted.held_out
     )
     with pytest.raises(ValueError, match="computes in bfloat16, expected float32"):
-        half.graph("values")
+        classifier_graph(half, "values")
 
 
 def test_all_that_it_needs_comes_out_of_an_export(fitted: Classifier, tmp_path: Path) -> None:
     metrics = classifier.metrics(fitted, examples(300, 2))
     history = {"loss": [1.0, 0.5], "accuracy": [0.5, 0.9]}
-    exported = export.export(
-        export.Package(
+    exported = version.export(
+        version.Package(
             name="clouds",
-            graph=fitted.graph("values"),
+            graph=classifier_graph(fitted, "values"),
             twin=twin.Plan(inputs=examples(1_000, 4).inputs),
             metrics=metrics,
             reference=fitted.reference("values", examples(900, 0).inputs),
@@ -151,7 +152,7 @@ def test_all_that_it_needs_comes_out_of_an_export(fitted: Classifier, tmp_path: 
                     classifier_card.sizes(metrics),
                 ]
             ),
-            pictures=lambda folder: classifier.pictures(fitted, metrics, history, folder, "clouds"),
+            pictures=lambda folder: plots.classifier_plots(fitted, metrics, history, folder, "clouds"),
             example={"instances": [[1, 2, 3, 4]]},
             labels=NAMES,
         ),

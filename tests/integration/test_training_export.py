@@ -18,7 +18,7 @@ import tensorflow as tf
 from service.drift import features
 from service.serving_config import saved_model_digest
 from tests.integration.packages import package, scored_package, serving_config
-from training.export import export, twin
+from training.export import saved_model, twin, version
 from training.models import regression
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def visible(folder: Path) -> list[str]:
 
 
 def test_a_version_holds_model_twin_and_what_is_known_of_them(tmp_path: Path) -> None:
-    exported = export.export(package(), tmp_path)
+    exported = version.export(package(), tmp_path)
     assert exported.version_dir == tmp_path / "line" / "1"
     assets = exported.version_dir / "assets.extra"
     assert visible(assets) == [
@@ -62,7 +62,7 @@ def test_a_version_holds_model_twin_and_what_is_known_of_them(tmp_path: Path) ->
 
 
 def test_signatures_are_told_as_the_saved_model_has_them(tmp_path: Path) -> None:
-    version_dir = export.export(package(), tmp_path).version_dir
+    version_dir = version.export(package(), tmp_path).version_dir
     signature = serving_config(version_dir)["signatures"]["serving_default"]
     assert signature["method_name"] == "tensorflow/serving/predict"
     assert signature["inputs"] == {"x": {"name": "serving_default_x:0", "dtype": "DT_FLOAT", "shape": [-1]}}
@@ -73,7 +73,7 @@ def test_signatures_are_told_as_the_saved_model_has_them(tmp_path: Path) -> None
 
 
 def test_a_classifier_has_one_signature_for_plain_answers_and_one_with_the_score(tmp_path: Path) -> None:
-    version_dir = export.export(scored_package(), tmp_path).version_dir
+    version_dir = version.export(scored_package(), tmp_path).version_dir
     config = serving_config(version_dir)
     assert config["outlier_score"] == {"signature": "scored", "output": "outlier_score", "threshold": 1.0}
     assert {name: sorted(each["outputs"]) for name, each in config["signatures"].items()} == {
@@ -91,7 +91,7 @@ def test_a_classifier_has_one_signature_for_plain_answers_and_one_with_the_score
 
 
 def test_variables_that_both_signatures_read_are_written_once(tmp_path: Path) -> None:
-    version_dir = export.export(scored_package(), tmp_path).version_dir
+    version_dir = version.export(scored_package(), tmp_path).version_dir
     names = [name for name, _ in tf.train.list_variables(str(version_dir / "variables" / "variables"))]
     assert len([name for name in names if name.startswith("variables_of_graph")]) == 1
 
@@ -99,12 +99,12 @@ def test_variables_that_both_signatures_read_are_written_once(tmp_path: Path) ->
 def test_what_is_no_number_never_reaches_a_file(tmp_path: Path) -> None:
     for broken in ({"metrics": {"loss": float("nan")}}, {"reference": {"edge": float("inf")}}):
         with pytest.raises(ValueError, match="not JSON compliant"):
-            export.export(package(**broken), tmp_path)
+            version.export(package(**broken), tmp_path)
     assert visible(tmp_path / "line") == []
 
 
 def test_the_proof_says_what_it_was_made_from(tmp_path: Path) -> None:
-    version_dir = export.export(package(), tmp_path).version_dir
+    version_dir = version.export(package(), tmp_path).version_dir
     proof = serving_config(version_dir)["twin"]
     content = (version_dir / "assets.extra" / "model.tflite").read_bytes()
     assert proof["sha256"] == hashlib.sha256(content).hexdigest()
@@ -114,9 +114,9 @@ def test_the_proof_says_what_it_was_made_from(tmp_path: Path) -> None:
 
 
 def test_an_existing_version_is_never_overwritten(tmp_path: Path) -> None:
-    first = export.export(package(), tmp_path).version_dir
+    first = version.export(package(), tmp_path).version_dir
     before = (first / "saved_model.pb").read_bytes()
-    second = export.export(package(), tmp_path).version_dir
+    second = version.export(package(), tmp_path).version_dir
     assert second == tmp_path / "line" / "2"
     assert (first / "saved_model.pb").read_bytes() == before
     assert json.loads((second / "assets.extra" / "metrics.json").read_text())["version"] == 2
@@ -126,7 +126,7 @@ def another_model(folder: Path, *_: Any) -> bytes:
     """A well-formed twin with the right names and shapes, of other weights."""
     other = regression.build()
     other.set_weights([np.array([[5.0]]), np.array([0.001])])
-    export.write_saved_model(export.graph_of(other, "x", "y"), folder / "other")
+    saved_model.write(saved_model.keras_graph(other, "x", "y"), folder / "other")
     return twin.convert(folder / "other")
 
 
@@ -147,7 +147,7 @@ def no_conversion(folder: Path, *_: Any) -> bytes:
     ],
 )
 def test_a_twin_without_proof_is_not_shipped_and_the_reason_is(convert: Any, reason: str, tmp_path: Path) -> None:
-    exported = export.export(package(), tmp_path, convert=convert)
+    exported = version.export(package(), tmp_path, convert=convert)
     config = serving_config(exported.version_dir)
     assert "twin" not in config
     assert reason in config["no_twin"]
@@ -162,24 +162,21 @@ def test_an_export_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        export.export(package(pictures=no_pictures), tmp_path)
+        version.export(package(pictures=no_pictures), tmp_path)
     assert visible(tmp_path / "line") == []
 
 
 KILLED_HALFWAY = """
 import signal, sys
 from pathlib import Path
-from training.export import export, twin
-from training.models import regression
+from tests.integration.packages import package
+from training.export import version
 
 def convert(folder, *_):
     print("halfway", flush=True)
     signal.pause()
 
-export.export(export.Package(
-    name="line", graph=export.graph_of(regression.build(), "x", "y"), twin=twin.Plan(inputs=regression.PROOF_INPUTS),
-    metrics={}, reference={}, card=lambda metrics, outcome: "", pictures=lambda folder: None, example={}),
-    Path(sys.argv[1]), convert=convert)
+version.export(package(), Path(sys.argv[1]), convert=convert)
 """
 
 
@@ -192,7 +189,7 @@ def test_an_export_that_is_killed_leaves_nothing_that_a_server_would_load(tmp_pa
     (left,) = (tmp_path / "line").iterdir()
     assert left.name.startswith(".export-")
     assert (left / "saved_model.pb").exists(), "it was killed before there was anything to leave"
-    assert export.export(package(), tmp_path).version_dir == tmp_path / "line" / "1"
+    assert version.export(package(), tmp_path).version_dir == tmp_path / "line" / "1"
 
 
 @pytest.mark.parametrize("version_dir", SHIPPED, ids=lambda path: "/".join(path.parts[-2:]))
@@ -203,7 +200,7 @@ def test_the_shipped_version_is_whole_and_its_proof_is_about_it(version_dir: Pat
     assert config["twin"]["sha256"] == hashlib.sha256((assets / "model.tflite").read_bytes()).hexdigest()
     assert config["twin"]["saved_model_sha256"] == saved_model_digest(version_dir)
     assert {name: each["outputs"].keys() for name, each in config["signatures"].items()} == {
-        name: each.outputs.keys() for name, each in export.read_signatures(version_dir).items()
+        name: each.outputs.keys() for name, each in saved_model.read_signatures(version_dir).items()
     }
     metrics = json.loads((assets / "metrics.json").read_text())
     assert metrics["version"] == int(version_dir.name)

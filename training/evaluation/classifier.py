@@ -8,21 +8,14 @@ that the last one, made to tell classes apart, no longer does.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from training.data import Floats, Integers
-from training.evaluation import calibration, evaluate, outliers, plots, reference
-from training.export.export import Graph
+from training.data import Array, Floats, Integers
+from training.evaluation import calibration, evaluate, outliers, reference
 
-Array = np.ndarray[Any, Any]
-
-OUTPUT = "probabilities"
-OUTLIER_OUTPUT = "outlier_score"
-SHORTEST = 1e-12  # square of the length of features: all may be 0
+MIN_SQUARE = 1e-12  # of the length of features: all may be 0
 SLICE_BYTES = 32 * 2**20  # of float32 inputs that go through the network at once
 
 
@@ -36,7 +29,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What came out for examples that the network, or in cross-validation the fold's network, was not fitted to."""
+    """Outputs for examples that the network, or in cross-validation the fold's network, was not fitted to."""
 
     labels: Integers
     logits: Floats
@@ -44,7 +37,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """`uncalibrated` are the probabilities without the temperature; a score above 1 is an outlier."""
 
     probabilities: Floats
@@ -61,59 +54,20 @@ class Classifier:
     threshold: float
     held_out: HeldOut
 
-    def answers(self, inputs: Array) -> Answers:
-        found, logits = run(self.network, inputs)
-        return self._answers(logits, self.distance(found))
+    def predict(self, inputs: Array) -> Predictions:
+        places, logits = run(self.network, inputs)
+        return self._predictions(logits, self.distance(places))
 
-    def held_out_answers(self) -> Answers:
-        return self._answers(self.held_out.logits, self.held_out.distances)
-
-    def _constants(self) -> dict[str, Any]:
-        """What `distance` is computed from, divided by the threshold. As variables: constants would lie in
-        saved_model.pb, which every service reads before anything else."""
-        distance = self.distance
-        along, left = np.sqrt(distance.variances) * self.threshold, np.sqrt(distance.rest) * self.threshold
-        values = {
-            "directions": distance.directions / along,
-            "scale": 1 / left,
-            "back": distance.directions.T * along[:, np.newaxis] / left,
-            "centers": np.concatenate(distance.split(distance.centers), axis=1) / self.threshold,
-        }
-        return {name: tf.Variable(value, trainable=False, dtype=tf.float32) for name, value in values.items()}
+    def predict_held_out(self) -> Predictions:
+        return self._predictions(self.held_out.logits, self.held_out.distances)
 
     def reference(self, input_name: str, training_inputs: Array) -> dict[str, Any]:
         """For reference.json."""
-        return reference.reference({input_name: training_inputs}, self.held_out_answers().probabilities, self.names)
+        return reference.reference({input_name: training_inputs}, self.predict_held_out().probabilities, self.names)
 
-    def _answers(self, logits: Floats, distances: Floats) -> Answers:
-        return Answers(
+    def _predictions(self, logits: Floats, distances: Floats) -> Predictions:
+        return Predictions(
             calibration.softmax(logits, self.temperature), calibration.softmax(logits), distances / self.threshold
-        )
-
-    def graph(self, input_name: str) -> Graph:
-        """What is exported: probabilities and outlier score, from the network's input."""
-        check_precision(self.network)
-        constants = self._constants()
-
-        def answer(values: Any) -> dict[str, Any]:
-            out = self.network(values, training=False)
-            found = places(out["features"])
-            inside = tf.matmul(found, constants["directions"])
-            outside = found * constants["scale"] - tf.matmul(inside, constants["back"])
-            away = tf.concat([inside, outside], axis=1)[:, tf.newaxis]
-            distances = tf.reduce_sum(tf.math.squared_difference(away, constants["centers"]), axis=2)
-            return {
-                OUTPUT: tf.nn.softmax(out["logits"] / self.temperature),
-                OUTLIER_OUTPUT: tf.sqrt(tf.reduce_min(distances, axis=1)),
-            }
-
-        return Graph(
-            input_name=input_name,
-            input_shape=tuple(self.network.inputs[0].shape),
-            answer=answer,
-            variables=[*(weight.value for weight in self.network.weights), *constants.values()],
-            labels_output=OUTPUT,
-            outlier_output=OUTLIER_OUTPUT,
         )
 
 
@@ -138,8 +92,8 @@ def assemble_cross_validated(
 
 
 def hold_out(network: Any, distance: outliers.Distance, examples: Examples) -> HeldOut:
-    found, logits = run(network, examples.inputs)
-    return HeldOut(examples.labels, logits, distance(found))
+    places, logits = run(network, examples.inputs)
+    return HeldOut(examples.labels, logits, distance(places))
 
 
 def join(folds: list[HeldOut]) -> HeldOut:
@@ -152,40 +106,50 @@ def join(folds: list[HeldOut]) -> HeldOut:
 
 def run(network: Any, inputs: Array) -> tuple[Floats, Floats]:
     """Places and logits of all inputs, as numpy arrays."""
+    import tensorflow as tf
+
     step = max(1, SLICE_BYTES // (4 * int(np.prod(inputs.shape[1:]))))
-    outs = [
+    outputs = [
         network(tf.constant(inputs[start : start + step].astype(np.float32)), training=False)
         for start in range(0, len(inputs), step)
     ]
-    found = np.concatenate([places(out["features"]).numpy() for out in outs])
-    return found, np.concatenate([out["logits"].numpy() for out in outs])
+    return (
+        np.concatenate([places(each["features"]).numpy() for each in outputs]),
+        np.concatenate([each["logits"].numpy() for each in outputs]),
+    )
 
 
 def places(features: Any) -> Any:
-    """Of each tensor of features its direction and the logarithm of its length, side by side. Directions tell kinds of
-    inputs apart better than the features themselves; the length tells what is too weak, too strong or in other units.
+    """Direction and logarithm of the length of each tensor of features, side by side.
+
+    Directions tell kinds of inputs apart better than the features themselves; the length tells what is too weak, too
+    strong or in other units.
     """
+    import tensorflow as tf
+
     parts = []
     for part in features if isinstance(features, list) else [features]:
-        squares = tf.maximum(tf.reduce_sum(tf.square(part), axis=1, keepdims=True), SHORTEST)
+        squares = tf.maximum(tf.reduce_sum(tf.square(part), axis=1, keepdims=True), MIN_SQUARE)
         parts += [part * tf.math.rsqrt(squares), tf.math.log(squares) / 2]
     return tf.concat(parts, axis=1)
 
 
-def metrics(classifier: Classifier, test: Examples, unlike: Mapping[str, Array] | None = None) -> dict[str, Any]:
-    """What metrics.json states of every classifier; the only look at the test examples. `unlike`: inputs that it should
-    flag, by what they are."""
-    answers = classifier.answers(test.inputs)
+def metrics(classifier: Classifier, test: Examples, probes: Mapping[str, Array] | None = None) -> dict[str, Any]:
+    """What metrics.json states of every classifier; the only use of the test examples.
+
+    `probes`: inputs that it should flag as outliers, by what they are.
+    """
+    predictions = classifier.predict(test.inputs)
     names = classifier.names
-    matrix = evaluate.confusion_matrix(test.labels, answers.probabilities.argmax(axis=1), len(names))
+    matrix = evaluate.confusion_matrix(test.labels, predictions.probabilities.argmax(axis=1), len(names))
     return {
-        **_quality("", test.labels, answers),
-        **_quality("validation_", classifier.held_out.labels, classifier.held_out_answers()),
+        **_quality("", test.labels, predictions),
+        **_quality("validation_", classifier.held_out.labels, classifier.predict_held_out()),
         "temperature": round(classifier.temperature, 4),
         "outlier_threshold": round(classifier.threshold, 4),
         "outliers_flagged": {
-            "test": _flagged(answers.scores),
-            **{name: _flagged(classifier.answers(inputs).scores) for name, inputs in (unlike or {}).items()},
+            "test": _flagged(predictions.scores),
+            **{name: _flagged(classifier.predict(inputs).scores) for name, inputs in (probes or {}).items()},
         },
         "parameters": classifier.network.count_params(),
         "validation_examples": len(classifier.held_out.labels),
@@ -195,43 +159,15 @@ def metrics(classifier: Classifier, test: Examples, unlike: Mapping[str, Array] 
     }
 
 
-def pictures(
-    classifier: Classifier,
-    metrics: dict[str, Any],
-    history: dict[str, list[float]],
-    folder: Path,
-    examples: str = "pictures",
-) -> None:
-    """Learning curve, confusion matrix (test) and reliability diagram (validation)."""
-    plots.learning_curve(history, folder / "learning_curve.png")
-    matrix = np.array(metrics["confusion_matrix"])
-    plots.confusion(matrix, classifier.names, folder / "confusion_matrix.png", examples)
-    answers = classifier.held_out_answers()
-    before, after = (
-        calibration.reliability(classifier.held_out.labels, each)
-        for each in (answers.uncalibrated, answers.probabilities)
-    )
-    plots.reliability(before, after, folder / "reliability.png", examples)
-
-
-def _quality(prefix: str, truth: Integers, answers: Answers) -> dict[str, float]:
+def _quality(prefix: str, truth: Integers, predictions: Predictions) -> dict[str, float]:
+    probabilities, uncalibrated = predictions.probabilities, predictions.uncalibrated
     return {
-        f"{prefix}accuracy": float((answers.probabilities.argmax(axis=1) == truth).mean()),
-        f"{prefix}loss": round(evaluate.cross_entropy(truth, answers.probabilities), 6),
-        f"{prefix}ece": round(calibration.expected_calibration_error(truth, answers.probabilities), 6),
-        f"{prefix}ece_uncalibrated": round(calibration.expected_calibration_error(truth, answers.uncalibrated), 6),
+        f"{prefix}accuracy": float((probabilities.argmax(axis=1) == truth).mean()),
+        f"{prefix}loss": round(evaluate.cross_entropy(truth, probabilities), 6),
+        f"{prefix}ece": round(calibration.expected_calibration_error(truth, probabilities), 6),
+        f"{prefix}ece_uncalibrated": round(calibration.expected_calibration_error(truth, uncalibrated), 6),
     }
 
 
 def _flagged(scores: Floats) -> float:
     return round(float((scores > 1).mean()), 4)
-
-
-def check_precision(network: Any) -> None:
-    """ValueError where a layer computes in less than float32."""
-    for layer in network._flatten_layers():
-        if layer.compute_dtype != "float32":
-            raise ValueError(
-                f"layer {layer.name} computes in {layer.compute_dtype}, expected float32: "
-                "build the network anew under that policy and give it the weights"
-            )

@@ -4,14 +4,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from training.data import Array
+from training.evaluation import calibration
 from training.evaluation.calibration import Bin
+from training.evaluation.classifier import Classifier
 
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9622b", "#5b6470"
-Numbers = npt.NDArray[np.floating[Any]] | npt.NDArray[np.integer[Any]]
+
+
+def classifier_plots(
+    classifier: Classifier,
+    metrics: dict[str, Any],
+    history: dict[str, list[float]],
+    folder: Path,
+    examples: str = "pictures",
+) -> None:
+    """Learning curve, confusion matrix (test) and reliability diagram (validation)."""
+    learning_curve(history, folder / "learning_curve.png")
+    confusion(np.array(metrics["confusion_matrix"]), classifier.names, folder / "confusion_matrix.png", examples)
+    predictions = classifier.predict_held_out()
+    before, after = (
+        calibration.reliability(classifier.held_out.labels, each)
+        for each in (predictions.uncalibrated, predictions.probabilities)
+    )
+    reliability(before, after, folder / "reliability.png", examples)
 
 
 def learning_curve(history: dict[str, list[float]], path: Path, *, log: bool = False) -> None:
@@ -37,7 +56,7 @@ def learning_curve(history: dict[str, list[float]], path: Path, *, log: bool = F
     _save(figure, path)
 
 
-def confusion(matrix: Numbers, names: tuple[str, ...], path: Path, examples: str = "pictures") -> None:
+def confusion(matrix: Array, names: tuple[str, ...], path: Path, examples: str = "pictures") -> None:
     """Every cell has its count; its shade is the share of the row, so that rare classes show as well."""
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(8.2, 7.4), layout="constrained")
@@ -75,7 +94,7 @@ def reliability(before: list[Bin], after: list[Bin], path: Path, examples: str =
     _save(figure, path)
 
 
-def fitted_line(x: Numbers, y: Numbers, weight: float, bias: float, at: float, path: Path) -> None:
+def fitted_line(x: Array, y: Array, weight: float, bias: float, at: float, path: Path) -> None:
     """The points, the line through them, and what it says for an x that it has not seen."""
     figure = Figure(figsize=(5.6, 4), layout="constrained")
     axes = figure.add_subplot()

@@ -6,14 +6,11 @@ from typing import Any
 import numpy as np
 
 from service.drift import features
-from training.data import Floats
+from training.data import Array, Floats
 
-REFERENCE_FILE = "reference.json"
 DECILES = np.arange(1, 10) / 10
 DIGITS = 6  # of an edge or a share
-
-Array = np.ndarray[Any, Any]
-SLICE = 1_000
+SLICE = 1_000  # rows at once
 
 
 def reference(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,8 +10,8 @@ from service.engines.litert import LiteRTEngine
 from service.engines.tensorflow.engine import SavedModelEngine
 from service.serving_config import ASSETS, TWIN_FILE, RowProof
 from service.tensors.signature import Signature
+from training.data import Array
 
-Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
 Run = Callable[[str, Arrays], dict[str, Array]]
 

@@ -12,9 +12,8 @@ from ai_edge_litert.interpreter import Interpreter
 
 from service.serving_config import ASSETS, TWIN_FILE, Twin, saved_model_digest
 from service.tensors.signature import DEFAULT_SIGNATURE
-from training.data import Integers
+from training.data import Array, Integers
 
-Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
 Precision = Literal["float32", "float16", "int8"]
 

@@ -4,20 +4,24 @@ Result: 40 of 40 test recordings right; rules by speed get 17, and 40 once they 
 Cost: a minute and a half on two cores, most of it the cross-validation.
 """
 
+import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from training.config import Config as BaseConfig
-from training.data import basic_motions, samples
+from training.data import Floats, basic_motions, samples
 from training.data.basic_motions import BasicMotions, Labels, Motions
-from training.evaluation import evaluate, outliers
-from training.export.activity_card import card
-from training.models import speed_rules
+from training.evaluation import classifier, outliers
+from training.evaluation.evaluate import stratified_folds
 
-History = dict[str, list[float]]
+if TYPE_CHECKING:
+    from training.fit.train import Fit
+
+# Configuration
 
 NAME = "activity"
 FOLDS = 5  # 32 recordings to train, 8 to validate
@@ -42,6 +46,16 @@ class Candidate:
 
 CANDIDATES = (Candidate(8, False), Candidate(8, True), Candidate(16, False), Candidate(16, True))
 
+# Rules by speed, which the model is measured against: a recording slower than the number is called so; the first rule
+# that fits counts.
+Rules = tuple[tuple[float, str], ...]
+
+# The numbers that come to mind, without a look at the data.
+RULES_BY_HAND: Rules = ((1, "Standing"), (4, "Walking"), (12, "Running"), (math.inf, "Badminton"))
+
+
+# Network
+
 
 def build(filters: int, motions: Motions) -> Any:
     import keras  # here and below: `--help` and the defaults need no TensorFlow
@@ -55,9 +69,14 @@ def build(filters: int, motions: Motions) -> Any:
     return keras.Model(inputs, {"features": means, "logits": logits})
 
 
+# Fit
+
+
 def copies(motions: Motions, labels: Labels, *, altered: bool, seed: int) -> tuple[Motions, Labels]:
-    """Every recording COPIES times. Altered, each begins at another moment (what is cut off there follows at the
-    end), is up to 15 % stronger or weaker, and each value has noise of a twentieth of its channel's deviation.
+    """Every recording COPIES times.
+
+    Altered, each begins at another moment (what is cut off there follows at the end), is up to 15 % stronger or weaker,
+    and each value has noise of a twentieth of its channel's deviation.
     """
     motions, labels = np.tile(motions, (COPIES, 1, 1)), np.tile(labels, COPIES)
     if not altered:
@@ -76,17 +95,8 @@ class Fitted:
     """`distance` is that of the altered copies, which are what the network was fitted to."""
 
     network: Any
-    distance: Any
-    fit: Any
-
-
-@dataclass(frozen=True)
-class Tried:
-    """Validation loss and accuracy per epoch, averaged over the folds, and what came out for the held-out recordings
-    in the end, each by the network that had not seen it."""
-
-    history: History
-    held_out: Any
+    distance: outliers.Distance
+    fit: "Fit"
 
 
 def fit(
@@ -95,7 +105,6 @@ def fit(
     """Quiet with validation, which is one of many, else with progress bars."""
     import keras
 
-    from training.evaluation import classifier
     from training.fit import train
 
     train.make_repeatable(config.seed)
@@ -118,12 +127,31 @@ def fit(
     return Fitted(network, outliers.fit(classifier.run(network, many[0])[0], many[1]), fitted)
 
 
-def cross_validate(candidate: Candidate, config: Config, motions: Motions, labels: Labels) -> Tried:
-    """The folds are of one size."""
-    from training.evaluation import classifier
+# Cross-validation
 
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """`history`: validation loss and accuracy per epoch, averaged over the folds. `held_out`: the outputs for each
+    recording by the network that had not seen it."""
+
+    history: dict[str, list[float]]
+    held_out: classifier.HeldOut
+
+    @property
+    def accuracy(self) -> float:
+        """After the last epoch, as the loss is."""
+        return self.history["val_accuracy"][-1]
+
+    @property
+    def loss(self) -> float:
+        return self.history["val_loss"][-1]
+
+
+def cross_validate(candidate: Candidate, config: Config, motions: Motions, labels: Labels) -> CrossValidation:
+    """The folds are of one size."""
     histories, held_outs = [], []
-    for train, held_out in evaluate.stratified_folds(labels, FOLDS, config.seed):
+    for train, held_out in stratified_folds(labels, FOLDS, config.seed):
         validation = motions[held_out], labels[held_out]
         fitted = fit(candidate, config, motions[train], labels[train], validation)
         histories.append(fitted.fit.history)
@@ -131,88 +159,110 @@ def cross_validate(candidate: Candidate, config: Config, motions: Motions, label
     history = {
         name: np.mean([each[name] for each in histories], axis=0).tolist() for name in ("val_loss", "val_accuracy")
     }
-    return Tried(history, classifier.join(held_outs))
+    return CrossValidation(history, classifier.join(held_outs))
+
+
+def choose(config: Config, motions: Motions, labels: Labels) -> tuple[Candidate, dict[Candidate, CrossValidation]]:
+    """The candidate with the highest validation accuracy; of equals the one with the lowest loss."""
+    found = {}
+    print(f"Cross-validation on the {len(motions)} training recordings, {FOLDS} folds each:")
+    for candidate in CANDIDATES:
+        found[candidate] = result = cross_validate(candidate, config, motions, labels)
+        print(f"  {candidate}: accuracy {result.accuracy:.3f}, loss {result.loss:.3f}", flush=True)
+    return max(found, key=lambda each: (round(found[each].accuracy, 6), -found[each].loss)), found
+
+
+# Rules by speed
+
+
+def speeds(motions: Motions) -> Floats:
+    """How strongly each recording moves: the mean length of its acceleration vector. A watch knows no km/h."""
+    means: Floats = np.linalg.norm(motions[..., :3], axis=-1).mean(axis=-1)
+    return means
+
+
+def apply_rules(rules: Rules, motions: Motions, names: tuple[str, ...]) -> Labels:
+    called = [next(name for limit, name in rules if speed < limit) for speed in speeds(motions)]
+    return np.array([names.index(name) for name in called])
+
+
+def rules_accuracy(rules: Rules, motions: Motions, labels: Labels, names: tuple[str, ...]) -> float:
+    return float((apply_rules(rules, motions, names) == labels).mean())
+
+
+def tune_rules(motions: Motions, labels: Labels, names: tuple[str, ...]) -> Rules:
+    """Order and limits from data: halfway between neighbouring classes' mean speeds."""
+    found = speeds(motions)
+    means = sorted((float(found[labels == label].mean()), name) for label, name in enumerate(names))
+    limits = [(slower + faster) / 2 for (slower, _), (faster, _) in pairwise(means)]
+    return tuple(zip([*limits, math.inf], (name for _, name in means), strict=True))
 
 
 def cross_validate_rules(config: Config, data: BasicMotions) -> float:
-    """What tuned rules get on recordings that they were not tuned on, in the same folds as the candidates."""
+    """The accuracy of tuned rules on recordings that they were not tuned on, in the same folds as the candidates."""
     motions, labels = data.train_motions, data.train_labels
     found = [
-        speed_rules.accuracy(
-            speed_rules.tune(motions[train], labels[train], data.names), motions[held_out], labels[held_out], data.names
+        rules_accuracy(
+            tune_rules(motions[train], labels[train], data.names), motions[held_out], labels[held_out], data.names
         )
-        for train, held_out in evaluate.stratified_folds(labels, FOLDS, config.seed)
+        for train, held_out in stratified_folds(labels, FOLDS, config.seed)
     ]
     return float(np.mean(found))
 
 
-def choose(config: Config, motions: Motions, labels: Labels) -> tuple[Candidate, dict[Candidate, Tried]]:
-    """The candidate that calls most held-out recordings right after the last epoch; of equals the surest."""
-    found = {}
-    print(f"Cross-validation on the {len(motions)} training recordings, {FOLDS} folds each:")
-    for candidate in CANDIDATES:
-        found[candidate] = tried = cross_validate(candidate, config, motions, labels)
-        accuracy, loss = tried.history["val_accuracy"][-1], tried.history["val_loss"][-1]
-        print(f"  {candidate}: accuracy {accuracy:.3f}, loss {loss:.3f}", flush=True)
-
-    def rank(candidate: Candidate) -> tuple[float, float]:
-        history = found[candidate].history
-        return round(history["val_accuracy"][-1], 6), -history["val_loss"][-1]
-
-    return max(found, key=rank), found
+# Run
 
 
 def run(config: Config) -> None:
     data = basic_motions.basic_motions()
 
-    from training.evaluation import classifier
-    from training.export import export, twin
+    from training.evaluation import plots
+    from training.export import twin, version
+    from training.export.activity_card import card
+    from training.export.saved_model import classifier_graph
     from training.fit import train
 
     start = time.perf_counter()
-    chosen, tried = choose(config, data.train_motions, data.train_labels)
+    chosen, candidates = choose(config, data.train_motions, data.train_labels)
     print(f"Chosen: {chosen}; now fitted to all training recordings")
     fitted = fit(chosen, config, data.train_motions, data.train_labels, None)
     seconds = time.perf_counter() - start
-    history = fitted.fit.history | tried[chosen].history
+    history = fitted.fit.history | candidates[chosen].history
 
     # A network fitted to all recordings has none left to be calibrated by: the folds' say how sure it may be.
-    assembled = classifier.assemble_cross_validated(fitted.network, data.names, fitted.distance, tried[chosen].held_out)
+    held_out = candidates[chosen].held_out
+    assembled = classifier.assemble_cross_validated(fitted.network, data.names, fitted.distance, held_out)
     test = classifier.Examples(data.test_motions, data.test_labels)
-    unlike = outliers.probe_recordings(proof_inputs(data.train_motions), config.seed)
-    tuned = speed_rules.tune(data.train_motions, data.train_labels, data.names)
-
-    def rules_accuracy(rules: speed_rules.Rules) -> float:
-        return speed_rules.accuracy(rules, data.test_motions, data.test_labels, data.names)
-
-    metrics = classifier.metrics(assembled, test, unlike) | {
-        "rules_accuracy": rules_accuracy(speed_rules.BY_HAND),
-        "tuned_rules_accuracy": rules_accuracy(tuned),
+    proof = proof_inputs(data.train_motions)
+    tuned = tune_rules(data.train_motions, data.train_labels, data.names)
+    metrics = classifier.metrics(assembled, test, outliers.probe_recordings(proof, config.seed)) | {
+        "rules_accuracy": rules_accuracy(RULES_BY_HAND, data.test_motions, data.test_labels, data.names),
+        "tuned_rules_accuracy": rules_accuracy(tuned, data.test_motions, data.test_labels, data.names),
         "tuned_rules_validation_accuracy": cross_validate_rules(config, data),
         "tuned_rules": [[name, round(limit, 2) if np.isfinite(limit) else None] for limit, name in tuned],
         "cross_validation": [
             {
-                "filters": each.filters,
-                "altered": each.altered,
-                "accuracy": round(found.history["val_accuracy"][-1], 6),
-                "loss": round(found.history["val_loss"][-1], 6),
-                "chosen": each == chosen,
+                "filters": candidate.filters,
+                "altered": candidate.altered,
+                "accuracy": round(result.accuracy, 6),
+                "loss": round(result.loss, 6),
+                "chosen": candidate == chosen,
             }
-            for each, found in tried.items()
+            for candidate, result in candidates.items()
         ],
         "training_examples": len(data.train_motions),
         **train.settings_and_cost(config, seconds, fitted.fit.cores),
     }
 
-    exported = export.export(
-        export.Package(
+    exported = version.export(
+        version.Package(
             name=NAME,
-            graph=assembled.graph("motion"),
-            twin=twin.Plan(inputs=proof_inputs(data.train_motions)),
+            graph=classifier_graph(assembled, "motion"),
+            twin=twin.Plan(inputs=proof),
             metrics=metrics,
             reference=assembled.reference("motion", data.train_motions),
             card=card,
-            pictures=lambda folder: classifier.pictures(assembled, metrics, history, folder, "recordings"),
+            pictures=lambda folder: plots.classifier_plots(assembled, metrics, history, folder, "recordings"),
             example={"instances": np.round(data.train_motions[-1:].astype(float), 1).tolist()},
             labels=data.names,
             samples=lambda assets: samples.recordings(
@@ -221,7 +271,7 @@ def run(config: Config) -> None:
         ),
         config.output,
     )
-    exported.say(
+    exported.print_summary(
         f"the example in its serving.json to /v1/models/{NAME}:classify",
         Accuracy=f"{metrics['accuracy']:.4f} on {metrics['test_examples']} test recordings",
         Rules=f"{metrics['rules_accuracy']:.4f} by hand, {metrics['tuned_rules_accuracy']:.4f} tuned",

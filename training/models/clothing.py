@@ -16,11 +16,12 @@ from service.serving_config import ImageSpec
 from training.config import Config as BaseConfig
 from training.data import clothing_photos, datasets
 from training.errors import DatasetError
+from training.evaluation import classifier, outliers
+from training.evaluation.classifier import Examples
 from training.fit import devices
 from training.fit.devices import PRECISIONS, STRATEGIES
 
 if TYPE_CHECKING:
-    from training.evaluation.classifier import Examples
     from training.fit.strategy import Worker
     from training.fit.train import Fit
 
@@ -160,9 +161,7 @@ def augment(pictures: Any, targets: Any, seed: Any) -> tuple[Any, Any]:
     return augmentation.erase(pictures, seeds[2], share=ERASED_SHARE, side=ERASED_SIDE), targets
 
 
-def fit(
-    config: Config, training: "Examples", validation: "Examples", worker: "Worker", backup: Path
-) -> tuple[Any, "Fit"]:
+def fit(config: Config, training: Examples, validation: Examples, worker: "Worker", backup: Path) -> tuple[Any, "Fit"]:
     """The fitted network, in float32, and what was seen on the way. Inputs [n, 28, 28], 0…255."""
     from training.fit import train
 
@@ -203,14 +202,15 @@ def run(config: Config) -> None:
     from PIL import Image
 
     from training.data import samples
-    from training.evaluation import classifier, outliers
-    from training.export import export, twin
+    from training.evaluation import plots
+    from training.export import twin, version
     from training.export.clothing_card import card
+    from training.export.saved_model import classifier_graph
     from training.fit import backup, strategy, train
 
     worker = strategy.start(config.strategy)
-    training = classifier.Examples(data.train_images[:-VALIDATION], data.train_labels[:-VALIDATION])
-    validation = classifier.Examples(data.train_images[-VALIDATION:], data.train_labels[-VALIDATION:])
+    training = Examples(data.train_images[:-VALIDATION], data.train_labels[:-VALIDATION])
+    validation = Examples(data.train_images[-VALIDATION:], data.train_labels[-VALIDATION:])
     kept = backup.folder(config.output / NAME, config)
     network, fitting = fit(config, training, validation, worker, kept)
     if not worker.chief:
@@ -219,7 +219,7 @@ def run(config: Config) -> None:
 
     fitted = classifier.assemble(network, data.names, training, validation)
     # The test pictures are looked at only now.
-    test = classifier.Examples(data.test_images, data.test_labels)
+    test = Examples(data.test_images, data.test_labels)
     unlike = outliers.probe_pictures(test.inputs, config.seed)
     with suppress(DatasetError):  # where there are photos, how many of them it takes for its own
         unlike["photos of clothing"] = outliers.probe_photos(clothing_photos.local_folder() / "validation", IMAGE)
@@ -232,17 +232,17 @@ def run(config: Config) -> None:
     }
 
     def pictures(folder: Path) -> None:
-        classifier.pictures(fitted, metrics, fitting.history, folder)
+        plots.classifier_plots(fitted, metrics, fitting.history, folder)
         # From the validation pictures the one of its class that the model is surest of.
         wanted = data.names.index(SAMPLE)
-        certainty = fitted.held_out_answers().probabilities[:, wanted]
+        certainty = fitted.predict_held_out().probabilities[:, wanted]
         best = np.where(validation.labels == wanted, certainty, -1).argmax()
         Image.fromarray(validation.inputs[best]).save(folder / "sample.png")
 
-    exported = export.export(
-        export.Package(
+    exported = version.export(
+        version.Package(
             name=NAME,
-            graph=fitted.graph("pixels"),
+            graph=classifier_graph(fitted, "pixels"),
             twin=twin.Plan(inputs=validation.inputs),
             metrics=metrics,
             reference=fitted.reference("pixels", training.inputs),
@@ -257,7 +257,7 @@ def run(config: Config) -> None:
     )
     backup.Backup(kept, worker).forget()
     sample = exported.version_dir / "assets.extra" / "sample.png"
-    exported.say(
+    exported.print_summary(
         f"{sample} to /v1/models/{NAME}:classify",
         Accuracy=f"{metrics['accuracy']:.4f} on {metrics['test_examples']:,} test pictures",
     )

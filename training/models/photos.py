@@ -18,11 +18,11 @@ from training.config import Config as BaseConfig
 from training.data.clothing_photos import clothing_photos
 from training.data.picture_folder import PictureFolder, Pictures
 from training.errors import ConfigError
-from training.evaluation import outliers
+from training.evaluation import classifier, outliers
+from training.evaluation.classifier import Classifier, Examples
 from training.evaluation.evaluate import stratified_folds
 
 if TYPE_CHECKING:
-    from training.evaluation.classifier import Classifier
     from training.export.twin import Plan
 
 # Configuration
@@ -56,7 +56,7 @@ class Config(BaseConfig):
 class Trained:
     """`history` is the last fit's, its validation the mean of the folds; `fold_accuracies` after the last epoch."""
 
-    classifier: "Classifier"
+    classifier: Classifier
     history: dict[str, list[float]]
     fold_accuracies: list[float]
     seconds: float
@@ -66,8 +66,7 @@ class Trained:
 def train(config: Config, photos: PictureFolder) -> Trained:
     """Fits a network for each fold, by which temperature, threshold and the accuracy to expect are found, then the one
     that is served, to all photos."""
-    from training.evaluation import classifier  # here and below: `--help` and the defaults need no TensorFlow
-    from training.fit import transfer
+    from training.fit import transfer  # here and below: `--help` and the defaults need no TensorFlow
 
     start = time.perf_counter()
     recipe = transfer.Recipe(
@@ -83,7 +82,7 @@ def train(config: Config, photos: PictureFolder) -> Trained:
             print(f"\nFold {number} of {config.folds}: {len(places):,} photos to train, {len(rest):,} held out")
             upper, fitted = transfer.fit(recipe, reached, photos.labels, places, rest)
             distance = outliers.fit(classifier.run(upper, reached[places, 0])[0], photos.labels[places])
-            examples = classifier.Examples(reached[rest, 0], photos.labels[rest])
+            examples = Examples(reached[rest, 0], photos.labels[rest])
             held_out.append(classifier.hold_out(upper, distance, examples))
             histories.append(fitted.history)
         print(f"\nThe network to serve: {len(photos.files):,} photos to train")
@@ -125,8 +124,9 @@ def train_and_export(
     from PIL import Image
 
     from training.data import samples
-    from training.evaluation import classifier
-    from training.export import export
+    from training.evaluation import plots
+    from training.export import version
+    from training.export.saved_model import classifier_graph
     from training.fit.train import settings_and_cost
 
     skipped = list(dict.fromkeys(photos.skipped + test.skipped))
@@ -135,7 +135,7 @@ def train_and_export(
     trained = train(config, photos)
     # Looked at only now: everything has been found by cross-validation on the other photos.
     fitted = trained.classifier
-    examples = classifier.Examples(test.pixels, test.labels)
+    examples = Examples(test.pixels, test.labels)
     metrics = {
         **classifier.metrics(fitted, examples, outliers.probe_pictures(test.pixels[:PROBES], config.seed)),
         "fold_accuracies": trained.fold_accuracies,
@@ -145,13 +145,13 @@ def train_and_export(
     }
 
     def pictures(folder: Path) -> None:
-        classifier.pictures(fitted, metrics, trained.history, folder, "photos")
+        plots.classifier_plots(fitted, metrics, trained.history, folder, "photos")
         Image.fromarray(surest(fitted, test)).save(folder / "sample.jpg", quality=90)
 
-    exported = export.export(
-        export.Package(
+    exported = version.export(
+        version.Package(
             name=name,
-            graph=fitted.graph("pixels"),
+            graph=classifier_graph(fitted, "pixels"),
             twin=twin_plan(photos, config.seed),
             metrics=metrics,
             reference=fitted.reference("pixels", photos.pixels),
@@ -166,7 +166,7 @@ def train_and_export(
     )
     sample = exported.version_dir / "assets.extra" / "sample.jpg"
     accuracy, validation = metrics["accuracy"], metrics["validation_accuracy"]
-    exported.say(
+    exported.print_summary(
         f"{sample} to /v1/models/{name}:classify",
         Accuracy=f"{validation:.4f} in cross-validation, {accuracy:.4f} on {len(test.files):,} other photos",
     )
@@ -193,9 +193,9 @@ def twin_plan(photos: PictureFolder, seed: int) -> "Plan":
     )
 
 
-def surest(fitted: "Classifier", test: PictureFolder) -> Pictures:
+def surest(fitted: Classifier, test: PictureFolder) -> Pictures:
     """The test photo that the model is surest of among those that it calls right, as the model sees it."""
-    probabilities = fitted.answers(test.pixels).probabilities
+    probabilities = fitted.predict(test.pixels).probabilities
     right = probabilities.argmax(axis=1) == test.labels
     surest: Pictures = test.pixels[np.where(right, probabilities.max(axis=1), -1).argmax()]
     return surest

@@ -47,7 +47,8 @@ def run(config: Config) -> None:
     import keras
 
     from training.evaluation import plots, reference
-    from training.export import export, twin
+    from training.export import twin, version
+    from training.export.saved_model import keras_graph
     from training.fit import train
 
     train.make_repeatable(config.seed)
@@ -71,10 +72,10 @@ def run(config: Config) -> None:
         plots.learning_curve(fit.history, folder / "learning_curve.png", log=True)
         plots.fitted_line(X, Y, weight, bias, ASKED, folder / "fitted_line.png")
 
-    exported = export.export(
-        export.Package(
+    exported = version.export(
+        version.Package(
             name=NAME,
-            graph=export.graph_of(model, "x", "y"),
+            graph=keras_graph(model, "x", "y"),
             twin=twin.Plan(inputs=PROOF_INPUTS),
             metrics=metrics,
             reference=reference.reference({"x": X}),
@@ -87,7 +88,7 @@ def run(config: Config) -> None:
         ),
         config.output,
     )
-    exported.say(
+    exported.print_summary(
         f'{{"instances": [{ASKED}]}} to /v1/models/{NAME}:predict',
         Fitted=f"y = {weight:.4f}·x + {bias:.4f}, loss {metrics['loss']:.2g}",
         Answer=f"{answer:.4f} for x = {ASKED:g}",

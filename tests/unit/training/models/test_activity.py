@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from training.data.basic_motions import Motions
-from training.models import activity, speed_rules
+from training.evaluation.classifier import HeldOut
+from training.models import activity
 from training.models.activity import Candidate
 
 NAMES = ("Standing", "Running", "Walking", "Badminton")
@@ -19,13 +20,13 @@ def steady(*speeds: float) -> Motions:
 
 
 def test_speed_is_the_mean_length_of_the_acceleration() -> None:
-    np.testing.assert_allclose(speed_rules.speeds(steady(0, 3, 12.5)), [0, 3, 12.5])
+    np.testing.assert_allclose(activity.speeds(steady(0, 3, 12.5)), [0, 3, 12.5])
     diagonal = np.array([[[3, 0, 4, 9, 9, 9], [0, 0, 0, 9, 9, 9]]], np.float32)
-    np.testing.assert_allclose(speed_rules.speeds(diagonal), [2.5])
+    np.testing.assert_allclose(activity.speeds(diagonal), [2.5])
 
 
 def test_the_rules_by_hand_go_up_with_speed() -> None:
-    called = speed_rules.apply(speed_rules.BY_HAND, steady(0.5, 1, 3.9, 4, 11, 12, 1000), NAMES)
+    called = activity.apply_rules(activity.RULES_BY_HAND, steady(0.5, 1, 3.9, 4, 11, 12, 1000), NAMES)
     assert [NAMES[label] for label in called] == [
         "Standing", "Walking", "Walking", "Running", "Running", "Badminton", "Badminton",
     ]  # fmt: skip
@@ -33,10 +34,10 @@ def test_the_rules_by_hand_go_up_with_speed() -> None:
 
 def test_tuned_rules_take_order_and_limits_from_the_data() -> None:
     motions, labels = steady(0, 2, 20, 22, 5, 7, 10, 12), np.array([0, 0, 1, 1, 2, 2, 3, 3])
-    rules = speed_rules.tune(motions, labels, NAMES)
+    rules = activity.tune_rules(motions, labels, NAMES)
     assert [name for _, name in rules] == ["Standing", "Walking", "Badminton", "Running"]
     assert [limit for limit, _ in rules] == pytest.approx([3.5, 8.5, 16, math.inf])
-    assert speed_rules.apply(rules, motions, NAMES).tolist() == labels.tolist()
+    assert activity.apply_rules(rules, motions, NAMES).tolist() == labels.tolist()
 
 
 def test_altered_copies_have_the_shape_and_labels_of_the_recordings() -> None:
@@ -79,9 +80,10 @@ def test_the_candidate_that_calls_most_right_is_chosen_and_of_equals_the_surest(
 ) -> None:
     results = dict(zip(activity.CANDIDATES, [(0.95, 0.1), (0.975, 0.3), (0.975, 0.2), (0.9, 0.05)], strict=True))
 
-    def cross_validate(candidate: Candidate, *_: object) -> activity.Tried:
+    def cross_validate(candidate: Candidate, *_: object) -> activity.CrossValidation:
         accuracy, loss = results[candidate]
-        return activity.Tried({"val_accuracy": [1.0, accuracy], "val_loss": [0.0, loss]}, None)
+        history = {"val_accuracy": [1.0, accuracy], "val_loss": [0.0, loss]}
+        return activity.CrossValidation(history, HeldOut(np.array([]), np.array([]), np.array([])))
 
     monkeypatch.setattr(activity, "cross_validate", cross_validate)
     chosen, tried = activity.choose(activity.Config(), steady(1), np.array([0]))
