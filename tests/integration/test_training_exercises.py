@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requirements/train.txt)")
 
-from training import exercise_fit
+from training import exercises
 from training.data import datasets
 from training.exercises import EXERCISES, Exercise
 
@@ -62,15 +62,15 @@ def number(cell: str) -> float:
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.name)
 def test_the_page_states_the_parameters_that_the_network_has(exercise: Exercise) -> None:
-    assert table(PAGE)[exercise.name][2] == f"{exercise_fit.build(exercise).count_params():,}"
+    assert table(PAGE)[exercise.name][2] == f"{exercises.build(exercise).count_params():,}"
 
 
 def test_a_fit_does_not_depend_on_what_was_fitted_before() -> None:
     random = np.random.default_rng(1)
-    split = exercise_fit.Split(random.uniform(0, 255, (64, 28, 28)).astype(np.float32), random.integers(10, size=64))
+    split = exercises.Split(random.uniform(0, 255, (64, 28, 28)).astype(np.float32), random.integers(10, size=64))
     small = Exercise(name="small", filters=(2,), units=(4,))
     first, other, again = (
-        exercise_fit.outcome(exercise, 2, 1, split, split, split)
+        exercises.outcome(exercise, 2, 1, split, split, split)
         for exercise in (small, Exercise(name="other", units=(3,)), small)
     )
     assert first.history == again.history != other.history
@@ -80,15 +80,15 @@ def test_a_fit_does_not_depend_on_what_was_fitted_before() -> None:
 @pytest.mark.parametrize(("accuracy", "stops"), [(0.9, False), (0.91, True)])
 def test_the_jams_callback_stops_above_its_level(accuracy: float, stops: bool) -> None:
     model = SimpleNamespace(stop_training=False)
-    (callback,) = exercise_fit.stopping(Exercise(name="level", stop="level"), model)
+    (callback,) = exercises.stopping(Exercise(name="level", stop="level"), model)
     callback.on_epoch_end(0, {"accuracy": accuracy})
     assert model.stop_training is stops
 
 
 def test_patience_watches_the_validation_and_keeps_the_best_weights() -> None:
-    (callback,) = exercise_fit.stopping(Exercise(name="patience", stop="patience"), None)
+    (callback,) = exercises.stopping(Exercise(name="patience", stop="patience"), None)
     assert (callback.monitor, callback.patience, callback.restore_best_weights) == ("val_loss", 3, True)
-    assert exercise_fit.stopping(Exercise(name="never"), None) == ()
+    assert exercises.stopping(Exercise(name="never"), None) == ()
 
 
 @needs_fashion_mnist
