@@ -7,6 +7,7 @@ Cost: grows with the pictures; for 3,000 about two thirds of what `photos` costs
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from training.data import picture_folder
 from training.data.picture_folder import PictureFolder
@@ -43,10 +44,7 @@ def check_name(name: str) -> None:
 
 def run(config: Config) -> None:
     pictures, test = read(config)
-
-    from training.export.photos_card import folder_card
-
-    photos.train_and_export(config.name, config, pictures, test, folder_card)
+    photos.train_and_export(config.name, config, pictures, test, card)
 
 
 def read(config: Config) -> tuple[PictureFolder, PictureFolder]:
@@ -57,3 +55,9 @@ def read(config: Config) -> tuple[PictureFolder, PictureFolder]:
         return pictures, picture_folder.read(validation, photos.IMAGE, 1, pictures.names)
     places, kept = next(stratified_folds(pictures.labels, SPLIT, config.seed))
     return pictures.part(places), pictures.part(kept)
+
+
+def card(metrics: dict[str, Any], twin: str) -> str:
+    skipped = metrics["skipped"]
+    section = "## Skipped\n" + "\n".join(f"- {each}" for each in skipped) + "\n" if skipped else ""
+    return photos.fill_card("folder", metrics, twin, skipped_count=len(skipped), skipped_section=section)

@@ -109,14 +109,6 @@ def test_the_service_is_told_labels_and_an_example(run: tuple[Path, str]) -> Non
     assert config["twin"]["largest_difference"] <= 1e-5
 
 
-def test_the_model_card_states_both_rules_beside_the_model(run: tuple[Path, str]) -> None:
-    for version_dir in (run[0], SHIPPED):
-        found, text = read(version_dir, "metrics.json"), (version_dir / "assets.extra" / "README.md").read_text()
-        assert f"else Badminton | {found['rules_accuracy']:.3f} | – |" in text
-        assert f"else Running | {found['tuned_rules_accuracy']:.3f} |" in text
-        assert f"| this model | {found['accuracy']:.3f} |" in text
-
-
 def test_it_says_what_came_out_and_what_to_do_next(run: tuple[Path, str]) -> None:
     version_dir, printed = run
     assert printed.count("accuracy") > len(activity.CANDIDATES)

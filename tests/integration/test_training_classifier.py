@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from training.evaluation import calibration, classifier, outliers, plots
 from training.evaluation.classifier import Classifier, Examples
-from training.export import classifier_card, twin, version
+from training.export import twin, version
 from training.export.saved_model import classifier_graph
 
 NAMES = ("hat", "sock", "glove")
@@ -144,14 +144,7 @@ def test_all_that_it_needs_comes_out_of_an_export(fitted: Classifier, tmp_path: 
             twin=twin.Plan(inputs=examples(1_000, 4).inputs),
             metrics=metrics,
             reference=fitted.reference("values", examples(900, 0).inputs),
-            card=lambda metrics, outcome: "\n".join(
-                [
-                    classifier_card.results(metrics, "clouds"),
-                    classifier_card.confidence(metrics, "clouds"),
-                    classifier_card.errors(metrics, "clouds"),
-                    classifier_card.sizes(metrics),
-                ]
-            ),
+            card=lambda metrics, outcome: "",
             pictures=lambda folder: plots.classifier_plots(fitted, metrics, history, folder, "clouds"),
             example={"instances": [[1, 2, 3, 4]]},
             labels=NAMES,
@@ -165,14 +158,6 @@ def test_all_that_it_needs_comes_out_of_an_export(fitted: Classifier, tmp_path: 
         "learning_curve.png",
         "reliability.png",
     }
-    card = (assets / "README.md").read_text()
-    for stated in (
-        f"| test | {metrics['accuracy']:.4f} |",
-        f"divided by {metrics['temperature']:.3f} before the softmax",
-        "| hat | ",
-        f"| test | {metrics['outliers_flagged']['test']:.1%} |",
-    ):
-        assert stated in card
     reference = json.loads((assets / "reference.json").read_text())
     assert list(reference["inputs"]) == [f"values[{place}]" for place in range(4)]
     assert list(reference["labels"]) == list(NAMES)

@@ -17,6 +17,7 @@ from training.data import Floats, basic_motions, samples
 from training.data.basic_motions import BasicMotions, Labels, Motions
 from training.evaluation import classifier, outliers
 from training.evaluation.evaluate import stratified_folds
+from training.export import model_card
 
 if TYPE_CHECKING:
     from training.fit.train import Fit
@@ -218,7 +219,6 @@ def run(config: Config) -> None:
 
     from training.evaluation import plots
     from training.export import twin, version
-    from training.export.activity_card import card
     from training.export.saved_model import classifier_graph
     from training.fit import train
 
@@ -282,3 +282,29 @@ def proof_inputs(motions: Motions) -> Motions:
     """The training recordings, each begun at PROOF_SHIFTS moments: 40 alone are too few to prove anything."""
     steps = motions.shape[1]
     return np.concatenate([np.roll(motions, shift, axis=1) for shift in range(0, steps, steps // PROOF_SHIFTS)])
+
+
+def card(metrics: dict[str, Any], twin: str) -> str:
+    candidates = metrics["cross_validation"]
+    chosen = next(each for each in candidates if each["chosen"])
+    altered = "begun at another moment, up to 15 % stronger or weaker, with a little noise"
+    values = {
+        "right": round(metrics["accuracy"] * metrics["test_examples"]),
+        "filters": chosen["filters"],
+        "double_filters": 2 * chosen["filters"],
+        "trained_on": f"20 copies of each recording, {altered}"
+        if chosen["altered"]
+        else "20 equal copies of each recording",
+        "tuned_rules": ", ".join(
+            f"{name} below {limit:g}" if limit is not None else f"else {name}" for name, limit in metrics["tuned_rules"]
+        ),
+        "candidates": "\n".join(
+            f"| {each['filters']} | {'altered' if each['altered'] else 'as recorded'} | {each['accuracy']:.3f} "
+            f"| {each['loss']:.3f} | {'chosen' if each['chosen'] else ''} |"
+            for each in candidates
+        ),
+        "points_per_error": 100 / metrics["test_examples"],
+    }
+    validation = "validation (each recording by a fold's network)"
+    common = model_card.classifier_values(metrics, twin, "recordings", validation=validation)
+    return model_card.fill("activity", common | values)

@@ -18,6 +18,7 @@ from training.data import clothing_photos, datasets
 from training.errors import DatasetError
 from training.evaluation import classifier, outliers
 from training.evaluation.classifier import Examples
+from training.export import model_card
 from training.fit import devices
 from training.fit.devices import PRECISIONS, STRATEGIES
 
@@ -204,7 +205,6 @@ def run(config: Config) -> None:
     from training.data import samples
     from training.evaluation import plots
     from training.export import twin, version
-    from training.export.clothing_card import card
     from training.export.saved_model import classifier_graph
     from training.fit import backup, strategy, train
 
@@ -260,4 +260,18 @@ def run(config: Config) -> None:
     exported.print_summary(
         f"{sample} to /v1/models/{NAME}:classify",
         Accuracy=f"{metrics['accuracy']:.4f} on {metrics['test_examples']:,} test pictures",
+    )
+
+
+def card(metrics: dict[str, Any], twin: str) -> str:
+    network = metrics["network"]
+    values = model_card.classifier_values(metrics, twin, "pictures")
+    return model_card.fill(
+        "clothing",
+        values
+        | {
+            "network_points": model_card.wrap(model_card.fill_part(f"_clothing_{network}", values)),
+            "twin_point": model_card.wrap(f"- **Twin:** {twin}; the inputs are the validation pictures."),
+            "runs": model_card.fill("_clothing_runs", {}) if network == "convolution" else "",
+        },
     )

@@ -21,6 +21,7 @@ from training.errors import ConfigError
 from training.evaluation import classifier, outliers
 from training.evaluation.classifier import Classifier, Examples
 from training.evaluation.evaluate import stratified_folds
+from training.export import model_card
 
 if TYPE_CHECKING:
     from training.export.twin import Plan
@@ -107,8 +108,6 @@ def run(config: Config) -> None:
     # What the data set calls its validation part is the only other one here, and so takes the part of a test split:
     # whatever is chosen is chosen by cross-validation on train/.
     photos, test = clothing_photos(IMAGE, LEAST)
-
-    from training.export.photos_card import card
 
     train_and_export(NAME, config, photos, test, card)
 
@@ -199,3 +198,17 @@ def surest(fitted: Classifier, test: PictureFolder) -> Pictures:
     right = probabilities.argmax(axis=1) == test.labels
     surest: Pictures = test.pixels[np.where(right, probabilities.max(axis=1), -1).argmax()]
     return surest
+
+
+def card(metrics: dict[str, Any], twin: str) -> str:
+    return fill_card("photos", metrics, twin)
+
+
+def fill_card(template: str, metrics: dict[str, Any], twin: str, **more: object) -> str:
+    """Also for the template of `folder`; `more`: what that one needs beside."""
+    values = model_card.classifier_values(metrics, twin, "photos", validation="cross-validation") | {
+        "folds": len(metrics["fold_accuracies"]),
+        "each_fold": ", ".join(f"{accuracy:.4f}" for accuracy in metrics["fold_accuracies"]),
+        "class_count": len(metrics["classes"]),
+    }
+    return model_card.fill(template, values | {"body": model_card.fill_part("_photos", values), **more})

@@ -12,11 +12,12 @@ import numpy as np
 
 from service.serving_config import Sample
 from training.config import Config as BaseConfig
+from training.export import model_card
 
 NAME = "regression"
 X = np.array([-1, 0, 1, 2, 3, 4], np.float32)
 Y = np.array([-2, 1, 4, 7, 10, 13], np.float32)
-ASKED = 10.0
+NEW_X = 10.0
 
 # The training range and x = 10, with a margin.
 PROOF_INPUTS = np.linspace(-20, 20, 4001, dtype=np.float32)
@@ -57,7 +58,7 @@ def run(config: Config) -> None:
     fit = train.fit(model, train.batches(X, Y, config.batch_size), epochs=config.epochs)
 
     weight, bias = (float(values.item()) for values in model.get_weights())
-    answer = float(model(np.array([ASKED], np.float32))[0])
+    answer = float(model(np.array([NEW_X], np.float32))[0])
     metrics = {
         "loss": fit.history["loss"][-1],
         "weight": weight,
@@ -70,7 +71,7 @@ def run(config: Config) -> None:
 
     def pictures(folder: Path) -> None:
         plots.learning_curve(fit.history, folder / "learning_curve.png", log=True)
-        plots.fitted_line(X, Y, weight, bias, ASKED, folder / "fitted_line.png")
+        plots.fitted_line(X, Y, weight, bias, NEW_X, folder / "fitted_line.png")
 
     exported = version.export(
         version.Package(
@@ -81,7 +82,7 @@ def run(config: Config) -> None:
             reference=reference.reference({"x": X}),
             card=card,
             pictures=pictures,
-            example={"instances": [ASKED]},
+            example={"instances": [NEW_X]},
             samples=lambda _assets: tuple(
                 Sample(instance=x, expected=y) for x, y in zip(X.tolist(), Y.tolist(), strict=True)
             ),
@@ -89,37 +90,12 @@ def run(config: Config) -> None:
         config.output,
     )
     exported.print_summary(
-        f'{{"instances": [{ASKED}]}} to /v1/models/{NAME}:predict',
+        f'{{"instances": [{NEW_X}]}} to /v1/models/{NAME}:predict',
         Fitted=f"y = {weight:.4f}·x + {bias:.4f}, loss {metrics['loss']:.2g}",
-        Answer=f"{answer:.4f} for x = {ASKED:g}",
+        Answer=f"{answer:.4f} for x = {NEW_X:g}",
     )
 
 
 def card(metrics: dict[str, Any], twin: str) -> str:
-    return f"""# {NAME}, version {metrics["version"]}
-
-One `Dense(1)` unit ({metrics["parameters"]} parameters) fitted to six points of the line y = 3x + 1: the
-smallest model that can be trained, exported and served.
-
-- **Input** `x`: float32 [-1]. **Output** `y`: float32 [-1].
-- **Intended use:** trying out the service. Not for anything else: the line is known.
-- **Data:** x = −1, 0, 1, 2, 3, 4 and y = −2, 1, 4, 7, 10, 13, written in the source; no licence needed.
-  All six points are trained on; there is no split, and x = {ASKED:g} is the only check on an unseen value.
-- **Settings:** gradient descent on the mean squared error, learning rate {metrics["learning_rate"]:g},
-  {metrics["epochs"]} epochs of batches of {metrics["batch_size"]}, seed {metrics["seed"]}.
-- **Cost:** {metrics["seconds"]} s on {metrics["cores"]} cores.
-- **Twin:** {twin}; the inputs are x from {PROOF_INPUTS[0]:g} to {PROOF_INPUTS[-1]:g}.
-
-| | |
-|---|---|
-| weight | {metrics["weight"]:.6f} |
-| bias | {metrics["bias"]:.6f} |
-| answer for x = {ASKED:g} | {metrics["prediction_for_10"]:.6f} |
-| mean squared error | {metrics["loss"]:.3g} |
-
-![Points and fitted line](fitted_line.png)
-![Loss per epoch](learning_curve.png)
-
-**Limits:** float32. The answer's error grows with |x| (a relative 1e-7 or so), and so may the difference
-between SavedModel and twin: the proof covers the range above, not more.
-"""
+    ends = {"first_input": PROOF_INPUTS[0], "last_input": PROOF_INPUTS[-1]}
+    return model_card.fill("regression", model_card.values(metrics, twin) | {"new_x": NEW_X, **ends})
