@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from training.config import check_output, check_seed
-from training.data import Array, datasets
+from training.data import Array, fashion_mnist
 from training.errors import ConfigError
 from training.evaluation.evaluate import microseconds
 
@@ -225,7 +225,7 @@ def time_of_a_prediction(twin: bytes, picture: Array) -> float:
 
 
 def run(config: Config) -> None:
-    data = datasets.fashion_mnist()
+    data = fashion_mnist.load()
     pictures, labels = data.train_images.astype(np.float32), data.train_labels
     training = Split(pictures[:-VALIDATION], labels[:-VALIDATION])
     validation = Split(pictures[-VALIDATION:], labels[-VALIDATION:])

@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.mark.parametrize("which", ["new", "shipped"])
 def test_the_twin_has_the_accuracy_that_the_metrics_state(which: str, run: tuple[Path, str]) -> None:
     version_dir = run[0] if which == "new" else SHIPPED
-    data = basic_motions.basic_motions()
+    data = basic_motions.load()
     runner = Interpreter(str(version_dir / "assets.extra" / "model.tflite")).get_signature_runner("scored")
     answers = runner(motion=data.test_motions)["probabilities"]
     right = (answers.argmax(axis=1) == data.test_labels).mean()
@@ -88,7 +88,7 @@ def test_the_reference_says_what_was_trained_on(run: tuple[Path, str]) -> None:
 
 
 def test_both_signatures_of_the_saved_model_give_what_the_twin_gives() -> None:
-    motions = basic_motions.basic_motions().train_motions
+    motions = basic_motions.load().train_motions
     signatures = tf.saved_model.load(str(SHIPPED)).signatures
     twin = Interpreter(str(SHIPPED / "assets.extra" / "model.tflite")).get_signature_runner("scored")(motion=motions)
     scored = signatures["scored"](motion=tf.constant(motions))

@@ -11,13 +11,13 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 from tests.integration.training_run import ROOT, read, train
-from training.data import augmentation, datasets
+from training.data import augmentation, fashion_mnist
 from training.models.clothing import convolution
 
 SHIPPED = ROOT / "models" / "clothing"
 DENSE, CONVOLUTION = SHIPPED / "1", SHIPPED / "2"
 
-if datasets.local_folder() is None:
+if fashion_mnist.local_folder() is None:
     pytest.skip(
         "Fashion-MNIST is not on this machine (apt-get install dataset-fashion-mnist, or set FASHION_MNIST_DIR)",
         allow_module_level=True,
@@ -55,7 +55,7 @@ def test_the_same_seed_gives_the_accuracy_of_the_shipped_model(run: tuple[Path, 
 @pytest.mark.parametrize("which", ["new", "dense", "convolution"])
 def test_the_twin_has_the_accuracy_that_the_metrics_state(which: str, run: tuple[Path, str]) -> None:
     version_dir = {"new": run[0], "dense": DENSE, "convolution": CONVOLUTION}[which]
-    data = datasets.fashion_mnist()
+    data = fashion_mnist.load()
     predicted = twin_answers(version_dir, data.test_images).argmax(axis=1)
     assert (predicted == data.test_labels).mean() == pytest.approx(
         read(version_dir, "metrics.json")["accuracy"], abs=1e-3
@@ -68,7 +68,7 @@ def test_the_metrics_add_up(run: tuple[Path, str]) -> None:
     assert matrix.shape == (10, 10)
     assert matrix.sum() == found["test_examples"] == 10_000
     assert np.trace(matrix) / 10_000 == found["accuracy"]
-    assert list(found["classes"]) == list(datasets.LABELS)
+    assert list(found["classes"]) == list(fashion_mnist.LABELS)
     for i, each in enumerate(found["classes"].values()):
         assert each["support"] == 1_000
         assert each["recall"] == pytest.approx(matrix[i, i] / 1_000, abs=1e-4)
@@ -78,7 +78,7 @@ def test_the_metrics_add_up(run: tuple[Path, str]) -> None:
 
 def test_the_service_is_told_labels_picture_and_example(run: tuple[Path, str]) -> None:
     config = read(run[0], "serving.json")
-    assert config["labels"] == list(datasets.LABELS)
+    assert config["labels"] == list(fashion_mnist.LABELS)
     assert config["image"] == {"height": 28, "width": 28, "mode": "L", "fit": "contain", "ground": "black"}
     assert config["example"] == {"picture": "sample.png"}
     assert config["twin"]["inputs_tried"] == 5_000
@@ -89,7 +89,7 @@ def test_the_sample_is_a_picture_that_the_model_gets_right(run: tuple[Path, str]
     picture = Image.open(run[0] / "assets.extra" / "sample.png")
     assert picture.mode == "L"
     pixels = np.array(picture)
-    data = datasets.fashion_mnist()
+    data = fashion_mnist.load()
     (place,) = np.flatnonzero((data.train_images == pixels).all(axis=(1, 2)))
     assert place >= 55_000, "not from the validation pictures"
     assert twin_answers(run[0], pixels[np.newaxis]).argmax() == data.train_labels[place]

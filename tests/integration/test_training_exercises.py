@@ -15,14 +15,14 @@ import pytest
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requirements/train.txt)")
 
 from training import exercises
-from training.data import datasets
+from training.data import fashion_mnist
 from training.exercises import EXERCISES, Exercise
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "exercises.md").read_text("utf-8")
 
 needs_fashion_mnist = pytest.mark.skipif(
-    datasets.local_folder() is None,
+    fashion_mnist.local_folder() is None,
     reason="Fashion-MNIST is not on this machine (apt-get install dataset-fashion-mnist, or set FASHION_MNIST_DIR)",
 )
 

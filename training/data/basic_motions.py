@@ -36,7 +36,7 @@ class BasicMotions:
     names: tuple[str, ...]
 
 
-def basic_motions() -> BasicMotions:
+def load() -> BasicMotions:
     """40 recordings to train and 40 for the test."""
     folder = local_folder()
     if folder is None:

@@ -26,7 +26,7 @@ def local_folder() -> Path:
     return Path(named)
 
 
-def clothing_photos(spec: ImageSpec, least: int) -> tuple[PictureFolder, PictureFolder]:
+def load(spec: ImageSpec, least: int) -> tuple[PictureFolder, PictureFolder]:
     """What lies in train/ and in validation/; `least` pictures of each class."""
     folder = local_folder()
     train = picture_folder.read(folder / "train", spec, least)

@@ -215,7 +215,7 @@ def cross_validate_rules(config: Config, data: BasicMotions) -> float:
 
 
 def run(config: Config) -> None:
-    data = basic_motions.basic_motions()
+    data = basic_motions.load()
 
     from training.evaluation import plots
     from training.export import twin, version

@@ -14,7 +14,7 @@ import numpy as np
 
 from service.serving_config import ImageSpec
 from training.config import Config as BaseConfig
-from training.data import clothing_photos, datasets
+from training.data import clothing_photos, fashion_mnist
 from training.errors import DatasetError
 from training.evaluation import classifier, outliers
 from training.evaluation.classifier import Examples
@@ -198,7 +198,7 @@ def fit(config: Config, training: Examples, validation: Examples, worker: "Worke
 
 
 def run(config: Config) -> None:
-    data = datasets.fashion_mnist()
+    data = fashion_mnist.load()
 
     from PIL import Image
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from service.serving_config import ImageSpec
 from training.config import Config as BaseConfig
-from training.data.clothing_photos import clothing_photos
+from training.data import clothing_photos
 from training.data.picture_folder import PictureFolder, Pictures
 from training.errors import ConfigError
 from training.evaluation import classifier, outliers
@@ -107,7 +107,7 @@ def train(config: Config, photos: PictureFolder) -> Trained:
 def run(config: Config) -> None:
     # What the data set calls its validation part is the only other one here, and so takes the part of a test split:
     # whatever is chosen is chosen by cross-validation on train/.
-    photos, test = clothing_photos(IMAGE, LEAST)
+    photos, test = clothing_photos.load(IMAGE, LEAST)
 
     train_and_export(NAME, config, photos, test, card)
 

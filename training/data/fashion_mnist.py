@@ -78,7 +78,7 @@ class FashionMnist:
     names: tuple[str, ...] = LABELS
 
 
-def fashion_mnist() -> FashionMnist:
+def load() -> FashionMnist:
     """Zalando's pictures (60,000 for training, 10,000 for the test), from the first source that has them."""
     folder = local_folder()
     arrays = _download() if folder is None else {name: _read(folder, name) for name in FILES}

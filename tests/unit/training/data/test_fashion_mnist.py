@@ -7,8 +7,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from training.data import datasets
-from training.data.datasets import IdxFile
+from training.data import fashion_mnist
+from training.data.fashion_mnist import IdxFile
 from training.errors import DatasetError
 
 IMAGES = "train-images-idx3-ubyte"
@@ -24,8 +24,8 @@ TINY = {name: IdxFile(array.shape, hashlib.sha256(CONTENTS[name]).hexdigest()) f
 
 @pytest.fixture(autouse=True)
 def tiny_files_and_no_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(datasets, "FILES", TINY)
-    monkeypatch.setattr(datasets, "DEBIAN_FOLDER", tmp_path / "debian")
+    monkeypatch.setattr(fashion_mnist, "FILES", TINY)
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path / "debian")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.delenv("FASHION_MNIST_DIR", raising=False)
     monkeypatch.setitem(sys.modules, "keras", None)  # `import keras` fails unless a test puts a fake there
@@ -52,7 +52,7 @@ def fake_keras(arrays: dict[str, np.ndarray]) -> ModuleType:
 def message_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("FASHION_MNIST_DIR", str(folder))
     with pytest.raises(DatasetError) as caught:
-        datasets.fashion_mnist()
+        fashion_mnist.load()
     message = str(caught.value)
     assert "\n" not in message
     assert "apt-get install dataset-fashion-mnist, or set FASHION_MNIST_DIR" in message
@@ -64,7 +64,7 @@ def test_compressed_and_plain_files_give_the_same_arrays(
     compress: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FASHION_MNIST_DIR", str(write(tmp_path / "here", compress=compress)))
-    data = datasets.fashion_mnist()
+    data = fashion_mnist.load()
     np.testing.assert_array_equal(data.train_images, ARRAYS[IMAGES])
     assert data.train_labels.tolist() == [0, 1, 2]
     assert data.test_images.shape == (2, 2, 2)
@@ -77,7 +77,7 @@ def test_how_hard_a_file_was_compressed_does_not_matter(tmp_path: Path, monkeypa
     folder = write(tmp_path / "here")
     (folder / f"{IMAGES}.gz").write_bytes(gzip.compress(CONTENTS[IMAGES], compresslevel=1, mtime=1))
     monkeypatch.setenv("FASHION_MNIST_DIR", str(folder))
-    assert datasets.fashion_mnist().train_images.shape == (3, 2, 2)
+    assert fashion_mnist.load().train_images.shape == (3, 2, 2)
 
 
 def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,44 +125,44 @@ def test_the_named_folder_is_not_replaced_by_another_source(tmp_path: Path, monk
 
 def test_the_debian_package_comes_before_the_cache(tmp_path: Path) -> None:
     cache = write(tmp_path / "keras" / "datasets" / "fashion-mnist")
-    assert datasets.local_folder() == cache
+    assert fashion_mnist.local_folder() == cache
     debian = write(tmp_path / "debian")
-    assert datasets.local_folder() == debian
+    assert fashion_mnist.local_folder() == debian
 
 
 def test_a_half_filled_cache_is_left_to_keras_to_fill(tmp_path: Path) -> None:
     cache = write(tmp_path / "keras" / "datasets" / "fashion-mnist")
     (cache / f"{IMAGES}.gz").unlink()
-    assert datasets.local_folder() is None
+    assert fashion_mnist.local_folder() is None
 
 
 def test_a_damaged_cache_is_an_error_and_not_passed_over(tmp_path: Path) -> None:
     write(tmp_path / "keras" / "datasets" / "fashion-mnist", {IMAGES: b"nothing"})
     with pytest.raises(DatasetError, match="Remove or replace it"):
-        datasets.fashion_mnist()
+        fashion_mnist.load()
 
 
 def test_keras_downloads_when_nothing_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "keras", fake_keras(ARRAYS))
-    np.testing.assert_array_equal(datasets.fashion_mnist().train_images, ARRAYS[IMAGES])
+    np.testing.assert_array_equal(fashion_mnist.load().train_images, ARRAYS[IMAGES])
 
 
 def test_a_download_is_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "keras", fake_keras(ARRAYS | {IMAGES: np.zeros((3, 2, 2), np.uint8)}))
     with pytest.raises(DatasetError, match=f"Keras's {IMAGES}: SHA-256"):
-        datasets.fashion_mnist()
+        fashion_mnist.load()
 
 
 def test_no_source_at_all_says_how_to_get_the_data() -> None:
     with pytest.raises(DatasetError, match=r"Keras could not download Fashion-MNIST: .*apt-get install"):
-        datasets.fashion_mnist()
+        fashion_mnist.load()
 
 
 def test_the_real_data_passes_its_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    if datasets.local_folder() is None:
+    if fashion_mnist.local_folder() is None:
         pytest.skip("Fashion-MNIST is not on this machine (apt-get install dataset-fashion-mnist)")
-    data = datasets.fashion_mnist()
+    data = fashion_mnist.load()
     assert data.train_images.shape == (60_000, 28, 28)
     assert data.test_images.shape == (10_000, 28, 28)
     assert np.bincount(data.train_labels).tolist() == [6_000] * 10
