@@ -16,7 +16,7 @@ from training.evaluation.evaluate import stratified_folds
 from training.models import photos
 
 NAME = "folder"
-SPLIT = 7
+SPLIT = 7  # one in so many pictures is kept for the test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Config(photos.Config):
 
 
 def check_name(name: str) -> None:
-    """As the service has it: see service/lifecycle/repository.py."""
+    """ConfigError for names that the service does not serve (service/lifecycle/repository.py)."""
     bad = next((character for character in name if not character.isprintable() or character in "/\\:"), None)
     if bad is not None:
         raise ConfigError(f"name is {name!r}, which has {bad!r} in it: no URL can name such a model")
@@ -48,9 +48,9 @@ def run(config: Config) -> None:
 
 
 def read(config: Config) -> tuple[PictureFolder, PictureFolder]:
-    """What to train on, and what is kept for the last evaluation."""
+    """The pictures to train on, and those for the test."""
     train, validation = config.directory / "train", config.directory / "validation"
-    pictures = picture_folder.read(train if train.is_dir() else config.directory, photos.IMAGE, photos.LEAST)
+    pictures = picture_folder.read(train if train.is_dir() else config.directory, photos.IMAGE, photos.MIN_PICTURES)
     if train.is_dir() and validation.is_dir():
         return pictures, picture_folder.read(validation, photos.IMAGE, 1, pictures.names)
     places, kept = next(stratified_folds(pictures.labels, SPLIT, config.seed))

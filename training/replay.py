@@ -58,8 +58,8 @@ class Config:
             raise ConfigError(f"against is {self.against!r}, expected MODEL/VERSION")
 
 
-class Answers(NamedTuple):
-    """`labels`: which came first in each row, where the version has labels."""
+class Prediction(NamedTuple):
+    """`labels`: the first of each row, if the version has labels."""
 
     outputs: Arrays
     labels: list[str] | None
@@ -67,6 +67,8 @@ class Answers(NamedTuple):
 
 @dataclass
 class Tally:
+    """Counts over all requests, as a table and as JSON."""
+
     model: str
     version: int
     engine: str
@@ -74,19 +76,19 @@ class Tally:
     rows: int = 0
     agreeing: int = 0
     seconds: float = 0.0
-    # Over all numbers that both gave, and the output that has it.
+    # Over all numbers that both gave, and the output it is in.
     largest_difference: float = 0.0
     largest_in: str = ""
     by_version: Counter[int] = field(default_factory=Counter)
     # Rows by the label then and the label now.
     confusion: Counter[tuple[str, str]] = field(default_factory=Counter)
     of_other_models: Counter[str] = field(default_factory=Counter)
-    # Places in the files, with what was wrong there.
+    # Places in the files, with the error there.
     not_run: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
 
-    def add(self, version: int, then: Answers, now: Answers, rows: int, seconds: float) -> None:
-        """`version`: which gave the answer then."""
+    def add(self, version: int, then: Prediction, now: Prediction, rows: int, seconds: float) -> None:
+        """`version`: the one that made the prediction `then`."""
         self.requests += 1
         self.rows += rows
         self.seconds += seconds
@@ -101,8 +103,8 @@ class Tally:
             if difference > self.largest_difference or not self.largest_in:
                 self.largest_difference, self.largest_in = difference, name
 
-    def why_nothing(self) -> str:
-        """For who wants to know why there is nothing to compare."""
+    def nothing_to_compare(self) -> str:
+        """Why no request was compared."""
         if self.not_run:
             return f"none of the {len(self.not_run)} requests can be run; the first: {self.not_run[0]}"
         found = [f"{count} of {model}" for model, count in sorted(self.of_other_models.items())]
@@ -173,7 +175,7 @@ class Tally:
 
 
 def _difference(then: Array, now: Array) -> float:
-    """Infinite where only one of two numbers is one; 0 for strings, which have none."""
+    """Infinite if only one of two values is a number; 0 for strings."""
     if then.shape != now.shape or not then.size or "O" in (then.dtype.kind, now.dtype.kind):
         return 0.0
     before, after = then.astype(np.float64), now.astype(np.float64)
@@ -201,8 +203,8 @@ def run(config: Config) -> None:
     if len(tally.damaged) > MAX_SHOWN:
         print(f"and {len(tally.damaged) - MAX_SHOWN} lines more", file=sys.stderr)
     if not tally.requests:
-        raise RunError(tally.why_nothing())
-    # Not by the json module, which writes infinity as what is no JSON.
+        raise RunError(tally.nothing_to_compare())
+    # orjson writes infinity as null; the json module writes invalid JSON.
     print(orjson.dumps(tally.as_json(), option=orjson.OPT_INDENT_2).decode() if config.json else tally.as_text())
 
 
@@ -218,13 +220,13 @@ def load(config: Config) -> LoadedVersion:
         engine = load_engine(folder, serving_config, cast(EngineChoice, config.engine))
     except (LoadError, InvalidServingConfig) as error:
         raise RunError(f"{config.against} cannot be loaded: {error}") from None
-    # A model's first runs take much longer than those that follow.
+    # The first runs take much longer.
     WarmUp(engine, serving_config, folder, config.against, (), 1, decode_example).run()
     return LoadedVersion(model, int(number), engine, serving_config)
 
 
 def lines(files: Iterable[Path], tally: Tally) -> Iterator[tuple[str, Captured]]:
-    """Each with the place where it stands."""
+    """Each captured request with its place: file and line."""
     for file in files:
         with file.open("rb") as opened:
             for number, line in enumerate(opened, start=1):
@@ -248,6 +250,6 @@ def replay_request(inference: Inference, loaded: LoadedVersion, where: str, capt
     except Exception as error:  # whatever it is: the next request may fare better
         tally.not_run.append(f"{where}: {error}")
         return
-    answers = Answers(now, first_labels(loaded, now, captured.signature))
+    prediction = Prediction(now, first_labels(loaded, now, captured.signature))
     rows = row_count(inputs) or 1
-    tally.add(captured.version, Answers(then, captured.labels), answers, rows, call.run_seconds)
+    tally.add(captured.version, Prediction(then, captured.labels), prediction, rows, call.run_seconds)

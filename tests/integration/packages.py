@@ -31,7 +31,7 @@ def scored_graph() -> saved_model.Graph:
     return saved_model.Graph(
         input_name="values",
         input_shape=(None, 4),
-        answer=lambda values: {
+        function=lambda values: {
             "probabilities": tf.nn.softmax(tf.matmul(values, weights)),
             "outlier_score": tf.abs(values[:, 0]),
         },

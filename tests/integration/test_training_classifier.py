@@ -47,7 +47,7 @@ def fitted() -> Classifier:
 def test_the_graph_computes_what_was_measured(fitted: Classifier) -> None:
     inputs = np.concatenate([examples(50, 3).inputs, np.full((1, 4), 0, np.uint8), np.full((1, 4), 255, np.uint8)])
     expected = fitted.predict(inputs)
-    found = classifier_graph(fitted, "values").answer(tf.constant(inputs, tf.float32))
+    found = classifier_graph(fitted, "values").function(tf.constant(inputs, tf.float32))
     np.testing.assert_allclose(found["probabilities"], expected.probabilities, atol=1e-5)
     np.testing.assert_allclose(found["outlier_score"], expected.scores, rtol=1e-4)
 
@@ -98,7 +98,7 @@ def test_features_may_be_several_tensors() -> None:
     assembled = classifier.assemble(net, NAMES, examples(300, 0), examples(300, 1))
     assert assembled.distance.centers.shape == (3, 8 + 1 + 6 + 1)
     values = tf.constant(examples(20, 2).inputs, tf.float32)
-    found = classifier_graph(assembled, "values").answer(values)
+    found = classifier_graph(assembled, "values").function(values)
     np.testing.assert_allclose(found["outlier_score"], assembled.predict(values.numpy()).scores, rtol=1e-4)
 
 

@@ -47,7 +47,7 @@ def built(units: int = 8, rate: float = 0.1) -> Any:
     """All that has a state: dropout, batch normalisation, momentum, a schedule, averaged weights, the loss scale."""
     train.make_repeatable(SEED)
     layers = keras.layers
-    with devices.computing_in("mixed_float16"):
+    with devices.precision_scope("mixed_float16"):
         model = keras.Sequential(
             [
                 keras.Input((8,)),
@@ -185,14 +185,14 @@ def test_the_same_settings_find_the_same_folder_and_others_another() -> None:
 
 
 def test_precision_is_that_of_the_scope_alone() -> None:
-    with devices.computing_in("mixed_bfloat16"):
+    with devices.precision_scope("mixed_bfloat16"):
         assert keras.layers.Dense(1).compute_dtype == "bfloat16"
     assert keras.layers.Dense(1).compute_dtype == "float32"
 
 
 def test_auto_is_float32_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    assert devices.chosen("auto") == "float32"
+    assert devices.chosen_precision("auto") == "float32"
     assert "CPU core" in devices.describe()
 
 
@@ -203,6 +203,6 @@ def test_auto_is_half_precision_on_a_gpu_with_tensor_cores(
     details = {"device_name": "NVIDIA H200", "compute_capability": capability}
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["/physical_device:GPU:0"])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
-    assert devices.chosen("auto") == precision
-    assert devices.chosen("mixed_bfloat16") == "mixed_bfloat16"
+    assert devices.chosen_precision("auto") == precision
+    assert devices.chosen_precision("mixed_bfloat16") == "mixed_bfloat16"
     assert devices.describe() == "GPU NVIDIA H200"

@@ -25,7 +25,7 @@ def test_the_twin_of_a_classifier_holds_only_the_signature_with_the_score(tmp_pa
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_a_twin_in_lower_precision_is_proved_by_the_accuracy_of_both(precision: Any, tmp_path: Path) -> None:
     inputs = np.random.default_rng(1).normal(size=(200, 4)).astype(np.float32)
-    labels = scored_graph().answer(tf.constant(inputs))["probabilities"].numpy().argmax(axis=1)
+    labels = scored_graph().function(tf.constant(inputs))["probabilities"].numpy().argmax(axis=1)
     labels[:20] = (labels[:20] + 1) % 3
     plan = twin.Plan(inputs=inputs, labels=labels, precision=precision, representative=inputs[:50], accuracy_loss=0.05)
     exported = version.export(scored_package(twin=plan), tmp_path)
@@ -40,7 +40,7 @@ def test_a_twin_in_lower_precision_is_proved_by_the_accuracy_of_both(precision: 
 
 def test_a_twin_that_loses_more_accuracy_than_allowed_is_not_shipped(tmp_path: Path) -> None:
     inputs = np.random.default_rng(1).normal(size=(200, 4)).astype(np.float32)
-    labels = scored_graph().answer(tf.constant(inputs))["probabilities"].numpy().argmax(axis=1)
+    labels = scored_graph().function(tf.constant(inputs))["probabilities"].numpy().argmax(axis=1)
 
     def of_other_weights(folder: Path, signature: str, *_: Any) -> bytes:
         graph = scored_graph()
@@ -56,12 +56,12 @@ def test_a_twin_that_loses_more_accuracy_than_allowed_is_not_shipped(tmp_path: P
 
 def test_a_twin_in_lower_precision_that_takes_others_for_outliers_is_not_shipped(tmp_path: Path) -> None:
     inputs = np.random.default_rng(1).normal(size=(200, 4)).astype(np.float32)
-    labels = scored_graph().answer(tf.constant(inputs))["probabilities"].numpy().argmax(axis=1)
+    labels = scored_graph().function(tf.constant(inputs))["probabilities"].numpy().argmax(axis=1)
 
     def of_another_score(folder: Path, signature: str, *_: Any) -> bytes:
         graph = scored_graph()
         changed = dataclasses.replace(
-            graph, answer=lambda values: graph.answer(values) | {"outlier_score": 2 * tf.abs(values[:, 0])}
+            graph, function=lambda values: graph.function(values) | {"outlier_score": 2 * tf.abs(values[:, 0])}
         )
         saved_model.write(changed, folder / "other")
         return twin.convert(folder / "other", signature)

@@ -30,7 +30,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> PictureFolder:
 
 @pytest.fixture(scope="module")
 def reached(photos: PictureFolder, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return transfer.reach(photos, 2, 1, tmp_path_factory.mktemp("reached") / "reached.npy")
+    return transfer.frozen_outputs(photos, 2, 1, tmp_path_factory.mktemp("reached") / "reached.npy")
 
 
 def test_views_differ_and_stay_pictures() -> None:

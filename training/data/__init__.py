@@ -1,4 +1,4 @@
-"""Data sets, checked and as arrays; pictures altered; samples."""
+"""Data sets as arrays, checked; augmentation; samples to try a model with. Also the types of arrays."""
 
 from typing import Any
 

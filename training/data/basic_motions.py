@@ -1,4 +1,4 @@
-"""BasicMotions, from the files that the package `aeon` carries; checked, and none of aeon's code is run."""
+"""BasicMotions, read from the files in the package `aeon` and checked; aeon's code is not run."""
 
 import hashlib
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class BasicMotions:
 
 
 def load() -> BasicMotions:
-    """40 recordings to train and 40 for the test."""
+    """Loads 40 recordings to train and 40 to test."""
     folder = local_folder()
     if folder is None:
         raise DatasetError(f"BasicMotions is not on this machine: aeon is not installed. {HOW_TO_GET}")
@@ -46,7 +46,7 @@ def load() -> BasicMotions:
 
 
 def local_folder() -> Path | None:
-    """Where the installed aeon keeps the files; None without aeon."""
+    """The folder of the files in the installed aeon; None without aeon."""
     spec = find_spec("aeon")  # finds, does not import
     return None if spec is None or spec.origin is None else Path(spec.origin).parent / FOLDER
 
@@ -63,7 +63,7 @@ def _read(path: Path, sha256: str) -> str:
 
 
 def decode(text: str) -> tuple[Motions, Labels, tuple[str, ...]]:
-    """A .ts file: # comments, @ header, then a recording a line: its channels and its class, between colons."""
+    """Decodes a .ts file: # comments, @ header, then a recording a line: its channels and its class, between colons."""
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     header = dict(line[1:].partition(" ")[::2] for line in lines if line.startswith("@"))
     _, *names = header["classLabel"].split()  # after `true`: the classes have names

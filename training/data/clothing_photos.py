@@ -1,4 +1,4 @@
-"""The clothing photos: where they lie, and both of their parts, checked to be whole."""
+"""clothing-dataset-small: photos of ten kinds of clothing, checked to be complete."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ HOW_TO_GET = (
 
 
 def local_folder() -> Path:
-    """DatasetError where it is not set, or one of its two parts is not there."""
+    """The folder with both parts. DatasetError if it is not set or a part is missing."""
     named = os.environ.get("CLOTHING_PHOTOS_DIR")
     if not named:
         raise DatasetError(f"The clothing photos are not on this machine: CLOTHING_PHOTOS_DIR is not set. {HOW_TO_GET}")
@@ -26,11 +26,11 @@ def local_folder() -> Path:
     return Path(named)
 
 
-def load(spec: ImageSpec, least: int) -> tuple[PictureFolder, PictureFolder]:
-    """What lies in train/ and in validation/; `least` pictures of each class."""
+def load(spec: ImageSpec, min_count: int) -> tuple[PictureFolder, PictureFolder]:
+    """Loads train/ and validation/; `min_count`: pictures that each class must have."""
     folder = local_folder()
-    train = picture_folder.read(folder / "train", spec, least)
-    validation = picture_folder.read(folder / "validation", spec, least, train.names)
+    train = picture_folder.read(folder / "train", spec, min_count)
+    validation = picture_folder.read(folder / "validation", spec, min_count, train.names)
     for part, found in (("train", train), ("validation", validation)):
         if len(found.files) != COUNTS[part]:
             what = "; ".join([f"{len(found.files)} photos that can be read", *found.skipped])

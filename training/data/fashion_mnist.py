@@ -1,4 +1,4 @@
-"""Datasets, checked: files that are cut short, swapped or altered are named, never trained on."""
+"""Fashion-MNIST, checked: a file that is cut short, swapped or altered is an error that names it."""
 
 import gzip
 import hashlib
@@ -40,7 +40,7 @@ LABELS = (
 class IdxFile:
     """An idx file of unsigned bytes: magic number and sizes (big-endian, 4 bytes each), then the values.
 
-    `sha256` is over the uncompressed content, because who packs a dataset compresses it anew.
+    `sha256` is over the uncompressed content: each package compresses it in its own way.
     """
 
     shape: tuple[int, ...]
@@ -79,7 +79,7 @@ class FashionMnist:
 
 
 def load() -> FashionMnist:
-    """Zalando's pictures (60,000 for training, 10,000 for the test), from the first source that has them."""
+    """Loads Zalando's pictures (60,000 to train, 10,000 to test) from the first source that has them."""
     folder = local_folder()
     arrays = _download() if folder is None else {name: _read(folder, name) for name in FILES}
     train_images, train_labels, test_images, test_labels = arrays.values()
@@ -87,10 +87,10 @@ def load() -> FashionMnist:
 
 
 def local_folder() -> Path | None:
-    """The folder that the data will be read from; None if only Keras's download is left."""
-    asked_for = os.environ.get("FASHION_MNIST_DIR")
-    if asked_for:  # whoever names a folder means it: no other source in its place
-        return Path(asked_for)
+    """The folder with the files; None if only Keras's download is left."""
+    named = os.environ.get("FASHION_MNIST_DIR")
+    if named:  # a folder that is named is the only source
+        return Path(named)
     keras_home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
     for folder in (DEBIAN_FOLDER, keras_home / "datasets" / "fashion-mnist"):
         if all(_find(folder, name) for name in FILES):
@@ -109,7 +109,7 @@ def _read(folder: Path, name: str) -> Bytes:
     opened: BinaryIO | gzip.GzipFile
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as opened:
-            # One byte more than expected is enough to tell that a file is too long.
+            # One byte more than expected shows that a file is too long.
             content = opened.read(FILES[name].size + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DatasetError(f"{path}: damaged, expected a whole gzip file ({error}). {HOW_TO_GET}") from error
@@ -146,7 +146,7 @@ def _download() -> dict[str, Bytes]:
     except Exception as error:  # Keras raises a bare Exception when the network fails
         reason = " ".join(str(error).split())
         raise DatasetError(f"Keras could not download Fashion-MNIST: {reason}. {HOW_TO_GET}") from error
-    # Keras checks no digest, so the arrays are put back into the form that the digests are over.
+    # Keras checks no digest, so the arrays become idx files again, which is what the digests are of.
     arrays = dict(zip(FILES, (train_images, train_labels, test_images, test_labels), strict=True))
     return {name: _checked(_idx(array), name, f"Keras's {name}") for name, array in arrays.items()}
 

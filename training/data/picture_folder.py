@@ -21,7 +21,7 @@ MAX_PIXELS = 50_000_000  # of one picture; what the service takes unless told ot
 
 @dataclass(frozen=True)
 class PictureFolder:
-    """`labels` [n] index into `names`; `skipped` says of each file that is no picture which and why."""
+    """`labels` [n] index into `names`; `skipped` names each file that could not be read, and says why."""
 
     names: tuple[str, ...]
     files: tuple[Path, ...]
@@ -30,7 +30,7 @@ class PictureFolder:
     skipped: tuple[str, ...]
 
     def larger(self, spec: ImageSpec, places: Integers) -> Pictures:
-        """Some of the pictures anew in another size."""
+        """Reads some of the pictures again, in another size."""
         return np.stack([_decode(self.files[place], spec) for place in places])
 
     def part(self, places: Integers) -> "PictureFolder":
@@ -38,11 +38,11 @@ class PictureFolder:
         return replace(self, files=files, pixels=self.pixels[places], labels=self.labels[places])
 
 
-def read(folder: Path, spec: ImageSpec, least: int, names: tuple[str, ...] | None = None) -> PictureFolder:
-    """Every picture below `folder`/<class>, in the order of the names.
+def read(folder: Path, spec: ImageSpec, min_count: int, names: tuple[str, ...] | None = None) -> PictureFolder:
+    """Reads every picture below `folder`/<class>, in the order of the names.
 
-    `names`: the classes that there can be, where they are known already. DatasetError where there are no two classes,
-    or one has fewer than `least` pictures.
+    `names`: the classes, where they are known already. DatasetError if there are fewer than two classes, or one has
+    fewer than `min_count` pictures.
     """
     classes = _classes(folder, names)
     files: list[Path] = []
@@ -59,11 +59,11 @@ def read(folder: Path, spec: ImageSpec, least: int, names: tuple[str, ...] | Non
                 files.append(path)
                 labels.append(label)
     counts = np.bincount(labels, minlength=len(classes)) if labels else np.zeros(len(classes), np.int64)
-    few = [f"{name!r} has {count}" for name, count in zip(classes, counts, strict=True) if count < least]
+    few = [f"{name!r} has {count}" for name, count in zip(classes, counts, strict=True) if count < min_count]
     if few:
         first = f"; of {len(skipped)} skipped the first is {skipped[0]}" if skipped else ""
         raise DatasetError(
-            f"{folder}: expected {least} or more pictures of each class that can be read, {', '.join(few)}{first}"
+            f"{folder}: expected {min_count} or more pictures of each class that can be read, {', '.join(few)}{first}"
         )
     return PictureFolder(classes, tuple(files), np.stack(pixels), np.array(labels, np.int64), tuple(skipped))
 
@@ -76,9 +76,9 @@ def _classes(folder: Path, names: tuple[str, ...] | None) -> tuple[str, ...]:
     if unprintable:
         raise DatasetError(f"{folder}: {unprintable[0]!a} cannot be a class's name, which has to be printable text")
     if names is not None:
-        strangers = [name for name in found if name not in names]
-        if strangers:
-            raise DatasetError(f"{folder}: {strangers[0]!r} is none of the classes to train on: {', '.join(names)}")
+        unknown = [name for name in found if name not in names]
+        if unknown:
+            raise DatasetError(f"{folder}: {unknown[0]!r} is none of the classes to train on: {', '.join(names)}")
         return names
     if len(found) < 2:
         has = f"only {found[0]!r}" if found else "none"
@@ -87,7 +87,7 @@ def _classes(folder: Path, names: tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Also from folders in it; hidden ones are the file browser's."""
+    """All files below, without hidden ones, which file browsers write."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
             yield path

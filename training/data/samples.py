@@ -1,4 +1,4 @@
-"""A few inputs that the network was not fitted to, put beside a version for people to try it with."""
+"""Samples: a few inputs of the test split, written beside a version for people to try it with."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,23 +12,23 @@ from service.serving_config import Sample
 from training.data import Integers
 
 FOLDER = "samples"
-OF_EACH = 2  # the first of each class: none is chosen by what the network makes of it
-LONGEST_SIDE = 300  # of a photo; more than the network sees, and twenty are soon there
+PER_CLASS = 2  # the first ones: none is chosen by what the network predicts
+MAX_SIDE = 300  # of a photo: more than the network sees, and twenty load quickly
 JPEG_QUALITY = 75
 
 
 def pictures(assets: Path, images: npt.NDArray[np.uint8], labels: Integers, names: Sequence[str]) -> tuple[Sample, ...]:
-    """`images` [n, height, width], of the test split; written as PNG."""
+    """Writes pictures as PNG. `images`: [n, height, width]."""
     return _write(assets, labels, names, ".png", lambda place, path: Image.fromarray(images[place]).save(path))
 
 
 def photos(assets: Path, files: Sequence[Path], labels: Integers, names: Sequence[str]) -> tuple[Sample, ...]:
-    """Smaller copies of the test split's files, upright, without what cameras write beside the picture."""
+    """Writes smaller copies of photos, upright and without EXIF."""
 
     def shrink(place: int, path: Path) -> None:
         with Image.open(files[place]) as photo:
             upright = ImageOps.exif_transpose(photo).convert("RGB")
-        upright.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        upright.thumbnail((MAX_SIDE, MAX_SIDE))
         upright.save(path, quality=JPEG_QUALITY)
 
     return _write(assets, labels, names, ".jpg", shrink)
@@ -41,8 +41,10 @@ def recordings(
     names: Sequence[str],
     channels: Sequence[str],
 ) -> tuple[Sample, ...]:
-    """`values` [n, steps, channels], of the test split: each as CSV; and one of each class, one after the other, in
-    which a window can be moved."""
+    """Writes recordings as CSV, and one of each class in a row, in which a window can be moved.
+
+    `values`: [n, steps, channels].
+    """
     header = ",".join(channels)
 
     def write(path: Path, steps: npt.NDArray[np.floating[Any]]) -> None:
@@ -60,7 +62,7 @@ def _write(
     folder = assets / FOLDER
     folder.mkdir(exist_ok=True)
     samples = []
-    for number, place in enumerate(_first(labels, len(names), OF_EACH), start=1):
+    for number, place in enumerate(_first(labels, len(names), PER_CLASS), start=1):
         file = f"{number:02}{suffix}"
         write(place, folder / file)
         samples.append(Sample(file=f"{FOLDER}/{file}", expected=names[labels[place]]))

@@ -1,7 +1,7 @@
-"""Probabilities that mean what they say: of the answers given with 0.8, about eight in ten are right. Needs numpy only.
+"""Calibration: of the predictions made with 0.8, about eight in ten should be right. Needs numpy only.
 
-One number, the temperature, by which the logits are divided before the softmax (Guo et al., 2017). It changes how sure
-an answer is, never which class comes first.
+The logits are divided by one number, the temperature, before the softmax (Guo et al., 2017). It changes how sure a
+prediction is, never which class comes first.
 """
 
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ import numpy as np
 from training.data import Floats, Integers
 
 BINS = 15
-LOWEST, HIGHEST = 0.05, 20.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 PRIOR = 20  # examples
 STEPS = 60  # halvings: 2^-60 of the range
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers of about one confidence: their mean confidence, the share that is right, their share of all answers."""
+    """Predictions of about one confidence: their mean confidence, the share that is right, their share of all."""
 
     confidence: float
     accuracy: float
@@ -36,9 +36,9 @@ def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
 def fit_temperature(logits: Floats, truth: Integers) -> float:
     """The temperature with the least cross-entropy on examples that the network was not fitted to: [n, classes], [n].
 
-    The loss is convex in 1/temperature, so its slope has one zero, which is bracketed. PRIOR more examples are counted
-    whose truth is distributed as the network says: beside thousands they are nothing, but of forty that are all called
-    right the best temperature would otherwise be 0.
+    The loss is convex in 1/temperature, so its slope has one zero, which is found by bisection. PRIOR more examples are
+    added whose truth is distributed as the network predicts: they do not matter beside thousands, but without them the
+    best temperature for forty examples that are all classified correctly would be 0.
     """
     count = len(logits)
     logits = logits.astype(np.float64)
@@ -49,7 +49,7 @@ def fit_temperature(logits: Floats, truth: Integers) -> float:
         expected = _expected(logits, inverse)
         return count * (expected - of_the_truth) + PRIOR * (expected - expected_at_first)
 
-    low, high = 1 / HIGHEST, 1 / LOWEST
+    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
     for _ in range(STEPS):
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
@@ -62,7 +62,7 @@ def _expected(logits: Floats, inverse: float) -> float:
 
 
 def reliability(truth: Integers, probabilities: Floats) -> list[Bin]:
-    """The answers in BINS bins of equal width by the confidence of the class that comes first; empty ones left out."""
+    """Predictions in BINS bins of equal width by the confidence of the class that comes first, without empty bins."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     places = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     return [
@@ -73,5 +73,5 @@ def reliability(truth: Integers, probabilities: Floats) -> list[Bin]:
 
 
 def expected_calibration_error(truth: Integers, probabilities: Floats) -> float:
-    """How far confidence and accuracy are apart on average, 0 to 1 (Naeini et al., 2015)."""
+    """The mean difference of confidence and accuracy, 0 to 1 (Naeini et al., 2015)."""
     return sum(each.share * abs(each.confidence - each.accuracy) for each in reliability(truth, probabilities))

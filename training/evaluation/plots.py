@@ -1,4 +1,4 @@
-"""The pictures of a model card. Without pyplot: no display and no global state is touched."""
+"""The plots of a model card. Without pyplot, which has global state and may need a display."""
 
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def learning_curve(history: dict[str, list[float]], path: Path, *, log: bool = F
 
 
 def confusion(matrix: Array, names: tuple[str, ...], path: Path, examples: str = "pictures") -> None:
-    """Every cell has its count; its shade is the share of the row, so that rare classes show as well."""
+    """Every cell shows its count; its shade is the share of the row, so that rare classes show as well."""
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(8.2, 7.4), layout="constrained")
     axes = figure.add_subplot()
@@ -78,7 +78,7 @@ def confusion(matrix: Array, names: tuple[str, ...], path: Path, examples: str =
 
 
 def reliability(before: list[Bin], after: list[Bin], path: Path, examples: str = "pictures") -> None:
-    """How often answers of each confidence are right, before and after the temperature; a point's size is its share."""
+    """Accuracy by confidence, before and after the temperature; a point's size is its share of the predictions."""
     figure = Figure(figsize=(5.2, 5), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="as sure as right")
@@ -95,7 +95,7 @@ def reliability(before: list[Bin], after: list[Bin], path: Path, examples: str =
 
 
 def fitted_line(x: Array, y: Array, weight: float, bias: float, at: float, path: Path) -> None:
-    """The points, the line through them, and what it says for an x that it has not seen."""
+    """The points, the line through them, and its value at an x that was not trained on."""
     figure = Figure(figsize=(5.6, 4), layout="constrained")
     axes = figure.add_subplot()
     ends = np.array([float(np.min(x)) - 1, at + 1])

@@ -1,4 +1,4 @@
-"""reference.json: what the training inputs look like, so that the service can tell when its requests no longer do."""
+"""reference.json: the distribution of the training inputs, with which the service compares its requests (drift)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,8 +16,11 @@ SLICE = 1_000  # rows at once
 def reference(
     inputs: Mapping[str, Array], probabilities: Floats | None = None, names: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """`inputs`: the training inputs by name. `probabilities` [n, classes]: a classifier's on examples that it was not
-    fitted to, for it is surer of the others than it will be in service."""
+    """The content of reference.json. `inputs`: the training inputs by name.
+
+    `probabilities` [n, classes]: a classifier's on held-out examples; of the others it is surer than it will be in
+    service.
+    """
     count = len(next(iter(inputs.values())))
     parts = [
         features.features({name: values[start : start + SLICE] for name, values in inputs.items()})
@@ -38,9 +41,9 @@ def reference(
 def deciles(values: Floats) -> dict[str, list[float]]:
     """`edges`, strictly increasing, and the share of the values in each of the len(edges) + 1 bins.
 
-    An edge lies half-way between two values that occur, so that no rounding moves a value across it. A value that a
-    tenth or more have, say the black of most pictures, swallows deciles and gets a bin of its own; below the smallest
-    or above the largest such a bin is for what never occurred. Values that are no finite numbers do not count.
+    An edge lies half-way between two values that occur, so that no rounding moves a value across it. A value that
+    makes up a tenth or more, say the black of most pictures, gets a separate bin; if it is the smallest or the largest,
+    the bin beyond it is for values that never occurred. Values that are not finite are left out.
     """
     values = values[np.isfinite(values)].astype(np.float64)
     if not len(values):

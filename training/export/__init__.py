@@ -1,1 +1,1 @@
-"""A version on disk: SavedModel, twin, proofs and model card, published in one rename."""
+"""Export: SavedModel, twin, their proofs and the model card, published as a version by one rename."""

@@ -1,4 +1,4 @@
-"""The proof that a version's rows are independent: without it the service runs no two of them together."""
+"""The proof that a version's rows are independent. Without it the service never batches them."""
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -16,29 +16,26 @@ Arrays = Mapping[str, Array]
 Run = Callable[[str, Arrays], dict[str, Array]]
 
 ROWS = 16
-# Kernels for other sizes of a batch add up in another order.
+# Kernels for other batch sizes add up in another order.
 TOLERANCE = 1e-4
 
 
 class RowsDepend(Exception):
-    """Rows are not answered alike alone, together, in another order, and alone again; the message says where."""
+    """Outputs of a row depend on the other rows, or differ from run to run; the message says where."""
 
 
 def prove(
     version_dir: Path, signatures: Mapping[str, Signature], whole: str, inputs: Arrays, *, has_twin: bool
 ) -> RowProof:
-    """By the SavedModel, as it lies on disk, and by the twin, for either may serve it.
+    """Runs rows alone, together, in another order and alone again, by the SavedModel on disk and by the twin.
 
-    `inputs`: real rows, by the input's name; ROWS of them are taken from everywhere. `whole`: the only signature that
-    the twin has.
-
-    Raises:
-        RowsDepend: they are not independent.
+    `inputs`: real rows, by the input's name, of which ROWS are used. `whole`: the only signature that the twin has.
+    Raises RowsDepend.
     """
     engines: list[tuple[Engine, Collection[str]]] = [(SavedModelEngine(version_dir), signatures)]
     if has_twin:
         engines.append((LiteRTEngine(version_dir / ASSETS / TWIN_FILE, {whole: signatures[whole]}), (whole,)))
-    rows = {name: spread(array.astype(np.float32)) for name, array in inputs.items()}
+    rows = {name: pick_rows(array.astype(np.float32)) for name, array in inputs.items()}
     largest = max(check(engine.run, name, rows) for engine, names in engines for name in names)
     return RowProof(
         signatures=tuple(sorted(signatures)),
@@ -48,8 +45,8 @@ def prove(
     )
 
 
-def spread(array: Array) -> Array:
-    """ROWS rows from the first to the last."""
+def pick_rows(array: Array) -> Array:
+    """ROWS rows, spread evenly from the first to the last."""
     rows: Array = array[np.unique(np.linspace(0, len(array) - 1, ROWS).astype(int))]
     return rows
 

@@ -1,7 +1,7 @@
-"""Model cards: the templates in cards/, filled with what metrics.json states.
+"""Model cards: the templates in cards/, filled with a version's metrics.
 
-A template is text for str.format: `{accuracy:.4f}` is that metric with four digits. Templates that begin with _ are
-parts of others. A model's card() adds what its template names beyond the values made here.
+A template is text for str.format: `{accuracy:.4f}` is that metric with four digits. A file whose name begins with _ is
+a part of other templates. A model's card() adds the values that only its template uses.
 """
 
 import textwrap

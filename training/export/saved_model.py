@@ -1,4 +1,4 @@
-"""The SavedModel: the graph that is exported, its signatures, and what lies on disk of them."""
+"""The SavedModel: the graph to export and its signatures, written and read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ OUTLIER_OUTPUT = "outlier_score"
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """What is computed.
+    """What is exported.
 
-    `answer` takes a float32 tensor [batch, ...] of `input_shape` and gives outputs by name, reading `variables`. With
-    an `outlier_output`, serving_default gives the others and the signature "scored" all. `labels_output`: the one with
-    a probability for each class.
+    `function` takes a float32 tensor [batch, ...] of `input_shape` and gives outputs by name, reading `variables`.
+    With an `outlier_output`, the signature "scored" gives all outputs, serving_default all but that one.
+    `labels_output`: the one with a probability for each class.
     """
 
     input_name: str
     input_shape: tuple[int | None, ...]
-    answer: Callable[[Any], dict[str, Any]]
+    function: Callable[[Any], dict[str, Any]]
     variables: list[Any]
     labels_output: str | None = None
     outlier_output: str | None = None
@@ -44,7 +44,7 @@ def keras_graph(model: Any, input_name: str, output_name: str) -> Graph:
     return Graph(
         input_name=input_name,
         input_shape=tuple(model.inputs[0].shape),
-        answer=lambda values: {output_name: model(values, training=False)},
+        function=lambda values: {output_name: model(values, training=False)},
         variables=[weight.value for weight in model.weights],
     )
 
@@ -56,9 +56,9 @@ def classifier_graph(classifier: Classifier, input_name: str) -> Graph:
 
     def answer(values: Any) -> dict[str, Any]:
         out = classifier.network(values, training=False)
-        found = places(out["features"])
-        inside = tf.matmul(found, constants["directions"])
-        outside = found * constants["scale"] - tf.matmul(inside, constants["back"])
+        at = places(out["features"])
+        inside = tf.matmul(at, constants["directions"])
+        outside = at * constants["scale"] - tf.matmul(inside, constants["back"])
         away = tf.concat([inside, outside], axis=1)[:, tf.newaxis]
         distances = tf.reduce_sum(tf.math.squared_difference(away, constants["centers"]), axis=2)
         return {
@@ -69,7 +69,7 @@ def classifier_graph(classifier: Classifier, input_name: str) -> Graph:
     return Graph(
         input_name=input_name,
         input_shape=tuple(classifier.network.inputs[0].shape),
-        answer=answer,
+        function=answer,
         variables=[*(weight.value for weight in classifier.network.weights), *constants.values()],
         labels_output=OUTPUT,
         outlier_output=OUTLIER_OUTPUT,
@@ -103,12 +103,12 @@ def _distance_variables(classifier: Classifier) -> dict[str, Any]:
 
 
 def write(graph: Graph, folder: Path) -> None:
-    """Writes signatures whose input and outputs have the names that requests use; the batch's size is free.
+    """Writes the signatures, with the names that requests use; the batch size is free.
 
     keras.export.ExportArchive does the same, but writes every variable twice.
     """
     shape = tf.TensorSpec(graph.input_shape, tf.float32, name=graph.input_name)
-    whole = tf.function(graph.answer, input_signature=[shape])
+    whole = tf.function(graph.function, input_signature=[shape])
     signatures = {graph.whole_signature: whole}
     if graph.outlier_output:
         # It calls the other, so that the file holds the network's graph once.

@@ -1,4 +1,4 @@
-"""Writes a version: the SavedModel, its twin with its proof, and in assets.extra what is known about them."""
+"""Writes a version: the SavedModel, and beside it in assets.extra the twin and all that is known about them."""
 
 import json
 from collections.abc import Callable
@@ -29,11 +29,11 @@ REFERENCE_FILE = "reference.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """What a model's module knows of a version; `export` finds out the rest.
+    """What a model hands to `export`.
 
     `metrics` becomes metrics.json, with the version and the sizes in bytes; `reference` becomes reference.json.
-    `card` makes the model card of these metrics and what came of the twin. `pictures` writes the PNGs into the folder
-    that it is given, `samples` what to try the version with.
+    `card` makes the model card from the metrics and the line on the twin. `pictures` writes PNGs into the folder that
+    it is given, `samples` inputs to try the version with.
     """
 
     name: str
@@ -106,14 +106,14 @@ def export(package: Package, output: Path, *, convert: Callable[..., bytes] = tw
 
 
 def make_twin(package: Package, folder: Path, convert: Callable[..., bytes]) -> tuple[Twin | None, str | None]:
-    """The twin's proof, or why there is no twin: a model that cannot have one is still worth serving."""
+    """The twin's proof, or why there is no twin: the version is served without one."""
     path = folder / ASSETS / TWIN_FILE
     graph, plan = package.graph, package.twin
     try:
         path.write_bytes(convert(folder, graph.whole_signature, plan.precision, plan.representative))
         outputs = graph.labels_output, graph.outlier_output
         proof = twin.prove(folder, graph.input_name, graph.whole_signature, plan, *outputs)
-    except Exception as error:  # converter and runtime raise many kinds, each a reason to ship none
+    except Exception as error:  # the converter and the runtime raise many kinds
         path.unlink(missing_ok=True)
         reason = " ".join(str(error).replace(str(folder), "the SavedModel").split())
         return None, f"{type(error).__name__}: {reason[:500]}"
@@ -137,7 +137,7 @@ def describe_twin(proof: Twin | None, no_twin: str | None) -> str:
 def prove_rows(
     package: Package, folder: Path, signatures: dict[str, Signature], *, has_twin: bool
 ) -> tuple[RowProof | None, str | None]:
-    """The proof that rows are independent, or why there is none: such a version is served, and never batched."""
+    """The proof that rows are independent, or why there is none: such a version is never batched."""
     inputs = {package.graph.input_name: package.twin.inputs}
     try:
         return independence.prove(folder, signatures, package.graph.whole_signature, inputs, has_twin=has_twin), None
@@ -165,5 +165,5 @@ def sizes(folder: Path) -> dict[str, int | None]:
 
 
 def write_json(path: Path, content: dict[str, Any], *, indent: int | None) -> None:
-    """ValueError where a number is none: NaN and infinity are no JSON."""
+    """ValueError for NaN and infinity, which JSON does not have."""
     path.write_text(json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")

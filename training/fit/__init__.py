@@ -1,1 +1,1 @@
-"""The fit: batches, backup, workers and devices; transfer from EfficientNet-Lite0."""
+"""The fit: batches, backups, workers and devices; transfer from EfficientNet-Lite0."""

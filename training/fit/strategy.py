@@ -1,7 +1,7 @@
-"""Who fits: this process alone, or several that each take a share of every batch and sum their gradients.
+"""Workers: this process alone, or several that each take a share of every batch and sum their gradients.
 
-The several are TensorFlow's MultiWorkerMirroredStrategy. Keras 3's fit stops there in two places (keras#20585), which
-`SharedModel` mends.
+Several are TensorFlow's MultiWorkerMirroredStrategy. Keras 3's fit fails there in two places (keras#20585), which
+`SharedModel` fixes.
 """
 
 import os
@@ -18,7 +18,7 @@ from training.fit import devices
 
 @dataclass(frozen=True)
 class Worker:
-    """One of the processes of a fit. Worker 0 is the chief: the others write nothing."""
+    """One of the processes of a fit. Worker 0 is the chief; the others write nothing."""
 
     index: int = 0
     count: int = 1
@@ -30,11 +30,11 @@ class Worker:
 
     @property
     def replicas(self) -> int:
-        """Shares of a batch: one for each worker, or for each of its GPUs."""
+        """How many shares a batch has: one for each worker, or for each of its GPUs."""
         return int(self.strategy.num_replicas_in_sync) if self.strategy else 1
 
     def scope(self) -> AbstractContextManager[Any]:
-        """Models and optimizers are made in it."""
+        """Create models and optimizers in it."""
         scope: AbstractContextManager[Any] = self.strategy.scope() if self.strategy else nullcontext()
         return scope
 
@@ -42,7 +42,7 @@ class Worker:
         return (SharedModel if self.strategy else keras.Model)(inputs, outputs)
 
     def share(self, content: bytes) -> bytes:
-        """The chief's content, on every worker."""
+        """Gives the chief's content to every worker."""
         if not self.strategy:
             return content
         (length,) = self._from_chief(np.array([len(content)], np.int32))
@@ -65,10 +65,13 @@ ALONE = Worker()
 
 
 def start(name: str) -> Worker:
-    """Before TensorFlow has computed anything. Waits for the other workers; ConfigError where TF_CONFIG is wrong."""
+    """Starts this worker and waits for the others. Call it before TensorFlow computes anything.
+
+    ConfigError if TF_CONFIG is wrong.
+    """
     if name == "one":
         return ALONE
-    members = devices.from_environment(os.environ)
+    members = devices.cluster_from(os.environ)
     count = len(members.addresses)
     print(f"Worker      {members.index + 1} of {count}, at {members.addresses[members.index]}; waits for the others")
     return Worker(members.index, count, tf.distribute.MultiWorkerMirroredStrategy())
@@ -82,7 +85,7 @@ class SharedModel(keras.Model):  # type: ignore[misc]  # Keras has no types
         return _as_vectors(super().test_step(data))
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        # Keras averages a first batch over the workers to see its form, in a way that TensorFlow refuses.
+        # Keras averages a first batch over the workers to see its shape, which TensorFlow refuses.
         if iterator is not None:
             _, _, distributed = next(iter(iterator))
             local = self.distribute_strategy.experimental_local_results
@@ -91,5 +94,5 @@ class SharedModel(keras.Model):  # type: ignore[misc]  # Keras has no types
 
 
 def _as_vectors(logs: dict[str, Any]) -> dict[str, Any]:
-    """Keras averages what a step gives over the workers along axis 0, which a number has not."""
+    """Gives scalars the axis 0 along which Keras averages a step's results over the workers."""
     return {name: value[tf.newaxis] for name, value in logs.items()}

@@ -1,4 +1,4 @@
-"""The fit: seeds, batches, Keras's progress bars, what was seen on the way and what it cost."""
+"""Fits a Keras model: seeds, batches, progress, history and cost."""
 
 import os
 import time
@@ -12,13 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from training.config import Config
+from training.data import Array
 from training.errors import FitError
 from training.fit import devices
 from training.fit.backup import Backup
 from training.fit.strategy import ALONE, Worker
 
-Array = np.ndarray[Any, Any]
-# From a batch's inputs and targets and a stateless seed, [2] int32, to what is trained on instead.
+# Takes a batch's inputs and targets and a stateless seed, [2] int32; gives what is trained on instead.
 Augment = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
@@ -44,7 +44,7 @@ def settings_and_cost(config: Config, seconds: float, cores: int) -> dict[str, A
 
 
 def make_repeatable(seed: int) -> None:
-    """Before the model is built: the first weights come from the seed too."""
+    """Seeds everything. Call it before the model is built: the first weights come from the seed too."""
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else TensorFlow takes a GPU's whole memory
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
@@ -52,7 +52,7 @@ def make_repeatable(seed: int) -> None:
 
 @dataclass(frozen=True)
 class Batches:
-    """Examples in batches. An epoch's order and alterations hang on seed and epoch alone, not on what ran before."""
+    """Examples in batches. An epoch's order and augmentation depend on seed and epoch alone, not on what ran before."""
 
     inputs: Array
     targets: Array
@@ -62,11 +62,11 @@ class Batches:
 
     @property
     def steps(self) -> int:
-        """Of an epoch; the last batch may be smaller."""
+        """Batches of an epoch; the last may be smaller."""
         return -(-len(self.inputs) // self.size)
 
     def from_epoch(self, first: int, shares: range = range(1), of: int = 1) -> Any:
-        """A tf.data.Dataset without end: this epoch and those after it. Of each batch, these shares in turn."""
+        """An endless tf.data.Dataset of this epoch and those after it: of each batch, these shares in turn."""
         with tf.device("CPU:0"):
             inputs, targets = tf.constant(self.inputs), tf.constant(self.targets)
         count, steps = len(self.inputs), self.steps
@@ -91,7 +91,7 @@ class Batches:
         return tf.data.Dataset.range(first, np.iinfo(np.int64).max).flat_map(epoch).prefetch(2)
 
     def distributed(self, first: int, worker: Worker) -> Any:
-        """from_epoch for a worker, who reads its shares only. FitError where a batch cannot be shared out."""
+        """from_epoch for a worker, which reads its own shares. FitError if a batch has fewer examples than workers."""
         if worker.strategy is None:
             return self.from_epoch(first)
         for size in (self.size, len(self.inputs) % self.size or self.size):
@@ -109,7 +109,7 @@ class Batches:
         return worker.strategy.distribute_datasets_from_function(read)
 
     def _seed(self, use: str, number: Any) -> Any:
-        # As int32, which is all that every stateless operation takes.
+        # As int32, which every stateless operation takes.
         seed = np.array(self.shuffle_seed or 0, np.uint32).view(np.int32)
         return tf.random.experimental.stateless_fold_in([seed, ("shuffle", "augment").index(use)], number)
 
@@ -117,7 +117,7 @@ class Batches:
 def batches(
     inputs: Array, targets: Array, size: int, *, shuffle_seed: int | None = None, augment: Augment | None = None
 ) -> Batches:
-    """In a new order each epoch where a seed is given; `augment` then gets it too, with the step's number in it."""
+    """Batches in a new order each epoch if a seed is given; `augment` then gets a seed of each step."""
     return Batches(inputs, targets, size, shuffle_seed, augment)
 
 
@@ -132,46 +132,46 @@ def fit(
     worker: Worker = ALONE,
     callbacks: tuple[Any, ...] = (),
 ) -> Fit:
-    """Fits a compiled model in place. FitError where the loss leaves the numbers, or another worker is lost.
+    """Fits a compiled model in place. FitError if the loss is no longer finite, or another worker is lost.
 
-    `training` and `validation` are Batches or, for one worker, what else Keras takes. With the folder `backup` a run
-    that was killed goes on after its last whole epoch, and ends where an unbroken one would; only Batches can do that
-    exactly, and the state of `callbacks` is not kept. The folder is left to the caller, to be removed after the export.
+    `training` and `validation` are Batches or, for one worker, whatever Keras takes. With the folder `backup` a run
+    that was killed resumes after its last whole epoch and ends as one that was not; only Batches can do that exactly,
+    and the state of `callbacks` is not kept. The caller removes the folder, after the export.
     """
     quiet = quiet or not worker.chief
     start = time.perf_counter()
-    kept = Backup(backup, worker) if backup else None
-    before = kept.restore(model) if kept else None
-    first = before.epoch if before else 0
+    saving = Backup(backup, worker) if backup else None
+    saved = saving.restore(model) if saving else None
+    first = saved.epoch if saved else 0
     if not quiet:
         print(f"Fits on     {devices.describe()}" + (f" in {worker.count} processes" if worker.count > 1 else ""))
-        if before:
+        if saved:
             print(f"Continues   after epoch {first} of {epochs} ({backup})")
     try:
         history = model.fit(
-            **_data("", training, first, worker),
-            **({} if validation is None else _data("validation_", validation, 0, worker)),
+            **_keras_arguments("", training, first, worker),
+            **({} if validation is None else _keras_arguments("validation_", validation, 0, worker)),
             initial_epoch=first,
             epochs=epochs,
-            shuffle=False,  # batches() has seen to it
+            shuffle=False,  # Batches does it
             verbose=0 if quiet else "auto",
-            callbacks=[keras.callbacks.TerminateOnNaN(), *callbacks, *([kept] if kept else [])],
+            callbacks=[keras.callbacks.TerminateOnNaN(), *callbacks, *([saving] if saving else [])],
         ).history
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
         raise FitError("the other workers are out of reach; start all of them again, and they go on") from error
     seconds = time.perf_counter() - start
     history = {name: [float(value) for value in values] for name, values in history.items()}
-    if before:
-        history = {name: values + history.get(name, []) for name, values in before.history.items()}
-        seconds += before.seconds
+    if saved:
+        history = {name: values + history.get(name, []) for name, values in saved.history.items()}
+        seconds += saved.seconds
     if not np.isfinite(history["loss"]).all():
-        if kept:
-            kept.forget()  # it would end the same way again
+        if saving:
+            saving.remove()  # it would end the same way again
         raise FitError(f"the loss was no finite number in epoch {len(history['loss'])}: try a smaller --learning-rate")
     return Fit(history, seconds, devices.cores())
 
 
-def _data(prefix: str, data: Any, first: int, worker: Worker) -> dict[str, Any]:
+def _keras_arguments(prefix: str, data: Any, first: int, worker: Worker) -> dict[str, Any]:
     name = f"{prefix}data" if prefix else "x"
     if not isinstance(data, Batches):
         return {name: data}

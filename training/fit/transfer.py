@@ -1,8 +1,7 @@
-"""Transfer: the lower stages of EfficientNet-Lite0 stay as ImageNet made them, the upper ones are fitted to new photos.
+"""Transfer: the lower stages of EfficientNet-Lite0 stay frozen, the upper ones are fitted to new photos.
 
-What the lower stages make of a photo is computed once, of the photo itself and of an altered view for each epoch, and
-kept in a file. The filters over a channel's neighbourhood (depthwise) stay as they are too: fitting them would double
-the cost of a step.
+The frozen stages' outputs are computed once, for each photo and for one altered view of it an epoch, and kept in a
+file. The depthwise filters stay frozen too: fitting them would double the cost of a step.
 """
 
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from training.fit import efficientnet, train
 SIDE = efficientnet.SIDE
 LARGER = ImageSpec(height=256, width=256, mode="RGB", fit="cover")  # what the views are cut from
 FROZEN = 4  # stages
-BATCH = 64  # photos through the frozen stages at once
+FROZEN_BATCH = 64  # photos through the frozen stages at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,7 @@ class Recipe:
 
 
 def upper_network(classes: int, dropout: float = 0.0, drop_path: float = 0.0) -> Any:
-    """From what the frozen stages give; features are the means of the last block's 320 channels."""
+    """From the frozen stages' outputs; features are the means of the last block's 320 channels."""
     upper = efficientnet.upper(FROZEN, drop_path)
     features = keras.layers.GlobalAveragePooling2D()(upper.get_layer(efficientnet.LAST_BLOCK).output)
     logits = keras.layers.Dense(classes, name="logits")(keras.layers.Dropout(dropout)(upper.output))
@@ -48,7 +47,7 @@ def upper_network(classes: int, dropout: float = 0.0, drop_path: float = 0.0) ->
 
 
 class HalfStored(keras.DTypePolicy):  # type: ignore[misc]  # Keras has no types
-    """Computes in float32 with weights that are kept in float16: half the bytes on disk."""
+    """Computes in float32 with weights in float16: half the bytes on disk."""
 
     def __init__(self) -> None:
         super().__init__("float32")
@@ -59,9 +58,9 @@ class HalfStored(keras.DTypePolicy):  # type: ignore[misc]  # Keras has no types
 
 
 def whole_network(upper: Any) -> Any:
-    """From pixels, with the frozen stages before; its weights rounded to float16.
+    """The network to export: frozen stages and upper network, from pixels, with weights rounded to float16.
 
-    Built anew, without dropout: what is exported should hold nothing that is for the fit alone.
+    It is built anew, without dropout, so that the export holds nothing that is for the fit alone.
     """
     keras.config.set_dtype_policy(HalfStored())
     lower = efficientnet.lower(FROZEN)
@@ -72,36 +71,36 @@ def whole_network(upper: Any) -> Any:
     return keras.Model(lower.input, rounded(lower.output))
 
 
-def reach(photos: PictureFolder, views: int, seed: int, file: Path) -> Array:
-    """What the frozen stages make of each photo: [n, 1 + views, ...] float16 in `file`, first of the photo itself."""
+def frozen_outputs(photos: PictureFolder, views: int, seed: int, file: Path) -> Array:
+    """The frozen stages' outputs for each photo and its views, in `file`: [n, 1 + views, ...] float16."""
     lower = efficientnet.lower(FROZEN)
     efficientnet.load(lower, efficientnet.pretrained())
     compute = tf.function(lambda pixels: lower(pixels, training=False), reduce_retracing=True)
     count = len(photos.files)
-    reached = np.lib.format.open_memmap(file, "w+", np.float16, (count, 1 + views, *lower.output.shape[1:]))
+    outputs = np.lib.format.open_memmap(file, "w+", np.float16, (count, 1 + views, *lower.output.shape[1:]))
     generator = np.random.default_rng(seed)
     progress = keras.utils.Progbar(count, unit_name="photo")
-    for start in range(0, count, BATCH):
-        places = np.arange(start, min(start + BATCH, count))
-        reached[places, 0] = compute(tf.constant(photos.pixels[places], tf.float32))
+    for start in range(0, count, FROZEN_BATCH):
+        places = np.arange(start, min(start + FROZEN_BATCH, count))
+        outputs[places, 0] = compute(tf.constant(photos.pixels[places], tf.float32))
         larger = photos.larger(LARGER, places)
         for view in range(1, 1 + views):
-            reached[places, view] = compute(augmentation.photo_views(larger, SIDE, generator))
+            outputs[places, view] = compute(augmentation.photo_views(larger, SIDE, generator))
         progress.add(len(places))
-    return reached
+    return outputs
 
 
 def fit(
-    recipe: Recipe, reached: Array, labels: Integers, places: Integers, held_out: Integers | None = None
+    recipe: Recipe, outputs: Array, labels: Integers, places: Integers, held_out: Integers | None = None
 ) -> tuple[Any, train.Fit]:
-    """The upper network, fitted to the photos at `places`, and what was seen on the way."""
+    """Fits the upper network to the photos at `places`. `outputs`: from frozen_outputs."""
     train.make_repeatable(recipe.seed)
     targets = np.eye(labels.max() + 1, dtype=np.float32)[labels]
     network = upper_network(targets.shape[1], recipe.dropout, recipe.drop_path)
     efficientnet.load(network, efficientnet.pretrained())
     for layer in network.layers:
         layer.trainable = not isinstance(layer, keras.layers.DepthwiseConv2D)
-    batches = Batches(recipe, reached, targets, places)
+    batches = Batches(recipe, outputs, targets, places)
     model = keras.Model(network.input, network.output["logits"])
     model.compile(
         _optimizer(recipe, len(batches)),
@@ -110,12 +109,12 @@ def fit(
     )
     validation = None
     if held_out is not None:
-        validation = train.batches(reached[held_out, 0].astype(np.float32), targets[held_out], 128)
+        validation = train.batches(outputs[held_out, 0].astype(np.float32), targets[held_out], 128)
     return network, train.fit(model, batches, epochs=recipe.epochs, validation=validation)
 
 
 def _optimizer(recipe: Recipe, steps: int) -> Any:
-    """The rate rises during half an epoch, then falls to 0 along a cosine."""
+    """AdamW; its rate rises during half an epoch, then falls to 0 along a cosine."""
     rising = steps // 2
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, recipe.epochs * steps - rising, warmup_target=recipe.learning_rate, warmup_steps=rising
@@ -126,11 +125,11 @@ def _optimizer(recipe: Recipe, steps: int) -> Any:
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
-    """Each epoch in a new order, of each photo another view, and each photo mixed with another of its batch."""
+    """Each epoch has a new order and another view of each photo, and mixes each photo with another of its batch."""
 
-    def __init__(self, recipe: Recipe, reached: Array, targets: Array, places: Integers) -> None:
+    def __init__(self, recipe: Recipe, outputs: Array, targets: Array, places: Integers) -> None:
         super().__init__()
-        self.recipe, self.reached, self.targets, self.places = recipe, reached, targets, places
+        self.recipe, self.outputs, self.targets, self.places = recipe, outputs, targets, places
         self.epoch = 0
 
     def on_epoch_end(self) -> None:
@@ -142,8 +141,8 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no type
     def __getitem__(self, index: int) -> tuple[Array, Array]:
         order = np.random.default_rng([self.recipe.seed, self.epoch]).permutation(self.places)
         places = order[index * self.recipe.batch_size :][: self.recipe.batch_size]
-        views = self.reached.shape[1] - 1
-        values = self.reached[places, 1 + (places + self.epoch) % views].astype(np.float32)
+        views = self.outputs.shape[1] - 1
+        values = self.outputs[places, 1 + (places + self.epoch) % views].astype(np.float32)
         generator = np.random.default_rng([self.recipe.seed, self.epoch, index])
         share = generator.beta(self.recipe.mixing, self.recipe.mixing, len(places)).astype(np.float32)
         share = np.maximum(share, 1 - share)

@@ -1,1 +1,1 @@
-"""The four models that ship: configuration, network, fit and run of each."""
+"""The models, one file each: configuration, network, fit and run, from top to bottom."""

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 NAME = "clothing"
 CLASSES = 10
-VALIDATION = 5_000  # the last of the training pictures; the test pictures are looked at once, at the end
+VALIDATION = 5_000  # the last of the training pictures; the test pictures are used once, at the end
 IMAGE = ImageSpec(height=28, width=28, mode="L", fit="contain", ground="black")
 SAMPLE = "Sneaker"
 
-# Of the training pictures' pixels: they come out with a mean of 0 and a standard deviation of 1.
+# Of the training pictures' pixels, which the convolution scales to a mean of 0 and a standard deviation of 1.
 MEAN, DEVIATION = 72.9, 90.0
 
-# Of the convolution alone.
+# The convolution's fit.
 SMOOTHING = 0.1  # of the targets: 0.91 for the true class, 0.01 for each other
 WEIGHT_DECAY = 5e-3  # of the learning rate, each step
 WARM_UP = 0.05  # of all steps
@@ -76,7 +76,7 @@ class Config(BaseConfig):
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate"):
-            # Frozen for everybody else.
+            # The dataclass is frozen.
             object.__setattr__(self, name, getattr(self, name) or getattr(RECIPES[self.network], name))
         super().__post_init__()
 
@@ -89,7 +89,7 @@ def build(network: str) -> Any:
 
 
 def dense() -> Any:
-    """The tutorial's: Flatten, 128 units, 10."""
+    """The tutorial's network: Flatten, 128 units, 10."""
     import keras  # here and below: `--help` and the defaults need no TensorFlow
 
     pixels = keras.Input((28, 28), name="pixels")
@@ -99,7 +99,7 @@ def dense() -> Any:
 
 
 def convolution() -> Any:
-    """A small residual network: two convolutions that bring 28×28 to 14×14, two blocks there, two at 7×7."""
+    """A small residual network: two convolutions from 28×28 to 14×14, two blocks there, two at 7×7."""
     import keras
 
     def convolved(values: Any, filters: int, *, size: int = 3, stride: int = 1, active: bool = True) -> Any:
@@ -108,10 +108,10 @@ def convolution() -> Any:
         return keras.layers.ReLU()(values) if active else values
 
     def residual(values: Any, filters: int, stride: int) -> Any:
-        """Two convolutions learn what is to be added to their input (He et al., 2015)."""
+        """Two convolutions learn what to add to their input (He et al., 2015)."""
         added = convolved(convolved(values, filters, stride=stride), filters, active=False)
         if stride > 1:
-            # An average of every four instead of one of them: nothing is thrown away.
+            # The average of every four places instead of one of them: nothing is lost.
             values = convolved(keras.layers.AveragePooling2D(stride)(values), filters, size=1, active=False)
         return keras.layers.ReLU()(keras.layers.add([values, added]))
 
@@ -122,7 +122,7 @@ def convolution() -> Any:
     blocks = [values]
     for filters, stride in ((48, 1), (48, 1), (96, 2), (96, 1)):
         blocks.append(residual(blocks[-1], filters, stride))
-    # float32, also where the fit computes in less: sums over many places, and differences that decide.
+    # float32, whatever the fit computes in: these are sums over many places, and differences that decide.
     means = [keras.layers.GlobalAveragePooling2D(dtype="float32")(block) for block in blocks]
     logits = keras.layers.Dense(CLASSES, dtype="float32")(means[-1])
     return keras.Model(pixels, {"features": means, "logits": logits})
@@ -132,8 +132,10 @@ def convolution() -> Any:
 
 
 def compile_settings(config: Config, steps: int) -> dict[str, Any]:
-    """The optimizer and the loss. The rate falls to zero, so that the last epochs settle and seeds and machines end
-    close together."""
+    """The optimizer and the loss.
+
+    The rate falls to zero, so that the last epochs settle, and runs with other seeds or machines end close together.
+    """
     import keras
 
     if config.network == "dense":
@@ -163,7 +165,7 @@ def augment(pictures: Any, targets: Any, seed: Any) -> tuple[Any, Any]:
 
 
 def fit(config: Config, training: Examples, validation: Examples, worker: "Worker", backup: Path) -> tuple[Any, "Fit"]:
-    """The fitted network, in float32, and what was seen on the way. Inputs [n, 28, 28], 0…255."""
+    """The fitted network, in float32, and the fit's history. Inputs [n, 28, 28], 0…255."""
     from training.fit import train
 
     one_hot = np.eye(CLASSES, dtype=np.float32)
@@ -175,7 +177,7 @@ def fit(config: Config, training: Examples, validation: Examples, worker: "Worke
         shuffle_seed=config.seed,
         augment=augment if config.network == "convolution" else None,
     )
-    with worker.scope(), devices.computing_in(config.precision):
+    with worker.scope(), devices.precision_scope(config.precision):
         network = build(config.network)
         model = worker.model(network.input, network.output["logits"])
         model.compile(
@@ -189,9 +191,9 @@ def fit(config: Config, training: Examples, validation: Examples, worker: "Worke
         backup=backup,
         worker=worker,
     )
-    exact = build(config.network)
-    exact.set_weights(network.get_weights())
-    return exact, fit
+    in_float32 = build(config.network)
+    in_float32.set_weights(network.get_weights())
+    return in_float32, fit
 
 
 # Run
@@ -211,29 +213,29 @@ def run(config: Config) -> None:
     worker = strategy.start(config.strategy)
     training = Examples(data.train_images[:-VALIDATION], data.train_labels[:-VALIDATION])
     validation = Examples(data.train_images[-VALIDATION:], data.train_labels[-VALIDATION:])
-    kept = backup.folder(config.output / NAME, config)
-    network, fitting = fit(config, training, validation, worker, kept)
+    backup_folder = backup.folder(config.output / NAME, config)
+    network, fitting = fit(config, training, validation, worker, backup_folder)
     if not worker.chief:
         print(f"Done        worker {worker.index + 1} of {worker.count}; the first one evaluates and exports")
         return
 
     fitted = classifier.assemble(network, data.names, training, validation)
-    # The test pictures are looked at only now.
+    # The test pictures are used only now.
     test = Examples(data.test_images, data.test_labels)
-    unlike = outliers.probe_pictures(test.inputs, config.seed)
-    with suppress(DatasetError):  # where there are photos, how many of them it takes for its own
-        unlike["photos of clothing"] = outliers.probe_photos(clothing_photos.local_folder() / "validation", IMAGE)
+    probes = outliers.probe_pictures(test.inputs, config.seed)
+    with suppress(DatasetError):  # if the photos are on this machine
+        probes["photos of clothing"] = outliers.probe_photos(clothing_photos.local_folder() / "validation", IMAGE)
     metrics = {
-        **classifier.metrics(fitted, test, unlike),
+        **classifier.metrics(fitted, test, probes),
         "training_examples": len(training.labels),
         "network": config.network,
-        "precision": devices.chosen(config.precision),
+        "precision": devices.chosen_precision(config.precision),
         **train.settings_and_cost(config, fitting.seconds, fitting.cores * worker.count),
     }
 
     def pictures(folder: Path) -> None:
         plots.classifier_plots(fitted, metrics, fitting.history, folder)
-        # From the validation pictures the one of its class that the model is surest of.
+        # The validation picture of its class that the model is surest of.
         wanted = data.names.index(SAMPLE)
         certainty = fitted.predict_held_out().probabilities[:, wanted]
         best = np.where(validation.labels == wanted, certainty, -1).argmax()
@@ -255,7 +257,7 @@ def run(config: Config) -> None:
         ),
         config.output,
     )
-    backup.Backup(kept, worker).forget()
+    backup.Backup(backup_folder, worker).remove()
     sample = exported.version_dir / "assets.extra" / "sample.png"
     exported.print_summary(
         f"{sample} to /v1/models/{NAME}:classify",

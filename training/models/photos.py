@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 NAME = "photos"
 IMAGE = ImageSpec(height=224, width=224, mode="RGB", fit="cover")  # what EfficientNet-Lite0 was made for
-LEAST = 10  # pictures of each class
-MOST_FOLDS = 5  # so that every fold holds out at least one picture of each class
+MIN_PICTURES = 10  # of each class
+MAX_FOLDS = 5  # so that every fold holds out at least one picture of each class
 FOLDS_HELP = "networks fitted to find out what to expect of the one that is served"
 PROOF = 1_000  # photos for the twin
 PROBES = 100  # of each kind
@@ -46,8 +46,8 @@ class Config(BaseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 2 <= self.folds <= MOST_FOLDS:
-            raise ConfigError(f"folds is {self.folds}, expected 2 to {MOST_FOLDS}")
+        if not 2 <= self.folds <= MAX_FOLDS:
+            raise ConfigError(f"folds is {self.folds}, expected 2 to {MAX_FOLDS}")
 
 
 # Fit; the network is in training/fit/transfer.py.
@@ -55,7 +55,7 @@ class Config(BaseConfig):
 
 @dataclass(frozen=True)
 class Trained:
-    """`history` is the last fit's, its validation the mean of the folds; `fold_accuracies` after the last epoch."""
+    """`history`: the last fit's, with the folds' mean as its validation. `fold_accuracies`: after the last epoch."""
 
     classifier: Classifier
     history: dict[str, list[float]]
@@ -65,8 +65,10 @@ class Trained:
 
 
 def train(config: Config, photos: PictureFolder) -> Trained:
-    """Fits a network for each fold, by which temperature, threshold and the accuracy to expect are found, then the one
-    that is served, to all photos."""
+    """Fits a network for each fold, then the one to serve, to all photos.
+
+    The folds' held-out photos give the temperature, the outlier threshold and the accuracy to expect.
+    """
     from training.fit import transfer  # here and below: `--help` and the defaults need no TensorFlow
 
     start = time.perf_counter()
@@ -77,18 +79,18 @@ def train(config: Config, photos: PictureFolder) -> Trained:
         print(
             f"{len(photos.files):,} photos, and {config.epochs} views of each, through the stages that stay as they are"
         )
-        reached = transfer.reach(photos, config.epochs, config.seed, Path(folder) / "reached.npy")
+        outputs = transfer.frozen_outputs(photos, config.epochs, config.seed, Path(folder) / "outputs.npy")
         held_out, histories = [], []
         for number, (places, rest) in enumerate(stratified_folds(photos.labels, config.folds, config.seed), 1):
             print(f"\nFold {number} of {config.folds}: {len(places):,} photos to train, {len(rest):,} held out")
-            upper, fitted = transfer.fit(recipe, reached, photos.labels, places, rest)
-            distance = outliers.fit(classifier.run(upper, reached[places, 0])[0], photos.labels[places])
-            examples = Examples(reached[rest, 0], photos.labels[rest])
+            upper, fitted = transfer.fit(recipe, outputs, photos.labels, places, rest)
+            distance = outliers.fit(classifier.run(upper, outputs[places, 0])[0], photos.labels[places])
+            examples = Examples(outputs[rest, 0], photos.labels[rest])
             held_out.append(classifier.hold_out(upper, distance, examples))
             histories.append(fitted.history)
         print(f"\nThe network to serve: {len(photos.files):,} photos to train")
-        upper, fitted = transfer.fit(recipe, reached, photos.labels, np.arange(len(photos.files)))
-        distance = outliers.fit(classifier.run(upper, reached[:, 0])[0], photos.labels)
+        upper, fitted = transfer.fit(recipe, outputs, photos.labels, np.arange(len(photos.files)))
+        distance = outliers.fit(classifier.run(upper, outputs[:, 0])[0], photos.labels)
     mean = {name: np.mean([each[name] for each in histories], axis=0).tolist() for name in ("val_loss", "val_accuracy")}
     return Trained(
         classifier.assemble_cross_validated(
@@ -105,9 +107,8 @@ def train(config: Config, photos: PictureFolder) -> Trained:
 
 
 def run(config: Config) -> None:
-    # What the data set calls its validation part is the only other one here, and so takes the part of a test split:
-    # whatever is chosen is chosen by cross-validation on train/.
-    photos, test = clothing_photos.load(IMAGE, LEAST)
+    # The data set's validation/ serves as the test split: everything is chosen by cross-validation on train/.
+    photos, test = clothing_photos.load(IMAGE, MIN_PICTURES)
 
     train_and_export(NAME, config, photos, test, card)
 
@@ -119,7 +120,7 @@ def train_and_export(
     test: PictureFolder,
     card: Callable[[dict[str, Any], str], str],
 ) -> None:
-    """Also what `folder` does with the pictures that it is given."""
+    """Shared with `folder`."""
     from PIL import Image
 
     from training.data import samples
@@ -132,7 +133,7 @@ def train_and_export(
     for each in skipped:
         print(f"Skipped     {each}")
     trained = train(config, photos)
-    # Looked at only now: everything has been found by cross-validation on the other photos.
+    # The test photos are used only now.
     fitted = trained.classifier
     examples = Examples(test.pixels, test.labels)
     metrics = {
@@ -172,16 +173,16 @@ def train_and_export(
 
 
 def twin_plan(photos: PictureFolder, seed: int) -> "Plan":
-    """In float16, as the SavedModel has its weights: int8 would halve the time, but the outlier score does not bear it.
+    """A twin in float16, as the SavedModel's weights are: int8 would halve the time but ruin the outlier score.
 
-    Proved by training photos, at most 1,000, and by altered views of them where they are too few.
+    It is proved by training photos, at most 1,000, and by altered views of them if they are too few.
     """
     from training.data import augmentation
-    from training.export.twin import LEAST_LABELLED, Plan
+    from training.export.twin import MIN_LABELLED, Plan
 
     generator = np.random.default_rng(seed)
     some = photos.part(generator.permutation(len(photos.files))[:PROOF])
-    more = -(-LEAST_LABELLED // len(some.files)) - 1
+    more = -(-MIN_LABELLED // len(some.files)) - 1
     views: list[Pictures] = [
         augmentation.photo_views(some.pixels, IMAGE.width, generator).numpy().astype(np.uint8) for _ in range(more)
     ]
@@ -193,7 +194,7 @@ def twin_plan(photos: PictureFolder, seed: int) -> "Plan":
 
 
 def surest(fitted: Classifier, test: PictureFolder) -> Pictures:
-    """The test photo that the model is surest of among those that it calls right, as the model sees it."""
+    """The test photo that the model is surest of among those it classifies correctly, as the model sees it."""
     probabilities = fitted.predict(test.pixels).probabilities
     right = probabilities.argmax(axis=1) == test.labels
     surest: Pictures = test.pixels[np.where(right, probabilities.max(axis=1), -1).argmax()]
@@ -205,7 +206,7 @@ def card(metrics: dict[str, Any], twin: str) -> str:
 
 
 def fill_card(template: str, metrics: dict[str, Any], twin: str, **more: object) -> str:
-    """Also for the template of `folder`; `more`: what that one needs beside."""
+    """Shared with `folder`, whose template needs `more`."""
     values = model_card.classifier_values(metrics, twin, "photos", validation="cross-validation") | {
         "folds": len(metrics["fold_accuracies"]),
         "each_fold": ", ".join(f"{accuracy:.4f}" for accuracy in metrics["fold_accuracies"]),

@@ -19,7 +19,7 @@ X = np.array([-1, 0, 1, 2, 3, 4], np.float32)
 Y = np.array([-2, 1, 4, 7, 10, 13], np.float32)
 NEW_X = 10.0
 
-# The training range and x = 10, with a margin.
+# Beyond the training range and x = 10.
 PROOF_INPUTS = np.linspace(-20, 20, 4001, dtype=np.float32)
 
 

@@ -116,8 +116,8 @@ def test_one_row_is_timed_on_one_core(
 def test_no_row_is_made_up_where_the_model_wants_text_or_says_no_shape(
     dtype: str, shape: tuple[int, ...] | None
 ) -> None:
-    assert report.a_row(Signature("", {"x": TensorSpec("x:0", dtype, shape)}, {})) is None
-    assert not report.a_row(None)
+    assert report.random_row(Signature("", {"x": TensorSpec("x:0", dtype, shape)}, {})) is None
+    assert not report.random_row(None)
 
 
 @pytest.mark.parametrize(

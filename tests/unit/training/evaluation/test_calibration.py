@@ -43,14 +43,14 @@ def test_the_temperature_has_the_least_cross_entropy() -> None:
 def test_where_all_answers_are_right_the_temperature_stays_away_from_0(count: int) -> None:
     logits = np.tile([4.0, 0.0, 0.0], (count, 1))
     temperature = calibration.fit_temperature(logits, np.zeros(count, np.int64))
-    assert calibration.LOWEST < temperature < 1
+    assert calibration.MIN_TEMPERATURE < temperature < 1
 
 
 @pytest.mark.parametrize("count", [1, 40, 10_000])
 def test_where_all_answers_are_wrong_it_ends_at_the_highest(count: int) -> None:
     logits = np.tile([4.0, 0.0, 0.0], (count, 1))
     temperature = calibration.fit_temperature(logits, np.ones(count, np.int64))
-    assert 1 < temperature <= calibration.HIGHEST
+    assert 1 < temperature <= calibration.MAX_TEMPERATURE
 
 
 def test_the_fewer_the_examples_the_closer_the_temperature_stays_to_1() -> None:
@@ -64,7 +64,7 @@ def test_the_fewer_the_examples_the_closer_the_temperature_stays_to_1() -> None:
 
 def test_logits_that_are_all_equal_leave_the_temperature_finite() -> None:
     temperature = calibration.fit_temperature(np.zeros((10, 4)), np.zeros(10, np.int64))
-    assert calibration.LOWEST <= temperature <= calibration.HIGHEST
+    assert calibration.MIN_TEMPERATURE <= temperature <= calibration.MAX_TEMPERATURE
 
 
 def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.export.independence import ROWS, RowsDepend, check, spread
+from training.export.independence import ROWS, RowsDepend, check, pick_rows
 
 Array = np.ndarray[Any, Any]
 X = np.random.default_rng(1).normal(size=(ROWS, 3)).astype(np.float32)
@@ -78,6 +78,6 @@ def test_rows_that_depend_on_others_are_told_of(answer: Any, where: str) -> None
 
 
 def test_the_rows_that_are_tried_are_taken_from_everywhere() -> None:
-    assert spread(np.arange(1_000))[[0, -1]].tolist() == [0, 999]
-    assert len(spread(np.arange(1_000))) == ROWS
-    assert spread(np.arange(3)).tolist() == [0, 1, 2]
+    assert pick_rows(np.arange(1_000))[[0, -1]].tolist() == [0, 999]
+    assert len(pick_rows(np.arange(1_000))) == ROWS
+    assert pick_rows(np.arange(3)).tolist() == [0, 1, 2]

@@ -11,7 +11,7 @@ WORKERS = ["one:12345", "two:12345"]
 
 
 def read(task: Any, **members: Any) -> Cluster:
-    return devices.from_environment({"TF_CONFIG": json.dumps({"cluster": members, "task": task})})
+    return devices.cluster_from({"TF_CONFIG": json.dumps({"cluster": members, "task": task})})
 
 
 def test_a_worker_knows_its_place() -> None:
@@ -27,23 +27,23 @@ def test_a_chief_that_is_named_stands_before_the_workers() -> None:
 
 def test_without_tf_config_the_error_shows_one() -> None:
     with pytest.raises(ConfigError, match=r'needs TF_CONFIG, expected like \{"cluster": \{"worker": \["one.example'):
-        devices.from_environment({})
+        devices.cluster_from({})
 
 
 def test_what_is_no_json_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"TF_CONFIG is no JSON .*line 1 column 1"):
-        devices.from_environment({"TF_CONFIG": "worker 0"})
+        devices.cluster_from({"TF_CONFIG": "worker 0"})
 
 
 @pytest.mark.parametrize("content", ['"text"', "[]", "{}", '{"cluster": []}'])
 def test_json_without_a_cluster_is_an_error(content: str) -> None:
     with pytest.raises(ConfigError, match='TF_CONFIG lacks the object "cluster"'):
-        devices.from_environment({"TF_CONFIG": content})
+        devices.cluster_from({"TF_CONFIG": content})
 
 
 def test_a_cluster_without_a_task_is_an_error() -> None:
     with pytest.raises(ConfigError, match='TF_CONFIG lacks the object "task"'):
-        devices.from_environment({"TF_CONFIG": '{"cluster": {"worker": ["one:1"]}}'})
+        devices.cluster_from({"TF_CONFIG": '{"cluster": {"worker": ["one:1"]}}'})
 
 
 @pytest.mark.parametrize("workers", ["one:1", ["one"], ["one:port"], [":1"], ["one:0"], ["one:65536"], [1]])
