@@ -34,25 +34,25 @@ def features(request: pytest.FixtureRequest, weights: Any, original: Any) -> Any
     return upper.predict(lower.predict(original["pixels"].astype(np.float32), verbose=0), verbose=0)
 
 
-def test_the_features_are_the_original_networks(features: Any, original: Any) -> None:
+def test_features_are_the_originals(features: Any, original: Any) -> None:
     assert original["features"].max() > 1
     np.testing.assert_allclose(features, original["features"], atol=1e-3)
 
 
-def test_imagenets_classes_are_the_original_networks(features: Any, weights: Any, original: Any) -> None:
+def test_imagenet_logits_are_the_originals(features: Any, weights: Any, original: Any) -> None:
     logits = features @ weights["_fc.weight"].T + weights["_fc.bias"]
     np.testing.assert_allclose(logits, original["logits"], atol=1e-3)
     assert logits[1:].argmax(axis=1).tolist() == [LOAFER, JERSEY]
 
 
-def test_it_has_the_published_number_of_parameters(weights: Any) -> None:
+def test_parameters_are_the_published_number(weights: Any) -> None:
     counted = sum(
         array.size for name, array in weights.items() if not name.endswith(("running_mean", "running_var", "tracked"))
     )
     assert round(counted / 1e6, 2) == 4.65
 
 
-def test_weights_that_are_not_the_packages_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_weights_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(efficientnet, "FILE", Path("__init__.py"))
     with pytest.raises(DatasetError, match=r"__init__\.py: SHA-256 .*, expected 5793"):
         efficientnet.pretrained()

@@ -44,7 +44,7 @@ def fitted() -> Classifier:
     return classifier.assemble(net, NAMES, training, validation)
 
 
-def test_the_graph_computes_what_was_measured(fitted: Classifier) -> None:
+def test_graph_computes_what_was_measured(fitted: Classifier) -> None:
     inputs = np.concatenate([examples(50, 3).inputs, np.full((1, 4), 0, np.uint8), np.full((1, 4), 255, np.uint8)])
     expected = fitted.predict(inputs)
     found = classifier_graph(fitted, "values").function(tf.constant(inputs, tf.float32))
@@ -52,20 +52,20 @@ def test_the_graph_computes_what_was_measured(fitted: Classifier) -> None:
     np.testing.assert_allclose(found["outlier_score"], expected.scores, rtol=1e-4)
 
 
-def test_one_in_a_hundred_held_out_examples_is_flagged_and_what_is_unlike_them_is(fitted: Classifier) -> None:
+def test_one_in_100_held_out_examples_is_flagged(fitted: Classifier) -> None:
     assert (fitted.predict_held_out().scores > 1).mean() == pytest.approx(0.01, abs=0.002)
     unlike = np.array([[255, 255, 255, 255], [0, 0, 0, 0]], np.uint8)
     assert (fitted.predict(unlike).scores > 1).all()
 
 
-def test_the_probabilities_are_those_of_the_logits_at_the_temperature(fitted: Classifier) -> None:
+def test_probabilities_use_the_temperature(fitted: Classifier) -> None:
     answers = fitted.predict(examples(50, 3).inputs)
     _, logits = classifier.run(fitted.network, examples(50, 3).inputs)
     np.testing.assert_allclose(answers.probabilities, calibration.softmax(logits, fitted.temperature))
     assert (answers.probabilities.argmax(axis=1) == logits.argmax(axis=1)).all()
 
 
-def test_inputs_go_through_in_slices_that_give_the_same(fitted: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_of_inputs_give_the_same(fitted: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = examples(50, 3).inputs
     whole = classifier.run(fitted.network, inputs)
     monkeypatch.setattr(classifier, "SLICE_BYTES", 16 * 7)
@@ -73,7 +73,7 @@ def test_inputs_go_through_in_slices_that_give_the_same(fitted: Classifier, monk
         np.testing.assert_allclose(part, expected, rtol=1e-5)
 
 
-def test_a_place_is_direction_and_length_of_each_tensor_of_features() -> None:
+def test_place_is_direction_and_length_of_features() -> None:
     first, second = np.array([[3.0, 4.0], [0.0, 0.0]], np.float32), np.array([[2.0], [-1.0]], np.float32)
     found = classifier.places([tf.constant(first), tf.constant(second)]).numpy()
     np.testing.assert_allclose(found[0], [0.6, 0.8, np.log(5), 1, np.log(2)], rtol=1e-6)
@@ -102,7 +102,7 @@ def test_features_may_be_several_tensors() -> None:
     np.testing.assert_allclose(found["outlier_score"], assembled.predict(values.numpy()).scores, rtol=1e-4)
 
 
-def test_folds_are_joined_to_one_held_out_set(fitted: Classifier) -> None:
+def test_folds_are_joined(fitted: Classifier) -> None:
     distance = fitted.distance
     folds = [classifier.hold_out(fitted.network, distance, examples(60, seed)) for seed in (5, 6)]
     joined = classifier.join(folds)
@@ -111,7 +111,7 @@ def test_folds_are_joined_to_one_held_out_set(fitted: Classifier) -> None:
     assert assembled.threshold == outliers.threshold(joined.distances)
 
 
-def test_the_metrics_state_what_every_classifier_has(fitted: Classifier) -> None:
+def test_metrics(fitted: Classifier) -> None:
     test = examples(300, 2)
     found = classifier.metrics(fitted, test, {"white": np.full((9, 4), 255)})
     json.dumps(found, allow_nan=False)
@@ -126,7 +126,7 @@ def test_the_metrics_state_what_every_classifier_has(fitted: Classifier) -> None
     assert np.sum(found["confusion_matrix"]) == 300
 
 
-def test_a_network_that_computes_in_less_than_float32_is_not_exported(fitted: Classifier) -> None:
+def test_network_below_float32_is_an_error(fitted: Classifier) -> None:
     half = Classifier(
         network("mixed_bfloat16"), NAMES, fitted.temperature, fitted.distance, fitted.threshold, fitted.held_out
     )
@@ -134,7 +134,7 @@ def test_a_network_that_computes_in_less_than_float32_is_not_exported(fitted: Cl
         classifier_graph(half, "values")
 
 
-def test_all_that_it_needs_comes_out_of_an_export(fitted: Classifier, tmp_path: Path) -> None:
+def test_export_of_a_classifier(fitted: Classifier, tmp_path: Path) -> None:
     metrics = classifier.metrics(fitted, examples(300, 2))
     history = {"loss": [1.0, 0.5], "accuracy": [0.5, 0.9]}
     exported = version.export(

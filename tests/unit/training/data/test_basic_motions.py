@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_recording_becomes_steps_of_channels(folder: Path) -> None:
+def test_recording_becomes_steps_of_channels(folder: Path) -> None:
     data = basic_motions.load()
     expected = [[[0.1, 1], [-0.2, 2], [0.3, 3]], [[4, 0.7], [5, 8], [6, 9]]]
     np.testing.assert_array_equal(data.train_motions, np.array(expected, np.float32))
@@ -37,14 +37,14 @@ def test_a_recording_becomes_steps_of_channels(folder: Path) -> None:
     np.testing.assert_array_equal(data.test_motions, data.train_motions)
 
 
-def test_labels_count_in_the_order_of_the_header(folder: Path) -> None:
+def test_labels_follow_the_header(folder: Path) -> None:
     data = basic_motions.load()
     assert data.names == ("Sitting", "Flying")
     assert data.train_labels.tolist() == data.test_labels.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("content", [b"", TINY.encode()[:-9], TINY.replace("8,9", "8,8").encode(), b"\xff"])
-def test_a_damaged_file_is_named_with_what_was_expected(content: bytes, folder: Path) -> None:
+def test_damaged_file_is_named_with_what_was_expected(content: bytes, folder: Path) -> None:
     (folder / "BasicMotions_TEST.ts").write_bytes(content)
     with pytest.raises(DatasetError) as caught:
         basic_motions.load()
@@ -52,19 +52,19 @@ def test_a_damaged_file_is_named_with_what_was_expected(content: bytes, folder: 
     assert str(caught.value).endswith(basic_motions.HOW_TO_GET)
 
 
-def test_a_missing_file_is_named(folder: Path) -> None:
+def test_missing_file_is_named(folder: Path) -> None:
     (folder / "BasicMotions_TRAIN.ts").unlink()
     with pytest.raises(DatasetError, match=r"BasicMotions_TRAIN\.ts: cannot be read \(No such file or directory\)"):
         basic_motions.load()
 
 
-def test_without_aeon_it_says_how_to_get_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_aeon_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(basic_motions, "find_spec", lambda name: None)
     with pytest.raises(DatasetError, match=r"aeon is not installed.*pip install --no-deps aeon"):
         basic_motions.load()
 
 
-def test_the_real_data_passes_its_checks() -> None:
+def test_real_data_passes_the_checks() -> None:
     if basic_motions.local_folder() is None:
         pytest.skip("aeon is not installed (requirements/train.txt)")
     data = basic_motions.load()

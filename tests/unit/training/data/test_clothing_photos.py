@@ -6,7 +6,7 @@ from training.data import clothing_photos
 from training.errors import DatasetError
 
 
-def test_without_the_photos_the_error_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_photos_error_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CLOTHING_PHOTOS_DIR", raising=False)
     with pytest.raises(DatasetError, match=r"CLOTHING_PHOTOS_DIR is not set\. To get the photos: git clone "):
         clothing_photos.local_folder()

@@ -60,7 +60,7 @@ def message_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.parametrize("compress", [True, False])
-def test_compressed_and_plain_files_give_the_same_arrays(
+def test_compressed_and_plain_files_give_the_same(
     compress: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FASHION_MNIST_DIR", str(write(tmp_path / "here", compress=compress)))
@@ -73,14 +73,14 @@ def test_compressed_and_plain_files_give_the_same_arrays(
     assert len(data.names) == 10
 
 
-def test_how_hard_a_file_was_compressed_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compression_level_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path / "here")
     (folder / f"{IMAGES}.gz").write_bytes(gzip.compress(CONTENTS[IMAGES], compresslevel=1, mtime=1))
     monkeypatch.setenv("FASHION_MNIST_DIR", str(folder))
     assert fashion_mnist.load().train_images.shape == (3, 2, 2)
 
 
-def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path / "here")
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
     message = message_for(folder, monkeypatch)
@@ -99,7 +99,7 @@ def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ],
     ids=["empty", "another format", "cut short", "too long", "another shape", "one byte changed"],
 )
-def test_a_damaged_file_is_named_with_what_was_expected(
+def test_damaged_file_is_named_with_what_was_expected(
     content: bytes, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write(tmp_path / "here", {IMAGES: content})
@@ -109,56 +109,54 @@ def test_a_damaged_file_is_named_with_what_was_expected(
 
 
 @pytest.mark.parametrize("content", [b"not gzip at all", gzip.compress(CONTENTS[IMAGES])[:-9]], ids=["other", "cut"])
-def test_a_broken_gzip_file_is_an_error_that_names_it(
-    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_gzip_file_is_named(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path / "here")
     (folder / f"{IMAGES}.gz").write_bytes(content)
     assert message_for(folder, monkeypatch).startswith(f"{folder / IMAGES}.gz: damaged, expected a whole gzip file")
 
 
-def test_the_named_folder_is_not_replaced_by_another_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_folder_is_the_only_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "debian")
     write(tmp_path / "keras" / "datasets" / "fashion-mnist")
     assert str(tmp_path / "nowhere") in message_for(tmp_path / "nowhere", monkeypatch)
 
 
-def test_the_debian_package_comes_before_the_cache(tmp_path: Path) -> None:
+def test_debian_package_comes_before_the_cache(tmp_path: Path) -> None:
     cache = write(tmp_path / "keras" / "datasets" / "fashion-mnist")
     assert fashion_mnist.local_folder() == cache
     debian = write(tmp_path / "debian")
     assert fashion_mnist.local_folder() == debian
 
 
-def test_a_half_filled_cache_is_left_to_keras_to_fill(tmp_path: Path) -> None:
+def test_incomplete_cache_is_left_to_keras(tmp_path: Path) -> None:
     cache = write(tmp_path / "keras" / "datasets" / "fashion-mnist")
     (cache / f"{IMAGES}.gz").unlink()
     assert fashion_mnist.local_folder() is None
 
 
-def test_a_damaged_cache_is_an_error_and_not_passed_over(tmp_path: Path) -> None:
+def test_damaged_cache_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "keras" / "datasets" / "fashion-mnist", {IMAGES: b"nothing"})
     with pytest.raises(DatasetError, match="Remove or replace it"):
         fashion_mnist.load()
 
 
-def test_keras_downloads_when_nothing_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keras_downloads_without_a_local_source(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "keras", fake_keras(ARRAYS))
     np.testing.assert_array_equal(fashion_mnist.load().train_images, ARRAYS[IMAGES])
 
 
-def test_a_download_is_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "keras", fake_keras(ARRAYS | {IMAGES: np.zeros((3, 2, 2), np.uint8)}))
     with pytest.raises(DatasetError, match=f"Keras's {IMAGES}: SHA-256"):
         fashion_mnist.load()
 
 
-def test_no_source_at_all_says_how_to_get_the_data() -> None:
+def test_without_any_source_the_error_says_how_to_get_it() -> None:
     with pytest.raises(DatasetError, match=r"Keras could not download Fashion-MNIST: .*apt-get install"):
         fashion_mnist.load()
 
 
-def test_the_real_data_passes_its_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_data_passes_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     if fashion_mnist.local_folder() is None:
         pytest.skip("Fashion-MNIST is not on this machine (apt-get install dataset-fashion-mnist)")

@@ -30,7 +30,7 @@ def read(folder: Path, least: int = 2, names: tuple[str, ...] | None = None) -> 
     return picture_folder.read(folder, SPEC, least, names)
 
 
-def test_each_folder_is_a_class_and_its_pictures_are_decoded(folder: Path) -> None:
+def test_each_folder_is_a_class(folder: Path) -> None:
     found = read(folder)
     assert found.names == ("rote Schuhe", "ärmellos")
     assert found.labels.tolist() == [0, 0, 1, 1]
@@ -46,7 +46,7 @@ def test_pictures_of_every_mode_become_colour(mode: str, folder: Path) -> None:
     assert read(folder).pixels.shape == (5, 4, 4, 3)
 
 
-def test_a_photo_is_turned_upright(folder: Path) -> None:
+def test_photo_is_turned_upright(folder: Path) -> None:
     image = Image.new("RGB", (8, 8), BLUE)
     image.paste(RED, (0, 0, 8, 4))
     exif = Image.Exif()
@@ -56,7 +56,7 @@ def test_a_photo_is_turned_upright(folder: Path) -> None:
     np.testing.assert_allclose(pixels[[0, 3], 0], [BLUE, RED], atol=10)
 
 
-def test_what_is_no_picture_is_skipped_and_listed(folder: Path) -> None:
+def test_unreadable_files_are_skipped_and_listed(folder: Path) -> None:
     (folder / "ärmellos" / "broken.jpg").write_bytes(b"\xff\xd8\xffnope")
     (folder / "ärmellos" / "notes.txt").write_text("to be sorted")
     (folder / "ärmellos" / ".DS_Store").write_text("of the file browser")
@@ -67,18 +67,18 @@ def test_what_is_no_picture_is_skipped_and_listed(folder: Path) -> None:
     assert notes.startswith("clothes/ärmellos/notes.txt: the file is not a picture; expected PNG, JPEG")
 
 
-def test_pictures_in_folders_of_a_class_belong_to_it(folder: Path) -> None:
+def test_subfolders_belong_to_their_class(folder: Path) -> None:
     draw(folder / "ärmellos" / "summer" / "more.png")
     assert read(folder).labels.tolist() == [0, 0, 1, 1, 1]
 
 
-def test_hidden_folders_and_files_beside_the_classes_are_none_of_them(folder: Path) -> None:
+def test_hidden_folders_and_loose_files_are_no_classes(folder: Path) -> None:
     draw(folder / ".thumbnails" / "small.png")
     draw(folder / "cover.png")
     assert read(folder).names == ("rote Schuhe", "ärmellos")
 
 
-def test_every_class_with_too_few_pictures_is_named(folder: Path) -> None:
+def test_classes_with_too_few_pictures_are_named(folder: Path) -> None:
     (folder / "hats").mkdir()
     (folder / "ärmellos" / "photo 1.png").write_bytes(b"")
     with pytest.raises(DatasetError) as caught:
@@ -90,29 +90,29 @@ def test_every_class_with_too_few_pictures_is_named(folder: Path) -> None:
     )
 
 
-def test_one_class_is_no_choice(folder: Path) -> None:
+def test_one_class_is_an_error(folder: Path) -> None:
     draw(folder / "ärmellos" / "summer" / "a.png")
     with pytest.raises(DatasetError, match="expected a folder for each of two classes or more, found only 'summer'"):
         read(folder / "ärmellos")
 
 
-def test_a_folder_of_files_has_no_classes(folder: Path) -> None:
+def test_folder_without_classes_is_an_error(folder: Path) -> None:
     with pytest.raises(DatasetError, match="expected a folder for each of two classes or more, found none"):
         read(folder / "ärmellos")
 
 
-def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="none: no such folder"):
         read(tmp_path / "none")
 
 
-def test_a_name_that_nobody_can_print_is_refused(folder: Path) -> None:
+def test_unprintable_class_name_is_an_error(folder: Path) -> None:
     draw(folder / "a\nb" / "a.png")
     with pytest.raises(DatasetError, match=r"'a\\nb' cannot be a class's name"):
         read(folder)
 
 
-def test_other_pictures_have_the_classes_of_those_to_train_on(folder: Path) -> None:
+def test_known_classes_are_kept(folder: Path) -> None:
     assert read(folder, names=("rote Schuhe", "ärmellos")).labels.tolist() == [0, 0, 1, 1]
     with pytest.raises(DatasetError, match="'ärmellos' is none of the classes to train on: hats, rote Schuhe"):
         read(folder, names=("hats", "rote Schuhe"))
@@ -120,7 +120,7 @@ def test_other_pictures_have_the_classes_of_those_to_train_on(folder: Path) -> N
         read(folder, names=("hats", "rote Schuhe", "ärmellos"))
 
 
-def test_pictures_can_be_had_in_another_size(folder: Path) -> None:
+def test_pictures_in_another_size(folder: Path) -> None:
     found = read(folder).part(np.array([3, 0]))
     assert found.labels.tolist() == [1, 0]
     larger = found.larger(ImageSpec(height=5, width=6), np.array([0]))

@@ -11,7 +11,7 @@ NAMES = ("bag", "hat")
 LABELS = np.array([1, 0, 1, 1, 0, 0])
 
 
-def test_the_first_pictures_of_each_class_are_written_as_they_are(tmp_path: Path) -> None:
+def test_first_pictures_of_each_class_are_written(tmp_path: Path) -> None:
     images = np.arange(6 * 4, dtype=np.uint8).reshape(6, 2, 2)
     found = samples.pictures(tmp_path, images, LABELS, NAMES)
     assert [sample.expected for sample in found] == ["bag", "bag", "hat", "hat"]
@@ -20,7 +20,7 @@ def test_the_first_pictures_of_each_class_are_written_as_they_are(tmp_path: Path
             assert np.array_equal(np.asarray(picture), images[place])
 
 
-def test_photos_are_made_smaller_upright_and_lose_what_cameras_write_beside(tmp_path: Path) -> None:
+def test_photos_become_small_upright_and_lose_exif(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     exif[0x010F] = "a camera"
@@ -31,7 +31,7 @@ def test_photos_are_made_smaller_upright_and_lose_what_cameras_write_beside(tmp_
         assert (small.size, dict(small.getexif())) == ((150, 300), {})
 
 
-def test_recordings_come_alone_and_one_of_each_class_in_a_row(tmp_path: Path) -> None:
+def test_recordings_alone_and_in_a_row(tmp_path: Path) -> None:
     values = np.arange(6 * 3 * 2, dtype=np.float32).reshape(6, 3, 2)
     *alone, joined = samples.recordings(tmp_path, values, LABELS, NAMES, ("x", "y"))
     assert [sample.expected for sample in alone] == ["bag", "bag", "hat", "hat"]
@@ -42,12 +42,12 @@ def test_recordings_come_alone_and_one_of_each_class_in_a_row(tmp_path: Path) ->
     assert np.array_equal(steps, np.concatenate([values[1], values[0]]))
 
 
-def test_a_class_with_fewer_gives_what_it_has(tmp_path: Path) -> None:
+def test_class_with_one_example_gives_one_sample(tmp_path: Path) -> None:
     found = samples.pictures(tmp_path, np.zeros((1, 2, 2), np.uint8), np.array([1]), NAMES)
     assert [sample.expected for sample in found] == ["hat"]
 
 
 @pytest.mark.parametrize("given", [{}, {"file": "01.png", "instance": 1.0}])
-def test_a_sample_is_either_a_file_or_an_instance(given: dict[str, object]) -> None:
+def test_sample_is_a_file_or_an_instance(given: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="either 'file' or 'instance'"):
         Sample(**given)  # type: ignore[arg-type]

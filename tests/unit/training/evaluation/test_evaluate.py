@@ -9,7 +9,7 @@ PREDICTED = np.array([0, 0, 1, 1, 0, 0])
 MATRIX = evaluate.confusion_matrix(TRUTH, PREDICTED, 3)
 
 
-def test_rows_are_what_it_is_and_columns_what_it_was_called() -> None:
+def test_confusion_matrix_rows_are_the_truth() -> None:
     assert MATRIX.tolist() == [[2, 1, 0], [1, 1, 0], [1, 0, 0]]
 
 
@@ -19,31 +19,31 @@ def test_precision_recall_and_support_of_each_class() -> None:
     assert classes["sock"] == {"precision": 0.5, "recall": 0.5, "support": 2}
 
 
-def test_a_class_that_was_never_called_has_no_precision() -> None:
+def test_class_never_predicted_has_no_precision() -> None:
     assert evaluate.per_class(MATRIX, NAMES)["glove"] == {"precision": None, "recall": 0.0, "support": 1}
 
 
-def test_a_class_without_examples_has_no_recall() -> None:
+def test_class_without_examples_has_no_recall() -> None:
     matrix = evaluate.confusion_matrix(np.array([0]), np.array([1]), 2)
     assert evaluate.per_class(matrix, ("hat", "sock"))["sock"] == {"precision": 0.0, "recall": None, "support": 0}
 
 
-def test_cross_entropy_is_the_mean_surprise_at_the_truth() -> None:
+def test_cross_entropy() -> None:
     probabilities = np.array([[0.5, 0.5], [0.25, 0.75]], np.float32)
     loss = evaluate.cross_entropy(np.array([0, 1]), probabilities)
     assert loss == pytest.approx(-(np.log(0.5) + np.log(0.75)) / 2)
 
 
-def test_a_probability_of_zero_for_the_truth_is_a_large_but_finite_loss() -> None:
+def test_probability_of_zero_gives_a_finite_loss() -> None:
     assert evaluate.cross_entropy(np.array([0]), np.array([[0.0, 1.0]])) == pytest.approx(16.1, abs=0.1)
 
 
-def test_confusions_come_most_frequent_first_and_leave_out_what_is_right() -> None:
+def test_confusions_come_most_frequent_first() -> None:
     matrix = np.array([[90, 7, 3], [0, 99, 1], [0, 0, 100]])
     assert evaluate.confusions(matrix, NAMES) == [("hat", "sock", 7), ("hat", "glove", 3), ("sock", "glove", 1)]
 
 
-def test_every_recording_is_held_out_once_and_never_trained_on_then() -> None:
+def test_folds_hold_out_each_example_once() -> None:
     labels = np.repeat([0, 1, 2, 3], 10)
     held_out: list[int] = []
     for train, validation in evaluate.stratified_folds(labels, 5, seed=3):
@@ -53,7 +53,7 @@ def test_every_recording_is_held_out_once_and_never_trained_on_then() -> None:
     assert sorted(held_out) == list(range(40))
 
 
-def test_the_folds_follow_the_seed() -> None:
+def test_folds_follow_the_seed() -> None:
     def first(seed: int) -> list[int]:
         _, validation = next(evaluate.stratified_folds(np.repeat([0, 1], 20), 5, seed))
         return [int(place) for place in validation]
@@ -79,7 +79,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_neither_the_first_calls_count_nor_those_that_were_interrupted(clock: Clock) -> None:
+def test_timing_ignores_warm_up_and_interrupted_calls(clock: Clock) -> None:
     def predict() -> None:
         clock.calls += 1
         interrupted = clock.calls > evaluate.WARM_UP_CALLS and clock.calls % 5 == 0
@@ -88,7 +88,7 @@ def test_neither_the_first_calls_count_nor_those_that_were_interrupted(clock: Cl
     assert evaluate.microseconds(predict) == pytest.approx(3)
 
 
-def test_a_slow_prediction_is_timed_a_few_times_and_a_quick_one_not_for_ever(clock: Clock) -> None:
+def test_timing_bounds_the_number_of_calls(clock: Clock) -> None:
     def predict() -> None:
         clock.calls += 1
         clock.now += seconds

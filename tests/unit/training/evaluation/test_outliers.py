@@ -29,19 +29,19 @@ def test_held_out_examples_are_near_and_others_far() -> None:
     assert distance(elsewhere) > 2 * limit
 
 
-def test_a_step_in_a_direction_of_little_spread_counts_more() -> None:
+def test_directions_of_little_spread_count_more() -> None:
     distance = outliers.fit(*clouds())
     middle = 5 * np.eye(8)[:1]
     assert distance(middle + 0.5 * np.eye(8)[7]) > 3 * distance(middle + 0.5 * np.eye(8)[1])
 
 
-def test_the_distance_is_to_the_nearest_class() -> None:
+def test_distance_is_to_the_nearest_class() -> None:
     distance = outliers.fit(*clouds())
     middles = distance(5 * np.eye(8)[:3])
     assert (middles < outliers.threshold(distance(clouds(seed=1)[0]))).all()
 
 
-def test_features_of_which_some_never_move_give_finite_distances() -> None:
+def test_constant_features_give_finite_distances() -> None:
     features, labels = clouds()
     features[:, 5:] = 0
     distance = outliers.fit(features, labels)
@@ -50,14 +50,14 @@ def test_features_of_which_some_never_move_give_finite_distances() -> None:
 
 
 @pytest.mark.parametrize("features", [np.zeros((6, 4)), np.ones((6, 4)), np.ones((6, 2))])
-def test_features_that_are_all_equal_give_finite_distances(features: Floats) -> None:
+def test_equal_features_give_finite_distances(features: Floats) -> None:
     distance = outliers.fit(features, np.arange(6) % 2)
     assert np.isfinite(distance(features)).all()
     assert np.isfinite(distance(1e6 * features)).all()
     assert np.isfinite(distance(np.zeros_like(features))).all()
 
 
-def test_more_features_than_examples_and_than_directions_are_kept() -> None:
+def test_more_features_than_examples() -> None:
     generator = np.random.default_rng(0)
     features, labels = generator.normal(size=(30, 200)), np.arange(30) % 3
     distance = outliers.fit(features, labels)
@@ -67,13 +67,13 @@ def test_more_features_than_examples_and_than_directions_are_kept() -> None:
     assert distance(100 * generator.normal(size=(5, 200))).min() > distance(features).max()
 
 
-def test_a_class_without_examples_has_no_centre() -> None:
+def test_class_without_examples_has_no_centre() -> None:
     features, labels = clouds()
     distance = outliers.fit(features[labels != 1], labels[labels != 1])
     assert distance.centers.shape == (2, 8)
 
 
-def test_pictures_that_nobody_trained_on_have_the_form_of_those_that_somebody_did() -> None:
+def test_probe_pictures_have_the_shape_of_the_examples() -> None:
     for shape in ((20, 28, 28), (20, 32, 32, 3)):
         examples = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
         made = outliers.probe_pictures(examples, seed=1)
@@ -86,7 +86,7 @@ def test_pictures_that_nobody_trained_on_have_the_form_of_those_that_somebody_di
         assert np.ptp(made["of one shade"].reshape(len(made["of one shade"]), -1), axis=1).max() == 0
 
 
-def test_recordings_that_nobody_made_have_the_form_of_those_that_somebody_did() -> None:
+def test_probe_recordings_have_the_shape_of_the_examples() -> None:
     examples = np.random.default_rng(0).normal(3, 2, (12, 50, 6)).astype(np.float32)
     made = outliers.probe_recordings(examples, seed=1)
     for recordings in made.values():
@@ -96,7 +96,7 @@ def test_recordings_that_nobody_made_have_the_form_of_those_that_somebody_did() 
     assert {tuple(step) for step in made["steps in random order"][0]} == {tuple(step) for step in examples[0]}
 
 
-def test_no_more_than_a_thousand_of_each_kind_are_made_and_the_seed_decides() -> None:
+def test_probes_are_at_most_1000_and_follow_the_seed() -> None:
     examples = np.zeros((1_200, 4, 4), np.uint8)
     one, same, other = (outliers.probe_pictures(examples, seed)["uniform noise"] for seed in (1, 1, 2))
     assert len(one) == 1_000
@@ -104,7 +104,7 @@ def test_no_more_than_a_thousand_of_each_kind_are_made_and_the_seed_decides() ->
     assert (one != other).any()
 
 
-def test_photos_are_read_as_the_service_would(tmp_path: Path) -> None:
+def test_probe_photos_are_read_as_the_service_does(tmp_path: Path) -> None:
     (tmp_path / "hats").mkdir()
     Image.new("RGB", (60, 40), "white").save(tmp_path / "hats" / "one.PNG")
     Image.new("L", (40, 60)).save(tmp_path / "two.jpg")

@@ -32,12 +32,12 @@ random = np.random.default_rng(2)
 
 
 @pytest.mark.parametrize("x", [X, ODD, X[:1]], ids=["many", "an odd number", "one"])
-def test_rows_that_are_answered_alike_in_any_company_are_independent(x: Array) -> None:
+def test_independent_rows_pass(x: Array) -> None:
     assert check(run_of(lambda x: np.tanh(x).sum(axis=1)), "serving_default", {"x": x}) < 1e-6
     assert check(run_of(lambda x: x.argmax(axis=1)), "serving_default", {"x": x}) == 0
 
 
-def test_kernels_that_differ_by_the_size_of_a_batch_are_forgiven_a_little() -> None:
+def test_small_differences_by_batch_size_pass() -> None:
     assert 1e-6 < check(run_of(lambda x: x * (1 + 1e-5 * (len(x) > 1))), "serving_default", {"x": X}) < 1e-4
 
 
@@ -72,12 +72,12 @@ def test_kernels_that_differ_by_the_size_of_a_batch_are_forgiven_a_little() -> N
         "order",
     ],
 )
-def test_rows_that_depend_on_others_are_told_of(answer: Any, where: str) -> None:
+def test_dependent_rows_are_an_error(answer: Any, where: str) -> None:
     with pytest.raises(RowsDepend, match=f"'serving_default': y of ({ROWS} rows )?{where}"):
         check(run_of(answer), "serving_default", {"x": X})
 
 
-def test_the_rows_that_are_tried_are_taken_from_everywhere() -> None:
+def test_rows_are_picked_from_first_to_last() -> None:
     assert pick_rows(np.arange(1_000))[[0, -1]].tolist() == [0, 999]
     assert len(pick_rows(np.arange(1_000))) == ROWS
     assert pick_rows(np.arange(3)).tolist() == [0, 1, 2]

@@ -15,7 +15,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_first_version_is_1_and_carries_what_was_staged(tmp_path: Path) -> None:
+def test_first_version_is_1(tmp_path: Path) -> None:
     with staging(tmp_path / "new" / "model") as folder:
         (folder / "saved_model.pb").write_text("graph")
         version_dir = publish(folder, nothing)
@@ -36,18 +36,18 @@ def test_the_first_version_is_1_and_carries_what_was_staged(tmp_path: Path) -> N
         (["20260312103015123456", "7"], 8),
     ],
 )
-def test_the_next_number_follows_the_highest(there: list[str], expected: int, tmp_path: Path) -> None:
+def test_next_number_follows_the_highest(there: list[str], expected: int, tmp_path: Path) -> None:
     for name in there:
         (tmp_path / name).mkdir()
     assert next_version(tmp_path) == expected
 
 
-def test_a_file_with_a_number_for_a_name_is_not_replaced_either(tmp_path: Path) -> None:
+def test_file_named_like_a_version_is_kept(tmp_path: Path) -> None:
     (tmp_path / "4").write_text("notes")
     assert next_version(tmp_path) == 5
 
 
-def test_who_loses_the_race_for_a_number_takes_the_next(tmp_path: Path) -> None:
+def test_loser_of_a_race_takes_the_next_number(tmp_path: Path) -> None:
     seen = []
 
     def rival_is_faster(version: int) -> None:
@@ -82,7 +82,7 @@ def test_eight_exports_at_once_get_eight_numbers(tmp_path: Path) -> None:
     assert sorted((tmp_path / str(version) / "who").read_text() for version in range(1, 9)) == list("01234567")
 
 
-def test_another_failure_of_the_rename_is_not_taken_for_a_race(tmp_path: Path) -> None:
+def test_other_rename_error_is_raised(tmp_path: Path) -> None:
     def lose_the_folder(version: int) -> None:
         folder.rename(tmp_path / ".gone")
 
@@ -91,7 +91,7 @@ def test_another_failure_of_the_rename_is_not_taken_for_a_race(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("stopped_by", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_whatever_stops_an_export_nothing_of_it_stays(stopped_by: type[BaseException], tmp_path: Path) -> None:
+def test_interrupted_export_leaves_nothing(stopped_by: type[BaseException], tmp_path: Path) -> None:
     def stop(version: int) -> None:
         raise stopped_by
 
@@ -106,13 +106,13 @@ def test_whatever_stops_an_export_nothing_of_it_stays(stopped_by: type[BaseExcep
     assert names(tmp_path) == []
 
 
-def test_what_is_staged_is_hidden_until_it_is_published(tmp_path: Path) -> None:
+def test_staging_folder_is_hidden(tmp_path: Path) -> None:
     with staging(tmp_path) as folder:
         assert folder.parent == tmp_path
         assert folder.name.startswith(".")
 
 
-def test_every_user_can_read_a_published_version(tmp_path: Path) -> None:
+def test_every_user_can_read_a_version(tmp_path: Path) -> None:
     with staging(tmp_path) as folder:
         (folder / "variables").mkdir(mode=0o700)
         (folder / "variables" / "data").touch(mode=0o600)

@@ -69,7 +69,7 @@ def read(content: bytes, folder: Path) -> efficientnet.Weights:
     return efficientnet.read_weights(path)
 
 
-def test_a_tensor_is_read_with_its_shape_and_order(torch: Any, tmp_path: Path) -> None:
+def test_tensor_keeps_shape_and_order(torch: Any, tmp_path: Path) -> None:
     by_rows = read(written(torch), tmp_path)["weight"]
     np.testing.assert_array_equal(by_rows, VALUES.reshape(2, 3))
     by_columns = read(written(torch, shape=(3, 2), strides=(1, 3)), tmp_path)["weight"]
@@ -80,14 +80,14 @@ def test_a_tensor_is_read_with_its_shape_and_order(torch: Any, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("shape", "strides", "offset"), [((2, 3), (3, 1), 1), ((2, 3), (4, 1), 0), ((6,), (-1,), 5), ((0,), (1,), 0)]
 )
-def test_a_tensor_that_reaches_beyond_its_numbers_is_refused(
+def test_tensor_beyond_its_storage_is_an_error(
     shape: Any, strides: Any, offset: int, torch: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(DatasetError, match="a tensor reaches beyond its storage"):
         read(written(torch, shape=shape, strides=strides, offset=offset), tmp_path)
 
 
-def test_a_pickle_that_calls_something_else_is_refused_and_calls_nothing(torch: Any, tmp_path: Path) -> None:
+def test_pickle_that_calls_something_else_is_an_error(torch: Any, tmp_path: Path) -> None:
     made = tmp_path / "made"
     with pytest.raises(DatasetError, match=r"weights\.pth: .*\(it asks for io\.open\)"):
         read(written(torch, more=Called(open, str(made), "w")), tmp_path)
@@ -95,11 +95,11 @@ def test_a_pickle_that_calls_something_else_is_refused_and_calls_nothing(torch: 
 
 
 @pytest.mark.parametrize("cut", [0, 10, 100, -1])
-def test_a_file_that_is_cut_short_is_named(cut: int, torch: Any, tmp_path: Path) -> None:
+def test_truncated_file_is_named(cut: int, torch: Any, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"weights\.pth: not the weights of a PyTorch network"):
         read(written(torch)[:cut], tmp_path)
 
 
-def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"none\.pth: cannot be read \(No such file or directory\)"):
         efficientnet.read_weights(tmp_path / "none.pth")

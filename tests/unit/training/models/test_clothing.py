@@ -4,7 +4,7 @@ from training.errors import ConfigError
 from training.models.clothing import Config
 
 
-def test_each_network_has_its_own_epochs_and_rate_unless_they_are_given() -> None:
+def test_each_network_has_its_own_epochs_and_rate() -> None:
     dense, convolution = Config(network="dense"), Config()
     assert (dense.epochs, dense.learning_rate) == (12, 0.002)
     assert (convolution.network, convolution.epochs, convolution.learning_rate) == ("convolution", 36, 0.1)
@@ -12,6 +12,6 @@ def test_each_network_has_its_own_epochs_and_rate_unless_they_are_given() -> Non
 
 
 @pytest.mark.parametrize(("field", "value"), [("epochs", -1), ("learning_rate", float("nan"))])
-def test_what_makes_no_sense_is_refused_for_either(field: str, value: float) -> None:
+def test_invalid_setting_is_an_error(field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=field):
         Config(**{field: value})  # type: ignore[arg-type]
