@@ -1,4 +1,4 @@
-"""`python -m training NAME`: a model's whole road (dataset → fit → evaluate → export), or a command."""
+"""`python -m training NAME`: trains a model (dataset → fit → evaluate → export) or runs a command."""
 
 import argparse
 import dataclasses
@@ -9,11 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, get_args, get_origin
 
-from training import activity, clothing, exercises, folder, photos, regression, replay, report
+from training import exercises, folder, replay, report
 from training.config import HELP
 from training.errors import ConfigError, RunError
+from training.models import activity, clothing, photos, regression
 
-# A new model or command is a new file with NAME, Config, run(config) and a docstring, and its name here.
+# A model or command is a module with NAME, Config, run(config) and a docstring, which is its help.
 MODELS: tuple[ModuleType, ...] = (regression, clothing, activity, photos)
 COMMANDS: tuple[ModuleType, ...] = (folder, exercises, report, replay)
 
@@ -25,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     modules = MODELS + COMMANDS
-    results = "\n\n".join(f"{module.NAME}\n{textwrap.indent(_text(module), '  ')}" for module in modules)
+    results = "\n\n".join(f"{module.NAME}\n{textwrap.indent(_help(module), '  ')}" for module in modules)
     top = Parser(
         prog="python -m training",
         description="Train a model and export it as the next version under OUTPUT/MODEL/, or run a command.",
@@ -36,49 +37,49 @@ def parser() -> Parser:
     for module in modules:
         command = names.add_parser(
             module.NAME,
-            help=_text(module).splitlines()[0],
-            description=_text(module),
+            help=_help(module).splitlines()[0],
+            description=_help(module),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.set_defaults(module=module)
         for field in dataclasses.fields(module.Config):
-            _add(command, field)
+            _add_flag(command, field)
     return top
 
 
-def _add(command: Parser, field: "dataclasses.Field[Any]") -> None:
+def _add_flag(command: Parser, field: "dataclasses.Field[Any]") -> None:
     kind = field.type
     is_several = get_origin(kind) is tuple
     if is_several:
         kind = get_args(kind)[0]
     assert isinstance(kind, type), f"{field.name} is {kind}, of which no flag can be made"  # noqa: S101
-    needed = field.default is dataclasses.MISSING
-    options: dict[str, Any] = {} if needed else {"default": field.default}
+    required = field.default is dataclasses.MISSING
+    options: dict[str, Any] = {} if required else {"default": field.default}
     if kind is bool:
         options["action"] = argparse.BooleanOptionalAction
     elif "choices" in field.metadata:
         options["choices"] = field.metadata["choices"]
     else:
-        meant = "FOLDER" if issubclass(kind, Path) else kind.__name__.upper()
-        options |= {"type": kind, "metavar": field.metadata.get("metavar", meant)}
+        metavar = "FOLDER" if issubclass(kind, Path) else kind.__name__.upper()
+        options |= {"type": kind, "metavar": field.metadata.get("metavar", metavar)}
     if is_several:
         options["nargs"] = "+"
     if field.metadata.get("positional"):
         added = command.add_argument(field.name, **options | {"metavar": field.name.upper()})
     else:
-        added = command.add_argument(f"--{field.name.replace('_', '-')}", required=needed, **options)
+        added = command.add_argument(f"--{field.name.replace('_', '-')}", required=required, **options)
     # Set afterwards, because BooleanOptionalAction would say the default a second time.
     added.help = field.metadata.get("help") or HELP[field.name]
-    if not needed:
+    if not required:
         added.help += " (default: %(default)s)"
 
 
-def _text(module: ModuleType) -> str:
+def _help(module: ModuleType) -> str:
     return (module.__doc__ or "").strip()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0, or 1 where the run could not be done; exits with 2 where the arguments make no sense."""
+    """Returns 0, or 1 if the run fails; exits with 2 if the arguments are invalid."""
     commands = parser()
     given = vars(commands.parse_args(arguments))
     module = given.pop("module")
@@ -86,13 +87,13 @@ def main(arguments: list[str] | None = None) -> int:
         config = module.Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
     except ConfigError as error:
         commands.error(str(error))
-    # Both are read when TensorFlow and Keras are imported, which module.run does. Errors, no start-up greetings:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow and Keras read both when module.run imports them.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
     os.environ["KERAS_BACKEND"] = "tensorflow"  # no other can write a SavedModel
     output: Path | None = given.get("output")  # a command that only reads has none
     try:
         if output is not None:
-            output.mkdir(parents=True, exist_ok=True)  # rather now than after minutes of training
+            output.mkdir(parents=True, exist_ok=True)  # fail now, not after minutes of training
         module.run(config)
     except KeyboardInterrupt:
         return _failed("interrupted, nothing was exported", 130)

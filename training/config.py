@@ -1,8 +1,8 @@
-"""What a run is told: a frozen dataclass, each field a flag of `python -m training NAME`.
+"""A run's settings: a frozen dataclass, each field a flag of `python -m training NAME`.
 
-A field's metadata may hold `help` (else HELP has it), `choices` (the strings that it may be) and `positional` (True:
-given without a flag). A field without a default has to be given; a bool is switched by --field and --no-field; of a
-tuple several may be given.
+A field's metadata may hold `help` (else HELP has it), `choices` (the strings it may be), `metavar` and `positional`
+(True: an argument without a flag). A field without a default is required; a bool becomes --field and --no-field; a
+tuple takes several values.
 """
 
 import math
@@ -22,7 +22,7 @@ HELP = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What every fit has. A model's Config subclasses it with its own defaults; a command's need not."""
+    """The settings of every fit. A model's Config subclasses it with its own defaults; a command's need not."""
 
     epochs: int
     batch_size: int

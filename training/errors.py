@@ -1,17 +1,17 @@
-"""What stops a run. Each message is one line for whoever started it, who needs no traceback."""
+"""Errors that end a run. The command prints the message as one line, without a traceback."""
 
 
 class RunError(Exception):
-    pass
+    """The run cannot go on; the message says why."""
 
 
 class ConfigError(RunError):
-    """A setting that no run can use; the message names it and its value."""
+    """A setting is invalid; the message names it and its value."""
 
 
 class DatasetError(RunError):
-    """Data that is missing or damaged; the message says which, what was expected and how to get it."""
+    """Data is missing or damaged; the message says which, what was expected and how to get it."""
 
 
 class FitError(RunError):
-    """The fit came to nothing that could be served."""
+    """The fit gave no model to serve."""

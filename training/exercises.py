@@ -4,25 +4,31 @@ Result: OUTPUT/table.md and pictures; test accuracy from 0.819 (pixels not scale
 Cost: 20 minutes of processor time, one with --quick, which is a first look; --only NAME does one exercise.
 """
 
+import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from training import datasets
 from training.config import check_output, check_seed
+from training.data import Array, fashion_mnist
 from training.errors import ConfigError
+from training.evaluation.evaluate import microseconds
 
 if TYPE_CHECKING:
-    from training.exercise_fit import Outcome
+    from matplotlib.figure import Figure
+
+# Configuration
 
 NAME = "exercises"
 VALIDATION = 5_000  # the last of the training pictures
+BATCH_SIZE = 32
+ACCURACY_LEVEL = 0.9  # of the training accuracy
+PATIENCE = 3  # epochs
 QUICK_TRAINING, QUICK_VALIDATION, QUICK_TEST = 6_000, 1_000, 2_000
 QUICK_EPOCHS = 5  # so many times fewer
-LEVEL = 0.9  # of the training accuracy
-PATIENCE = 3  # epochs
 TABLE_FILE = "table.md"
 
 
@@ -57,6 +63,17 @@ EXERCISES = (
     Exercise(name="two-convolutions", filters=(64, 64)),
 )
 
+# A picture, and the exercises whose curves it compares.
+CURVES = {
+    "units": ("units-128", "units-512", "units-1024", "two-layers"),
+    "epochs": ("epochs-30",),
+    "scaling": ("units-128", "not-scaled"),
+    "stopping": ("epochs-30", "stop-at-level", "stop-by-patience"),
+    "convolutions": ("units-128", "one-convolution", "two-convolutions"),
+}
+COLOURS = ("#1f5fa8", "#d9622b", "#3a8a4d", "#8a4da8")
+MAPS = 15  # of a layer, in the picture of what the filters see
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -79,16 +96,141 @@ class Config:
         return tuple(exercise for exercise in EXERCISES if not self.only or exercise.name in names)
 
 
+# Network
+
+
+def build(exercise: Exercise) -> Any:
+    from keras import Input, Sequential, layers  # here and below: `--help` needs no TensorFlow
+
+    network = [Input((28, 28), name="pixels")]
+    if exercise.scaled:
+        network.append(layers.Rescaling(1 / 255))
+    if exercise.filters:
+        network.append(layers.Reshape((28, 28, 1)))
+    for filters in exercise.filters:
+        network += [layers.Conv2D(filters, 3, activation="relu"), layers.MaxPooling2D(2)]
+    network.append(layers.Flatten())
+    network += [layers.Dense(units, activation="relu") for units in exercise.units]
+    return Sequential([*network, layers.Dense(10, activation="softmax")])
+
+
+# Fit
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures [n, 28, 28], 0 to 255, and labels [n]."""
+
+    pictures: Array
+    labels: Array
+
+    def first(self, count: int) -> "Split":
+        return Split(self.pictures[:count], self.labels[:count])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`seconds` are the fit's by the clock, `cpu_seconds` of the processor's time; `history` as Keras names it."""
+
+    exercise: Exercise
+    model: Any
+    history: dict[str, list[float]]
+    seconds: float
+    cpu_seconds: float
+    train_accuracy: float
+    test_accuracy: float
+    twin_bytes: int
+    microseconds: float
+
+
+def stopping(exercise: Exercise, model: Any) -> tuple[Any, ...]:
+    """The callbacks that end the fit before its last epoch."""
+    from keras.callbacks import EarlyStopping, LambdaCallback
+
+    if exercise.stop == "level":
+
+        def stop_at_level(_epoch: int, logs: dict[str, float]) -> None:
+            model.stop_training = logs["accuracy"] > ACCURACY_LEVEL
+
+        return (LambdaCallback(on_epoch_end=stop_at_level),)
+    if exercise.stop == "patience":
+        return (EarlyStopping("val_loss", patience=PATIENCE, restore_best_weights=True),)
+    return ()
+
+
+def outcome(exercise: Exercise, epochs: int, seed: int, training: Split, validation: Split, test: Split) -> Outcome:
+    """Fits and measures. The same seed gives the same, whatever was fitted before."""
+    from training.fit import train
+
+    train.make_repeatable(seed)
+    model = build(exercise)
+    model.compile("adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    cpu_start = time.process_time()
+    fit = train.fit(
+        model,
+        train.batches(training.pictures, training.labels, BATCH_SIZE, shuffle_seed=seed),
+        epochs=epochs,
+        validation=train.batches(validation.pictures, validation.labels, 1_000),
+        callbacks=stopping(exercise, model),
+    )
+    cpu_seconds = time.process_time() - cpu_start
+    twin = convert(model)
+    return Outcome(
+        exercise,
+        model,
+        fit.history,
+        fit.seconds,
+        cpu_seconds,
+        accuracy(model, training),
+        accuracy(model, test),
+        len(twin),
+        time_of_a_prediction(twin, validation.pictures[:1]),
+    )
+
+
+def accuracy(model: Any, split: Split) -> float:
+    predicted = model.predict(split.pictures, batch_size=1_000, verbose=0).argmax(axis=1)
+    return float((predicted == split.labels).mean())
+
+
+def convert(model: Any) -> bytes:
+    """For LiteRT, in float32, as a shipped model's twin is; here without the proof."""
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder:
+        model.export(folder, verbose=False)
+        content: bytes = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+        return content
+
+
+def time_of_a_prediction(twin: bytes, picture: Array) -> float:
+    """Microseconds for one picture, [1, 28, 28], on one thread."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=twin, num_threads=1)
+    place = interpreter.get_input_details()[0]["index"]
+    interpreter.resize_tensor_input(place, picture.shape)
+    interpreter.allocate_tensors()
+    output = interpreter.get_output_details()[0]["index"]
+
+    def predict() -> Any:
+        interpreter.set_tensor(place, picture)
+        interpreter.invoke()
+        return interpreter.get_tensor(output)
+
+    return microseconds(predict)
+
+
+# Run
+
+
 def run(config: Config) -> None:
-    data = datasets.fashion_mnist()
-
-    from training import exercise_fit, exercise_pictures
-
+    data = fashion_mnist.load()
     pictures, labels = data.train_images.astype(np.float32), data.train_labels
-    training = exercise_fit.Split(pictures[:-VALIDATION], labels[:-VALIDATION])
-    validation = exercise_fit.Split(pictures[-VALIDATION:], labels[-VALIDATION:])
-    # Nothing is chosen by these: each exercise's model is asked about them once, after its fit, for the table.
-    test = exercise_fit.Split(data.test_images.astype(np.float32), data.test_labels)
+    training = Split(pictures[:-VALIDATION], labels[:-VALIDATION])
+    validation = Split(pictures[-VALIDATION:], labels[-VALIDATION:])
+    # Nothing is chosen by these: each exercise's model is evaluated on them once, after its fit, for the table.
+    test = Split(data.test_images.astype(np.float32), data.test_labels)
     if config.quick:
         training, validation = training.first(QUICK_TRAINING), validation.first(QUICK_VALIDATION)
         test = test.first(QUICK_TEST)
@@ -97,17 +239,17 @@ def run(config: Config) -> None:
     for exercise in config.chosen:
         print(f"\n{exercise.name}: {exercise.layers}", flush=True)
         epochs = -(-exercise.epochs // QUICK_EPOCHS) if config.quick else exercise.epochs
-        outcomes.append(exercise_fit.outcome(exercise, epochs, config.seed, training, validation, test))
+        outcomes.append(outcome(exercise, epochs, config.seed, training, validation, test))
         if exercise.filters:
-            exercise_pictures.filters(outcomes[-1].model, boot, config.output / f"{exercise.name}-boot.png")
+            plot_filters(outcomes[-1].model, boot, config.output / f"{exercise.name}-boot.png")
         # After each, so that a run that is ended leaves what it had.
-        exercise_pictures.curves(outcomes, config.output)
+        plot_curves(outcomes, config.output)
         text = table(outcomes, len(training.labels), len(test.labels), quick=config.quick)
         (config.output / TABLE_FILE).write_text(text, "utf-8")
     print(f"\n{text}\nWritten     {config.output / TABLE_FILE} and pictures")
 
 
-def table(outcomes: "list[Outcome]", training: int, test: int, *, quick: bool) -> str:
+def table(outcomes: list[Outcome], training: int, test: int, *, quick: bool) -> str:
     """In Markdown, with what its columns mean; of so many pictures to train and to test."""
     rows = "\n".join(
         f"| {each.exercise.name} | {each.exercise.layers} | {len(each.history['loss'])} "
@@ -126,3 +268,71 @@ one thread, the median of many.
 |---|---|--:|--:|--:|--:|--:|--:|--:|--:|
 {rows}
 """
+
+
+# Pictures
+
+
+def plot_curves(outcomes: list[Outcome], folder: Path) -> None:
+    """A picture for each comparison of which at least one exercise was done."""
+    for name, compared in CURVES.items():
+        shown = [each for each in outcomes if each.exercise.name in compared]
+        if shown:
+            _plot_curves(shown, folder / f"{name}.png")
+
+
+def _plot_curves(shown: list[Outcome], path: Path) -> None:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for panel, measure in enumerate(("loss", "accuracy"), start=1):
+        axes = figure.add_subplot(1, 2, panel)
+        for each, colour in zip(shown, COLOURS, strict=False):
+            epochs = range(1, len(each.history[measure]) + 1)
+            # One seed gives one way: a fit that stops early lies on the curve of the one that does not, as a band.
+            band = each.exercise.stop != "never"
+            style: dict[str, Any] = {"color": colour} | ({"linewidth": 7, "alpha": 0.35} if band else {})
+            axes.plot(epochs, each.history[measure], label=each.exercise.name, **style)
+            axes.plot(epochs, each.history[f"val_{measure}"], linestyle="-" if band else "--", **style)
+        axes.set_title(f"{measure.capitalize()} (line: training, dashed: validation)", loc="left", fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#d8dce1", linewidth=0.6)
+        axes.legend(frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def plot_filters(model: Any, picture: Array, path: Path) -> None:
+    """The picture [28, 28], and what the first filters that respond to it make of it.
+
+    A row for each convolution and each pooling, every map in shades of its own.
+    """
+    import keras
+    from matplotlib.figure import Figure
+
+    seen = [layer for layer in model.layers if isinstance(layer, (keras.layers.Conv2D, keras.layers.MaxPooling2D))]
+    maps = keras.Model(model.inputs[0], [layer.output for layer in seen])(picture[np.newaxis])
+    figure = Figure(figsize=(9, 0.75 * len(seen) + 0.2), layout="constrained")
+    grid = figure.subplots(len(seen), MAPS + 1, squeeze=False)
+    responding: list[int] = []
+    for row, (layer, tensor) in enumerate(zip(seen, maps, strict=True)):
+        values = np.asarray(tensor)[0]
+        if isinstance(layer, keras.layers.Conv2D):  # the pooling below shows the same filters
+            responding = np.flatnonzero(values.any(axis=(0, 1)))[:MAPS].tolist()
+        for column, axes in enumerate(grid[row]):
+            axes.set_axis_off()
+            if 0 < column <= len(responding):
+                axes.imshow(values[:, :, responding[column - 1]], cmap="viridis")
+        size = f"{values.shape[0]}×{values.shape[1]}"
+        grid[row][0].text(0, 0.1, f"{'pooled' if row % 2 else 'filters'}\n{size}", fontsize=8)
+    grid[0][0].clear()
+    grid[0][0].set_axis_off()
+    grid[0][0].imshow(picture, cmap="gray")
+    _save(figure, path)
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    # matplotlib's version in the file would make every upgrade a change of all pictures.
+    figure.savefig(path, dpi=90, metadata={"Software": None})

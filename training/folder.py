@@ -5,36 +5,59 @@ seventh of each class in DIRECTORY is. Pictures that cannot be read are skipped 
 Cost: grows with the pictures; for 3,000 about two thirds of what `photos` costs, with three folds instead of five.
 """
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from training import folds, photos_config
-
-if TYPE_CHECKING:
-    from training.picture_folder import PictureFolder
+from training.data import picture_folder
+from training.data.picture_folder import PictureFolder
+from training.errors import ConfigError
+from training.evaluation.evaluate import stratified_folds
+from training.models import photos
 
 NAME = "folder"
-Config = photos_config.FolderConfig
-SPLIT = 7
+SPLIT = 7  # one in so many pictures is kept for the test
 
 
-def run(config: photos_config.FolderConfig) -> None:
-    photos, test = read(config)
+@dataclass(frozen=True, kw_only=True)
+class Config(photos.Config):
+    directory: Path = field(metadata={"positional": True, "help": "the pictures, a folder per class"})
+    name: str = field(metadata={"help": "what the model is called under OUTPUT and in URLs"})
+    folds: int = field(default=3, metadata={"help": photos.FOLDS_HELP})
 
-    from training import photo_classifier  # only now: what is wrong with the pictures needs no TensorFlow
-    from training.photos_card import folder_card
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_name(self.name)
+        if not self.directory.is_dir():
+            found = "a file" if self.directory.exists() else "no folder that exists"
+            raise ConfigError(f"directory is {self.directory}, {found}; expected a folder")
 
-    photo_classifier.train_and_publish(config.name, config, photos, test, folder_card)
+
+def check_name(name: str) -> None:
+    """ConfigError for names that the service does not serve (service/lifecycle/repository.py)."""
+    bad = next((character for character in name if not character.isprintable() or character in "/\\:"), None)
+    if bad is not None:
+        raise ConfigError(f"name is {name!r}, which has {bad!r} in it: no URL can name such a model")
+    if not name.strip() or name.startswith("."):
+        raise ConfigError(f"name is {name!r}, expected one that does not begin with a dot")
 
 
-def read(config: photos_config.FolderConfig) -> "tuple[PictureFolder, PictureFolder]":
-    """What to train on, and what is kept for the last evaluation."""
-    from training import picture_folder
+def run(config: Config) -> None:
+    pictures, test = read(config)
+    photos.train_and_export(config.name, config, pictures, test, card)
 
+
+def read(config: Config) -> tuple[PictureFolder, PictureFolder]:
+    """The pictures to train on, and those for the test."""
     train, validation = config.directory / "train", config.directory / "validation"
-    photos = picture_folder.read(
-        train if train.is_dir() else config.directory, photos_config.IMAGE, photos_config.LEAST
-    )
+    pictures = picture_folder.read(train if train.is_dir() else config.directory, photos.IMAGE, photos.MIN_PICTURES)
     if train.is_dir() and validation.is_dir():
-        return photos, picture_folder.read(validation, photos_config.IMAGE, 1, photos.names)
-    places, kept = next(folds.stratified(photos.labels, SPLIT, config.seed))
-    return photos.part(places), photos.part(kept)
+        return pictures, picture_folder.read(validation, photos.IMAGE, 1, pictures.names)
+    places, kept = next(stratified_folds(pictures.labels, SPLIT, config.seed))
+    return pictures.part(places), pictures.part(kept)
+
+
+def card(metrics: dict[str, Any], twin: str) -> str:
+    skipped = metrics["skipped"]
+    section = "## Skipped\n" + "\n".join(f"- {each}" for each in skipped) + "\n" if skipped else ""
+    return photos.fill_card("folder", metrics, twin, skipped_count=len(skipped), skipped_section=section)

@@ -22,7 +22,7 @@ from service.settings import EngineChoice
 from service.tensors.dtypes import DTYPES, Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from training.errors import RunError
-from training.timing import microseconds
+from training.evaluation.evaluate import microseconds
 
 NAME = "report"
 METRICS_FILE = "metrics.json"
@@ -56,7 +56,7 @@ def line(row: tuple[str, ...] | list[str]) -> str:
 
 
 def cells(folder: Path) -> list[str]:
-    """All but model and version."""
+    """A row without model and version."""
     try:
         config = read_serving_config(folder)
         metrics = read_metrics(folder)
@@ -75,7 +75,7 @@ def cells(folder: Path) -> list[str]:
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """Empty where the version has none. ValueError where the file holds something else."""
+    """metrics.json, or nothing if the version has none. ValueError if the file holds something else."""
     path = folder / ASSETS / METRICS_FILE
     try:
         metrics = json.loads(path.read_bytes()) if path.is_file() else {}
@@ -116,19 +116,19 @@ def saved_model_bytes(folder: Path) -> int:
 
 
 def time_of_a_row(folder: Path, config: ServingConfig, choice: EngineChoice) -> float | None:
-    """Microseconds; None where the engine cannot be had or an input cannot be made up."""
+    """Microseconds; None if the engine cannot be loaded or no input can be made."""
     with one_core():
         try:
             engine = load_engine(folder, config, choice)
         except LoadError:
             return None
-        inputs = a_row(engine.signatures.get(DEFAULT_SIGNATURE))
+        inputs = random_row(engine.signatures.get(DEFAULT_SIGNATURE))
         return microseconds(lambda: engine.run(DEFAULT_SIGNATURE, inputs)) if inputs else None
 
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Threads that an engine starts keep to the core that it was loaded on."""
+    """Pins this process to one core, and the threads that an engine starts."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -140,8 +140,8 @@ def one_core() -> Iterator[None]:
         os.sched_setaffinity(0, cores)
 
 
-def a_row(signature: Signature | None) -> dict[str, Array] | None:
-    """Noise, for zeros may be quicker than what comes in reality; None for text and for shapes that are not known."""
+def random_row(signature: Signature | None) -> dict[str, Array] | None:
+    """Noise: zeros may be quicker than real inputs. None for text and for unknown shapes."""
     random = np.random.default_rng(1)
     row: dict[str, Array] = {}
     for name, spec in signature.inputs.items() if signature else ():

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from training import export, regression, twin
+from training.export import saved_model, twin, version
+from training.models import regression
 
 
-def package(**changed: Any) -> export.Package:
+def package(**changed: Any) -> version.Package:
     settings: dict[str, Any] = {
         "name": "line",
-        "graph": export.graph_of(regression.build(), "x", "y"),
+        "graph": saved_model.keras_graph(regression.build(), "x", "y"),
         "twin": twin.Plan(inputs=regression.PROOF_INPUTS),
         "metrics": {"loss": 0.5},
         "reference": {"inputs": {}},
@@ -21,16 +22,16 @@ def package(**changed: Any) -> export.Package:
         "pictures": lambda folder: (folder / "curve.png").write_bytes(b"png"),
         "example": {"instances": [10.0]},
     }
-    return export.Package(**settings | changed)
+    return version.Package(**settings | changed)
 
 
-def scored_graph() -> export.Graph:
+def scored_graph() -> saved_model.Graph:
     """Three classes of [batch, 4], and a score that is the first of the four values."""
     weights = tf.Variable(np.random.default_rng(0).normal(size=(4, 3)), dtype=tf.float32)
-    return export.Graph(
+    return saved_model.Graph(
         input_name="values",
         input_shape=(None, 4),
-        answer=lambda values: {
+        function=lambda values: {
             "probabilities": tf.nn.softmax(tf.matmul(values, weights)),
             "outlier_score": tf.abs(values[:, 0]),
         },
@@ -40,7 +41,7 @@ def scored_graph() -> export.Graph:
     )
 
 
-def scored_package(**changed: Any) -> export.Package:
+def scored_package(**changed: Any) -> version.Package:
     inputs = np.random.default_rng(1).normal(size=(1_000, 4)).astype(np.float32)
     settings = {"graph": scored_graph(), "twin": twin.Plan(inputs=inputs), "labels": ("a", "b", "c")}
     return package(**settings | changed)

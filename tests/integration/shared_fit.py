@@ -1,6 +1,6 @@
-"""A small fit as one of several workers, or alone: `python -m tests.integration.shared_fit STRATEGY FOLDER [STEP]`.
+"""A small fit as one of several workers: `python -m tests.integration.shared_fit FOLDER [STEP]`, with TF_CONFIG.
 
-Prints what came out as JSON. With STEP it kills itself at that step of the third epoch.
+Prints the outcome as JSON. With STEP the process kills itself at that step of the second epoch.
 """
 
 import json
@@ -13,13 +13,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from training import strategy, train
 from training.errors import RunError
+from training.fit import strategy, train
+from training.fit.strategy import Worker
 
-EPOCHS, BATCH_SIZE, SEED = 4, 32, 1
+EPOCHS, BATCH_SIZE, SEED = 3, 32, 1
 
 
-class Killed(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+class Kill(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     def __init__(self, step: int) -> None:
         super().__init__()
         self.step, self.epoch = step, 0
@@ -28,7 +29,7 @@ class Killed(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no ty
         self.epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if (self.epoch, batch) == (2, self.step):
+        if (self.epoch, batch) == (1, self.step):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -40,8 +41,7 @@ def examples(count: int, seed: int) -> tuple[Any, Any]:
     return (centers[labels] + generator.normal(size=(count, 8))).astype(np.float32), labels
 
 
-def main(name: str, folder: Path, step: int | None) -> None:
-    worker = strategy.start(name)
+def fit(worker: Worker, folder: Path, callbacks: tuple[Any, ...] = ()) -> dict[str, Any]:
     train.make_repeatable(SEED)
     with worker.scope():
         inputs = keras.Input((8,))
@@ -53,23 +53,23 @@ def main(name: str, folder: Path, step: int | None) -> None:
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )
-    validation = examples(200, seed=2)
-    fit = train.fit(
+    fitted = train.fit(
         model,
         train.batches(*examples(310, seed=1), BATCH_SIZE, shuffle_seed=SEED),  # the last batch is a smaller one
         epochs=EPOCHS,
-        validation=train.batches(*validation, 50),
+        validation=train.batches(*examples(200, seed=2), 50),
         quiet=True,
         backup=folder,
         worker=worker,
-        callbacks=() if step is None else (Killed(step),),
+        callbacks=callbacks,
     )
     weights = [each.tolist() for each in model.get_weights()]
-    print(json.dumps({"history": fit.history, "weights": weights, "chief": worker.chief}))
+    return {"history": fitted.history, "weights": weights, "chief": worker.chief}
 
 
 if __name__ == "__main__":
+    kills = tuple(Kill(int(step)) for step in sys.argv[2:])
     try:
-        main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else None)
+        print(json.dumps(fit(strategy.start("multiworker"), Path(sys.argv[1]), kills)))
     except RunError as error:
         sys.exit(f"{error}")

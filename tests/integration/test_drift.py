@@ -19,8 +19,7 @@ from service.tensors.image import decode_picture
 from tests.integration.conftest import SHIPPED
 from tests.integration.prometheus import MONITORING, Prometheus, prometheus
 from tests.integration.server import Server, running, wait_for
-from training import basic_motions, photos
-from training.datasets import HOW_TO_GET, fashion_mnist, local_folder
+from training.data import basic_motions, clothing_photos, fashion_mnist
 from training.errors import DatasetError
 
 SMALL, LARGE = 0.1, 0.25
@@ -46,15 +45,15 @@ def monitor(service: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def clothing() -> Array:
-    if local_folder() is None:
-        pytest.skip(f"Fashion-MNIST is not on this machine. {HOW_TO_GET}")
-    return fashion_mnist().test_images
+    if fashion_mnist.local_folder() is None:
+        pytest.skip(f"Fashion-MNIST is not on this machine. {fashion_mnist.HOW_TO_GET}")
+    return fashion_mnist.load().test_images
 
 
 @pytest.fixture(scope="module")
 def photo_files() -> list[Path]:
     try:
-        folder = photos.local_folder() / "validation"
+        folder = clothing_photos.local_folder() / "validation"
     except DatasetError as error:
         pytest.skip(str(error))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -169,7 +168,7 @@ def test_recordings_upside_down_or_in_another_unit_drift_and_the_test_recordings
 ) -> None:
     if basic_motions.local_folder() is None:
         pytest.skip(basic_motions.HOW_TO_GET)
-    motions = basic_motions.basic_motions().test_motions
+    motions = basic_motions.load().test_motions
     # Once: the same forty over and over would be other inputs than those in training.
     ask(service, "activity", motions, version, together=len(motions))
     honest = drift(service, "activity", version)

@@ -15,8 +15,8 @@ import tensorflow as tf
 from service.serving_config import ServingConfig, write_serving_config
 from tests.integration.odd_saved_models import save_counter
 from tests.integration.server import Server, running
-from training.export import read_signatures
-from training.independence import RowsDepend, prove
+from training.export.independence import RowsDepend, prove
+from training.export.saved_model import read_signatures
 
 Array = np.ndarray[Any, Any]
 Tensors = dict[str, Any]

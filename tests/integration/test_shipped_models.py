@@ -11,9 +11,9 @@ from PIL import Image, ImageOps
 from service.tensors.dtypes import Array
 from tests.integration.conftest import SHIPPED
 from tests.integration.server import Answer, Server, running
-from training import basic_motions
-from training.basic_motions import BasicMotions
-from training.datasets import HOW_TO_GET, FashionMnist, fashion_mnist, local_folder
+from training.data import basic_motions, fashion_mnist
+from training.data.basic_motions import BasicMotions
+from training.data.fashion_mnist import FashionMnist
 
 CLOTHING = "/v1/models/clothing"
 NO_INSTANCES = "No values in 'instances' array; expected at least one row"
@@ -34,16 +34,16 @@ def engine_server(request: pytest.FixtureRequest) -> Server:
 
 @pytest.fixture(scope="module")
 def data() -> FashionMnist:
-    if local_folder() is None:
-        pytest.skip(f"Fashion-MNIST is not on this machine. {HOW_TO_GET}")
-    return fashion_mnist()
+    if fashion_mnist.local_folder() is None:
+        pytest.skip(f"Fashion-MNIST is not on this machine. {fashion_mnist.HOW_TO_GET}")
+    return fashion_mnist.load()
 
 
 @pytest.fixture(scope="module")
 def recordings() -> BasicMotions:
     if basic_motions.local_folder() is None:
         pytest.skip("aeon, which carries BasicMotions, is not installed (requirements/train.txt)")
-    return basic_motions.basic_motions()
+    return basic_motions.load()
 
 
 def png(picture: "Image.Image | Array") -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.integration.server import Server, running
-from training import photos
+from training.data import clothing_photos
 from training.errors import DatasetError
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -29,7 +29,7 @@ def test_all_of_it_takes_at_most_20_mb() -> None:
 
 def test_photos_sent_as_files_reach_the_accuracy_of_the_model_card(service: Server) -> None:
     try:
-        folder = photos.local_folder() / "validation"
+        folder = clothing_photos.local_folder() / "validation"
     except DatasetError as error:
         pytest.skip(str(error))
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]

@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training import backup, devices, train
 from training.errors import FitError
-from training.strategy import ALONE
-from training.train import Fit
+from training.fit import backup, devices, train
+from training.fit.strategy import ALONE
+from training.fit.train import Fit
 
 EPOCHS, BATCH_SIZE, SEED = 3, 32, 3
 STEPS = 4
@@ -47,7 +47,7 @@ def built(units: int = 8, rate: float = 0.1) -> Any:
     """All that has a state: dropout, batch normalisation, momentum, a schedule, averaged weights, the loss scale."""
     train.make_repeatable(SEED)
     layers = keras.layers
-    with devices.computing_in("mixed_float16"):
+    with devices.precision_scope("mixed_float16"):
         model = keras.Sequential(
             [
                 keras.Input((8,)),
@@ -101,7 +101,7 @@ def unbroken(whole: Path) -> tuple[list[Any], Fit]:
 
 
 @pytest.mark.parametrize("moment", KILLED)
-def test_a_killed_run_ends_where_an_unbroken_one_does(
+def test_killed_run_ends_as_an_unbroken_one(
     moment: str, tmp_path: Path, unbroken: tuple[list[Any], Fit], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(Kill):
@@ -112,7 +112,7 @@ def test_a_killed_run_ends_where_an_unbroken_one_does(
     assert fit.history == unbroken[1].history
 
 
-def test_a_run_killed_after_its_fit_is_not_fitted_again(whole: Path, unbroken: tuple[list[Any], Fit]) -> None:
+def test_run_killed_after_its_fit_is_not_fitted_again(whole: Path, unbroken: tuple[list[Any], Fit]) -> None:
     weights, fit = fitted(whole, killed=(0, 0))  # would raise at the first step
     assert same(weights, unbroken[0])
     assert fit.history == unbroken[1].history
@@ -120,7 +120,7 @@ def test_a_run_killed_after_its_fit_is_not_fitted_again(whole: Path, unbroken: t
 
 
 @pytest.mark.parametrize("damage", ["cut off", "empty", "a bit turned", "of something else", "of another network"])
-def test_a_damaged_state_is_said_and_changes_nothing(
+def test_damaged_backup_is_reported_and_ignored(
     damage: str, tmp_path: Path, whole: Path, unbroken: tuple[list[Any], Fit], capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / backup.FILE
@@ -141,18 +141,18 @@ def test_a_damaged_state_is_said_and_changes_nothing(
     assert same(model.get_weights(), before)
 
 
-def test_without_a_state_nothing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_backup_nothing_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert backup.Backup(tmp_path, ALONE).restore(built()) is None
     assert capsys.readouterr().err == ""
 
 
-def test_a_loss_that_left_the_numbers_leaves_no_state(tmp_path: Path) -> None:
+def test_infinite_loss_is_an_error_and_leaves_no_backup(tmp_path: Path) -> None:
     with pytest.raises(FitError, match="the loss was no finite number in epoch 1: try a smaller --learning-rate"):
         fitted(tmp_path / "state", rate=float("inf"))
     assert not (tmp_path / "state").exists()
 
 
-def test_epochs_differ_in_order_and_alterations_and_do_so_alike_each_time() -> None:
+def test_epochs_differ_and_repeat_exactly() -> None:
     inputs = np.arange(10, dtype=np.float32)
     data = train.batches(inputs, inputs, 4, shuffle_seed=1, augment=shake)
 
@@ -176,7 +176,7 @@ class Config:
     output: Path = Path("models")
 
 
-def test_the_same_settings_find_the_same_folder_and_others_another() -> None:
+def test_same_settings_find_the_same_folder() -> None:
     folder = backup.folder(Path("models/clothing"), Config())
     assert folder.parent == Path("models/clothing")
     assert folder.name.startswith(".training-")
@@ -184,25 +184,25 @@ def test_the_same_settings_find_the_same_folder_and_others_another() -> None:
     assert backup.folder(Path("models/clothing"), Config(epochs=4)) != folder
 
 
-def test_precision_is_that_of_the_scope_alone() -> None:
-    with devices.computing_in("mixed_bfloat16"):
+def test_precision_ends_with_its_scope() -> None:
+    with devices.precision_scope("mixed_bfloat16"):
         assert keras.layers.Dense(1).compute_dtype == "bfloat16"
     assert keras.layers.Dense(1).compute_dtype == "float32"
 
 
 def test_auto_is_float32_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    assert devices.chosen("auto") == "float32"
+    assert devices.chosen_precision("auto") == "float32"
     assert "CPU core" in devices.describe()
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((9, 0), "mixed_float16"), ((6, 1), "float32")])
-def test_auto_is_half_precision_on_a_gpu_with_tensor_cores(
+def test_auto_is_float16_on_tensor_cores(
     capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     details = {"device_name": "NVIDIA H200", "compute_capability": capability}
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["/physical_device:GPU:0"])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
-    assert devices.chosen("auto") == precision
-    assert devices.chosen("mixed_bfloat16") == "mixed_bfloat16"
+    assert devices.chosen_precision("auto") == precision
+    assert devices.chosen_precision("mixed_bfloat16") == "mixed_bfloat16"
     assert devices.describe() == "GPU NVIDIA H200"

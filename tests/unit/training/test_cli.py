@@ -57,7 +57,7 @@ def help_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
-def test_help_names_every_model_and_command_with_its_result_and_cost(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_model_and_command(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(["--help"], capsys)
     assert {"regression", "clothing", "activity", "photos", "folder", "exercises", "report", "replay"} == {
         each.NAME for each in MODELS + COMMANDS
@@ -78,7 +78,7 @@ def test_help_states_each_flag_and_default(module: Any, capsys: pytest.CaptureFi
     assert "Cost: " in text
 
 
-def test_a_flag_of_each_kind_is_made_of_a_field(hats: list[HatsConfig], capsys: pytest.CaptureFixture[str]) -> None:
+def test_flag_of_each_kind(hats: list[HatsConfig], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["hats", "shelf", "--name", "bowler", "--brim", "narrow", "--worn"]) == 0
     assert main(["hats", "--no-worn", "--name", "bowler", "shelf"]) == 0
     assert main(["hats", "shelf", "--name", "bowler", "--band", "silk", "wool"]) == 0
@@ -103,7 +103,7 @@ def test_a_flag_of_each_kind_is_made_of_a_field(hats: list[HatsConfig], capsys: 
     ],
 )
 @pytest.mark.usefixtures("hats")
-def test_what_a_field_asks_for_is_insisted_on(
+def test_required_and_invalid_values_are_errors(
     arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert says in refusal(["hats", *arguments], capsys)
@@ -134,15 +134,13 @@ def test_help_needs_no_tensorflow() -> None:
         (["exercises", "--output", __file__], "which is a file, expected a folder"),
     ],
 )
-def test_a_value_that_makes_no_sense_is_refused_in_a_line(
-    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_value_is_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     line = refusal(arguments, capsys)
     assert says in line
     assert line.startswith("python -m training")
 
 
-def test_missing_data_is_a_line_that_says_how_to_get_it(
+def test_missing_data_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FASHION_MNIST_DIR", str(tmp_path / "nowhere"))
@@ -152,15 +150,13 @@ def test_missing_data_is_a_line_that_says_how_to_get_it(
     assert "apt-get install dataset-fashion-mnist" in line
 
 
-def test_an_output_that_cannot_be_made_is_a_line_before_the_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_output_that_cannot_be_created_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert main(["regression", "--output", str(tmp_path / "file" / "models")]) == 1
     assert str(tmp_path / "file") in one_line(capsys)
 
 
-def test_missing_tensorflow_is_a_line_that_says_how_to_get_it(
+def test_missing_tensorflow_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "keras", None)
@@ -168,20 +164,12 @@ def test_missing_tensorflow_is_a_line_that_says_how_to_get_it(
     assert "pip install --no-deps -r requirements/train.txt" in one_line(capsys)
 
 
-def test_ctrl_c_is_a_line_too(
+def test_ctrl_c_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(config: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("training.regression.run", interrupted)
+    monkeypatch.setattr("training.models.regression.run", interrupted)
     assert main(["regression", "--output", str(tmp_path)]) == 130
     assert "nothing was exported" in one_line(capsys)
-
-
-@pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.NAME)
-def test_every_flag_of_a_command_stands_in_the_docs(module: Any) -> None:
-    docs = (ROOT / "docs" / "training.md").read_text("utf-8")
-    for each in dataclasses.fields(module.Config):
-        if not each.metadata.get("positional"):
-            assert f"`--{each.name.replace('_', '-')}`" in docs

@@ -91,7 +91,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return Bench(tmp_path, monkeypatch, capsys)
 
 
-def test_what_is_answered_as_then_agrees(bench: Bench) -> None:
+def test_same_prediction_agrees(bench: Bench) -> None:
     bench.write(of("bag", "coat"), of("shoe", version=2))
     told = bench.json()
     assert told.pop("microseconds_a_row") > 0
@@ -113,7 +113,7 @@ def test_what_is_answered_as_then_agrees(bench: Bench) -> None:
     }
 
 
-def test_the_label_that_comes_first_decides_whether_two_agree(bench: Bench) -> None:
+def test_first_labels_are_compared(bench: Bench) -> None:
     """Half of the scores, and for a bag a coat."""
     bench.answer = lambda inputs: {"scores": np.where(inputs["x"][:, :1] > 0.5, scores("coat"), inputs["x"]) / 2}
     bench.write(of("coat"), of("shoe", "bag"), of("bag"))
@@ -123,7 +123,7 @@ def test_the_label_that_comes_first_decides_whether_two_agree(bench: Bench) -> N
     assert told["largest_difference"] == pytest.approx(0.8 - 0.05)
 
 
-def test_without_labels_the_outputs_decide(bench: Bench) -> None:
+def test_without_labels_outputs_are_compared(bench: Bench) -> None:
     bench.labels = ()
     bench.answer = lambda inputs: {"scores": inputs["x"] * np.where(inputs["x"] > 5, 1.01, 1.0001)}
     bench.write(captured(np.full((1, 3), 2.0, np.float32)), captured(np.full((1, 3), 10.0, np.float32)))
@@ -133,7 +133,7 @@ def test_without_labels_the_outputs_decide(bench: Bench) -> None:
     assert told["confusion"] == {}
 
 
-def test_a_number_that_is_none_differs_infinitely_from_one_that_is(bench: Bench) -> None:
+def test_nan_differs_infinitely_from_a_number(bench: Bench) -> None:
     bench.labels = ()
     bench.answer = lambda inputs: {"scores": inputs["x"] * np.array([1, np.nan, 1], np.float32)}
     bench.write(captured(np.array([[np.nan, 1, np.inf]], np.float32)))
@@ -142,7 +142,7 @@ def test_a_number_that_is_none_differs_infinitely_from_one_that_is(bench: Bench)
     assert "| largest difference | inf in scores |" in out
 
 
-def test_the_table_says_what_changed(bench: Bench) -> None:
+def test_table_shows_changes(bench: Bench) -> None:
     bench.answer = lambda inputs: {"scores": np.where(inputs["x"][:, :1] > 0.5, scores("coat"), inputs["x"])}
     bench.write(of("coat"), of("bag", "bag"), of("bag", model="other"))
     status, out, error = bench.run()
@@ -177,7 +177,7 @@ def test_several_files_count_together(bench: Bench, tmp_path: Path) -> None:
     assert "| requests | 3 (3 of version 1) |" in out
 
 
-def test_damaged_lines_are_named_and_left_out(bench: Bench) -> None:
+def test_damaged_lines_are_named(bench: Bench) -> None:
     bench.write(of("coat"), of("bag")[:50] + b"\n", b"{}\n", of("bag"), captured(scores("bag"), outputs={}))
     status, out, error = bench.run()
     assert status == 0
@@ -187,14 +187,14 @@ def test_damaged_lines_are_named_and_left_out(bench: Bench) -> None:
     assert "| requests | 3 " in out
 
 
-def test_of_many_damaged_lines_the_first_are_named(bench: Bench) -> None:
+def test_first_five_damaged_lines_are_named(bench: Bench) -> None:
     bench.write(of("coat"), *[b"damaged\n"] * 9)
     _, _, error = bench.run()
     assert error.count("line ") == 5
     assert error.endswith("and 4 lines more\n")
 
 
-def test_a_tensor_that_is_not_what_it_says_is_damaged(bench: Bench) -> None:
+def test_tensor_of_another_shape_is_damaged(bench: Bench) -> None:
     bench.write(of("coat"), of("bag").replace(b'"shape":[1,3]', b'"shape":[1,4]'))
     told = bench.json()
     assert told["requests"] == 1
@@ -211,7 +211,7 @@ def test_a_tensor_that_is_not_what_it_says_is_damaged(bench: Bench) -> None:
         (captured(scores("bag"), np.full((1, 3), -1, np.float32)), "negative"),
     ],
 )
-def test_what_the_version_does_not_take_is_told_with_its_place(bench: Bench, line: bytes, reason: str) -> None:
+def test_request_that_cannot_be_run_is_named(bench: Bench, line: bytes, reason: str) -> None:
     def answer(inputs: Arrays) -> dict[str, Array]:
         if (inputs["x"] < 0).any():
             raise InvalidRequest("negative")
@@ -229,14 +229,14 @@ def test_what_the_version_does_not_take_is_told_with_its_place(bench: Bench, lin
     assert f"none of the 2 requests can be run; the first: {bench.file}, line 1: {reason}" in error
 
 
-def test_a_version_that_gives_other_outputs_does_not_agree(bench: Bench) -> None:
+def test_other_outputs_do_not_agree(bench: Bench) -> None:
     bench.labels = ()
     bench.write(captured(scores("bag"), outputs=encode_tensors({"other": scores("bag")})))
     told = bench.json()
     assert (told["agreeing"], told["largest_difference"], told["largest_difference_in"]) == (0, 0.0, "")
 
 
-def test_strings_agree_where_they_are_the_same(bench: Bench) -> None:
+def test_equal_strings_agree(bench: Bench) -> None:
     bench.labels = ()
     bench.answer = lambda _: {"scores": np.array([b"a"], object)}
     for text, agrees in ((b"a", 1), (b"b", 0)):
@@ -245,7 +245,7 @@ def test_strings_agree_where_they_are_the_same(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("against", ["model/3", "nowhere/2"])
-def test_a_version_that_is_not_there_is_told_with_those_that_are(bench: Bench, against: str) -> None:
+def test_missing_version_is_an_error_that_lists_versions(bench: Bench, against: str) -> None:
     bench.write(of("coat"))
     status, _, error = bench.run(against=against)
     assert status == 1
@@ -253,13 +253,13 @@ def test_a_version_that_is_not_there_is_told_with_those_that_are(bench: Bench, a
 
 
 @pytest.mark.parametrize("against", ["model", "model/", "model/new", "a/b/2"])
-def test_what_names_no_version_is_refused(bench: Bench, against: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_version_name_is_an_error(bench: Bench, against: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bench.run(against=against)
     assert f"against is {against!r}, expected MODEL/VERSION" in capsys.readouterr().err
 
 
-def test_a_version_that_cannot_be_loaded_says_why(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_that_cannot_be_loaded_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise LoadError("TensorFlow is not installed")
 
@@ -268,27 +268,21 @@ def test_a_version_that_cannot_be_loaded_says_why(bench: Bench, monkeypatch: pyt
     assert "model/2 cannot be loaded: TensorFlow is not installed" in bench.run()[2]
 
 
-def test_without_a_request_of_the_model_there_is_nothing_to_compare(bench: Bench) -> None:
+def test_no_request_of_the_model_is_an_error(bench: Bench) -> None:
     bench.write(of("coat", model="other"))
     status, _, error = bench.run()
     assert status == 1
     assert "no request of model was captured; there are 1 of other" in error
 
 
-def test_a_file_of_something_else_has_nothing_but_damaged_lines(bench: Bench) -> None:
+def test_another_file_has_only_damaged_lines(bench: Bench) -> None:
     bench.write(*[b"no JSON\n"] * 7)
     status, _, error = bench.run()
     assert status == 1
     assert error.endswith("no request of model was captured; there are 7 damaged lines\n")
 
 
-def test_help_says_how_a_version_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["replay", "--help"])
-    assert "--against MODEL/VERSION" in capsys.readouterr().out
-
-
-def test_a_file_that_is_not_there_is_named(bench: Bench) -> None:
+def test_missing_file_is_named(bench: Bench) -> None:
     status, _, error = bench.run()
     assert status == 1
     assert f"{bench.file}: No such file or directory" in error

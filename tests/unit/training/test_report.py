@@ -71,9 +71,7 @@ def row(models: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     return dict(zip(columns, cells, strict=True))
 
 
-def test_a_row_says_what_the_versions_files_say(
-    tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_row_of_a_version(tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
     metrics = {"accuracy": 0.91234, "test_examples": 10_000, "ece": 0.0123, "parameters": 243_786, "seconds": 61.2}
     version(tmp_path, metrics, {"precision": "int8", "accuracy": 0.9, "saved_model_accuracy": 0.9})
     assert row(tmp_path, capsys) == {
@@ -90,9 +88,7 @@ def test_a_row_says_what_the_versions_files_say(
     }
 
 
-def test_a_version_of_which_nothing_is_known_has_its_row_too(
-    tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_row_of_a_version_without_files(tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
     version(tmp_path)
     found = row(tmp_path, capsys)
     assert found["SavedModel"] == "1.5 MB"
@@ -113,21 +109,19 @@ def test_one_row_is_timed_on_one_core(
 
 
 @pytest.mark.parametrize(("dtype", "shape"), [("DT_STRING", (-1,)), ("DT_FLOAT", None), ("DT_RESOURCE", (1,))])
-def test_no_row_is_made_up_where_the_model_wants_text_or_says_no_shape(
-    dtype: str, shape: tuple[int, ...] | None
-) -> None:
-    assert report.a_row(Signature("", {"x": TensorSpec("x:0", dtype, shape)}, {})) is None
-    assert not report.a_row(None)
+def test_no_random_row_of_text_or_unknown_shape(dtype: str, shape: tuple[int, ...] | None) -> None:
+    assert report.random_row(Signature("", {"x": TensorSpec("x:0", dtype, shape)}, {})) is None
+    assert not report.random_row(None)
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(None, "–"), (2.2, "2 s"), (89, "89 s"), (300, "5 min"), (5_340, "89 min"), (9_000, "2.5 h")]
 )
-def test_a_duration_is_said_in_the_unit_that_suits_it(seconds: float | None, text: str) -> None:
+def test_duration(seconds: float | None, text: str) -> None:
     assert report.duration(seconds) == text
 
 
-def test_a_folder_without_versions_is_an_error_that_says_what_was_expected(tmp_path: Path) -> None:
+def test_folder_without_versions_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="has no version, expected MODEL/NUMBER/ in it"):
         report.run(report.Config(models=tmp_path))
 
@@ -135,23 +129,21 @@ def test_a_folder_without_versions_is_an_error_that_says_what_was_expected(tmp_p
 @pytest.mark.parametrize(
     ("file", "content"), [("metrics.json", "[1]"), ("metrics.json", "{"), ("serving.json", '{"labels": 1}')]
 )
-def test_a_damaged_file_is_named_with_its_version(tmp_path: Path, file: str, content: str) -> None:
+def test_damaged_file_is_named(tmp_path: Path, file: str, content: str) -> None:
     folder = version(tmp_path)
     (folder / "assets.extra" / file).write_text(content)
     with pytest.raises(RunError, match=f"hats/2: .*{file}"):
         report.run(report.Config(models=tmp_path))
 
 
-def test_a_twin_of_float32_is_one_without_precision_in_its_proof(
+def test_twin_without_precision_is_float32(
     tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     version(tmp_path, twin={})
     assert row(tmp_path, capsys)["twin"] == "42 KB float32"
 
 
-def test_the_models_table_in_the_readme_is_what_report_prints_but_for_the_times(
-    engine: FakeEngine, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_readme_has_the_printed_table_but_for_times(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
     root = Path(__file__).parents[3]
     report.run(report.Config(models=root / "models"))
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]

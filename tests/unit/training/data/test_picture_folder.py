@@ -1,0 +1,128 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.serving_config import ImageSpec
+from training.data import picture_folder
+from training.errors import DatasetError
+
+SPEC = ImageSpec(height=4, width=4, mode="RGB", fit="cover")
+RED, BLUE = (250, 0, 0), (0, 0, 250)
+
+
+def draw(path: Path, colour: tuple[int, ...] = RED, size: tuple[int, int] = (6, 8), mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).convert(mode).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of two pictures each."""
+    for name, colour in (("rote Schuhe", RED), ("ärmellos", BLUE)):
+        for number in range(2):
+            draw(tmp_path / "clothes" / name / f"photo {number}.png", colour)
+    return tmp_path / "clothes"
+
+
+def read(folder: Path, least: int = 2, names: tuple[str, ...] | None = None) -> picture_folder.PictureFolder:
+    return picture_folder.read(folder, SPEC, least, names)
+
+
+def test_each_folder_is_a_class(folder: Path) -> None:
+    found = read(folder)
+    assert found.names == ("rote Schuhe", "ärmellos")
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    assert [file.name for file in found.files] == ["photo 0.png", "photo 1.png"] * 2
+    assert found.pixels.shape == (4, 4, 4, 3)
+    np.testing.assert_array_equal(found.pixels[[0, 3], 0, 0], [RED, BLUE])
+    assert found.skipped == ()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "I;16"])
+def test_pictures_of_every_mode_become_colour(mode: str, folder: Path) -> None:
+    draw(folder / "ärmellos" / "other.png", mode=mode)
+    assert read(folder).pixels.shape == (5, 4, 4, 3)
+
+
+def test_photo_is_turned_upright(folder: Path) -> None:
+    image = Image.new("RGB", (8, 8), BLUE)
+    image.paste(RED, (0, 0, 8, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    image.save(folder / "ärmellos" / "a.png", exif=exif)
+    pixels = read(folder).pixels[2]
+    np.testing.assert_allclose(pixels[[0, 3], 0], [BLUE, RED], atol=10)
+
+
+def test_unreadable_files_are_skipped_and_listed(folder: Path) -> None:
+    (folder / "ärmellos" / "broken.jpg").write_bytes(b"\xff\xd8\xffnope")
+    (folder / "ärmellos" / "notes.txt").write_text("to be sorted")
+    (folder / "ärmellos" / ".DS_Store").write_text("of the file browser")
+    found = read(folder)
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    broken, notes = found.skipped
+    assert broken.startswith("clothes/ärmellos/broken.jpg: the file: the JPEG picture is truncated or damaged")
+    assert notes.startswith("clothes/ärmellos/notes.txt: the file is not a picture; expected PNG, JPEG")
+
+
+def test_subfolders_belong_to_their_class(folder: Path) -> None:
+    draw(folder / "ärmellos" / "summer" / "more.png")
+    assert read(folder).labels.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_hidden_folders_and_loose_files_are_no_classes(folder: Path) -> None:
+    draw(folder / ".thumbnails" / "small.png")
+    draw(folder / "cover.png")
+    assert read(folder).names == ("rote Schuhe", "ärmellos")
+
+
+def test_classes_with_too_few_pictures_are_named(folder: Path) -> None:
+    (folder / "hats").mkdir()
+    (folder / "ärmellos" / "photo 1.png").write_bytes(b"")
+    with pytest.raises(DatasetError) as caught:
+        read(folder)
+    assert str(caught.value) == (
+        f"{folder}: expected 2 or more pictures of each class that can be read, 'hats' has 0, 'ärmellos' has 1; "
+        "of 1 skipped the first is clothes/ärmellos/photo 1.png: the file is not a picture; "
+        "expected PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF"
+    )
+
+
+def test_one_class_is_an_error(folder: Path) -> None:
+    draw(folder / "ärmellos" / "summer" / "a.png")
+    with pytest.raises(DatasetError, match="expected a folder for each of two classes or more, found only 'summer'"):
+        read(folder / "ärmellos")
+
+
+def test_folder_without_classes_is_an_error(folder: Path) -> None:
+    with pytest.raises(DatasetError, match="expected a folder for each of two classes or more, found none"):
+        read(folder / "ärmellos")
+
+
+def test_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="none: no such folder"):
+        read(tmp_path / "none")
+
+
+def test_unprintable_class_name_is_an_error(folder: Path) -> None:
+    draw(folder / "a\nb" / "a.png")
+    with pytest.raises(DatasetError, match=r"'a\\nb' cannot be a class's name"):
+        read(folder)
+
+
+def test_known_classes_are_kept(folder: Path) -> None:
+    assert read(folder, names=("rote Schuhe", "ärmellos")).labels.tolist() == [0, 0, 1, 1]
+    with pytest.raises(DatasetError, match="'ärmellos' is none of the classes to train on: hats, rote Schuhe"):
+        read(folder, names=("hats", "rote Schuhe"))
+    with pytest.raises(DatasetError, match="'hats' has 0"):
+        read(folder, names=("hats", "rote Schuhe", "ärmellos"))
+
+
+def test_pictures_in_another_size(folder: Path) -> None:
+    found = read(folder).part(np.array([3, 0]))
+    assert found.labels.tolist() == [1, 0]
+    larger = found.larger(ImageSpec(height=5, width=6), np.array([0]))
+    assert larger.shape == (1, 5, 6, 3)
+    np.testing.assert_array_equal(larger[0, 0, 0], BLUE)

@@ -1,0 +1,1 @@
+"""The fit: batches, backups, workers and devices; transfer from EfficientNet-Lite0."""
