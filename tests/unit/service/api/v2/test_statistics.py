@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry
 from service.api.v2.statistics import statistics
 from service.inference.version import State, VersionStatus
 from service.lifecycle.registry import Registry
+from service.metrics.definitions import Metrics, scrape_page
 from tests.unit.service.fakes import FakeService, loaded_version, make_available, signature, tensor
 
 LINEAR = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
@@ -52,7 +53,8 @@ def test_statistics_of_all_of_a_model_and_of_a_version(
     for name, number in (("model", 1), ("model", 2), ("another", 1)):
         make_available(registry, loaded_version(LINEAR, model=name, version=number))
     registry.set_status("model", 3, VersionStatus(State.LOADING))
-    described: Any = statistics(registry, CollectorRegistry(), model, version)["model_stats"]
+    page = scrape_page(Metrics(CollectorRegistry()), registry)
+    described: Any = statistics(registry, page, model, version)["model_stats"]
     assert [(stats["name"], stats["version"]) for stats in described] == found
     for stats in described:
         assert (stats["inference_count"], stats["execution_count"]) == (0, 0)
