@@ -303,9 +303,13 @@ def test_fuzz_fields(field: str, value: Any, dtype: str) -> None:
 # Responses
 
 
+PAIRS = signature({"x": any_shape("DT_FLOAT")}, {"y": tensor("DT_FLOAT", -1, 2)})
+LABELLED = loaded_version(PAIRS, config=ServingConfig(labels=("cat", "dog")))
+
+
 def encoded(array: Array, **head: Any) -> Response:
-    asked, _ = decode(orjson.dumps(one() | head), None, ANY)
-    return encode(loaded_version(ANY), "serving_default", asked, {"y": array})
+    asked, _ = decode(orjson.dumps(one() | head), None, PAIRS)
+    return encode(LABELLED, "serving_default", asked, {"y": array})
 
 
 def parts(response: Response) -> tuple[Any, bytes]:
@@ -355,8 +359,8 @@ def test_binary_data_of_an_output_overrides_that_of_the_request(whole: bool, own
     ("parameters", "datatype", "shape", "values"),
     [
         ({"classification": 0}, "INT8", [1, 2], [1, 2]),
-        ({"classification": 1}, "BYTES", [1, 1], ["2:1"]),
-        ({"classification": 1, "binary_data": True}, "BYTES", [1, 1], b"\3\0\0\0002:1"),
+        ({"classification": 1}, "BYTES", [1, 1], ["2:1:dog"]),
+        ({"classification": 1, "binary_data": True}, "BYTES", [1, 1], b"\7\0\0\0002:1:dog"),
     ],
 )
 def test_classification(parameters: dict[str, Any], datatype: str, shape: list[int], values: object) -> None:
