@@ -118,7 +118,7 @@ def test_nan_and_infinities_are_null(dtype: Any) -> None:
     [
         ({"y": np.zeros(())}, "Tensor name: y has no shape information, so no rows"),
         ({"y": np.zeros(2), "z": np.zeros(())}, "Tensor name: z has no shape information, so no rows"),
-        ({"y": np.zeros(2), "z": np.zeros((3, 1))}, "Tensor name: z has inconsistent batch size: 3 expecting: 2"),
+        ({"y": np.zeros(2), "z": np.zeros((1, 1))}, "Tensor name: z has inconsistent batch size: 1 expecting: 2"),
         ({"y": np.zeros((0, 3)), "z": np.zeros((1, 3))}, "Tensor name: z has inconsistent batch size: 1 expecting: 0"),
     ],
 )

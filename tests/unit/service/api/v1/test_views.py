@@ -9,6 +9,7 @@ from PIL import Image
 
 from service import create_app
 from service.errors import InvalidRequest
+from service.inference.version import State, VersionStatus
 from service.lifecycle.policies import ModelPolicy, Policies
 from service.serving_config import ImageSpec, ServingConfig
 from service.tensors.dtypes import Array
@@ -313,7 +314,7 @@ def test_status_and_metadata(service: FakeService, place: str, version: int) -> 
 def test_models(service: FakeService) -> None:
     assert service.get("/v1/models").get_json() == {"models": []}
     service.add(LINEAR, model="b")
-    service.add(LINEAR, model="a")
+    service.registry.set_status("a", 1, VersionStatus(State.LOADING))
     assert service.get("/v1/models").get_json() == {"models": ["a", "b"]}
 
 
