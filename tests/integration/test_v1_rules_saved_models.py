@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST API on real SavedModels, through real HTTP: what tests/unit/service/api/test_v1_rules.py
+"""TensorFlow Serving's REST API on real SavedModels, through real HTTP: what tests/unit/service/api/v1
 cannot show with fakes. Each test is one rule; the models and cases are our own."""
 
 import gzip

@@ -96,12 +96,6 @@ def test_header_of_binary_data_is_the_one_that_is_read() -> None:
     assert component("parameters", "json_length")["name"] == HEAD_LENGTH
 
 
-def test_docs_is_a_page(service: FakeService) -> None:
-    response = service.get("/docs")
-    assert response.status_code == 200
-    assert response.mimetype == "text/html"
-
-
 def test_document_is_served_as_json(service: FakeService) -> None:
     response = service.get("/openapi.json")
     assert response.mimetype == "application/json"

@@ -1,7 +1,8 @@
 import orjson
 import pytest
 
-from service.api.routes import ROUTES, find, no_route
+from service.api.routes import ROUTES, find, no_route, parse_version
+from service.errors import InvalidRequest
 from tests.unit.service.fakes import request
 
 
@@ -29,21 +30,48 @@ def test_find(method: str, target: bytes, endpoint: str, parameters: dict[str, s
 @pytest.mark.parametrize(
     ("method", "target"),
     [
+        ("GET", b""),
         ("GET", b"//metrics"),
         ("GET", b"/metrics/"),
         ("GET", b"/METRICS"),
         ("POST", b"/metrics"),
+        ("GET", b"/static"),
         ("POST", b"/v1/models/a/b:predict"),
         ("POST", b"/v1/models/a%2Fb:predict"),
         ("POST", b"/v1/models/a:b:predict"),
+        ("POST", b"/v2/repository/models/a/b/load"),
+        # As TensorFlow Serving's http_rest_api_util_test.cc has it
+        ("GET", b"/v1/foo"),
+        ("GET", b"/v1/models/debug/model"),
         ("POST", b"/v1/models/:predict"),
-        ("POST", b"/v1/models/m:frobnicate"),
-        ("GET", b"/static"),
-        ("GET", b""),
+        ("POST", b"/v1/models/m:explain"),
+        ("POST", b"/v1/models/m:PREDICT"),
+        ("POST", b"/v1/models/m:predict/"),
+        ("POST", b"/v1/models/m/version/50:regress"),
+        ("POST", b"/v1/models/m/label/some_label:regress"),
+        ("POST", b"/v1/models/m/versions/50/labels/some_label:regress"),
+        ("POST", b"/v1/models/m/labels/some_label/versions/50:regress"),
+        ("GET", b"/v1/models/m/metadata/more"),
     ],
 )
-def test_what_only_looks_like_a_route_is_none(method: str, target: bytes) -> None:
+def test_unknown_path(method: str, target: bytes) -> None:
     assert find(method, target) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "version"), [(None, None), ("0", 0), ("0002", 2), ("0" * 5_000 + "2", 2), (str(2**63 - 1), 2**63 - 1)]
+)
+def test_parse_version(text: str | None, version: int | None) -> None:
+    assert parse_version(text) == version
+
+
+@pytest.mark.parametrize("text", ["HELLO", "", "-1", "+1", "1.0", " 1", "٣", str(2**63), str(2**64 - 1), "9" * 5_000])
+def test_parse_version_error(text: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        parse_version(text)
+    assert str(raised.value).startswith(
+        f"Malformed request: Failed to convert version: {text[:40]} to numeric; expected"
+    )
 
 
 def test_long_paths_are_not_cached() -> None:
@@ -53,7 +81,7 @@ def test_long_paths_are_not_cached() -> None:
     assert find.__globals__["_find"].cache_info().currsize == 0
 
 
-def test_no_two_routes_are_alike() -> None:
+def test_routes_are_unique() -> None:
     assert len({(route.method, route.path) for route in ROUTES}) == len(ROUTES)
 
 

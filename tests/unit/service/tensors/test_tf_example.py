@@ -72,6 +72,8 @@ def test_values_go_to_their_lists() -> None:
         "text": "ü",
         "bytes": [{"b64": "AP8="}, "x"],
         "whole": [1, -1, True, False],
+        "flags": [True, 0],
+        "flag": True,
         "float": [1.0, 2.5],
         "none": [],
     }
@@ -79,6 +81,8 @@ def test_values_go_to_their_lists() -> None:
         "text": ["ü".encode()],
         "bytes": [b"\x00\xff", b"x"],
         "whole": [1, -1, 1, 0],
+        "flags": [1, 0],
+        "flag": [1],
         "float": [1.0, 2.5],
         "none": [],
     }
@@ -108,11 +112,19 @@ def test_round_trip(example: dict[str, list[Any]]) -> None:
     ("value", "message"),
     [
         (None, f"{UNEXPECTED} Null; {EXPECTED}"),
-        ([[1]], f"{UNEXPECTED} Array; {EXPECTED}"),
+        ([1, None], f"{UNEXPECTED} Null; {EXPECTED}"),
+        ([[1], 2], f"{UNEXPECTED} Array; {EXPECTED}"),
+        ([1, {"nested": 1}], f"{UNEXPECTED} Object; {EXPECTED}"),
         ({"nested": 1}, f"{UNEXPECTED} Object; {EXPECTED}"),
         ({"b64": 1}, f"{UNEXPECTED} Object; {EXPECTED}"),
         ([1, "x"], "Unexpected element type in feature: age expecting type: int64, the type of its first value"),
         ([1, 1.0], "Unexpected element type in feature: age expecting type: int64, the type of its first value"),
+        ([True, 0.5], "Unexpected element type in feature: age expecting type: int64, the type of its first value"),
+        ([0.5, True], "Unexpected element type in feature: age expecting type: float, the type of its first value"),
+        (
+            [{"b64": "eA=="}, 1],
+            "Unexpected element type in feature: age expecting type: bytes, the type of its first value",
+        ),
         ([1.0, 1], "Unexpected element type in feature: age expecting type: float, the type of its first value"),
         (["x", 1], "Unexpected element type in feature: age expecting type: bytes, the type of its first value"),
         (2**63, "9223372036854775808 is out of the range of int64 (Only int64_t is supported)"),

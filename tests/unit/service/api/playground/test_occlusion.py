@@ -31,7 +31,7 @@ def finder(config: ServingConfig = LABELS) -> LoadedVersion:
     return loaded_version(PICTURES, corner_finder, config)
 
 
-def test_the_label_that_came_first_loses_most_where_what_it_goes_by_is_hidden() -> None:
+def test_best_label_drops_most_where_its_evidence_is_hidden() -> None:
     found = occlusion_map(finder(), DEFAULT_SIGNATURE, picture(), "")
     assert (found.label, found.score) == ("bright corner", 1.0)
     assert found.drops.shape == (20, 20)
@@ -41,13 +41,13 @@ def test_the_label_that_came_first_loses_most_where_what_it_goes_by_is_hidden() 
     assert found.drops[10:, 10:].max() == 0
 
 
-def test_a_label_can_be_asked_for_and_what_spoke_against_it_is_below_zero() -> None:
+def test_drop_is_negative_where_the_patch_spoke_against_the_label() -> None:
     found = occlusion_map(finder(), DEFAULT_SIGNATURE, picture(), "dark")
     assert (found.label, found.score) == ("dark", 0.0)
     assert found.drops.min() < -0.5
 
 
-def test_the_rows_are_run_in_batches_of_the_versions_size() -> None:
+def test_rows_are_run_in_batches() -> None:
     loaded = finder()
     assert isinstance(loaded.engine, FakeEngine)
     occlusion_map(loaded, DEFAULT_SIGNATURE, picture(), "")
@@ -56,7 +56,7 @@ def test_the_rows_are_run_in_batches_of_the_versions_size() -> None:
     assert len(loaded.engine.asked) == 1 + 400
 
 
-def test_nothing_more_is_run_once_nobody_waits_for_it() -> None:
+def test_expired_deadline_ends_the_runs() -> None:
     loaded = finder()
     engine = loaded.engine
     assert isinstance(engine, FakeEngine)
@@ -77,18 +77,18 @@ def test_nothing_more_is_run_once_nobody_waits_for_it() -> None:
     ("config", "label", "words"),
     [(ServingConfig(), "", "no labels"), (LABELS, "Hat", "no label 'Hat'; it has 'dark', 'bright corner'")],
 )
-def test_without_such_a_label_there_is_nothing_to_explain(config: ServingConfig, label: str, words: str) -> None:
+def test_unknown_label_is_400(config: ServingConfig, label: str, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         occlusion_map(finder(config), DEFAULT_SIGNATURE, picture(), label)
 
 
 @pytest.mark.parametrize(("row_seconds", "cells"), [(0.0, 20), (0.001, 20), (0.014, 8), (1.0, 5)])
-def test_a_slow_model_gets_a_coarser_map(row_seconds: float, cells: int) -> None:
+def test_slow_model_gets_a_coarser_map(row_seconds: float, cells: int) -> None:
     assert cells_within(row_seconds) == cells
 
 
 @pytest.mark.parametrize(("height", "width"), [(3, 3), (28, 28), (5, 224)])
-def test_every_cell_hides_something_however_small_the_picture_is(height: int, width: int) -> None:
+def test_every_cell_hides_something(height: int, width: int) -> None:
     spec = signature({"pixels": tensor("DT_FLOAT", -1, height, width, 3)}, {"scores": tensor("DT_FLOAT", -1, 2)})
     hidden = []
 
@@ -102,7 +102,7 @@ def test_every_cell_hides_something_however_small_the_picture_is(height: int, wi
     assert all(hidden[1:])
 
 
-def test_the_ground_is_the_mean_of_the_border_of_each_channel() -> None:
+def test_ground_is_the_mean_of_the_border() -> None:
     pixels = np.zeros((4, 4, 3), np.float32)
     pixels[[0, -1]] = pixels[:, [0, -1]] = (10, 20, 30)
     assert ground_of(pixels).tolist() == [10, 20, 30]

@@ -18,14 +18,14 @@ def folder(tmp_path: Path) -> Path:
     return version
 
 
-def test_what_people_look_at_is_shown_and_nothing_else(folder: Path) -> None:
+def test_shown(folder: Path) -> None:
     assert [(file.name, file.size) for file in VersionFiles(folder).shown()] == [
         ("README.md", 10),
         ("samples/01.png", 3),
     ]
 
 
-def test_a_file_comes_with_the_type_that_browsers_are_told(folder: Path) -> None:
+def test_read(folder: Path) -> None:
     assert VersionFiles(folder).read("samples/01.png") == (b"png", "image/png")
     assert VersionFiles(folder).read("README.md") == (b"# clothing", "text/plain; charset=utf-8")
 
@@ -43,12 +43,12 @@ def test_a_file_comes_with_the_type_that_browsers_are_told(folder: Path) -> None
         "a\0.md",
     ],
 )
-def test_nothing_else_is_handed_out(folder: Path, name: str) -> None:
+def test_other_files_are_not_found(folder: Path, name: str) -> None:
     with pytest.raises(NotFound, match="no such file"):
         VersionFiles(folder).read(name)
 
 
-def test_a_link_out_of_the_folder_is_not_followed(folder: Path) -> None:
+def test_links_are_not_followed(folder: Path) -> None:
     (folder / "assets.extra" / "link.md").symlink_to(folder.parents[1] / "secret.md")
     with pytest.raises(NotFound):
         VersionFiles(folder).read("link.md")
@@ -57,17 +57,17 @@ def test_a_link_out_of_the_folder_is_not_followed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "metrics"), [('{"accuracy": 0.9}', {"accuracy": 0.9}), ("[1]", None), ("{", None), (None, None)]
 )
-def test_metrics_are_there_where_they_can_be_read(folder: Path, text: str | None, metrics: object) -> None:
+def test_metrics(folder: Path, text: str | None, metrics: object) -> None:
     if text is not None:
         (folder / "assets.extra" / "metrics.json").write_text(text)
     assert VersionFiles(folder).metrics() == metrics
 
 
-def test_the_size_is_that_of_the_whole_version(folder: Path) -> None:
+def test_total_size(folder: Path) -> None:
     assert VersionFiles(folder).total_size() == 5 + 10 + 3 + 3
 
 
-def test_a_version_without_anything_beside_it_shows_nothing(tmp_path: Path) -> None:
+def test_version_without_assets(tmp_path: Path) -> None:
     files = VersionFiles(tmp_path)
     assert (files.shown(), files.metrics()) == ([], None)
 
@@ -82,9 +82,7 @@ def test_a_version_without_anything_beside_it_shows_nothing(tmp_path: Path) -> N
         ({"confusion_matrix.png": 1, "sample.png": MAX_THUMBNAIL_BYTES + 1}, "confusion_matrix.png"),
     ],
 )
-def test_the_thumbnail_is_a_small_sample_or_else_a_figure(
-    tmp_path: Path, sizes: dict[str, int], thumbnail: str | None
-) -> None:
+def test_thumbnail(tmp_path: Path, sizes: dict[str, int], thumbnail: str | None) -> None:
     for name, size in sizes.items():
         file = tmp_path / "assets.extra" / name
         file.parent.mkdir(parents=True, exist_ok=True)

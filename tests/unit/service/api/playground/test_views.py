@@ -1,5 +1,3 @@
-"""What the page asks beyond the protocols."""
-
 import io
 from pathlib import Path
 
@@ -34,7 +32,7 @@ def picture(shade: int = 200, size: int = 16) -> bytes:
 
 @pytest.fixture
 def on_disk(service: FakeService, tmp_path: Path) -> FakeService:
-    """One version that is loaded, with its folder."""
+    """A service with one version and its folder."""
     service.add(PICTURES, brightness, CONFIG)
     assets = tmp_path / "model" / "1" / "assets.extra"
     assets.mkdir(parents=True)
@@ -43,105 +41,107 @@ def on_disk(service: FakeService, tmp_path: Path) -> FakeService:
     return service
 
 
-def test_the_list_has_every_model_with_its_versions_in_whatever_state(on_disk: FakeService) -> None:
-    on_disk.registry.set_status("model", 2, VersionStatus(State.END, "damaged"))
-    (model,) = on_disk.get("/playground/models").get_json()["models"]
-    assert (model["name"], model["default"], model["labels"]) == ("model", 1, {})
-    assert [(one["version"], one["state"], one["error"]) for one in model["versions"]] == [
-        (2, "END", "damaged"),
-        (1, "AVAILABLE", ""),
-    ]
-
-
-def test_the_list_has_what_the_files_of_each_version_say(on_disk: FakeService, tmp_path: Path) -> None:
+def test_models(on_disk: FakeService, tmp_path: Path) -> None:
     assets = tmp_path / "model" / "2" / "assets.extra"
     assets.mkdir(parents=True)
     (assets / "metrics.json").write_text('{"accuracy": 94.8, "loss": 0.25}')
     (assets / "sample.png").write_bytes(b"png")
-    for version in (2, 3):
-        on_disk.registry.set_status("model", version, VersionStatus(State.END, "damaged"))
+    for number in (2, 3):
+        on_disk.registry.set_status("model", number, VersionStatus(State.END, "damaged"))
     (model,) = on_disk.get("/playground/models").get_json()["models"]
-    names = ("accuracy", "loss", "bytes", "thumbnail")
-    assert [[one[name] for name in names] for one in model["versions"]] == [
-        [None, None, None, None],  # it is not on disk
-        [None, 0.25, 35, "sample.png"],  # an accuracy is a share
-        [0.9, None, 26, None],
+    assert (model["name"], model["default"], model["labels"]) == ("model", 1, {})
+    names = ("version", "state", "error", "accuracy", "loss", "bytes", "thumbnail")
+    assert [[version[name] for name in names] for version in model["versions"]] == [
+        [3, "END", "damaged", None, None, None, None],  # it is not on disk
+        [2, "END", "damaged", None, 0.25, 35, "sample.png"],  # an accuracy is a share
+        [1, "AVAILABLE", "", 0.9, None, 26, None],
     ]
 
 
-def test_a_version_tells_what_a_panel_needs(on_disk: FakeService) -> None:
-    told = on_disk.get(VERSION).get_json()
-    assert (told["name"], told["version"], told["engine"]) == ("model", 1, "fake")
-    assert told["signatures"]["serving_default"]["inputs"] == {"pixels": {"datatype": "FP32", "shape": [-1, 8, 8]}}
-    assert (told["labels"], told["label_output"]) == (["dark", "bright"], "scores")
-    assert told["image"] == {"height": 8, "width": 8, "mode": "L"}
-    assert told["samples"] == [{"file": "samples/01.png", "expected": "dark"}]
-    assert told["metrics"] == {"accuracy": 0.9}
-    assert [file["name"] for file in told["files"]] == ["README.md", "metrics.json"]
+def test_version(on_disk: FakeService) -> None:
+    body = on_disk.get(VERSION).get_json()
+    assert (body["name"], body["version"], body["engine"]) == ("model", 1, "fake")
+    assert body["signatures"]["serving_default"]["inputs"] == {"pixels": {"datatype": "FP32", "shape": [-1, 8, 8]}}
+    assert (body["labels"], body["label_output"]) == (["dark", "bright"], "scores")
+    assert body["image"] == {"height": 8, "width": 8, "mode": "L"}
+    assert body["samples"] == [{"file": "samples/01.png", "expected": "dark"}]
+    assert body["metrics"] == {"accuracy": 0.9}
+    assert [file["name"] for file in body["files"]] == ["README.md", "metrics.json"]
 
 
-def test_a_model_that_takes_no_pictures_says_so(service: FakeService, tmp_path: Path) -> None:
+def test_version_without_pictures_and_files(service: FakeService, tmp_path: Path) -> None:
     service.add(signature({"x": tensor("DT_FLOAT", -1)}))
     (tmp_path / "model" / "1").mkdir(parents=True)
-    told = service.get(VERSION).get_json()
-    assert (told["image"], told["metrics"], told["samples"], told["twin"]) == (None, None, [], None)
+    body = service.get(VERSION).get_json()
+    assert (body["image"], body["metrics"], body["samples"], body["twin"]) == (None, None, [], None)
 
 
-def test_a_file_beside_the_version_is_handed_out(on_disk: FakeService) -> None:
-    answer = on_disk.get(VERSION + "/files/README.md")
-    assert (answer.status_code, answer.mimetype, answer.data) == (200, "text/plain", b"# A model")
-    missing = on_disk.get(VERSION + "/files/..%2F..%2Fsecret.md")
-    assert missing.status_code == 404
+def test_version_that_is_gone_from_disk_is_404(service: FakeService) -> None:
+    service.add(PICTURES, brightness, CONFIG)
+    response = service.get(VERSION)
+    assert (response.status_code, error(response)) == (404, "model version 1 is no longer on disk")
 
 
-def test_what_the_model_saw_is_a_picture_of_its_size(on_disk: FakeService) -> None:
-    answer = on_disk.post(VERSION + "/seen", picture(), "image/png")
-    assert answer.mimetype == "image/png"
-    with Image.open(io.BytesIO(answer.data)) as seen:
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("model/versions/7", 404),
+        ("other/versions/1", 404),
+        ("model/versions/one", 400),
+        ("model/versions/1/files/..%2F..%2Fsecret.md", 404),
+    ],
+)
+def test_get_error(on_disk: FakeService, path: str, status: int) -> None:
+    response = on_disk.get(f"/playground/models/{path}")
+    assert response.status_code == status
+    assert error(response)
+
+
+def test_file(on_disk: FakeService) -> None:
+    response = on_disk.get(VERSION + "/files/README.md")
+    assert (response.status_code, response.mimetype, response.data) == (200, "text/plain", b"# A model")
+
+
+def test_seen_is_the_picture_as_the_model_gets_it(on_disk: FakeService) -> None:
+    response = on_disk.post(VERSION + "/seen", picture(), "image/png")
+    assert response.mimetype == "image/png"
+    with Image.open(io.BytesIO(response.data)) as seen:
         assert (seen.size, seen.mode, seen.getpixel((3, 3))) == ((8, 8), "L", 200)
 
 
-def test_the_occlusion_map_has_a_drop_for_each_cell_and_counts_as_no_prediction(on_disk: FakeService) -> None:
-    answer = on_disk.post(VERSION + "/occlusion?label=bright", picture(), "image/png").get_json()
-    assert answer["label"] == "bright"
-    assert answer["score"] == pytest.approx(200 / 255)
-    assert np.shape(answer["drops"]) == (20, 20)
-    assert on_disk.sample('serving_prediction_total{model="model",version="1",label="bright"}') is None
+def test_occlusion(on_disk: FakeService) -> None:
+    body = on_disk.post(VERSION + "/occlusion?label=bright", picture(), "image/png").get_json()
+    assert body["label"] == "bright"
+    assert body["score"] == pytest.approx(200 / 255)
+    assert np.shape(body["drops"]) == (20, 20)
 
 
-@pytest.mark.parametrize("road", ["/seen", "/occlusion"])
-def test_one_picture_is_wanted_no_more_no_less(on_disk: FakeService, road: str) -> None:
-    two = on_disk.post_form(VERSION + road, {"a": (io.BytesIO(picture()), "a"), "b": (io.BytesIO(picture()), "b")})
-    assert (two.status_code, error(two)) == (
-        400,
-        "2 pictures; expected one, as the body or as the only file of a form",
-    )
-    none = on_disk.post(VERSION + road, {"instances": [1]})
-    assert (none.status_code, error(none)[:10]) == (400, "0 pictures")
-    damaged = on_disk.post(VERSION + road, b"GIF89a", "image/gif")
-    assert (damaged.status_code, "damaged" in error(damaged)) == (400, True)
-
-
-@pytest.mark.parametrize("path", ["/playground/models/model/versions/7", "/playground/models/other/versions/1"])
-def test_what_is_not_served_is_not_found(on_disk: FakeService, path: str) -> None:
-    assert on_disk.get(path).status_code == 404
-    assert on_disk.get("/playground/models/model/versions/one").status_code == 400
-
-
-def test_a_version_whose_folder_vanished_is_not_found(service: FakeService) -> None:
-    service.add(PICTURES, brightness, CONFIG)
-    answer = service.get(VERSION)
-    assert (answer.status_code, error(answer)) == (404, "model version 1 is no longer on disk")
+@pytest.mark.parametrize("verb", ["seen", "occlusion"])
+def test_one_picture_is_expected(on_disk: FakeService, verb: str) -> None:
+    path, form = f"{VERSION}/{verb}", {name: (io.BytesIO(picture()), name) for name in ("a", "b")}
+    for response, words in (
+        (on_disk.post_form(path, form), "2 pictures; expected one, as the body or as the only file of a form"),
+        (on_disk.post(path, {"instances": [1]}), "0 pictures"),
+        (on_disk.post(path, b"GIF89a", "image/gif"), "damaged"),
+    ):
+        assert response.status_code == 400
+        assert words in error(response)
 
 
 @pytest.mark.parametrize("verb", ["predict", "classify"])
-def test_what_the_page_tries_is_answered_as_by_v1(on_disk: FakeService, verb: str) -> None:
+def test_prediction_is_that_of_v1(on_disk: FakeService, verb: str) -> None:
     tried = on_disk.post(f"{VERSION}/{verb}", picture(), "image/png")
-    asked = on_disk.post(f"/v1/models/model/versions/1:{verb}", picture(), "image/png")
-    assert (tried.status_code, tried.get_json()) == (200, asked.get_json())
+    predicted = on_disk.post(f"/v1/models/model/versions/1:{verb}", picture(), "image/png")
+    assert (tried.status_code, tried.get_json()) == (200, predicted.get_json())
 
 
-def test_what_the_page_tries_counts_as_nothing_but_that(on_disk: FakeService) -> None:
+def test_prediction_error(on_disk: FakeService) -> None:
+    response = on_disk.post(f"{VERSION}/predict", {"instances": [1]})
+    assert (response.status_code, error(response)[:5]) == (400, "input")
+    assert on_disk.post("/playground/models/model/versions/9/predict", {"instances": [1]}).status_code == 404
+
+
+def test_predictions_are_counted_apart(on_disk: FakeService) -> None:
     on_disk.post(f"{VERSION}/classify", picture(), "image/png")
     on_disk.post(f"{VERSION}/predict", {"instances": np.zeros((3, 8, 8)).tolist()})
     on_disk.post(f"{VERSION}/occlusion", picture(), "image/png")
@@ -151,9 +151,3 @@ def test_what_the_page_tries_counts_as_nothing_but_that(on_disk: FakeService) ->
         if 'model="model"' in line and not line.endswith(" 0.0") and not line.startswith("serving_model_")
     ]
     assert counted == ['serving_playground_runs_total{model="model",version="1"} 3.0']
-
-
-def test_what_the_page_tries_may_be_wrong(on_disk: FakeService) -> None:
-    response = on_disk.post(f"{VERSION}/predict", {"instances": [1]})
-    assert (response.status_code, error(response)[:5]) == (400, "input")
-    assert on_disk.post("/playground/models/model/versions/9/predict", {"instances": [1]}).status_code == 404

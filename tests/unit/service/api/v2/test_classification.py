@@ -20,53 +20,53 @@ def best(scores: Array, count: int, of: LoadedVersion = UNLABELLED, output: str 
     return np.vectorize(bytes.decode, otypes=[object])(classify(of, DEFAULT_SIGNATURE, output, scores, count)).tolist()
 
 
-def test_each_row_gives_its_best_with_score_and_index() -> None:
+def test_best_of_each_row() -> None:
     scores = np.array([[0.1, 0.7, 0.2], [3, 2, 1]], np.float32)
     assert best(scores, 2) == [["0.7:1", "0.2:2"], ["3.0:0", "2.0:1"]]
 
 
-def test_the_label_stands_behind_where_the_output_has_labels() -> None:
+def test_label_follows_the_index() -> None:
     scores = np.array([[0.1, 0.7, 0.2]], np.float32)
     assert best(scores, 1, LABELLED) == [["0.7:1:b"]]
     assert best(scores, 1, LABELLED, "z") == [["0.7:1"]]
 
 
-def test_a_probability_of_two_labels_gives_both() -> None:
+def test_probability_of_two_labels_gives_both() -> None:
     binary = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1, 1)})
     loaded = loaded_version(binary, config=ServingConfig(labels=("cat", "dog")))
     assert best(np.array([[0.25]]), 2, loaded) == [["0.75:0:cat", "0.25:1:dog"]]
 
 
-def test_rows_of_another_length_than_the_labels_have_none() -> None:
+def test_rows_of_another_length_have_no_labels() -> None:
     assert best(np.array([[1, 2, 3, 4]]), 1, LABELLED) == [["4:3"]]
 
 
-def test_there_are_no_more_classes_than_scores() -> None:
+def test_count_beyond_the_scores() -> None:
     assert best(np.array([[5, 1]]), 2**63 - 1) == [["5:0", "1:1"]]
 
 
-def test_scores_without_rows_are_one_row() -> None:
+def test_vector_is_one_row() -> None:
     assert best(np.array([1.1, 3.3, 0.5, 2.4], np.float32), 2) == ["3.3:1", "2.4:3"]
 
 
-def test_scores_of_more_dimensions_are_a_row_for_each_of_the_batch() -> None:
+def test_more_dimensions_are_flattened_per_row() -> None:
     assert best(np.arange(8).reshape(2, 2, 2), 1) == [["3:3"], ["7:3"]]
 
 
 @pytest.mark.parametrize(("shape", "expected"), [((0, 3), (0, 2)), ((2, 0), (2, 0)), ((0,), (0,))])
-def test_no_scores_give_no_classes(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+def test_no_scores(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     assert classify(UNLABELLED, DEFAULT_SIGNATURE, "y", np.empty(shape, np.float32), 2).shape == expected
 
 
-def test_equal_scores_come_in_the_order_of_their_index() -> None:
+def test_equal_scores_keep_their_order() -> None:
     assert best(np.array([[1, 2, 2]], np.uint8), 3) == [["2:1", "2:2", "1:0"]]
 
 
-def test_what_is_no_number_comes_last() -> None:
+def test_nan_comes_last() -> None:
     assert best(np.array([[np.nan, 1, np.inf]], np.float32), 3) == [["inf:2", "1.0:1", "nan:0"]]
 
 
 @pytest.mark.parametrize("scores", [np.array([b"a"], object), np.array([True])])
-def test_what_is_no_score_is_refused(scores: Array) -> None:
+def test_output_without_scores_is_400(scores: Array) -> None:
     with pytest.raises(InvalidRequest, match=f"output 'y' cannot be classified: it is of the type {scores.dtype.name}"):
         classify(UNLABELLED, DEFAULT_SIGNATURE, "y", scores, 1)
