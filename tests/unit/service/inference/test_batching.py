@@ -138,7 +138,7 @@ def test_outputs_without_a_row_for_each_end_the_batching() -> None:
     assert contradictions == ["of"]
     independence.contradict("of")
     independence.declare(["of", "other"])
-    assert (independence.signatures, contradictions) == ({"other"}, ["of"])
+    assert (independence.signatures, contradictions) == (frozenset({"other"}), ["of"])
 
 
 # Threads
