@@ -267,6 +267,14 @@ def test_batches_of_threads_are_bounded(make: Make) -> None:
     assert results(at.submit(1.0, 2.0, 3.0, 4.0)) == [[2.0, 4.0, 6.0, 8.0]]
 
 
+def test_request_that_does_not_fit_into_a_batch_waits_whole(make: Make) -> None:
+    at = make(max_batch_size=3)
+    calls = [at.hold(), at.queue(1.0, 2.0), at.queue(3.0, 4.0), at.queue(5.0)]
+    at.release()
+    assert results(*calls) == [[100.0], [2.0, 4.0], [6.0, 8.0], [10.0]]
+    assert at.model.runs == [[50.0], [1.0, 2.0], [3.0, 4.0, 5.0]]
+
+
 def test_other_shapes_wait_for_their_own_batch(make: Make) -> None:
     at = make(PAIRS)
     calls = [at.hold([50.0]), at.queue([1.0, 2.0]), at.queue([3.0]), at.queue([4.0, 5.0])]
@@ -305,6 +313,14 @@ def test_error_of_the_observer_reaches_its_batch_alone(at: Bench, report: str) -
     assert any(isinstance(call.exception(MAX_SECONDS), OSError) for call in calls)
     assert results(at.submit(4.0)) == [[8.0]]
     at.model.wait_for_length(0)
+
+
+def test_error_while_a_batch_is_formed_reaches_its_leader(at: Bench) -> None:
+    at.batcher._usual_run = lambda: 1 / 0
+    assert isinstance(at.submit(1.0).exception(MAX_SECONDS), ZeroDivisionError)
+    at.model.wait_for_length(0)
+    at.batcher._usual_run = lambda: 0.0
+    assert results(at.submit(4.0)) == [[8.0]]
 
 
 def test_idle_model_waits_for_a_full_batch_where_it_is_set_to(make: Make) -> None:

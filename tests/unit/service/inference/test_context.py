@@ -89,6 +89,11 @@ def test_late_response_is_not_counted(context: RequestContext, page: CollectorRe
     assert context.ended == 0
 
 
+def test_413_counts_as_a_rejection(context: RequestContext, page: CollectorRegistry) -> None:
+    context.end(Metrics(page), 413)
+    assert page.get_sample_value("serving_rejected_total", {"reason": "too_large"}) == 1
+
+
 # Request ids
 
 

@@ -90,11 +90,6 @@ def test_invalid_inputs_do_not_reach_the_engine(
     assert engine_of(loaded).asked == []
 
 
-def test_unknown_signature(inference: Inference) -> None:
-    with pytest.raises(InvalidRequest, match='Serving signature key "other" not found'):
-        infer(inference, loaded_version(PAIR), {}, "other")
-
-
 def test_error_of_the_engine_comes_through(inference: Inference, page: CollectorRegistry) -> None:
     def refuse(_: Arrays) -> dict[str, Array]:
         raise InvalidRequest("the model refuses this input")
@@ -290,7 +285,7 @@ def ran(loaded: LoadedVersion) -> list[str]:
 
 
 @pytest.mark.parametrize("batching", ["none", "threads"])
-def test_default_signature_runs_the_scored_one(inference: Inference, batching: str) -> None:
+def test_score_is_no_output_of_the_default_signature(inference: Inference, batching: str) -> None:
     loaded = scored_version(batching=batching)
     inferred = infer(inference, loaded, pixels(0, 255))
     assert ran(loaded) == ["scored"]
