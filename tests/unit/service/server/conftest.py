@@ -3,7 +3,7 @@ import inspect
 
 import pytest
 
-MAX_SECONDS = 60
+MAX_SECONDS = 30
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -63,104 +63,54 @@ def parse(data: bytes, size: int | None = None) -> Handler:
 
 # Invalid requests: others might read another end, or another target.
 
-MALFORMED = [
-    *(
-        POST + header + b"\r\n\r\na"
-        for header in (
-            b"Content-Length: 1\r\nContent-Length: 1",
-            b"Content-Length: 1, 1",
-            b"Content-Length: +1",
-            b"Content-Length: -1",
-            b"Content-Length: 0x1",
-            b"Content-Length: 1 1",
-            b"Content-Length:",
-            b"Content-Length: 18446744073709551617",
-            b"Content-Length : 1",
-            b"Content-Type: image/png\r\nContent-Type: text/html\r\nContent-Length: 1",
-            b"Content-Type: image/png\r\nContent-Type: image/png\r\nContent-Length: 1",
-        )
+HOSTED = b"GET / HTTP/1.1\r\nHost: "
+# Templates, and what stands in for %b, with | between.
+INVALID = {
+    POST + b"%b\r\n\r\n1\r\na\r\n0\r\n\r\n": (
+        b"Content-Length: 1, 1|Content-Length: +1|Content-Length: -1|Content-Length: 0x1|Content-Length: 1 1|"
+        b"Content-Length:|Content-Length: 18446744073709551617|Content-Length : 1|"
+        b"Content-Length: 1\r\nContent-Length: 1|"
+        b"Content-Type: image/png\r\nContent-Type: text/html\r\nContent-Length: 1|"
+        b"Content-Type: image/png\r\nContent-Type: image/png\r\nContent-Length: 1|"
+        b"Content-Length: 1\r\nTransfer-Encoding: chunked|Transfer-Encoding: chunked\r\nContent-Length: 1|"
+        b"Transfer-Encoding: identity\r\nContent-Length: 1|Transfer-Encoding : chunked|Transfer-Encoding:\x0bchunked|"
+        b"Transfer-Encoding:\r\n chunked|Transfer-Encoding: chunked, chunked|Transfer-Encoding: chunked, identity"
     ),
-    *(
-        POST + header + b"\r\n\r\n1\r\na\r\n0\r\n\r\n"
-        for header in (
-            b"Content-Length: 1\r\nTransfer-Encoding: chunked",
-            b"Transfer-Encoding: chunked\r\nContent-Length: 1",
-            b"Transfer-Encoding: identity\r\nContent-Length: 1",
-            b"Transfer-Encoding : chunked",
-            b"Transfer-Encoding:\x0bchunked",
-            b"Transfer-Encoding:\r\n chunked",
-            b"Transfer-Encoding: chunked, chunked",
-            b"Transfer-Encoding: chunked, identity",
-        )
+    POST + b"%bContent-Length: 0\r\n\r\n": (
+        b"A: b\r\n c\r\n|A: b\n|A: b\r|A: b\r\n\r|A: b\x00c\r\n|A\x00: b\r\n|A B: b\r\n|: b\r\n"
     ),
-    *(
-        POST + header + b"Content-Length: 0\r\n\r\n"
-        for header in (
-            *(b"A: b\r\n c\r\n", b"A: b\n", b"A: b\r", b"A: b\r\n\r", b"A: b\x00c\r\n", b"A\x00: b\r\n", b"A B: b\r\n"),
-            b": b\r\n",
-        )
+    b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n": b"/a b|/a\x00b|\\a|*|http:///a|x:443|a/b|s://]x/:|/\xc3\xa9",
+    HOSTED + b"%b\r\n\r\n": b"x/y|x y|user@x|x\r\nhost: x|x\r\nHost: y\r\n" + UPGRADE.rstrip(),
+    b"%b\r\n\r\n": (
+        b"OPTIONS *a HTTP/1.1\r\nHost: x|CONNECT x:80 HTTP/1.1\r\nHost: x:80|-CUSTOM / HTTP/1.1\r\nHost: x|"
+        b"CONNECT [::1]:443 HTTP/1.1\r\nHost: [::1]:443|PROXY TCP4 192.0.2.1 192.0.2.2 80 80|GET / HTTP/1.1\r\nA: b|"
+        b"GET / HTTP/1.0\r\nHost: x\r\nHost: y|GET / HTTP/1.1\r\nHost x|GET / HTTP/111\r\nHost: x|\x16\x03\x01|nonsense"
     ),
-    *(
-        b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target
-        for target in (
-            *(b"/a b", b"/a\x00b", b"\\a", b"*", b"http:///a", b"x:443", b"a/b", b"s://]x/:"),
-            b"/\xc3\xa9",
-        )
+    b"POST / HTTP/1.0\r\nTransfer-Encoding: %b\r\n\r\n1\r\na\r\n0\r\n\r\n": b"chunked",
+    CHUNKED + b"%b\r\n0\r\n\r\n": (
+        b"1;a\nb\r\na|1\na|1\r\na\n0|1\r\naa|0x1\r\na|+1\r\na|-1\r\na|1 \r\na| 1\r\na|;a\r\na|\r\na|"
+        b'1_0\r\naaaaaaaaaaaaaaaa|1;\r\na|1;a b\r\na|1;a="b\r\na|1;a\rb\r\na|10000000000000001\r\na'
     ),
-    b"OPTIONS *a HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n",
-    b"CONNECT [::1]:443 HTTP/1.1\r\nHost: [::1]:443\r\n\r\n",
-    b"-CUSTOM / HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"PROXY TCP4 192.0.2.1 192.0.2.2 80 80\r\n",
-    b"GET / HTTP/1.1\r\nAccept: */*\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: x\r\nhost: x\r\n\r\n",
-    b"GET / HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n" + UPGRADE + b"\r\n",
-    *(b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host for host in (b"x/y", b"x y", b"user@x")),
-    b"GET / HTTP/1.1\r\nHost x\r\n\r\n",
-    b"GET / HTTP/111\r\nHost: x\r\n\r\n",
-    b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
-    b"\x16\x03\x01\x02\x00",
-    b"nonsense\r\n\r\n",
-    *(
-        CHUNKED + chunk + b"\r\n0\r\n\r\n"
-        for chunk in (
-            *(b"1;a\nb\r\na", b"1\na", b"1\r\na\n0", b"1\r\naa", b"0x1\r\na", b"+1\r\na", b"-1\r\na", b"1 \r\na"),
-            *(b" 1\r\na", b";a\r\na", b"\r\na", b"1_0\r\n" + b"a" * 16, b"1;\r\na", b"1;a b\r\na", b'1;a="b\r\na'),
-            *(b"1;a\rb\r\na", b"10000000000000001\r\na"),
-        )
+    CHUNKED + b"1\r\na\r\n0\r\nA: b\r\n%b\r\n\r\n": (
+        b"Content-Length: 1|TRANSFER-ENCODING: 1|host: 1|Authorization: 1|X-API-Key: 1|TE: 1| c|A : b|A: b\x00c"
     ),
-    *(
-        CHUNKED + b"1\r\na\r\n0\r\nA: b\r\n" + trailer + b"\r\n\r\n"
-        for trailer in (
-            *(
-                b"Content-Length: 1",
-                b"TRANSFER-ENCODING: 1",
-                b"host: 1",
-                b"Authorization: 1",
-                b"X-API-Key: 1",
-                b"TE: 1",
-            ),
-            *(b" c", b"A : b", b"A: b\x00c"),
-        )
-    ),
-]
-UNSUPPORTED = [
-    *(b"GET /\r\n\r\n", b"GET / HTTP/0.9\r\n\r\n", b"GET / HTTP/1.2\r\nHost: x\r\n\r\n"),
-    *(b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-]
-CODINGS = [b"identity", b"identity, chunked", b"gzip, chunked", b"gzip\r\nTransfer-Encoding: chunked", b"xchunked"]
+}
+VERSIONS = b"/|/ HTTP/0.9|/ HTTP/1.2\r\nHost: x|/ HTTP/2.0\r\nHost: x|/ HTTP/9.9\r\nHost: x".split(b"|")
+CODINGS = b'identity|identity, chunked|gzip, chunked|gzip\r\nTransfer-Encoding: chunked|xchunked|"chunked"'.split(b"|")
+CODED = POST + b"Transfer-Encoding: %b\r\n\r\n1\r\na\r\n0\r\n\r\n"
 
 
 @pytest.mark.parametrize(
     ("request_", "status", "message"),
     [
-        *((request, 400, b"Malformed request: ") for request in MALFORMED),
-        *((request, 505, b"expected HTTP/1.1 or HTTP/1.0") for request in UNSUPPORTED),
         *(
-            (POST + b"Transfer-Encoding: " + coding + b"\r\n\r\n1\r\na\r\n0\r\n\r\n", 501, b"expected chunked")
-            for coding in (*CODINGS, b'"chunked"')
+            (template % part, 400, b"Malformed request: ")
+            for template, parts in INVALID.items()
+            for part in parts.split(b"|")
         ),
+        *((b"GET %b\r\n\r\n" % version, 505, b"expected HTTP/1.1 or HTTP/1.0") for version in VERSIONS),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, b"expected HTTP/1.1 or HTTP/1.0"),
+        *((CODED % coding, 501, b"expected chunked") for coding in CODINGS),
     ],
 )
 @pytest.mark.parametrize("size", [None, 1])
