@@ -1,7 +1,6 @@
 """A version that hangs. Its runs are held at will, the clock is the test's."""
 
 import logging
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,31 +11,28 @@ from service.inference.deadline import Deadline
 from service.inference.health import Health, Tolerance, Unhealthy
 from service.tensors.dtypes import Array
 from tests.unit.service.fakes import Arrays
+from tests.unit.service.held import MAX_SECONDS, Held
 from tests.unit.service.inference.clocks import FakeClock
-
-MAX_SECONDS = 10
 
 
 @dataclass
 class Version:
     pool: ThreadPoolExecutor
     changes: list[bool] = field(default_factory=list)
-    running: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    go_on: threading.Event = field(default_factory=threading.Event)
+    held: Held = field(default_factory=Held)
 
     def __post_init__(self) -> None:
         self.health = Health("model version 1", Tolerance(3, 30), self.changes.append)
 
     def hang(self) -> "Future[dict[str, Array]]":
-        """A run that has begun, and ends with `go_on`."""
+        """A run that has begun, and ends with `held.release`."""
 
-        def held(_signature: str, _inputs: Arrays) -> dict[str, Array]:
-            self.running.release()
-            assert self.go_on.wait(MAX_SECONDS)
+        def hang(_signature: str, _inputs: Arrays) -> dict[str, Array]:
+            self.held()
             return {}
 
-        run = self.pool.submit(self.health.run, held, "serving_default", {})
-        assert self.running.acquire(timeout=MAX_SECONDS)
+        run = self.pool.submit(self.health.run, hang, "serving_default", {})
+        self.held.wait_for_calls()
         return run
 
     def run(self) -> None:
@@ -56,7 +52,7 @@ def at() -> Iterator[Version]:
     with ThreadPoolExecutor(8) as pool:
         version = Version(pool)
         yield version
-        version.go_on.set()
+        version.held.release()
 
 
 def test_unhealthy_after_some_deadlines_in_a_row(
@@ -99,9 +95,9 @@ def test_late_end_of_a_run_starts_the_count_anew(at: Version, clock: FakeClock) 
         run = at.hang()
         clock.now += 45
         at.pass_deadlines(2)
-        at.go_on.set()
+        at.held.release()
         run.result(MAX_SECONDS)
-        at.go_on.clear()
+        at.held.hold_again()
     at.health.check()
 
 
@@ -133,13 +129,13 @@ def test_healthy_again_once_all_runs_have_ended(
     at.pass_deadlines(3)
     at.run()
     assert at.changes == [False]
-    at.go_on.set()
+    at.held.release()
     for run in runs:
         run.result(MAX_SECONDS)
     at.health.check()
     assert at.changes == [False, True]
     assert "model version 1 is healthy again" in caplog.text
-    at.go_on.clear()
+    at.held.hold_again()
     at.hang()
     clock.now += 45
     at.pass_deadlines(2)

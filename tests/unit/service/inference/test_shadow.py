@@ -1,4 +1,3 @@
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +11,8 @@ from service.inference.version import LoadedVersion, Shadow
 from service.serving_config import ServingConfig
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from tests.unit.service.fakes import any_shape, loaded_version, signature, tensor
+from tests.unit.service.held import Held
 
-MAX_SECONDS = 10
 SCORES = signature({"x": tensor("DT_FLOAT", -1)}, {"scores": tensor("DT_FLOAT", -1, 2)})
 PLAIN = signature({"x": tensor("DT_FLOAT", -1)}, {"y": any_shape("DT_FLOAT")})
 ONE = np.ones(1, np.float32)
@@ -132,20 +131,19 @@ def test_inputs_of_other_types_fail_without_a_run() -> None:
     ids=["copies", "bytes"],
 )
 def test_copies_beyond_the_limit_are_dropped(settings: dict[str, Any], rows: tuple[int, ...], drops: int) -> None:
-    started, go_on = threading.Event(), threading.Event()
+    held = Held()
 
     def answer(inputs: Arrays) -> Arrays:
-        started.set()
-        assert go_on.wait(MAX_SECONDS)
+        held()
         return inputs
 
     at = Bench(answer, settings=settings)
     first, *others = rows
     at.offer(rows=first)
-    assert started.wait(MAX_SECONDS)
+    held.wait_for_calls()
     for count in others:
         at.offer(rows=count)
-    go_on.set()
+    held.release()
     at.mirror.wait()
     assert (at.drops, len(at.agreed)) == (drops, len(rows) - drops)
     # Then there is room again.

@@ -32,6 +32,7 @@ from service.serving_config import ServingConfig
 from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from tests.unit.service.fakes import (
+    Arrays,
     FakeEngine,
     RunFunction,
     batcher,
@@ -44,8 +45,8 @@ from tests.unit.service.fakes import (
     tensor,
     tick_batcher,
 )
+from tests.unit.service.held import MAX_SECONDS, Held
 
-MAX_SECONDS = 10
 V1, V2 = b"/v1/models/model:predict", b"/v2/models/model/infer"
 ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 STRINGS = signature({"x": tensor("DT_STRING", -1)})
@@ -323,7 +324,7 @@ async def test_rejections_are_sent_at_a_bounded_rate(at: Bench) -> None:
 # Ticks of the event loop
 
 
-def double(inputs: Mapping[str, Array]) -> dict[str, Array]:
+def double(inputs: Arrays) -> dict[str, Array]:
     """The model refuses negative values."""
     if (inputs["x"] < 0).any():
         raise InvalidRequest("negative")
@@ -424,17 +425,12 @@ async def test_request_that_is_late_in_its_tick_is_429(
 # Versions that hang
 
 
-class Held:
-    """Runs that have begun, `began`, and end with `go_on`."""
+def held_echo(held: Held) -> RunFunction:
+    def run(inputs: Arrays) -> dict[str, Array]:
+        held()
+        return echo(inputs)
 
-    def __init__(self) -> None:
-        self.began = threading.Semaphore(0)
-        self.go_on = threading.Event()
-
-    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        self.began.release()
-        assert self.go_on.wait(MAX_SECONDS)
-        return {"y": inputs["x"]}
+    return run
 
 
 @pytest.mark.parametrize("is_batched", [False, True])
@@ -446,11 +442,12 @@ class Held:
 async def test_hanging_request_is_504_at_its_deadline(
     at: Bench, sent: Request, protocol: str, verb: str, is_batched: bool
 ) -> None:
-    at.add(ROWS, held := Held(), Pace(1.0), is_batched=is_batched)
+    held = Held()
+    at.add(ROWS, held_echo(held), Pace(1.0), is_batched=is_batched)
     arrived = arriving_now(sent)
     arrived.headers[b"x-request-timeout-ms"] = b"100"
     (pending,) = at.dispatch(arrived)
-    assert held.began.acquire(timeout=MAX_SECONDS)
+    held.wait_for_calls()
     response = await pending
     message = "the request took longer than 100 ms (X-Request-Timeout-Ms); it was being run by its model"
     assert (response.status, orjson.loads(response.body)) == (504, {"error": message})
@@ -462,7 +459,7 @@ async def test_hanging_request_is_504_at_its_deadline(
     assert (context.run_seconds > 0, context.batch_size) == (True, 1)
     stages = context.queue_seconds + context.decode_seconds + context.run_seconds
     assert stages == pytest.approx(context.ended - context.arrived)
-    held.go_on.set()
+    held.release()
     at.app.dispatcher.close()
     for thread in threading.enumerate():
         if thread.name.startswith("request-"):
@@ -506,7 +503,7 @@ async def test_version_is_unhealthy_after_some_deadlines_and_recovers(at: Bench)
             loop.call_soon_threadsafe(recovered.set)
 
     held = Held()
-    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, held)
+    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, held_echo(held))
     loaded = LoadedVersion("model", 1, engine, ServingConfig(), health=Health("model version 1", Tolerance(2, 0), note))
     one_by_one = Batcher(loaded.run_in_thread, engine.signatures, Independence(), BatchLimits(8, 0), BatchObserver())
     at.make_available(replace(loaded, batcher=one_by_one))
@@ -524,6 +521,6 @@ async def test_version_is_unhealthy_after_some_deadlines_and_recovers(at: Bench)
     assert await asyncio.gather(*hurried, *[status(others) for _ in range(5)]) == [504] * 5 + [200] * 5
     assert len(engine.asked) == 1
     assert [await status(), await status(others), await ready()] == [503, 200, 503]
-    held.go_on.set()
+    held.release()
     await asyncio.wait_for(recovered.wait(), MAX_SECONDS)
     assert [await status(), await ready()] == [200, 200]

@@ -18,24 +18,20 @@ from service.metrics.definitions import Metrics
 from service.server.admission import Rejections
 from service.server.executor import Executor, Job, ThreadPool
 from tests.unit.service.fakes import patient_settings
+from tests.unit.service.held import MAX_SECONDS, Held
 
-MAX_SECONDS = 10
 LONG_MS = 60_000
 
 
 @dataclass
 class Bench:
-    """What is held has begun once `began` says so, and ends with `go_on`."""
-
     executor: Executor
     page: CollectorRegistry
-    began: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    go_on: threading.Event = field(default_factory=threading.Event)
+    held: Held = field(default_factory=Held)
     ran: list[str] = field(default_factory=list)
 
     def _hold(self) -> Response:
-        self.began.release()
-        assert self.go_on.wait(MAX_SECONDS)
+        self.held()
         return Response(200, b"at last")
 
     def respond(
@@ -60,7 +56,8 @@ class Bench:
     ) -> "asyncio.Future[Response]":
         """`waits`: no thread is free for it."""
         response = pending(self.respond(milliseconds, model, self._hold))
-        assert waits or self.began.acquire(timeout=MAX_SECONDS)
+        if not waits:
+            self.held.wait_for_calls()
         return response
 
     def reject(self, model: str = "model") -> Response:
@@ -93,7 +90,7 @@ def make(tmp_path: Path, page: CollectorRegistry) -> Iterator[MakeBench]:
 
     yield make_bench
     for at in made:
-        at.go_on.set()
+        at.held.release()
         at.executor.close()
 
 
@@ -107,7 +104,7 @@ async def test_hanging_request_is_504_and_its_late_response_dropped(make: MakeBe
     assert response.status == 504
     assert error(response).startswith("the request took longer than 20 ms (X-Request-Timeout-Ms); it was being read")
     assert at.rejected("deadline") == [1]
-    at.go_on.set()
+    at.held.release()
     # On the same loop, and behind the late one.
     assert (await at.submit("next")).body == b"next"
 
@@ -123,7 +120,7 @@ async def test_expired_request_leaves_the_queue(make: MakeBench) -> None:
     assert at.reject().status == 429
     assert error(await waiting).endswith("it was waiting for a free thread")
     after = at.submit("after")
-    at.go_on.set()
+    at.held.release()
     assert [(await one).status for one in (held, after)] == [200, 200]
     assert at.ran == ["after"]
 
@@ -139,7 +136,7 @@ async def test_queue_length_is_a_metric(make: MakeBench) -> None:
     note_length()
     later = [at.submit("later") for _ in range(2)]
     note_length()
-    at.go_on.set()
+    at.held.release()
     await asyncio.gather(held, *later)
     note_length()
     assert lengths == [0, 2, 0]
@@ -153,7 +150,7 @@ async def test_no_free_thread_in_time_is_429(make: MakeBench) -> None:
     assert error(rejection) == "no thread was free for it within 20 ms (SERVING_MAX_QUEUE_MS)"
     assert (await hurried).status == 504
     assert not held.done()
-    at.go_on.set()
+    at.held.release()
     assert (await held).status == 200
     assert at.rejected("queue_full", "deadline", "client_left") == [1, 1, None]
     # On a busy machine that may be too late as well.
@@ -172,7 +169,7 @@ async def test_no_request_is_rejected_for_waiting_until_the_first_models_are_loa
     # It ends later than the other could have been rejected.
     assert (await at.submit("expired", 20)).status == 504
     assert not waiting.done()
-    at.go_on.set()
+    at.held.release()
     assert [(await one).status for one in (held, waiting)] == [200, 200]
 
 
@@ -181,7 +178,7 @@ async def test_request_is_not_run_once_its_client_left(make: MakeBench) -> None:
     held, left, stays = at.hold(), at.submit("left"), at.submit("stays")
     left.cancel()
     await asyncio.sleep(0)
-    at.go_on.set()
+    at.held.release()
     assert [(await one).status for one in (held, stays)] == [200, 200]
     assert at.ran == ["stays"]
     assert at.rejected("client_left", "deadline") == [1, None]
@@ -191,7 +188,7 @@ async def test_client_that_leaves_during_its_run_harms_no_other(make: MakeBench)
     at = make(threads=1)
     at.hold().cancel()
     following = at.submit("next")
-    at.go_on.set()
+    at.held.release()
     assert (await following).body == b"next"
 
 
@@ -206,7 +203,7 @@ async def test_hanging_model_takes_neither_all_threads_nor_the_whole_queue(make:
     for other in ("one", "two"):
         assert (await at.submit(other, model=other)).status == 200
     assert at.rejected("queue_full") == [1]
-    at.go_on.set()
+    at.held.release()
     assert [(await one).status for one in held] == [200] * 14
 
 
@@ -233,21 +230,18 @@ async def test_bug_is_500_and_leaves_the_queue(make: MakeBench, caplog: pytest.L
 class Pool:
     pool: ThreadPool
     order: list[str] = field(default_factory=list)
-    began: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    go_on: threading.Event = field(default_factory=threading.Event)
+    held: Held = field(default_factory=Held)
     ended: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     def hold(self, model: str, threads: int = 1) -> list[Job]:
-        """Jobs that have begun, and end with `go_on`."""
+        """Jobs that have begun, and end with `finish`."""
 
         def work() -> None:
-            self.began.release()
-            assert self.go_on.wait(MAX_SECONDS)
+            self.held()
             self.ended.release()
 
         jobs = [self.pool.submit(model, work) for _ in range(threads)]
-        for _ in jobs:
-            assert self.began.acquire(timeout=MAX_SECONDS)
+        self.held.wait_for_calls(threads)
         return jobs
 
     def note(self, model: str, what: str) -> Job:
@@ -262,7 +256,7 @@ class Pool:
             assert self.ended.acquire(timeout=MAX_SECONDS)
 
     def finish(self, jobs: int) -> None:
-        self.go_on.set()
+        self.held.release()
         self.wait_for(jobs)
 
 
@@ -274,7 +268,7 @@ def pool_threads() -> list[threading.Thread]:
 def thread_pool(threads: int, max_per_model: int) -> Iterator[Pool]:
     at = Pool(ThreadPool("test", threads, max_per_model))
     yield at
-    at.go_on.set()
+    at.held.release()
     at.pool.close()
     for thread in pool_threads():
         thread.join(MAX_SECONDS)

@@ -79,20 +79,15 @@ def test_waiting(clients: Clients) -> None:
     assert waiting(clients.listener) == 19
 
 
-class FakeSocket(socket.socket):
-    def __init__(self, result: bytes | OSError) -> None:
-        super().__init__()
-        self._result = result
-
-    def getsockopt(self, *_options: int) -> bytes:  # type: ignore[override]
-        if isinstance(self._result, OSError):
-            raise self._result
-        return self._result
-
-
 @pytest.mark.parametrize("result", [OSError(errno.ENOPROTOOPT, "Protocol not available"), b"\0" * 8])
 def test_waiting_is_0_where_the_system_does_not_tell(result: bytes | OSError) -> None:
-    with FakeSocket(result) as listener:
+    class FakeSocket(socket.socket):
+        def getsockopt(self, *_options: int) -> bytes:  # type: ignore[override]
+            if isinstance(result, OSError):
+                raise result
+            return result
+
+    with FakeSocket() as listener:
         assert waiting(listener) == 0
 
 
@@ -102,39 +97,26 @@ def test_few_connections_are_left_to_the_event_loop(clients: Clients) -> None:
     assert waiting(clients.listener) == MAX_FEW
 
 
-def test_many_connections_are_accepted_up_to_a_limit(clients: Clients) -> None:
-    accepted: list[asyncio.BaseTransport] = []
-
-    async def accept_all() -> None:
-        accept = Accepting(clients.listener, partial(Accepted, accepted))
-        accept()
-        await rounds(5)
-        assert len(accepted) == MAX_ACCEPTED
-        assert waiting(clients.listener) == 20
-        accept()
-        await rounds(5)
-        assert len(accepted) == MAX_ACCEPTED + 20
-        assert waiting(clients.listener) == 0
-        for transport in accepted:
-            transport.close()
-
+async def test_many_connections_are_accepted_up_to_a_limit(clients: Clients) -> None:
     clients.connect(MAX_ACCEPTED + 20)
-    asyncio.run(accept_all())
-
-
-class WithoutFiles(socket.socket):
-    def accept(self) -> tuple[socket.socket, object]:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-
-def test_connections_that_cannot_be_accepted_are_left_to_the_event_loop(clients: Clients) -> None:
     accepted: list[asyncio.BaseTransport] = []
+    accept = Accepting(clients.listener, partial(Accepted, accepted))
+    for total, left in ((MAX_ACCEPTED, 20), (MAX_ACCEPTED + 20, 0)):
+        accept()
+        await rounds(5)
+        assert (len(accepted), waiting(clients.listener)) == (total, left)
+    for transport in accepted:
+        transport.close()
 
-    async def accept() -> None:
-        with WithoutFiles(fileno=clients.listener.detach()) as listener:
-            assert isinstance(Accepting(listener, partial(Accepted, accepted))(), Accepted)
-            await rounds(5)
+
+async def test_connections_that_cannot_be_accepted_are_left_to_the_event_loop(clients: Clients) -> None:
+    class WithoutFiles(socket.socket):
+        def accept(self) -> tuple[socket.socket, object]:
+            raise OSError(errno.EMFILE, "Too many open files")
 
     clients.connect(MAX_FEW + 1)
-    asyncio.run(accept())
+    accepted: list[asyncio.BaseTransport] = []
+    with WithoutFiles(fileno=clients.listener.detach()) as listener:
+        assert isinstance(Accepting(listener, partial(Accepted, accepted))(), Accepted)
+        await rounds(5)
     assert accepted == []
