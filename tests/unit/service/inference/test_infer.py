@@ -12,6 +12,7 @@ from service.http import Response
 from service.inference.batching import BatchLimits
 from service.inference.context import Prediction, RequestContext
 from service.inference.deadline import Deadline, DeadlineExceeded
+from service.inference.health import Health, Tolerance
 from service.inference.infer import Inference
 from service.inference.loop_watchdog import LoopWatchdog
 from service.inference.pace import HELD_UP_SECONDS, Pace
@@ -139,6 +140,26 @@ def test_slow_version_leaves_the_loop(inference: Inference, monkeypatch: pytest.
     assert loaded.pace.is_quick
     inference.infer(predictions(loaded, (DEFAULT_SIGNATURE, X)), inference.on_loop)
     assert not loaded.pace.is_quick
+
+
+# In threads
+
+
+def test_deadline_that_expires_during_a_run_counts_against_the_version(inference: Inference) -> None:
+    changes: list[bool] = []
+    context = RequestContext()
+    context.deadline = deadline = Deadline.unlimited()
+
+    def expire(inputs: Arrays) -> dict[str, Array]:
+        assert deadline.run_began
+        deadline.on_expired()
+        return {"y": inputs["x"]}
+
+    health = Health("model version 1", Tolerance(1, 0.0), changes.append)
+    inference.outputs(replace(loaded_version(ROWS, expire), health=health), DEFAULT_SIGNATURE, X, context)
+    # It is healthy again when the run has ended.
+    assert changes == [False, True]
+    assert not deadline.run_began
 
 
 # More rows than run together

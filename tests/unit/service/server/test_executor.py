@@ -109,11 +109,6 @@ async def test_hanging_request_is_504_and_its_late_response_dropped(make: MakeBe
     assert (await at.submit("next")).body == b"next"
 
 
-async def test_timeout_is_a_setting(make: MakeBench) -> None:
-    response = await make(request_timeout_ms=20).hold(None)
-    assert (response.status, "20 ms (SERVING_REQUEST_TIMEOUT_MS)" in error(response)) == (504, True)
-
-
 async def test_expired_request_leaves_the_queue(make: MakeBench) -> None:
     at = make(threads=1, max_queue_size=1)
     held, waiting = at.hold(), at.submit("expired", 20)
@@ -159,8 +154,19 @@ async def test_no_free_thread_in_time_is_429(make: MakeBench) -> None:
     assert at.ran == ["next"]
 
 
-async def test_running_request_has_its_deadline_alone(make: MakeBench) -> None:
-    assert (await make(max_queue_ms=1).hold(50)).status == 504
+@pytest.mark.parametrize(
+    ("settings", "milliseconds", "limit"),
+    [
+        ({"request_timeout_ms": 20}, None, "SERVING_REQUEST_TIMEOUT_MS"),
+        ({"max_queue_ms": 1}, 50, "X-Request-Timeout-Ms"),
+    ],
+)
+async def test_running_request_has_its_deadline_alone(
+    make: MakeBench, settings: dict[str, int], milliseconds: int | None, limit: str
+) -> None:
+    response = await make(**settings).hold(milliseconds)
+    assert response.status == 504
+    assert limit in error(response)
 
 
 async def test_no_request_is_rejected_for_waiting_until_the_first_models_are_loaded(make: MakeBench) -> None:
@@ -293,19 +299,6 @@ def test_threads_are_no_more_than_jobs_and_the_limit() -> None:
             at.note("a", "waits")
         assert len(pool_threads()) == 3
         at.finish(8)
-
-
-def test_model_leaves_threads_to_the_others() -> None:
-    with thread_pool(4, 3) as at:
-        at.hold("hangs", 3)
-        for _ in range(10):
-            at.note("hangs", "hangs")
-        for number in "123":
-            at.note("other", number)
-        at.wait_for(3)
-        assert at.order == ["1", "2", "3"]
-        assert (at.pool.size, at.pool.size_of("hangs"), at.pool.size_of("other")) == (13, 13, 0)
-        at.finish(13)
 
 
 def test_dropped_job_does_not_begin() -> None:
