@@ -13,7 +13,6 @@ from service.inference.batching import (
     Arrays,
     Batcher,
     BatchLimits,
-    BatchObserver,
     Independence,
     Rows,
     TickBatcher,
@@ -21,7 +20,7 @@ from service.inference.batching import (
 from service.inference.deadline import Deadline, DeadlineExceeded
 from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
-from tests.unit.service.fakes import any_shape, independent, signature, tensor
+from tests.unit.service.fakes import Unobserved, any_shape, independent, signature, tensor
 from tests.unit.service.inference.clocks import FakeClock
 
 Y = {"y": tensor("DT_FLOAT", -1)}
@@ -31,7 +30,7 @@ MAX_SECONDS = 10
 
 
 @dataclass
-class Model(BatchObserver):
+class Model(Unobserved):
     """Doubles its rows, or sums them where they are lists. Raises for negative values, with all that is beside them.
 
     `sizes`, `waits`: what the batcher reports.

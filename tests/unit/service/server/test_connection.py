@@ -15,6 +15,7 @@ import pytest
 
 from service.http import Request, Response, error_response
 from service.security.cors import Cors
+from service.server.admission import Admit
 from service.server.connection import (
     BODY_SECONDS,
     CLIENT_LEFT,
@@ -587,16 +588,23 @@ PREFLIGHT = (
 )
 
 
-def connect_cors() -> Client:
-    return connect(admit=only_keyed, kind=partial(CorsConnection, Cors(frozenset({"https://app.example"}))))
+def connect_cors(admit: Admit = only_keyed) -> Client:
+    return connect(admit=admit, kind=partial(CorsConnection, Cors(frozenset({"https://app.example"}))))
 
 
 def test_preflight_needs_no_key() -> None:
-    client = connect_cors()
+    methods = []
+
+    def admit(request: Request) -> Response | None:
+        methods.append(request.method)
+        return only_keyed(request)
+
+    client = connect_cors(admit)
     client.send(PREFLIGHT + post(b"body", ORIGIN))
     assert client.statuses == [200, 401]
     assert client.received.count(b"access-control-allow-origin: https://app.example\r\n") == 2
     assert b"access-control-allow-methods: GET, HEAD, POST\r\n" in client.received
+    assert methods == ["POST"]
     assert client.echo.requests == []
     assert not client.is_closed
 
