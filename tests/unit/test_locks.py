@@ -1,4 +1,4 @@
-"""requirements/*.txt, and which of them is installed for what."""
+"""requirements/*.txt, and which of them `make serve` installs."""
 
 import os
 import re
@@ -15,7 +15,7 @@ def pins(lock: str) -> set[str]:
 
 
 @pytest.mark.parametrize("lock", ["serve", "full"])
-def test_a_lock_with_opentelemetry_adds_to_the_one_without_what_the_tests_run_with(lock: str) -> None:
+def test_opentelemetry_adds_pins_of_the_tests(lock: str) -> None:
     assert pins(lock) < pins(f"{lock}-otel") <= pins(lock) | pins("dev")
     assert any(pin.startswith("opentelemetry-exporter-otlp-proto-http==") for pin in pins(f"{lock}-otel"))
 
@@ -30,11 +30,9 @@ def test_a_lock_with_opentelemetry_adds_to_the_one_without_what_the_tests_run_wi
         (("SERVING_OTEL=true", "TENSORFLOW=1"), "full-otel"),
     ],
 )
-def test_make_serves_from_the_environment_that_has_what_is_asked_for(
-    variables: tuple[str, ...], environment: str
-) -> None:
+def test_make_serve_uses_the_environment(variables: tuple[str, ...], environment: str) -> None:
     options = ("--dry-run", "--no-print-directory", "PYTHON=true")
-    environ = {"PATH": os.environ["PATH"]}  # not what the surrounding make was asked for
+    environ = {"PATH": os.environ["PATH"]}  # without the variables of a surrounding make
     command = ["make", *options, "serve", *variables]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environ, check=True)
     assert done.stdout.splitlines()[-1] == f"exec .venv/{environment}/bin/python -m service"

@@ -1,4 +1,4 @@
-"""What can be known of the compose file and of monitoring/ without an engine: their parts fit together."""
+"""The compose file, monitoring/ and the Dockerfile fit together and fit the service."""
 
 import re
 import tomllib
@@ -17,7 +17,7 @@ def load_yaml(path: str) -> Any:
     return yaml.safe_load((ROOT / path).read_text())
 
 
-def test_prometheus_scrapes_every_replica_of_the_service_where_compose_runs_it() -> None:
+def test_prometheus_scrapes_all_replicas() -> None:
     jobs = {job["job_name"]: job for job in load_yaml("monitoring/prometheus.yml")["scrape_configs"]}
     services = load_yaml("docker-compose.yml")["services"]
     (found,) = jobs["fitting-room"]["dns_sd_configs"]
@@ -25,7 +25,7 @@ def test_prometheus_scrapes_every_replica_of_the_service_where_compose_runs_it()
     assert (found["type"], services[name]["expose"]) == ("A", [str(found["port"])])
 
 
-def test_prometheus_follows_the_metrics_to_a_port_of_their_own() -> None:
+def test_prometheus_follows_the_port_for_operations() -> None:
     (script,) = load_yaml("docker-compose.yml")["services"]["prometheus"]["entrypoint"][2:]
     (replaced,) = re.findall('"s/(.+?)/', script)
     assert (ROOT / "monitoring/prometheus.yml").read_text().count(replaced) == 1
@@ -33,7 +33,7 @@ def test_prometheus_follows_the_metrics_to_a_port_of_their_own() -> None:
     assert f"/etc/prometheus/{beside} /tmp" in script
 
 
-def test_grafana_fits_rates_to_the_interval_that_prometheus_scrapes_at() -> None:
+def test_grafana_knows_the_scrape_interval() -> None:
     (source,) = load_yaml("monitoring/grafana/provisioning/datasources/prometheus.yml")["datasources"]
     scraped = load_yaml("monitoring/prometheus.yml")["global"]
     assert source["jsonData"]["timeInterval"] == scraped["scrape_interval"]
@@ -41,7 +41,7 @@ def test_grafana_fits_rates_to_the_interval_that_prometheus_scrapes_at() -> None
     assert "prometheus" in load_yaml("docker-compose.yml")["services"]
 
 
-def test_prometheus_finds_its_rules_and_the_alertmanager_where_compose_puts_them() -> None:
+def test_prometheus_finds_its_rules_and_the_alertmanager() -> None:
     config = load_yaml("monitoring/prometheus.yml")
     mounted = mounts("prometheus")
     folder = Path("/etc/prometheus")
@@ -66,7 +66,7 @@ def mounts(service: str) -> dict[str, Path]:
     return {part[1]: ROOT / part[0] for part in parts if part[0].startswith("./")}
 
 
-def test_everything_that_compose_mounts_is_there_and_read_only() -> None:
+def test_mounts_exist_and_are_read_only() -> None:
     for name, service in load_yaml("docker-compose.yml")["services"].items():
         for path in mounts(name).values():
             assert path.exists(), path
@@ -77,7 +77,7 @@ def test_everything_that_compose_mounts_is_there_and_read_only() -> None:
                 assert volume.endswith(":ro"), volume
 
 
-def test_grafana_finds_its_provisioning_and_dashboards_where_compose_mounts_them() -> None:
+def test_grafana_finds_its_provisioning_and_dashboards() -> None:
     mounted = mounts("grafana")
     (provider,) = load_yaml("monitoring/grafana/provisioning/dashboards/files.yml")["providers"]
     assert mounted["/etc/grafana/provisioning"] == ROOT / "monitoring/grafana/provisioning"
@@ -87,29 +87,29 @@ def test_grafana_finds_its_provisioning_and_dashboards_where_compose_mounts_them
     assert (mounted[folder] / name).is_file()
 
 
-def test_compose_hands_on_settings_that_exist() -> None:
+def test_compose_sets_existing_settings() -> None:
     settings = {variable(spec) for spec in fields(Settings)}
     environment = load_yaml("docker-compose.yml")["services"]["service"]["environment"]
     assert {name for name in environment if not name.startswith("OTEL_")} <= settings
 
 
-def test_the_image_sets_only_variables_that_the_service_reads() -> None:
+def test_image_sets_existing_settings() -> None:
     known = {name for spec in fields(Settings) for name in (variable(spec), *spec.metadata["aliases"])}
     dockerfile = (ROOT / "deploy/Dockerfile").read_text()
     assert set(re.findall(r"\b((?:SERVING|MODEL)_[A-Z_]+)=", dockerfile)) <= known
 
 
-def test_the_image_is_labelled_with_the_projects_version() -> None:
+def test_image_has_the_projects_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert f"ARG VERSION={project['version']}\n" in (ROOT / "deploy/Dockerfile").read_text()
 
 
-def test_compose_waits_longer_for_a_stop_than_the_service_drains() -> None:
+def test_grace_period_is_longer_than_draining() -> None:
     grace = load_yaml("docker-compose.yml")["services"]["service"]["stop_grace_period"]
     assert int(grace.removesuffix("s")) > Settings().shutdown_seconds
 
 
-def test_images_are_pinned_by_release_and_named_without_a_registry() -> None:
+def test_images_are_pinned() -> None:
     compose = load_yaml("docker-compose.yml")["services"]
     images = [service["image"] for service in compose.values() if "build" not in service]
     images += re.findall(r"^FROM (\S+:\S+)", (ROOT / "deploy/Dockerfile").read_text(), re.MULTILINE)

@@ -1,58 +1,163 @@
-"""Batches without an engine: the model is a function that the test holds up at will."""
+"""Batches without an engine: the model is a function that the test holds at will."""
 
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
 from service.errors import InvalidRequest
-from service.inference.batching import Batcher, BatchLimits, Independence
+from service.inference.batching import (
+    Arrays,
+    Batcher,
+    BatchLimits,
+    Independence,
+    Rows,
+    TickBatcher,
+)
 from service.inference.deadline import Deadline, DeadlineExceeded
 from service.tensors.dtypes import Array
-from service.tensors.signature import Signature
-from tests.unit.service.fakes import Arrays, Unobserved, any_shape, independent, signature, tensor
+from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from tests.unit.service.fakes import Unobserved, any_shape, independent, signature, tensor
+from tests.unit.service.inference.clocks import FakeClock
 
-ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
-PAIRS = signature({"x": tensor("DT_FLOAT", -1, -1)}, {"y": tensor("DT_FLOAT", -1)})
-DEADLINE = 10
+Y = {"y": tensor("DT_FLOAT", -1)}
+ROWS = signature({"x": tensor("DT_FLOAT", -1)}, Y)
+PAIRS = signature({"x": tensor("DT_FLOAT", -1, -1)}, Y)
+MAX_SECONDS = 10
 
 
 @dataclass
-class Model:
-    """Doubles its rows, or sums them where they are lists. A negative value is refused, with all that came with it."""
+class Model(Unobserved):
+    """Doubles its rows, or sums them where they are lists. Raises for negative values, with all that is beside them.
+
+    `sizes`, `waits`: what the batcher reports.
+    """
 
     runs: list[list[float]] = field(default_factory=list)
-    is_held: bool = False
-    running: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    go_on: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    sizes: list[int] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
 
     def run(self, _name: str, inputs: Arrays) -> dict[str, Array]:
-        if self.is_held:
-            self.running.release()
-            assert self.go_on.acquire(timeout=DEADLINE)
         x = inputs["x"]
         self.runs.append(x.ravel().tolist())
         if (x < 0).any():
             raise InvalidRequest("negative")
         return {"y": 2 * x if x.ndim == 1 else x.sum(axis=1)}
 
-
-class Observer(Unobserved):
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-        self.waits: list[float] = []
-        self._length = 0
-        self._changed = threading.Condition()
-
     def ran(self, rows: int) -> None:
         self.sizes.append(rows)
 
     def waited(self, seconds: float) -> None:
         self.waits.append(seconds)
+
+
+# Ticks
+
+
+def run_tick(model: Model, of: Signature, *requests: object, max_batch_size: int = 8) -> list[Rows]:
+    signatures = {"of": of}
+    batcher = TickBatcher(model.run, signatures, independent(signatures), max_batch_size, model)
+    return batcher.run([("of", {"x": np.array(request, np.float32)}) for request in requests])
+
+
+def outcomes(all_rows: list[Rows]) -> list[object]:
+    return [
+        str(rows.outcome) if isinstance(rows.outcome, Exception) else rows.outcome["y"].tolist() for rows in all_rows
+    ]
+
+
+def test_tick_runs_together() -> None:
+    model = Model()
+    first, second, third = ran = run_tick(model, ROWS, [1], [2, 3], [4] * 8)
+    assert outcomes(ran) == [[2], [4, 6], [8] * 8]
+    assert model.runs == [[1, 2, 3], [4] * 8]
+    assert model.sizes == [3, 8]
+    assert (first.batch_size, second.batch_size, third.batch_size) == (3, 3, 8)
+    assert (first.run_began, first.run_seconds) == (second.run_began, second.run_seconds)
+    assert third.run_began >= second.run_began + second.run_seconds
+
+
+def test_batch_is_bounded_and_no_request_is_split() -> None:
+    model = Model()
+    run_tick(model, ROWS, [1, 2], [3], [4, 5], [6, 7, 8, 9], max_batch_size=3)
+    assert model.runs == [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
+
+
+@pytest.mark.parametrize(
+    ("of", "requests", "runs", "expected"),
+    [
+        (PAIRS, ([[1, 2]], [[1, 2, 3]], [[4, 5]]), [[1, 2, 4, 5], [1, 2, 3]], [[3], [6], [9]]),
+        (
+            signature({"x": TensorSpec("x:0", "DT_FLOAT", (-1,), is_held=False)}, Y),
+            ([1], [[2, 3]], [4], [[5, 6]]),
+            [[1, 4], [2, 3, 5, 6]],
+            [[2], [5], [8], [11]],
+        ),
+        (signature({"x": tensor("DT_FLOAT", 2)}, Y), ([1, 2], [3, 4]), [[1, 2], [3, 4]], [[2, 4], [6, 8]]),
+        (signature({"x": any_shape("DT_FLOAT")}, Y), ([1], [2]), [[1], [2]], [[2], [4]]),
+        (signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT")}), ([1], [2]), [[1], [2]], [[2], [4]]),
+        (ROWS, ([], [1, 2], []), [[1, 2]], [[], [2, 4], []]),
+    ],
+    ids=["shapes", "shapes left to the graph", "fixed size", "any rank", "output without rows", "no rows"],
+)
+def test_only_rows_of_one_shape_run_together(
+    of: Signature, requests: tuple[object, ...], runs: list[list[float]], expected: list[list[float]]
+) -> None:
+    model = Model()
+    assert outcomes(run_tick(model, of, *requests)) == expected
+    assert model.runs == runs
+
+
+def test_bad_request_fails_alone() -> None:
+    model = Model()
+    good, bad, fine = ran = run_tick(model, ROWS, [1, 2], [-2], [3])
+    assert outcomes(ran) == [[2, 4], "negative", [6]]
+    assert model.runs == [[1, 2, -2, 3], [1, 2], [-2], [3]]
+    assert (good.batch_size, bad.batch_size, fine.batch_size) == (2, 1, 1)
+    assert bad.run_began >= good.run_began + good.run_seconds > 0
+
+
+def test_outputs_without_a_row_for_each_end_the_batching() -> None:
+    contradictions: list[str] = []
+    independence = Independence(["of"], contradictions.append)
+    model = Model()
+
+    def mean(name: str, inputs: Arrays) -> dict[str, Array]:
+        return {"y": model.run(name, inputs)["y"].mean(keepdims=True)}
+
+    batcher = TickBatcher(mean, {"of": ROWS}, independence, 8, model)
+    for _ in range(2):
+        ran = batcher.run([("of", {"x": np.array([row], np.float32)}) for row in (1, 3)])
+        assert outcomes(ran) == [[2], [6]]
+    # Together once, then alone, for good.
+    assert model.runs == [[1, 3], [1], [3], [1], [3]]
+    assert contradictions == ["of"]
+    independence.contradict("of")
+    independence.declare(["of", "other"])
+    assert (independence.signatures, contradictions) == (frozenset({"other"}), ["of"])
+
+
+# Threads
+
+
+@dataclass
+class HeldModel(Model):
+    """Its runs begin, `running`, and go on when the test lets them."""
+
+    is_held: bool = False
+    running: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    go_on: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    _length: int = 0
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def run(self, name: str, inputs: Arrays) -> dict[str, Array]:
+        if self.is_held:
+            self.running.release()
+            assert self.go_on.acquire(timeout=MAX_SECONDS)
+        return super().run(name, inputs)
 
     def queued(self, rows: int) -> None:
         with self._changed:
@@ -61,403 +166,283 @@ class Observer(Unobserved):
 
     def wait_for_length(self, rows: int) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: self._length == rows, DEADLINE), self._length
+            assert self._changed.wait_for(lambda: self._length == rows, MAX_SECONDS), self._length
+
+
+Call = Future[list[float]]
 
 
 @dataclass
 class Bench:
-    model: Model
+    model: HeldModel
     batcher: Batcher
-    observer: Observer
     pool: ThreadPoolExecutor
+    queued: int = 0
 
-    def ask(self, *rows: float | list[float], deadline: Deadline | None = None) -> "Future[list[float]]":
+    def submit(self, *rows: float | list[float], deadline: Deadline | None = None) -> Call:
         x = np.array(rows, np.float32)
         return self.pool.submit(
-            lambda: list(self.batcher.run("serving_default", {"x": x}, deadline).outputs()["y"].tolist())
+            lambda: list(self.batcher.run(DEFAULT_SIGNATURE, {"x": x}, deadline).outputs()["y"].tolist())
         )
 
-    def hold(self) -> "Future[list[float]]":
-        """Makes the model busy, with a row of 100, until `let_go`."""
+    def hold(self, *rows: float | list[float]) -> Call:
+        """Make the model busy, with a row of 50 unless others are given, until `release`."""
         self.model.is_held = True
-        busy = self.ask(100.0)
-        assert self.model.running.acquire(timeout=DEADLINE)
+        busy = self.submit(*rows or (50.0,))
+        assert self.model.running.acquire(timeout=MAX_SECONDS)
+        self.queued = 0
         return busy
 
-    def let_go(self) -> None:
+    def queue(self, *rows: float | list[float], deadline: Deadline | None = None) -> Call:
+        """Submit to the busy model; returns once the rows wait."""
+        call = self.submit(*rows, deadline=deadline)
+        self.queued += len(rows)
+        self.model.wait_for_length(self.queued)
+        return call
+
+    def release(self) -> None:
         self.model.is_held = False
         self.model.go_on.release()
 
 
-@contextmanager
-def bench(
-    of: Signature = ROWS,
-    max_batch_size: int = 8,
-    timeout_seconds: float = 0,
-    independence: Independence | None = None,
-    usual_run: Callable[[], float] = lambda: 0.0,
-) -> Iterator[Bench]:
-    model, observer = Model(), Observer()
-    limits = BatchLimits(max_batch_size, timeout_seconds)
-    signatures = {"serving_default": of}
-    batcher = Batcher(model.run, signatures, independence or independent(signatures), limits, observer, usual_run)
-    with ThreadPoolExecutor(64) as pool:
-        yield Bench(model, batcher, observer, pool)
+def results(*calls: Call) -> list[list[float]]:
+    return [call.result(MAX_SECONDS) for call in calls]
 
 
-def test_a_request_that_finds_its_model_idle_runs_at_once_and_alone() -> None:
-    with bench() as at:
-        for row in (1.0, 2.0):
-            assert at.ask(row).result(DEADLINE) == [2 * row]
-        assert at.model.runs == [[1.0], [2.0]]
-        assert at.observer.sizes == [1, 1]
+def expired(*calls: Call) -> bool:
+    return all(isinstance(call.exception(MAX_SECONDS), DeadlineExceeded) for call in calls)
 
 
-def test_requests_that_arrive_meanwhile_are_the_next_batch_and_each_gets_its_own_rows() -> None:
-    with bench() as at:
-        busy = at.hold()
-        waiting = []
-        for row in (1.0, 2.0, 3.0):
-            waiting.append(at.ask(row, -row + 10))
-            at.observer.wait_for_length(2 * len(waiting))
-        at.let_go()
-        assert busy.result(DEADLINE) == [200.0]
-        assert [call.result(DEADLINE) for call in waiting] == [[2.0, 18.0], [4.0, 16.0], [6.0, 14.0]]
-        assert at.model.runs == [[100.0], [1.0, 9.0, 2.0, 8.0, 3.0, 7.0]]
-        assert at.observer.sizes == [1, 6]
-        assert len(at.observer.waits) == 4
-        at.observer.wait_for_length(0)
-
-
-def test_a_batch_never_grows_beyond_its_limit_and_nobody_is_forgotten() -> None:
-    with bench(max_batch_size=3) as at:
-        busy = at.hold()
-        waiting = [at.ask(float(row)) for row in range(8)]
-        at.observer.wait_for_length(8)
-        at.let_go()
-        assert busy.result(DEADLINE) == [200.0]
-        assert [call.result(DEADLINE) for call in waiting] == [[2.0 * row] for row in range(8)]
-        assert [len(run) for run in at.model.runs] == [1, 3, 3, 2]
-
-
-def test_a_request_with_more_rows_than_a_batch_runs_as_it_is() -> None:
-    with bench(max_batch_size=2) as at:
-        assert at.ask(1.0, 2.0, 3.0).result(DEADLINE) == [2.0, 4.0, 6.0]
-        assert at.model.runs == [[1.0, 2.0, 3.0]]
-
-
-def test_a_bad_request_fails_alone() -> None:
-    with bench() as at:
-        busy = at.hold()
-        good, bad, fine = at.ask(1.0), at.ask(-1.0), at.ask(3.0)
-        at.observer.wait_for_length(3)
-        at.let_go()
-        assert busy.result(DEADLINE) == [200.0]
-        assert (good.result(DEADLINE), fine.result(DEADLINE)) == ([2.0], [6.0])
-        with pytest.raises(InvalidRequest, match="negative"):
-            bad.result(DEADLINE)
-
-
-def test_an_error_of_the_first_does_not_stop_those_behind_it() -> None:
-    with bench() as at:
-        at.model.is_held = True
-        bad = at.ask(-1.0)
-        assert at.model.running.acquire(timeout=DEADLINE)
-        good = at.ask(1.0)
-        at.observer.wait_for_length(1)
-        at.let_go()
-        with pytest.raises(InvalidRequest):
-            bad.result(DEADLINE)
-        assert good.result(DEADLINE) == [2.0]
-
-
-def test_rows_of_different_shapes_are_not_run_together() -> None:
-    with bench(PAIRS) as at:
-        at.model.is_held = True
-        busy = at.ask([100.0])
-        assert at.model.running.acquire(timeout=DEADLINE)
-        waiting = []
-        for rows in ([1.0, 2.0], [3.0], [4.0, 5.0]):
-            waiting.append(at.ask(rows))
-            at.observer.wait_for_length(len(waiting))
-        at.let_go()
-        assert busy.result(DEADLINE) == [100.0]
-        assert [call.result(DEADLINE) for call in waiting] == [[3.0], [3.0], [9.0]]
-        assert at.model.runs == [[100.0], [1.0, 2.0, 4.0, 5.0], [3.0]]
-
-
-@pytest.mark.parametrize(
-    "of",
-    [
-        signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT")}),
-        signature({"x": tensor("DT_FLOAT", 1)}, {"y": tensor("DT_FLOAT", -1)}),
-        signature({"x": any_shape("DT_FLOAT")}, {"y": tensor("DT_FLOAT", -1)}),
-    ],
-    ids=["an output without rows", "an input of fixed size", "an input of any rank"],
-)
-def test_a_signature_that_has_no_rows_throughout_is_not_batched(of: Signature) -> None:
-    with bench(of) as at:
-        busy = at.hold()
-        waiting = [at.ask(1.0), at.ask(2.0)]
-        at.observer.wait_for_length(2)
-        at.let_go()
-        assert busy.result(DEADLINE) == [200.0]
-        assert sorted(call.result(DEADLINE) for call in waiting) == [[2.0], [4.0]]
-        assert [len(run) for run in at.model.runs] == [1, 1, 1]
-
-
-def test_outputs_that_lost_rows_are_never_handed_out() -> None:
-    """A model may declare rows and not keep to it; then each request is run alone."""
-    with bench() as at:
-        honest = at.model.run
-
-        def mean_of_all(name: str, inputs: Arrays) -> dict[str, Array]:
-            return {"y": honest(name, inputs)["y"].mean(keepdims=True)}
-
-        at.batcher._run = mean_of_all
-        busy = at.hold()
-        waiting = [at.ask(1.0), at.ask(3.0)]
-        at.observer.wait_for_length(2)
-        at.let_go()
-        assert busy.result(DEADLINE) == [200.0]
-        assert [call.result(DEADLINE) for call in waiting] == [[2.0], [6.0]]
-
-
-def test_an_idle_model_waits_for_a_fuller_batch_where_it_is_told_to() -> None:
-    with bench(max_batch_size=3, timeout_seconds=DEADLINE) as at:
-        calls = [at.ask(float(row)) for row in range(3)]
-        assert [call.result(DEADLINE) for call in calls] == [[0.0], [2.0], [4.0]]
-        assert [len(run) for run in at.model.runs] == [3]
-
-
-def test_an_idle_model_does_not_wait_for_ever() -> None:
-    with bench(timeout_seconds=0.001) as at:
-        assert at.ask(1.0).result(DEADLINE) == [2.0]
-
-
-def test_many_threads_at_once_all_get_their_own_rows() -> None:
-    with bench(max_batch_size=16) as at:
-        calls = [at.ask(float(row), row + 0.5) for row in range(2000)]
-        assert [call.result(DEADLINE) for call in calls] == [[2.0 * row, 2 * row + 1.0] for row in range(2000)]
-        assert sum(at.observer.sizes) == 4000
-
-
-def test_what_waits_when_its_deadline_is_over_is_never_run_and_its_thread_is_free_at_once() -> None:
-    with bench() as at:
-        busy = at.hold()
-        deadline = Deadline.unlimited()
-        expired, stays = at.ask(1.0, 2.0, deadline=deadline), at.ask(3.0)
-        at.observer.wait_for_length(3)
-        deadline.cancel()
-        with pytest.raises(DeadlineExceeded):
-            expired.result(DEADLINE)
-        at.observer.wait_for_length(1)
-        at.let_go()
-        assert (busy.result(DEADLINE), stays.result(DEADLINE)) == ([200.0], [6.0])
-        assert at.model.runs == [[100.0], [3.0]]
-
-
-def test_a_request_that_is_over_before_it_comes_is_never_run_either() -> None:
-    with bench() as at:
-        deadline = Deadline.unlimited()
-        deadline.cancel()
-        with pytest.raises(DeadlineExceeded):
-            at.ask(1.0, deadline=deadline).result(DEADLINE)
-        assert at.ask(2.0).result(DEADLINE) == [4.0]
-        assert at.model.runs == [[2.0]]
-
-
-def test_who_would_lead_next_and_is_over_hands_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is over at the very moment at which it is woken to lead: nothing may get stuck behind it."""
-    with bench() as at:
-        busy = at.hold()
-        deadline = Deadline.unlimited()
-        # Not told at once, as when its thread does not get to run.
-        monkeypatch.setattr(Deadline, "on_cancel", lambda _deadline, _wake: None)
-        leads, behind = at.ask(1.0, deadline=deadline), at.ask(2.0)
-        at.observer.wait_for_length(2)
-        deadline.cancel()
-        at.let_go()
-        assert busy.result(DEADLINE) == [200.0]
-        with pytest.raises(DeadlineExceeded):
-            leads.result(DEADLINE)
-        assert behind.result(DEADLINE) == [4.0]
-        assert at.model.runs == [[100.0], [2.0]]
-        at.observer.wait_for_length(0)
-
-
-def test_of_a_batch_that_hangs_only_one_thread_hangs() -> None:
-    with bench() as at:
-        busy = at.hold()
-        deadlines = [Deadline.unlimited() for _ in range(3)]
-        batch = []
-        for deadline in deadlines:
-            batch.append(at.ask(1.0, deadline=deadline))
-            at.observer.wait_for_length(len(batch))
-        at.model.go_on.release()
-        assert busy.result(DEADLINE) == [200.0]
-        assert at.model.running.acquire(timeout=DEADLINE)
-        for deadline in deadlines:
-            deadline.cancel()
-        for call in batch[1:]:
-            with pytest.raises(DeadlineExceeded):
-                call.result(DEADLINE)
-        assert not batch[0].done()
-        at.let_go()
-        assert batch[0].result(DEADLINE) == [2.0]
-        assert at.model.runs == [[100.0], [1.0, 1.0, 1.0]]
-
-
-def test_an_engine_that_breaks_in_a_batch_breaks_nothing_for_others() -> None:
-    """Not by a refusal, but by a bug: each of the batch is then run alone, and hears of its own error."""
-    with bench() as at:
-        honest = at.model.run
-
-        def buggy(name: str, inputs: Arrays) -> dict[str, Array]:
-            if (inputs["x"] == 13).any():
-                raise RuntimeError("out of luck")
-            return honest(name, inputs)
-
-        at.batcher._run = buggy
-        busy = at.hold()
-        waiting = [at.ask(1.0), at.ask(13.0), at.ask(3.0)]
-        at.observer.wait_for_length(3)
-        at.let_go()
-        assert busy.result(DEADLINE) == [200.0]
-        assert (waiting[0].result(DEADLINE), waiting[2].result(DEADLINE)) == ([2.0], [6.0])
-        with pytest.raises(RuntimeError, match="out of luck"):
-            waiting[1].result(DEADLINE)
-        assert at.ask(4.0).result(DEADLINE) == [8.0]
-
-
-def test_many_that_are_over_at_any_moment_leave_nothing_stuck() -> None:
-    with bench(max_batch_size=4) as at:
-        deadlines = [Deadline.unlimited() for _ in range(600)]
-        calls = [at.ask(float(row), deadline=deadline) for row, deadline in enumerate(deadlines)]
-        for deadline in deadlines[::3]:
-            deadline.cancel()
-        for row, call in enumerate(calls):
-            if row % 3:
-                assert call.result(DEADLINE) == [2.0 * row]
-            elif (error := call.exception(DEADLINE)) is not None:
-                assert isinstance(error, DeadlineExceeded)
-        assert at.ask(5.0).result(DEADLINE) == [10.0]
-        at.observer.wait_for_length(0)
-
-
-def test_rows_that_are_not_said_to_be_independent_are_never_run_together() -> None:
-    with bench(independence=Independence()) as at:
-        busy = at.hold()
-        waiting = [at.ask(1.0, 2.0), at.ask(3.0)]
-        at.observer.wait_for_length(3)
-        at.let_go()
-        assert busy.result(DEADLINE) == [200.0]
-        assert [call.result(DEADLINE) for call in waiting] == [[2.0, 4.0], [6.0]]
-        assert sorted(at.model.runs) == [[1.0, 2.0], [3.0], [100.0]]
-
-
-def test_outputs_that_contradict_what_was_said_end_the_batching_and_are_told_of_once() -> None:
-    told: list[str] = []
-    independence = Independence(["serving_default"], told.append)
-    with bench(independence=independence) as at:
-        honest = at.model.run
-        at.batcher._run = lambda name, inputs: {"y": honest(name, inputs)["y"].sum(keepdims=True)}
-        for _ in range(2):
-            busy = at.hold()
-            waiting = [at.ask(1.0), at.ask(3.0)]
-            at.observer.wait_for_length(2)
-            at.let_go()
-            assert busy.result(DEADLINE) == [200.0]
-            assert [call.result(DEADLINE) for call in waiting] == [[2.0], [6.0]]
-        assert told == ["serving_default"]
-        # Together once, then each alone, for ever.
-        assert [len(run) for run in at.model.runs] == [1, 2, 1, 1, 1, 1, 1]
-
-
-class Clock:
-    """In seconds. Runs take 30 of them, as far as the batcher knows."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+Make = Callable[..., Bench]
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr("service.inference.batching.time.perf_counter", clock)
-    return clock
+def make() -> Iterator[Make]:
+    with ThreadPoolExecutor(64) as pool:
+
+        def make_bench(
+            of: Signature = ROWS,
+            max_batch_size: int = 8,
+            timeout_seconds: float = 0,
+            independence: Independence | None = None,
+            usual_run: float = 0.0,
+        ) -> Bench:
+            model, signatures = HeldModel(), {DEFAULT_SIGNATURE: of}
+            limits = BatchLimits(max_batch_size, timeout_seconds)
+            rows = independence or independent(signatures)
+            return Bench(model, Batcher(model.run, signatures, rows, limits, model, lambda: usual_run), pool)
+
+        yield make_bench
+
+
+@pytest.fixture
+def at(make: Make) -> Bench:
+    return make()
+
+
+def test_request_for_an_idle_model_runs_at_once(at: Bench) -> None:
+    assert results(at.submit(1.0)) == [[2.0]]
+    assert results(at.submit(2.0)) == [[4.0]]
+    assert at.model.runs == [[1.0], [2.0]]
+    assert at.model.sizes == [1, 1]
+
+
+def test_requests_for_a_busy_model_are_its_next_batch(at: Bench) -> None:
+    calls = [at.hold(), at.queue(1.0, 9.0), at.queue(2.0, 8.0), at.queue(3.0, 7.0)]
+    at.release()
+    assert results(*calls) == [[100.0], [2.0, 18.0], [4.0, 16.0], [6.0, 14.0]]
+    assert at.model.runs == [[50.0], [1.0, 9.0, 2.0, 8.0, 3.0, 7.0]]
+    assert at.model.sizes == [1, 6]
+    assert len(at.model.waits) == 4
+    at.model.wait_for_length(0)
+
+
+def test_batches_of_threads_are_bounded(make: Make) -> None:
+    at = make(max_batch_size=3)
+    calls = [at.hold(), *(at.queue(float(row)) for row in range(8))]
+    at.release()
+    assert results(*calls) == [[100.0], *([2.0 * row] for row in range(8))]
+    assert [len(run) for run in at.model.runs] == [1, 3, 3, 2]
+    assert results(at.submit(1.0, 2.0, 3.0, 4.0)) == [[2.0, 4.0, 6.0, 8.0]]
+
+
+def test_request_that_does_not_fit_into_a_batch_waits_whole(make: Make) -> None:
+    at = make(max_batch_size=3)
+    calls = [at.hold(), at.queue(1.0, 2.0), at.queue(3.0, 4.0), at.queue(5.0)]
+    at.release()
+    assert results(*calls) == [[100.0], [2.0, 4.0], [6.0, 8.0], [10.0]]
+    assert at.model.runs == [[50.0], [1.0, 2.0], [3.0, 4.0, 5.0]]
+
+
+def test_other_shapes_wait_for_their_own_batch(make: Make) -> None:
+    at = make(PAIRS)
+    calls = [at.hold([50.0]), at.queue([1.0, 2.0]), at.queue([3.0]), at.queue([4.0, 5.0])]
+    at.release()
+    assert results(*calls) == [[50.0], [3.0], [3.0], [9.0]]
+    assert at.model.runs == [[50.0], [1.0, 2.0, 4.0, 5.0], [3.0]]
+
+
+def test_rows_that_are_not_independent_run_alone(make: Make) -> None:
+    at = make(independence=Independence())
+    calls = [at.hold(), at.queue(1.0, 2.0), at.queue(3.0)]
+    at.release()
+    assert results(*calls) == [[100.0], [2.0, 4.0], [6.0]]
+    assert at.model.runs == [[50.0], [1.0, 2.0], [3.0]]
+
+
+def test_error_reaches_its_own_request_alone(at: Bench) -> None:
+    calls = [at.hold(-50.0), at.queue(1.0), at.queue(-1.0), at.queue(3.0)]
+    at.release()
+    for bad in (calls.pop(2), calls.pop(0)):
+        with pytest.raises(InvalidRequest, match="negative"):
+            bad.result(MAX_SECONDS)
+    assert results(*calls, at.submit(4.0)) == [[2.0], [6.0], [8.0]]
+
+
+@pytest.mark.parametrize("report", ["waited", "ran"])
+def test_error_of_the_observer_reaches_its_batch_alone(at: Bench, report: str) -> None:
+    calls = [at.hold(), at.queue(1.0), at.queue(2.0)]
+
+    def fail(_value: float) -> None:
+        setattr(at.model, report, lambda _value: None)
+        raise OSError("no room for metrics")
+
+    setattr(at.model, report, fail)
+    at.release()
+    assert any(isinstance(call.exception(MAX_SECONDS), OSError) for call in calls)
+    assert results(at.submit(4.0)) == [[8.0]]
+    at.model.wait_for_length(0)
+
+
+def test_error_while_a_batch_is_formed_reaches_its_leader(at: Bench) -> None:
+    at.batcher._usual_run = lambda: 1 / 0
+    assert isinstance(at.submit(1.0).exception(MAX_SECONDS), ZeroDivisionError)
+    at.model.wait_for_length(0)
+    at.batcher._usual_run = lambda: 0.0
+    assert results(at.submit(4.0)) == [[8.0]]
+
+
+def test_idle_model_waits_for_a_full_batch_where_it_is_set_to(make: Make) -> None:
+    at = make(max_batch_size=3, timeout_seconds=MAX_SECONDS)
+    assert results(*[at.submit(float(row)) for row in range(3)]) == [[0.0], [2.0], [4.0]]
+    assert [len(run) for run in at.model.runs] == [3]
+
+
+def test_idle_model_runs_a_smaller_batch_at_the_timeout(make: Make) -> None:
+    assert results(make(timeout_seconds=0.001).submit(1.0)) == [[2.0]]
+
+
+def test_many_threads_get_their_own_rows(make: Make) -> None:
+    at = make(max_batch_size=16)
+    calls = [at.submit(float(row), row + 0.5) for row in range(2000)]
+    assert results(*calls) == [[2.0 * row, 2 * row + 1.0] for row in range(2000)]
+    assert sum(at.model.sizes) == 4000
+
+
+# Deadlines
+
+
+def test_request_cancelled_in_the_queue_is_not_run(at: Bench) -> None:
+    busy, deadline = at.hold(), Deadline.unlimited()
+    cancelled, stays = at.queue(1.0, 2.0, deadline=deadline), at.queue(3.0)
+    deadline.cancel()
+    # Its thread is free at once.
+    assert expired(cancelled)
+    at.model.wait_for_length(1)
+    at.release()
+    assert results(busy, stays) == [[100.0], [6.0]]
+    assert at.model.runs == [[50.0], [3.0]]
+
+
+def test_request_cancelled_before_it_comes_is_not_run(at: Bench) -> None:
+    deadline = Deadline.unlimited()
+    deadline.cancel()
+    assert expired(at.submit(1.0, deadline=deadline))
+    assert results(at.submit(2.0)) == [[4.0]]
+    assert at.model.runs == [[2.0]]
+
+
+def test_next_leader_that_is_cancelled_hands_on(at: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is cancelled at the very moment at which it is woken to lead."""
+    busy, deadline = at.hold(), Deadline.unlimited()
+    # As when its thread does not get to run.
+    monkeypatch.setattr(Deadline, "on_cancel", lambda _deadline, _wake: None)
+    leader, behind = at.queue(1.0, deadline=deadline), at.queue(2.0)
+    deadline.cancel()
+    at.release()
+    assert results(busy, behind) == [[100.0], [4.0]]
+    assert expired(leader)
+    assert at.model.runs == [[50.0], [2.0]]
+    at.model.wait_for_length(0)
+
+
+def test_hanging_batch_holds_one_thread(at: Bench) -> None:
+    busy, deadlines = at.hold(), [Deadline.unlimited() for _ in range(3)]
+    leader, *others = (at.queue(1.0, deadline=deadline) for deadline in deadlines)
+    at.model.go_on.release()
+    assert results(busy) == [[100.0]]
+    assert at.model.running.acquire(timeout=MAX_SECONDS)
+    for deadline in deadlines:
+        deadline.cancel()
+    assert expired(*others)
+    assert not leader.done()
+    at.release()
+    assert results(leader) == [[2.0]]
+    assert at.model.runs == [[50.0], [1.0, 1.0, 1.0]]
+
+
+def test_many_requests_cancelled_at_any_moment_block_none(make: Make) -> None:
+    at = make(max_batch_size=4)
+    deadlines = [Deadline.unlimited() for _ in range(600)]
+    calls = [at.submit(float(row), deadline=deadline) for row, deadline in enumerate(deadlines)]
+    for deadline in deadlines[::3]:
+        deadline.cancel()
+    for row, call in enumerate(calls):
+        if row % 3:
+            assert results(call) == [[2.0 * row]]
+        else:
+            assert call.exception(MAX_SECONDS) is None or expired(call)
+    assert results(at.submit(5.0)) == [[10.0]]
+    at.model.wait_for_length(0)
 
 
 def until(seconds: float) -> Deadline:
+    """By the fake clock, which begins at 100."""
     return Deadline(seconds, "as long as the test says")
 
 
-def test_what_cannot_end_before_its_deadline_waits_for_what_can(clock: Clock) -> None:
-    with bench(max_batch_size=1, usual_run=lambda: 30.0) as at:
-        busy = at.hold()
-        doomed = at.ask(1.0, deadline=until(140))
-        at.observer.wait_for_length(1)
-        can = at.ask(2.0, deadline=until(150))
-        at.observer.wait_for_length(2)
-        clock.now = 115
-        at.let_go()
-        assert busy.result(DEADLINE) == [200.0]
-        assert can.result(DEADLINE) == [4.0]
-        # Alone it is run all the same: what it takes is not known for sure.
-        assert doomed.result(DEADLINE) == [2.0]
-        assert at.model.runs == [[100.0], [2.0], [1.0]]
+def test_request_that_cannot_end_in_time_waits_for_one_that_can(make: Make, clock: FakeClock) -> None:
+    at = make(max_batch_size=1, usual_run=30.0)
+    calls = [at.hold(), at.queue(1.0, deadline=until(140)), at.queue(2.0, deadline=until(150))]
+    clock.now = 115
+    at.release()
+    # Alone it is run all the same: how long it takes is not known for sure.
+    assert results(*calls) == [[100.0], [2.0], [4.0]]
+    assert at.model.runs == [[50.0], [2.0], [1.0]]
 
 
-def test_where_none_of_several_can_end_in_time_one_that_can_is_waited_for(clock: Clock) -> None:
-    with bench(max_batch_size=1, usual_run=lambda: 30.0) as at:
-        busy = at.hold()
-        deadlines = [until(140), until(140)]
-        doomed = [at.ask(1.0, deadline=deadline) for deadline in deadlines]
-        at.observer.wait_for_length(2)
-        clock.now = 115
-        at.let_go()
-        assert busy.result(DEADLINE) == [200.0]
-        assert at.ask(2.0, deadline=until(150)).result(DEADLINE) == [4.0]
-        assert at.model.runs == [[100.0], [2.0]]
-        for deadline in deadlines:
-            deadline.cancel()
-        for call in doomed:
-            with pytest.raises(DeadlineExceeded):
-                call.result(DEADLINE)
-        at.observer.wait_for_length(0)
+def test_request_that_can_end_in_time_is_awaited(make: Make, clock: FakeClock) -> None:
+    at = make(max_batch_size=1, usual_run=30.0)
+    busy, deadlines = at.hold(), [until(140), until(140)]
+    late = [at.queue(1.0, deadline=deadline) for deadline in deadlines]
+    clock.now = 115
+    at.release()
+    assert results(busy, at.submit(2.0, deadline=until(150))) == [[100.0], [4.0]]
+    assert at.model.runs == [[50.0], [2.0]]
+    for deadline in deadlines:
+        deadline.cancel()
+    assert expired(*late)
+    at.model.wait_for_length(0)
 
 
-@pytest.mark.parametrize("usual_run", [30.0, 0.05], ids=["none that comes can, either", "nobody comes"])
-def test_where_nothing_can_end_in_time_what_has_most_time_left_is_run(clock: Clock, usual_run: float) -> None:
+@pytest.mark.parametrize("usual_run", [30.0, 0.05], ids=["none that comes can either", "none comes"])
+def test_request_with_most_time_left_runs_where_none_can_end_in_time(
+    make: Make, clock: FakeClock, usual_run: float
+) -> None:
     """Else a version that was slow once would never be run again."""
-    with bench(max_batch_size=1, usual_run=lambda: usual_run) as at:
-        busy = at.hold()
-        calls = []
-        for row, moment in ((1.0, 100.1), (2.0, 100.2)):
-            calls.append(at.ask(row, deadline=until(moment)))
-            at.observer.wait_for_length(len(calls))
-        clock.now = 101
-        at.let_go()
-        assert busy.result(DEADLINE) == [200.0]
-        assert [call.result(DEADLINE) for call in calls] == [[2.0], [4.0]]
-        assert at.model.runs == [[100.0], [2.0], [1.0]]
-
-
-@pytest.mark.parametrize("where", ["waited", "ran"])
-def test_an_observer_that_fails_costs_those_it_was_told_of_and_nobody_else(where: str) -> None:
-    with bench() as at:
-        busy = at.hold()
-        waiting = [at.ask(1.0), at.ask(2.0)]
-        at.observer.wait_for_length(2)
-
-        def fail(_value: float) -> None:
-            setattr(at.observer, where, lambda _value: None)
-            raise OSError("no room for metrics")
-
-        setattr(at.observer, where, fail)
-        at.let_go()
-        outcomes = [call.exception(DEADLINE) for call in (busy, *waiting)]
-        assert any(isinstance(outcome, OSError) for outcome in outcomes)
-        assert at.ask(4.0).result(DEADLINE) == [8.0]
+    at = make(max_batch_size=1, usual_run=usual_run)
+    calls = [at.hold(), at.queue(1.0, deadline=until(100.1)), at.queue(2.0, deadline=until(100.2))]
+    clock.now = 101
+    at.release()
+    assert results(*calls) == [[100.0], [2.0], [4.0]]
+    assert at.model.runs == [[50.0], [2.0], [1.0]]

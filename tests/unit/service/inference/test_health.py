@@ -1,10 +1,8 @@
-"""A version that hangs. Its runs are held up at will; the clock is told what time it is."""
+"""A version that hangs. Its runs are held at will, the clock is the test's."""
 
 import logging
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,160 +11,132 @@ from service.inference.deadline import Deadline
 from service.inference.health import Health, Tolerance, Unhealthy
 from service.tensors.dtypes import Array
 from tests.unit.service.fakes import Arrays
-
-SECONDS_AT_MOST = 10
+from tests.unit.service.held import MAX_SECONDS, Held
+from tests.unit.service.inference.clocks import FakeClock
 
 
 @dataclass
 class Version:
     pool: ThreadPoolExecutor
     changes: list[bool] = field(default_factory=list)
-    running: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    go_on: threading.Event = field(default_factory=threading.Event)
+    held: Held = field(default_factory=Held)
 
     def __post_init__(self) -> None:
         self.health = Health("model version 1", Tolerance(3, 30), self.changes.append)
 
     def hang(self) -> "Future[dict[str, Array]]":
-        """A run that has begun, and ends with `let_go`."""
+        """A run that has begun, and ends with `held.release`."""
 
-        def held(_signature: str, _inputs: Arrays) -> dict[str, Array]:
-            self.running.release()
-            assert self.go_on.wait(SECONDS_AT_MOST)
+        def hang(_signature: str, _inputs: Arrays) -> dict[str, Array]:
+            self.held()
             return {}
 
-        run = self.pool.submit(self.health.run, held, "serving_default", {})
-        assert self.running.acquire(timeout=SECONDS_AT_MOST)
+        run = self.pool.submit(self.health.run, hang, "serving_default", {})
+        self.held.wait_for_calls()
         return run
 
     def run(self) -> None:
         """One that ends at once."""
-        self.pool.submit(self.health.run, lambda _signature, _inputs: {}, "serving_default", {}).result(SECONDS_AT_MOST)
+        self.health.run(lambda _signature, _inputs: {}, "serving_default", {})
 
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+    def pass_deadlines(self, times: int, run_began: float = 0.0) -> None:
+        """Of requests that wait, or whose own run began then."""
+        for _ in range(times):
+            deadline = Deadline.unlimited()
+            deadline.run_began = run_began
+            self.health.deadline_expired(deadline)
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr("service.inference.health.perf_counter", clock)
-    return clock
-
-
-@contextmanager
-def version() -> Iterator[Version]:
+def at() -> Iterator[Version]:
     with ThreadPoolExecutor(8) as pool:
-        at = Version(pool)
-        yield at
-        at.go_on.set()
+        version = Version(pool)
+        yield version
+        version.held.release()
 
 
-def pass_deadlines(at: Version, times: int, run_began: float = 0.0) -> None:
-    """Of requests that wait, or whose own run began then."""
-    for _ in range(times):
-        deadline = Deadline.unlimited()
-        deadline.run_began = run_began
-        at.health.deadline_expired(deadline)
-
-
-def test_after_so_many_deadlines_in_a_row_it_is_unhealthy_and_says_so_once(
-    clock: Clock, caplog: pytest.LogCaptureFixture
+def test_unhealthy_after_some_deadlines_in_a_row(
+    at: Version, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with version() as at:
-        at.hang()
-        clock.now += 45
-        pass_deadlines(at, 2)
+    at.hang()
+    clock.now += 45
+    at.pass_deadlines(2)
+    at.health.check()
+    at.pass_deadlines(5)
+    with pytest.raises(Unhealthy, match=r"^model version 1 is unhealthy: its runs do not end") as raised:
         at.health.check()
-        pass_deadlines(at, 5)
-        with pytest.raises(Unhealthy, match=r"^model version 1 is unhealthy: its runs do not end") as raised:
-            at.health.check()
-        assert (raised.value.status, raised.value.headers) == (503, (("retry-after", "5"),))
-        assert at.changes == [False]
-        (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-        assert "the deadlines of 3 requests in a row have passed" in record.getMessage()
+    assert (raised.value.status, raised.value.headers) == (503, (("retry-after", "5"),))
+    assert at.changes == [False]
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "the deadlines of 3 requests in a row have passed" in record.getMessage()
 
 
-def test_deadlines_of_waiting_requests_say_nothing_while_a_run_may_be_late(clock: Clock) -> None:
-    with version() as at:
+@pytest.mark.parametrize("runs", [0, 2])
+def test_deadlines_do_not_count_while_no_run_is_endless(at: Version, clock: FakeClock, runs: int) -> None:
+    for _ in range(runs):
         at.hang()
-        at.hang()
-        clock.now += 44.9
-        pass_deadlines(at, 100)
-        at.health.check()
+    clock.now += 44.9
+    at.pass_deadlines(100)
+    at.health.check()
 
 
 @pytest.mark.parametrize(("seconds", "is_healthy"), [(14.9, True), (15, False)])
-def test_the_deadline_of_a_request_counts_whose_own_run_has_taken_half_of_what_it_may(
-    clock: Clock, seconds: float, is_healthy: bool
+def test_deadlines_count_once_their_own_run_took_half_of_what_it_may(
+    at: Version, clock: FakeClock, seconds: float, is_healthy: bool
 ) -> None:
-    with version() as at:
-        at.hang()
-        clock.now += seconds
-        pass_deadlines(at, 3, run_began=clock.now - seconds)
-        assert at.health.is_healthy is is_healthy
+    at.hang()
+    clock.now += seconds
+    at.pass_deadlines(3, run_began=clock.now - seconds)
+    assert at.health.is_healthy is is_healthy
 
 
-def test_deadlines_that_pass_while_nothing_runs_say_nothing_about_it(clock: Clock) -> None:
-    with version() as at:
-        clock.now += 60
-        pass_deadlines(at, 100)
-        at.health.check()
+def test_late_end_of_a_run_starts_the_count_anew(at: Version, clock: FakeClock) -> None:
+    for _ in range(10):
+        run = at.hang()
+        clock.now += 45
+        at.pass_deadlines(2)
+        at.held.release()
+        run.result(MAX_SECONDS)
+        at.held.hold_again()
+    at.health.check()
 
 
-def test_a_run_that_ends_late_ends_the_row(clock: Clock) -> None:
-    with version() as at:
-        for _ in range(10):
-            run = at.hang()
-            clock.now += 31
-            pass_deadlines(at, 2)
-            at.go_on.set()
-            run.result(SECONDS_AT_MOST)
-            at.go_on.clear()
-        at.health.check()
-
-
-def test_runs_that_end_beside_one_that_hangs_do_not_end_the_row(clock: Clock) -> None:
+def test_end_of_a_run_beside_an_endless_one_does_not(at: Version, clock: FakeClock) -> None:
     """Else one request after the other could hang, each in a thread of its own."""
-    with version() as at:
-        for _ in range(3):
-            at.hang()
-            clock.now += 45
-            pass_deadlines(at, 1)
-            at.run()
-        with pytest.raises(Unhealthy):
-            at.health.check()
-
-
-def test_without_a_tolerance_it_is_healthy_whatever_happens(clock: Clock) -> None:
-    with version() as at:
-        at.health = Health("model version 1", Tolerance(0, 30))
+    for _ in range(3):
         at.hang()
         clock.now += 45
-        pass_deadlines(at, 100)
-        at.health.check()
-
-
-def test_it_is_healthy_again_once_all_its_runs_have_ended(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    with version() as at:
-        runs = [at.hang() for _ in range(3)]
-        clock.now += 45
-        pass_deadlines(at, 3)
+        at.pass_deadlines(1)
         at.run()
-        assert at.changes == [False]
-        at.go_on.set()
-        for run in runs:
-            run.result(SECONDS_AT_MOST)
+    with pytest.raises(Unhealthy):
         at.health.check()
-        assert at.changes == [False, True]
-        assert "model version 1 is healthy again" in caplog.text
-        at.go_on.clear()
-        at.hang()
-        clock.now += 45
-        pass_deadlines(at, 2)
-        at.health.check()
+
+
+def test_always_healthy_without_a_tolerance(at: Version, clock: FakeClock) -> None:
+    at.health = Health("model version 1", Tolerance(0, 30))
+    at.hang()
+    clock.now += 45
+    at.pass_deadlines(100)
+    at.health.check()
+
+
+def test_healthy_again_once_all_runs_have_ended(
+    at: Version, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    runs = [at.hang() for _ in range(3)]
+    clock.now += 45
+    at.pass_deadlines(3)
+    at.run()
+    assert at.changes == [False]
+    at.held.release()
+    for run in runs:
+        run.result(MAX_SECONDS)
+    at.health.check()
+    assert at.changes == [False, True]
+    assert "model version 1 is healthy again" in caplog.text
+    at.held.hold_again()
+    at.hang()
+    clock.now += 45
+    at.pass_deadlines(2)
+    at.health.check()

@@ -15,54 +15,56 @@ class Watched:
     def __init__(self) -> None:
         self.slow: list[LoadedVersion] = []
         self.ends = 0
-        self.watch = LoopWatchdog(self.slow.append, self._end)
+        self.watchdog = LoopWatchdog(self.slow.append, self._end)
 
     def _end(self) -> None:
         self.ends += 1
 
+    def run(self) -> None:
+        self.watchdog.running = Prediction(
+            LOADED, "serving_default", {}, lambda _: Response(200, b""), RequestContext()
+        )
+
     def poll(self, times: int) -> None:
         for _ in range(times):
-            self.watch.poll()
+            self.watchdog.poll()
 
 
 @pytest.fixture
-def watched() -> Watched:
+def at() -> Watched:
     return Watched()
 
 
-def prediction() -> Prediction:
-    return Prediction(LOADED, "serving_default", {}, lambda _: Response(200, b""), RequestContext())
-
-
-def test_a_run_that_lasts_is_told_once_and_in_the_end_ends_the_process(
-    watched: Watched, caplog: pytest.LogCaptureFixture
+def test_long_run_leaves_the_loop_and_a_hanging_one_ends_the_process(
+    at: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
-    watched.watch.running = prediction()
-    watched.poll(POLLS_UNTIL_SLOW)
-    assert watched.slow == []
-    watched.poll(1)
-    assert watched.slow == [LOADED]
-    watched.poll(POLLS_UNTIL_HANGING - POLLS_UNTIL_SLOW - 1)
-    assert watched.ends == 0
-    watched.poll(1)
-    assert (watched.slow, watched.ends) == ([LOADED], 1)
+    at.run()
+    at.poll(POLLS_UNTIL_SLOW)
+    assert at.slow == []
+    at.poll(1)
+    assert at.slow == [LOADED]
+    at.poll(POLLS_UNTIL_HANGING - POLLS_UNTIL_SLOW - 1)
+    assert at.ends == 0
+    at.poll(1)
+    assert (at.slow, at.ends) == ([LOADED], 1)
     warning, critical = caplog.records
     assert (warning.levelno, critical.levelno) == (logging.WARNING, logging.CRITICAL)
     assert warning.getMessage().startswith("model version 1 has held up everybody for a second; from now on threads")
     assert critical.getMessage().startswith("model version 1 has held up everybody for 5 s and cannot be stopped")
 
 
-def test_many_short_runs_of_one_version_are_no_long_one(watched: Watched) -> None:
+def test_many_short_runs_are_no_long_one(at: Watched) -> None:
     for _ in range(2 * POLLS_UNTIL_HANGING):
-        watched.watch.running = prediction()
-        watched.poll(POLLS_UNTIL_SLOW)
-    assert (watched.slow, watched.ends) == ([], 0)
+        at.run()
+        at.poll(POLLS_UNTIL_SLOW)
+    assert (at.slow, at.ends) == ([], 0)
 
 
-def test_an_event_loop_that_runs_nothing_is_left_alone(watched: Watched) -> None:
-    watched.watch.running = prediction()
-    watched.poll(POLLS_UNTIL_SLOW)
-    watched.watch.running = None
-    watched.poll(2 * POLLS_UNTIL_HANGING)
-    assert (watched.slow, watched.ends) == ([], 0)
-    assert watched.watch._seen is None
+def test_idle_loop_is_left_alone(at: Watched) -> None:
+    at.run()
+    at.poll(POLLS_UNTIL_SLOW)
+    at.watchdog.running = None
+    at.poll(2 * POLLS_UNTIL_HANGING)
+    assert (at.slow, at.ends) == ([], 0)
+    # It must not keep a version that is unloaded.
+    assert at.watchdog._seen is None

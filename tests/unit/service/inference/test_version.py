@@ -1,24 +1,31 @@
 import pytest
 
-from service.serving_config import ServingConfig
-from tests.unit.service.fakes import any_shape, loaded_version, signature, tensor
+from service.errors import InvalidRequest
+from service.tensors.signature import DEFAULT_SIGNATURE
+from tests.unit.service.fakes import loaded_version, signature, tensor
+from tests.unit.service.scored import WITHOUT_SCORE, scored_version
+
+
+def test_unknown_signature() -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        scored_version().signature("other")
+    assert str(raised.value) == "Serving signature key \"other\" not found; model has 'scored', 'serving_default'"
+
+
+def test_default_signature_runs_the_scored_one() -> None:
+    assert scored_version().signature_to_run(DEFAULT_SIGNATURE) == "scored"
+    assert scored_version().signature_to_run("other") == "other"
+    assert scored_version(WITHOUT_SCORE).signature_to_run(DEFAULT_SIGNATURE) == DEFAULT_SIGNATURE
 
 
 @pytest.mark.parametrize(
-    ("outputs", "labels", "expected"),
+    ("dtype", "shape", "takes_strings", "takes_pictures"),
     [
-        ({"y": tensor("DT_FLOAT", -1, 2)}, ("a", "b"), "y"),
-        ({"y": tensor("DT_FLOAT", -1, 2)}, (), None),
-        ({"y": tensor("DT_FLOAT", -1, 3)}, ("a", "b"), None),
-        ({"y": tensor("DT_FLOAT", 2)}, ("a", "b"), None),
-        ({"y": tensor("DT_FLOAT", -1, 1, 2)}, ("a", "b"), None),
-        ({"y": any_shape("DT_FLOAT")}, ("a", "b"), None),
-        ({"y": tensor("DT_FLOAT", -1, 2), "z": tensor("DT_FLOAT", -1, 8)}, ("a", "b"), "y"),
-        ({"y": tensor("DT_FLOAT", -1, 2), "z": tensor("DT_FLOAT", -1, 2)}, ("a", "b"), None),
-        ({"y": tensor("DT_STRING", -1, 2)}, ("a", "b"), None),
-        ({"y": tensor("DT_STRING", -1, 2), "z": tensor("DT_FLOAT", -1, 2)}, ("a", "b"), "z"),
+        ("DT_FLOAT", (-1,), False, False),
+        ("DT_STRING", (-1,), True, False),
+        ("DT_UINT8", (-1, 8, 8, 3), False, True),
     ],
 )
-def test_label_output(outputs: dict[str, object], labels: tuple[str, ...], expected: str | None) -> None:
-    of = signature({"x": any_shape("DT_FLOAT")}, outputs)  # type: ignore[arg-type]
-    assert loaded_version(of, config=ServingConfig(labels=labels)).label_output("serving_default") == expected
+def test_kinds_of_inputs(dtype: str, shape: tuple[int, ...], takes_strings: bool, takes_pictures: bool) -> None:
+    loaded = loaded_version(signature({"x": tensor(dtype, *shape)}))
+    assert (loaded.takes_strings, loaded.takes_pictures) == (takes_strings, takes_pictures)

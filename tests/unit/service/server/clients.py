@@ -2,22 +2,27 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service.http import Request, Response
+from service.server.admission import Admit
 from service.server.connection import Connections, HttpConnection
 from tests.unit.service.fakes import FakeTransport
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+SLOW = GET.replace(b"/ ", b"/slow ")
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 @dataclass
 class Echo:
-    """Answers with what was asked; what asks for /slow gets its answer when the test says so."""
+    """A dispatcher that responds with target and body. Requests for /slow wait for `Client.respond`."""
 
     requests: list[Request] = field(default_factory=list)
     slow: "list[asyncio.Future[Response]]" = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
 
     def dispatch(self, request: Request) -> "Response | asyncio.Future[Response]":
         self.requests.append(request)
@@ -30,7 +35,7 @@ class Echo:
         return rejection
 
     def count_rejected(self, reason: str) -> None:
-        self.refusals.append(reason)
+        self.rejected.append(reason)
 
 
 @dataclass
@@ -45,24 +50,34 @@ class Client:
     def later(self, seconds: float) -> None:
         self.connection.sweep(time.monotonic() + seconds)
 
-    @property
-    def statuses(self) -> list[int]:
-        return [int(part[:3]) for part in self.transport.written.split(b"HTTP/1.1 ")[1:]]
-
     def leave(self) -> None:
         self.connection.connection_lost(None)
+
+    async def respond(self, number: int = 0) -> None:
+        self.echo.slow[number].set_result(Response(200, b"slow"))
+        await asyncio.sleep(0)
+
+    @property
+    def received(self) -> bytes:
+        return self.transport.written
+
+    @property
+    def statuses(self) -> list[int]:
+        return [int(part[:3]) for part in self.received.split(b"HTTP/1.1 ")[1:]]
 
     @property
     def is_closed(self) -> bool:
         return self.transport.is_closing()
 
 
-def connect(max_body_bytes: int = 100, connections: Connections | None = None) -> Client:
-    echo = Echo()
-    connection = HttpConnection(
-        echo, Connections() if connections is None else connections, max_body_bytes, lambda _request: None
-    )
-    transport = FakeTransport()
+def connect(
+    max_body_bytes: int = 100,
+    connections: Connections | None = None,
+    admit: Admit = lambda _request: None,
+    kind: Callable[..., HttpConnection] = HttpConnection,
+) -> Client:
+    echo, transport = Echo(), FakeTransport()
+    connection = kind(echo, Connections() if connections is None else connections, max_body_bytes, admit)
     connection.connection_made(transport)
     return Client(echo, transport, connection)
 

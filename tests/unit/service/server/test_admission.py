@@ -1,112 +1,85 @@
-"""Who gets in by which port, over a connection of the server."""
-
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from prometheus_client import CollectorRegistry
 
-from service import App, create_app
+from service import create_app
 from service.api import routes
-from service.http import Request, Response
-from service.server.connection import Connections, HttpConnection
+from service.http import Response
+from service.inference.context import RequestContext
+from service.metrics.definitions import Metrics
+from service.server.admission import MAX_REJECTION_SHARE, MAX_SAVED_SECONDS, REJECTION_SECONDS, Rejections
 from service.settings import Settings
-from tests.unit.service.fakes import FakeTransport
+from tests.unit.service.fakes import request
 
-PREDICT, ADMIN = "of-alice", "of-bob"
+PREDICT, ADMIN = {"X-API-Key": "of-alice"}, {"X-API-Key": "of-bob"}
 KEYS = "\n".join(
     f'[keys.{name}]\nsha256 = "{hashlib.sha256(key.encode()).hexdigest()}"\nscope = "{scope}"'
-    for name, key, scope in (("alice", PREDICT, "predict"), ("bob", ADMIN, "admin"))
+    for name, key, scope in (("alice", "of-alice", "predict"), ("bob", "of-bob", "admin"))
 )
 MAIN, OPERATIONS = 0, 1
 HEALTH = ("/v2/health/live", "/v2/health/ready")
 METRICS = ("/metrics", "/monitoring/prometheus/metrics")
+ADMITTED = Response(200, b"")
 
 
-@dataclass
-class Inside:
-    """Responds to what is admitted."""
+class Ports:
+    """The main port of a service, and that for operations."""
 
-    requests: list[Request] = field(default_factory=list)
+    def __init__(self, settings: Settings) -> None:
+        self._app = create_app(settings)
 
-    def dispatch(self, request: Request) -> Response:
-        self.requests.append(request)
-        return Response(200, b"inside")
-
-    def reject(self, rejection: Response, request: Request) -> Response:
-        return rejection
-
-    def count_rejected(self, reason: str) -> None: ...
-
-
-@dataclass
-class House:
-    app: App
-    inside: Inside = field(default_factory=Inside)
-
-    def connect(self, port: int = MAIN) -> tuple[HttpConnection, FakeTransport]:
-        connection = HttpConnection(self.inside, Connections(), 1000, self.app.admits[port])
-        transport = FakeTransport()
-        connection.connection_made(transport)
-        return connection, transport
-
-    def ask(
-        self, path: str, headers: Mapping[str, str] | None = None, port: int = MAIN, body: bytes = b"body"
-    ) -> "Got":
-        connection, transport = self.connect(port)
+    def admit(
+        self, path: str, headers: dict[str, str] | None = None, *, port: int = MAIN, body: bytes = b"body"
+    ) -> Response:
         method = "GET" if routes.find("GET", path.encode()) else "POST"
-        lines = [f"Content-Length: {len(body)}", *map(": ".join, (headers or {}).items())]
-        connection.data_received(
-            "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *lines]).encode() + b"\r\n\r\n" + body
-        )
-        head, _, body = transport.written.partition(b"\r\n\r\n")
-        return Got(int(head.split()[1]), head.decode(), body)
+        own = {name.lower().encode(): value.encode() for name, value in (headers or {}).items()}
+        length = {b"content-length": b"%d" % len(body)}
+        self.request = request(path.encode(), body, method=method, headers=length | own)
+        return self._app.admits[port](self.request) or ADMITTED
+
+    def statuses(self, times: int, path: str, headers: dict[str, str] | None = None) -> list[int]:
+        return [self.admit(path, headers).status for _ in range(times)]
 
     def rejected(self, reason: str) -> float | None:
-        value: float | None = self.app.metrics.registry.get_sample_value("serving_rejected_total", {"reason": reason})
+        value: float | None = self._app.metrics.registry.get_sample_value("serving_rejected_total", {"reason": reason})
         return value
 
 
-@dataclass
-class Got:
-    status: int
-    head: str
-    body: bytes
-
-
 @pytest.fixture
-def build(tmp_path: Path) -> Callable[..., House]:
-    def make(*, keys: bool = True, **settings: Any) -> House:
+def build(tmp_path: Path) -> Callable[..., Ports]:
+    def make(keys: str = KEYS, **settings: Any) -> Ports:
         if keys:
-            (tmp_path / "keys.toml").write_text(KEYS)
+            (tmp_path / "keys.toml").write_text(keys)
             settings["api_keys_file"] = str(tmp_path / "keys.toml")
-        return House(create_app(Settings(models=tmp_path, **settings)))
+        return Ports(Settings(models=tmp_path, **settings))
 
     return make
 
 
 @pytest.fixture
-def house(build: Callable[..., House]) -> House:
+def ports(build: Callable[..., Ports]) -> Ports:
     return build()
 
 
 @pytest.mark.parametrize(
     "headers",
     [
-        {"Authorization": f"Bearer {PREDICT}"},
-        {"authorization": f"bearer  {PREDICT}"},
-        {"X-API-Key": PREDICT},
-        {"x-api-key": PREDICT, "Authorization": "Basic eDp5"},
+        {"Authorization": "Bearer of-alice"},
+        {"Authorization": "bearer  of-alice"},
+        PREDICT,
+        {**PREDICT, "Authorization": "Basic eDp5"},
     ],
 )
-def test_who_has_a_key_gets_in(house: House, headers: dict[str, str]) -> None:
-    assert house.ask("/v1/models/m:predict", headers).status == 200
-    assert house.inside.requests[0].body == b"body"
+def test_key_is_admitted(ports: Ports, headers: dict[str, str]) -> None:
+    assert ports.admit("/v1/models/m:predict", headers) is ADMITTED
+    assert ports.request.key_name == "alice"
 
 
 @pytest.mark.parametrize(
@@ -115,27 +88,26 @@ def test_who_has_a_key_gets_in(house: House, headers: dict[str, str]) -> None:
         {},
         {"Authorization": "Bearer"},
         {"Authorization": "Bearer "},
-        {"Authorization": PREDICT},
-        {"Authorization": f"Basic {PREDICT}"},
-        {"Authorization": f"Bearer{PREDICT}"},
-        {"Authorization": f"Bearer {PREDICT}x"},
-        {"Authorization": f"Bearer {PREDICT},Bearer {PREDICT}"},
-        {"X-API-Key": "wrong", "Authorization": f"Bearer {PREDICT}"},
-        {"X-API-Key": hashlib.sha256(PREDICT.encode()).hexdigest()},
-        {"X_API_Key": PREDICT},
-        {"Cookie": f"key={PREDICT}"},
+        {"Authorization": "of-alice"},
+        {"Authorization": "Basic of-alice"},
+        {"Authorization": "Bearerof-alice"},
+        {"Authorization": "Bearer of-alicex"},
+        {"Authorization": "Bearer of-alice,Bearer of-alice"},
+        {"X-API-Key": "wrong", "Authorization": "Bearer of-alice"},
+        {"X-API-Key": hashlib.sha256(b"of-alice").hexdigest()},
+        {"X_API_Key": "of-alice"},
+        {"Cookie": "key=of-alice"},
     ],
 )
-def test_who_has_none_is_told_the_same_whatever_came_and_nothing_gets_in(house: House, headers: dict[str, str]) -> None:
-    for path in ("/v1/models/m:predict", "/v2", "/playground/models", "/nowhere", f"/v2?key={PREDICT}"):
-        got = house.ask(path, headers)
-        assert got.status == 401
-        assert '\r\nwww-authenticate: Bearer realm="models"' in got.head
-        assert orjson.loads(got.body) == {
+def test_no_valid_key_is_401(ports: Ports, headers: dict[str, str]) -> None:
+    for path in ("/v1/models/m:predict", "/v2", "/playground/models", "/nowhere", "/v2?key=of-alice"):
+        rejection = ports.admit(path, headers)
+        assert rejection.status == 401
+        assert rejection.headers == (("www-authenticate", 'Bearer realm="models"'),)
+        assert orjson.loads(rejection.body) == {
             "error": "this needs an API key that counts, as Authorization: Bearer <key> or X-API-Key: <key>"
         }
-    assert house.inside.requests == []
-    assert house.rejected("unauthorized") == 5
+    assert ports.rejected("unauthorized") == 5
 
 
 @pytest.mark.parametrize(
@@ -145,147 +117,160 @@ def test_who_has_none_is_told_the_same_whatever_came_and_nothing_gets_in(house: 
         "/v2/repository/models/m/unload?a=b",
         "/v2/repository/%6dodels/m/load",
         "/v2/repository%2Fmodels%2Fm%2Fload",
-        "http://x/v2/repository/models/m/load",
     ],
 )
-def test_to_load_and_unload_takes_a_key_for_that_however_the_path_is_written(house: House, path: str) -> None:
-    got = house.ask(path, {"X-API-Key": PREDICT})
-    assert (got.status, house.rejected("forbidden")) == (403, 1)
-    assert b"needs the scope admin" in got.body
-    assert house.ask(path, {"X-API-Key": ADMIN}).status == 200
+def test_load_and_unload_need_the_scope_admin(ports: Ports, path: str) -> None:
+    rejection = ports.admit(path, PREDICT)
+    assert (rejection.status, ports.rejected("forbidden"), ports.request.key_name) == (403, 1, "alice")
+    assert b"needs the scope admin" in rejection.body
+    assert ports.admit(path, ADMIN) is ADMITTED
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v2/repository/index", "/v2/models/m/infer"])
-def test_who_may_load_may_do_all_else(house: House, path: str) -> None:
-    assert house.ask(path, {"X-API-Key": ADMIN}).status == 200
+def test_scope_admin_may_predict(ports: Ports, path: str) -> None:
+    assert ports.admit(path, ADMIN) is ADMITTED
 
 
 @pytest.mark.parametrize("path", [*HEALTH, *METRICS, "/metrics?a=b", "/", "/static/main.js", "/docs", "/openapi.json"])
-def test_health_metrics_and_pages_need_no_key_unless_a_body_comes_with_it(house: House, path: str) -> None:
-    assert house.ask(path, body=b"").status == 200
-    assert house.ask(path).status == 401
-    assert house.ask(path, {"X-API-Key": PREDICT}).status == 200
+def test_health_metrics_and_pages_need_no_key_unless_they_have_a_body(ports: Ports, path: str) -> None:
+    assert ports.admit(path, body=b"") is ADMITTED
+    assert ports.admit(path).status == 401
+    assert ports.admit(path, PREDICT) is ADMITTED
 
 
 @pytest.mark.parametrize(
     "path", ["/metrics/", "//metrics", "/v2/health", "/v2/health/ready/x", "/METRICS", "//", "/static", "/%2fstatic/"]
 )
-def test_what_only_looks_like_them_needs_a_key(house: House, path: str) -> None:
-    assert house.ask(path, body=b"").status == 401
+def test_similar_paths_need_a_key(ports: Ports, path: str) -> None:
+    assert ports.admit(path, body=b"").status == 401
 
 
-@pytest.mark.parametrize("keys", [True, False])
-def test_health_and_metrics_on_a_port_of_their_own_are_answered_there_and_nothing_else_is(
-    build: Callable[..., House], keys: bool
-) -> None:
-    house = build(keys=keys, operations_port=1234)
+@pytest.mark.parametrize("keys", [KEYS, ""])
+def test_port_for_operations_has_health_and_metrics_alone(build: Callable[..., Ports], keys: str) -> None:
+    ports = build(keys, operations_port=1234)
     for path in (*HEALTH, *METRICS):
-        assert house.ask(path, port=OPERATIONS, body=b"").status == 200
-        assert house.ask(path, port=OPERATIONS).status == 404
+        assert ports.admit(path, port=OPERATIONS, body=b"") is ADMITTED
+        assert ports.admit(path, port=OPERATIONS).status == 404
     for path in ("/v1/models/m:predict", "/v2", "/"):
-        assert house.ask(path, {"X-API-Key": ADMIN}, port=OPERATIONS).status == 404
+        assert ports.admit(path, ADMIN, port=OPERATIONS).status == 404
 
 
-def test_then_the_main_port_has_no_metrics_and_health_for_who_has_a_key(build: Callable[..., House]) -> None:
-    house = build(operations_port=1234)
+def test_main_port_beside_it_has_no_metrics_and_health_for_keys(build: Callable[..., Ports]) -> None:
+    ports = build(operations_port=1234)
     for path in (*METRICS, "/%6detrics"):
-        assert house.ask(path).status == 401
-        got = house.ask(path, {"X-API-Key": ADMIN})
-        assert (got.status, got.body) == (404, b'{"error":"no such route"}')
+        assert ports.admit(path).status == 401
+        rejection = ports.admit(path, ADMIN)
+        assert (rejection.status, rejection.body) == (404, b'{"error":"no such route"}')
     for path in HEALTH:
-        assert house.ask(path, body=b"").status == 401
-        assert house.ask(path, {"X-API-Key": PREDICT}).status == 200
+        assert ports.admit(path, body=b"").status == 401
+        assert ports.admit(path, PREDICT) is ADMITTED
 
 
-def test_then_and_without_keys_the_main_port_has_health_for_everybody(build: Callable[..., House]) -> None:
-    house = build(keys=False, operations_port=1234)
-    assert [house.ask(path).status for path in ("/v2/health/live", "/v1/models", "/metrics")] == [200, 200, 404]
+def test_main_port_beside_it_without_keys(build: Callable[..., Ports]) -> None:
+    ports = build("", operations_port=1234)
+    assert [ports.admit(path).status for path in ("/v2/health/live", "/v1/models", "/metrics")] == [200, 200, 404]
 
 
-def test_a_key_gets_in_as_often_as_its_limit_says_and_others_have_their_own(build: Callable[..., House]) -> None:
-    house = build(rate_limit="2/hour")
-    assert [house.ask("/v2", {"X-API-Key": PREDICT}).status for _ in range(3)] == [200, 200, 429]
-    got = house.ask("/v1/models", {"X-API-Key": PREDICT})
-    assert (got.status, len(house.inside.requests)) == (429, 2)
-    assert re.search(r"\r\nretry-after: 3(600|59\d)$", got.head)
-    assert b"no more than 2 requests in 3600 s are taken; come again in 3" in got.body
-    assert house.rejected("rate_limited") == 2
-    assert house.ask("/v2", {"X-API-Key": ADMIN}).status == 200
+def test_rate_limit_is_per_key(build: Callable[..., Ports]) -> None:
+    ports = build(rate_limit="2/hour")
+    assert ports.statuses(3, "/v2", PREDICT) == [200, 200, 429]
+    rejection = ports.admit("/v1/models", PREDICT)
+    assert rejection.status == 429
+    ((name, seconds),) = rejection.headers
+    assert name == "retry-after"
+    assert re.fullmatch(r"3(600|59\d)", seconds)
+    assert b"no more than 2 requests in 3600 s are taken; come again in 3" in rejection.body
+    assert ports.rejected("rate_limited") == 2
+    assert ports.admit("/v2", ADMIN) is ADMITTED
 
 
-def test_what_is_refused_or_needs_no_key_does_not_count(build: Callable[..., House]) -> None:
-    house = build(rate_limit="1/hour")
+def test_rejected_and_open_requests_do_not_count(build: Callable[..., Ports]) -> None:
+    ports = build(rate_limit="1/hour")
     for headers in ({"X-API-Key": "wrong"}, {}):
-        assert house.ask("/v2", headers).status == 401
-    assert house.ask("/v2/repository/models/m/load", {"X-API-Key": PREDICT}).status == 403
+        assert ports.admit("/v2", headers).status == 401
+    assert ports.admit("/v2/repository/models/m/load", PREDICT).status == 403
     for _ in range(3):
-        assert house.ask("/metrics", {"X-API-Key": PREDICT}, body=b"").status == 200
-    assert house.ask("/v2", {"X-API-Key": PREDICT}).status == 200
+        assert ports.admit("/metrics", PREDICT, body=b"") is ADMITTED
+    assert ports.admit("/v2", PREDICT) is ADMITTED
 
 
 @pytest.mark.parametrize(("limit", "statuses"), [("1/hour", [200, 429, 429]), ("", [200, 200, 200])])
-def test_a_key_may_have_a_limit_of_its_own(
-    build: Callable[..., House], tmp_path: Path, limit: str, statuses: list[int]
-) -> None:
-    (tmp_path / "own.toml").write_text(f'{KEYS}\nrate_limit = "{limit}"')
-    house = build(keys=False, rate_limit="2/hour", api_keys_file=str(tmp_path / "own.toml"))
-    assert [house.ask("/v2", {"X-API-Key": ADMIN}).status for _ in range(3)] == statuses
-    assert [house.ask("/v2", {"X-API-Key": PREDICT}).status for _ in range(3)] == [200, 200, 429]
+def test_key_may_have_its_own_rate_limit(build: Callable[..., Ports], limit: str, statuses: list[int]) -> None:
+    ports = build(f'{KEYS}\nrate_limit = "{limit}"', rate_limit="2/hour")
+    assert ports.statuses(3, "/v2", ADMIN) == statuses
+    assert ports.statuses(3, "/v2", PREDICT) == [200, 200, 429]
 
 
-def test_without_keys_the_limit_is_for_all_clients_together(build: Callable[..., House]) -> None:
-    house = build(keys=False, rate_limit="2/hour")
-    assert [house.ask("/v2").status for _ in range(3)] == [200, 200, 429]
-    assert house.ask("/v2/health/ready", body=b"").status == 200
+def test_rate_limit_without_keys_is_for_all_clients(build: Callable[..., Ports]) -> None:
+    ports = build("", rate_limit="2/hour")
+    assert ports.statuses(3, "/v2") == [200, 200, 429]
+    assert ports.admit("/v2/health/ready", body=b"") is ADMITTED
 
 
-def test_it_is_known_whose_key_a_request_came_with_also_where_it_is_refused(house: House) -> None:
-    logged: list[tuple[str, int]] = []
+# The rate of rejections
 
-    def log(request: Request, status: int, _body_bytes: int) -> None:
-        logged.append((request.key_name, status))
-
-    connection = HttpConnection(house.inside, Connections(), 10, house.app.admits[MAIN], log)
-    connection.connection_made(FakeTransport())
-    for path, length in (("/v2", 0), ("/v2/repository/models/m/load", 0), ("/v2", 11)):
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\nX-API-Key: {PREDICT}\r\n\r\n"
-        connection.data_received(head.encode())
-    assert logged == [("alice", 200), ("alice", 403), ("", 413)]
+AT_ONCE = int(MAX_SAVED_SECONDS / REJECTION_SECONDS)
+# More than there is time for within ten seconds.
+MANY = AT_ONCE + int(10 * MAX_REJECTION_SHARE / REJECTION_SECONDS)
 
 
-@pytest.mark.parametrize("framing", ["Content-Length: 400", "Transfer-Encoding: chunked"])
-def test_the_body_of_who_does_not_get_in_is_not_kept_and_the_connection_is(house: House, framing: str) -> None:
-    connection, transport = house.connect()
-    connection.data_received(f"POST /v2 HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode())
-    assert transport.written == b""
-    if "chunked" in framing:
-        connection.data_received(b"190\r\n")
-    connection.data_received(b"x" * 400)
-    assert connection._parser._body == b""
-    if "chunked" in framing:
-        connection.data_received(b"\r\n0\r\n\r\n")
-    assert transport.written.startswith(b"HTTP/1.1 401 ")
-    assert not transport.is_closing()
-    connection.data_received(f"GET /v2 HTTP/1.1\r\nHost: x\r\nX-API-Key: {PREDICT}\r\n\r\n".encode())
-    assert transport.written.endswith(b"inside")
+def context(body_bytes: int = 0) -> RequestContext:
+    return RequestContext({}, body_bytes)
 
 
-def test_who_waits_to_be_told_is_told_at_once(house: House) -> None:
-    connection, transport = house.connect()
-    connection.data_received(b"POST /v2 HTTP/1.1\r\nHost: x\r\nContent-Length: 400\r\nExpect: 100-continue\r\n\r\n")
-    assert transport.written.startswith(b"HTTP/1.1 401 ")
-    assert b"\r\nconnection: close\r\n" in transport.written
-    connection.data_received(b"x" * 400)
-    assert transport.is_closing()
-    assert house.inside.requests == []
+def waiting(responses: "list[Response | asyncio.Future[Response]]") -> "list[asyncio.Future[Response]]":
+    """Those that are futures; they come last."""
+    futures = [response for response in responses if isinstance(response, asyncio.Future)]
+    assert responses[-len(futures) :] == futures
+    return futures
 
 
-def test_pipelined_refusals_are_answered_in_their_order(house: House) -> None:
-    async def scenario() -> None:
-        connection, transport = house.connect()
-        keyed = f"GET /v2 HTTP/1.1\r\nHost: x\r\nX-API-Key: {PREDICT}\r\n\r\n".encode()
-        connection.data_received(keyed + b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n" + keyed)
-        statuses = [part[:3] for part in transport.written.split(b"HTTP/1.1 ")[1:]]
-        assert statuses == [b"200", b"401", b"200"]
+async def test_some_rejections_are_sent_at_once_and_the_others_later(page: CollectorRegistry) -> None:
+    rejections = Rejections(Metrics(page))
+    responses = [rejections.queue_full(context(), "no") for _ in range(MANY)]
+    later = waiting(responses)
+    assert AT_ONCE <= len(responses) - len(later) < MANY
+    first = await later[0]
+    assert (first.status, first.body, first.headers) == (429, b'{"error":"no"}', (("retry-after", "1"),))
+    assert not later[-1].done()
+    assert page.get_sample_value("serving_rejected_total", {"reason": "queue_full"}) == MANY
 
-    asyncio.run(scenario())
+
+async def test_all_rejections_share_one_queue(page: CollectorRegistry) -> None:
+    rejections = Rejections(Metrics(page))
+    unauthorized = Response(401, b"no key")
+    responses = [rejections.respond(context(), unauthorized) for _ in range(MANY)]
+    assert responses[:AT_ONCE] == [unauthorized] * AT_ONCE
+    behind = rejections.queue_full(context(), "no")
+    assert isinstance(behind, asyncio.Future)
+    assert await waiting(responses)[0] is unauthorized
+    assert not behind.done()
+    # Admission has counted the others.
+    assert page.get_sample_value("serving_rejected_total", {"reason": "queue_full"}) == 1
+
+
+async def test_rejections_of_clients_that_left_cost_nothing(page: CollectorRegistry) -> None:
+    rejections = Rejections(Metrics(page))
+    later = waiting([rejections.queue_full(context(), "no") for _ in range(MANY)])
+    for response in later[:-1]:
+        response.cancel()
+    assert (await asyncio.wait_for(later[-1], 5)).status == 429
+
+
+async def test_waiting_client_is_rejected_in_the_same_queue(page: CollectorRegistry) -> None:
+    rejections = Rejections(Metrics(page))
+    response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+    rejections.settle_queue_full(response, context(), "not in time")
+    behind = rejections.queue_full(context(), "no")
+    assert isinstance(behind, asyncio.Future)
+    assert (await response).body == b'{"error":"not in time"}'
+    await behind
+    assert page.get_sample_value("serving_rejected_total", {"reason": "queue_full"}) == 2
+
+
+async def test_bodies_of_any_length_are_rejected(page: CollectorRegistry) -> None:
+    rejections = Rejections(Metrics(page))
+    first, second = (rejections.queue_full(context(10**9), "no") for _ in range(2))
+    assert isinstance(first, Response)
+    assert isinstance(second, asyncio.Future)
+    assert (await second).status == 429

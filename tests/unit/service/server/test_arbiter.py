@@ -23,12 +23,12 @@ class FakeApp:
     cfg: Any = field(default_factory=Config)
 
 
-def wait_until_it_has_ended(child: Forked) -> None:
+def wait_until_ended(child: Forked) -> None:
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
 
 
 def abort() -> None:
-    # pytest's own would tell of it.
+    # pytest's own would report it.
     faulthandler.disable()
     os.abort()
 
@@ -41,21 +41,21 @@ def abort() -> None:
         (lambda _go: abort(), Ending(signal=signal.SIGABRT)),
     ],
 )
-def test_how_a_worker_ended_is_known_and_it_can_still_be_waited_for(work: Any, expected: Ending) -> None:
+def test_ending_of_a_worker_is_read_and_left_to_gunicorn(work: Any, expected: Ending) -> None:
     child = Forked(work)
-    wait_until_it_has_ended(child)
+    wait_until_ended(child)
     assert _ending(child.pid) == expected
     assert child.join() != 0
 
 
-def test_of_a_worker_that_lives_or_is_no_more_nothing_is_known() -> None:
+def test_ending_is_unknown_before_and_after() -> None:
     child = Forked(lambda _go: signal.pause())
     assert _ending(child.pid) == Ending()
     child.kill()
     assert _ending(child.pid) == Ending()
 
 
-def test_a_worker_has_all_that_gunicorns_own_has() -> None:
+def test_worker_has_all_attributes_of_gunicorns() -> None:
     arguments: Any = (1, os.getpid(), [], FakeApp(), 60.0, Config(), None)
     expected, found = Worker(*arguments), LoopWorker(*arguments)
     assert vars(expected).keys() == vars(found).keys() - {"slot", "ending"}
@@ -67,16 +67,16 @@ def test_a_worker_has_all_that_gunicorns_own_has() -> None:
         worker.tmp.close()
 
 
-def test_a_worker_is_known_to_live_by_its_heartbeat() -> None:
+def test_heartbeat() -> None:
     memory = SharedMemory()
     heartbeat = Heartbeat(memory, 2)
-    assert heartbeat.last_update() == inf, "it may take its time to begin"
+    assert heartbeat.last_update() == inf
     assert Forked(lambda _go: heartbeat.notify()).join() == 0
     assert 0 <= time.monotonic() - heartbeat.last_update() < 60
     heartbeat.close()
 
 
-def test_what_a_worker_wrote_when_it_crashed_is_read_by_the_first_process() -> None:
+def test_crash_report_is_read_by_the_first_process() -> None:
     heartbeat = Heartbeat(SharedMemory(), 0)
     assert Forked(lambda _go: os.write(heartbeat.fileno(), b"Fatal Python error")).join() == 0
     # Another worker that begins has no need of the file.
@@ -86,11 +86,11 @@ def test_what_a_worker_wrote_when_it_crashed_is_read_by_the_first_process() -> N
     heartbeat.close()
 
 
-def test_the_slot_of_a_worker_that_ended_is_taken_by_the_next() -> None:
+def test_slot_of_an_ended_worker_is_taken_by_the_next() -> None:
     app = FakeApp()
     arbiter = ServiceArbiter.__new__(ServiceArbiter)
     arbiter._memory, ended = app.memory, []
-    arbiter._deaths = type("FakeDeaths", (), {"worker_ended": lambda _self, *told: ended.append(told)})()
+    arbiter._deaths = type("FakeDeaths", (), {"worker_ended": lambda _self, *ending: ended.append(ending)})()
     workers = [LoopWorker(age, os.getpid(), [], app, 60.0, Config(), None) for age in (1, 2)]
     assert [worker.slot for worker in workers] == [0, 1]
     app.memory.enter(0)

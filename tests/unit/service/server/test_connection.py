@@ -4,84 +4,48 @@ import asyncio
 import errno
 import gc
 import re
+import resource
 import socket
 import time
-import tracemalloc
 import weakref
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from functools import partial
 
 import pytest
 
-from service.http import Response
-from service.server import connection as protocol
-from service.server import connection as waits
-from service.server import parser
-from service.server.connection import Connections
-from tests.unit.service.server.clients import GET, connect, post
+from service.http import Request, Response, error_response
+from service.security.cors import Cors
+from service.server.admission import Admit
+from service.server.connection import (
+    BODY_SECONDS,
+    CLIENT_LEFT,
+    DISCARD_SECONDS,
+    HEAD_SECONDS,
+    MAX_PIPELINED,
+    MAX_REJECTED_CONNECTIONS,
+    MIN_BYTES_PER_SECOND,
+    OTHER_FILES,
+    WRITE_SECONDS,
+    Connections,
+    CorsConnection,
+    HttpConnection,
+    affordable_connections,
+)
+from service.server.parser import MAX_HEAD_BYTES
+from tests.unit.service.fakes import FakeTransport
+from tests.unit.service.server.clients import CHUNKED, GET, HEAD, SLOW, Client, Echo, connect, post
+
+KEEP_ALIVE_SECONDS = 600
+EXPECT = b"Expect: 100-continue"
+CLOSE = GET.replace(b"Host", b"Connection: close\r\nHost")
+KEYED = GET.replace(b"Host", b"X-API-Key: a\r\nHost")
 
 
-def test_an_answer_carries_its_date() -> None:
-    client = connect()
-    client.send(GET)
-    (date,) = re.findall(rb"\r\ndate: (.+)\r\n", client.transport.written)
-    assert parsedate_to_datetime(date.decode()).tzinfo is not None
+def only_keyed(request: Request) -> Response | None:
+    return None if b"x-api-key" in request.headers else error_response(401, "no key")
 
 
-def test_a_request_is_answered_and_the_connection_kept() -> None:
-    client = connect()
-    client.send(post(b"body"))
-    assert client.transport.written.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert client.transport.written.endswith(b"\r\n\r\n/ body")
-    assert not client.is_closed
-
-
-@pytest.mark.parametrize("size", [1, 2, 7])
-def test_a_request_may_come_in_pieces_of_any_size(size: int) -> None:
-    client = connect()
-    data = post(b"body", path=b"/" + b"long" * 20)
-    for start in range(0, len(data), size):
-        client.send(data[start : start + size])
-    assert client.transport.written.endswith(b"/" + b"long" * 20 + b" body")
-
-
-def test_a_chunked_body_is_put_together() -> None:
-    client = connect()
-    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
-    assert client.echo.requests[0].body == b"abcde"
-
-
-def test_a_client_that_asks_may_go_on_is_told_so() -> None:
-    client = connect()
-    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n")
-    assert client.transport.written == b"HTTP/1.1 100 Continue\r\n\r\n"
-    client.send(b"x")
-    assert client.statuses == [100, 200]
-
-
-def test_nobody_is_told_to_go_on_before_the_answers_before() -> None:
-    async def scenario() -> None:
-        client = connect()
-        client.send(GET.replace(b"/ ", b"/slow ") + post(b"body", b"Expect: 100-continue")[:-4])
-        assert client.transport.written == b""
-        client.echo.slow[0].set_result(Response(200, b"slow"))
-        client.send(b"body")
-        await asyncio.sleep(0)
-        assert client.statuses == [200, 200]
-
-    asyncio.run(scenario())
-
-
-def test_nobody_is_told_to_go_on_behind_the_last_answer() -> None:
-    client = connect()
-    client.send(GET.replace(b"Host", b"Connection: close\r\nHost") + post(b"body", b"Expect: 100-continue"))
-    assert client.statuses == [200]
-
-
-def test_a_client_that_asks_with_too_long_a_body_is_not_told_to_go_on() -> None:
-    client = connect()
-    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 101\r\nExpect: 100-continue\r\n\r\n")
-    assert client.statuses == [413]
+# Requests and responses
 
 
 @pytest.mark.parametrize(
@@ -93,387 +57,343 @@ def test_a_client_that_asks_with_too_long_a_body_is_not_told_to_go_on() -> None:
         (b"GET / HTTP/1.0", b"Connection: keep-alive\r\n", True),
     ],
 )
-def test_the_connection_is_kept_as_the_client_wants_it(request_line: bytes, header: bytes, is_kept: bool) -> None:
+def test_connection_is_kept_as_the_client_wants(request_line: bytes, header: bytes, is_kept: bool) -> None:
     client = connect()
     client.send(request_line + b"\r\nHost: x\r\n" + header + b"\r\n")
+    assert client.received.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert client.received.endswith(b"\r\n\r\n/ ")
     assert client.is_closed is not is_kept
-    assert (b"connection: close" in client.transport.written) is not is_kept
+    assert (b"connection: close" in client.received) is not is_kept
 
 
-def test_a_head_gets_the_length_of_the_body_and_no_body() -> None:
+def test_long_response_is_encoded() -> None:
     client = connect()
-    client.send(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert b"content-length: 2\r\n" in client.transport.written
-    assert client.transport.written.endswith(b"\r\n\r\n")
+    client.send(post(b"", b"Accept-Encoding: gzip", path=b"/" + b"long" * 500))
+    assert b"\r\ncontent-encoding: gzip\r\n" in client.received
 
 
-def test_an_upgrade_that_nobody_offers_is_answered_as_the_request_it_is() -> None:
-    client = connect()
-    client.send(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-    assert client.statuses == [200]
+async def test_responses_are_reported() -> None:
+    reported: list[tuple[bytes, int, int]] = []
 
+    def report(request: Request, status: int, body_bytes: int) -> None:
+        reported.append((request.target, status, body_bytes))
 
-def test_pipelined_requests_are_answered_in_their_order() -> None:
-    async def scenario() -> None:
-        client = connect()
-        client.send(GET.replace(b"/ ", b"/slow ") + GET.replace(b"/ ", b"/second "))
-        assert client.transport.written == b""
-        client.echo.slow[0].set_result(Response(200, b"slow"))
-        await asyncio.sleep(0)
-        first, second = client.transport.written.index(b"slow"), client.transport.written.index(b"/second")
-        assert first < second
-
-    asyncio.run(scenario())
+    connection = HttpConnection(Echo(), Connections(), 100, only_keyed, report)
+    connection.connection_made(FakeTransport())
+    for data in (KEYED, KEYED.replace(b"GET", b"HEAD"), GET, KEYED.replace(b"/", b"/slow", 1)):
+        connection.data_received(data)
+    connection.connection_lost(None)
+    await asyncio.sleep(0)
+    rejection_bytes = len(b'{"error":"no key"}')
+    assert reported == [(b"/", 200, 2), (b"/", 200, 0), (b"/", 401, rejection_bytes), (b"/slow", CLIENT_LEFT, 0)]
 
 
 @pytest.mark.parametrize(
-    ("refused", "status", "reason"),
+    ("sent", "status", "request_id"),
     [
-        (b"this is not HTTP\r\n\r\n", 400, "malformed"),
-        (post(b"x" * 300), 413, "too_large"),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n\r\nonly its beginning", 413, "too_large"),
-        (b"GET /" + b"x" * parser.MAX_HEAD_BYTES, 431, "head_too_large"),
+        (post(b"", b"X-Request-ID: mine"), 200, b"mine"),
+        (post(b"x" * 101, b"X-Request-ID: mine"), 413, b"mine"),
+        (post(b"body", b"X-Request-ID: mine")[:-1], 408, b"mine"),
+        (GET, 200, rb"[0-9a-f]{16,24}"),
+        (b"nonsense\r\n\r\n", 400, rb"[0-9a-f]{16,24}"),
     ],
 )
-def test_a_refusal_waits_for_the_answers_before_it(refused: bytes, status: int, reason: str) -> None:
-    async def scenario() -> None:
-        client = connect()
-        client.send(GET.replace(b"/ ", b"/slow ") + GET)
-        client.send(refused)
-        client.send(GET)
-        assert client.statuses == []
-        client.echo.slow[0].set_result(Response(200, b"slow"))
-        await asyncio.sleep(0)
-        assert client.statuses == [200, 200, status]
-        client.later(waits.DISCARD_SECONDS + 1)
-        assert client.is_closed
-        assert client.echo.refusals == [reason]
-
-    asyncio.run(scenario())
-
-
-def test_a_connection_that_ends_leaves_nothing_for_the_collector() -> None:
-    gc.disable()
-    try:
-        client = connect()
-        client.send(post(b"body"))
-        client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbo")
-        connection = weakref.ref(client.connection)
-        client.connection.connection_lost(None)
-        del client
-        assert connection() is None
-    finally:
-        gc.enable()
-
-
-def test_a_connection_that_waits_does_not_hold_the_last_body() -> None:
+def test_every_response_has_a_request_id(sent: bytes, status: int, request_id: bytes) -> None:
     client = connect()
-    client.send(post(b"body"))
-    request = client.echo.requests.pop()
-    assert request.body == b"body"
-    held_by = gc.get_referrers(request)
-    assert not [holder for holder in held_by if holder is client.connection or holder is vars(client.connection)]
+    client.send(sent)
+    client.later(BODY_SECONDS + 1)
+    assert client.statuses == [status]
+    assert re.search(rb"\r\nx-request-id: %b\r\n" % request_id, client.received)
 
 
-def test_a_client_that_pipelines_without_end_is_not_read_further() -> None:
-    async def scenario() -> None:
-        client = connect()
-        client.send(GET.replace(b"/ ", b"/slow ") + GET * protocol.MAX_PIPELINED)
-        assert client.transport.is_reading_paused
-        client.echo.slow[0].set_result(Response(200, b"slow"))
-        await asyncio.sleep(0)
-        assert not client.transport.is_reading_paused
-        assert client.statuses == [200] * (1 + protocol.MAX_PIPELINED)
-
-    asyncio.run(scenario())
+# 100 Continue
 
 
-def test_a_client_that_reads_no_answers_gets_no_further_ones() -> None:
+def test_continue() -> None:
     client = connect()
-    client.send(GET)
-    client.connection.pause_writing()
-    client.send(GET)
-    assert client.statuses == [200]
-    client.connection.resume_writing()
+    client.send(post(b"x", EXPECT)[:-1])
+    assert client.received == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.send(b"x")
+    assert client.statuses == [100, 200]
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        (b"POST / HTTP/1.0\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\nx", [200]),
+        (CLOSE + post(b"body", EXPECT), [200]),
+        (post(b"x" * 101, EXPECT)[:-101], [413]),
+    ],
+    ids=["HTTP/1.0", "after the last response", "body too long"],
+)
+def test_no_continue(sent: bytes, statuses: list[int]) -> None:
+    client = connect()
+    client.send(sent)
+    assert client.statuses == statuses
+
+
+async def test_no_continue_before_earlier_responses() -> None:
+    client = connect()
+    client.send(SLOW + post(b"body", EXPECT)[:-4])
+    assert client.received == b""
+    await client.respond()
+    client.send(b"body")
     assert client.statuses == [200, 200]
 
 
-def test_a_client_that_never_reads_is_cut_off() -> None:
+def test_rejection_instead_of_continue_ends_the_connection() -> None:
+    client = connect(admit=only_keyed)
+    client.send(post(b"x" * 90, EXPECT)[:-90])
+    assert client.statuses == [401]
+    assert b"\r\nconnection: close\r\n" in client.received
+    client.send(b"x" * 90)
+    assert client.is_closed
+    assert client.echo.requests == []
+
+
+# Pipelining
+
+
+async def test_pipelined_requests_are_answered_in_order_and_bounded() -> None:
     client = connect()
+    client.send(SLOW + GET * MAX_PIPELINED)
+    assert client.received == b""
+    assert client.transport.is_reading_paused
+    await client.respond()
+    assert not client.transport.is_reading_paused
+    assert client.statuses == [200] * (1 + MAX_PIPELINED)
+    assert client.received.index(b"slow") < client.received.index(b"\r\n\r\n/ ")
+
+
+@pytest.mark.parametrize(
+    ("invalid", "status", "reason"),
+    [
+        (b"this is not HTTP\r\n\r\n", 400, "malformed"),
+        (post(b"x" * 300), 413, "too_large"),
+        (post(b"x" * 300)[:-200], 413, "too_large"),
+        (b"GET /" + b"x" * MAX_HEAD_BYTES, 431, "head_too_large"),
+    ],
+)
+async def test_rejection_waits_for_earlier_responses_and_is_the_last(invalid: bytes, status: int, reason: str) -> None:
+    client = connect()
+    client.send(SLOW + GET)
+    client.send(invalid)
     client.send(GET)
-    client.connection.pause_writing()
-    client.later(waits.WRITE_SECONDS + 1)
+    assert client.statuses == []
+    await client.respond()
+    assert client.statuses == [200, 200, status]
+    client.later(DISCARD_SECONDS + 1)
     assert client.is_closed
+    assert client.echo.rejected == [reason]
 
 
 @pytest.mark.parametrize(
-    "data",
-    [b"\x16\x03\x01\x02\x00", b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nHost x\r\n\r\n"],
-)
-def test_what_is_not_http_is_told_so_and_cut_off(data: bytes) -> None:
-    client = connect()
-    client.send(data)
-    assert client.statuses == [400]
-    assert b"Malformed request" in client.transport.written
-    assert client.is_closed
-    assert client.echo.refusals == ["malformed"]
-
-
-@pytest.mark.parametrize(
-    "headers",
+    ("head", "body"),
     [
-        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
-        b"Content-Length: 5\r\nContent-Length: 6\r\n",
-        b"Content-Length: -5\r\n",
-        b"Transfer-Encoding: chunked, identity\r\n",
+        (HEAD + b"Content-Length: 90\r\n\r\n", b"x" * 90),
+        (CHUNKED, b"5a\r\n" + b"x" * 90 + b"\r\n0\r\n\r\n"),
     ],
 )
-def test_a_request_whose_end_is_in_doubt_is_refused(headers: bytes) -> None:
-    client = connect()
-    client.send(b"POST / HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n0\r\n\r\n" + GET)
-    assert client.statuses == [400]
-    assert client.is_closed
-    assert client.echo.requests == []
-
-
-@pytest.mark.parametrize("part", [b"GET /" + b"x" * 70_000, b"GET / HTTP/1.1\r\nA: " + b"x" * 70_000])
-def test_a_head_without_end_is_refused(part: bytes) -> None:
-    client = connect()
-    for start in range(0, len(part), 4096):
-        if not client.is_closed:
-            client.send(part[start : start + 4096])
-    assert client.statuses == [431]
-    assert client.is_closed
-
-
-@pytest.mark.parametrize("target", [b"/" + b"x" * 70_000, b"/"])
-@pytest.mark.parametrize("body", [b"", b"body"])
-def test_a_head_that_is_too_long_is_refused_also_where_it_comes_at_once(target: bytes, body: bytes) -> None:
-    client = connect()
-    client.send(b"POST %b HTTP/1.1\r\nA: %b\r\nContent-Length: %d\r\n\r\n%b" % (target, b"x" * 66_000, len(body), body))
-    assert client.statuses == [431]
-    assert b"the request's head is too long: at most 65536 bytes are taken" in client.transport.written
-    assert client.is_closed
-    assert client.echo.refusals == ["head_too_large"]
-
-
-def test_a_long_body_that_comes_with_its_head_counts_for_no_head() -> None:
-    client = connect(max_body_bytes=100_000)
-    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000)
-    assert client.statuses == [200]
-
-
-HEADERS = b"POST / HTTP/1.1\r\nHost: x\r\n"
-UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
-CHUNKED = HEADERS + b"Transfer-Encoding: chunked\r\n\r\n"
-
-
-@pytest.mark.parametrize("end", [b"Content-Length: 2\r\n\r\nxy", b"", UPGRADE], ids=["whole", "no end", "upgrade"])
-@pytest.mark.parametrize("name", [b"same", b"name%d"])
-def test_a_head_of_too_many_headers_is_refused(name: bytes, end: bytes) -> None:
-    lines = [name % number if b"%" in name else name for number in range(parser.MAX_HEADERS + 1)]
-    client = connect()
-    client.send(HEADERS + b"".join(line + b": x\r\n" for line in lines) + end)
-    assert client.statuses == [431]
-    assert b"too many headers: at most 100 are taken" in client.transport.written
-    assert client.is_closed
-    assert client.echo.refusals == ["head_too_large"]
-
-
-def test_as_many_headers_as_are_taken_are_there() -> None:
-    client = connect()
-    client.send(HEADERS + b"same: x\r\n" * (parser.MAX_HEADERS - 2) + b"Content-Length: 0\r\n\r\n")
-    assert client.echo.requests[0].headers[b"same"] == b",".join([b"x"] * (parser.MAX_HEADERS - 2))
-
-
-def test_a_body_in_pieces_of_one_byte_takes_little_more_than_its_length() -> None:
-    size = 100_000
-    client = connect(max_body_bytes=size)
-    client.send(CHUNKED)
-    tracemalloc.start()
-    try:
-        for _ in range(100):
-            client.send(b"1\r\nx\r\n" * (size // 100))
-        most = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert most < 3 * size
-    client.send(b"0\r\n\r\n")
-    assert client.echo.requests[0].body == b"x" * size
-
-
-def test_many_requests_on_one_connection_do_not_add_up_to_a_long_head() -> None:
-    client = connect()
-    for _ in range(3000):
-        client.send(GET)
-    assert client.statuses == [200] * 3000
-
-
-def test_a_body_that_is_announced_too_long_is_refused_at_once_and_read_to_its_end() -> None:
-    client = connect()
-    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n\r\n")
-    assert client.statuses == [413]
-    assert b"a body of 300 bytes is too long: at most 100 bytes" in client.transport.written
+def test_unadmitted_body_is_not_kept_and_the_connection_is(head: bytes, body: bytes) -> None:
+    connections = Connections()
+    client = connect(connections=connections, admit=only_keyed)
+    client.send(head)
+    client.send(body[:50])
+    assert connections.buffered.now == 0
+    assert client.received == b""
+    client.send(body[50:] + KEYED + GET + KEYED)
+    assert client.statuses == [401, 200, 401, 200]
     assert not client.is_closed
-    client.send(b"x" * 300)
-    assert client.is_closed
-    assert client.echo.requests == []
 
 
-def test_a_chunked_body_that_grows_too_long_is_refused() -> None:
-    client = connect()
-    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n65\r\n" + b"x" * 101 + b"\r\n")
-    assert client.statuses == [413]
-    client.send(b"0\r\n\r\n")
-    assert client.is_closed
-    assert client.echo.requests == []
-
-
-def test_who_sends_far_too_much_is_cut_off() -> None:
-    client = connect()
-    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n" + b"x" * 801)
-    assert client.is_closed
+# Bodies that are too long
 
 
 @pytest.mark.parametrize(
-    ("sent", "seconds", "status"),
+    ("sent", "rest", "message"),
     [
-        (b"GET / HT", waits.HEAD_SECONDS, 408),
-        (post(b"body")[:-1], waits.BODY_SECONDS, 408),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n\r\n", waits.DISCARD_SECONDS, 413),
+        (post(b"x" * 300)[:-300], b"x" * 300, b"a body of 300 bytes is too long: at most 100 bytes"),
+        (CHUNKED + b"65\r\n" + b"x" * 101 + b"\r\n", b"0\r\n\r\n", b"the body is too long: at most 100 bytes"),
+        (post(b"x" * 99_999)[:-99_999], b"x" * 801, b"a body of 99999 bytes is too long: at most 100 bytes"),
     ],
 )
-def test_who_stops_sending_is_told_so_and_cut_off(sent: bytes, seconds: float, status: int) -> None:
+def test_too_long_body_is_413_and_read_to_its_end_or_a_limit(sent: bytes, rest: bytes, message: bytes) -> None:
     client = connect()
+    client.send(sent)
+    assert client.statuses == [413]
+    assert message in client.received
+    assert not client.is_closed
+    client.send(rest)
+    assert client.is_closed
+    assert client.echo.requests == []
+
+
+# Timeouts
+
+
+@pytest.mark.parametrize(
+    ("sent", "seconds", "statuses"),
+    [
+        (b"", HEAD_SECONDS, []),
+        (b"GET / HT", HEAD_SECONDS, [408]),
+        (GET + b"GET / HT", HEAD_SECONDS, [200, 408]),
+        (post(b"body")[:-1], BODY_SECONDS, [408]),
+        (post(b"x" * 300)[:-300], DISCARD_SECONDS, [413]),
+        (GET, KEEP_ALIVE_SECONDS, [200]),
+    ],
+    ids=["nothing", "head", "next head", "body", "rejected body", "idle"],
+)
+def test_client_that_stops_sending_is_cut_off(sent: bytes, seconds: float, statuses: list[int]) -> None:
+    client = connect(connections=Connections(keep_alive_seconds=KEEP_ALIVE_SECONDS))
     client.send(sent)
     client.later(seconds - 1)
     assert not client.is_closed
     client.later(seconds + 1)
-    assert client.statuses == [status]
+    assert client.statuses == statuses
     assert client.is_closed
 
 
-def test_a_body_may_take_its_time_but_not_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_body_is_408_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     client = connect(max_body_bytes=100_000)
-    client.send(HEADERS + b"Content-Length: 100000\r\n\r\n" + b"x" * 20_000)
+    client.send(post(b"x" * 100_000)[:-80_000])
     while not client.is_closed:
         now += 1
         client.send(b"x")
         client.later(0)
         assert now < 1000
-    expected = waits.BODY_SECONDS + 20_000 / waits.MIN_BYTES_PER_SECOND
+    expected = BODY_SECONDS + 20_000 / MIN_BYTES_PER_SECOND
     assert expected <= now <= expected + 2
     assert client.statuses == [408]
-    assert b"by then less than 500 bytes a second" in client.transport.written
+    assert b"by then less than 500 bytes a second" in client.received
 
 
-def test_who_sends_nothing_at_all_is_cut_off_without_a_word() -> None:
+async def test_body_behind_a_slow_request_has_its_own_timeout() -> None:
     client = connect()
-    client.later(waits.HEAD_SECONDS + 1)
-    assert client.is_closed
-    assert client.transport.written == b""
-
-
-def test_a_head_that_comes_behind_another_request_has_no_longer_than_any() -> None:
-    client = connect()
-    client.send(GET + b"GET / HT")
-    client.later(waits.HEAD_SECONDS + 1)
-    assert client.statuses == [200, 408]
-    assert client.is_closed
-
-
-def test_a_body_that_comes_behind_a_slow_request_has_no_longer_than_any() -> None:
-    async def scenario() -> None:
-        client = connect()
-        client.send(GET.replace(b"/ ", b"/slow ") + post(b"body")[:-1])
-        client.later(10 * waits.BODY_SECONDS)
-        assert not client.is_closed
-        client.echo.slow[0].set_result(Response(200, b"slow"))
-        await asyncio.sleep(0)
-        client.later(waits.BODY_SECONDS - 1)
-        assert not client.is_closed
-        client.later(waits.BODY_SECONDS + 1)
-        assert client.statuses == [200, 408]
-
-    asyncio.run(scenario())
-
-
-def test_a_client_that_does_not_read_its_last_answer_is_cut_off() -> None:
-    client = connect()
-    client.send(GET.replace(b"Host", b"Connection: close\r\nHost"))
-    assert client.is_closed
-    client.later(waits.WRITE_SECONDS - 1)
-    assert not client.transport.is_aborted
-    client.later(waits.WRITE_SECONDS + 1)
-    assert client.transport.is_aborted
-
-
-def test_a_client_that_reads_no_answers_cannot_put_that_off_by_sending_more() -> None:
-    client = connect()
-    client.send(GET)
-    client.connection.pause_writing()
-    client.send(GET * 3 + post(b"body")[:-1])
-    client.later(waits.WRITE_SECONDS + 1)
-    assert client.transport.is_aborted
-
-
-def test_a_connection_without_a_further_request_is_closed_in_the_end() -> None:
-    client = connect(connections=Connections(keep_alive_seconds=600))
-    client.send(GET)
-    client.later(599)
+    client.send(SLOW + post(b"body")[:-1])
+    client.later(10 * BODY_SECONDS)
     assert not client.is_closed
-    client.later(601)
+    await client.respond()
+    client.later(BODY_SECONDS - 1)
+    assert not client.is_closed
+    client.later(BODY_SECONDS + 1)
+    assert client.statuses == [200, 408]
+
+
+def test_client_that_does_not_read_gets_no_further_responses_and_is_cut_off() -> None:
+    client, reads = connect(), connect()
+    for one in (client, reads):
+        one.send(GET)
+        one.connection.pause_writing()
+        # More requests do not put the timeout off.
+        one.send(GET * 3 + post(b"body")[:-1])
+        assert one.statuses == [200]
+    reads.connection.resume_writing()
+    assert reads.statuses == [200] * 4
+    client.later(WRITE_SECONDS + 1)
+    assert client.transport.is_aborted
+
+
+def test_client_that_does_not_read_its_last_response_is_cut_off() -> None:
+    client = connect()
+    client.send(CLOSE)
+    assert client.is_closed
+    client.later(WRITE_SECONDS - 1)
+    assert not client.transport.is_aborted
+    client.later(WRITE_SECONDS + 1)
+    assert client.transport.is_aborted
+
+
+async def test_response_has_no_timeout() -> None:
+    client = connect()
+    client.send(SLOW)
+    client.later(10_000)
+    assert not client.is_closed
+    await client.respond()
+    assert client.statuses == [200]
+
+
+# Clients that leave
+
+
+async def test_request_is_cancelled_when_its_client_leaves() -> None:
+    client = connect()
+    client.send(SLOW + GET)
+    client.leave()
+    assert client.echo.slow[0].cancelled()
+    await asyncio.sleep(0)
+    assert client.received == b""
+    assert len(client.echo.requests) == 1
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_half_closed_connection_gets_the_same_response(version: bytes) -> None:
+    whole, half = connect(), connect()
+    assert not connect().connection.eof_received(), "an idle one ends"
+    for client in (whole, half):
+        client.send(CLOSE.replace(b"/ HTTP/1.1", b"/slow HTTP/" + version))
+    assert half.connection.eof_received()
+    # A client that has left answers this with a reset.
+    assert half.received == b"HTTP/1.1 "
+    half.later(1)
+    received = []
+    for client in (whole, half):
+        await client.respond()
+        received.append(re.sub(rb"\r\n(date|x-request-id): [^\r]*", b"", client.received))
+    assert received[0] == received[1]
+    assert half.is_closed
+
+
+async def test_half_closed_connection_begins_its_first_response_only() -> None:
+    client = connect()
+    client.send(SLOW * 2)
+    client.connection.eof_received()
+    for number in range(2):
+        await client.respond(number)
+    assert client.statuses == [200, 200]
     assert client.is_closed
 
 
-def test_an_answer_under_way_is_waited_for_however_long_it_takes() -> None:
-    async def scenario() -> None:
-        client = connect()
-        client.send(GET.replace(b"/ ", b"/slow "))
-        client.later(10_000)
+async def test_half_closed_connection_that_was_reset_is_aborted() -> None:
+    @dataclass
+    class Socket:
+        error: int = 0
+
+        def getsockopt(self, level: int, option: int) -> int:
+            assert (level, option) == (socket.SOL_SOCKET, socket.SO_ERROR)
+            return self.error
+
+    client = connect()
+    state = client.transport._extra["socket"] = Socket()  # type: ignore[attr-defined]
+    client.send(SLOW)
+    client.connection.eof_received()
+    client.later(1)
+    assert not client.transport.is_aborted
+    state.error = errno.EPIPE
+    client.later(2)
+    assert client.transport.is_aborted
+
+
+# Draining
+
+
+async def test_draining_responds_to_requests_under_way_and_closes() -> None:
+    busy, half = connect(), connect()
+    busy.send(SLOW)
+    half.send(post(b"body")[:-1])
+    for client in (busy, half):
+        client.connection.drain(close_idle=True)
         assert not client.is_closed
-        client.echo.slow[0].set_result(Response(200, b"at last"))
-        await asyncio.sleep(0)
+    await busy.respond()
+    half.send(b"y")
+    for client in (busy, half):
         assert client.statuses == [200]
-
-    asyncio.run(scenario())
-
-
-def test_whoever_works_for_a_client_that_has_left_is_told_so() -> None:
-    async def scenario() -> None:
-        client = connect()
-        client.send(GET.replace(b"/ ", b"/slow ") + GET)
-        client.connection.connection_lost(None)
-        assert client.echo.slow[0].cancelled()
-        await asyncio.sleep(0)
-        assert client.transport.written == b""
-        assert len(client.echo.requests) == 1
-
-    asyncio.run(scenario())
+        assert b"connection: close" in client.received
+        assert client.is_closed
 
 
-def test_draining_answers_what_is_under_way_and_then_closes() -> None:
-    async def scenario() -> None:
-        busy, half = connect(), connect()
-        busy.send(GET.replace(b"/ ", b"/slow "))
-        half.send(post(b"body")[:-1])
-        for client in (busy, half):
-            client.connection.drain(close_idle=True)
-            assert not client.is_closed
-        busy.echo.slow[0].set_result(Response(200, b"done"))
-        half.send(b"y")
-        await asyncio.sleep(0)
-        for client in (busy, half):
-            assert client.statuses == [200]
-            assert b"connection: close" in client.transport.written
-            assert client.is_closed
-
-    asyncio.run(scenario())
-
-
-def test_draining_leaves_an_idle_connection_open_for_a_request_on_its_way_until_told() -> None:
+def test_draining_closes_idle_connections_only_on_demand() -> None:
     used, unused = connect(), connect()
     for client in (used, unused):
         client.send(GET)
@@ -486,83 +406,224 @@ def test_draining_leaves_an_idle_connection_open_for_a_request_on_its_way_until_
     assert unused.is_closed
 
 
-def test_a_half_closed_connection_still_gets_its_answer() -> None:
-    async def scenario() -> None:
+# Memory
+
+
+def test_closed_connection_leaves_nothing_for_the_collector() -> None:
+    gc.disable()
+    try:
         client = connect()
-        client.send(GET.replace(b"/ ", b"/slow "))
-        assert client.connection.eof_received()
-        client.later(1)
-        client.echo.slow[0].set_result(Response(200, b"done"))
-        await asyncio.sleep(0)
-        assert client.statuses == [200]
-        assert client.is_closed
-
-    asyncio.run(scenario())
+        client.send(post(b"body") + post(b"body")[:-2])
+        connection = weakref.ref(client.connection)
+        client.leave()
+        del client
+        assert connection() is None
+    finally:
+        gc.enable()
 
 
-def test_a_client_that_turns_out_to_have_closed_all_of_the_connection_is_waited_for_no_more() -> None:
-    @dataclass
-    class Reset:
-        """A socket's state."""
-
-        error: int = 0
-
-        def getsockopt(self, level: int, option: int) -> int:
-            assert (level, option) == (socket.SOL_SOCKET, socket.SO_ERROR)
-            return self.error
-
-    async def scenario() -> None:
-        client = connect()
-        state = client.transport._extra["socket"] = Reset()  # type: ignore[attr-defined]
-        client.send(GET.replace(b"/ ", b"/slow "))
-        client.connection.eof_received()
-        client.later(1)
-        assert not client.transport.is_aborted
-        state.error = errno.EPIPE
-        client.later(2)
-        assert client.transport.is_aborted
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-def test_a_half_closed_connection_gets_what_another_gets(version: bytes) -> None:
-    async def scenario() -> None:
-        clients = connect(), connect()
-        for client in clients:
-            client.send(
-                GET.replace(b"/ HTTP/1.1", b"/slow HTTP/" + version).replace(b"Host", b"Connection: close\r\nHost")
-            )
-            client.send(b"")
-        clients[1].connection.eof_received()
-        # Whether it is still there shows by a beginning of its answer.
-        assert clients[1].transport.written == b"HTTP/1.1 "
-        for client in clients:
-            client.echo.slow[0].set_result(Response(200, b"done"))
-        await asyncio.sleep(0)
-        whole, half = (re.sub(rb"\r\n(date|x-request-id): [^\r]*", b"", one.transport.written) for one in clients)
-        assert half == whole
-
-    asyncio.run(scenario())
-
-
-def test_of_a_half_closed_connections_answers_only_the_first_begins_early() -> None:
-    async def scenario() -> None:
-        client = connect()
-        client.send(GET.replace(b"/ ", b"/slow ") * 2)
-        client.connection.eof_received()
-        for number in range(2):
-            client.echo.slow[number].set_result(Response(200, b"done"))
-            await asyncio.sleep(0)
-        assert client.statuses == [200, 200]
-        assert client.is_closed
-
-    asyncio.run(scenario())
-
-
-def test_a_client_of_http_1_0_is_never_told_to_go_on() -> None:
+def test_idle_connection_does_not_hold_the_last_request() -> None:
     client = connect()
-    client.send(b"POST / HTTP/1.0\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n")
-    assert client.transport.written == b""
-    client.send(b"x")
-    assert client.statuses == [200]
+    client.send(post(b"body"))
+    holders = gc.get_referrers(client.echo.requests.pop())
+    assert not [holder for holder in holders if holder is client.connection or holder is vars(client.connection)]
+
+
+# How many connections there may be
+
+
+def test_connection_too_many_is_503() -> None:
+    connections = Connections(1)
+    first, second = connect(connections=connections), connect(connections=connections)
+    second.send(post(b"x" * 50)[:-20])
+    assert second.statuses == [503]
+    assert b"2 connections are open; at most 1 may be (SERVING_MAX_CONNECTIONS)" in second.received
+    assert b"\r\nretry-after: 1\r\n" in second.received
+    # It may send its body before it reads the response.
+    assert not second.is_closed
+    second.send(b"x" * 20)
+    assert second.is_closed
+    assert second.echo.rejected == ["too_many_connections"]
+    assert second.echo.requests == []
+    first.send(GET)
+    assert first.statuses == [200]
+    assert not first.is_closed
+
+
+def test_connection_too_many_without_a_request_is_soon_closed() -> None:
+    client = connect(connections=Connections(0))
+    client.send(b"GET / HT")
+    client.later(DISCARD_SECONDS + 1)
+    assert client.is_closed
+    assert client.received == b""
+
+
+def test_far_too_many_connections_are_aborted() -> None:
+    connections = Connections(1)
+    clients = [connect(connections=connections) for _ in range(1 + MAX_REJECTED_CONNECTIONS + 1)]
+    assert [client.is_closed for client in clients] == [False] * (1 + MAX_REJECTED_CONNECTIONS) + [True]
+
+
+def test_closed_connection_makes_room() -> None:
+    counts: list[int] = []
+    connections = Connections(1, on_change=counts.append)
+    first, second = connect(connections=connections), connect(connections=connections)
+    first.leave()
+    second.leave()
+    third = connect(connections=connections)
+    third.send(GET)
+    assert third.statuses == [200]
+    assert counts == [1, 2, 1, 0, 1]
+
+
+NEEDED = 10_000 + MAX_REJECTED_CONNECTIONS + OTHER_FILES
+UNLIMITED = resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised", "affordable"),
+    [
+        (20_000, 20_000, [], 10_000),
+        (1024, 524_288, [(NEEDED, 524_288)], 10_000),
+        (1024, UNLIMITED, [(NEEDED, UNLIMITED)], 10_000),
+        (UNLIMITED, UNLIMITED, [], 10_000),
+        (1024, 4096, [(4096, 4096)], 4096 - MAX_REJECTED_CONNECTIONS - OTHER_FILES),
+        (256, 256, [(256, 256)], 64),
+        # A system that refuses to raise it.
+        (1024, 4096, None, 1024 - MAX_REJECTED_CONNECTIONS - OTHER_FILES),
+    ],
+)
+def test_affordable_connections(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    soft: int,
+    hard: int,
+    raised: list[tuple[int, int]] | None,
+    affordable: int,
+) -> None:
+    limits: list[tuple[int, int]] = []
+
+    def set_limits(_which: int, both: tuple[int, int]) -> None:
+        if raised is None:
+            raise ValueError("not allowed to raise maximum limit")
+        limits.append(both)
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", set_limits)
+    assert affordable_connections(10_000) == affordable
+    assert limits == (raised or [])
+    assert ("(SERVING_MAX_CONNECTIONS)" in caplog.text) is (affordable < 10_000)
+
+
+# How much they may hold together
+
+
+def test_body_beyond_the_buffers_is_503() -> None:
+    connections = Connections(max_buffered_bytes=150)
+    connect(connections=connections).send(post(b"x" * 100)[:-1])
+    client = connect(connections=connections)
+    client.send(GET + post(b"x" * 60))
+    assert client.statuses == [200, 503]
+    assert b"99 bytes of requests and answers wait already; at most 150 may" in client.received
+    assert b"\r\nretry-after: 1\r\n" in client.received
+    assert client.echo.rejected == ["buffers_full"]
+    assert client.is_closed
+
+
+async def test_body_is_buffered_until_its_response() -> None:
+    connections = Connections(max_buffered_bytes=150)
+    client = connect(connections=connections)
+    for number in range(3):
+        client.send(post(b"x" * 100) + post(b"x" * 100, path=b"/slow"))
+        assert connections.buffered.now == 100
+        await client.respond(number)
+        assert connections.buffered.now == 0
+    assert client.statuses == [200] * 6
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        post(b"x" * 90)[:-1],
+        post(b"x" * 90)[:-1] + b"y" + post(b"x" * 20),
+        post(b"x" * 90, path=b"/slow"),
+        SLOW + post(b"x" * 50) * 2 + post(b"x" * 20)[:-1],
+        CHUNKED + b"5\r\nabcde\r\nnonsense\r\n",
+        CHUNKED + b"32\r\n" + b"x" * 50 + b"\r\n64\r\n" + b"x" * 80,
+        post(b"", b"Connection: close") + post(b"x" * 80),
+    ],
+    ids=["half", "answered", "running", "waiting", "malformed", "too long", "after the last"],
+)
+async def test_client_that_leaves_frees_its_buffers(sent: bytes) -> None:
+    connections = Connections(max_buffered_bytes=150)
+    client = connect(connections=connections)
+    client.send(sent)
+    client.leave()
+    await asyncio.sleep(0)
+    assert (connections.buffered.now, len(connections)) == (0, 0)
+
+
+def test_unread_responses_are_buffered_too() -> None:
+    connections = Connections(max_buffered_bytes=150)
+    client, other = connect(connections=connections), connect(connections=connections)
+    client.send(GET)
+    client.transport.unread_bytes = 120
+    client.connection.pause_writing()
+    other.send(post(b"x" * 60))
+    assert other.statuses == [503]
+    client.connection.resume_writing()
+    assert connections.buffered.now == 0
+    client.connection.pause_writing()
+    client.leave()
+    assert connections.buffered.now == 0
+
+
+# Pages of other origins
+
+ORIGIN = b"Origin: https://app.example"
+PREFLIGHT = (
+    b"OPTIONS /v1/models/m:predict HTTP/1.1\r\nHost: x\r\n"
+    + ORIGIN
+    + b"\r\nAccess-Control-Request-Method: POST\r\n\r\n"
+)
+
+
+def connect_cors(admit: Admit = only_keyed) -> Client:
+    return connect(admit=admit, kind=partial(CorsConnection, Cors(frozenset({"https://app.example"}))))
+
+
+def test_preflight_needs_no_key() -> None:
+    methods = []
+
+    def admit(request: Request) -> Response | None:
+        methods.append(request.method)
+        return only_keyed(request)
+
+    client = connect_cors(admit)
+    client.send(PREFLIGHT + post(b"body", ORIGIN))
+    assert client.statuses == [200, 401]
+    assert client.received.count(b"access-control-allow-origin: https://app.example\r\n") == 2
+    assert b"access-control-allow-methods: GET, HEAD, POST\r\n" in client.received
+    assert methods == ["POST"]
+    assert client.echo.requests == []
+    assert not client.is_closed
+
+
+def test_what_only_looks_like_a_preflight_needs_a_key() -> None:
+    client = connect_cors()
+    client.send(PREFLIGHT.replace(b"\r\n\r\n", b"\r\nContent-Length: 4\r\n\r\nbody"))
+    assert client.statuses == [401]
+
+
+def test_cors_rejection_may_be_read_as_well() -> None:
+    client = connect_cors()
+    client.send(post(b"x" * 101, ORIGIN))
+    assert client.statuses == [413]
+    assert b"access-control-allow-origin: https://app.example\r\n" in client.received
+
+
+def test_cors_response_is_still_encoded() -> None:
+    client = connect_cors()
+    client.send(post(b"", ORIGIN, b"X-API-Key: a", b"Accept-Encoding: gzip", path=b"/" + b"long" * 500))
+    assert b"content-encoding: gzip\r\n" in client.received
+    assert re.findall(rb"vary: (.*)\r\n", client.received) == [b"accept-encoding", b"origin"]

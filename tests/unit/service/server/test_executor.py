@@ -1,11 +1,11 @@
-"""Answers by threads: at the deadline, when the client leaves, and when too many wait."""
+"""Responses made by threads. Functions and jobs are held at will; nothing is timed but deadlines."""
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
@@ -16,258 +16,325 @@ from service.inference.context import RequestContext
 from service.inference.deadline import Deadlines
 from service.metrics.definitions import Metrics
 from service.server.admission import Rejections
-from service.server.executor import Executor
+from service.server.executor import Executor, Job, ThreadPool
 from tests.unit.service.fakes import patient_settings
+from tests.unit.service.held import MAX_SECONDS, Held
 
-SECONDS_AT_MOST = 10
+LONG_MS = 60_000
 
 
 @dataclass
 class Bench:
-    """`began`, of what is held until `go_on`."""
-
     executor: Executor
     page: CollectorRegistry
-    deadlines: Deadlines = field(default_factory=lambda: Deadlines(30_000))
-    began: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    go_on: threading.Event = field(default_factory=threading.Event)
+    held: Held = field(default_factory=Held)
     ran: list[str] = field(default_factory=list)
 
-    def hold(self) -> Response:
-        self.began.release()
-        assert self.go_on.wait(SECONDS_AT_MOST)
+    def _hold(self) -> Response:
+        self.held()
         return Response(200, b"at last")
 
-    def note(self, what: str) -> Response:
-        self.ran.append(what)
-        return Response(200, what.encode())
-
-    def context(self, milliseconds: int | None = None) -> RequestContext:
+    def respond(
+        self, milliseconds: int | None, model: str, function: Callable[[], Response]
+    ) -> "Response | asyncio.Future[Response]":
         context = RequestContext()
         if milliseconds is not None:
-            context.deadline = self.deadlines.from_header(b"%d" % milliseconds, context.arrived)
-        return context
+            context.deadline = Deadlines(LONG_MS).from_header(b"%d" % milliseconds, context.arrived)
+        return self.executor.respond(context, model, function)
 
-    def begin_to_hang(self, model: str, milliseconds: int) -> "asyncio.Future[Response]":
-        answer = pending(self.executor.respond(self.context(milliseconds), model, self.hold))
-        assert self.began.acquire(timeout=SECONDS_AT_MOST)
-        return answer
+    def submit(self, what: str, milliseconds: int | None = None, model: str = "model") -> "asyncio.Future[Response]":
+        """Notes in `ran` that it ran."""
 
-    def rejected(self, reason: str) -> float | None:
-        return self.page.get_sample_value("serving_rejected_total", {"reason": reason})
+        def note() -> Response:
+            self.ran.append(what)
+            return Response(200, what.encode())
+
+        return pending(self.respond(milliseconds, model, note))
+
+    def hold(
+        self, milliseconds: int | None = LONG_MS, model: str = "model", *, waits: bool = False
+    ) -> "asyncio.Future[Response]":
+        """`waits`: no thread is free for it."""
+        response = pending(self.respond(milliseconds, model, self._hold))
+        if not waits:
+            self.held.wait_for_calls()
+        return response
+
+    def reject(self, model: str = "model") -> Response:
+        rejection = self.respond(None, model, self._hold)
+        assert isinstance(rejection, Response)
+        return rejection
+
+    def rejected(self, *reasons: str) -> list[float | None]:
+        return [self.page.get_sample_value("serving_rejected_total", {"reason": reason}) for reason in reasons]
 
 
-def pending(answer: "Response | asyncio.Future[Response]") -> "asyncio.Future[Response]":
-    assert not isinstance(answer, Response), answer
-    return answer
+def pending(response: "Response | asyncio.Future[Response]") -> "asyncio.Future[Response]":
+    assert not isinstance(response, Response), response
+    return response
 
 
-def run(scenario: "Coroutine[Any, Any, None]") -> None:
-    asyncio.run(asyncio.wait_for(scenario, SECONDS_AT_MOST))
+MakeBench = Callable[..., Bench]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Any:
+def make(tmp_path: Path, page: CollectorRegistry) -> Iterator[MakeBench]:
+    made = []
+
     def make_bench(*, starting: bool = False, **settings: int) -> Bench:
-        page = CollectorRegistry()
         every = patient_settings(tmp_path, **settings)
         metrics = Metrics(page)
         deadlines = Deadlines(every.request_timeout_ms)
-        return Bench(Executor(every, metrics, deadlines, Rejections(metrics), lambda: starting), page)
+        made.append(Bench(Executor(every, metrics, deadlines, Rejections(metrics), lambda: starting), page))
+        return made[-1]
 
-    return make_bench
-
-
-def error(answer: Response) -> str:
-    return str(orjson.loads(answer.body)["error"])
-
-
-def test_a_request_that_hangs_is_answered_at_its_deadline_and_its_late_answer_dropped(make: Any) -> None:
-    async def scenario() -> None:
-        at = make()
-        answer = await at.begin_to_hang("model", 20)
-        assert answer.status == 504
-        assert error(answer).startswith("the request took longer than 20 ms (X-Request-Timeout-Ms); it was being read")
-        assert at.rejected("deadline") == 1
-        at.go_on.set()
-        # On the same loop, and behind the late one.
-        assert (await pending(at.executor.respond(at.context(), "model", at.note, "next"))).body == b"next"
+    yield make_bench
+    for at in made:
+        at.held.release()
         at.executor.close()
 
-    run(scenario())
+
+def error(response: Response) -> str:
+    return str(orjson.loads(response.body)["error"])
 
 
-def test_the_settings_limit_counts_where_the_client_says_nothing(make: Any) -> None:
-    async def scenario() -> None:
-        at = make(request_timeout_ms=20)
-        answer = await pending(at.executor.respond(at.context(), "model", at.hold))
-        assert (answer.status, "20 ms (SERVING_REQUEST_TIMEOUT_MS)" in error(answer)) == (504, True)
-        at.go_on.set()
-        at.executor.close()
-
-    run(scenario())
-
-
-def test_what_waits_for_a_thread_at_its_deadline_is_never_run_and_leaves_its_place(make: Any) -> None:
-    async def scenario() -> None:
-        at = make(threads=1, max_queue_size=1)
-        held = at.begin_to_hang("model", 60_000)
-        waits = pending(at.executor.respond(at.context(20), "model", at.note, "expired"))
-        refused = at.executor.respond(at.context(), "model", at.note, "refused")
-        assert isinstance(refused, Response)
-        assert refused.status == 429
-        assert error(await waits).endswith("it was waiting for a free thread")
-        after = pending(at.executor.respond(at.context(), "model", at.note, "after"))
-        at.go_on.set()
-        assert [(await one).status for one in (held, after)] == [200, 200]
-        assert at.ran == ["after"]
-        at.executor.close()
-
-    run(scenario())
+async def test_hanging_request_is_504_and_its_late_response_dropped(make: MakeBench) -> None:
+    at = make()
+    response = await at.hold(20)
+    assert response.status == 504
+    assert error(response).startswith("the request took longer than 20 ms (X-Request-Timeout-Ms); it was being read")
+    assert at.rejected("deadline") == [1]
+    at.held.release()
+    # On the same loop, and behind the late one.
+    assert (await at.submit("next")).body == b"next"
 
 
-def test_how_many_wait_for_a_thread_is_told(make: Any) -> None:
-    async def scenario() -> None:
-        at = make(threads=1)
-
-        def waiting() -> Any:
-            return at.page.get_sample_value("serving_thread_queue_length")
-
-        held = at.begin_to_hang("model", 60_000)
-        assert waiting() == 0
-        later = [pending(at.executor.respond(at.context(), "model", at.note, "later")) for _ in range(2)]
-        assert waiting() == 2
-        at.go_on.set()
-        await asyncio.gather(held, *later)
-        assert waiting() == 0
-        at.executor.close()
-
-    run(scenario())
+async def test_expired_request_leaves_the_queue(make: MakeBench) -> None:
+    at = make(threads=1, max_queue_size=1)
+    held, waiting = at.hold(), at.submit("expired", 20)
+    assert at.reject().status == 429
+    assert error(await waiting).endswith("it was waiting for a free thread")
+    after = at.submit("after")
+    at.held.release()
+    assert [(await one).status for one in (held, after)] == [200, 200]
+    assert at.ran == ["after"]
 
 
-def test_what_no_thread_is_free_for_in_time_is_refused_and_never_run(make: Any) -> None:
-    async def scenario() -> None:
-        at = make(threads=1, max_queue_ms=20)
-        held = at.begin_to_hang("model", 60_000)
-        waits = pending(at.executor.respond(at.context(), "model", at.note, "too late"))
-        hurries = pending(at.executor.respond(at.context(10), "model", at.note, "expired"))
-        refused = await waits
-        assert (refused.status, refused.headers) == (429, (("retry-after", "1"),))
-        assert error(refused) == "no thread was free for it within 20 ms (SERVING_MAX_QUEUE_MS)"
-        assert (await hurries).status == 504
-        assert not held.done()
-        at.go_on.set()
-        assert (await held).status == 200
-        assert [at.rejected(reason) for reason in ("queue_full", "deadline", "client_left")] == [1, 1, None]
-        # On a busy machine that may be too late as well.
-        while (await pending(at.executor.respond(at.context(), "model", at.note, "next"))).status != 200:
-            pass
-        assert at.ran == ["next"]
-        at.executor.close()
+async def test_queue_length_is_a_metric(make: MakeBench) -> None:
+    at = make(threads=1)
+    lengths = []
 
-    run(scenario())
+    def note_length() -> None:
+        lengths.append(at.page.get_sample_value("serving_thread_queue_length"))
+
+    held = at.hold()
+    note_length()
+    later = [at.submit("later") for _ in range(2)]
+    note_length()
+    at.held.release()
+    await asyncio.gather(held, *later)
+    note_length()
+    assert lengths == [0, 2, 0]
 
 
-def test_what_has_a_thread_in_time_may_run_longer_until_its_deadline(make: Any) -> None:
-    async def scenario() -> None:
-        at = make(max_queue_ms=1)
-        held = at.begin_to_hang("model", 50)
-        assert (await held).status == 504
-        at.go_on.set()
-        at.executor.close()
-
-    run(scenario())
-
-
-def test_nobody_is_refused_for_waiting_until_the_models_are_loaded_at_the_start(make: Any) -> None:
-    async def scenario() -> None:
-        at = make(starting=True, threads=1, max_queue_ms=1)
-        held = at.begin_to_hang("model", 60_000)
-        waits = pending(at.executor.respond(at.context(), "model", at.note, "waits"))
-        # One of a shorter deadline ends later than the other might have been refused.
-        assert (await pending(at.executor.respond(at.context(20), "model", at.note, "expired"))).status == 504
-        assert not waits.done()
-        at.go_on.set()
-        assert [(await one).status for one in (held, waits)] == [200, 200]
-        at.executor.close()
-
-    run(scenario())
+async def test_no_free_thread_in_time_is_429(make: MakeBench) -> None:
+    at = make(threads=1, max_queue_ms=20)
+    held, waiting, hurried = at.hold(), at.submit("too late"), at.submit("expired", 10)
+    rejection = await waiting
+    assert (rejection.status, rejection.headers) == (429, (("retry-after", "1"),))
+    assert error(rejection) == "no thread was free for it within 20 ms (SERVING_MAX_QUEUE_MS)"
+    assert (await hurried).status == 504
+    assert not held.done()
+    at.held.release()
+    assert (await held).status == 200
+    assert at.rejected("queue_full", "deadline", "client_left") == [1, 1, None]
+    # On a busy machine that may be too late as well.
+    while (await at.submit("next")).status != 200:
+        pass
+    assert at.ran == ["next"]
 
 
-def test_what_nobody_waits_for_because_the_client_left_is_never_run(make: Any) -> None:
-    async def scenario() -> None:
-        at = make(threads=1)
-        held = at.begin_to_hang("model", 60_000)
-        left = pending(at.executor.respond(at.context(), "model", at.note, "left"))
-        stays = pending(at.executor.respond(at.context(), "model", at.note, "stays"))
-        left.cancel()
-        await asyncio.sleep(0)
-        at.go_on.set()
-        assert [(await one).status for one in (held, stays)] == [200, 200]
-        assert at.ran == ["stays"]
-        assert at.rejected("client_left") == 1
-        assert at.rejected("deadline") is None
-        at.executor.close()
-
-    run(scenario())
+@pytest.mark.parametrize(
+    ("settings", "milliseconds", "limit"),
+    [
+        ({"request_timeout_ms": 20}, None, "SERVING_REQUEST_TIMEOUT_MS"),
+        ({"max_queue_ms": 1}, 50, "X-Request-Timeout-Ms"),
+    ],
+)
+async def test_running_request_has_its_deadline_alone(
+    make: MakeBench, settings: dict[str, int], milliseconds: int | None, limit: str
+) -> None:
+    response = await make(**settings).hold(milliseconds)
+    assert response.status == 504
+    assert limit in error(response)
 
 
-def test_a_client_that_leaves_while_its_request_runs_takes_no_harm_to_others(make: Any) -> None:
-    async def scenario() -> None:
-        at = make(threads=1)
-        left = at.begin_to_hang("model", 60_000)
-        left.cancel()
-        next_one = pending(at.executor.respond(at.context(), "model", at.note, "next"))
-        at.go_on.set()
-        assert (await next_one).body == b"next"
-        at.executor.close()
-
-    run(scenario())
+async def test_no_request_is_rejected_for_waiting_until_the_first_models_are_loaded(make: MakeBench) -> None:
+    at = make(starting=True, threads=1, max_queue_ms=1)
+    held, waiting = at.hold(), at.submit("waiting")
+    # It ends later than the other could have been rejected.
+    assert (await at.submit("expired", 20)).status == 504
+    assert not waiting.done()
+    at.held.release()
+    assert [(await one).status for one in (held, waiting)] == [200, 200]
 
 
-def test_one_model_that_hangs_takes_neither_all_threads_nor_all_places(make: Any) -> None:
-    async def scenario() -> None:
-        at = make(threads=8, max_queue_size=8)
-        held = [at.begin_to_hang("hangs", 60_000) for _ in range(7)]
-        held += [pending(at.executor.respond(at.context(), "hangs", at.hold)) for _ in range(7)]
-        refused = at.executor.respond(at.context(), "hangs", at.hold)
-        assert isinstance(refused, Response)
-        assert (refused.status, refused.headers) == (429, (("retry-after", "1"),))
-        assert error(refused) == (
-            "7 requests for this model wait already; of the 8 that may (SERVING_MAX_QUEUE_SIZE) one model's are "
-            "at most 7"
-        )
-        for other in ("one", "two"):
-            assert (await pending(at.executor.respond(at.context(), other, at.note, other))).status == 200
-        assert at.rejected("queue_full") == 1
-        at.go_on.set()
-        assert [(await one).status for one in held] == [200] * 14
-        at.executor.close()
-
-    run(scenario())
+async def test_request_is_not_run_once_its_client_left(make: MakeBench) -> None:
+    at = make(threads=1)
+    held, left, stays = at.hold(), at.submit("left"), at.submit("stays")
+    left.cancel()
+    await asyncio.sleep(0)
+    at.held.release()
+    assert [(await one).status for one in (held, stays)] == [200, 200]
+    assert at.ran == ["stays"]
+    assert at.rejected("client_left", "deadline") == [1, None]
 
 
-def test_health_answers_while_all_threads_hang(make: Any) -> None:
-    async def scenario() -> None:
-        at = make(threads=1)
-        held = at.begin_to_hang("model", 60_000)
-        assert (await at.executor.respond_apart(at.context(), at.note, "health")).body == b"health"
-        at.go_on.set()
-        await held
-        at.executor.close()
-
-    run(scenario())
+async def test_client_that_leaves_during_its_run_harms_no_other(make: MakeBench) -> None:
+    at = make(threads=1)
+    at.hold().cancel()
+    following = at.submit("next")
+    at.held.release()
+    assert (await following).body == b"next"
 
 
-def test_a_bug_is_a_500_in_the_log_and_frees_its_place(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_hanging_model_takes_neither_all_threads_nor_the_whole_queue(make: MakeBench) -> None:
+    at = make(threads=8, max_queue_size=8)
+    held = [at.hold(model="hangs") for _ in range(7)] + [at.hold(model="hangs", waits=True) for _ in range(7)]
+    rejection = at.reject("hangs")
+    assert (rejection.status, rejection.headers) == (429, (("retry-after", "1"),))
+    assert error(rejection) == (
+        "7 requests for this model wait already; of the 8 that may (SERVING_MAX_QUEUE_SIZE) one model's are at most 7"
+    )
+    for other in ("one", "two"):
+        assert (await at.submit(other, model=other)).status == 200
+    assert at.rejected("queue_full") == [1]
+    at.held.release()
+    assert [(await one).status for one in held] == [200] * 14
+
+
+async def test_operations_have_threads_of_their_own(make: MakeBench) -> None:
+    at = make(threads=1)
+    at.hold()
+    assert (await at.executor.respond_apart(RequestContext(), lambda: Response(200, b"health"))).body == b"health"
+
+
+async def test_bug_is_500_and_leaves_the_queue(make: MakeBench, caplog: pytest.LogCaptureFixture) -> None:
     def bug() -> Response:
         raise ZeroDivisionError
 
-    async def scenario() -> None:
-        at = make(threads=1, max_queue_size=1)
-        for _ in range(3):
-            assert (await pending(at.executor.respond(at.context(), "model", bug))).status == 500
-        at.executor.close()
-
-    run(scenario())
+    at = make(threads=1, max_queue_size=1)
+    for _ in range(3):
+        assert (await pending(at.respond(None, "model", bug))).status == 500
     assert "bug failed" in caplog.text
+
+
+# The pool
+
+
+@dataclass
+class Pool:
+    pool: ThreadPool
+    order: list[str] = field(default_factory=list)
+    held: Held = field(default_factory=Held)
+    ended: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def hold(self, model: str, threads: int = 1) -> list[Job]:
+        """Jobs that have begun, and end with `finish`."""
+
+        def work() -> None:
+            self.held()
+            self.ended.release()
+
+        jobs = [self.pool.submit(model, work) for _ in range(threads)]
+        self.held.wait_for_calls(threads)
+        return jobs
+
+    def note(self, model: str, what: str) -> Job:
+        def work() -> None:
+            self.order.append(what)
+            self.ended.release()
+
+        return self.pool.submit(model, work)
+
+    def wait_for(self, jobs: int) -> None:
+        for _ in range(jobs):
+            assert self.ended.acquire(timeout=MAX_SECONDS)
+
+    def finish(self, jobs: int) -> None:
+        self.held.release()
+        self.wait_for(jobs)
+
+
+def pool_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("test-")]
+
+
+@contextmanager
+def thread_pool(threads: int, max_per_model: int) -> Iterator[Pool]:
+    at = Pool(ThreadPool("test", threads, max_per_model))
+    yield at
+    at.held.release()
+    at.pool.close()
+    for thread in pool_threads():
+        thread.join(MAX_SECONDS)
+        assert not thread.is_alive()
+
+
+def test_jobs_begin_in_order() -> None:
+    with thread_pool(1, 10) as at:
+        at.hold("a")
+        for number in "123456":
+            at.note("a" if number in "135" else "b", number)
+        at.finish(7)
+        assert at.order == list("123456")
+
+
+def test_threads_are_no_more_than_jobs_and_the_limit() -> None:
+    with thread_pool(3, 3) as at:
+        at.hold("a", 2)
+        assert len(pool_threads()) == 2
+        at.hold("a")
+        for _ in range(5):
+            at.note("a", "waits")
+        assert len(pool_threads()) == 3
+        at.finish(8)
+
+
+def test_dropped_job_does_not_begin() -> None:
+    with thread_pool(1, 1) as at:
+        at.hold("a")
+        dropped = [at.note("a", "dropped"), at.note("b", "dropped")]
+        at.note("a", "kept")
+        for _ in range(2):
+            for job in dropped:
+                at.pool.drop(job)
+        assert (at.pool.size, at.pool.size_of("a"), at.pool.size_of("b")) == (2, 2, 0)
+        at.finish(2)
+        assert at.order == ["kept"]
+
+
+def test_job_that_has_begun_is_not_dropped() -> None:
+    with thread_pool(1, 1) as at:
+        (held,) = at.hold("a")
+        assert not at.pool.drop(held)
+        assert at.pool.size == 1
+        at.finish(1)
+
+
+def test_names_without_jobs_are_forgotten() -> None:
+    with thread_pool(1, 1) as at:
+        for number in range(100):
+            at.note(f"model {number}", "")
+        at.wait_for(100)
+        at.hold("last")
+        assert list(at.pool._models) == ["last"]
+        at.finish(1)
+
+
+def test_closed_pool_begins_no_job() -> None:
+    with thread_pool(1, 1) as at:
+        at.hold("a")
+        at.note("a", "too late")
+        at.pool.close()
+    assert at.order == []

@@ -22,7 +22,7 @@ from service.server.listener import BACKLOG, MAX_ACCEPTED, MAX_FEW, Accepting, b
         ),
     ],
 )
-def test_worker_processes_listen_side_by_side_each_when_it_is_ready(host: str) -> None:
+def test_workers_share_a_port_each_once_it_listens(host: str) -> None:
     with bound_socket(host, 0) as first, bound_socket(host, port := first.getsockname()[1]) as second:
         with socket.socket(first.family) as client:
             assert client.connect_ex((host, port)) != 0
@@ -33,13 +33,13 @@ def test_worker_processes_listen_side_by_side_each_when_it_is_ready(host: str) -
         first.listen()
 
 
-def test_an_address_of_another_machine_is_an_error() -> None:
+def test_address_of_another_machine() -> None:
     with pytest.raises(OSError, match="Cannot assign requested address"):
         bound_socket("192.0.2.1", 8501)
 
 
-class Crowd(ExitStack):
-    """Connects to a listener that accepts nobody by itself."""
+class Clients(ExitStack):
+    """Clients of a listener that accepts none by itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,15 +47,15 @@ class Crowd(ExitStack):
         self.listener.listen(BACKLOG)
         self.listener.setblocking(False)
 
-    def grow(self, count: int) -> None:
+    def connect(self, count: int) -> None:
         for _ in range(count):
             self.enter_context(socket.create_connection(self.listener.getsockname()))
 
 
 @pytest.fixture
-def crowd() -> Iterator[Crowd]:
-    with Crowd() as crowd:
-        yield crowd
+def clients() -> Iterator[Clients]:
+    with Clients() as clients:
+        yield clients
 
 
 class Accepted(asyncio.Protocol):
@@ -71,70 +71,52 @@ async def rounds(count: int) -> None:
         await asyncio.sleep(0)
 
 
-def test_the_queue_of_a_listener_is_told(crowd: Crowd) -> None:
-    assert waiting(crowd.listener) == 0
-    crowd.grow(20)
-    assert waiting(crowd.listener) == 20
-    crowd.listener.accept()[0].close()
-    assert waiting(crowd.listener) == 19
+def test_waiting(clients: Clients) -> None:
+    assert waiting(clients.listener) == 0
+    clients.connect(20)
+    assert waiting(clients.listener) == 20
+    clients.listener.accept()[0].close()
+    assert waiting(clients.listener) == 19
 
 
-class Silent(socket.socket):
-    def __init__(self, told: bytes | OSError) -> None:
-        super().__init__()
-        self._told = told
+@pytest.mark.parametrize("result", [OSError(errno.ENOPROTOOPT, "Protocol not available"), b"\0" * 8])
+def test_waiting_is_0_where_the_system_does_not_tell(result: bytes | OSError) -> None:
+    class FakeSocket(socket.socket):
+        def getsockopt(self, *_options: int) -> bytes:  # type: ignore[override]
+            if isinstance(result, OSError):
+                raise result
+            return result
 
-    def getsockopt(self, *_options: int) -> bytes:  # type: ignore[override]
-        if isinstance(self._told, OSError):
-            raise self._told
-        return self._told
-
-
-@pytest.mark.parametrize("told", [OSError(errno.ENOPROTOOPT, "Protocol not available"), b"\0" * 8])
-def test_where_the_queue_is_not_told_nobody_is_taken_to_wait(told: bytes | OSError) -> None:
-    with Silent(told) as listener:
+    with FakeSocket() as listener:
         assert waiting(listener) == 0
 
 
-def test_a_few_who_wait_are_left_to_the_event_loop(crowd: Crowd) -> None:
-    crowd.grow(MAX_FEW)
-    assert isinstance(Accepting(crowd.listener, partial(Accepted, []))(), Accepted)
-    assert waiting(crowd.listener) == MAX_FEW
+def test_few_connections_are_left_to_the_event_loop(clients: Clients) -> None:
+    clients.connect(MAX_FEW)
+    assert isinstance(Accepting(clients.listener, partial(Accepted, []))(), Accepted)
+    assert waiting(clients.listener) == MAX_FEW
 
 
-def test_many_who_wait_are_accepted_at_once_but_not_so_many_that_others_are_held_up(crowd: Crowd) -> None:
+async def test_many_connections_are_accepted_up_to_a_limit(clients: Clients) -> None:
+    clients.connect(MAX_ACCEPTED + 20)
     accepted: list[asyncio.BaseTransport] = []
-
-    async def accept_twice() -> None:
-        accept = Accepting(crowd.listener, partial(Accepted, accepted))
+    accept = Accepting(clients.listener, partial(Accepted, accepted))
+    for total, left in ((MAX_ACCEPTED, 20), (MAX_ACCEPTED + 20, 0)):
         accept()
         await rounds(5)
-        assert len(accepted) == MAX_ACCEPTED
-        assert waiting(crowd.listener) == 20
-        accept()
-        await rounds(5)
-        assert len(accepted) == MAX_ACCEPTED + 20
-        assert waiting(crowd.listener) == 0
-        for transport in accepted:
-            transport.close()
-
-    crowd.grow(MAX_ACCEPTED + 20)
-    asyncio.run(accept_twice())
+        assert (len(accepted), waiting(clients.listener)) == (total, left)
+    for transport in accepted:
+        transport.close()
 
 
-class WithoutFiles(socket.socket):
-    def accept(self) -> tuple[socket.socket, object]:
-        raise OSError(errno.EMFILE, "Too many open files")
+async def test_connections_that_cannot_be_accepted_are_left_to_the_event_loop(clients: Clients) -> None:
+    class WithoutFiles(socket.socket):
+        def accept(self) -> tuple[socket.socket, object]:
+            raise OSError(errno.EMFILE, "Too many open files")
 
-
-def test_what_cannot_be_accepted_now_is_left_to_the_event_loop(crowd: Crowd) -> None:
+    clients.connect(MAX_FEW + 1)
     accepted: list[asyncio.BaseTransport] = []
-
-    async def accept() -> None:
-        with WithoutFiles(fileno=crowd.listener.detach()) as listener:
-            assert isinstance(Accepting(listener, partial(Accepted, accepted))(), Accepted)
-            await rounds(5)
-
-    crowd.grow(MAX_FEW + 1)
-    asyncio.run(accept())
+    with WithoutFiles(fileno=clients.listener.detach()) as listener:
+        assert isinstance(Accepting(listener, partial(Accepted, accepted))(), Accepted)
+        await rounds(5)
     assert accepted == []
