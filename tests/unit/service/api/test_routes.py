@@ -113,6 +113,10 @@ def test_no_route(method: str, target: bytes, status: int, message: str) -> None
         ("OPTIONS", b"*", 200, "GET, HEAD, OPTIONS, POST"),
         ("OPTIONS", b"/v1/models/m:predict", 200, "OPTIONS, POST"),
         ("DELETE", b"/v1/models/m", 405, "GET, HEAD, OPTIONS"),
+        ("POST", b"/v1/models/m", 405, "GET, HEAD, OPTIONS"),
+        ("POST", b"/v1/models", 405, "GET, HEAD, OPTIONS"),
+        ("POST", b"/v1/models/m/versions/1/metadata", 405, "GET, HEAD, OPTIONS"),
+        ("GET", b"/v2/models/m/infer", 405, "OPTIONS, POST"),
         ("OPTIONS", b"/nowhere", 404, None),
     ],
 )

@@ -145,7 +145,10 @@ def test_longest_body(make_service: MakeService) -> None:
     service.add(LINEAR)
     body = b'{"instances": [10.0]}'.ljust(100)
     assert service.post("/v1/models/model:predict", body).status_code == 200
-    assert service.post("/v1/models/model:predict", body + b" ").status_code == 413
+    response = service.post("/v1/models/model:predict", body + b" ")
+    assert response.status_code == 413
+    assert error(response).endswith("is too long: at most 100 bytes are taken (SERVING_MAX_BODY_BYTES)")
+    assert service.sample('serving_rejected_total{reason="too_large"}') == "1.0"
 
 
 @pytest.mark.parametrize("verb", ["predict", "classify", "regress"])
