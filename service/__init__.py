@@ -136,7 +136,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
         {
             **v1.views(registry),
             **v2.views(registry, settings, watcher, page),
-            **operations.views(registry, page),
+            **operations.views(page),
             **pages.views(),
             **playground.views(registry, inference, repository, settings),
         }

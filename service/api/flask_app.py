@@ -31,7 +31,7 @@ def create_flask(views: Mapping[str, View]) -> Flask:
     app.url_map.merge_slashes = False
     app.url_map.converters["name"] = _NameConverter
     for route in ROUTES:
-        if not route.is_prediction:
+        if route.is_view:
             app.add_url_rule(_rule(route), route.endpoint, views[route.endpoint], methods=[route.method])
     headers.register(app)
 

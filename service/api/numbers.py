@@ -1,8 +1,8 @@
-"""`{"instances": ...}` as an array without a Python object for each number: what makes a prediction's JSON cheap.
+"""JSON numbers as arrays, without a Python object for each number.
 
-simdjson parses and gives the numbers in a row, without saying how they were nested. That the brackets and commas tell:
-what is left of the text without digits and spaces is the same for every array of a shape, and a comparison finds out
-whether it is the one. Nothing is decided here about what is wrong with a body: the long way (v1_codec) says that.
+simdjson parses them and gives the numbers in a row, without their nesting. The brackets and commas tell that: the text
+without digits and spaces is the same for every array of a shape, so one comparison checks it. What does not fit is left
+to service/tensors/json.py, which says what is wrong.
 """
 
 import re
@@ -18,15 +18,14 @@ import simdjson
 from service.tensors.dtypes import DTYPES, Array
 from service.tensors.signature import TensorSpec
 
-# simdjson's parsers. One keeps its buffers from a document to the next, and serves one thread.
-
-# The buffers are ten times as long as the longest document was: for long ones they are not kept.
+# A parser's buffers are ten times as long as its longest document: those of longer ones are not kept.
 MAX_KEPT_BYTES = 256 * 1024
 
 _kept = threading.local()
 
 
 def parser_for(data: bytes) -> Any:
+    """A simdjson parser of this thread; it keeps its buffers from a document to the next."""
     if len(data) > MAX_KEPT_BYTES:
         return simdjson.Parser()
     if not hasattr(_kept, "parser"):
@@ -38,14 +37,16 @@ _BEGIN = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"instances"[ \t\r\n]*:[ \t\r\n]*(?=
 _SPACE = b" \t\r\n"
 OF_NUMBERS = b"0123456789+-.eE" + _SPACE
 
-# Numbers whose squares add up to no more are each within the type's range. simdjson gives none that is not float64's.
+# If the squares of numbers add up to no more, each is within the type's range. simdjson gives numbers of float64 only.
 _SAFE_SQUARES = {"DT_FLOAT": 1e76, "DT_DOUBLE": inf}
+# For a kind of NumPy's types: simdjson's name of its numbers, and their type.
+_SIMDJSON_KINDS = {"f": ("d", np.float64), "i": ("i", np.int64), "u": ("u", np.uint64)}
 
 
 def decode_rows(data: bytes, spec: TensorSpec) -> Array | None:
-    """The rows of a body that has "instances" alone, for a tensor of floats whose first size alone is free.
+    """The rows of a body that has only "instances", for a tensor of floats whose first size alone is free.
 
-    None for everything else: other tensors, other bodies, and whatever is wrong or may be.
+    None for other tensors and bodies, and for anything that is or may be wrong.
     """
     form = _row_form(spec)
     if form is None:
@@ -59,10 +60,10 @@ def decode_rows(data: bytes, spec: TensorSpec) -> Array | None:
     if count < 1 or brackets != b"[" + b",".join([form.brackets] * count) + b"]":
         return None
     numbers = _numbers(data)
-    # A pair of brackets without a number in it looks like one with.
+    # Brackets without a number between them look like brackets with one.
     if numbers is None or len(numbers) != count * form.numbers:
         return None
-    # Not a sum: this takes a fifth of the time, and no warning comes of numbers that are too large for it.
+    # Not a sum of squares: this takes a fifth of the time, and warns of no overflow.
     if not np.vdot(numbers, numbers) <= form.safe_squares:
         return None
     return numbers.astype(form.dtype, copy=False).reshape(count, *form.shape)
@@ -70,7 +71,7 @@ def decode_rows(data: bytes, spec: TensorSpec) -> Array | None:
 
 @dataclass(frozen=True, slots=True)
 class _RowForm:
-    """`brackets`: what a row looks like without its numbers."""
+    """The shape of a row. `brackets`: its text without numbers."""
 
     shape: tuple[int, ...]
     numbers: int
@@ -89,32 +90,21 @@ def _row_form(spec: TensorSpec) -> _RowForm | None:
 
 def _numbers(data: bytes) -> Array | None:
     try:
-        # Refuses what is no JSON, and every value that is no number.
+        # Raises for what is no JSON, and for a value that is no number.
         return np.frombuffer(parser_for(data).parse(data)["instances"].as_buffer(of_type="d"), np.float64)
     except (ValueError, TypeError, RuntimeError):
         return None
 
 
 def brackets_of(shape: tuple[int, ...]) -> bytes:
-    """What an array of that shape looks like without its numbers: `[[,],[,]]` for 2 x 2, nothing for a number."""
+    """The text of an array of that shape without its numbers: `[[,],[,]]` for 2 x 2, nothing for a number."""
     if not shape:
         return b""
     return b"[" + b",".join([brackets_of(shape[1:])] * shape[0]) + b"]"
 
 
-# A tensor's JSON `data` as an array without a Python object for each number: what makes large tensors in JSON cheap.
-#
-# As in numbers.py nothing is decided here about what is wrong: the long way (service/tensors/json.py) says that.
-
-# As simdjson calls what it gives for a kind of NumPy's types, and what that is.
-_SIMDJSON_KINDS = {"f": ("d", np.float64), "i": ("i", np.int64), "u": ("u", np.uint64)}
-
-
 def decode_data(data: bytes, dtype: "np.dtype[Any]", shape: tuple[int, ...]) -> Array | None:
-    """The numbers of a flat list, or of lists nested like the shape.
-
-    None for everything else, and for whatever is wrong or may be.
-    """
+    """The numbers of a flat list, or of lists nested like the shape. None for anything that is or may be wrong."""
     if dtype.kind not in _SIMDJSON_KINDS or not (data.count(b"[") == 1 or _is_nested_like(data, shape)):
         return None
     numbers = _numbers_of_kind(data, dtype.kind)
@@ -129,7 +119,7 @@ def decode_data(data: bytes, dtype: "np.dtype[Any]", shape: tuple[int, ...]) -> 
 def _is_nested_like(data: bytes, shape: tuple[int, ...]) -> bool:
     """Whether the brackets and commas are those of the shape: `[[,],[,]]` for 2 x 2."""
     brackets = data.translate(None, OF_NUMBERS)
-    # What the shape asks for is only written down where it is as long as what is there.
+    # Brackets of the shape are written out only if they have the length of those that are there.
     length = 0
     for size in reversed(shape):
         length = size * (length + 1) + 1
@@ -139,7 +129,7 @@ def _is_nested_like(data: bytes, shape: tuple[int, ...]) -> bool:
 def _numbers_of_kind(data: bytes, kind: str) -> Array | None:
     of_type, dtype = _SIMDJSON_KINDS[kind]
     try:
-        # Refuses what is no JSON, and every value that is no number of the kind.
+        # Raises for what is no JSON, and for a value that is no number of the kind.
         return np.frombuffer(parser_for(data).parse(data).as_buffer(of_type=of_type), dtype)
     except (ValueError, TypeError, RuntimeError, AttributeError):
         return None

@@ -3,7 +3,7 @@
 import orjson
 from flask import Response as FlaskResponse
 
-from service.api.flask_app import View, to_flask
+from service.api.flask_app import View
 from service.http import Response
 from service.lifecycle.registry import Registry
 from service.metrics.exposition import CONTENT_TYPE, Page
@@ -16,9 +16,5 @@ def health(registry: Registry, verb: str) -> Response:
     return Response(status, orjson.dumps({"live": True, "ready": is_ready}))
 
 
-def views(registry: Registry, page: Page) -> dict[str, View]:
-    return {
-        "operations.live": lambda: to_flask(health(registry, "live")),
-        "operations.ready": lambda: to_flask(health(registry, "ready")),
-        "operations.metrics": lambda: FlaskResponse(page.text(), content_type=CONTENT_TYPE),
-    }
+def views(page: Page) -> dict[str, View]:
+    return {"operations.metrics": lambda: FlaskResponse(page.text(), content_type=CONTENT_TYPE)}

@@ -33,7 +33,7 @@ class Access(Enum):
 
 class Route(msgspec.Struct, frozen=True):
     """`path`: as OpenAPI writes it. `protocol` and `verb`: as metrics and spans name them. A prediction is decoded, run
-    and encoded by its protocol; every other route is a view of Flask."""
+    and encoded by its protocol."""
 
     method: str
     path: str
@@ -41,6 +41,11 @@ class Route(msgspec.Struct, frozen=True):
     verb: str
     access: Access = Access.MODELS
     is_prediction: bool = False
+
+    @property
+    def is_view(self) -> bool:
+        """Whether it is a view of Flask. Health waits for no thread, so dispatch itself responds."""
+        return not self.is_prediction and self.access is not Access.HEALTH
 
     @property
     def endpoint(self) -> str:

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's JSON: request bodies as tensors."""
+"""Requests of TensorFlow Serving's REST API, and pictures, as tensors."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from service.tensors.json import array_from_json, bytes_from_json, is_base64
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from service.tensors.tf_example import encode_example
 
-# Picture files, by what messages call them, as a signature's only input.
+# Decodes picture files, by their names in messages, into the only input of a signature.
 Pictures = Callable[[Mapping[str, bytes]], Array]
 
 MAX_FORM_PARTS = 1000
@@ -32,7 +32,7 @@ _EXAMPLES_EXPECTED = 'expected {"examples": [{feature: value, ...}, ...]} or {"i
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A request's JSON, not yet read as tensors: that takes a signature."""
+    """The JSON of a request. A signature is needed to make tensors of it."""
 
     fields: dict[str, Any]
     signature_name: str
@@ -43,7 +43,7 @@ class Body:
 
 
 def parse_body(data: bytes) -> Body:
-    """Raises InvalidRequest where the body is not one JSON object, or signature_name no string."""
+    """Parse a body. Raises InvalidRequest where it is not one JSON object, or signature_name is no string."""
     try:
         fields = orjson.loads(without_mark(data))
     except NotUtf8 as error:
@@ -59,8 +59,8 @@ def parse_body(data: bytes) -> Body:
 
 
 def decode_numbers(data: bytes, signature: Signature) -> dict[str, Array] | None:
-    """What `parse_body` and `decode_predict` make of a body that is nothing but `{"instances": ...}` with floats for
-    the signature's only input, at a fraction of their price. None for every other body, also for a wrong one."""
+    """The inputs of a body that is only `{"instances": ...}` with floats for the signature's only input: what
+    `parse_body` and `decode_predict` give, in a fraction of the time. None for every other body."""
     if len(signature.inputs) != 1:
         return None
     ((name, spec),) = signature.inputs.items()
@@ -71,8 +71,8 @@ def decode_numbers(data: bytes, signature: Signature) -> dict[str, Array] | None
 def decode_predict(body: Body, signature: Signature, pictures: Pictures | None = None) -> dict[str, Array]:
     """`instances` (a list of rows) or `inputs` (columns) as the signature's tensors.
 
-    `pictures`: of a signature that takes pictures, what reads them. `{"b64": ...}` where a row of its input may stand
-    is a picture's bytes then.
+    `pictures`: decodes pictures, for a signature that takes them. `{"b64": ...}` in the place of a row is then the
+    bytes of a picture.
     """
     given = [key for key in ("instances", "inputs") if key in body.fields]
     if not given:
@@ -114,7 +114,7 @@ def decode_examples(body: Body, signature: Signature, pictures: Pictures | None 
         )
     if not examples:
         raise InvalidRequest(f"'examples' value is an empty array; {_EXAMPLES_EXPECTED}")
-    # Of a feature that stands in both, the example's counts.
+    # A feature of the example counts more than the same one of the context.
     merged = [context | _example(example, f"examples[{row}]") for row, example in enumerate(examples)]
     inputs = list(signature.inputs.items())
     if len(inputs) == 1 and inputs[0][1].dtype == "DT_STRING":
@@ -160,7 +160,7 @@ def _rows(body: Body, key: str, signature: Signature, pictures: Pictures | None)
 
 
 def _is_named(row: Any) -> bool:
-    """Whether a row gives its tensors by their names."""
+    """Whether a row names its tensors."""
     return isinstance(row, dict) and not is_base64(row)
 
 
@@ -199,12 +199,12 @@ def _columns(inputs: Any, signature: Signature, pictures: Pictures | None) -> di
                 f"Missing named input: {name} in 'inputs' object; it has {_names(inputs) or 'none'}, expected "
                 f"{_names(signature.inputs)}"
             )
-    # What the signature does not take is passed over, as TensorFlow Serving does.
+    # Other names are ignored, as in TensorFlow Serving.
     return {name: _tensor(inputs[name], spec, f"inputs[{name!r}]", pictures) for name, spec in signature.inputs.items()}
 
 
 def _tensor(value: Any, spec: TensorSpec, where: str, pictures: Pictures | None) -> Array:
-    """What an empty list would hold cannot be seen in it; the signature tells, where it leaves nothing of it free."""
+    """An empty list does not show the sizes within it: the signature fills them in, if it declares them."""
     if pictures is not None and (files := _picture_files(value, where)):
         return pictures(files)
     array = array_from_json(value, spec, where)
@@ -213,7 +213,7 @@ def _tensor(value: Any, spec: TensorSpec, where: str, pictures: Pictures | None)
 
 
 def _picture_files(value: Any, where: str) -> dict[str, bytes]:
-    """By what messages call them: all rows, or the only one, as bytes; none where the value is anything else."""
+    """The files of a value whose rows are all `{"b64": ...}`, by their names in messages; else none."""
     if is_base64(value):
         return {where: bytes_from_json(value, where)}
     if not isinstance(value, list) or not all(map(is_base64, value)):
@@ -244,7 +244,7 @@ def _kind(value: Any) -> str:
 
 
 def pictures_of(request: Request) -> Mapping[str, bytes]:
-    """The request's pictures, by what messages call them; none where it is neither a picture nor a form."""
+    """The pictures of a request, by their names in messages; none where it is neither a picture nor a form."""
     mimetype = request.mimetype
     if mimetype.startswith("image/"):
         return {"the body": request.body}

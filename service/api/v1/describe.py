@@ -1,4 +1,4 @@
-"""What TensorFlow Serving's REST API says about a model: the states of its versions, its signatures."""
+"""Status and metadata of models, as TensorFlow Serving's REST API has them."""
 
 from service.errors import NotFound
 from service.inference.version import LoadedVersion, State, VersionStatus
@@ -7,16 +7,16 @@ from service.tensors.signature import TensorSpec
 
 
 def model_version_status(registry: Registry, model: str, version: int | None) -> dict[str, object]:
-    """GetModelStatusResponse of all the model's versions, newest first, or of one.
+    """GetModelStatusResponse: all versions of a model, newest first, or one.
 
     Raises:
-        NotFound: nothing is known of it.
+        NotFound: there is none.
     """
     known = registry.statuses().get(model, {})
     numbers = [number for number in sorted(known, reverse=True) if version in (None, number)]
     if not numbers:
-        asked = "any versions" if version is None else f"version {version}"
-        raise NotFound(f"Could not find {asked} of model {model}; GET /v1/models lists the models")
+        wanted = "any versions" if version is None else f"version {version}"
+        raise NotFound(f"Could not find {wanted} of model {model}; GET /v1/models lists the models")
     return {"model_version_status": [_status(number, known[number]) for number in numbers]}
 
 
@@ -38,7 +38,7 @@ def metadata(loaded: LoadedVersion) -> dict[str, object]:
 
 
 def _status(number: int, status: VersionStatus) -> dict[str, object]:
-    # What is AVAILABLE is in order, whatever has become of the folder that is to take its place.
+    # An AVAILABLE version is in order, even if the folder that is to replace it failed.
     has_failed = status.error and status.state is not State.AVAILABLE
     return {
         "version": str(number),

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's JSON: tensors as answers."""
+"""Tensors as responses of TensorFlow Serving's REST API."""
 
 import base64
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _AS_COLUMNS = 'ask in the column format {"inputs": ...}'
 
 
 def encode_predictions(outputs: Mapping[str, Array], is_row_format: bool) -> bytes:
-    """`predictions`, a value or an object per row; or `outputs`, a tensor or an object of tensors."""
+    """`predictions`, a value or an object for each row; or `outputs`, a tensor or an object of tensors."""
     if not outputs:
         raise InvalidRequest("Cannot convert empty tensor map to JSON: the signature has no outputs")
     columns = {name: _jsonable(name, array) for name, array in outputs.items()}
@@ -33,7 +33,7 @@ def encode_results(results: object) -> bytes:
 
 
 def _row_count(outputs: Mapping[str, Array]) -> int:
-    """The outputs' common first size."""
+    """The first size of all outputs."""
     rows = None
     for name, array in outputs.items():
         if not array.ndim:
@@ -47,8 +47,8 @@ def _row_count(outputs: Mapping[str, Array]) -> int:
 
 
 def _jsonable(name: str, array: Array) -> Any:
-    """What orjson writes for a tensor: the array itself, for strings nested lists. A name that ends in `_bytes`
-    asks for base64; what is not UTF-8 comes in base64 whatever the name."""
+    """A tensor as orjson takes it: the array itself, for strings nested lists. Strings of an output named `*_bytes`,
+    and strings that are not UTF-8, become base64."""
     kind = array.dtype.kind
     if kind in "biuf":
         # orjson takes arrays in C order and the machine's byte order, but none without dimensions.

@@ -1,7 +1,7 @@
-"""Tensors as the bytes behind a request's or an answer's JSON (the extension binary_tensor_data).
+"""Binary tensors: the bytes behind the JSON of a request or a response (extension binary_tensor_data).
 
-Little-endian (as is every machine that this runs on), row by row, nothing between; BOOL in a byte each; BYTES each
-behind its length in 4 bytes.
+Little-endian (as is every machine that this runs on), row by row, without padding. A BOOL is a byte; BYTES follow their
+length in 4 bytes.
 """
 
 import struct
@@ -14,7 +14,7 @@ from service.errors import InvalidRequest
 from service.tensors.dtypes import DATATYPES, DTYPES, Array, shape_text
 from service.tensors.signature import TensorSpec
 
-# NumPy does not know it: its values come as float32, from which engines take them.
+# NumPy has no bfloat16: values are float32, which engines take.
 BFLOAT16 = "DT_BFLOAT16"
 
 _LENGTH = struct.Struct("<I")
@@ -22,10 +22,10 @@ _SAY_SHAPE = "send the request's JSON before it, which says the shape"
 
 
 def decode_tensor(name: str, spec: TensorSpec, shape: tuple[int, ...], data: memoryview) -> Array:
-    """The tensor whose bytes are all of `data`, and which stays a view of them unless it is of strings.
+    """The tensor of all of `data`; a view of it, unless it is of strings.
 
     Raises:
-        InvalidRequest: the bytes are not those of a tensor of that type and shape.
+        InvalidRequest: the bytes do not fit that type and shape.
     """
     count = prod(shape)
     if spec.dtype == "DT_STRING":
@@ -48,10 +48,10 @@ def decode_tensor(name: str, spec: TensorSpec, shape: tuple[int, ...], data: mem
 
 
 def decode_raw(name: str, spec: TensorSpec, data: memoryview) -> Array:
-    """The tensor that is a whole body, its one free size told by the length. One string comes without its length.
+    """The tensor that is a whole body; its length gives the one free size. A string comes without its length.
 
     Raises:
-        InvalidRequest: the shape cannot be told from the length.
+        InvalidRequest: the length does not give the shape.
     """
     if spec.shape is None:
         raise InvalidRequest(
@@ -96,7 +96,7 @@ def datatype(spec: TensorSpec) -> str:
 
 
 def reshape(name: str, array: Array, shape: tuple[int, ...]) -> Array:
-    """Raises InvalidRequest for a shape that no array can have, though it has the right number of values."""
+    """Reshape. Raises InvalidRequest for a shape that is too large for any array, though the number of values fits."""
     try:
         return array.reshape(shape)
     except (ValueError, OverflowError):
@@ -115,7 +115,7 @@ def _strings(name: str, data: bytes, count: int, shape: tuple[int, ...]) -> Arra
     at, end = 0, len(data)
     while at < end:
         begin = at + 4
-        # A length that is cut short ends beyond the end as well.
+        # A length that is cut short points beyond the end as well.
         at = begin + int.from_bytes(data[at:begin], "little")
         if at > end:
             raise InvalidRequest(_cut_short(name, len(values), data[begin - 4 :]))

@@ -1,27 +1,23 @@
-"""The Open Inference Protocol's requests as tensors, and tensors as its answers."""
+"""Requests of the Open Inference Protocol as tensors."""
 
 from collections.abc import Mapping
 from math import prod
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-import numpy as np
 import orjson
 
 from service.api import numbers
-from service.api.v2 import binary, classification
+from service.api.v2 import binary
 from service.errors import InvalidRequest
-from service.http import Response
 from service.inference.version import LoadedVersion
 from service.runtime.utf8 import NotUtf8, without_mark
-from service.tensors.dtypes import DATATYPES, DTYPES, MAX_DIMENSIONS, Array, shape_text
+from service.tensors.dtypes import DTYPES, MAX_DIMENSIONS, Array, shape_text
 from service.tensors.json import array_from_json
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 
-# The JSON of an inference request, without its tensors' values.
-
 HEAD_LENGTH = "Inference-Header-Content-Length"
-# As a request has it.
+# As requests have it.
 HEAD_LENGTH_HEADER = HEAD_LENGTH.lower().encode()
 
 _EXPECTED = 'expected {"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}, ...]}'
@@ -40,12 +36,12 @@ class Input(msgspec.Struct, frozen=True):
     shape: Annotated[list[Size], msgspec.Meta(max_length=MAX_DIMENSIONS)]
     datatype: str
     parameters: InputParameters | None = None
-    # As it stands in the request; empty where it does not. (Raw goes with no None.)
+    # Not yet parsed; empty where the request has none. (Raw has no None.)
     data: msgspec.Raw = msgspec.Raw()
 
 
 class OutputParameters(msgspec.Struct, frozen=True, gc=False):
-    """`classification`: how many of the best classes to give instead of the scores; 0: the scores."""
+    """`classification`: how many of the best classes to give instead of the scores; 0: the scores themselves."""
 
     binary_data: bool | None = None
     classification: Size = 0
@@ -62,7 +58,7 @@ class RequestParameters(msgspec.Struct, frozen=True, gc=False):
 
 
 class Head(msgspec.Struct, frozen=True):
-    """The JSON of a request. What other servers know beyond it (sequences, priorities) is passed over."""
+    """The JSON of a request. Parameters of other servers (sequences, priorities) are ignored."""
 
     inputs: list[Input]
     id: str | None = None
@@ -71,17 +67,17 @@ class Head(msgspec.Struct, frozen=True):
 
     @property
     def wants_binary(self) -> bool:
-        """What holds for every output that does not say so itself."""
+        """Whether outputs are binary that do not say so themselves."""
         return self.parameters is not None and bool(self.parameters.binary_data_output)
 
 
 _HEADS = msgspec.json.Decoder(Head)
 
 
-def read_head_length(text: bytes, most: int) -> int:
-    if not (text.isdigit() and len(text) <= _MAX_DIGITS and int(text) <= most):
+def read_head_length(text: bytes, max_length: int) -> int:
+    if not (text.isdigit() and len(text) <= _MAX_DIGITS and int(text) <= max_length):
         given = text[:40].decode("latin-1")
-        raise InvalidRequest(f"{HEAD_LENGTH}: {given!r}; expected the length of the JSON, 0 to {most} (the body's)")
+        raise InvalidRequest(f"{HEAD_LENGTH}: {given!r}; expected the length of the JSON, 0 to {max_length} (the body's)")
     return int(text)
 
 
@@ -102,16 +98,14 @@ def read_head(text: bytes | memoryview, has_length: bool) -> Head:
         raise InvalidRequest(f"the request's JSON: {reason}{hint}") from None
 
 
-_DATATYPE_OF = {dtype: DATATYPES[name] for name, dtype in DTYPES.items()}
 _RAW_HEAD = Head([], parameters=RequestParameters(binary_data_output=True))
-_AS_IT_IS = OutputParameters()
 
 
 def signature_name(loaded: LoadedVersion) -> str:
-    """The signature that answers, for the protocol names none: the default one, or the only one, as Triton does it.
+    """The signature that is run, since the protocol names none: the default one, or the only one, as in Triton.
 
     Raises:
-        InvalidRequest: there are several, and none is the default one.
+        InvalidRequest: there are several, none of them the default one.
     """
     names = loaded.engine.signatures.keys()
     if DEFAULT_SIGNATURE in names:
@@ -126,10 +120,10 @@ def signature_name(loaded: LoadedVersion) -> str:
 
 
 def decode(body: bytes, head_length: bytes | None, signature: Signature) -> tuple[Head, dict[str, Array]]:
-    """`head_length`: the header Inference-Header-Content-Length; 0 says that the body is the only input's data.
+    """Decode a body. `head_length`: Inference-Header-Content-Length; 0: the body is the only input's data.
 
     Raises:
-        InvalidRequest: what is wrong, and where.
+        InvalidRequest: the message says what is wrong, and where.
     """
     length = len(body) if head_length is None else read_head_length(head_length, len(body))
     view = memoryview(body)
@@ -161,35 +155,6 @@ def decode(body: bytes, head_length: bytes | None, signature: Signature) -> tupl
     return head, arrays
 
 
-def encode(loaded: LoadedVersion, signature_name: str, head: Head, outputs: Mapping[str, Array]) -> Response:
-    """The outputs that the request wants, all where it names none."""
-    described: list[dict[str, Any]] = []
-    parts: list[bytes] = []
-    wants_binary = head.wants_binary
-    for wanted in head.outputs or [Output(name) for name in outputs]:
-        name, parameters = wanted.name, wanted.parameters or _AS_IT_IS
-        array = outputs[name]
-        if parameters.classification:
-            array = classification.classify(loaded, signature_name, name, array, parameters.classification)
-        output: dict[str, Any] = {"name": name, "datatype": _datatype(name, array), "shape": array.shape}
-        if wants_binary if parameters.binary_data is None else parameters.binary_data:
-            data = binary.encode_tensor(array)
-            output["parameters"] = {"binary_data_size": len(data)}
-            parts.append(data)
-        else:
-            output["data"] = _jsonable(name, array)
-        described.append(output)
-    text = orjson.dumps(
-        ({} if head.id is None else {"id": head.id})
-        | {"model_name": loaded.model, "model_version": loaded.version_text, "outputs": described},
-        option=orjson.OPT_SERIALIZE_NUMPY,
-    )
-    if not parts:
-        return Response(200, text)
-    length = ((HEAD_LENGTH, str(len(text))),)
-    return Response(200, b"".join([text, *parts]), "application/octet-stream", length)
-
-
 def _spec(given: Input, signature: Signature) -> TensorSpec:
     spec = signature.inputs.get(given.name)
     if spec is None:
@@ -203,7 +168,7 @@ def _spec(given: Input, signature: Signature) -> TensorSpec:
 
 
 def _check_outputs(head: Head, signature: Signature) -> None:
-    """Raises InvalidRequest for an output that the model does not have, that is wanted twice or in shared memory."""
+    """Raise InvalidRequest for an output that the model lacks, that is named twice, or is wanted in shared memory."""
     wanted = set()
     for output in head.outputs or ():
         if output.name not in signature.outputs:
@@ -233,7 +198,7 @@ def _decode_json(given: Input, spec: TensorSpec) -> Array:
     array = array_from_json(value, spec, f"inputs[{name!r}].data")
     if array.shape == shape:
         return array
-    # What an empty list would hold nobody can see.
+    # An empty list does not show the sizes within it.
     visible = shape[: shape.index(0) + 1] if 0 in shape else shape
     if array.shape != visible and (array.ndim != 1 or array.size != prod(shape)):
         raise InvalidRequest(
@@ -251,36 +216,6 @@ def _decode_raw(body: memoryview, signature: Signature) -> dict[str, Array]:
         )
     ((name, spec),) = signature.inputs.items()
     return {name: binary.decode_raw(name, spec, body)}
-
-
-def _datatype(name: str, array: Array) -> str:
-    datatype = _DATATYPE_OF.get(array.dtype)
-    if datatype is not None:
-        return datatype
-    if array.dtype.kind == "S":
-        return "BYTES"
-    if array.dtype.name == "bfloat16":
-        return "BF16"
-    raise InvalidRequest(
-        f"output {name!r} is of the type {array.dtype.name}, for which the protocol has no datatype; ask for others "
-        "in 'outputs'"
-    )
-
-
-def _jsonable(name: str, array: Array) -> Any:
-    """The values in one list, as orjson takes it."""
-    kind = array.dtype.kind
-    if kind in "biuf":
-        return array.ravel()
-    if kind in "OS":
-        try:
-            return [value if isinstance(value, str) else value.decode() for value in array.ravel().tolist()]
-        except UnicodeDecodeError:
-            raise InvalidRequest(
-                f"output {name!r} holds bytes that are no UTF-8, which JSON cannot hold; ask for it with the parameter "
-                "'binary_data': true"
-            ) from None
-    return array.astype(np.float32).ravel()
 
 
 def _names(names: Mapping[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol tells of the server, a model and the repository."""
+"""Metadata of the server, its models and the repository, as the Open Inference Protocol has them."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from service.tensors.signature import TensorSpec
 
 NAME, VERSION = "fitting-room", "0.1.0"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
-# What the versions are, whichever engine runs them.
+# Of the versions, whichever engine runs them.
 PLATFORM = "tensorflow_savedmodel"
 
-# As Triton's repository index calls them.
+# Triton's names for them.
 _STATES = {
     State.START: "UNKNOWN",
     State.LOADING: "LOADING",
@@ -28,7 +28,7 @@ def server_metadata() -> dict[str, object]:
 
 
 def model_metadata(registry: Registry, loaded: LoadedVersion) -> dict[str, object]:
-    """`versions`: those that are AVAILABLE."""
+    """Inputs and outputs of a version. `versions`: those that are AVAILABLE."""
     signature = loaded.signature(signature_name(loaded))
     versions = registry.statuses().get(loaded.model, {})
     return {
@@ -41,8 +41,7 @@ def model_metadata(registry: Registry, loaded: LoadedVersion) -> dict[str, objec
 
 
 def model_config(loaded: LoadedVersion) -> dict[str, object]:
-    """Triton's ModelConfig, as far as it says something here. Where a batch can be made of rows, the first size, which
-    every tensor has free, is not among the `dims`."""
+    """Triton's ModelConfig, as far as it applies. Where rows may be batched, `dims` leave out the first size."""
     name = signature_name(loaded)
     signature = loaded.signature(name)
     is_batched = name in loaded.independence.signatures
@@ -79,7 +78,7 @@ def _reason(status: VersionStatus) -> str:
 
 
 def _tensor(name: str, spec: TensorSpec) -> dict[str, object]:
-    """The protocol has no word for a tensor of any rank: it is said to have one free size."""
+    """The protocol has no tensors of any rank: they are described with one free size."""
     return {"name": name, "datatype": datatype(spec), "shape": [-1] if spec.shape is None else spec.shape}
 
 

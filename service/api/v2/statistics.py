@@ -1,6 +1,6 @@
-"""The extension statistics: what the metrics of all worker processes say of each version.
+"""Statistics of each version, from the metrics of all worker processes (extension statistics).
 
-The stages of an answered request add up: success = compute_input + queue + compute_infer + compute_output.
+The stages of a request add up: success = compute_input + queue + compute_infer + compute_output.
 """
 
 from collections import defaultdict
@@ -11,7 +11,7 @@ from service.lifecycle.registry import Registry
 from service.metrics.exposition import Page
 from service.metrics.store import Sums
 
-# What counts as a request for inference, whichever protocol it came by.
+# Verbs of predictions, of all protocols.
 _VERBS = ("infer", "predict", "classify", "regress")
 _SECONDS_AND_ROWS = (
     "serving_decode_seconds",

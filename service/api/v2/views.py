@@ -10,6 +10,7 @@ from service.api.routes import Match, parse_version
 from service.api.v2 import decode as v2_decode
 from service.api.v2 import describe
 from service.api.v2.decode import HEAD_LENGTH_HEADER
+from service.api.v2.encode import encode
 from service.api.v2.statistics import statistics
 from service.errors import InvalidRequest, ServingError, Unavailable
 from service.http import Request, Response
@@ -40,10 +41,10 @@ def decode(find: Find, match: Match, request: Request) -> Prediction:
     head, inputs = v2_decode.decode(request.body, request.headers.get(HEAD_LENGTH_HEADER), loaded.signature(name))
     request.context.decoded()
 
-    def encode(inferred: Inferred) -> Response:
-        return v2_decode.encode(loaded, name, head, inferred.outputs)
+    def encode_response(inferred: Inferred) -> Response:
+        return encode(loaded, name, head, inferred.outputs)
 
-    return Prediction(loaded, name, inputs, encode, request.context)
+    return Prediction(loaded, name, inputs, encode_response, request.context)
 
 
 def views(registry: Registry, settings: Settings, watcher: Watcher, scraped: Page) -> dict[str, View]:

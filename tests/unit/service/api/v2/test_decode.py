@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_st
 
-from service.api.v2.decode import HEAD_LENGTH, decode, encode, signature_name
+from service.api.v2.decode import HEAD_LENGTH, decode, signature_name
+from service.api.v2.encode import encode
 from service.errors import InvalidRequest
 from service.http import Response
 from service.inference.version import LoadedVersion

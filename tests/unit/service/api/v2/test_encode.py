@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.api.v2.classification import classify
+from service.api.v2.encode import classify
 from service.errors import InvalidRequest
 from service.inference.version import LoadedVersion
 from service.serving_config import ServingConfig
