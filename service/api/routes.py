@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import lru_cache
 
@@ -31,7 +32,8 @@ class Access(Enum):
     ADMIN = auto()  # Where there are API keys, who has one of the scope admin.
 
 
-class Route(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Route:
     """`path`: as OpenAPI writes it. `protocol` and `verb`: as metrics and spans name them. A prediction is decoded, run
     and encoded by its protocol."""
 
@@ -41,6 +43,15 @@ class Route(msgspec.Struct, frozen=True):
     verb: str
     access: Access = Access.MODELS
     is_prediction: bool = False
+    # Whether its response may have to wait until a model is loaded or free.
+    waits_for_models: bool = field(init=False)
+    # Whether tools request it every few seconds.
+    is_operations: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Once: every request reads them.
+        object.__setattr__(self, "waits_for_models", self.method == "POST" or "/models/" in self.path)
+        object.__setattr__(self, "is_operations", self.access in (Access.HEALTH, Access.METRICS))
 
     @property
     def is_view(self) -> bool:
@@ -52,26 +63,13 @@ class Route(msgspec.Struct, frozen=True):
         """The name of its view."""
         return f"{self.protocol}.{self.verb}"
 
-    @property
-    def waits_for_models(self) -> bool:
-        """Whether its response may have to wait until a model is loaded or free."""
-        return self.method == "POST" or "/models/" in self.path
-
-    @property
-    def is_operations(self) -> bool:
-        """Whether tools send it every few seconds."""
-        return self.access in (Access.HEALTH, Access.METRICS)
-
 
 class Match(msgspec.Struct, frozen=True):
-    """A route and what a path names for it."""
+    """A route and what a path names for it. `model`: empty where that is no model."""
 
     route: Route
     parameters: dict[str, str]
-
-    @property
-    def model(self) -> str:
-        return self.parameters.get("model", "")
+    model: str = ""
 
 
 _V1 = ("/v1/models/{model}", "/v1/models/{model}/versions/{version}", "/v1/models/{model}/labels/{label}")
@@ -146,7 +144,8 @@ def _find(method: str, escaped: bytes) -> Match | None:
     path = decoded_path(escaped).decode(errors="replace")
     for route, pattern in _TABLE:
         if route.method == method and (match := pattern.fullmatch(path)):
-            return Match(route, match.groupdict())
+            parameters = match.groupdict()
+            return Match(route, parameters, parameters.get("model", ""))
     return None
 
 

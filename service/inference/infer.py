@@ -8,7 +8,7 @@ import numpy as np
 
 from service.errors import InvalidRequest
 from service.http import Response
-from service.inference.batching import Arrays, Rows, Run, has_rows, row_count
+from service.inference.batching import Arrays, Outcome, Rows, Run, has_rows, row_count
 from service.inference.context import Prediction, RequestContext
 from service.inference.loop_watchdog import LoopWatchdog
 from service.inference.pace import SLOW_SECONDS
@@ -233,14 +233,14 @@ def check_inputs(signature: Signature, inputs: Arrays) -> None:
 
 
 def _timed(run: Run, name: str, inputs: Arrays) -> Rows:
-    rows = Rows(name, inputs, row_count(inputs) or 1, None)
+    count = row_count(inputs) or 1
+    outcome: Outcome
     began = perf_counter()
     try:
-        rows.outcome = run(name, inputs)
+        outcome = run(name, inputs)
     except Exception as error:
-        rows.outcome = error
-    rows.note_run(began, perf_counter() - began, rows.count)
-    return rows
+        outcome = error
+    return Rows(name, inputs, count, None, outcome, began, perf_counter() - began, count)
 
 
 def _separated(loaded: LoadedVersion, signature_name: str, outputs: Arrays) -> Inferred:

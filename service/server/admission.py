@@ -60,11 +60,13 @@ class Admission:
 
     def admit(self, request: Request) -> Response | None:
         match = request.match = routes.find(request.method, request.target)
+        limit = self._limit_of_all
+        if self._api_keys is None and limit is None and self._has_operations:
+            return None
         access = Access.MODELS if match is None else match.route.access
         # What needs no key has no body: else anybody could fill the memory.
         if access in self._open and not request.has_body:
             return None
-        limit = self._limit_of_all
         if self._api_keys is not None:
             key = self._api_keys.find(_key(request.headers))
             if key is None:

@@ -215,7 +215,7 @@ class HttpConnection(asyncio.Protocol):
         is_next = self._pending is None and not self._write_paused and not self._closing
         if is_next:
             self._start_timeout(Timeout.BODY)
-        rejection = self._admitted(request)
+        rejection = self._admit(request)
         if request.headers.get(b"expect", b"").lower() == b"100-continue" and request.http_version == "1.1":
             # The client waits for a word, and may then send its body or not.
             if rejection is not None and not self._closing:
@@ -230,9 +230,6 @@ class HttpConnection(asyncio.Protocol):
         message = f"{count} connections are open; at most {limit} may be (SERVING_MAX_CONNECTIONS)"
         rejection = error_response(503, message, ("retry-after", "1"))
         self.on_invalid(self._parser.stop(discards_body=True), "too_many_connections", rejection)
-
-    def _admitted(self, request: Request) -> Response | None:
-        return self._admit(request)
 
     def on_request(self, request: Request) -> None:
         if self._is_busy():
@@ -389,13 +386,21 @@ class HttpConnection(asyncio.Protocol):
 class CorsConnection(HttpConnection):
     """A connection where pages of other origins may read responses. A class of its own, so that others pay nothing."""
 
-    def __init__(self, policy: Cors, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._cors = policy
+    def __init__(
+        self,
+        policy: Cors,
+        dispatcher: Dispatch,
+        connections: Connections,
+        max_body_bytes: int,
+        admit: Admit,
+        *rest: Any,
+    ) -> None:
+        def admit_preflights(request: Request) -> Response | None:
+            # A browser sends a preflight without the key that the page is going to send.
+            return None if cors.is_preflight(request.method, request.headers) else admit(request)
 
-    def _admitted(self, request: Request) -> Response | None:
-        # A browser sends a preflight without the key that the page is going to send.
-        return None if cors.is_preflight(request.method, request.headers) else super()._admitted(request)
+        super().__init__(dispatcher, connections, max_body_bytes, admit_preflights, *rest)
+        self._cors = policy
 
     def _handle(self, request: Request) -> None:
         if cors.is_preflight(request.method, request.headers) and not self._closing:

@@ -46,6 +46,9 @@ MAX_TICK_REQUESTS = 32
 # A tick of fewer requests that takes long means that the machine stood still, not that there are too many.
 MIN_LONG_TICK_REQUESTS = 4 * MAX_TICK_REQUESTS
 
+# Looked up once: a member of an Enum takes as long as a call.
+_HEALTH, _METRICS, _ADMIN = Access.HEALTH, Access.METRICS, Access.ADMIN
+
 # Decodes a request for a model; `find` gives the version. Raises ServingError.
 Decode = Callable[[Find, Match, Request], Prediction]
 
@@ -78,7 +81,7 @@ class Dispatcher:
         if match is None:
             return routes.no_route(request)
         route = match.route
-        if route.access is Access.HEALTH:
+        if route.access is _HEALTH:
             # Whether the process lives must not depend on a free thread.
             return health(self._registry, route.verb)
         if DEADLINE_HEADER in request.headers:
@@ -87,7 +90,7 @@ class Dispatcher:
             except InvalidRequest as error:
                 self.count_rejected("malformed")
                 return error_response(error.status, str(error))
-        elif route.access in (Access.METRICS, Access.ADMIN):
+        elif route.access is _METRICS or route.access is _ADMIN:
             # To load a model may take longer than any request, and has a limit of its own; and a limit that is too
             # short must not make the service look dead.
             context.deadline = Deadline.unlimited()
@@ -190,8 +193,7 @@ class Dispatcher:
         to decode all, run all and encode all takes half the time of one request after the other.
         """
         context = request.context
-        self._tick.count_request(context)
-        if self._tick.is_late(context):
+        if not self._tick.enter(context.arrived):
             limit = f"{self._settings.max_queue_ms} ms (SERVING_MAX_QUEUE_MS)"
             return self._rejections.queue_full(context, f"the requests before it take longer than {limit}")
         _begin(context, match)
@@ -303,16 +305,14 @@ class _Tick:
         self._began = 0.0
         self._requests = 0
 
-    def count_request(self, context: RequestContext) -> None:
-        """Note that this request was read; the first of a tick schedules its end."""
+    def enter(self, arrived: float) -> bool:
+        """Count a request that was read; the first of a tick schedules its end. False where the requests before it took
+        so long that it is rejected."""
         if not self._requests:
-            self._began = context.arrived
+            self._began = arrived
             asyncio.get_running_loop().call_soon(self._end)
         self._requests += 1
-
-    def is_late(self, context: RequestContext) -> bool:
-        """Whether the requests read before it took so long that it is rejected."""
-        return self._requests > MIN_LONG_TICK_REQUESTS and context.arrived - self._began > self._max_seconds
+        return self._requests <= MIN_LONG_TICK_REQUESTS or arrived - self._began <= self._max_seconds
 
     def add(self, pending: _Pending) -> None:
         self._pending.append(pending)

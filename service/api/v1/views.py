@@ -26,17 +26,19 @@ from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 def decode(settings: Settings, find: Find, match: Match, request: Request) -> Prediction:
     """A request for `:predict`, `:classify` or `:regress`. Raises ServingError."""
     verb, version, label = match.route.verb, match.parameters.get("version"), match.parameters.get("label")
-    loaded = find(match.model, parse_version(version), label)
+    loaded = find(match.model, None if version is None else parse_version(version), label)
     request.context.found(loaded)
     loaded.health.check()
     body, inputs, is_of_pictures = _decode(loaded, settings, request, verb)
     request.context.decoded()
 
     def encode_response(inferred: Inferred) -> Response:
-        outputs, headers = inferred.outputs, outlier_score_headers(inferred.outlier_scores)
+        outputs = inferred.outputs
+        if verb == "predict" and not is_of_pictures:
+            return Response(200, encode.encode_predictions(outputs, body.is_row_format))
+        headers = outlier_score_headers(inferred.outlier_scores)
         if verb == "predict":
-            predictions = encode.encode_predictions(outputs, body.is_row_format)
-            return Response(200, predictions, headers=headers if is_of_pictures else ())
+            return Response(200, encode.encode_predictions(outputs, body.is_row_format), headers=headers)
         if verb == "classify":
             rankings = classification.classify(loaded, body.signature_name, outputs, _top_k(request))
             return Response(200, encode.encode_results(rankings), headers=headers)

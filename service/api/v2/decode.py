@@ -77,7 +77,9 @@ _HEADS = msgspec.json.Decoder(Head)
 def read_head_length(text: bytes, max_length: int) -> int:
     if not (text.isdigit() and len(text) <= _MAX_DIGITS and int(text) <= max_length):
         given = text[:40].decode("latin-1")
-        raise InvalidRequest(f"{HEAD_LENGTH}: {given!r}; expected the length of the JSON, 0 to {max_length} (the body's)")
+        raise InvalidRequest(
+            f"{HEAD_LENGTH}: {given!r}; expected the length of the JSON, 0 to {max_length} (the body's)"
+        )
     return int(text)
 
 
