@@ -133,6 +133,13 @@ def picture(width: int, format_: str = "PNG") -> Request:
     return request(V1, file.getvalue(), content_type=f"image/{format_.lower()}")
 
 
+def double(inputs: Arrays) -> dict[str, Array]:
+    """The model refuses negative values."""
+    if (inputs["x"] < 0).any():
+        raise InvalidRequest("negative")
+    return {"y": inputs["x"] * 2}
+
+
 # Where a request is answered
 
 
@@ -190,6 +197,13 @@ async def test_rows_that_are_slow_together_take_a_thread(at: Bench) -> None:
         response = await at.respond(predict(*[1.0] * rows))
         assert orjson.loads(response.body) == {"predictions": [1.0] * rows}
         assert len(at.jobs) == jobs
+
+
+@pytest.mark.parametrize("pace", [Pace(), Pace(0.0005)], ids=["slow model", "slow rows"])
+async def test_error_of_a_model_in_a_thread(at: Bench, pace: Pace) -> None:
+    at.add(answer=double, pace=pace)
+    response = await at.respond(predict(1, 2, -1))
+    assert (response.status, response.body, at.jobs) == (400, b'{"error":"negative"}', ["model"])
 
 
 @pytest.mark.parametrize(
@@ -320,13 +334,6 @@ async def test_rejections_are_sent_at_a_bounded_rate(at: Bench) -> None:
 
 
 # Ticks of the event loop
-
-
-def double(inputs: Arrays) -> dict[str, Array]:
-    """The model refuses negative values."""
-    if (inputs["x"] < 0).any():
-        raise InvalidRequest("negative")
-    return {"y": inputs["x"] * 2}
 
 
 async def tick(at: Bench, *requests: Request, is_batched: bool = True) -> tuple[FakeEngine, list[Response]]:
