@@ -34,8 +34,8 @@ def query_panels() -> list[Any]:
 
 def expressions() -> list[str]:
     """Every PromQL expression, with those of the variables reduced to their selector."""
-    asked = [one["query"] for board in dashboards() for one in board["templating"]["list"]]
-    variables = [query["query"] for query in asked if isinstance(query, dict)]
+    queries = [one["query"] for board in dashboards() for one in board["templating"]["list"]]
+    variables = [query["query"] for query in queries if isinstance(query, dict)]
     found = [re.fullmatch(r"label_values\((.+), \w+\)", query) for query in variables]
     selectors = [match.group(1) for match in found if match]
     assert len(selectors) == len(variables), "a variable's query is not label_values(SELECTOR, LABEL)"

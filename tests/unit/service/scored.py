@@ -34,7 +34,7 @@ def with_score(inputs: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def scored_version(config: ServingConfig = CONFIG, *, version: int = 1, batching: str = "none") -> LoadedVersion:
-    """`batching`: "none", "threads" or "turns"."""
+    """`batching`: "none", "threads" or "ticks"."""
     engine = FakeEngine(SIGNATURES, with_score if config.outlier_score else without_score)
     limits = BatchLimits(max_batch_size=8, timeout_seconds=0)
     return LoadedVersion(
@@ -44,7 +44,7 @@ def scored_version(config: ServingConfig = CONFIG, *, version: int = 1, batching
         config,
         limits=limits,
         batcher=batcher(engine) if batching == "threads" else None,
-        tick_batcher=tick_batcher(engine) if batching == "turns" else None,
+        tick_batcher=tick_batcher(engine) if batching == "ticks" else None,
         independence=independent(SIGNATURES),
         pace=Pace() if batching == "threads" else quick(),
     )

@@ -327,7 +327,7 @@ def test_version_without_a_score(inference: Inference, page: CollectorRegistry) 
     assert page.get_sample_value("serving_outlier_score_count", MODEL) is None
 
 
-@pytest.mark.parametrize(("batching", "count"), [("none", 3), ("turns", 1)])
+@pytest.mark.parametrize(("batching", "count"), [("none", 3), ("ticks", 1)])
 def test_each_request_of_a_tick_has_its_own_scores(
     inference: Inference, page: CollectorRegistry, batching: str, count: int
 ) -> None:
