@@ -7,6 +7,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from service.tensors.dtypes import DTYPES
+
 Spec = tf.TensorSpec
 
 
@@ -76,10 +78,12 @@ def save_examples(path: Path) -> None:
     signatures = {"serving_default": module.classify, "regress": module.regress}
     tf.saved_model.save(module, str(path), signatures=signatures)
     methods = {"serving_default": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
-    saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
-    for name, method in methods.items():
-        saved.meta_graphs[0].signature_def[name].method_name = method
-    (path / "saved_model.pb").write_bytes(saved.SerializeToString())
+
+    def name_methods(saved: Any) -> None:
+        for name, method in methods.items():
+            saved.meta_graphs[0].signature_def[name].method_name = method
+
+    rewrite(path, name_methods)
 
 
 def save_one_row(path: Path) -> None:
@@ -93,7 +97,7 @@ def save_one_row(path: Path) -> None:
     tf.saved_model.save(module := OneRow(), str(path), signatures={"serving_default": module.__call__})
 
 
-def save_halves(path: Path, plus: float = 2.0) -> None:
+def save_halves(path: Path, plus: float) -> None:
     """y = x / 2 + 2 as TensorFlow 1 wrote such models: any tensor of the graph may be an input, also one that comes out
     of the examples; and signatures are made for classify and regress."""
     v1 = tf.compat.v1
@@ -126,12 +130,12 @@ def save_halves(path: Path, plus: float = 2.0) -> None:
         builder.save()
 
 
-def save_identities(path: Path, dtypes: dict[str, tf.DType]) -> None:
+def save_identities(path: Path) -> None:
     """A signature for each type, which gives back what it gets."""
     module = tf.Module()
     signatures = {
         name: tf.function(lambda x: {"x": tf.identity(x)}, input_signature=[Spec([None], dtype, name="x")])
-        for name, dtype in dtypes.items()
+        for name, dtype in DTYPES.items()
     }
     tf.saved_model.save(module, str(path), signatures=signatures)
 
@@ -186,3 +190,23 @@ def rewrite(path: Path, change: Callable[[Any], None]) -> None:
     saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
     change(saved)
     (path / "saved_model.pb").write_bytes(saved.SerializeToString())
+
+
+def save_kinds(models: Path) -> None:
+    """A model of each kind; of `halves` two versions, in folders with zeros in front, as TensorFlow's exporters once
+    wrote them."""
+    for kind, save in {
+        "linear": save_linear,
+        "sum_and_difference": save_sum_and_difference,
+        "vocabulary": save_vocabulary,
+        "examples": save_examples,
+        "logarithm": save_logarithm,
+        "mean": save_mean,
+        "colour": save_colour,
+        "one_row": save_one_row,
+        "identities": save_identities,
+    }.items():
+        save(models / kind / "1")
+    save_halves(models / "halves" / "00000123", plus=2.0)
+    save_halves(models / "halves" / "00000124", plus=3.0)
+    (models / "models.toml").write_text("[models.halves]\nlabels = {old = 123}\n")

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from tests.integration.conftest import SHIPPED
 from tests.integration.saved_models import save_identity
-from tests.integration.server import Server, running
+from tests.integration.server import SHIPPED, Server, running
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ROOT / ".venv/clients"

@@ -16,9 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.serving_config import read_serving_config
 from service.tensors.dtypes import Array
 from service.tensors.image import decode_picture
-from tests.integration.conftest import SHIPPED
 from tests.integration.prometheus import MONITORING, Prometheus, prometheus
-from tests.integration.server import Server, running, wait_for
+from tests.integration.server import SHIPPED, Server, running, wait_for
 from training import basic_motions, photos
 from training.datasets import HOW_TO_GET, fashion_mnist, local_folder
 from training.errors import DatasetError

@@ -12,7 +12,7 @@ from service import create_app
 from service.lifecycle.registry import Registry
 from service.lifecycle.watcher import Watcher
 from service.settings import EngineChoice, Settings
-from tests.integration.conftest import SHIPPED
+from tests.integration.server import SHIPPED
 
 # One version of the model takes more than a megabyte, by either engine.
 MOST_GROWTH_BYTES = 10 * 2**20

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import SHIPPED
-from tests.integration.server import Server
+from tests.integration.server import SHIPPED, Server
 
 SAMPLES = SHIPPED / "clothing/2/assets.extra/samples"
 RECORDING = SHIPPED / "activity/1/assets.extra/samples/03.csv"
