@@ -1,11 +1,10 @@
-"""SavedModels that give an outlier score beside their answer, and their twins, made with TensorFlow."""
+"""A SavedModel that gives an outlier score beside its answer, and its twins, made with TensorFlow."""
 
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
 import numpy as np
 import tensorflow as tf
 
@@ -17,7 +16,6 @@ from service.serving_config import (
     OutlierScore,
     ServingConfig,
     Twin,
-    read_serving_config,
     saved_model_digest,
     write_serving_config,
 )
@@ -29,9 +27,9 @@ LABELS = ("dark", "grey", "bright")
 SCORE = OutlierScore(signature="scored", output="outlier_score", threshold=0.5)
 
 
-def save_brightness(path: Path, *, with_score: bool, precision: Precision = "float32") -> None:
-    """How near a picture's mean is to those of the labels; its spread, from 0 to 1, is what the model does not know.
-    A version with its twin, whose serving.json tells of the score or not."""
+def save_brightness(path: Path, precision: Precision) -> None:
+    """How near a picture's mean is to those of the labels; its spread, from 0 to 1, is the outlier score. With a twin
+    of this precision."""
     module = tf.Module()
     module.means = tf.Variable([0.0, 127.5, 255.0])
 
@@ -44,12 +42,10 @@ def save_brightness(path: Path, *, with_score: bool, precision: Precision = "flo
         return {**answer(pixels), "outlier_score": spread / 255.0}
 
     takes = [tf.TensorSpec([None, SIZE, SIZE], tf.float32, name="pixels")]
-    functions = {DEFAULT_SIGNATURE: answer} | ({"scored": score} if with_score else {})
+    functions = {DEFAULT_SIGNATURE: answer, "scored": score}
     signatures = {name: tf.function(function, input_signature=takes) for name, function in functions.items()}
     tf.saved_model.save(module, str(path), signatures=signatures)
-    converter = tf.lite.TFLiteConverter.from_saved_model(
-        str(path), signature_keys=["scored" if with_score else DEFAULT_SIGNATURE]
-    )
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(path), signature_keys=["scored"])
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == "float16":
@@ -73,7 +69,7 @@ def save_brightness(path: Path, *, with_score: bool, precision: Precision = "flo
         labels=LABELS,
         image=ImageSpec(height=SIZE, width=SIZE, mode="L"),
         twin=proof,
-        outlier_score=SCORE if with_score else None,
+        outlier_score=SCORE,
     )
     write_serving_config(path, config)
 
@@ -84,11 +80,3 @@ def _pictures() -> Iterator[dict[str, Any]]:
         picture = np.full((1, SIZE, SIZE), level, np.float32)
         picture[0, :, : SIZE // 2] = 255 - level
         yield {"pixels": picture}
-
-
-def misname_score(path: Path, **changes: Any) -> None:
-    """Lets serving.json name what the SavedModel does not have."""
-    config = read_serving_config(path)
-    assert config.outlier_score is not None
-    score = msgspec.structs.replace(config.outlier_score, **changes)
-    write_serving_config(path, msgspec.structs.replace(config, outlier_score=score))
