@@ -130,16 +130,6 @@ def save_halves(path: Path, plus: float) -> None:
         builder.save()
 
 
-def save_identities(path: Path) -> None:
-    """A signature for each type, which gives back what it gets."""
-    module = tf.Module()
-    signatures = {
-        name: tf.function(lambda x: {"x": tf.identity(x)}, input_signature=[Spec([None], dtype, name="x")])
-        for name, dtype in DTYPES.items()
-    }
-    tf.saved_model.save(module, str(path), signatures=signatures)
-
-
 def save_logarithm(path: Path) -> None:
     """Answers NaN and infinity; refuses values above 100 itself."""
 
@@ -204,9 +194,10 @@ def save_kinds(models: Path) -> None:
         "mean": save_mean,
         "colour": save_colour,
         "one_row": save_one_row,
-        "identities": save_identities,
     }.items():
         save(models / kind / "1")
+    for dtype in (*map(tf.as_dtype, DTYPES.values()), tf.bfloat16):
+        save_identity(models / f"identity_{dtype.name}" / "1", dtype, None)
     save_halves(models / "halves" / "00000123", plus=2.0)
     save_halves(models / "halves" / "00000124", plus=3.0)
     (models / "models.toml").write_text("[models.halves]\nlabels = {old = 123}\n")

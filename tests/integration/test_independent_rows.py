@@ -116,11 +116,9 @@ def two_axes(_rng: random.Random, width: int, rounds: int) -> Graph:
 KINDS = (row_wise, list_wise, detections, scalars, two_axes)
 
 
-def save(graph: Graph, path: Path) -> Callable[..., Tensors]:
-    module = tf.Module()
-    function: Callable[..., Tensors] = tf.function(graph.answer, input_signature=list(graph.specs.values()))
-    tf.saved_model.save(module, str(path), signatures={"serving_default": function})
-    return function
+def save(graph: Graph, path: Path) -> None:
+    function = tf.function(graph.answer, input_signature=list(graph.specs.values()))
+    tf.saved_model.save(tf.Module(), str(path), signatures={"serving_default": function})
 
 
 def proof_of(path: Path, graph: Graph) -> ServingConfig:
@@ -146,10 +144,11 @@ def answers(server: Server, model: str, requests: list[dict[str, Array]]) -> Ite
         yield from pool.map(predict, requests)
 
 
-def check(server: Server, model: str, graph: Graph, function: Callable[..., Tensors], rng: random.Random) -> None:
+def check(server: Server, model: str, graph: Graph) -> None:
+    rng = random.Random(2)
     requests = [graph.request(rng) for _ in range(REQUESTS)]
     for inputs, found in zip(requests, answers(server, model, requests), strict=True):
-        expected = {name: tensor.numpy() for name, tensor in function(**inputs).items()}
+        expected = {name: np.asarray(tensor) for name, tensor in graph.answer(**inputs).items()}
         if found.keys() == {""}:
             found = {next(iter(expected)): found[""]}
         for name, array in expected.items():
@@ -157,42 +156,48 @@ def check(server: Server, model: str, graph: Graph, function: Callable[..., Tens
             np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5, err_msg=f"{model}: {name}")
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_every_answer_is_the_one_that_the_graph_gives_alone(tmp_path: Path, seed: int) -> None:
-    rng = random.Random(seed)
-    graphs: dict[str, tuple[Graph, Callable[..., Tensors]]] = {}
-    models = tmp_path / "models"
-    for kind, rounds in itertools.product(KINDS, (0, 60)):
-        name = f"{kind.__name__}_{rounds}"
-        graph = kind(rng, rng.randint(1, 5), rounds)
-        graphs[name] = graph, save(graph, models / name / "1")
+@pytest.fixture(scope="module")
+def graphs() -> dict[str, Graph]:
+    """Of each kind a quick and a slow one."""
+    rng = random.Random(1)
+    return {
+        f"{kind.__name__}_{rounds}": kind(rng, rng.randint(1, 5), rounds)
+        for kind, rounds in itertools.product(KINDS, (0, 60))
+    }
+
+
+@pytest.fixture(scope="module")
+def server(graphs: dict[str, Graph], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Each graph with its proof, where there is one; one that the operator wrongly calls independent; and a counter."""
+    models = tmp_path_factory.mktemp("models")
+    for name, graph in graphs.items():
+        save(graph, models / name / "1")
         config = proof_of(models / name / "1", graph)
         assert (config.independent_rows is not None) is graph.is_independent, name
         write_serving_config(models / name / "1", config)
-    with running(models, tmp_path / "log", workers=2) as server:
-        for name, (graph, function) in graphs.items():
-            check(server, name, graph, function, rng)
+    save(graphs["detections_60"], models / "wrong" / "1")
+    (models / "models.toml").write_text("[models.wrong]\nbatching = {independent_rows = true}\n")
+    save_counter(models / "counter" / "1")
+    with running(models, tmp_path_factory.mktemp("log") / "log") as server:
+        yield server
 
 
-def test_what_the_operator_wrongly_calls_independent_is_run_alone_once_its_outputs_say_so(tmp_path: Path) -> None:
-    rng = random.Random(3)
-    graph = detections(rng, 3, 60)
-    function = save(graph, tmp_path / "models" / "wrong" / "1")
-    (tmp_path / "models" / "models.toml").write_text("[models.wrong]\nbatching = {independent_rows = true}\n")
-    with running(tmp_path / "models", tmp_path / "log") as server:
-        check(server, "wrong", graph, function, rng)
-        server.wait_until_logged("the rows of 'serving_default' are said to be independent, and its outputs do not")
-        metrics = server.request("/metrics").body.decode()
-        assert 'serving_batch_contradictions_total{model="wrong",version="1"} 1.0' in metrics
+def test_every_answer_is_the_one_that_the_graph_gives_alone(server: Server, graphs: dict[str, Graph]) -> None:
+    for name, graph in graphs.items():
+        check(server, name, graph)
 
 
-def test_a_model_with_a_state_is_run_once_for_each_request(tmp_path: Path) -> None:
-    save_counter(tmp_path / "models" / "counter" / "1")
-    with running(tmp_path / "models", tmp_path / "log") as server:
-        requests = [
-            {"x": np.zeros(rows, np.float32)} for rows in itertools.islice(itertools.cycle((1, 2, 40)), REQUESTS)
-        ]
-        found = [outputs[""] for outputs in answers(server, "counter", requests)]
+def test_what_is_wrongly_called_independent_is_run_alone_once_its_outputs_say_so(
+    server: Server, graphs: dict[str, Graph]
+) -> None:
+    check(server, "wrong", graphs["detections_60"])
+    server.wait_until_logged("the rows of 'serving_default' are said to be independent, and its outputs do not")
+    assert server.sample('serving_batch_contradictions_total{model="wrong",version="1"}') == 1
+
+
+def test_model_with_a_state_is_run_once_for_each_request(server: Server) -> None:
+    requests = [{"x": np.zeros(rows, np.float32)} for rows in itertools.islice(itertools.cycle((1, 2, 40)), REQUESTS)]
+    found = [outputs[""] for outputs in answers(server, "counter", requests)]
     assert [len(calls) for calls in found] == [len(inputs["x"]) for inputs in requests]
     assert all(len(set(calls)) == 1 for calls in found)
     assert sorted(calls[0] for calls in found) == list(range(1, REQUESTS + 1))

@@ -36,12 +36,13 @@ def post(server: Server, path: str, body: object) -> Any:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_type_goes_in_and_out_exactly(tensorflow_server: Server, dtype: str) -> None:
+    name = "string" if dtype == "DT_STRING" else DTYPES[dtype].name
     for given, answer in (
         ({"instances": VALUES[dtype]}, {"predictions": VALUES[dtype]}),
         ({"inputs": {"x": VALUES[dtype]}}, {"outputs": VALUES[dtype]}),
         ({"inputs": []}, {"outputs": []}),
     ):
-        assert post(tensorflow_server, "identities:predict", {"signature_name": dtype, **given}) == (200, answer)
+        assert post(tensorflow_server, f"identity_{name}:predict", given) == (200, answer)
 
 
 @pytest.mark.parametrize(
