@@ -307,7 +307,7 @@ def test_version_that_kills_two_workers_is_ended(model: Model, faults: Path, way
 
 
 def test_graph_that_aborts_is_ended(model: Model, tmp_path: Path) -> None:
-    from tests.integration.odd_saved_models import save_abort
+    from tests.integration.saved_models import save_abort
 
     model.publish(1)
     model.wait_for_state(1)

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.serving_config import RowProof, ServingConfig, write_serving_config
-from tests.integration.odd_saved_models import save_endless
-from tests.integration.saved_models import save_linear
+from tests.integration.saved_models import save_endless, save_linear
 from tests.integration.server import DEADLINE_SECONDS, TEN, Server, at_start_of_python, running
 
 FOR_EVER, SECONDS, AT_ONCE = ({"instances": [rounds]} for rounds in (1e15, 6e6, 0.0))

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from service.serving_config import ServingConfig, write_serving_config
-from tests.integration.odd_saved_models import save_counter
+from tests.integration.saved_models import save, save_counter, spec
 from tests.integration.server import Server, running
 from training.export import read_signatures
 from training.independence import RowsDepend, prove
@@ -56,7 +56,7 @@ def row_wise(rng: random.Random, width: int, rounds: int) -> Graph:
     weights = features(rng, width, 4)
     function = rng.choice([tf.nn.relu, tf.nn.softmax, tf.math.tanh])
     return Graph(
-        {"x": tf.TensorSpec([None, width], tf.float32, "x")},
+        {"x": spec("x", shape=[None, width])},
         lambda x: {"y": function(work(x, rounds) @ weights), "first": x[:, 0]},
         lambda rng: {"x": features(rng, a_few(rng), width)},
         is_independent=True,
@@ -73,7 +73,7 @@ def list_wise(rng: random.Random, width: int, rounds: int) -> Graph:
     ]
     function = rng.choice(functions)
     return Graph(
-        {"x": tf.TensorSpec([None, width], tf.float32, "x")},
+        {"x": spec("x", shape=[None, width])},
         lambda x: {"y": function((work(x, rounds) @ weights)[:, 0])},
         lambda rng: {"x": features(rng, a_few(rng), width)},
     )
@@ -87,7 +87,7 @@ def detections(rng: random.Random, width: int, rounds: int) -> Graph:
         return {"boxes": tf.boolean_mask(flat, flat > threshold)}
 
     return Graph(
-        {"x": tf.TensorSpec([None, width], tf.float32, "x")},
+        {"x": spec("x", shape=[None, width])},
         answer,
         lambda rng: {"x": features(rng, a_few(rng), width)},
     )
@@ -95,7 +95,7 @@ def detections(rng: random.Random, width: int, rounds: int) -> Graph:
 
 def scalars(_rng: random.Random, width: int, rounds: int) -> Graph:
     return Graph(
-        {"x": tf.TensorSpec([None, width], tf.float32, "x")},
+        {"x": spec("x", shape=[None, width])},
         lambda x: {"sum": tf.reduce_sum(work(x, rounds)), "rows": tf.shape(x)[0]},
         lambda rng: {"x": features(rng, a_few(rng), width)},
     )
@@ -105,8 +105,8 @@ def two_axes(_rng: random.Random, width: int, rounds: int) -> Graph:
     """Each query against each key, of which there may be another number, or the same by chance."""
     return Graph(
         {
-            "queries": tf.TensorSpec([None, width], tf.float32, "queries"),
-            "keys": tf.TensorSpec([None, width], tf.float32, "keys"),
+            "queries": spec("queries", shape=[None, width]),
+            "keys": spec("keys", shape=[None, width]),
         },
         lambda queries, keys: {"scores": tf.nn.softmax(work(queries, rounds) @ tf.transpose(keys))},
         lambda rng: {"queries": features(rng, a_few(rng), width), "keys": features(rng, a_few(rng), width)},
@@ -114,11 +114,6 @@ def two_axes(_rng: random.Random, width: int, rounds: int) -> Graph:
 
 
 KINDS = (row_wise, list_wise, detections, scalars, two_axes)
-
-
-def save(graph: Graph, path: Path) -> None:
-    function = tf.function(graph.answer, input_signature=list(graph.specs.values()))
-    tf.saved_model.save(tf.Module(), str(path), signatures={"serving_default": function})
 
 
 def proof_of(path: Path, graph: Graph) -> ServingConfig:
@@ -171,11 +166,12 @@ def server(graphs: dict[str, Graph], tmp_path_factory: pytest.TempPathFactory) -
     """Each graph with its proof, where there is one; one that the operator wrongly calls independent; and a counter."""
     models = tmp_path_factory.mktemp("models")
     for name, graph in graphs.items():
-        save(graph, models / name / "1")
+        save(models / name / "1", graph.answer, *graph.specs.values())
         config = proof_of(models / name / "1", graph)
         assert (config.independent_rows is not None) is graph.is_independent, name
         write_serving_config(models / name / "1", config)
-    save(graphs["detections_60"], models / "wrong" / "1")
+    wrong = graphs["detections_60"]
+    save(models / "wrong" / "1", wrong.answer, *wrong.specs.values())
     (models / "models.toml").write_text("[models.wrong]\nbatching = {independent_rows = true}\n")
     save_counter(models / "counter" / "1")
     with running(models, tmp_path_factory.mktemp("log") / "log") as server:

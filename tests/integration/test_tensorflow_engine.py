@@ -28,7 +28,7 @@ from service.errors import GraphError, InvalidRequest
 from service.runtime.cgroup import usable_cores
 from service.tensors.dtypes import DTYPES, Array
 from service.tensors.tf_example import encode_example
-from tests.integration import odd_saved_models, saved_models
+from tests.integration import saved_models
 from tests.integration.server import ROOT, SHIPPED
 
 Save = Callable[[Path], None]
@@ -59,7 +59,7 @@ def texts(*values: bytes) -> Array:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_arrays_of_every_type_and_shape_come_back(dtype: str, tmp_path: Path) -> None:
-    engine = load(lambda path: saved_models.save_identity(path, tf.as_dtype(DTYPES[dtype]), None), tmp_path)
+    engine = load(lambda path: saved_models.save_identity(path, tf.as_dtype(DTYPES[dtype])), tmp_path)
     for shape in [(), (0,), (1,), (3,), (0, 4), (2, 0, 3), (2, 3, 4), (1, 1, 1, 1, 1, 1, 2, 1), (70_000,)]:
         numbers = np.arange(np.prod(shape, dtype=int)) % 100
         array = np.array([b"%d" % number for number in numbers.tolist()] if dtype == "DT_STRING" else numbers)
@@ -70,7 +70,7 @@ def test_arrays_of_every_type_and_shape_come_back(dtype: str, tmp_path: Path) ->
 
 
 def test_arrays_may_lie_in_memory_in_any_way(tmp_path: Path) -> None:
-    engine = load(lambda path: saved_models.save_identity(path, tf.float32, None), tmp_path)
+    engine = load(lambda path: saved_models.save_identity(path, tf.float32), tmp_path)
     for layout, array in {
         "with steps": np.arange(24, dtype=np.float32).reshape(4, 6)[::2, ::-3],
         "transposed": np.arange(24, dtype=np.float32).reshape(4, 6).T,
@@ -86,7 +86,7 @@ def test_arrays_may_lie_in_memory_in_any_way(tmp_path: Path) -> None:
 
 
 def test_strings_of_every_length_and_any_bytes_come_back(tmp_path: Path) -> None:
-    engine = load(lambda path: saved_models.save_identity(path, tf.string), tmp_path)
+    engine = load(lambda path: saved_models.save_identity(path, tf.string, [None]), tmp_path)
     given = [bytes(range(length % 256)) * (length // 256 + 1) for length in (0, 1, 15, 16, 21, 22, 23, 24, 25, 4096)]
     given += [b"\0", b"\0" * 22, b"\0" * 23, b"a\0b", b"\xff\xfe", "Füße".encode(), b"", b"m" * 1_000_000]
     assert run(engine, x=texts(*given)) == {"x": given}
@@ -101,7 +101,7 @@ def test_strings_of_every_length_and_any_bytes_come_back(tmp_path: Path) -> None
 
 
 def test_strings_that_tensorflow_makes_are_read(tmp_path: Path) -> None:
-    engine = load(odd_saved_models.save_strings, tmp_path)
+    engine = load(saved_models.save_strings, tmp_path)
     long = b"long " * 20
     assert run(engine, text=texts(b"one two", long)) == {
         "twice": [b"one twoone two", long + long],
@@ -113,14 +113,14 @@ def test_strings_that_tensorflow_makes_are_read(tmp_path: Path) -> None:
 
 
 def test_types_that_numpy_lacks_are_given_out(tmp_path: Path) -> None:
-    outputs = load(odd_saved_models.save_bfloat16, tmp_path).run("serving_default", {"x": floats(1.5, -2)})
+    outputs = load(saved_models.save_bfloat16, tmp_path).run("serving_default", {"x": floats(1.5, -2)})
     assert outputs["bfloat16"].dtype == np.dtype(ml_dtypes.bfloat16)
     assert outputs["bfloat16"].astype(np.float32).tolist() == [1.5, -2]
     assert outputs["complex"].tolist() == [1.5 - 1.5j, -2 + 2j]
 
 
 def test_what_a_model_keeps_outlives_the_request_that_brought_it(tmp_path: Path) -> None:
-    engine = load(odd_saved_models.save_keeper, tmp_path)
+    engine = load(saved_models.save_keeper, tmp_path)
     kept: dict[str, Any] = {"number": 0.0, "text": b"nothing"}
     for index in range(50):
         number, text = float(index), b"%d " % index * (index + 1)
@@ -130,7 +130,7 @@ def test_what_a_model_keeps_outlives_the_request_that_brought_it(tmp_path: Path)
 
 
 def test_answer_is_the_callers_own(tmp_path: Path) -> None:
-    engine = load(odd_saved_models.save_keeper, tmp_path)
+    engine = load(saved_models.save_keeper, tmp_path)
     first = engine.run("serving_default", {"number": np.array(1, np.float32), "text": np.array(b"one", object)})
     run(engine, number=np.array(2, np.float32), text=np.array(b"two", object))
     assert (first["number"].item(), first["text"].item()) == (0.0, b"nothing")
@@ -153,7 +153,7 @@ def test_encoded_example_is_the_one_that_tensorflow_reads() -> None:
 
 
 def test_table_is_filled_from_its_file_in_assets(tmp_path: Path) -> None:
-    engine = load(odd_saved_models.save_vocabulary_file, tmp_path)
+    engine = load(saved_models.save_vocabulary_file, tmp_path)
     assert run(engine, words=texts(b"shoe", "Füße".encode(), b"hat")) == {"id": [1, 2, -1]}
     (file,) = (tmp_path / "1" / "assets").iterdir()
     file.unlink()
@@ -161,22 +161,22 @@ def test_table_is_filled_from_its_file_in_assets(tmp_path: Path) -> None:
 
 
 def test_signature_may_have_no_inputs(tmp_path: Path) -> None:
-    assert run(load(odd_saved_models.save_without_inputs, tmp_path)) == {"answer": 42}
+    assert run(load(saved_models.save_without_inputs, tmp_path)) == {"answer": 42}
 
 
 def test_control_flow_of_tensorflow_1_runs(tmp_path: Path) -> None:
-    engine = load(odd_saved_models.save_tensorflow_1_control_flow, tmp_path)
+    engine = load(saved_models.save_tensorflow_1_control_flow, tmp_path)
     assert run(engine, x=floats(1, 2)) == {"conditional": [2, 3], "eightfold": [8, 16], "again": [1, 2]}
     assert run(engine, x=floats(9, 2)) == {"conditional": [18, 4], "eightfold": [72, 16], "again": [9, 2]}
 
 
 def test_variables_of_tensorflow_1_run(tmp_path: Path) -> None:
-    assert run(load(odd_saved_models.save_tensorflow_1_variable, tmp_path), x=floats(1, 2)) == {"y": [3, 6]}
+    assert run(load(saved_models.save_tensorflow_1_variable, tmp_path), x=floats(1, 2)) == {"y": [3, 6]}
 
 
 @pytest.mark.parametrize("device", ["/device:GPU:0", "/device:TPU:0", "/device:CPU:1"])
 def test_graph_on_a_device_that_is_not_here_runs_on_the_one_that_is(device: str, tmp_path: Path) -> None:
-    assert run(load(lambda path: odd_saved_models.save_on_device(path, device), tmp_path), x=floats(10)) == {"y": [30]}
+    assert run(load(lambda path: saved_models.save_on_device(path, device), tmp_path), x=floats(10)) == {"y": [30]}
 
 
 def _in_text_form(version: Path) -> None:
@@ -226,7 +226,7 @@ def test_what_a_model_refuses_is_said_in_its_words_alone(tmp_path: Path) -> None
 
 
 def test_damaged_bytes_and_names_of_no_file_are_the_clients_mistake(tmp_path: Path) -> None:
-    engine = load(odd_saved_models.save_reader, tmp_path)
+    engine = load(saved_models.save_reader, tmp_path)
     (tmp_path / "here.txt").write_text("twelve bytes")
 
     def read(file: str) -> Any:
@@ -362,9 +362,7 @@ def test_older_tensorflow_is_refused(monkeypatch: pytest.MonkeyPatch, caplog: py
 # Threads
 
 
-@pytest.mark.parametrize(
-    "save", [saved_models.save_sum_and_difference, odd_saved_models.save_tensorflow_1_control_flow]
-)
+@pytest.mark.parametrize("save", [saved_models.save_sum_and_difference, saved_models.save_tensorflow_1_control_flow])
 def test_each_of_many_threads_gets_its_own_answer(save: Save, tmp_path: Path) -> None:
     engine = load(save, tmp_path)
 
@@ -494,7 +492,7 @@ def test_requests_leave_no_memory_behind(act: str, save: Save, tmp_path: Path) -
 @pytest.mark.parametrize("is_whole", [True, False])
 def test_versions_leave_no_memory_behind(is_whole: bool, tmp_path: Path) -> None:
     """50 times 10 MB of weights, half of them in the graph; unloaded, or too short to be loaded."""
-    odd_saved_models.save_large(tmp_path / "1")
+    saved_models.save_large(tmp_path / "1")
     if not is_whole:
         data = tmp_path / "1" / "variables" / "variables.data-00000-of-00001"
         data.write_bytes(data.read_bytes()[:-1_000_000])

@@ -1,6 +1,6 @@
 """TensorFlow Serving's REST API, rule by rule. Each test is one rule, read from its sources and tests (json_tensor,
 http_rest_api_handler, http_rest_api_util, tensorflow_model_server_test); the cases are our own. What only a real
-SavedModel shows is in tests/integration/test_v1_rules_saved_models.py; where we differ, docs/api.md says so."""
+SavedModel shows is in tests/integration/test_saved_models.py; where we differ, docs/api.md says so."""
 
 import math
 from typing import Any
