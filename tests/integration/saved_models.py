@@ -28,7 +28,7 @@ def save(path: Path, function: Function, *specs: tf.TensorSpec, holds: Any = (),
     tf.saved_model.save(module, str(path), signatures=signatures)
 
 
-def rewrite(path: Path, change: Callable[[Any], None]) -> None:
+def rewrite(path: Path, change: Callable[[Any], object]) -> None:
     """Lets `change` do with the version's tf.SavedModel message what it likes."""
     saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
     change(saved)

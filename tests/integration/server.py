@@ -55,13 +55,11 @@ class Server:
         *,
         headers: Mapping[str, str] | None = None,
         port: int | None = None,
-        method: str | None = None,
     ) -> Answer:
-        """A GET without a body, a POST with one, unless `method` says otherwise: bytes as they are, anything else as
-        JSON."""
+        """A GET without a body, a POST with one: bytes as they are, anything else as JSON."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         url = f"http://127.0.0.1:{port or self.port}{path}"
-        request = urllib.request.Request(url, data, dict(headers or {}), method=method)
+        request = urllib.request.Request(url, data, dict(headers or {}))
         request.add_header("Content-Type", content_type)
         try:
             with urllib.request.urlopen(request, timeout=DEADLINE_SECONDS) as response:

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.observability.capture import decode_line, decode_tensors
 from tests.integration.models import publish
-from tests.integration.server import PREDICT, ROOT, SHIPPED, TEN, Server, free_port, running
+from tests.integration.server import PREDICT, ROOT, SHIPPED, TEN, Server, running
 
 SAMPLE = (SHIPPED / "clothing/2/assets.extra/sample.png").read_bytes()
 
@@ -164,11 +164,3 @@ def test_collector_gets_the_spans_of_a_request(
         begin, end = stage.start_time_unix_nano, stage.end_time_unix_nano
         assert whole.start_time_unix_nano <= begin <= end <= whole.end_time_unix_nano
     assert f"trace={TRACE} span={SPAN}" in server.log.read_text()
-
-
-def test_missing_collector_costs_no_answer(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
-    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
-    with running(models, tmp_path / "log", otel=1) as server:
-        assert server.statuses(times=200) == {200}
-    assert server.process.returncode == 0

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.models import VERSION_1, Model, publish
+from tests.integration.models import VERSION_1, publish
 from tests.integration.server import DEADLINE_SECONDS, SHIPPED, TEN, Server, running, workers
 
 CLIENTS, ROUNDS = 8, 25
@@ -37,9 +36,6 @@ class Page:
 
     def total(self, name: str, **labels: str) -> float:
         return sum(one.value for one in self.samples if one.name == name and labels.items() <= one.labels.items())
-
-    def of_model(self, model: str) -> set[str]:
-        return {one.name for one in self.samples if one.labels.get("model") == model}
 
 
 def ask(server: Server) -> None:
@@ -100,20 +96,3 @@ def test_counts_are_exact_and_outlive_killed_workers_whose_gauges_go(service: Se
     )
     assert service.statuses(times=1) == {200}
     assert Page(service).total("serving_requests_total") == 5 * EACH + 1
-
-
-def test_series_go_with_their_version_and_come_back_with_it(model: Model) -> None:
-    def shown() -> list[set[str]]:
-        return [Page(model.server).of_model(model.name) for _ in range(5)]
-
-    model.publish(1)
-    model.wait_for_state(1)
-    assert {model.predict() for _ in range(7)} == {200}
-    shutil.rmtree(model.folder / "1")
-    model.server.wait_for(lambda: not any(shown()), "the series are still there")
-    assert Page(model.server).of_model("clothing")
-    model.publish(1)
-    model.server.wait_for(lambda: all(shown()), "its series never came back")
-    model.wait_for_state(1)
-    assert model.predict() == 200
-    assert model.requests(1) == 8

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from tests.integration.models import VERSION_1, Model, publish
+from tests.integration.models import VERSION_1, publish
 from tests.integration.server import running
 
 # By the C API: what takes the C++ headers in takes half a minute to compile.
@@ -86,11 +86,6 @@ def test_graph_with_an_operation_of_a_named_library_is_served(models: Path, libr
     with running(models, tmp_path / "log", op_libraries=library, workers=2) as server:
         answer = server.request("/v1/models/triple:predict", {"instances": [1.0, 10.0]})
         assert (answer.status, answer.json()) == (200, {"predictions": [3.0, 30.0]})
-
-
-def test_missing_operation_is_named(models: Path, tmp_path: Path) -> None:
-    with running(models, tmp_path / "log") as server:
-        Model(server, "triple").failure(1, "its graph has the operation 'FittingRoomTriple', and TensorFlow itself")
 
 
 def test_predict_command_loads_the_library(models: Path, library: Path) -> None:

@@ -17,13 +17,11 @@ from pathlib import Path
 import pytest
 
 from service.server.worker import LINGER_SECONDS
-from tests.integration.models import Model
 from tests.integration.server import (
     DEADLINE_SECONDS,
     PREDICT,
     TEN,
     Server,
-    at_start_of_python,
     running,
     wait_for,
     workers,
@@ -42,30 +40,6 @@ def test_curl_lines_on_the_terminal_work(server: Server) -> None:
     assert len(lines) == 3
     answers = [subprocess.run(shlex.split(line), capture_output=True, check=True).stdout for line in lines]
     assert {next(iter(json.loads(answer))) for answer in answers} == {"predictions", "results"}
-
-
-def test_model_that_needs_a_missing_tensorflow_says_so(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tests.integration.saved_models import save_linear
-
-    save_linear(models / "plain" / "1")
-    # Python's own way to say that a module is not to be found.
-    at_start_of_python("import sys; sys.modules['tensorflow'] = None", tmp_path, monkeypatch)
-    with running(models, tmp_path / "log") as server:
-        plain = Model(server, "plain")
-        status = plain.failure(1, "TensorFlow is not installed")
-        assert status["error_code"] == "FAILED_PRECONDITION"
-        assert "pip install tensorflow-cpu" in status["error_message"]
-
-        def says_why() -> bool:
-            # Not while it is tried again.
-            answer = server.request(f"{plain.path}:predict", TEN)
-            assert answer.status == 404
-            return "TensorFlow is not installed" in answer.json()["error"]
-
-        server.wait_for(says_why, "a request for it is not told why")
-        assert server.request(PREDICT, TEN).status == 200
 
 
 @pytest.fixture

@@ -142,17 +142,6 @@ def test_picture_for_an_input_with_the_shape_of_one(tensorflow_server: Server) -
     assert (answer.status, answer.json()) == (200, {"predictions": [[255.0, 0.0, 10.0]]})
 
 
-def test_status_of_versions_and_labels(tensorflow_server: Server) -> None:
-    def available(version: str) -> dict[str, object]:
-        return {"version": version, "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
-
-    def status(path: str) -> Any:
-        return tensorflow_server.request(f"/v1/models/{path}").json()["model_version_status"]
-
-    assert status("halves") == [available("124"), available("123")]
-    assert status("halves/labels/old") == [available("123")]
-
-
 def test_metadata_are_those_of_the_golden_files(tensorflow_server: Server) -> None:
     def info(name: str, dtype: str, *sizes: str) -> dict[str, object]:
         dim = [{"size": size, "name": ""} for size in sizes]

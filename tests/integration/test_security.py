@@ -9,8 +9,6 @@ from service.security.api_keys import new_key
 from tests.integration.models import VERSION_1, publish
 from tests.integration.server import PREDICT, TEN, Server, free_port, running, workers
 
-ORIGIN = "https://app.example"
-
 
 class KeyFile:
     def __init__(self, path: Path) -> None:
@@ -43,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, keys: KeyFile) -> Iterator[
     folder = tmp_path_factory.mktemp("security")
     publish(VERSION_1, folder / "models" / "regression" / "1")
     keys.add("first", "admin")
-    settings = {"workers": 2, "admin": 1, "operations_port": free_port(), "cors_origins": ORIGIN}
+    settings = {"workers": 2, "admin": 1, "operations_port": free_port()}
     with running(folder / "models", folder / "log", api_keys_file=keys.path, **settings) as started:
         yield started
 
@@ -108,16 +106,3 @@ def test_rate_limit_is_kept_by_all_workers_together(server: Server, keys: KeyFil
     assert answers.count(200) == 29
     assert set(answers[-50:]) == {429}
     assert server.sample('serving_rejected_total{reason="rate_limited"}') == answers.count(429)
-
-
-def test_page_of_a_listed_origin_sends_its_key_after_the_preflight(server: Server, alice: dict[str, str]) -> None:
-    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
-    preflight = server.request(PREDICT, method="OPTIONS", headers={"Origin": ORIGIN, **asks})
-    assert preflight.status == 200
-    assert preflight.headers["access-control-allow-headers"] == "authorization,content-type"
-    for headers, status in (({}, 401), (alice, 200)):
-        answer = server.request(PREDICT, TEN, headers={"Origin": ORIGIN, **headers})
-        assert (answer.status, answer.headers["access-control-allow-origin"]) == (status, ORIGIN)
-    # What operators ask is for nobody's page.
-    answer = server.request("/metrics", headers={"Origin": ORIGIN}, port=server.operations_port)
-    assert "access-control-allow-origin" not in answer.headers

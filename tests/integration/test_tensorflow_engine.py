@@ -31,7 +31,7 @@ from service.tensors.tf_example import encode_example
 from tests.integration import saved_models
 from tests.integration.server import ROOT, SHIPPED
 
-Save = Callable[[Path], None]
+Save = Callable[[Path], object]
 
 
 def load(save: Save, folder: Path) -> SavedModelEngine:
@@ -179,15 +179,16 @@ def test_graph_on_a_device_that_is_not_here_runs_on_the_one_that_is(device: str,
     assert run(load(lambda path: saved_models.save_on_device(path, device), tmp_path), x=floats(10)) == {"y": [30]}
 
 
-def _in_text_form(version: Path) -> None:
+def in_text_form(version: Path) -> Path:
     saved = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
-    (version / "saved_model.pbtxt").write_text(text_format.MessageToString(saved))
     (version / "saved_model.pb").unlink()
+    (text := version / "saved_model.pbtxt").write_text(text_format.MessageToString(saved))
+    return text
 
 
-def test_graph_in_text_form_is_served(tmp_path: Path) -> None:
+def test_graphin_text_form_is_served(tmp_path: Path) -> None:
     saved_models.save_linear(tmp_path / "1")
-    _in_text_form(tmp_path / "1")
+    in_text_form(tmp_path / "1")
     assert run(SavedModelEngine(tmp_path / "1"), x=floats(10)) == {"y": [31]}
 
 
@@ -262,67 +263,44 @@ def test_damaged_version_says_so_in_a_sentence(file: str, damage: str, tmp_path:
     assert refusal(version).startswith("TensorFlow cannot load it: ")
 
 
-def _rename_output(name: str) -> Callable[[Any], None]:
-    def rename(saved: Any) -> None:
-        saved.meta_graphs[0].signature_def["serving_default"].outputs["y"].name = name
-
-    return rename
+def _changed(change: Callable[[Any], object]) -> Save:
+    return lambda version: saved_models.rewrite(version, change)
 
 
-def _rename_operation(saved: Any) -> None:
-    saved.meta_graphs[0].graph_def.node[0].op = "Frobnicate"
+def _named(output: str) -> Save:
+    return _changed(lambda saved: setattr(graph(saved).signature_def["serving_default"].outputs["y"], "name", output))
 
 
-def _rename_tag(saved: Any) -> None:
-    saved.meta_graphs[0].meta_info_def.tags[:] = ["train", "gpu"]
+def graph(saved: Any) -> Any:
+    return saved.meta_graphs[0]
 
 
 NO_TENSOR = "TensorFlow cannot load it: a signature names the tensor '{}', which its graph does not have"
+WITHOUT_TAG = _changed(lambda saved: graph(saved).meta_info_def.tags.__setitem__(slice(None), ["train", "gpu"]))
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         (
-            _rename_operation,
+            _changed(lambda saved: setattr(graph(saved).graph_def.node[0], "op", "Frobnicate")),
             "its graph has the operation 'Frobnicate', and TensorFlow itself does not have it; name the library that "
             "does in SERVING_OP_LIBRARIES",
         ),
-        (_rename_output("nowhere:0"), NO_TENSOR.format("nowhere:0")),
-        (_rename_output("StatefulPartitionedCall:7"), NO_TENSOR.format("StatefulPartitionedCall:7")),
+        (_named("nowhere:0"), NO_TENSOR.format("nowhere:0")),
+        (_named("StatefulPartitionedCall:7"), NO_TENSOR.format("StatefulPartitionedCall:7")),
         (
-            lambda saved: saved.meta_graphs[0].signature_def.clear(),
+            _changed(lambda saved: graph(saved).signature_def.clear()),
             "it has no signature that takes and gives plain tensors",
         ),
-        (_rename_tag, "it has no graph with the tag 'serve'; tags found: train + gpu"),
+        (WITHOUT_TAG, "it has no graph with the tag 'serve'; tags found: train + gpu"),
         (
-            lambda saved: saved.ClearField("meta_graphs"),
+            _changed(lambda saved: saved.ClearField("meta_graphs")),
             "it has no graph with the tag 'serve'; tags found: none, for it holds no graph",
         ),
-    ],
-)
-def test_what_cannot_be_served_says_why(change: Callable[[Any], None], expected: str, tmp_path: Path) -> None:
-    saved_models.save_linear(tmp_path / "1")
-    saved_models.rewrite(tmp_path / "1", change)
-    assert refusal(tmp_path / "1") == expected
-
-
-def _in_text_form_without_the_tag(version: Path) -> None:
-    saved_models.rewrite(version, _rename_tag)
-    _in_text_form(version)
-
-
-def _in_damaged_text_form(version: Path) -> None:
-    (version / "saved_model.pb").unlink()
-    (version / "saved_model.pbtxt").write_text("saved_model_schema_version: one")
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (_in_text_form_without_the_tag, "it has no graph with the tag 'serve'"),
+        (lambda version: (WITHOUT_TAG(version), in_text_form(version)), "it has no graph with the tag 'serve'"),
         (
-            _in_damaged_text_form,
+            lambda version: in_text_form(version).write_text("saved_model_schema_version: one"),
             "TensorFlow cannot load it: Read less bytes than requested (its graph is in saved_model.pbtxt)",
         ),
         (
@@ -331,7 +309,7 @@ def _in_damaged_text_form(version: Path) -> None:
         ),
     ],
 )
-def test_graph_in_another_form_that_cannot_be_served_says_why(change: Save, expected: str, tmp_path: Path) -> None:
+def test_what_cannot_be_served_says_why(change: Save, expected: str, tmp_path: Path) -> None:
     saved_models.save_linear(tmp_path / "1")
     change(tmp_path / "1")
     assert refusal(tmp_path / "1") == expected

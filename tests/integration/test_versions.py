@@ -26,10 +26,17 @@ def test_highest_version_is_the_default(model: Model) -> None:
     model.publish(2)
     model.wait_for_default(2)
     assert model.server.statuses(model.version_path(1)) == {200}
+    assert model.server.statuses(model.version_path(2)) == {200}
+    assert model.requests(2) == 20
     shutil.rmtree(model.folder / "2")
     model.server.wait_for(lambda: set(model.states()) == {1}, "version 2 is still there")
     assert model.default_versions() == {"1"}
     assert model.server.statuses(model.version_path(2)) == {404}
+    assert model.requests(2) == 0
+    # Its counts come back with it.
+    model.publish(2)
+    model.wait_for_default(2)
+    assert model.requests(2) == 20
 
 
 def test_version_stays_while_its_folder_does(model: Model) -> None:
@@ -120,7 +127,7 @@ def test_canary_gets_its_share_and_shadow_its_copies(model: Model) -> None:
 def test_model_on_demand_is_loaded_by_its_first_request(model: Model) -> None:
     write_policies(model.server.models, f"[models.{model.name}]\nload = 'on_demand'")
     model.publish(1)
-    model.wait_for_state(1, State.START)
+    model.server.wait_for(lambda: {model.state(1) for _ in range(20)} == {State.START}, "not all workers know it")
     assert model.server.statuses(f"{model.path}:predict") == {200}
     model.wait_for_state(1)
 
