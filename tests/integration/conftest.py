@@ -53,18 +53,3 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The shipped models, by two worker processes."""
     with running(SHIPPED, tmp_path_factory.mktemp("log") / "service.log", workers=2) as server:
         yield server
-
-
-@pytest.fixture(scope="session")
-def tensorflow_shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The shipped models by the engine `tensorflow`, by two worker processes."""
-    log = tmp_path_factory.mktemp("log") / "service.log"
-    with running(SHIPPED, log, engine="tensorflow", workers=2) as server:
-        yield server
-
-
-@pytest.fixture(params=["litert", "tensorflow"])
-def either_server(request: pytest.FixtureRequest) -> Server:
-    """The shipped models, once by each engine."""
-    server: Server = request.getfixturevalue({"litert": "server", "tensorflow": "tensorflow_shipped"}[request.param])
-    return server

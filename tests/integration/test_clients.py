@@ -27,8 +27,8 @@ def run_cases(name: str, server: Server) -> None:
 
 
 @pytest.mark.parametrize("client", ["triton", "kserve", "ovms"])
-def test_client_works_with_the_shipped_models(client: str, either_server: Server) -> None:
-    run_cases(client, either_server)
+def test_client_works_with_the_shipped_models(client: str, server: Server) -> None:
+    run_cases(client, server)
 
 
 def test_tritons_client_works_with_every_datatype(tensorflow_server: Server) -> None:

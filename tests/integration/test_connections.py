@@ -30,9 +30,9 @@ MAX_BODY_BYTES = 8_000_000
 
 # They are no settings, and a minute is too long for a test.
 SHORT_WAITS = """
-from service.server.connection import Wait
-for wait in Wait:
-    wait._value_ /= 15
+from service.server.connection import Timeout
+for timeout in Timeout:
+    timeout._value_ /= 15
 """
 
 # A socket in repair mode is closed without a word to the other side (linux/tcp.h).

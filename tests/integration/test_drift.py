@@ -105,8 +105,9 @@ def ask_all(service: Server, path: str, bodies: Iterable[Any], content_type: str
             assert answer.status == 200, answer.body
 
 
-def png(picture: Array) -> bytes:
-    Image.fromarray(picture).save(buffer := io.BytesIO(), "PNG")
+def bmp(picture: Array) -> bytes:
+    """The quickest to write and to read."""
+    Image.fromarray(picture).save(buffer := io.BytesIO(), "BMP")
     return buffer.getvalue()
 
 
@@ -151,20 +152,24 @@ def test_alert_holds_as_long_as_there_is_drift(service: Server, monitor: Prometh
     wait_for(lambda: not alert_holds(monitor, "clothing", "1"), lambda: "the alert does not end")
 
 
-@pytest.mark.parametrize(("version", "strange"), [("1", "noisy"), ("3", "inverted")])
-def test_altered_photos_drift_and_those_of_the_last_evaluation_do_not(
-    service: Server, photo_files: list[Path], photo_pixels: Array, version: str, strange: str
+def test_inverted_photos_drift_and_those_of_the_last_evaluation_do_not(
+    service: Server, photo_files: list[Path], photo_pixels: Array
 ) -> None:
-    ask_pictures(service, [file.read_bytes() for file in photo_files], version)
-    check_honest(service, "photos", version, 19)
-    pictures = np.concatenate([photo_pixels, photo_pixels])[:STRANGE]
-    altered = 255 - pictures if strange == "inverted" else noisy(pictures)
-    ask_pictures(service, [png(picture) for picture in altered], version)
-    assert max(drift(service, "photos", version).values()) > LARGE
+    ask_pictures(service, [file.read_bytes() for file in photo_files], "1")
+    check_honest(service, "photos", "1", 19)
+    pictures = 255 - np.concatenate([photo_pixels, photo_pixels])[:STRANGE]
+    ask_pictures(service, map(bmp, pictures), "1")
+    assert max(drift(service, "photos", "1").values()) > LARGE
+
+
+def test_noisy_photos_drift_although_as_many_are_not(service: Server, photo_pixels: Array) -> None:
+    ask_pictures(service, map(bmp, photo_pixels), "3")
+    ask_pictures(service, map(bmp, noisy(photo_pixels)), "3")
+    assert max(drift(service, "photos", "3").values()) > LARGE
 
 
 def test_clothing_on_black_is_not_what_photos_looked_like(service: Server, clothing: Array) -> None:
-    ask_pictures(service, [png(picture) for picture in clothing[:STRANGE]], "2")
+    ask_pictures(service, map(bmp, clothing[:STRANGE]), "2")
     assert max(drift(service, "photos", "2").values()) > LARGE
 
 

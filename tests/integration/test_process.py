@@ -44,7 +44,7 @@ def test_curl_lines_on_the_terminal_work(server: Server) -> None:
 
 @pytest.fixture
 def service(models: Path, tmp_path: Path) -> Iterator[Server]:
-    with running(models, tmp_path / "log", workers=2, max_queue_ms=60_000, shutdown_seconds=10) as server:
+    with running(models, tmp_path / "log", workers=2, max_queue_ms=60_000, shutdown_seconds=4) as server:
         yield server
 
 

@@ -12,12 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from service.engines.loading import load_engine
+from service.serving_config import read_serving_config
+from service.settings import EngineChoice
 from service.tensors.dtypes import Array
+from service.tensors.signature import DEFAULT_SIGNATURE
 from tests.integration.server import SHIPPED, Answer, Server, running
 from training import basic_motions, photos
 from training.datasets import HOW_TO_GET, FashionMnist, fashion_mnist, local_folder
 from training.errors import DatasetError
 
+CHOICES: tuple[EngineChoice, ...] = ("litert", "tensorflow")
 CLOTHING = "/v1/models/clothing"
 SAMPLE = SHIPPED / "clothing/2/assets.extra/sample.png"
 PHOTO = (SHIPPED / "photos/1/assets.extra/sample.jpg").read_bytes()
@@ -46,28 +51,34 @@ def first_label(answer: Answer) -> str:
     return label
 
 
-def test_regression_answers_31_for_10(either_server: Server) -> None:
-    answer = either_server.request("/v1/models/regression:predict", {"instances": [10.0]})
-    assert (answer.status, answer.json()) == (200, {"predictions": [pytest.approx(31.0, abs=0.01)]})
+def answers(version: str, choice: EngineChoice, rows: Array) -> Array:
+    """Of the only output."""
+    config = read_serving_config(SHIPPED / version)
+    engine = load_engine(SHIPPED / version, config, choice)
+    (name,) = engine.signatures[DEFAULT_SIGNATURE].inputs
+    (output,) = engine.run(DEFAULT_SIGNATURE, {name: rows.astype(np.float32)}).values()
+    return output
 
 
-def test_clothing_reaches_the_accuracy_of_its_card(either_server: Server, data: FashionMnist) -> None:
-    labels: list[int] = []
-    for start in range(0, 10_000, 500):
-        rows = data.test_images[start : start + 500].tolist()
-        predictions = either_server.request(f"{CLOTHING}:predict", {"instances": rows}).json()["predictions"]
-        labels += np.argmax(predictions, axis=1).tolist()
-    accuracy = float(np.mean(np.array(labels) == data.test_labels))
+@pytest.mark.parametrize("choice", CHOICES)
+def test_regression_answers_31_for_10(choice: EngineChoice) -> None:
+    assert answers("regression/1", choice, np.array([10.0])).tolist() == [pytest.approx(31.0, abs=0.01)]
+
+
+def test_clothing_reaches_the_accuracy_of_its_card(data: FashionMnist) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        parts = pool.map(lambda part: answers("clothing/2", "litert", part), np.split(data.test_images, 10))
+    accuracy = float(np.mean(np.concatenate(list(parts)).argmax(axis=1) == data.test_labels))
     assert accuracy == pytest.approx(metrics("clothing/2")["accuracy"], abs=0.001)
 
 
-def test_activity_reaches_the_accuracy_of_its_card(either_server: Server) -> None:
+@pytest.mark.parametrize("choice", CHOICES)
+def test_activity_reaches_the_accuracy_of_its_card(choice: EngineChoice) -> None:
     if basic_motions.local_folder() is None:
         pytest.skip(basic_motions.HOW_TO_GET)
     recordings = basic_motions.basic_motions()
-    rows = {"instances": recordings.test_motions.tolist()}
-    predictions = either_server.request("/v1/models/activity:predict", rows).json()["predictions"]
-    right = int((np.argmax(predictions, axis=1) == recordings.test_labels).sum())
+    labels = answers("activity/1", choice, recordings.test_motions).argmax(axis=1)
+    right = int((labels == recordings.test_labels).sum())
     assert right == round(metrics("activity/1")["accuracy"] * 40) >= 39
 
 
