@@ -6,21 +6,18 @@ import shutil
 import tempfile
 import urllib.parse
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
-BALANCER_CONFIG = ROOT / "deploy/nginx.conf"
+from tests.e2e.engine import ABOUT_31, ROOT, TEN, ask, docker
 
-Docker = Callable[..., str]
-Ask = Callable[..., tuple[int, Any]]
+BALANCER_CONFIG = ROOT / "deploy/nginx.conf"
 
 
 @dataclass
@@ -28,8 +25,6 @@ class Stack:
     project: str
     models: Path
     image: str
-    docker: Docker
-    ask: Ask
     environment: dict[str, str] = field(default_factory=dict)
 
     def compose(self, *arguments: str, check: bool = True) -> str:
@@ -45,11 +40,11 @@ class Stack:
             "ALERTMANAGER_PORT": "0",
         }
         project = ("--project-name", self.project, "--env-file", os.devnull)
-        return self.docker("compose", *project, *arguments, env=kept | own | self.environment, check=check)
+        return docker("compose", *project, *arguments, env=kept | own | self.environment, check=check)
 
     def inspect(self, service: str, template: str) -> str:
         container = self.compose("ps", "--all", "--quiet", service)
-        return self.docker("inspect", "--format", template, container)
+        return docker("inspect", "--format", template, container)
 
     def replicas(self) -> list[str]:
         """The service's containers that run."""
@@ -66,30 +61,28 @@ class Stack:
     def url(self, path: str) -> str:
         return f"http://{self.address}{path}"
 
-    def predict(self, version: str = "") -> Any:
-        url = self.url(f"/v1/models/regression{version}:predict")
-        status, answer = self.ask(url, {"instances": [10.0]})
-        assert status == 200, answer
-        return answer["predictions"]
+    def check_prediction(self, version: str = "") -> None:
+        assert ask(self.url(f"/v1/models/regression{version}:predict"), TEN) == (200, ABOUT_31)
 
     def prometheus(self, expression: str) -> list[tuple[dict[str, str], float]]:
         """The series that answer a query, as (labels, value)."""
         query = urllib.parse.urlencode({"query": expression})
-        status, answer = self.ask(f"http://{self.prometheus_address}/api/v1/query?{query}")
+        status, answer = ask(f"http://{self.prometheus_address}/api/v1/query?{query}")
         assert status == 200, (expression, answer)
         return [(series["metric"], float(series["value"][1])) for series in answer["data"]["result"]]
 
 
 @contextmanager
-def up(docker: Docker, image: str, ask: Ask, *services: str, **environment: str) -> Iterator[Stack]:
+def up(image: str, *services: str, build: bool = False, settings: Mapping[str, str]) -> Iterator[Stack]:
+    environment = dict(settings)
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder) / "models"
         shutil.copytree(ROOT / "models", models)
-        if not balancer_follows_replicas(docker):
+        if not balancer_follows_replicas():
             environment["BALANCER_CONFIG"] = str(older_balancer_config(Path(folder)))
-        stack = Stack(f"fitting-room-e2e-{uuid.uuid4().hex[:8]}", models, image, docker, ask, environment)
+        stack = Stack(f"fitting-room-e2e-{uuid.uuid4().hex[:8]}", models, image, environment)
         try:
-            stack.compose("up", "--detach", "--build", "--wait", *services)
+            stack.compose("up", "--detach", "--build" if build else "--no-build", "--wait", *services)
             yield stack
             print(stack.compose("logs", "--no-color", check=False))  # pytest shows it where a test failed
         except pytest.fail.Exception:
@@ -99,7 +92,7 @@ def up(docker: Docker, image: str, ask: Ask, *services: str, **environment: str)
             stack.compose("down", "--volumes", "--remove-orphans", check=False)
 
 
-def balancer_follows_replicas(docker: Docker) -> bool:
+def balancer_follows_replicas() -> bool:
     """Whether what stands for the balancer's image is the nginx that it names, or an older one without `resolve`."""
     image = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["balancer"]["image"]
     version = re.search(r"nginx/([\d.]+)", docker("run", "--rm", "--entrypoint", "nginx", image, "-v"))

@@ -1,38 +1,40 @@
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration import saved_models
-from tests.integration.server import Server, running
+from tests.integration.models import VERSION_1, Model
+from tests.integration.server import SHIPPED, Server, running
 
-SHIPPED = Path(__file__).parents[2] / "models"
-
-KINDS = {
-    "linear": saved_models.save_linear,
-    "sum_and_difference": saved_models.save_sum_and_difference,
-    "vocabulary": saved_models.save_vocabulary,
-    "examples": saved_models.save_examples,
-    "logarithm": saved_models.save_logarithm,
-    "mean": saved_models.save_mean,
-    "colour": saved_models.save_colour,
-}
+numbers = itertools.count()
 
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """A models folder of the test's own, with the shipped regression."""
-    shutil.copytree(SHIPPED / "regression" / "1", tmp_path / "models" / "regression" / "1")
+    shutil.copytree(VERSION_1, tmp_path / "models" / "regression" / "1")
     return tmp_path / "models"
+
+
+@pytest.fixture
+def model(service: Server) -> Iterator[Model]:
+    """A model of the test's own in the module's service, without versions."""
+    model = Model(service, f"model{next(numbers)}")
+    model.folder.mkdir()
+    yield model
+    shutil.rmtree(model.folder)
+    (service.models / "models.toml").unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")
 def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with a SavedModel of each kind, none with a twin, beside a broken one."""
+    from tests.integration.saved_models import save_kinds  # with TensorFlow, which few tests need
+
     models = tmp_path_factory.mktemp("models")
-    for name, save in KINDS.items():
-        save(models / name / "1")
+    save_kinds(models)
     damaged = models / "damaged" / "1"
     shutil.copytree(models / "linear" / "1", damaged)
     (damaged / "saved_model.pb").write_bytes(b"\xffnot a protocol buffer")

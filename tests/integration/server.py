@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 import urllib.error
 import urllib.request
@@ -18,7 +20,11 @@ from typing import Any
 import psutil
 import pytest
 
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "models"
 DEADLINE_SECONDS = 60
+PREDICT = "/v1/models/regression:predict"
+TEN = {"instances": [10.0]}
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Answer:
 class Server:
     """`operations_port`: where health and metrics are; the main one, unless they have one of their own."""
 
+    models: Path
     port: int
     process: "subprocess.Popen[str]"
     log: Path
@@ -51,13 +58,24 @@ class Server:
     ) -> Answer:
         """A GET without a body, a POST with one: bytes as they are, anything else as JSON."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{port or self.port}{path}", data, dict(headers or {}))
+        url = f"http://127.0.0.1:{port or self.port}{path}"
+        request = urllib.request.Request(url, data, dict(headers or {}))
         request.add_header("Content-Type", content_type)
         try:
             with urllib.request.urlopen(request, timeout=DEADLINE_SECONDS) as response:
                 return Answer(response.status, response.read(), dict(response.headers))
         except urllib.error.HTTPError as error:
             return Answer(error.code, error.read(), dict(error.headers))
+
+    def statuses(self, path: str = PREDICT, times: int = 20, headers: Mapping[str, str] | None = None) -> set[int]:
+        """Of POST requests with TEN, each on a connection of its own: any worker may answer."""
+        return {self.request(path, TEN, headers=headers).status for _ in range(times)}
+
+    def sample(self, series: str) -> float:
+        """A series of the metrics page, named with all its labels; 0 where there is none."""
+        page = self.request("/metrics", port=self.operations_port).body.decode()
+        found = re.search(rf"^{re.escape(series)} (\S+)$", page, re.MULTILINE)
+        return float(found[1]) if found else 0.0
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
         wait_for(condition, lambda: f"{what}; the service's log:\n{self.log.read_text()}")
@@ -114,7 +132,7 @@ def is_answered_by(worker: psutil.Process, port: int) -> bool:
 
 
 @contextmanager
-def running(models: Path | str, log: Path, stderr: int = subprocess.STDOUT, /, **settings: object) -> Iterator[Server]:
+def running(models: Path, log: Path, stderr: int = subprocess.STDOUT, /, **settings: object) -> Iterator[Server]:
     """The service on a free port, all its workers ready; stopped with SIGTERM. Settings by their names (workers=2)."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVING_")}
     port = free_port()
@@ -133,7 +151,7 @@ def running(models: Path | str, log: Path, stderr: int = subprocess.STDOUT, /, *
             [sys.executable, "-m", "service"], env=environment, stdout=output, stderr=stderr, text=True
         )
     try:
-        server = Server(port, process, log, int(str(given.get("operations_port", port))))
+        server = Server(models, port, process, log, int(str(given.get("operations_port", port))))
         # The others leave clients to the first until they are as far.
         server.wait_until_all_workers_answer(int(str(given["workers"])))
         yield server
@@ -143,7 +161,12 @@ def running(models: Path | str, log: Path, stderr: int = subprocess.STDOUT, /, *
 
 
 def at_start_of_python(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every Python that is started from now on runs the script first."""
+    """Every Python that is started from now on runs the script first; one that fails at it ends."""
     (at_start := folder / "at_start").mkdir()
-    (at_start / "sitecustomize.py").write_text(script)
+    (at_start / "sitecustomize.py").write_text(
+        "import os, sys, traceback\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        f"try:\n{textwrap.indent(script, '    ')}\n"
+        "except BaseException:\n    traceback.print_exc()\n    os._exit(1)\n"
+    )
     monkeypatch.setenv("PYTHONPATH", str(at_start), prepend=os.pathsep)

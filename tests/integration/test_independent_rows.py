@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from service.serving_config import ServingConfig, write_serving_config
-from tests.integration.odd_saved_models import save_counter
+from tests.integration.saved_models import save, save_counter, spec
 from tests.integration.server import Server, running
 from training.export.independence import RowsDepend, prove
 from training.export.saved_model import read_signatures
@@ -56,7 +56,7 @@ def row_wise(rng: random.Random, width: int, rounds: int) -> Graph:
     weights = features(rng, width, 4)
     function = rng.choice([tf.nn.relu, tf.nn.softmax, tf.math.tanh])
     return Graph(
-        {"x": tf.TensorSpec([None, width], tf.float32, "x")},
+        {"x": spec("x", shape=[None, width])},
         lambda x: {"y": function(work(x, rounds) @ weights), "first": x[:, 0]},
         lambda rng: {"x": features(rng, a_few(rng), width)},
         is_independent=True,
@@ -73,7 +73,7 @@ def list_wise(rng: random.Random, width: int, rounds: int) -> Graph:
     ]
     function = rng.choice(functions)
     return Graph(
-        {"x": tf.TensorSpec([None, width], tf.float32, "x")},
+        {"x": spec("x", shape=[None, width])},
         lambda x: {"y": function((work(x, rounds) @ weights)[:, 0])},
         lambda rng: {"x": features(rng, a_few(rng), width)},
     )
@@ -87,7 +87,7 @@ def detections(rng: random.Random, width: int, rounds: int) -> Graph:
         return {"boxes": tf.boolean_mask(flat, flat > threshold)}
 
     return Graph(
-        {"x": tf.TensorSpec([None, width], tf.float32, "x")},
+        {"x": spec("x", shape=[None, width])},
         answer,
         lambda rng: {"x": features(rng, a_few(rng), width)},
     )
@@ -95,7 +95,7 @@ def detections(rng: random.Random, width: int, rounds: int) -> Graph:
 
 def scalars(_rng: random.Random, width: int, rounds: int) -> Graph:
     return Graph(
-        {"x": tf.TensorSpec([None, width], tf.float32, "x")},
+        {"x": spec("x", shape=[None, width])},
         lambda x: {"sum": tf.reduce_sum(work(x, rounds)), "rows": tf.shape(x)[0]},
         lambda rng: {"x": features(rng, a_few(rng), width)},
     )
@@ -105,8 +105,8 @@ def two_axes(_rng: random.Random, width: int, rounds: int) -> Graph:
     """Each query against each key, of which there may be another number, or the same by chance."""
     return Graph(
         {
-            "queries": tf.TensorSpec([None, width], tf.float32, "queries"),
-            "keys": tf.TensorSpec([None, width], tf.float32, "keys"),
+            "queries": spec("queries", shape=[None, width]),
+            "keys": spec("keys", shape=[None, width]),
         },
         lambda queries, keys: {"scores": tf.nn.softmax(work(queries, rounds) @ tf.transpose(keys))},
         lambda rng: {"queries": features(rng, a_few(rng), width), "keys": features(rng, a_few(rng), width)},
@@ -114,13 +114,6 @@ def two_axes(_rng: random.Random, width: int, rounds: int) -> Graph:
 
 
 KINDS = (row_wise, list_wise, detections, scalars, two_axes)
-
-
-def save(graph: Graph, path: Path) -> Callable[..., Tensors]:
-    module = tf.Module()
-    function: Callable[..., Tensors] = tf.function(graph.answer, input_signature=list(graph.specs.values()))
-    tf.saved_model.save(module, str(path), signatures={"serving_default": function})
-    return function
 
 
 def proof_of(path: Path, graph: Graph) -> ServingConfig:
@@ -146,10 +139,11 @@ def answers(server: Server, model: str, requests: list[dict[str, Array]]) -> Ite
         yield from pool.map(predict, requests)
 
 
-def check(server: Server, model: str, graph: Graph, function: Callable[..., Tensors], rng: random.Random) -> None:
+def check(server: Server, model: str, graph: Graph) -> None:
+    rng = random.Random(2)
     requests = [graph.request(rng) for _ in range(REQUESTS)]
     for inputs, found in zip(requests, answers(server, model, requests), strict=True):
-        expected = {name: tensor.numpy() for name, tensor in function(**inputs).items()}
+        expected = {name: np.asarray(tensor) for name, tensor in graph.answer(**inputs).items()}
         if found.keys() == {""}:
             found = {next(iter(expected)): found[""]}
         for name, array in expected.items():
@@ -157,42 +151,49 @@ def check(server: Server, model: str, graph: Graph, function: Callable[..., Tens
             np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5, err_msg=f"{model}: {name}")
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_every_answer_is_the_one_that_the_graph_gives_alone(tmp_path: Path, seed: int) -> None:
-    rng = random.Random(seed)
-    graphs: dict[str, tuple[Graph, Callable[..., Tensors]]] = {}
-    models = tmp_path / "models"
-    for kind, rounds in itertools.product(KINDS, (0, 60)):
-        name = f"{kind.__name__}_{rounds}"
-        graph = kind(rng, rng.randint(1, 5), rounds)
-        graphs[name] = graph, save(graph, models / name / "1")
+@pytest.fixture(scope="module")
+def graphs() -> dict[str, Graph]:
+    """Of each kind a quick and a slow one."""
+    rng = random.Random(1)
+    return {
+        f"{kind.__name__}_{rounds}": kind(rng, rng.randint(1, 5), rounds)
+        for kind, rounds in itertools.product(KINDS, (0, 60))
+    }
+
+
+@pytest.fixture(scope="module")
+def server(graphs: dict[str, Graph], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Each graph with its proof, where there is one; one that the operator wrongly calls independent; and a counter."""
+    models = tmp_path_factory.mktemp("models")
+    for name, graph in graphs.items():
+        save(models / name / "1", graph.answer, *graph.specs.values())
         config = proof_of(models / name / "1", graph)
         assert (config.independent_rows is not None) is graph.is_independent, name
         write_serving_config(models / name / "1", config)
-    with running(models, tmp_path / "log", workers=2) as server:
-        for name, (graph, function) in graphs.items():
-            check(server, name, graph, function, rng)
+    wrong = graphs["detections_60"]
+    save(models / "wrong" / "1", wrong.answer, *wrong.specs.values())
+    (models / "models.toml").write_text("[models.wrong]\nbatching = {independent_rows = true}\n")
+    save_counter(models / "counter" / "1")
+    with running(models, tmp_path_factory.mktemp("log") / "log") as server:
+        yield server
 
 
-def test_what_the_operator_wrongly_calls_independent_is_run_alone_once_its_outputs_say_so(tmp_path: Path) -> None:
-    rng = random.Random(3)
-    graph = detections(rng, 3, 60)
-    function = save(graph, tmp_path / "models" / "wrong" / "1")
-    (tmp_path / "models" / "models.toml").write_text("[models.wrong]\nbatching = {independent_rows = true}\n")
-    with running(tmp_path / "models", tmp_path / "log") as server:
-        check(server, "wrong", graph, function, rng)
-        server.wait_until_logged("the rows of 'serving_default' are said to be independent, and its outputs do not")
-        metrics = server.request("/metrics").body.decode()
-        assert 'serving_batch_contradictions_total{model="wrong",version="1"} 1.0' in metrics
+def test_every_answer_is_the_one_that_the_graph_gives_alone(server: Server, graphs: dict[str, Graph]) -> None:
+    for name, graph in graphs.items():
+        check(server, name, graph)
 
 
-def test_a_model_with_a_state_is_run_once_for_each_request(tmp_path: Path) -> None:
-    save_counter(tmp_path / "models" / "counter" / "1")
-    with running(tmp_path / "models", tmp_path / "log") as server:
-        requests = [
-            {"x": np.zeros(rows, np.float32)} for rows in itertools.islice(itertools.cycle((1, 2, 40)), REQUESTS)
-        ]
-        found = [outputs[""] for outputs in answers(server, "counter", requests)]
+def test_what_is_wrongly_called_independent_is_run_alone_once_its_outputs_say_so(
+    server: Server, graphs: dict[str, Graph]
+) -> None:
+    check(server, "wrong", graphs["detections_60"])
+    server.wait_until_logged("the rows of 'serving_default' are said to be independent, and its outputs do not")
+    assert server.sample('serving_batch_contradictions_total{model="wrong",version="1"}') == 1
+
+
+def test_model_with_a_state_is_run_once_for_each_request(server: Server) -> None:
+    requests = [{"x": np.zeros(rows, np.float32)} for rows in itertools.islice(itertools.cycle((1, 2, 40)), REQUESTS)]
+    found = [outputs[""] for outputs in answers(server, "counter", requests)]
     assert [len(calls) for calls in found] == [len(inputs["x"]) for inputs in requests]
     assert all(len(set(calls)) == 1 for calls in found)
     assert sorted(calls[0] for calls in found) == list(range(1, REQUESTS + 1))

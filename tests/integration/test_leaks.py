@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import SHIPPED
-from tests.integration.server import Server, running
+from tests.integration.server import SHIPPED, Server, running
 
 JSON = "application/json"
 # Of those that could tell an attacker what they are vulnerable to.

@@ -17,8 +17,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from service.api.openapi import document
-from tests.integration.conftest import SHIPPED
-from tests.integration.server import Server, running
+from tests.integration.server import SHIPPED, Server, running
 
 PICTURE = (SHIPPED / "clothing/2/assets.extra/sample.png").read_bytes()
 DOCUMENT = document()

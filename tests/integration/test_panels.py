@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.integration.conftest import SHIPPED
 from tests.integration.prometheus import MONITORING, Prometheus, prometheus
-from tests.integration.server import DEADLINE_SECONDS, Server, running, wait_for
+from tests.integration.server import DEADLINE_SECONDS, SHIPPED, Server, running, wait_for
 
 BODY_LIMIT = 200_000
 POLICIES = """

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import SHIPPED
-from tests.integration.server import Server
+from tests.integration.server import SHIPPED, Server
 
 SAMPLES = SHIPPED / "clothing/2/assets.extra/samples"
 RECORDING = SHIPPED / "activity/1/assets.extra/samples/03.csv"
@@ -19,45 +18,44 @@ def predict(*arguments: object, stdin: str = "") -> "subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, input=stdin, timeout=120)
 
 
-@pytest.fixture(params=["service", "folder"])
-def place(request: pytest.FixtureRequest, server: Server) -> "list[str]":
-    """Where the model is asked: its name's prefix, and the flags."""
-    if request.param == "folder":
-        return [f"{SHIPPED}/"]
-    return ["", "--url", f"http://127.0.0.1:{server.port}"]
+@pytest.fixture
+def url(server: Server) -> list[str]:
+    return ["--url", f"http://127.0.0.1:{server.port}"]
 
 
-def test_numbers_are_answered_in_a_table(place: list[str]) -> None:
-    done = predict(f"{place[0]}regression", "10", "0", *place[1:])
+@pytest.mark.parametrize("place", ["service", "folder"])
+def test_numbers_are_answered_in_a_table(place: str, url: list[str]) -> None:
+    done = predict("regression", 10, 0, *url) if place == "service" else predict(SHIPPED / "regression", 10, 0)
     assert (done.returncode, done.stdout) == (0, "10  31\n0   1\n")
 
 
-def test_a_folder_of_pictures_is_answered_in_the_order_of_its_files(place: list[str]) -> None:
-    done = predict(f"{place[0]}clothing", SAMPLES, "--top-k", 1, *place[1:])
+def test_folder_of_pictures_is_answered_in_the_order_of_its_files(url: list[str]) -> None:
+    done = predict("clothing", SAMPLES, "--top-k", 1, *url)
     lines = done.stdout.splitlines()
     assert (done.returncode, len(lines)) == (0, 20)
     assert lines[6].split()[1] == "Dress"
     assert [line.split()[0] for line in lines] == sorted(line.split()[0] for line in lines)
 
 
-def test_a_recording_is_one_row(place: list[str]) -> None:
-    done = predict(f"{place[0]}activity", RECORDING, *place[1:])
+def test_recording_is_one_row() -> None:
+    done = predict(SHIPPED / "activity", RECORDING)
     assert (done.returncode, done.stdout.split()[1]) == (0, "Running")
 
 
-def test_json_is_for_scripts_and_one_bad_input_shows_in_the_exit_code(place: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["service", "folder"])
+def test_bad_input_shows_in_the_json_and_in_the_exit_code(place: str, url: list[str], tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"\x89PNG nothing")
-    done = predict(
-        f"{place[0]}clothing", SAMPLES / "07.png", tmp_path / "bad.png", "--version", 1, "--json", *place[1:]
-    )
+    where = ("clothing", *url) if place == "service" else (SHIPPED / "clothing",)
+    done = predict(where[0], SAMPLES / "07.png", tmp_path / "bad.png", "--version", 1, "--json", *where[1:])
     good, bad = (json.loads(line) for line in done.stdout.splitlines())
     assert done.returncode == 1
     assert good["results"][0][0][0] == "Dress"
     assert "truncated or damaged" in bad["error"]
 
 
-def test_a_mistake_of_the_models_kind_is_told_once_with_the_services_sentence(place: list[str]) -> None:
-    done = predict(f"{place[0]}regression", '["ten"]', *place[1:])
+@pytest.mark.parametrize("place", ["service", "folder"])
+def test_mistake_in_a_row_is_told_once(place: str, url: list[str]) -> None:
+    done = predict("regression", '["ten"]', *url) if place == "service" else predict(SHIPPED / "regression", '["ten"]')
     assert done.returncode == 1
     assert done.stderr.count("error:") == 1
     assert "expected a number" in done.stderr
@@ -69,25 +67,16 @@ def test_a_mistake_of_the_models_kind_is_told_once_with_the_services_sentence(pl
         (["hats", "1"], "Servable not found"),
         (["regression", "1", "--version", "7"], "Servable not found"),
         (["regression", "1", "--signature", "none"], "no signature 'none'; it has 'serving_default'"),
+        (["regression", "1", "--url", "http://127.0.0.1:9"], "does not answer"),
+        (["/nothing", "1"], "no such folder"),
+        (["/proc/self/fdinfo", "1"], "no SavedModel there"),
     ],
 )
-def test_a_model_that_is_not_there_is_told_and_has_an_exit_code_of_its_own(
-    server: Server, arguments: list[str], words: str
-) -> None:
-    done = predict(*arguments, "--url", f"http://127.0.0.1:{server.port}")
+def test_missing_model_has_an_exit_code_of_its_own(url: list[str], arguments: list[str], words: str) -> None:
+    done = predict(*url, *arguments) if arguments[0].isalpha() else predict(*arguments)
     assert (done.returncode, words in done.stderr) == (3, True)
 
 
-def test_nobody_answering_and_a_folder_without_models_are_told(tmp_path: Path) -> None:
-    done = predict("regression", "1", "--url", "http://127.0.0.1:9")
-    assert (done.returncode, "does not answer" in done.stderr) == (3, True)
-    done = predict(tmp_path / "nothing", "1")
-    assert (done.returncode, "no such folder" in done.stderr) == (3, True)
-    (tmp_path / "empty").mkdir()
-    done = predict(tmp_path / "empty", "1")
-    assert (done.returncode, "no SavedModel there" in done.stderr) == (3, True)
-
-
-def test_a_whole_request_comes_from_standard_input(place: list[str]) -> None:
-    done = predict(f"{place[0]}regression", "-", *place[1:], stdin='{"instances": [10.0, 0.0]}')
+def test_whole_request_comes_from_standard_input(url: list[str]) -> None:
+    done = predict("regression", "-", *url, stdin='{"instances": [10.0, 0.0]}')
     assert (done.returncode, done.stdout) == (0, "standard input[0]  31\nstandard input[1]  1\n")

@@ -1,0 +1,235 @@
+"""Clients that are slow, silent, gone or too many, and that send more than there is room for."""
+
+import json
+import resource
+import shutil
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.integration.models import VERSION_1
+from tests.integration.server import (
+    DEADLINE_SECONDS,
+    PREDICT,
+    TEN,
+    Server,
+    at_start_of_python,
+    clients_of,
+    running,
+    wait_for,
+    workers,
+)
+
+BODY = json.dumps(TEN).encode()
+ROWS = 900_000
+MAX_BODY_BYTES = 8_000_000
+
+# They are no settings, and a minute is too long for a test.
+SHORT_WAITS = """
+from service.server.connection import Timeout
+for timeout in Timeout:
+    timeout._value_ /= 15
+"""
+
+# A socket in repair mode is closed without a word to the other side (linux/tcp.h).
+TCP_REPAIR = 19
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("clients")
+    shutil.copytree(VERSION_1, folder / "models" / "regression" / "1")
+    settings = {"max_body_bytes": MAX_BODY_BYTES, "keep_alive_seconds": 2}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        at_start_of_python(SHORT_WAITS, folder, monkeypatch)
+        with running(folder / "models", folder / "log", **settings) as server:
+            yield server
+
+
+def connect(server: Server) -> socket.socket:
+    client = socket.socket()
+    # Little of an answer that is not read stays on its way.
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(DEADLINE_SECONDS)
+    client.connect(("127.0.0.1", server.port))
+    return client
+
+
+def head(length: int) -> bytes:
+    return f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def long_request() -> bytes:
+    """Its answer is longer than what the sockets of both sides hold."""
+    body = json.dumps({"instances": [1.23456] * ROWS}, separators=(",", ":")).encode()
+    return head(len(body)) + body
+
+
+def port_of(client: socket.socket) -> int:
+    return int(client.getsockname()[1])
+
+
+def wait_until_disconnected(server: Server, ports: dict[int, str]) -> None:
+    """The clients at these ports, told by what they had sent; others are answered in the meantime."""
+    (worker,) = workers(server)
+
+    def left() -> list[str]:
+        assert server.request(PREDICT, TEN).status == 200
+        return [ports[port] for port in ports.keys() & clients_of(worker)]
+
+    wait_for(lambda: not left(), lambda: f"still connected: {left()}")
+    assert "Traceback" not in server.log.read_text()
+
+
+STAGES = {
+    "nothing": b"",
+    "half a head": b"POST /v1/mod",
+    "a head": head(100),
+    "half a body": head(100) + b"[" * 50,
+    "a request": head(len(BODY)) + BODY,
+    "a request with a long answer": long_request(),
+}
+
+
+def test_silent_clients_are_cut_off(server: Server) -> None:
+    with ExitStack() as stack:
+        ports = {}
+        for stage, sent in STAGES.items():
+            client = stack.enter_context(connect(server))
+            client.sendall(sent)
+            ports[port_of(client)] = stage
+        wait_until_disconnected(server, ports)
+
+
+def test_clients_that_vanish_without_a_word_are_cut_off(server: Server) -> None:
+    ports = {}
+    for stage, sent in STAGES.items():
+        client = connect(server)
+        client.sendall(sent)
+        ports[port_of(client)] = stage
+        try:
+            client.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+        except PermissionError:
+            pytest.skip("needs the right to vanish (CAP_NET_ADMIN)")
+        finally:
+            client.close()
+    wait_until_disconnected(server, ports)
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_clients_that_leave_do_no_harm(server: Server, how: str) -> None:
+    ports = {}
+    for stage, sent in STAGES.items():
+        for _ in range(5):
+            client = connect(server)
+            ports[port_of(client)] = stage
+            # On a busy machine it may be cut off before it has sent all. It leaves all the same.
+            with suppress(ConnectionError):
+                client.sendall(sent)
+            if how == "reset":
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+    wait_until_disconnected(server, ports)
+
+
+def test_clients_that_send_a_byte_now_and_then_are_cut_off_and_hold_nobody_up(server: Server) -> None:
+    clients = {connect(server): part for part in (b"a", b" ") for _ in range(30)}
+    for client, part in clients.items():
+        client.sendall(b"GET /" if part == b"a" else head(1_000_000))
+        client.setblocking(False)
+    answers = dict.fromkeys(clients, b"")
+
+    def all_are_answered() -> bool:
+        assert server.request(PREDICT, TEN).status == 200
+        for client in [client for client, answer in answers.items() if not answer]:
+            # First what may have come: a connection that was closed meanwhile takes no more.
+            try:
+                answers[client] = client.recv(4096)
+            except BlockingIOError:
+                client.send(clients[client])
+        return all(answers.values())
+
+    wait_for(all_are_answered, lambda: f"{sum(not answer for answer in answers.values())} are still sending")
+    assert {answer[:12] for answer in answers.values()} == {b"HTTP/1.1 408"}
+    for client in clients:
+        client.close()
+
+
+def open_connections(server: Server, count: int, stack: ExitStack) -> list[socket.socket]:
+    address = ("127.0.0.1", server.port)
+    return [stack.enter_context(socket.create_connection(address, DEADLINE_SECONDS)) for _ in range(count)]
+
+
+def ask(client: socket.socket) -> bytes:
+    """The answer's head and body; what came, where the connection ended."""
+    try:
+        client.sendall(head(len(BODY)) + BODY)
+        return client.recv(65536)
+    except ConnectionError:
+        return b""
+
+
+def test_thousand_idle_connections_keep_nobody_out(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path / "log") as server, ExitStack() as stack:
+        open_connections(server, 1000, stack)
+        assert server.request(PREDICT, TEN).status == 200
+
+
+def test_process_takes_no_more_connections_than_it_may_open_files(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path / "log") as server:
+        (worker,) = workers(server)
+        with ExitStack() as stack:
+            (first,) = open_connections(server, 1, stack)
+            assert ask(first).startswith(b"HTTP/1.1 200")
+            most = max(int(file.name) for file in Path(f"/proc/{worker.pid}/fd").iterdir()) + 20
+            resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (most, most))
+            # No limit that it knows of: it cannot open what it has accepted.
+            many = open_connections(server, 100, stack)
+            assert {ask(client)[:12] for client in many} == {b"HTTP/1.1 200", b""}
+            assert ask(first).startswith(b"HTTP/1.1 200")
+            for client in many:
+                client.close()
+            server.wait_for(lambda: ask(*open_connections(server, 1, stack)).startswith(b"HTTP/1.1 200"), "no way back")
+            assert workers(server) == [worker]
+            assert "Traceback" not in server.log.read_text()
+        # A worker that begins has the limit from the beginning, and knows it.
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (400, 400))
+        worker.kill()
+        server.wait_until_all_workers_answer(1)
+        server.wait_until_logged("this process may open 400 files (ulimit -n): it takes at most 100 connections")
+        (worker,) = workers(server)
+        # Clients that have left may still be counted.
+        server.wait_for(lambda: not clients_of(worker), "somebody is still connected")
+        with ExitStack() as stack:
+            idle = open_connections(server, 100, stack)
+            (further,) = open_connections(server, 1, stack)
+            answer = ask(further)
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 1" in answer
+            assert all(ask(client).startswith(b"HTTP/1.1 200") for client in idle)
+        refused = 'serving_rejected_total{reason="too_many_connections"}'
+        server.wait_for(lambda: server.sample(refused) >= 1, "it is not counted")
+        server.wait_for(lambda: server.sample("serving_connections") == 1, "some are counted that are none any more")
+
+
+def test_bodies_for_which_there_is_no_room_are_refused_and_the_others_answered(models: Path, tmp_path: Path) -> None:
+    # The longest body always fits, and with it no other.
+    limits = {"max_buffered_bytes": 1, "max_body_bytes": MAX_BODY_BYTES}
+    longest = BODY.ljust(MAX_BODY_BYTES)
+    # With its usual waits: the first client must not be cut off before the others have been refused.
+    with running(models, tmp_path / "log", **limits) as server, connect(server) as first:
+        first.sendall(head(len(longest)) + longest[:-1])
+        # Until all of the first one's has come.
+        server.wait_for(lambda: server.request(PREDICT, TEN).status == 503, "there is always room")
+        answer = server.request(PREDICT, TEN)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert "(SERVING_MAX_BUFFERED_BYTES)" in answer.json()["error"]
+        assert server.request("/v2/health/ready").status == 200
+        first.sendall(longest[-1:])
+        assert first.recv(4096).startswith(b"HTTP/1.1 200")
+        assert server.request(PREDICT, TEN).status == 200
+        assert server.sample('serving_rejected_total{reason="buffers_full"}') >= 2
