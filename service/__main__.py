@@ -35,14 +35,14 @@ logger = logging.getLogger("service")
 
 
 def main() -> None:
-    # gunicorn takes over soon. Until then the first process of a container would not even notice the signal.
+    # Until gunicorn takes over: the first process of a container ignores the signal by default.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     limit_blas_threads()
     if sys.argv[1:2] == ["key"]:
         key.main(sys.argv[2:])
         return
     if sys.argv[1:2] == ["predict"]:
-        # Not above: it takes NumPy and Pillow, of which the process that watches over the workers has no need.
+        # Not at the top: it takes NumPy and Pillow, which the first process does not need.
         from service.cli import predict
 
         sys.exit(predict.main(sys.argv[2:]))
@@ -51,38 +51,45 @@ def main() -> None:
         settings = from_environment(flags={name: text for name, text in vars(parser.parse_args()).items() if text})
     except InvalidSetting as error:
         parser.error(str(error))
-    # An address of IPv6 as URLs have it.
+    # IPv6 addresses may be written as in URLs.
     settings = replace(settings, host=settings.host.removeprefix("[").removesuffix("]"))
+    if reason := _startup_error(settings):
+        parser.error(reason)
+    settings = replace(settings, workers=settings.workers or usable_cores())
+    _Gunicorn(settings, SharedMemory()).run()
+
+
+def _startup_error(settings: Settings) -> str | None:
+    """Why the service cannot start with these settings; None if it can."""
     if not settings.models.is_dir():
-        parser.error(f"SERVING_MODELS={str(settings.models)!r}: there is no such folder")
+        return f"SERVING_MODELS={str(settings.models)!r}: there is no such folder"
     try:
         policy_file(settings).check()
         if settings.api_keys_file:
             key_file(settings.api_keys_file, settings.rate_limit, RateLimits()).check()
     except InvalidFile as error:
-        parser.error(str(error))
+        return str(error)
     if settings.capture_file:
         try:
-            # Requests are captured in the background, where nobody would see that they cannot be.
+            # Requests are captured in the background, where the error would go unnoticed.
             RotatingFile(Path(settings.capture_file), settings.capture_max_bytes).check()
         except OSError as error:
-            parser.error(f"SERVING_CAPTURE_FILE={settings.capture_file!r} cannot be written: {error.strerror}")
+            return f"SERVING_CAPTURE_FILE={settings.capture_file!r} cannot be written: {error.strerror}"
     if settings.op_libraries:
-        obstacle = op_libraries.why_not_loadable(parse_files(settings.op_libraries))
-        if obstacle is not None:
-            parser.error(obstacle)
+        reason = op_libraries.why_not_loadable(parse_files(settings.op_libraries))
+        if reason is not None:
+            return reason
     if settings.otel and not _is_there("opentelemetry.exporter.otlp.proto.http"):
-        parser.error(
+        return (
             "SERVING_OTEL=1: OpenTelemetry is not installed; start by SERVING_OTEL=1 make serve; in "
             "containers, build the image with --build-arg OTEL=1 "
             "(or: pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http)"
         )
     ports = {"SERVING_PORT": settings.port, "SERVING_OPERATIONS_PORT": settings.operations_port}
     for name, port in ports.items():
-        if port and (obstacle := _listen_obstacle(settings.host, name, port)):
-            parser.error(obstacle)
-    settings = replace(settings, workers=settings.workers or usable_cores())
-    _Gunicorn(settings, SharedMemory()).run()
+        if port and (reason := _listen_error(settings.host, name, port)):
+            return reason
+    return None
 
 
 def _is_there(module: str) -> bool:
@@ -92,11 +99,11 @@ def _is_there(module: str) -> bool:
         return False
 
 
-def _listen_obstacle(host: str, name: str, port: int) -> str | None:
-    """Why the address cannot be listened on. The worker processes would not say: they join whoever is there."""
+def _listen_error(host: str, name: str, port: int) -> str | None:
+    """Why the port cannot be used. The workers would not notice: with SO_REUSEPORT they join whoever has it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
-        # As the workers do, so that connections still winding down from the last run do not count.
+        # As the workers do: connections that still wind down from the last run do not matter.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -107,7 +114,7 @@ def _listen_obstacle(host: str, name: str, port: int) -> str | None:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Without the usage: its dozens of flags would hide the sentence."""
+        """Without the usage: its dozens of flags would hide the message."""
         self.exit(2, f"{self.prog}: error: {message} (--help lists the settings)\n")
 
 
@@ -155,7 +162,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "control_socket_disable": True,
             "logconfig_dict": logging_config(settings),
             "proc_name": "fitting-room",
-            "on_starting": _warn_of_misspelt,
+            "on_starting": _warn_of_unknown_variables,
             "post_worker_init": self._post_worker_init,
             "when_ready": self._when_ready,
             "child_exit": self._child_exit,
@@ -190,10 +197,10 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         arbiter.worker_ended(worker)
 
 
-def _warn_of_misspelt(_server: Any) -> None:
-    # By gunicorn's hook, for before it there is no log.
-    for sentence in unknown_variables(os.environ, map(variable, fields(Settings))):
-        logger.warning("%s", sentence)
+def _warn_of_unknown_variables(_server: Any) -> None:
+    # In a hook of gunicorn: before it there is no log.
+    for message in unknown_variables(os.environ, map(variable, fields(Settings))):
+        logger.warning("%s", message)
 
 
 def _greet(registry: Any, settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""What the page is told of the models: enough to draw a useful panel for any of them."""
+"""Descriptions of models for the page: enough to draw a panel for any of them."""
 
 from collections.abc import Mapping
 from contextlib import suppress

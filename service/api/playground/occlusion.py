@@ -1,4 +1,4 @@
-"""Which parts of a picture mattered: how much less the model believes in a label where a patch of it is hidden."""
+"""Occlusion maps: how much the score of a label falls when a patch of the picture is hidden."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,17 +11,16 @@ from service.inference.classification import label_scores
 from service.inference.version import LoadedVersion
 from service.tensors.dtypes import Array
 
-# What a person who clicks likes to wait, and how fine a map still says more.
-RUN_SECONDS = 1.0
-COARSEST, FINEST = 5, 20
-# Of the picture's side. A sure model does not miss smaller ones.
+# A person who clicks waits this long. More cells than the maximum show nothing new.
+MAX_SECONDS = 1.0
+MIN_CELLS, MAX_CELLS = 5, 20
+# Of the picture's side. The score of a sure model does not fall for smaller patches.
 PATCH = 1 / 4
 
 
 @dataclass(frozen=True, slots=True)
 class OcclusionMap:
-    """`drops` [rows, columns]: the label's score less that with the patch around this cell hidden; below 0 where the
-    patch spoke against the label."""
+    """`drops`, [rows, columns]: the fall of the score when the patch around a cell is hidden; negative if it rises."""
 
     label: str
     score: float
@@ -36,7 +35,7 @@ def occlusion_map(
     check: Callable[[], None] = lambda: None,
 ) -> OcclusionMap:
     """`picture`: the signature's only input, one row of a float or integer [1, height, width] or [1, height, width,
-    channels]. `label`: empty for the one that comes first. `check` is asked before each run and raises what ends it.
+    channels]. `label`: empty for the best one. `check` is called before each run, and may raise.
 
     Runs the engine itself: what a person tries out must not count as predictions, nor as drift.
 
@@ -63,9 +62,9 @@ def occlusion_map(
 
 
 def cells_within(row_seconds: float) -> int:
-    """Rows, and columns, of a map that takes RUN_SECONDS at most, or is the coarsest."""
-    affordable = isqrt(int(RUN_SECONDS / max(row_seconds, 1e-6)))
-    return min(max(affordable, COARSEST), FINEST)
+    """Rows, and columns, of a map that takes at most MAX_SECONDS; at least MIN_CELLS."""
+    affordable = isqrt(int(MAX_SECONDS / max(row_seconds, 1e-6)))
+    return min(max(affordable, MIN_CELLS), MAX_CELLS)
 
 
 def _batches(picture: Array, cells: int, size: int) -> Iterator[Array]:

@@ -1,4 +1,4 @@
-"""What lies beside a version for people to look at: its model card, figures, samples."""
+"""The files beside a version that people look at: model card, figures, samples."""
 
 import os
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ METRICS_FILE = "metrics.json"
 THUMBNAILS = ("sample", "fitted_line", "confusion_matrix")
 PICTURES = (".jpeg", ".jpg", ".png")
 MAX_THUMBNAIL_BYTES = 250_000
-# By its ending, as browsers are told. Nothing else that lies there is handed out.
+# By the ending of the name. Other files are not served.
 CONTENT_TYPES = {
     ".csv": "text/csv; charset=utf-8",
     ".jpeg": "image/jpeg",
@@ -37,7 +37,7 @@ class VersionFile:
 
 
 class VersionFiles:
-    """Of one version; `folder` is the version's."""
+    """The files of the version in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from service.__main__ import _greet, _warn_of_misspelt, main
+from service.__main__ import _greet, _warn_of_unknown_variables, main
 from service.lifecycle.registry import Registry
 from service.runtime.cgroup import usable_cores
 from service.runtime.shared_memory import SharedMemory
@@ -251,7 +251,7 @@ def test_greeting_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_misspelt_variable_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("SERVING_PROT", "9000")
-    _warn_of_misspelt(None)
+    _warn_of_unknown_variables(None)
     assert len([line for line in caplog.messages if "'SERVING_PROT'" in line]) == 1
 
 
