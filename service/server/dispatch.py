@@ -160,7 +160,7 @@ class Dispatcher:
     # In threads
 
     def _in_thread(self, match: Match, request: Request) -> "Response | asyncio.Future[Response]":
-        return self._unhealthy(match, request) or self._submit(match, request, self.respond, request)
+        return self._reject_unhealthy(match, request) or self._submit(match, request, self.respond, request)
 
     def _submit(
         self, match: Match, request: Request, function: Callable[..., Response], *arguments: object
@@ -169,8 +169,8 @@ class Dispatcher:
         model = match.model if match.model in self._registry.statuses() else ""
         return self._executor.respond(request.context, model, function, *arguments)
 
-    def _unhealthy(self, match: Match, request: Request) -> Response | None:
-        """The response at once, without a thread, where every version that could run the prediction hangs."""
+    def _reject_unhealthy(self, match: Match, request: Request) -> Response | None:
+        """503 at once, without a thread, where every version that could run the prediction hangs; else None."""
         if not match.route.is_prediction:
             return None
         version, label = match.parameters.get("version"), match.parameters.get("label")
@@ -219,7 +219,7 @@ class Dispatcher:
         return encode_body(self._ended(request.context, response), request.accept_encoding)
 
     def _run_tick(self, tick: "Sequence[_Pending]") -> None:
-        tick = [pending for pending in tick if not self._is_cancelled(pending)]
+        tick = self._settle_expired(tick)
         outcomes: Sequence[Inferred | Exception]
         try:
             outcomes = self._inference.infer([pending.prediction for pending in tick], self._inference.on_loop)
@@ -233,18 +233,20 @@ class Dispatcher:
             else:
                 pending.response.set_result(self._encoded(pending, outcome))
 
-    def _is_cancelled(self, pending: "_Pending") -> bool:
-        """Whether nobody waits for it any more; its client has left, or gets 504 now."""
-        if pending.response.cancelled():
-            self.count_rejected("client_left")
-            return True
-        context = pending.prediction.context
-        if context.deadline is None or not context.deadline.has_expired():
-            return False
-        context.deadline.stage = Stage.TICK
-        context.record_expired(self._metrics)
-        pending.response.set_result(error_response(DeadlineExceeded.status, context.deadline.message))
-        return True
+    def _settle_expired(self, tick: "Sequence[_Pending]") -> "list[_Pending]":
+        """Those that clients still wait for. Expired ones get 504 now."""
+        waiting = []
+        for pending in tick:
+            context = pending.prediction.context
+            if pending.response.cancelled():
+                self.count_rejected("client_left")
+            elif context.deadline is not None and context.deadline.has_expired():
+                context.deadline.stage = Stage.TICK
+                context.record_expired(self._metrics)
+                pending.response.set_result(error_response(DeadlineExceeded.status, context.deadline.message))
+            else:
+                waiting.append(pending)
+        return waiting
 
     def _encoded(self, pending: "_Pending", outcome: Inferred | Exception) -> Response:
         try:
