@@ -21,7 +21,13 @@ export function panel(model, about, first) {
   const given = h("figure", { class: "given", hidden: true });
   const inputs = sources(about[first], problem, take);
 
-  function take(picture, name, expected) {
+  let taken = 0;
+
+  /** `source`: a picture, or a promise of one. Of several the last one counts, whichever comes first. */
+  async function take(source, name, expected) {
+    const number = (taken += 1);
+    const picture = await source;
+    if (number !== taken) return undefined;
     if (chosen) URL.revokeObjectURL(chosen.url);
     chosen = { picture, name, expected, url: URL.createObjectURL(picture) };
     given.hidden = false;
@@ -218,7 +224,7 @@ function samples(about, problem, take) {
         fetched.then(dataUrl).then((url) => (image.src = url), problem.show);
         const name = file.split("/").pop();
         const label = `Sample ${number + 1}${expected === undefined ? "" : `: ${expected}`}`;
-        const use = () => trying(problem, async () => take(await fetched, name, expected));
+        const use = () => trying(problem, () => take(fetched, name, expected));
         return h("li", {}, h("button", { type: "button", "aria-label": label, title: label, onclick: use }, image));
       }),
     ),

@@ -40,11 +40,14 @@ export function panel(model, about, first) {
   let turn = new AbortController();
   let leaveRecording = () => {};
 
-  async function take(text, name, expected) {
+  /** `given`: a text, or a promise of one. Of several the last one counts, whichever comes first. */
+  async function take(given, name, expected) {
     turn.abort();
     turn = new AbortController();
     const { signal } = turn;
     await trying(problem, async () => {
+      const text = await given;
+      if (signal.aborted) return;
       const { names, steps } = parseRecording(text, channels);
       if (steps.length < length) {
         throw new Error(`${name} has ${steps.length} steps; the model needs at least ${length}.`);
@@ -151,18 +154,17 @@ export function panel(model, about, first) {
 
   const pickerId = newId("recording");
   const picker = h("input", { type: "file", id: pickerId, accept: ".csv,.txt,.tsv,text/csv", class: "visually-hidden" });
-  picker.addEventListener("change", async () => {
+  picker.addEventListener("change", () => {
     const [file] = picker.files;
-    if (file) await take(await file.text(), file.name, null);
+    if (file) take(file.text(), file.name, null);
   });
   const samples = version.samples.filter(({ file }) => file?.endsWith(".csv"));
 
   /** Loads a sample. */
-  const use = ({ file, expected }) =>
-    trying(problem, async () => {
-      const text = await (await ask(filePath(version.name, version.version, file))).text();
-      await take(text, file.split("/").pop(), expected);
-    });
+  const use = ({ file, expected }) => {
+    const text = ask(filePath(version.name, version.version, file)).then((response) => response.text());
+    return take(text, file.split("/").pop(), expected);
+  };
   const nameOf = ({ file, expected }, number) =>
     expected === undefined ? file.split("/").pop().replace(".csv", "").replaceAll("-", " ") : `${expected} (${number + 1})`;
 
