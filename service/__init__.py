@@ -59,7 +59,6 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.inference.health import Health, Tolerance
     from service.inference.infer import Inference
     from service.inference.loop_watchdog import LoopWatchdog
-    from service.inference.shadow import first_labels
     from service.lifecycle.loader import Loader
     from service.lifecycle.policies import policy_file
     from service.lifecycle.registry import Registry
@@ -80,7 +79,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     memory = memory or SharedMemory()
     values = Values(memory)
     metrics = Metrics(memory=memory, slot=slot)
-    records = Records(settings, metrics, first_labels)
+    records = Records(settings, metrics)
 
     # Loading versions
     registry = Registry()

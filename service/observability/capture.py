@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from math import prod
 from pathlib import Path
 from random import random
-from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
 from service.inference.context import RequestContext
+from service.inference.shadow import first_labels
+from service.inference.version import LoadedVersion
 from service.observability.rotating_file import RotatingFile
 from service.runtime.worker_thread import WorkerThread
 from service.tensors.dtypes import DATATYPES, DTYPES, Array, shape_text
@@ -118,29 +119,9 @@ MAX_QUEUED_BYTES = 64 * 1024 * 1024
 logger = logging.getLogger(__name__)
 
 
-class Engine(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-class Version(Protocol):
-    """The loaded version that answered."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def version(self) -> int: ...
-    @property
-    def engine(self) -> Engine: ...
-
-
-# The best label of each row of a version's outputs for a signature; None without labels.
-LabelsOf = Callable[[Any, Arrays, str], list[str] | None]
-
-
 class _Taken(msgspec.Struct, frozen=True):
     context: RequestContext
-    loaded: Version
+    loaded: LoadedVersion
     signature: str
     inputs: Arrays
     outputs: Arrays
@@ -158,7 +139,6 @@ class Capture:
         path: Path,
         share: float,
         max_bytes: int,
-        labels_of: LabelsOf,
         dropped: Callable[[], None],
         draw: Callable[[], float] = random,
         max_queued_bytes: int = MAX_QUEUED_BYTES,
@@ -166,14 +146,15 @@ class Capture:
         self._path = path
         self._file = RotatingFile(path, max_bytes)
         self._share = share
-        self._labels_of = labels_of
         self._dropped = dropped
         self._draw = draw
         self._background = WorkerThread("capture", self._keep, max_queued_bytes)
         self._is_failing = False
         self.close = self._background.close
 
-    def offer(self, context: RequestContext, loaded: Version, signature: str, inputs: Arrays, outputs: Arrays) -> None:
+    def offer(
+        self, context: RequestContext, loaded: LoadedVersion, signature: str, inputs: Arrays, outputs: Arrays
+    ) -> None:
         """Capture this request, if it is chosen and was not cancelled. Never waits."""
         if self._draw() >= self._share or (context.deadline is not None and context.deadline.is_cancelled):
             return
@@ -208,7 +189,7 @@ class Capture:
             taken.signature,
             encode_tensors(taken.inputs),
             encode_tensors(taken.outputs),
-            self._labels_of(loaded, taken.outputs, taken.signature),
+            first_labels(loaded, taken.outputs, taken.signature),
         )
 
 

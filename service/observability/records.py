@@ -10,7 +10,7 @@ from service.http import Request
 from service.metrics.definitions import Metrics
 from service.observability import logging
 from service.observability.access_log import RequestLog
-from service.observability.capture import Capture, LabelsOf
+from service.observability.capture import Capture
 from service.observability.logging import STANDARD_ERROR, LogWriter
 from service.settings import Settings
 
@@ -22,13 +22,13 @@ LAST_SECONDS = 3.0
 
 
 class Records:
-    """To be made after the fork. `labels_of`: see Capture."""
+    """To be made after the fork."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, labels_of: LabelsOf) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._writer = LogWriter(STANDARD_ERROR, metrics.log_dropped.labels().inc)
         self._log = RequestLog(settings, self._writer.write)
         self._spans = _spans() if settings.otel else None
-        self.capture = _capture(settings, metrics, labels_of) if settings.capture_file else None
+        self.capture = _capture(settings, metrics) if settings.capture_file else None
         self.answered = self._log.answered if self._spans is None else self._answered
 
     def _answered(self, request: Request, status: int, body_bytes: int) -> None:
@@ -57,12 +57,11 @@ class Records:
         os._exit(1)
 
 
-def _capture(settings: Settings, metrics: Metrics, labels_of: LabelsOf) -> Capture:
+def _capture(settings: Settings, metrics: Metrics) -> Capture:
     return Capture(
         Path(settings.capture_file),
         settings.capture_share,
         settings.capture_max_bytes,
-        labels_of,
         metrics.capture_dropped.labels().inc,
     )
 

@@ -17,7 +17,6 @@ import pytest
 from service import create_app
 from service.inference.context import RequestContext
 from service.inference.deadline import Deadline
-from service.inference.shadow import first_labels
 from service.inference.version import Shadow
 from service.observability.capture import (
     Capture,
@@ -52,7 +51,7 @@ class Kept:
         self.path = path
         self.dropped = 0
         given = {"share": 1.0, "max_bytes": 1_000_000, "draw": lambda: 0.5, **changed}
-        self.capture = Capture(path, labels_of=first_labels, dropped=self.drop, **given)  # type: ignore[arg-type]
+        self.capture = Capture(path, dropped=self.drop, **given)  # type: ignore[arg-type]
 
     def drop(self) -> None:
         self.dropped += 1
