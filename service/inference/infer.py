@@ -159,7 +159,7 @@ class Inference:
     def _run_apart(self, prediction: Prediction, name: str, inputs: Arrays) -> Rows:
         prediction.context.check_deadline()
         loaded = prediction.loaded
-        return _timed(lambda signature, arrays: loaded.health.run(loaded.engine.run, signature, arrays), name, inputs)
+        return _timed(partial(loaded.health.run, loaded.engine.run), name, inputs)
 
     def _run(self, loaded: LoadedVersion, run: Run, name: str, inputs: Arrays) -> Rows:
         rows = _timed(run, name, inputs)
@@ -200,13 +200,8 @@ class Inference:
         return inferred
 
     def _record(self, prediction: Prediction, inferred: Inferred) -> None:
-        loaded, name, inputs, context = (
-            prediction.loaded,
-            prediction.signature_name,
-            prediction.inputs,
-            prediction.context,
-        )
-        outputs = inferred.outputs
+        loaded, name, context = prediction.loaded, prediction.signature_name, prediction.context
+        inputs, outputs = prediction.inputs, inferred.outputs
         self._metrics.of_inference(loaded.model, loaded.version, loaded.engine.name).observe(context.run_seconds)
         if inferred.outlier_scores:
             self._metrics.of_outlier_scores(loaded.model, loaded.version).record(inferred.outlier_scores)

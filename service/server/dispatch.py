@@ -6,6 +6,7 @@ quick, gathers them per tick, and runs them at its end; the executor takes the r
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from flask import Flask
 
@@ -102,23 +103,11 @@ class Dispatcher:
 
     def respond(self, request: Request) -> Response:
         """The response, made in this thread. Raises nothing."""
-        match, context = request.match, request.context
+        match = request.match
         if match is None:
             return routes.no_route(request)
-        _begin(context, match)
-        try:
-            if coding := request.headers.pop(b"content-encoding", b""):
-                request.body = decode_body(request.body, coding, self._settings.max_body_bytes)
-            if match.route.is_prediction:
-                prediction = self._decoders[match.route.protocol](self._registry.get, match, request)
-                # The page's predictions are no traffic.
-                is_traffic = match.route.protocol in COUNTED
-                response = (self._inference.predict if is_traffic else self._inference.try_out)(prediction)
-            else:
-                response = run_wsgi(self._flask, request, (self._settings.host, self._settings.port))
-        except Exception as error:
-            response = _error(request, error)
-        return encode_body(self._ended(context, response), request.accept_encoding)
+        _begin(request.context, match)
+        return self._finish(request, partial(self._handle, match, request))
 
     def reject(self, rejection: Response, request: Request) -> "Response | asyncio.Future[Response]":
         """The rejection, now or once there is time for it."""
@@ -158,6 +147,25 @@ class Dispatcher:
         return registry.is_quick(match.model)
 
     # In threads
+
+    def _handle(self, match: Match, request: Request) -> Response:
+        """The response of the protocol, or of Flask's view. Raises what goes wrong."""
+        if coding := request.headers.pop(b"content-encoding", b""):
+            request.body = decode_body(request.body, coding, self._settings.max_body_bytes)
+        if not match.route.is_prediction:
+            return run_wsgi(self._flask, request, (self._settings.host, self._settings.port))
+        prediction = self._decoders[match.route.protocol](self._registry.get, match, request)
+        # The page's predictions are no traffic.
+        is_traffic = match.route.protocol in COUNTED
+        return (self._inference.predict if is_traffic else self._inference.try_out)(prediction)
+
+    def _finish(self, request: Request, make: Callable[[], Response]) -> Response:
+        """What `make` returns, or the response to what it raises; counted and packed."""
+        try:
+            response = make()
+        except Exception as error:
+            response = _error(request, error)
+        return encode_body(self._ended(request.context, response), request.accept_encoding)
 
     def _in_thread(self, match: Match, request: Request) -> "Response | asyncio.Future[Response]":
         return self._reject_unhealthy(match, request) or self._submit(match, request, self.respond, request)
@@ -205,18 +213,11 @@ class Dispatcher:
         except Exception as error:
             return self._ended(context, _error(request, error))
         if (row_count(prediction.inputs) or 1) * prediction.loaded.pace.row_seconds > QUICK_RUN_SECONDS:
-            return self._submit(match, request, self._predict_decoded, request, prediction)
+            # Its rows turned out to be many.
+            return self._submit(match, request, self._finish, request, partial(self._inference.predict, prediction))
         pending = _Pending(request, match, prediction, asyncio.get_running_loop().create_future())
         self._tick.add(pending)
         return pending.response
-
-    def _predict_decoded(self, request: Request, prediction: Prediction) -> Response:
-        """In a thread: the rest of a prediction whose rows turned out to be many."""
-        try:
-            response = self._inference.predict(prediction)
-        except Exception as error:
-            response = _error(request, error)
-        return encode_body(self._ended(request.context, response), request.accept_encoding)
 
     def _run_tick(self, tick: "Sequence[_Pending]") -> None:
         tick = self._settle_expired(tick)
@@ -259,11 +260,8 @@ class Dispatcher:
 
     def _encode_in_thread(self, pending: "_Pending", inferred: Inferred) -> None:
         """To write, and to pack, long outputs would hold up all other connections."""
-
-        def encode() -> Response:
-            return encode_body(self._encoded(pending, inferred), pending.request.accept_encoding)
-
-        encoded = self._submit(pending.match, pending.request, encode)
+        encode = partial(pending.prediction.encode, inferred)
+        encoded = self._submit(pending.match, pending.request, self._finish, pending.request, encode)
         if isinstance(encoded, Response):
             pending.response.set_result(encoded)
             return
