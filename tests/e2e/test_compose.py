@@ -49,12 +49,14 @@ def test_balancer_takes_no_longer_bodies_than_the_service(stack: Stack) -> None:
 
 
 def test_prometheus_has_the_alerts_and_tells_the_alertmanager(stack: Stack) -> None:
-    def asked(path: str) -> Any:
+    def prometheus_says(path: str) -> Any:
         return ask(f"http://{stack.prometheus_address}/api/v1/{path}")[1]["data"]
 
-    names = {rule["name"] for group in asked("rules?type=alert")["groups"] for rule in group["rules"]}
+    names = {rule["name"] for group in prometheus_says("rules?type=alert")["groups"] for rule in group["rules"]}
     assert "ServingDown" in names
-    wait_until(lambda: asked("alertmanagers")["activeAlertmanagers"], what="an Alertmanager that Prometheus sends to")
+    wait_until(
+        lambda: prometheus_says("alertmanagers")["activeAlertmanagers"], what="an Alertmanager that Prometheus sends to"
+    )
     address = stack.compose("port", "alertmanager", "9093")
     wait_until(lambda: ask(f"http://{address}/api/v2/status")[1]["config"], what="the Alertmanager")
 

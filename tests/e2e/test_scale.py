@@ -93,7 +93,7 @@ def predictions(replica: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in counts)
 
 
-def wait_until_all_are_asked(stack: Stack) -> None:
+def wait_until_all_get_requests(stack: Stack) -> None:
     before = {replica: predictions(replica) for replica in stack.replicas()}
     wait_until(
         lambda: [replica for replica in before if predictions(replica) <= before[replica]],
@@ -120,7 +120,7 @@ def test_replicas_that_come_are_asked_and_those_that_go_lose_no_request(stack: S
         wait_for_more(load)
     look_for_replicas(stack)
     with loaded(stack) as load:
-        wait_until_all_are_asked(stack)
+        wait_until_all_get_requests(stack)
         scale(stack, 1)
         wait_for_more(load)
     assert len(stack.replicas()) == 1
@@ -130,7 +130,7 @@ def test_replica_killed_under_load_loses_no_request(stack: Stack) -> None:
     scale(stack, 3)
     look_for_replicas(stack)
     with loaded(stack) as load:
-        wait_until_all_are_asked(stack)
+        wait_until_all_get_requests(stack)
         docker("kill", stack.replicas()[0])
         wait_for_more(load)
     assert len(stack.replicas()) == 2

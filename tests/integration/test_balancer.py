@@ -32,7 +32,7 @@ class Replica:
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
-    asked: list[tuple[str, str, bytes, Message]] = field(default_factory=list)
+    requests: list[tuple[str, str, bytes, Message]] = field(default_factory=list)
     port: int = 0
 
     @property
@@ -48,7 +48,7 @@ class Replica:
 
             def answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                replica.asked.append((self.command, self.path, body, self.headers))
+                replica.requests.append((self.command, self.path, body, self.headers))
                 if not replica.status:
                     self.connection.shutdown(socket.SHUT_RDWR)
                     self.close_connection = True
@@ -165,8 +165,8 @@ def test_requests_are_spread_over_the_replicas_on_kept_connections(balance: Bala
     replicas = [Replica(), Replica(), Replica()]
     balancer = balance(*replicas)
     assert {balancer.predict().status for _ in range(6)} == {200}
-    assert [len(replica.asked) for replica in replicas] == [2, 2, 2]
-    assert {headers["Connection"] for replica in replicas for *_, headers in replica.asked} == {None}
+    assert [len(replica.requests) for replica in replicas] == [2, 2, 2]
+    assert {headers["Connection"] for replica in replicas for *_, headers in replica.requests} == {None}
     assert balancer.log.read_text() == ""
 
 
@@ -177,8 +177,8 @@ def test_request_reaches_the_replica_as_it_was_sent_with_an_id(balance: Balance)
     balancer = balance(replica)
     balancer.request(path, b"\x00\xff" * 50, sent)
     balancer.predict()
-    (method, asked, body, headers), (*_, of_second) = replica.asked
-    assert (method, asked, body) == ("POST", path, b"\x00\xff" * 50)
+    (method, target, body, headers), (*_, of_second) = replica.requests
+    assert (method, target, body) == ("POST", path, b"\x00\xff" * 50)
     assert sent.items() <= dict(headers).items()
     assert headers["X-Forwarded-For"] == "127.0.0.1"
     assert re.fullmatch("[0-9a-f]{32}", of_second["X-Request-ID"])
@@ -191,8 +191,8 @@ def test_prediction_that_one_replica_fails_goes_to_another(balance: Balance, fai
     for _ in range(6):
         answer = balancer.predict()
         assert (answer.status, answer.body) == (200, sound.body)
-    assert {body for _, _, body, _ in broken.asked + sound.asked} == {REQUEST}
-    assert broken.asked, "never tried: the test shows nothing"
+    assert {body for _, _, body, _ in broken.requests + sound.requests} == {REQUEST}
+    assert broken.requests, "never tried: the test shows nothing"
     tries = balancer.logged()
     assert tries["status"] == "200"
     assert re.fullmatch("(50[23], )+200", tries["replica_statuses"])
@@ -204,7 +204,7 @@ def test_what_another_replica_would_do_no_better_is_answered_as_it_is(balance: B
     answer = balance(*replicas).predict()
     assert (answer.status, answer.headers["Retry-After"]) == (status, "2")
     assert answer.body in [replica.body for replica in replicas]
-    assert sum(len(replica.asked) for replica in replicas) == 1
+    assert sum(len(replica.requests) for replica in replicas) == 1
 
 
 def test_where_all_answer_503_all_are_tried_each_time(balance: Balance) -> None:
@@ -214,7 +214,7 @@ def test_where_all_answer_503_all_are_tried_each_time(balance: Balance) -> None:
         answer = balancer.predict()
         assert (answer.status, answer.headers["Retry-After"]) == (503, "7")
         assert answer.body in [replica.body for replica in replicas]
-    assert [len(replica.asked) for replica in replicas] == [3, 3]
+    assert [len(replica.requests) for replica in replicas] == [3, 3]
 
 
 def test_without_any_replica_the_answer_is_503_in_json(balance: Balance) -> None:
@@ -236,7 +236,7 @@ def test_models_are_not_loaded_or_unloaded_on_one_replica_of_several(balance: Ba
         answer = balancer.request(f"/v2/repository/models/regression/{verb}", b"{}")
         assert answer.status == 403
         assert "models.toml" in answer.json()["error"]
-    assert replica.asked == []
+    assert replica.requests == []
     assert balancer.request("/v2/repository/index", b"{}").status == 200
 
 
@@ -245,9 +245,9 @@ def test_body_over_the_services_limit_reaches_no_replica(balance: Balance) -> No
     balancer = balance(replica)
     answer = balancer.request(PREDICT, bytes(BODY_BYTES + 1))
     assert (answer.status, answer.json()) == (413, {"error": "the body is longer than is taken"})
-    assert replica.asked == []
+    assert replica.requests == []
     assert balancer.request(PREDICT, bytes(BODY_BYTES)).status == 200
-    assert len(replica.asked[0][2]) == BODY_BYTES
+    assert len(replica.requests[0][2]) == BODY_BYTES
 
 
 def test_what_the_balancer_cannot_take_is_answered_in_json(balance: Balance) -> None:

@@ -118,8 +118,8 @@ def noisy(pictures: Array) -> Array:
 def alert_holds(monitor: Prometheus, model: str, version: str) -> bool:
     groups = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"]
     (alert,) = [rule for group in groups for rule in group["rules"] if rule.get("alert") == "ServingDrift"]
-    asked = {"model": model, "version": version}
-    return any(asked.items() <= labels.items() for labels, _ in monitor.query(alert["expr"]))
+    wanted = {"model": model, "version": version}
+    return any(wanted.items() <= labels.items() for labels, _ in monitor.query(alert["expr"]))
 
 
 def check_honest(service: Server, model: str, version: str, features: int) -> None:

@@ -65,34 +65,41 @@ def test_no_answer_to_a_mistake_tells_of_the_machine(server: Server, models: Pat
         sys.version.split()[0],
         *(found.version for found in importlib.metadata.distributions() if found.name.lower() in LIBRARIES),
     }
-    for asked, answer in answers:
-        assert not [word for word in telling if word in answer], (asked, answer)
-        assert not re.search(r"0x[0-9a-f]{6}|\.(?:c|cc|cpp|h|pyx):\d+", answer), (asked, answer)
+    for request, answer in answers:
+        assert not [word for word in telling if word in answer], (request, answer)
+        assert not re.search(r"0x[0-9a-f]{6}|\.(?:c|cc|cpp|h|pyx):\d+", answer), (request, answer)
 
 
 def provoked(server: Server, models: Path) -> Iterator[tuple[str, str]]:
-    """What was asked, and the whole answer, head and body."""
+    """Each request, and the whole answer, head and body."""
     picture = base64.b64encode((SHIPPED / "clothing/2/assets.extra/sample.png").read_bytes()[:100])
-    asked: list[tuple[str, object, str]] = [("/v1/models", None, JSON), ("/nowhere", None, JSON), ("/v2/x", b"", JSON)]
+    requests: list[tuple[str, object, str]] = [
+        ("/v1/models", None, JSON),
+        ("/nowhere", None, JSON),
+        ("/v2/x", b"", JSON),
+    ]
     for model in sorted(path.name for path in models.iterdir()):
         place = f"/v1/models/{model}"
-        asked += [
+        requests += [
             (path, None, JSON) for path in (place, f"{place}/versions/1", f"{place}/metadata", f"/v2/models/{model}")
         ]
-        asked += [(f"{place}:predict", {"instances": [1.0]}, JSON), (f"/v2/repository/models/{model}/load", b"", JSON)]
-        asked += [(f"/playground/models/{model}/versions/1", None, JSON)]
-    asked += [("/v2/repository/index", b"", JSON), ("/playground/models", None, JSON)]
+        requests += [
+            (f"{place}:predict", {"instances": [1.0]}, JSON),
+            (f"/v2/repository/models/{model}/load", b"", JSON),
+        ]
+        requests += [(f"/playground/models/{model}/versions/1", None, JSON)]
+    requests += [("/v2/repository/index", b"", JSON), ("/playground/models", None, JSON)]
     predict = "/v1/models/regression:predict"
     wrong = (b"", b"{", b"\xff", b"[]", b"[" * 5000, {"instances": "x"}, {"inputs": {"y": [1]}})
-    asked += [(predict, body, JSON) for body in wrong]
-    asked += [(predict, {"instances": [1.0], "signature_name": "no"}, JSON), (predict, bytes(10_001), JSON)]
-    asked += [(predict, base64.b64decode(picture), "image/png"), (predict, b"x", "multipart/form-data")]
-    asked += [("/v1/models/regression/versions/x:predict", {"instances": [1.0]}, JSON)]
-    asked += [("/v1/models/regression/labels/x:predict", {"instances": [1.0]}, JSON)]
-    asked += [("/v2/models/regression/infer", body, JSON) for body in (b"", b"{}", {"inputs": [{"name": "x"}]})]
-    asked += [("/playground/models/regression/versions/1/files/..%2Fsaved_model.pb", None, JSON)]
-    asked += [("/static/..%2F..%2Fsettings", None, JSON)]
-    for path, body, content_type in asked:
+    requests += [(predict, body, JSON) for body in wrong]
+    requests += [(predict, {"instances": [1.0], "signature_name": "no"}, JSON), (predict, bytes(10_001), JSON)]
+    requests += [(predict, base64.b64decode(picture), "image/png"), (predict, b"x", "multipart/form-data")]
+    requests += [("/v1/models/regression/versions/x:predict", {"instances": [1.0]}, JSON)]
+    requests += [("/v1/models/regression/labels/x:predict", {"instances": [1.0]}, JSON)]
+    requests += [("/v2/models/regression/infer", body, JSON) for body in (b"", b"{}", {"inputs": [{"name": "x"}]})]
+    requests += [("/playground/models/regression/versions/1/files/..%2Fsaved_model.pb", None, JSON)]
+    requests += [("/static/..%2F..%2Fsettings", None, JSON)]
+    for path, body, content_type in requests:
         answer = server.request(path, body, content_type)
         yield path, f"{dict(answer.headers)}\n{answer.body.decode(errors='replace')}"
 

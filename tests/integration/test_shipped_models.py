@@ -147,11 +147,11 @@ def test_no_more_rows_are_run_together_than_pays(photos_service: Server) -> None
     assert photos_service.request("/v2/models/photos/config").json()["max_batch_size"] == most
     before = runs(photos_service, "+Inf")
     with ThreadPoolExecutor(16) as pool:
-        asked = [
+        futures = [
             pool.submit(photos_service.request, "/v1/models/photos:predict", PHOTO, "image/jpeg")
             for _ in range(2 * most + 16)
         ]
-        answers = [answer.result().json()["predictions"][0] for answer in asked]
+        answers = [answer.result().json()["predictions"][0] for answer in futures]
     part = b"--x\r\nContent-Disposition: form-data; name=a; filename=a\r\n\r\n%b\r\n" % PHOTO
     form = part * (most + 1) + b"--x--\r\n"
     several = photos_service.request("/v1/models/photos:predict", form, "multipart/form-data; boundary=x")

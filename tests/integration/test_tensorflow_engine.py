@@ -373,11 +373,11 @@ def test_versions_come_and_go_while_others_run(tmp_path: Path) -> None:
     words = texts(b"shirt", b"w" * 100)
 
     def keep_asking() -> int:
-        asked = 0
+        started = 0
         while not stop.is_set():
             assert run(steady, words=words)["id"] == [1, -1]
-            asked += 1
-        return asked
+            started += 1
+        return started
 
     with ThreadPoolExecutor(2) as pool:
         askers = [pool.submit(keep_asking) for _ in range(2)]

@@ -28,14 +28,14 @@ class OpenPage:
     service: Server
     console: list[str] = field(default_factory=list)
     forgiven: set[str] = field(default_factory=set)
-    asked: set[str] = field(default_factory=set)
+    hosts: set[str] = field(default_factory=set)
     allowed: set[str] = field(default_factory=set)
 
     def __call__(self, path: str, server: Server | None = None) -> Page:
         page = self.context.new_page()
         page.on("console", lambda said: self.console.append(said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: self.console.append(str(error)))
-        page.on("request", lambda request: self.asked.add(urlsplit(request.url).netloc))
+        page.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
         host = f"127.0.0.1:{(server or self.service).port}"
         self.allowed.add(host)
         page.goto(f"http://{host}{path}")
@@ -90,7 +90,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(params=list(SIZES))
 def open_page(browser: Browser, service: Server, request: pytest.FixtureRequest) -> Iterator[OpenPage]:
-    """On a desktop and on a phone. In the end nothing may stand in the console, and nothing may have been asked of
+    """On a desktop and on a phone. In the end nothing may stand in the console, and no request may have gone to
     another host."""
     width, height = SIZES[request.param]
     context = browser.new_context(
@@ -102,4 +102,4 @@ def open_page(browser: Browser, service: Server, request: pytest.FixtureRequest)
     yield opener
     context.close()
     assert opener.complaints() == []
-    assert opener.asked - {""} <= opener.allowed  # what is made in the page (blob:, data:) has no host
+    assert opener.hosts - {""} <= opener.allowed  # what is made in the page (blob:, data:) has no host

@@ -93,7 +93,7 @@ def test_a_model_card_can_run_nothing_and_ask_nothing_elsewhere(
 def test_the_live_page_draws_what_is_asked_meanwhile(open_page: OpenPage, service: Server) -> None:
     page = open_page("/#/live")
     expect(page.get_by_role("heading", name="Requests per second")).to_be_visible()
-    asked = re.compile(r"[1-9]")
+    some = re.compile(r"[1-9]")
 
     def is_drawn() -> bool:
         """Once two readings differ."""
@@ -104,7 +104,7 @@ def test_the_live_page_draws_what_is_asked_meanwhile(open_page: OpenPage, servic
     service.wait_for(is_drawn, "nothing is drawn")
     expect(page.locator(".charts .u-label", has_text="regression 1").first).to_be_visible()
     expect(page.locator(".charts .u-label", has_text="400")).to_be_visible()
-    expect(page.locator(".tiles div", has_text="Workers")).to_have_text(asked)
+    expect(page.locator(".tiles div", has_text="Workers")).to_have_text(some)
 
 
 def test_without_traffic_and_drift_no_box_on_the_live_page_is_empty(open_page: OpenPage) -> None:

@@ -46,8 +46,8 @@ def test_v1_predict() -> None:
 @pytest.mark.parametrize("binary_in", [True, False])
 @pytest.mark.parametrize("binary_out", [True, False])
 def test_v2_infer_with_tensors_in_either_form(binary_in: bool, binary_out: bool) -> None:
-    asked = request(binary_in, binary_data_output=binary_out)
-    answer = ask("v2", lambda client: client.infer(BASE, asked, model_name="regression"))
+    inputs = request(binary_in, binary_data_output=binary_out)
+    answer = ask("v2", lambda client: client.infer(BASE, inputs, model_name="regression"))
     assert (answer.id, answer.model_name) == ("42", "regression")
     (output,) = answer.outputs
     assert (output.name, output.datatype, output.shape) == ("y", "FP32", [2])
@@ -55,8 +55,8 @@ def test_v2_infer_with_tensors_in_either_form(binary_in: bool, binary_out: bool)
 
 
 def test_v2_infer_with_a_plain_dictionary() -> None:
-    asked = {"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [10.0, 0.0]}]}
-    answer = ask("v2", lambda client: client.infer(BASE, asked, model_name="regression"))
+    body = {"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [10.0, 0.0]}]}
+    answer = ask("v2", lambda client: client.infer(BASE, body, model_name="regression"))
     np.testing.assert_allclose(answer.outputs[0].as_numpy(), [31, 1], rtol=1e-4)
 
 

@@ -22,7 +22,7 @@ def client() -> Iterator[InferenceServerClient]:
 
 
 def found_ready() -> set[bool]:
-    """What several connections are told, so that every worker process is asked."""
+    """What several connections are told, so that every worker process responds."""
     answers = set()
     for _ in range(ASKED):
         with InferenceServerClient(os.environ["SERVICE_ADDRESS"]) as one:

@@ -104,10 +104,10 @@ def test_compressed_requests_and_answers(client: InferenceServerClient) -> None:
 
 def test_requests_side_by_side(client: InferenceServerClient) -> None:
     with InferenceServerClient(os.environ["SERVICE_ADDRESS"], concurrency=8) as several:
-        asked = [
+        pending = [
             several.async_infer("regression", [tensor("x", np.array([number], np.float32))]) for number in range(64)
         ]
-        answers = [result.get_result().as_numpy("y")[0] for result in asked]
+        answers = [result.get_result().as_numpy("y")[0] for result in pending]
     np.testing.assert_allclose(answers, [3 * number + 1 for number in range(64)], rtol=1e-3, atol=1e-3)
 
 

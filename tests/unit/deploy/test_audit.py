@@ -55,10 +55,10 @@ def test_a_lock_that_pip_audit_refuses_is_no_missing_registry() -> None:
 def test_a_known_vulnerability_and_nothing_else_fails(
     monkeypatch: pytest.MonkeyPatch, package: dict[str, Any], code: int | None
 ) -> None:
-    asked: list[str] = []
+    audited: list[str] = []
 
     def run(command: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
-        asked.append(command[-1])
+        audited.append(command[-1])
         return subprocess.CompletedProcess(command, 0, report(package), "")
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -68,4 +68,4 @@ def test_a_known_vulnerability_and_nothing_else_fails(
         with pytest.raises(SystemExit) as raised:
             audit.main()
         assert raised.value.code == code
-    assert [path.rpartition("/")[2] for path in asked] == ["serve-otel.txt", "full-otel.txt"]
+    assert [path.rpartition("/")[2] for path in audited] == ["serve-otel.txt", "full-otel.txt"]

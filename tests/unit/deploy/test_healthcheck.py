@@ -30,13 +30,13 @@ def test_health_is_asked_at_the_port_where_the_service_has_it(
         monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
-    asked: list[int] = []
+    ports: list[int] = []
 
     def connect(_host: str, port: int, timeout: float) -> None:
-        asked.append(port)
+        ports.append(port)
         raise SystemExit
 
     monkeypatch.setattr(http.client, "HTTPConnection", connect)
     with pytest.raises(SystemExit):
         runpy.run_path(str(HEALTHCHECK))
-    assert asked == [port]
+    assert ports == [port]

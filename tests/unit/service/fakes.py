@@ -33,12 +33,12 @@ RunFunction = Callable[[Arrays], dict[str, Array]]
 
 @dataclass
 class FakeEngine:
-    """Answers what `answer` makes of the inputs, and keeps what it was asked."""
+    """Returns what `answer` makes of the inputs, and keeps its runs: signature and inputs of each."""
 
     signatures: Mapping[str, Signature]
     answer: RunFunction
     name: str = "fake"
-    asked: list[tuple[str, Arrays]] = field(default_factory=list)
+    runs: list[tuple[str, Arrays]] = field(default_factory=list)
     runs_on_caller: bool = True
     releases: int = 0
 
@@ -46,7 +46,7 @@ class FakeEngine:
         self.releases += 1
 
     def run(self, signature: str, inputs: Arrays) -> dict[str, Array]:
-        self.asked.append((signature, inputs))
+        self.runs.append((signature, inputs))
         return self.answer(inputs)
 
 

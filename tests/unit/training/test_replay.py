@@ -1,4 +1,4 @@
-"""What was asked then, asked again. The engine is a fake; its answers are what the test says."""
+"""Replay: captured requests, run again. The engine is a fake; the test sets its outputs."""
 
 import json
 import re
@@ -51,7 +51,7 @@ def of(*labels: str, **changed: Any) -> bytes:
 
 
 class Bench:
-    """A folder with the model's version 2, which gives back what it is asked unless the test says otherwise."""
+    """A folder with the model's version 2, which returns its input unless the test says otherwise."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder = folder

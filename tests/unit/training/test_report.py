@@ -24,11 +24,11 @@ class FakeEngine:
 
     def __init__(self, signature: Signature = SIGNATURE) -> None:
         self.signatures = {DEFAULT_SIGNATURE: signature}
-        self.asked: list[Mapping[str, Array]] = []
+        self.runs: list[Mapping[str, Array]] = []
 
     def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         assert signature == DEFAULT_SIGNATURE
-        self.asked.append(inputs)
+        self.runs.append(inputs)
         return {}
 
     def release(self) -> None: ...
@@ -103,8 +103,8 @@ def test_one_row_is_timed_on_one_core(
     monkeypatch.setattr(os, "sched_setaffinity", lambda process, to: cores.append(to), raising=False)
     version(tmp_path)
     row(tmp_path, capsys)
-    assert [inputs["x"].shape for inputs in engine.asked] == [(1, 3)]
-    assert engine.asked[0]["x"].dtype == np.float32
+    assert [inputs["x"].shape for inputs in engine.runs] == [(1, 3)]
+    assert engine.runs[0]["x"].dtype == np.float32
     assert cores == [{2}, {0, 1, 2}] * 2
 
 

@@ -109,17 +109,17 @@ def test_an_outlier_score_replaces_the_default_signature(version: Path, with_sco
 def test_a_twin_with_outlier_score_needs_no_default_signature(
     version: Path, with_score: ServingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked_for: list[set[str]] = []
+    requested: list[set[str]] = []
     litert = sys.modules["service.engines.litert"]
 
     def load(_: Path, signatures: Any) -> FakeEngine:
-        asked_for.append(set(signatures))
+        requested.append(set(signatures))
         return FakeEngine(signatures, echo)
 
     monkeypatch.setattr(litert, "LiteRTEngine", load)
     load_engine(version, with_score, "litert")
     load_engine(version, msgspec.structs.replace(with_score, outlier_score=None), "litert")
-    assert asked_for == [{"scored"}, {"scored", "serving_default"}]
+    assert requested == [{"scored"}, {"scored", "serving_default"}]
 
 
 @pytest.mark.parametrize("choice", ["auto", "litert", "tensorflow"])

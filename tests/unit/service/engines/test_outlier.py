@@ -30,7 +30,7 @@ def test_it_has_the_signatures_of_the_saved_model(runs_on_caller: bool) -> None:
 def test_the_scored_signature_runs_for_the_default_one() -> None:
     held, scored = engine()
     assert list(scored.run(DEFAULT_SIGNATURE, pixels(0))) == ["probabilities"]
-    assert [name for name, _ in held.asked] == ["scored"]
+    assert [name for name, _ in held.runs] == ["scored"]
 
 
 def test_the_scored_signature_keeps_its_outputs() -> None:

@@ -68,7 +68,7 @@ def test_inputs_reach_the_engine_and_its_outputs_come_back(inference: Inference,
     loaded = loaded_version(PAIR, lambda inputs: {"y": inputs["a"] + inputs["b"].sum(axis=1)})
     inputs = {"a": np.array([1.0]), "b": np.array([[2.0, 3.0]])}
     assert infer(inference, loaded, inputs).outputs["y"].tolist() == [6.0]
-    assert engine_of(loaded).asked == [(DEFAULT_SIGNATURE, inputs)]
+    assert engine_of(loaded).runs == [(DEFAULT_SIGNATURE, inputs)]
     assert page.get_sample_value("serving_inference_duration_seconds_count", {**MODEL, "engine": "fake"}) == 1
 
 
@@ -88,7 +88,7 @@ def test_invalid_inputs_do_not_reach_the_engine(
     with pytest.raises(InvalidRequest) as raised:
         infer(inference, loaded, {name: np.zeros(shape) for name, shape in inputs.items()})
     assert str(raised.value) == message
-    assert engine_of(loaded).asked == []
+    assert engine_of(loaded).runs == []
 
 
 def test_error_of_the_engine_comes_through(inference: Inference, page: CollectorRegistry) -> None:
@@ -175,7 +175,7 @@ def batched_version(answer: Callable[[Arrays], dict[str, Array]]) -> LoadedVersi
 
 
 def runs(loaded: LoadedVersion) -> list[list[float]]:
-    return [inputs["x"].tolist() for _, inputs in engine_of(loaded).asked]
+    return [inputs["x"].tolist() for _, inputs in engine_of(loaded).runs]
 
 
 NINE = {"x": np.arange(9.0)}
@@ -302,7 +302,7 @@ def test_drift_of_a_shadow_is_its_own(inference: Inference, tmp_path: Path) -> N
 
 
 def ran(loaded: LoadedVersion) -> list[str]:
-    return [name for name, _ in engine_of(loaded).asked]
+    return [name for name, _ in engine_of(loaded).runs]
 
 
 @pytest.mark.parametrize("batching", ["none", "threads"])

@@ -57,7 +57,7 @@ def example(*instances: object) -> ServingConfig:
 
 
 def rows_run(engine: FakeEngine) -> list[int]:
-    return [len(inputs["x"]) for _, inputs in engine.asked]
+    return [len(inputs["x"]) for _, inputs in engine.runs]
 
 
 def reject(_inputs: Arrays) -> dict[str, Array]:
@@ -68,7 +68,7 @@ def test_version_without_example_is_not_run(tmp_path: Path, caplog: pytest.LogCa
     caplog.set_level(logging.INFO)
     engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo)
     done = warm_up(tmp_path, engine, ServingConfig(), (DEFAULT_SIGNATURE,))
-    assert engine.asked == []
+    assert engine.runs == []
     assert (done.row_seconds, done.batch_gain_seconds, done.best_batch_size) == (math.inf, math.inf, None)
     assert "model version 1 is not warmed up: it brings no recorded requests, and no example" in caplog.text
 
@@ -76,7 +76,7 @@ def test_version_without_example_is_not_run(tmp_path: Path, caplog: pytest.LogCa
 def test_example_of_dependent_rows_runs_once(tmp_path: Path) -> None:
     engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo)
     done = warm_up(tmp_path, engine, example(1.0, 2.0))
-    assert [inputs["x"].tolist() for _, inputs in engine.asked] == [[1.0, 2.0]]
+    assert [inputs["x"].tolist() for _, inputs in engine.runs] == [[1.0, 2.0]]
     assert done.row_seconds == math.inf
 
 
@@ -85,7 +85,7 @@ def test_example_of_independent_rows_runs_in_every_size(tmp_path: Path) -> None:
     done = warm_up(tmp_path, engine, example(5.0), (DEFAULT_SIGNATURE,), max_batch_size=10)
     assert 0 < done.row_seconds < math.inf
     assert done.batch_gain_seconds < math.inf
-    assert {value for _, inputs in engine.asked for value in inputs["x"].tolist()} == {5.0}
+    assert {value for _, inputs in engine.runs for value in inputs["x"].tolist()} == {5.0}
     assert rows_run(engine)[0] == 1
     assert set(rows_run(engine)) <= {1, 2, 4, 8, 10}
 
@@ -100,7 +100,7 @@ def test_shortest_of_several_runs_counts(
     engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo)
     done = warm_up(tmp_path, engine, example(0.0), (DEFAULT_SIGNATURE,), max_batch_size=1)
     assert done.row_seconds == pytest.approx(seconds, abs=1e-6)
-    assert len(engine.asked) == runs + 1
+    assert len(engine.runs) == runs + 1
 
 
 def test_large_rows_are_not_batched(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_first_sample_runs_without_an_example(tmp_path: Path) -> None:
     for sample in (Sample(file="walk.csv"), Sample(instance=[[1.0, 2.0], [3.0, 4.0]])):
         engine = FakeEngine({DEFAULT_SIGNATURE: of}, echo)
         warm_up(tmp_path, engine, ServingConfig(samples=(sample,)))
-        assert [inputs["x"].tolist() for _, inputs in engine.asked] == [[[[1.0, 2.0], [3.0, 4.0]]]]
+        assert [inputs["x"].tolist() for _, inputs in engine.runs] == [[[[1.0, 2.0], [3.0, 4.0]]]]
 
 
 def test_picture_as_the_example(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_picture_as_the_example(tmp_path: Path) -> None:
     warm_up(
         tmp_path, engine, ServingConfig(example={"picture": "sample.png"}, image=ImageSpec(height=2, width=2, mode="L"))
     )
-    assert [inputs["x"].tolist() for _, inputs in engine.asked] == [[[[255.0, 255.0], [255.0, 255.0]]]]
+    assert [inputs["x"].tolist() for _, inputs in engine.runs] == [[[[255.0, 255.0], [255.0, 255.0]]]]
 
 
 def test_warm_up_has_a_time_limit(
@@ -204,13 +204,13 @@ def test_recorded_requests_are_replayed(tmp_path: Path) -> None:
     assert not replay(engine, tmp_path)
     logs = predict_log("", {"x": ONE_FLOAT}), predict_log("other", {"x": ONE_FLOAT})
     assert replay(engine, write_requests(tmp_path, *logs))
-    assert [name for name, _ in engine.asked] == [DEFAULT_SIGNATURE, "other"]
+    assert [name for name, _ in engine.runs] == [DEFAULT_SIGNATURE, "other"]
 
 
 def test_recorded_examples_go_to_the_only_input(tmp_path: Path) -> None:
     engine = FakeEngine({DEFAULT_SIGNATURE: signature({"inputs": tensor("DT_STRING", -1)})}, echo)
     replay(engine, write_requests(tmp_path, examples_log(2, b"one", b"two")))
-    assert engine.asked[0][1]["inputs"].tolist() == [b"one", b"two"]
+    assert engine.runs[0][1]["inputs"].tolist() == [b"one", b"two"]
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_recorded_request_must_fit_the_signature(
         replay(engine, write_requests(tmp_path, predict_log(name, inputs)))
     assert "tf_serving_warmup_requests, record 1" in str(raised.value)
     assert words in str(raised.value)
-    assert engine.asked == []
+    assert engine.runs == []
 
 
 def test_rejected_recorded_request_is_a_load_error(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ class Timed:
         return best_batch_size(self.engine, "model version 1", max_rows, row_seconds, EXAMPLE, lambda: self.now)
 
     def rows_run(self) -> list[int]:
-        return [len(inputs["x"]) for _, inputs in self.engine.asked]
+        return [len(inputs["x"]) for _, inputs in self.engine.runs]
 
     def _answer(self, inputs: Arrays) -> dict[str, Array]:
         self.now += self._cost(len(inputs["x"]))

@@ -44,13 +44,13 @@ def beside(folder: Path, name: str, text: bytes) -> Path:
     return folder
 
 
-def asked(folder: Path, name: str, text: bytes) -> Any:
+def read_file(folder: Path, name: str, text: bytes) -> Any:
     (folder / name).write_bytes(text)
     (one,) = requests([str(folder / name)], 2, io.BytesIO())
     return one if isinstance(one, InvalidInput) else one.body
 
 
-def asked_by_standard_input(text: bytes) -> Any:
+def read_standard_input(text: bytes) -> Any:
     (one,) = requests(["-"], 1, io.BytesIO(text))
     return one if isinstance(one, InvalidInput) else one.body
 
@@ -73,9 +73,9 @@ READERS: dict[str, tuple[bytes, Callable[[Path, bytes], Any]]] = {
         b'{"accuracy": 0.9}',
         lambda folder, text: VersionFiles(beside(folder, "metrics.json", text)).metrics(),
     ),
-    "CSV": (CSV, lambda folder, text: asked(folder, "rows.csv", text)),
-    "JSON": (PREDICT, lambda folder, text: asked(folder, "rows.json", text)),
-    "standard input": (PREDICT, lambda folder, text: asked_by_standard_input(text)),
+    "CSV": (CSV, lambda folder, text: read_file(folder, "rows.csv", text)),
+    "JSON": (PREDICT, lambda folder, text: read_file(folder, "rows.json", text)),
+    "standard input": (PREDICT, lambda folder, text: read_standard_input(text)),
 }
 each_reader = pytest.mark.parametrize("name", READERS)
 

@@ -49,10 +49,10 @@ def test_close_does_not_wait_for_ever() -> None:
 
 
 def test_the_thread_starts_with_the_first_piece() -> None:
-    thread: WorkerThread[str] = WorkerThread("idle until asked", lambda _: None, 10)
-    assert "idle until asked" not in {thread.name for thread in threading.enumerate()}
+    thread: WorkerThread[str] = WorkerThread("idle until used", lambda _: None, 10)
+    assert "idle until used" not in {thread.name for thread in threading.enumerate()}
     thread.offer("a", 1)
-    assert "idle until asked" in {thread.name for thread in threading.enumerate()}
+    assert "idle until used" in {thread.name for thread in threading.enumerate()}
     thread.close(DEADLINE)
 
 

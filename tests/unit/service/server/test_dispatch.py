@@ -245,7 +245,7 @@ async def test_model_unloaded_meanwhile_is_awaited_in_a_thread(at: Bench, monkey
     monkeypatch.setattr(registry, "is_quick", lambda _model: True)
     registry.when_wanted(lambda _model: make_available(registry, loaded))
     assert (await at.respond(predict())).status == 200
-    assert len(engine.asked) == len(at.jobs) == 1
+    assert len(engine.runs) == len(at.jobs) == 1
 
 
 # Operations
@@ -349,7 +349,7 @@ async def tick(at: Bench, *requests: Request, is_batched: bool = True) -> tuple[
 async def test_requests_of_a_tick_run_together(at: Bench) -> None:
     engine, responses = await tick(at, *(predict(number) for number in range(5)))
     assert [orjson.loads(one.body) for one in responses] == [{"predictions": [2.0 * n]} for n in range(5)]
-    assert [inputs["x"].tolist() for _, inputs in engine.asked] == [[0, 1, 2, 3, 4]]
+    assert [inputs["x"].tolist() for _, inputs in engine.runs] == [[0, 1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize(("is_batched", "runs"), [(True, 4), (False, 3)])
@@ -358,7 +358,7 @@ async def test_bad_request_of_a_tick_fails_alone(at: Bench, is_batched: bool, ru
     engine, responses = await tick(at, *sent, is_batched=is_batched)
     assert [one.status for one in responses] == [200, 400, 400, 200]
     assert orjson.loads(responses[3].body) == {"predictions": [6.0]}
-    assert len(engine.asked) == runs
+    assert len(engine.runs) == runs
 
 
 async def test_bug_in_a_tick_is_500_for_each(at: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,9 +370,9 @@ async def test_bug_in_a_tick_is_500_for_each(at: Bench, monkeypatch: pytest.Monk
 async def test_tick_is_bounded(at: Bench) -> None:
     engine = at.add()
     for _ in range(MAX_TICK_REQUESTS):
-        assert not engine.asked
+        assert not engine.runs
         (last,) = at.dispatch(predict())
-    assert len(engine.asked) == MAX_TICK_REQUESTS
+    assert len(engine.runs) == MAX_TICK_REQUESTS
     assert last.done()
 
 
@@ -383,7 +383,7 @@ async def test_request_that_expired_before_its_tick_is_504(at: Bench) -> None:
     responses = await asyncio.gather(*at.dispatch(late, in_time))
     assert [one.status for one in responses] == [504, 200]
     assert b"5000 ms (X-Request-Timeout-Ms); it was waiting for its turn" in responses[0].body
-    assert len(engine.asked) == 1
+    assert len(engine.runs) == 1
     assert at.sample("serving_rejected_total", reason="deadline") == 1
 
 
@@ -392,7 +392,7 @@ async def test_request_whose_client_left_before_its_tick_is_not_run(at: Bench) -
     left, stays = at.dispatch(predict(), predict())
     left.cancel()
     assert (await stays).status == 200
-    assert len(engine.asked) == 1
+    assert len(engine.runs) == 1
     assert at.sample("serving_rejected_total", reason="client_left") == 1
 
 
@@ -421,7 +421,7 @@ async def test_request_that_is_late_in_its_tick_is_429(
     assert late.status == status
     assert (b"200 ms (SERVING_MAX_QUEUE_MS)" in late.body) is (status == 429)
     assert [(await response).status for response in before] == [200] * read_before
-    assert len(engine.asked) == read_before + (status == 200)
+    assert len(engine.runs) == read_before + (status == 200)
     # The next tick begins anew.
     await asyncio.sleep(0)
     assert (await at.respond(arriving(1001.0))).status == 200
@@ -482,7 +482,7 @@ async def test_unhealthy_version_is_503_without_a_thread(at: Bench, sent: Reques
     assert isinstance(response, Response)
     assert (response.status, response.headers) == (503, (("retry-after", "5"),))
     assert b"its runs do not end; it gets requests again once they have ended" in response.body
-    assert (engine.asked, at.jobs) == ([], [])
+    assert (engine.runs, at.jobs) == ([], [])
     protocol, verb = ("v2", "infer") if sent.target == V2 else ("v1", "predict")
     labels = {"model": "model", "version": "1", "protocol": protocol, "verb": verb, "status": "503"}
     assert at.sample("serving_requests_total", **labels) == 1

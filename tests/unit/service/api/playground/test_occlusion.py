@@ -51,9 +51,9 @@ def test_rows_are_run_in_batches() -> None:
     loaded = finder()
     assert isinstance(loaded.engine, FakeEngine)
     occlusion_map(loaded, DEFAULT_SIGNATURE, picture(), "")
-    sizes = {len(inputs["pixels"]) for _, inputs in loaded.engine.asked}
+    sizes = {len(inputs["pixels"]) for _, inputs in loaded.engine.runs}
     assert sizes == {loaded.limits.max_batch_size}
-    assert len(loaded.engine.asked) == 1 + 400
+    assert len(loaded.engine.runs) == 1 + 400
 
 
 def test_expired_deadline_ends_the_runs() -> None:
@@ -65,12 +65,12 @@ def test_expired_deadline_ends_the_runs() -> None:
 
     def check() -> None:
         context.check_deadline()
-        if len(engine.asked) == 3:
+        if len(engine.runs) == 3:
             deadline.cancel()
 
     with pytest.raises(DeadlineExceeded, match="being run by its model"):
         occlusion_map(loaded, DEFAULT_SIGNATURE, picture(), "", check)
-    assert len(engine.asked) == 4
+    assert len(engine.runs) == 4
 
 
 @pytest.mark.parametrize(

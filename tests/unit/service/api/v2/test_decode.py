@@ -309,8 +309,8 @@ LABELLED = loaded_version(PAIRS, config=ServingConfig(labels=("cat", "dog")))
 
 
 def encoded(array: Array, **head: Any) -> Response:
-    asked, _ = decode(orjson.dumps(one() | head), None, PAIRS)
-    return encode(LABELLED, "serving_default", asked, {"y": array})
+    request_head, _ = decode(orjson.dumps(one() | head), None, PAIRS)
+    return encode(LABELLED, "serving_default", request_head, {"y": array})
 
 
 def parts(response: Response) -> tuple[Any, bytes]:
