@@ -186,6 +186,9 @@ class Drift:
     def _measure_many(self, arrays: Sequence[Array], rows: int) -> None:
         # Rows from all over the request, where it has more than the window holds.
         step = -(-rows // self._window.size)
+        with self._lock:
+            # These came earlier.
+            self._measure_queued()
         for first in range(0, rows, MAX_ROWS_AT_ONCE * step):
             selected = self._bins.select([array[first : first + MAX_ROWS_AT_ONCE * step : step] for array in arrays])
             with self._lock:

@@ -242,6 +242,14 @@ def test_rows_are_queued_but_not_for_long() -> None:
     assert drift.now().rows == MAX_QUEUED_ROWS + 2
 
 
+def test_a_large_request_does_not_overtake_queued_rows() -> None:
+    drift, window = of_one_input(())
+    drift.observe(DEFAULT_SIGNATURE, {"pixels": np.full(MAX_QUEUED_ROWS - 1, 9, np.float32)}, {})
+    drift.observe(DEFAULT_SIGNATURE, {"pixels": np.zeros(window.size, np.float32)}, {})
+    drift.now()
+    assert np.unique(window.rows()).tolist() == [0]
+
+
 def test_requests_with_large_rows_are_sampled() -> None:
     draws = iter([0.0, 0.39, 0.4, 0.99, 0.1])
     drift, _ = of_one_input((64, 65), draw=lambda: next(draws))
