@@ -1,8 +1,11 @@
-"""The docs name every setting, metric and route that the code has, and no others."""
+"""The docs name every setting, metric, route and flag that the code has; of settings and metrics no others."""
 
+import json
+import os
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -14,6 +17,7 @@ from service.lifecycle.registry import Registry
 from service.metrics.definitions import Metrics, scrape_page
 from service.serving_config import ImageSpec, ServingConfig
 from service.settings import Settings, variable
+from training.__main__ import COMMANDS, MODELS
 
 ROOT = Path(__file__).parents[2]
 # By their paths.
@@ -30,17 +34,15 @@ def test_settings_are_documented() -> None:
 
 def test_metrics_are_documented() -> None:
     metrics = Metrics(CollectorRegistry())
-    suffix = {"counter": "_total"}
-    labelled = {family.name + suffix.get(family.type, ""): family.label_names for family in metrics.families}
-    others = [
-        family.name + suffix.get(family.type, "")
-        for family in scrape_page(metrics, Registry()).collect()
-        if family.name + suffix.get(family.type, "") not in labelled
-    ]
+    exported = {family.name: family.type for family in scrape_page(metrics, Registry()).collect()}
+    labels = {family.name: family.label_names for family in metrics.families}
     page = DOCS["docs/operations/monitoring.md"]
-    documented = dict(re.findall(r"^\| `(serving_\w+)` \| ([\w, ]*?) ?\|", page, re.MULTILINE))
-    assert {name: tuple(filter(None, documented.get(name, "").split(", "))) for name in labelled} == labelled
-    assert set(documented) == {*labelled, *others}
+    found = re.findall(r"^\| `(serving_\w+)` \| ([\w, ]*?) ?\|", page, re.MULTILINE)
+    documented = {name.removesuffix("_total"): tuple(filter(None, names.split(", "))) for name, names in found}
+    assert {name for name, _ in found} == {
+        f"{name}_total" if kind == "counter" else name for name, kind in exported.items()
+    }
+    assert {name: documented[name] for name in labels} == labels
 
 
 def test_routes_are_documented() -> None:
@@ -66,32 +68,39 @@ def test_example_of_models_toml_is_valid() -> None:
     assert (policies.of("clothing").canary, policies.of("seldom").load) == (("canary", 0.1), "on_demand")
 
 
-@pytest.mark.parametrize("name", [name for name in DOCS if name != "CHANGELOG.md"])
-def test_links_between_docs(name: str) -> None:
-    source = ROOT / name
-    for target, _, anchor in (link.partition("#") for link in re.findall(r"\]\((?!https?:)([^)]+)\)", DOCS[name])):
-        file = source if not target else (source.parent / target).resolve()
-        assert file.exists(), f"{name} links to {target}"
-        assert not anchor or anchor in anchors(file.read_text()), f"{name} links to {target}#{anchor}"
+@pytest.mark.parametrize("module", MODELS + COMMANDS, ids=lambda module: module.NAME)
+def test_flags_of_training_are_documented(module: Any) -> None:
+    for spec in fields(module.Config):
+        if not spec.metadata.get("positional"):
+            assert f"`--{spec.name.replace('_', '-')}`" in DOCS["docs/training.md"]
 
 
-# Messages, alerts, dashboards and manifests point at pages.
-SOURCES = sorted(
-    path
-    for folder in ("service", "training", "monitoring", "deploy", "benchmarks")
-    for path in (ROOT / folder).rglob("*")
-    if path.suffix in {".py", ".yml", ".yaml", ".json", ".toml", ".conf"} and "vendor" not in path.parts
-)
+@pytest.mark.parametrize("assets", sorted(ROOT.glob("models/*/*/assets.extra")), ids=lambda path: path.parts[-3])
+def test_files_and_metrics_of_versions_are_documented(assets: Path) -> None:
+    for name in [file.name for file in assets.iterdir()] + list(json.loads((assets / "metrics.json").read_text())):
+        assert f"`{name}`" in DOCS["docs/training.md"]
 
 
-def test_links_from_sources() -> None:
-    for source in SOURCES:
-        for name, anchor in re.findall(r"(docs/[\w/.-]+\.md)(?:#([\w-]+))?", source.read_text()):
-            assert name in DOCS, f"{source.relative_to(ROOT)} names {name}"
-            assert not anchor or anchor in anchors(DOCS[name]), f"{source.relative_to(ROOT)} names {name}#{anchor}"
+def check_link(source: str, name: str, anchor: str) -> None:
+    """`anchor`: as GitHub makes them of headings; empty if the link has none."""
+    assert (ROOT / name).exists(), f"{source} links to {name}"
+    if anchor:
+        page = re.sub(r"^```.*?^```", "", (ROOT / name).read_text(), flags=re.DOTALL | re.MULTILINE)
+        headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+        anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+        assert anchor in anchors, f"{source} links to {name}#{anchor}"
 
 
-def anchors(page: str) -> set[str]:
-    """As GitHub makes them of headings."""
-    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+@pytest.mark.parametrize("page", [page for page in DOCS if page != "CHANGELOG.md"])
+def test_links_between_docs(page: str) -> None:
+    for target, _, anchor in (link.partition("#") for link in re.findall(r"\]\((?!https?:)([^)]+)\)", DOCS[page])):
+        check_link(page, os.path.normpath(Path(page).parent / target) if target else page, anchor)
+
+
+@pytest.mark.parametrize("folder", ["service", "training", "monitoring", "deploy", "benchmarks"])
+def test_links_from_sources(folder: str) -> None:
+    """Messages, alerts, dashboards and manifests point at pages."""
+    for path in (ROOT / folder).rglob("*"):
+        if path.suffix in {".py", ".yml", ".yaml", ".json", ".toml", ".conf"} and "vendor" not in path.parts:
+            for name, anchor in re.findall(r"(docs/[\w/.-]+\.md)(?:#([\w-]+))?", path.read_text()):
+                check_link(str(path), name, anchor)

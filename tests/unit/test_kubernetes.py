@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import tempfile
 import tomllib
-from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -31,6 +30,16 @@ COMPONENTS = [path.name for path in sorted((FOLDER / "components").iterdir())]
 # The oldest that the manifests are for (a sleep as preStop), and the newest whose schema is at hand.
 KUBERNETES = ["1.30", kubernetes_validate.latest_version()]
 CUSTOM = {"ServiceMonitor", "ClusterServingRuntime", "InferenceService"}
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+RUNTIME = yaml.safe_load((FOLDER / "kserve/cluster-serving-runtime.yaml").read_text())
+(RUNTIME_CONTAINER,) = RUNTIME["spec"]["containers"]
+RUNTIME_ENVIRONMENT = {one["name"]: one["value"] for one in RUNTIME_CONTAINER["env"]}
+DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
+NAMES_OF_SETTINGS = {variable(spec) for spec in fields(Settings)}
 
 needs_kubectl = pytest.mark.skipif(not shutil.which("kubectl"), reason="no `kubectl` command on this machine")
 
@@ -65,28 +74,13 @@ def base(kind: str) -> Any:
     return only(kind, rendered("base"))
 
 
+def pod_of(objects: list[Any]) -> Any:
+    return only("Deployment", objects)["spec"]["template"]["spec"]
+
+
 def container(objects: list[Any]) -> Any:
-    (found,) = only("Deployment", objects)["spec"]["template"]["spec"]["containers"]
+    (found,) = pod_of(objects)["containers"]
     return found
-
-
-def check(one: Any) -> None:
-    check_json(json.dumps(one))
-
-
-@cache
-def check_json(text: str) -> None:
-    """Cached, for most objects are the same everywhere, and each takes a tenth of a second."""
-    for version in KUBERNETES:
-        kubernetes_validate.validate(json.loads(text), version, strict=True)
-
-
-def runtime() -> Any:
-    return yaml.safe_load((FOLDER / "kserve/cluster-serving-runtime.yaml").read_text())
-
-
-def environment(one: Any) -> dict[str, str]:
-    return {variable["name"]: variable["value"] for variable in one.get("env", [])}
 
 
 def settings_of(objects: list[Any]) -> dict[str, str]:
@@ -96,12 +90,19 @@ def settings_of(objects: list[Any]) -> dict[str, str]:
     return {key: value for name in names for key, value in maps[name].items()}
 
 
+@cache
+def check(text: str) -> None:
+    """Cached, for most objects are the same everywhere, and each takes a tenth of a second."""
+    for version in KUBERNETES:
+        kubernetes_validate.validate(json.loads(text), version, strict=True)
+
+
 @needs_kubectl
 @pytest.mark.parametrize("name", [*OVERLAYS, *COMPONENTS])
 def test_objects_are_valid(name: str) -> None:
     for one in rendered(name) if name in OVERLAYS else with_component(name):
         if one["kind"] not in CUSTOM:
-            check(one)
+            check(json.dumps(one))
 
 
 @needs_kubectl
@@ -116,37 +117,26 @@ def test_ports_are_the_settings() -> None:
 @needs_kubectl
 @pytest.mark.parametrize("path", OVERLAYS)
 def test_settings_exist(path: str) -> None:
-    assert set(settings_of(rendered(path))) <= {variable(spec) for spec in fields(Settings)}
-
-
-def probes() -> Iterator[tuple[str, Any]]:
-    """Of the Deployment, and of KServe's runtime."""
-    for one in (container([yaml.safe_load((FOLDER / "base/deployment.yaml").read_text())]), *runtime_containers()):
-        for name in ("startupProbe", "readinessProbe", "livenessProbe"):
-            if name in one:
-                yield name, one[name]
-
-
-def runtime_containers() -> list[Any]:
-    containers: list[Any] = runtime()["spec"]["containers"]
-    return containers
+    assert set(settings_of(rendered(path))) <= NAMES_OF_SETTINGS
 
 
 def test_probes_use_the_health_routes() -> None:
-    paths = {route.path for route in ROUTES}
-    for name, probe in probes():
-        path = probe["httpGet"]["path"]
-        assert path in paths
-        assert path == ("/v2/health/ready" if name == "readinessProbe" else "/v2/health/live")
+    deployment = yaml.safe_load((FOLDER / "base/deployment.yaml").read_text())
+    runtime_port = int(RUNTIME_ENVIRONMENT["SERVING_PORT"])
+    for one, port in ((container([deployment]), "operations"), (RUNTIME_CONTAINER, runtime_port)):
+        for name in {"startupProbe", "readinessProbe", "livenessProbe"} & one.keys():
+            path = "/v2/health/ready" if name == "readinessProbe" else "/v2/health/live"
+            assert one[name]["httpGet"] == {"path": path, "port": port}
+            assert path in {route.path for route in ROUTES}
 
 
 @needs_kubectl
 @pytest.mark.parametrize("path", OVERLAYS)
 def test_pods_are_restricted(path: str) -> None:
-    pod = only("Deployment", rendered(path))["spec"]["template"]["spec"]
+    pod = pod_of(rendered(path))
     assert pod["automountServiceAccountToken"] is False
     assert pod["enableServiceLinks"] is False
-    (user,) = re.findall(r"^USER (\d+):\1$", (ROOT / "deploy/Dockerfile").read_text(), re.MULTILINE)
+    (user,) = re.findall(r"^USER (\d+):\1$", DOCKERFILE, re.MULTILINE)
     assert pod["securityContext"] == {
         "runAsNonRoot": True,
         "runAsUser": int(user),
@@ -154,33 +144,27 @@ def test_pods_are_restricted(path: str) -> None:
         "seccompProfile": {"type": "RuntimeDefault"},
     }
     for one in [*pod["containers"], *pod.get("initContainers", [])]:
-        assert one["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
+        assert one["securityContext"] == RESTRICTED
         assert set(one["resources"]) == {"requests", "limits"}
 
 
 @needs_kubectl
 def test_grace_period_is_longer_than_draining() -> None:
-    pod = base("Deployment")["spec"]["template"]["spec"]
     pause = container(rendered("base"))["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] > pause + Settings().shutdown_seconds
+    assert pod_of(rendered("base"))["terminationGracePeriodSeconds"] > pause + Settings().shutdown_seconds
 
 
 @needs_kubectl
 def test_selectors_match_the_pods() -> None:
     deployment = base("Deployment")["spec"]
-    labels = deployment["template"]["metadata"]["labels"]
-    selectors = [
+    spread = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert [
         deployment["selector"]["matchLabels"],
         base("Service")["spec"]["selector"],
         base("PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
         base("NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
-        *(one["labelSelector"]["matchLabels"] for one in deployment["template"]["spec"]["topologySpreadConstraints"]),
-    ]
-    assert selectors == [labels] * 6
+        *(one["labelSelector"]["matchLabels"] for one in spread),
+    ] == [deployment["template"]["metadata"]["labels"]] * 6
 
 
 @needs_kubectl
@@ -199,8 +183,7 @@ def test_network_policy_lets_requests_in_and_nothing_out() -> None:
 def test_autoscaler_scales_the_deployment(path: str) -> None:
     objects = rendered(path)
     deployment = only("Deployment", objects)
-    target = only("HorizontalPodAutoscaler", objects)["spec"]["scaleTargetRef"]
-    assert target == {
+    assert only("HorizontalPodAutoscaler", objects)["spec"]["scaleTargetRef"] == {
         "apiVersion": deployment["apiVersion"],
         "kind": "Deployment",
         "name": deployment["metadata"]["name"],
@@ -223,11 +206,11 @@ def test_autoscaler_uses_a_metric_of_the_adapter() -> None:
 def test_service_monitor_scrapes_the_job_of_the_alerts() -> None:
     objects = with_component("service-monitor")
     monitor, service = only("ServiceMonitor", objects), only("Service", objects)
+    labels, spec = service["metadata"]["labels"], monitor["spec"]
     assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
-    spec = monitor["spec"]
     assert set(spec) == {"jobLabel", "selector", "endpoints"}
-    assert spec["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-    assert f'job="{service["metadata"]["labels"][spec["jobLabel"]]}"' in (ROOT / "monitoring/alerts.yml").read_text()
+    assert spec["selector"]["matchLabels"].items() <= labels.items()
+    assert f'job="{labels[spec["jobLabel"]]}"' in (ROOT / "monitoring/alerts.yml").read_text()
     (endpoint,) = spec["endpoints"]
     assert set(endpoint) == {"port", "path", "interval", "scrapeTimeout"}
     assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
@@ -238,7 +221,7 @@ def test_service_monitor_scrapes_the_job_of_the_alerts() -> None:
 def test_models_are_mounted_read_only(name: str) -> None:
     (mount,) = [mount for mount in container(with_component(name))["volumeMounts"] if mount["name"] == "models"]
     assert mount["readOnly"] is True
-    assert f"MODEL_BASE_PATH={mount['mountPath']}\n" in (ROOT / "deploy/Dockerfile").read_text()
+    assert f"MODEL_BASE_PATH={mount['mountPath']}\n" in DOCKERFILE
 
 
 @needs_kubectl
@@ -246,10 +229,10 @@ def test_model_fetcher_reaches_the_store_alone() -> None:
     objects = with_component("model-fetch")
     ports = {port["port"] for rule in only("NetworkPolicy", objects)["spec"]["egress"] for port in rule["ports"]}
     assert ports == {53, 443}
-    (fetch,) = only("Deployment", objects)["spec"]["template"]["spec"]["initContainers"]
+    (fetch,) = pod_of(objects)["initContainers"]
     (mount,) = fetch["volumeMounts"]
     assert mount["mountPath"] == fetch["args"][-1]
-    assert fetch["securityContext"]["readOnlyRootFilesystem"] is True
+    assert fetch["securityContext"] == RESTRICTED
 
 
 @needs_kubectl
@@ -257,9 +240,9 @@ def test_api_keys_come_from_a_secret() -> None:
     objects = with_component("api-keys")
     keys = Path(settings_of(objects)["SERVING_API_KEYS_FILE"])
     assert settings_of(objects).items() >= settings_of(rendered("base")).items()
-    assert str(keys.parent) in [mount["mountPath"] for mount in container(objects)["volumeMounts"]]
-    volumes = only("Deployment", objects)["spec"]["template"]["spec"]["volumes"]
-    assert {"fitting-room-api-keys"} == {volume["secret"]["secretName"] for volume in volumes if "secret" in volume}
+    (mount,) = [one for one in container(objects)["volumeMounts"] if one["mountPath"] == str(keys.parent)]
+    (volume,) = [one for one in pod_of(objects)["volumes"] if one["name"] == mount["name"]]
+    assert volume["secret"]["secretName"] == "fitting-room-api-keys"
 
 
 def test_documented_command_makes_a_prometheus_rule() -> None:
@@ -274,63 +257,45 @@ def test_images_have_the_projects_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     (image,) = yaml.safe_load((FOLDER / "base/kustomization.yaml").read_text())["images"]
     assert image == {"name": "fitting-room", "newTag": version}
-    assert [one["image"] for one in runtime_containers()] == [f"fitting-room:{version}"]
+    assert RUNTIME_CONTAINER["image"] == f"fitting-room:{version}"
 
 
 def test_kserve_runtime_is_a_valid_pod() -> None:
-    spec = runtime()["spec"]
-    check(
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "x", "annotations": spec["annotations"]},
-            "spec": {"containers": spec["containers"], "volumes": spec["volumes"]},
-        }
-    )
+    spec = {name: RUNTIME["spec"][name] for name in ("containers", "volumes")}
+    metadata = {"name": "x", "annotations": RUNTIME["spec"]["annotations"]}
+    check(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}))
 
 
 def test_kserve_runtime_fits_the_service() -> None:
     """The names are those of KServe's own definitions, serving.kserve.io/v1alpha1, which no package carries."""
-    assert runtime()["apiVersion"] == "serving.kserve.io/v1alpha1"
-    assert set(runtime()["spec"]) == {
-        "annotations",
-        "supportedModelFormats",
-        "protocolVersions",
-        "containers",
-        "volumes",
-    }
-    assert runtime()["spec"]["protocolVersions"] == ["v1", "v2"]
-    (one,) = runtime_containers()
-    assert one["name"] == "kserve-container"
-    assert set(environment(one)) <= {variable(spec) for spec in fields(Settings)}
-    port = environment(one)["SERVING_PORT"]
-    assert [str(port["containerPort"]) for port in one["ports"]] == [port]
-    assert runtime()["spec"]["annotations"] == {
-        "prometheus.kserve.io/port": port,
-        "prometheus.kserve.io/path": "/metrics",
-    }
-    assert all(str(probe["httpGet"]["port"]) in (port, "operations") for _, probe in probes())
+    spec = RUNTIME["spec"]
+    assert RUNTIME["apiVersion"] == "serving.kserve.io/v1alpha1"
+    assert set(spec) == {"annotations", "supportedModelFormats", "protocolVersions", "containers", "volumes"}
+    assert spec["protocolVersions"] == ["v1", "v2"]
+    assert RUNTIME_CONTAINER["name"] == "kserve-container"
+    assert set(RUNTIME_ENVIRONMENT) <= NAMES_OF_SETTINGS
+    port = RUNTIME_ENVIRONMENT["SERVING_PORT"]
+    assert [str(each["containerPort"]) for each in RUNTIME_CONTAINER["ports"]] == [port]
+    assert spec["annotations"] == {"prometheus.kserve.io/port": port, "prometheus.kserve.io/path": "/metrics"}
 
 
 def test_kserve_example_uses_the_runtime() -> None:
     example = yaml.safe_load((FOLDER / "kserve/inference-service.yaml").read_text())
     model = example["spec"]["predictor"]["model"]
     assert example["apiVersion"] == "serving.kserve.io/v1beta1"
-    assert model["runtime"] == runtime()["metadata"]["name"]
-    assert model["modelFormat"] in runtime()["spec"]["supportedModelFormats"]
-    assert model["protocolVersion"] in runtime()["spec"]["protocolVersions"]
+    assert model["runtime"] == RUNTIME["metadata"]["name"]
+    assert model["modelFormat"] in RUNTIME["spec"]["supportedModelFormats"]
+    assert model["protocolVersion"] in RUNTIME["spec"]["protocolVersions"]
 
 
 def test_kserve_model_has_the_name_of_its_inference_service(tmp_path: Path) -> None:
     """The runtime's own command, with folders of this machine and without the service at its end."""
-    (one,) = runtime_containers()
     mount = tmp_path / "mnt/models"
     shutil.copytree(ROOT / "models/regression/1", mount / "1")
-    command = one["args"][0].replace("/mnt/models", str(mount)).replace("/tmp/models", str(tmp_path / "models"))
-    done, end = command.rsplit(" && ", 1)
-    assert (one["command"], end) == (["sh", "-c"], "exec python -m service")
-    assert environment(one)["SERVING_MODELS"] == "/tmp/models"
-    environment_of_the_pod = {**os.environ, "SERVING_MODEL_NAME": "half-plus-two"}
+    command = RUNTIME_CONTAINER["args"][0].replace("/mnt/models", str(mount))
+    done, end = command.replace("/tmp/models", str(tmp_path / "models")).rsplit(" && ", 1)
+    assert (RUNTIME_CONTAINER["command"], end) == (["sh", "-c"], "exec python -m service")
+    assert RUNTIME_ENVIRONMENT["SERVING_MODELS"] == "/tmp/models"
     for _ in range(2):  # the container may be started again in the same pod
-        subprocess.run(["sh", "-c", done], check=True, env=environment_of_the_pod)
+        subprocess.run(["sh", "-c", done], check=True, env={**os.environ, "SERVING_MODEL_NAME": "half-plus-two"})
     assert list(Repository(tmp_path / "models", "half-plus-two").versions()) == [("half-plus-two", 1)]

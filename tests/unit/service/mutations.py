@@ -12,33 +12,27 @@ ODD_NUMBERS = [0, 1, 2, 7, 8, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**16, 2**31
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def _at(data: bytes, share: float) -> int:
-    return int(share * len(data))
+def _splice(share: float, dropped: int, put: bytes) -> Mutation:
+    """Puts these bytes in the place of some, that share of the way in."""
+
+    def splice(data: bytes) -> bytes:
+        at = int(share * len(data))
+        return data[:at] + put + data[at + dropped :]
+
+    return splice
 
 
 def _overwrite(share: float, put: bytes) -> Mutation:
-    return lambda data: data[: _at(data, share)] + put + data[_at(data, share) + len(put) :]
-
-
-def _insert(share: float, put: bytes) -> Mutation:
-    return lambda data: data[: _at(data, share)] + put + data[_at(data, share) :]
-
-
-def _cut(share: float, size: int) -> Mutation:
-    return lambda data: data[: _at(data, share)] + data[_at(data, share) + size :]
+    return _splice(share, len(put), put)
 
 
 def _repeat(share: float, size: int, times: int) -> Mutation:
-    return lambda data: _insert(share, data[_at(data, share) :][:size] * times)(data)
-
-
-def _truncate(share: float) -> Mutation:
-    return lambda data: data[: _at(data, share)]
+    return lambda data: _splice(share, 0, data[int(share * len(data)) :][:size] * times)(data)
 
 
 def _flip(share: float, bit: int) -> Mutation:
     def flip(data: bytes) -> bytes:
-        at = _at(data, share)
+        at = int(share * len(data))
         return data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :] if data else data
 
     return flip
@@ -55,10 +49,9 @@ _NUMBERS = st.builds(
 _MUTATIONS: st.SearchStrategy[Mutation] = st.one_of(
     st.builds(_flip, _SHARES, st.integers(0, 7)),
     st.builds(_overwrite, _SHARES, _NUMBERS | st.binary(max_size=8)),
-    st.builds(_insert, _SHARES, st.binary(min_size=1, max_size=20)),
-    st.builds(_cut, _SHARES, st.integers(1, 50)),
+    st.builds(_splice, _SHARES, st.just(0), st.binary(min_size=1, max_size=20)),
+    st.builds(_splice, _SHARES, st.integers(1, 50) | st.just(2**32), st.just(b"")),
     st.builds(_repeat, _SHARES, st.integers(1, 50), st.integers(1, 5)),
-    st.builds(_truncate, _SHARES),
 )
 
 

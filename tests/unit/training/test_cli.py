@@ -4,71 +4,62 @@ import dataclasses
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-import training.__main__ as cli
+from training import exercises, replay
 from training.__main__ import COMMANDS, MODELS, main
+from training.errors import DatasetError
+from training.models import clothing
 
 ROOT = Path(__file__).parents[3]
 
-
-@dataclass(frozen=True, kw_only=True)
-class HatsConfig:
-    folder: Path = field(metadata={"positional": True, "help": "where the hats are"})
-    name: str = field(metadata={"help": "what they are called"})
-    brim: str = field(default="wide", metadata={"help": "the part that shades", "choices": ("wide", "narrow")})
-    worn: bool = field(default=False, metadata={"help": "whether one wears them"})
-    band: tuple[Path, ...] = field(default=(), metadata={"help": "what is around them"})
+# Calls main() with these arguments; returns the status, and the error's one line.
+Fail = Callable[..., tuple[object, str]]
 
 
 @pytest.fixture
-def hats(monkeypatch: pytest.MonkeyPatch) -> list[HatsConfig]:
-    """What a command with flags of every kind is run with."""
-    runs: list[HatsConfig] = []
-    module: Any = ModuleType("hats")
-    module.NAME, module.Config, module.run, module.__doc__ = "hats", HatsConfig, runs.append, "Hats.\n\nResult: hats."
-    monkeypatch.setattr(cli, "COMMANDS", (module,))
-    return runs
+def fail(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Fail:
+    for module in MODELS + COMMANDS:  # what is not refused must not train for an hour
+        monkeypatch.setattr(module, "run", lambda config: None)
 
+    def call(*arguments: str) -> tuple[object, str]:
+        status: object
+        try:
+            status = main([*arguments])
+        except SystemExit as error:
+            status = error.code
+        line = capsys.readouterr().err
+        assert line.startswith("python -m training")
+        assert line.endswith("\n")
+        assert line.count("\n") == 1
+        return status, line
 
-def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    return one_line(capsys)
-
-
-def one_line(capsys: pytest.CaptureFixture[str]) -> str:
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert error.endswith("\n")
-    return error.strip()
+    return call
 
 
 def help_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as caught:
-        main(arguments)
+        main([*arguments, "--help"])
     assert caught.value.code == 0
     return " ".join(capsys.readouterr().out.split())
 
 
 def test_help_names_every_model_and_command(capsys: pytest.CaptureFixture[str]) -> None:
-    text = help_of(["--help"], capsys)
-    assert {"regression", "clothing", "activity", "photos", "folder", "exercises", "report", "replay"} == {
-        each.NAME for each in MODELS + COMMANDS
-    }
-    assert all(f" {each.NAME} " in text for each in MODELS + COMMANDS)
-    assert text.count("Result: ") == text.count("Cost: ") == len(MODELS + COMMANDS)
+    text = help_of([], capsys)
+    names = {"regression", "clothing", "activity", "photos", "folder", "exercises", "report", "replay"}
+    assert names == {each.NAME for each in MODELS + COMMANDS}
+    assert all(f" {name} " in text for name in names)
+    assert text.count("Result: ") == text.count("Cost: ") == len(names)
 
 
 @pytest.mark.parametrize("module", MODELS + COMMANDS, ids=lambda module: module.NAME)
 def test_help_states_each_flag_and_default(module: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    text = help_of([module.NAME, "--help"], capsys)
+    text = help_of([module.NAME], capsys)
     for each in dataclasses.fields(module.Config):
         name = each.name.upper() if each.metadata.get("positional") else f"--{each.name.replace('_', '-')}"
         assert re.search(rf"[ \[]{re.escape(name)}[ ,\]]", text)
@@ -78,35 +69,22 @@ def test_help_states_each_flag_and_default(module: Any, capsys: pytest.CaptureFi
     assert "Cost: " in text
 
 
-def test_flag_of_each_kind(hats: list[HatsConfig], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["hats", "shelf", "--name", "bowler", "--brim", "narrow", "--worn"]) == 0
-    assert main(["hats", "--no-worn", "--name", "bowler", "shelf"]) == 0
-    assert main(["hats", "shelf", "--name", "bowler", "--band", "silk", "wool"]) == 0
-    assert hats == [
-        HatsConfig(folder=Path("shelf"), name="bowler", brim="narrow", worn=True),
-        HatsConfig(folder=Path("shelf"), name="bowler"),
-        HatsConfig(folder=Path("shelf"), name="bowler", band=(Path("silk"), Path("wool"))),
+def test_flag_of_each_kind(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    runs: list[replay.Config] = []
+    monkeypatch.setattr(replay, "run", runs.append)
+    assert main(["replay", "new", "old", "--against", "m/1"]) == 0
+    assert main(["replay", "--no-json", "--against", "m/1", "new"]) == 0
+    assert main(["replay", "new", "--json", "--against", "m/1", "--models", "here", "--engine", "litert"]) == 0
+    one = replay.Config(file=(Path("new"),), against="m/1")
+    assert runs == [
+        replace(one, file=(Path("new"), Path("old"))),
+        one,
+        replace(one, json=True, models=Path("here"), engine="litert"),
     ]
-    text = help_of(["hats", "--help"], capsys)
-    assert "--worn, --no-worn whether one wears them (default: False)" in text
-    assert "the part that shades (default: wide)" in text
-    assert "--name STR what they are called" in text
-    assert text.count("(default: ") == 3
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--name", "bowler"], "the following arguments are required: FOLDER"),
-        (["shelf"], "the following arguments are required: --name"),
-        (["shelf", "--name", "bowler", "--brim", "none"], "argument --brim: invalid choice: 'none'"),
-    ],
-)
-@pytest.mark.usefixtures("hats")
-def test_required_and_invalid_values_are_errors(
-    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert says in refusal(["hats", *arguments], capsys)
+    text = help_of(["replay"], capsys)
+    assert "--json, --no-json print one JSON object, with all that is counted (default: False)" in text
+    assert "--against MODEL/VERSION the version that is asked --models FOLDER" in text
+    assert "--engine {auto,tensorflow,litert}" in text
 
 
 def test_help_needs_no_tensorflow() -> None:
@@ -124,52 +102,73 @@ def test_help_needs_no_tensorflow() -> None:
         (["activity", "--epochs", "0"], "epochs is 0, expected 1 or more"),
         (["activity", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
         (["activity", "--batch-size", "-3"], "batch_size is -3, expected 1 or more"),
+        (["clothing", "--epochs", "-1"], "epochs is -1, expected 1 or more"),
+        (["clothing", "--learning-rate", "nan"], "learning_rate is nan, expected a number above 0"),
+        (["clothing", "--network", "none"], "argument --network: invalid choice: 'none'"),
+        (["photos", "--folds", "1"], "folds is 1, expected 2 to 5"),
+        (["photos", "--folds", "6"], "folds is 6, expected 2 to 5"),
         (["regression", "--learning-rate", "0"], "learning_rate is 0.0, expected a number above 0"),
-        (["regression", "--learning-rate", "nan"], "learning_rate is nan, expected a number above 0"),
+        (["regression", "--learning-rate", "inf"], "learning_rate is inf, expected a number above 0"),
         (["regression", "--seed", "-1"], "seed is -1, expected 0 to 4294967295"),
         (["regression", "--output", __file__], "which is a file, expected a folder"),
         (["regression", "--speed", "9"], "unrecognized arguments: --speed 9"),
         (["exercises", "--only", "units-128,hats"], "only has 'hats', expected of units-128, units-512"),
         (["exercises", "--seed", "-1"], "seed is -1, expected 0 to 4294967295"),
         (["exercises", "--output", __file__], "which is a file, expected a folder"),
+        (
+            ["folder", "no/folder", "--name", "shoes"],
+            "directory is no/folder, no folder that exists",
+        ),
+        (["folder", __file__, "--name", "shoes"], "test_cli.py, a file; expected a folder"),
     ],
 )
-def test_invalid_value_is_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refusal(arguments, capsys)
+def test_invalid_value_is_one_line(arguments: list[str], says: str, fail: Fail) -> None:
+    status, line = fail(*arguments)
+    assert status == 2
     assert says in line
-    assert line.startswith("python -m training")
 
 
-def test_missing_data_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_each_network_has_its_own_epochs_and_rate() -> None:
+    dense, convolution = clothing.Config(network="dense"), clothing.Config()
+    assert (dense.epochs, dense.learning_rate) == (12, 0.002)
+    assert (convolution.network, convolution.epochs, convolution.learning_rate) == ("convolution", 36, 0.1)
+    assert clothing.Config(network="dense", epochs=3).epochs == 3
+
+
+def test_all_exercises_are_chosen_unless_some_are_named() -> None:
+    assert exercises.Config().chosen == exercises.EXERCISES
+    chosen = exercises.Config(only="two-convolutions,units-512").chosen
+    assert [each.name for each in chosen] == ["units-512", "two-convolutions"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted, nothing was exported"),
+        (DatasetError("t10k-labels is missing"), 1, "t10k-labels is missing"),
+        (
+            ModuleNotFoundError(name="keras"),
+            1,
+            "keras is missing; training needs pip install --no-deps",
+        ),
+        (OSError(28, "No space left on device", "models/x"), 1, "models/x: No space left on device"),
+        (OSError(28, "No space left on device"), 1, "/models: No space left on device"),
+    ],
+)
+def test_failed_run_is_one_line(
+    error: BaseException, status: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Fail
 ) -> None:
-    monkeypatch.setenv("FASHION_MNIST_DIR", str(tmp_path / "nowhere"))
-    assert main(["clothing", "--output", str(tmp_path)]) == 1
-    line = one_line(capsys)
-    assert str(tmp_path / "nowhere") in line
-    assert "apt-get install dataset-fashion-mnist" in line
+    def run(config: object) -> None:
+        raise error
+
+    monkeypatch.setattr("training.models.regression.run", run)
+    found, line = fail("regression", "--output", str(tmp_path / "models"))
+    assert found == status
+    assert says in line
 
 
-def test_output_that_cannot_be_created_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_that_cannot_be_created_is_one_line(tmp_path: Path, fail: Fail) -> None:
     (tmp_path / "file").touch()
-    assert main(["regression", "--output", str(tmp_path / "file" / "models")]) == 1
-    assert str(tmp_path / "file") in one_line(capsys)
-
-
-def test_missing_tensorflow_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "keras", None)
-    assert main(["regression", "--output", str(tmp_path)]) == 1
-    assert "pip install --no-deps -r requirements/train.txt" in one_line(capsys)
-
-
-def test_ctrl_c_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(config: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("training.models.regression.run", interrupted)
-    assert main(["regression", "--output", str(tmp_path)]) == 130
-    assert "nothing was exported" in one_line(capsys)
+    status, line = fail("regression", "--output", str(tmp_path / "file" / "models"))
+    assert status == 1
+    assert str(tmp_path / "file") in line

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,12 @@ from service.errors import InvalidRequest
 from service.observability.capture import Captured, encode_line, encode_tensors
 from service.serving_config import ServingConfig
 from service.tensors.dtypes import Array
-from tests.unit.service.fakes import Arrays, FakeEngine, signature, tensor
+from tests.unit.service.fakes import Arrays, FakeEngine, RunFunction, signature, tensor
 from training import replay
 from training.__main__ import main
 
 LABELS = ("bag", "coat", "shoe")
 OF = signature({"x": tensor("DT_FLOAT", -1, 3)}, {"scores": tensor("DT_FLOAT", -1, 3)})
-Response = Callable[[Arrays], dict[str, Array]]
 
 
 def scores(*labels: str) -> Array:
@@ -29,7 +27,11 @@ def scores(*labels: str) -> Array:
     return np.array([[0.8 if each == label else 0.1 for each in LABELS] for label in labels], np.float32)
 
 
-def captured(then: Array, x: Array | None = None, labels: list[str] | None = None, **changed: Any) -> bytes:
+def bags_are_coats(inputs: Arrays) -> dict[str, Array]:
+    return {"scores": np.where(inputs["x"][:, :1] > 0.5, scores("coat"), inputs["x"])}
+
+
+def captured(then: Array, x: Array | None = None, **changed: Any) -> bytes:
     given: dict[str, Any] = {
         "time": datetime(2026, 1, 2, tzinfo=UTC),
         "request_id": "mine",
@@ -41,7 +43,7 @@ def captured(then: Array, x: Array | None = None, labels: list[str] | None = Non
         "signature": "serving_default",
         "inputs": encode_tensors({"x": then if x is None else x}),
         "outputs": encode_tensors({"scores": then}),
-        "labels": labels,
+        "labels": None,
     }
     return encode_line(Captured(**given | changed))
 
@@ -54,36 +56,33 @@ class Bench:
     """A folder with the model's version 2, which returns its input unless the test says otherwise."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder = folder
         self._capsys = capsys
-        self.answer: Response = lambda inputs: {"scores": inputs["x"]}
+        self.answer: RunFunction = lambda inputs: {"scores": inputs["x"]}
         self.labels: tuple[str, ...] = LABELS
+        self.models = folder / "models"
         self.file = folder / "requests.jsonl"
-        (folder / "models" / "model" / "2").mkdir(parents=True)
+        (self.models / "model" / "2").mkdir(parents=True)
         monkeypatch.setattr(replay, "load_engine", lambda *_: FakeEngine({"serving_default": OF}, self.answer))
         monkeypatch.setattr(replay, "read_serving_config", lambda _: ServingConfig(labels=self.labels))
 
-    def write(self, *lines: bytes) -> None:
-        self.file.write_bytes(b"".join(lines))
-
-    def run(self, *more: str, against: str = "model/2", files: tuple[Path, ...] = ()) -> tuple[int, str, str]:
-        arguments = [
-            *map(str, (*files, self.file)),
-            "--against",
-            against,
-            "--models",
-            str(self.folder / "models"),
-            *more,
-        ]
-        status = main(["replay", *arguments])
+    def run(self, *more: str, against: str = "model/2") -> tuple[int, str, str]:
+        status = main(["replay", str(self.file), *more, "--against", against, "--models", str(self.models)])
         out = self._capsys.readouterr()
         return status, out.out, out.err
 
-    def json(self) -> dict[str, Any]:
+    def replay(self, *lines: bytes) -> dict[str, Any]:
+        """What is counted."""
+        self.file.write_bytes(b"".join(lines))
         status, out, _ = self.run("--json")
         assert status == 0
         told: dict[str, Any] = json.loads(out)
         return told
+
+    def error(self, *lines: bytes) -> str:
+        self.file.write_bytes(b"".join(lines))
+        status, out, error = self.run()
+        assert (status, out) == (1, "")
+        return error
 
 
 @pytest.fixture
@@ -92,8 +91,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 
 def test_same_prediction_agrees(bench: Bench) -> None:
-    bench.write(of("bag", "coat"), of("shoe", version=2))
-    told = bench.json()
+    told = bench.replay(of("bag", "coat"), of("shoe", version=2))
     assert told.pop("microseconds_a_row") > 0
     assert told == {
         "model": "model",
@@ -114,38 +112,47 @@ def test_same_prediction_agrees(bench: Bench) -> None:
 
 
 def test_first_labels_are_compared(bench: Bench) -> None:
-    """Half of the scores, and for a bag a coat."""
-    bench.answer = lambda inputs: {"scores": np.where(inputs["x"][:, :1] > 0.5, scores("coat"), inputs["x"]) / 2}
-    bench.write(of("coat"), of("shoe", "bag"), of("bag"))
-    told = bench.json()
+    bench.answer = lambda inputs: {"scores": bags_are_coats(inputs)["scores"] / 2}
+    told = bench.replay(of("coat"), of("shoe", "bag"), of("bag"))
     assert (told["requests"], told["agreeing"]) == (3, 1)
     assert told["confusion"] == {"bag": {"coat": 2}, "coat": {"coat": 1}, "shoe": {"shoe": 1}}
     assert told["largest_difference"] == pytest.approx(0.8 - 0.05)
 
 
-def test_without_labels_outputs_are_compared(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("then", "now", "agreeing", "largest"),
+    [
+        ({"y": np.array([2.0, 10.0])}, {"y": np.array([2.0002, 10.001])}, 1, 0.001),
+        ({"y": np.array([2.0, 10.0])}, {"y": np.array([2.0, 10.1])}, 0, 0.1),
+        ({"y": np.array([b"a"], object)}, {"y": np.array([b"a"], object)}, 1, 0),
+        ({"y": np.array([b"a"], object)}, {"y": np.array([b"b"], object)}, 0, 0),
+        ({"y": np.array([2.0])}, {"z": np.array([2.0])}, 0, 0),
+    ],
+    ids=["close", "not close", "same text", "other text", "another output"],
+)
+def test_without_labels_outputs_are_compared(
+    bench: Bench, then: Arrays, now: dict[str, Array], agreeing: int, largest: float
+) -> None:
     bench.labels = ()
-    bench.answer = lambda inputs: {"scores": inputs["x"] * np.where(inputs["x"] > 5, 1.01, 1.0001)}
-    bench.write(captured(np.full((1, 3), 2.0, np.float32)), captured(np.full((1, 3), 10.0, np.float32)))
-    told = bench.json()
-    assert (told["requests"], told["agreeing"]) == (2, 1)
-    assert told["largest_difference"] == pytest.approx(0.1)
-    assert told["confusion"] == {}
+    bench.answer = lambda _: now
+    told = bench.replay(captured(scores("bag"), outputs=encode_tensors(then)))
+    assert (told["requests"], told["agreeing"], told["confusion"]) == (1, agreeing, {})
+    assert told["largest_difference"] == pytest.approx(largest)
 
 
 def test_nan_differs_infinitely_from_a_number(bench: Bench) -> None:
     bench.labels = ()
     bench.answer = lambda inputs: {"scores": inputs["x"] * np.array([1, np.nan, 1], np.float32)}
-    bench.write(captured(np.array([[np.nan, 1, np.inf]], np.float32)))
-    assert bench.json()["largest_difference"] is None
+    assert bench.replay(captured(np.array([[np.nan, 1, np.inf]], np.float32)))["largest_difference"] is None
     _, out, _ = bench.run()
     assert "| largest difference | inf in scores |" in out
 
 
-def test_table_shows_changes(bench: Bench) -> None:
-    bench.answer = lambda inputs: {"scores": np.where(inputs["x"][:, :1] > 0.5, scores("coat"), inputs["x"])}
-    bench.write(of("coat"), of("bag", "bag"), of("bag", model="other"))
-    status, out, error = bench.run()
+def test_table_shows_changes_over_all_files(bench: Bench, tmp_path: Path) -> None:
+    bench.answer = bags_are_coats
+    bench.replay(of("coat"))
+    (older := tmp_path / "requests.jsonl.1").write_bytes(of("bag", "bag") + of("bag", model="other"))
+    status, out, error = bench.run(str(older))
     assert (status, error) == (0, "")
     assert re.sub(r"time of a row \| [\d,]+ µs", "time of a row | 1 µs", out).splitlines() == [
         "|  |  |",
@@ -169,36 +176,22 @@ def test_table_shows_changes(bench: Bench) -> None:
     ]
 
 
-def test_several_files_count_together(bench: Bench, tmp_path: Path) -> None:
-    bench.write(of("coat"))
-    (older := tmp_path / "requests.jsonl.1").write_bytes(of("bag") + of("bag"))
-    status, out, _ = bench.run(files=(older,))
-    assert status == 0
-    assert "| requests | 3 (3 of version 1) |" in out
-
-
-def test_damaged_lines_are_named(bench: Bench) -> None:
-    bench.write(of("coat"), of("bag")[:50] + b"\n", b"{}\n", of("bag"), captured(scores("bag"), outputs={}))
-    status, out, error = bench.run()
-    assert status == 0
-    first, second = error.splitlines()
-    assert first.startswith(f"damaged, and left out: {bench.file}, line 2: ")
-    assert second.startswith(f"damaged, and left out: {bench.file}, line 3: Object missing required field `time`")
-    assert "| requests | 3 " in out
-
-
-def test_first_five_damaged_lines_are_named(bench: Bench) -> None:
-    bench.write(of("coat"), *[b"damaged\n"] * 9)
+def test_damaged_lines_are_left_out_and_the_first_five_named(bench: Bench) -> None:
+    told = bench.replay(
+        of("coat"),
+        of("bag")[:50] + b"\n",
+        b"{}\n",
+        of("bag"),
+        of("bag").replace(b'"shape":[1,3]', b'"shape":[1,4]'),
+        *[b"damaged\n"] * 5,
+    )
+    assert told["requests"] == 2
+    _, missing, shape, *_ = told["damaged"]
+    assert missing.startswith(f"{bench.file}, line 3: Object missing required field `time`")
+    assert shape == f"{bench.file}, line 5: 'x' has 3 values; a tensor of FP32 and shape [1, 4] has 4"
     _, _, error = bench.run()
-    assert error.count("line ") == 5
-    assert error.endswith("and 4 lines more\n")
-
-
-def test_tensor_of_another_shape_is_damaged(bench: Bench) -> None:
-    bench.write(of("coat"), of("bag").replace(b'"shape":[1,3]', b'"shape":[1,4]'))
-    told = bench.json()
-    assert told["requests"] == 1
-    assert told["damaged"] == [f"{bench.file}, line 2: 'x' has 3 values; a tensor of FP32 and shape [1, 4] has 4"]
+    assert error.count(f"damaged, and left out: {bench.file}, line ") == 5
+    assert error.endswith("and 3 lines more\n")
 
 
 @pytest.mark.parametrize(
@@ -218,35 +211,23 @@ def test_request_that_cannot_be_run_is_named(bench: Bench, line: bytes, reason: 
         return {"scores": inputs["x"]}
 
     bench.answer = answer
-    bench.write(of("coat"), line)
-    told = bench.json()
+    told = bench.replay(of("coat"), line)
     assert told["requests"] == 1
     (where,) = told["not_run"]
     assert where.startswith(f"{bench.file}, line 2: {reason}")
-    bench.write(line, line)
-    status, out, error = bench.run()
-    assert (status, out) == (1, "")
-    assert f"none of the 2 requests can be run; the first: {bench.file}, line 1: {reason}" in error
+    assert f"none of the 2 requests can be run; the first: {bench.file}, line 1: {reason}" in bench.error(line, line)
 
 
-def test_other_outputs_do_not_agree(bench: Bench) -> None:
-    bench.labels = ()
-    bench.write(captured(scores("bag"), outputs=encode_tensors({"other": scores("bag")})))
-    told = bench.json()
-    assert (told["agreeing"], told["largest_difference"], told["largest_difference_in"]) == (0, 0.0, "")
-
-
-def test_equal_strings_agree(bench: Bench) -> None:
-    bench.labels = ()
-    bench.answer = lambda _: {"scores": np.array([b"a"], object)}
-    for text, agrees in ((b"a", 1), (b"b", 0)):
-        bench.write(captured(scores("bag"), outputs=encode_tensors({"scores": np.array([text], object)})))
-        assert bench.json()["agreeing"] == agrees
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [([of("coat", model="other")], "there are 1 of other\n"), ([b"no JSON\n"] * 7, "there are 7 damaged lines\n")],
+)
+def test_no_request_of_the_model_is_an_error(bench: Bench, lines: list[bytes], found: str) -> None:
+    assert bench.error(*lines).endswith(f"no request of model was captured; {found}")
 
 
 @pytest.mark.parametrize("against", ["model/3", "nowhere/2"])
 def test_missing_version_is_an_error_that_lists_versions(bench: Bench, against: str) -> None:
-    bench.write(of("coat"))
     status, _, error = bench.run(against=against)
     assert status == 1
     assert f"has no {against}; it has model/2" in error
@@ -264,22 +245,7 @@ def test_version_that_cannot_be_loaded_is_an_error(bench: Bench, monkeypatch: py
         raise LoadError("TensorFlow is not installed")
 
     monkeypatch.setattr(replay, "load_engine", refuse)
-    bench.write(of("coat"))
-    assert "model/2 cannot be loaded: TensorFlow is not installed" in bench.run()[2]
-
-
-def test_no_request_of_the_model_is_an_error(bench: Bench) -> None:
-    bench.write(of("coat", model="other"))
-    status, _, error = bench.run()
-    assert status == 1
-    assert "no request of model was captured; there are 1 of other" in error
-
-
-def test_another_file_has_only_damaged_lines(bench: Bench) -> None:
-    bench.write(*[b"no JSON\n"] * 7)
-    status, _, error = bench.run()
-    assert status == 1
-    assert error.endswith("no request of model was captured; there are 7 damaged lines\n")
+    assert "model/2 cannot be loaded: TensorFlow is not installed" in bench.error()
 
 
 def test_missing_file_is_named(bench: Bench) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +10,20 @@ import numpy as np
 import pytest
 
 from service.engines.base import LoadError
-from service.tensors.dtypes import Array
-from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from service.tensors.signature import DEFAULT_SIGNATURE, Signature
+from tests.unit.service.fakes import FakeEngine, any_shape, signature, tensor
 from training import report
 from training.errors import RunError
 
-SIGNATURE = Signature("", {"x": TensorSpec("x:0", "DT_FLOAT", (-1, 3))}, {"y": TensorSpec("y:0", "DT_FLOAT", (-1,))})
-
-
-class FakeEngine:
-    name = "litert"
-    runs_on_caller = True
-
-    def __init__(self, signature: Signature = SIGNATURE) -> None:
-        self.signatures = {DEFAULT_SIGNATURE: signature}
-        self.runs: list[Mapping[str, Array]] = []
-
-    def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        assert signature == DEFAULT_SIGNATURE
-        self.runs.append(inputs)
-        return {}
-
-    def release(self) -> None: ...
+# The cells of the version's row, by their columns.
+Row = Callable[[], dict[str, str]]
 
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """What runs every twin; TensorFlow is not installed."""
-    engine = FakeEngine()
+    of = signature({"x": tensor("DT_FLOAT", -1, 3)}, {"y": tensor("DT_FLOAT", -1)})
+    engine = FakeEngine({DEFAULT_SIGNATURE: of}, lambda _: {})
 
     def load(folder: Path, config: object, choice: str) -> FakeEngine:
         if choice == "tensorflow":
@@ -49,32 +35,38 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     return engine
 
 
-def version(models: Path, metrics: object = None, twin: dict[str, Any] | None = None) -> Path:
-    folder = models / "hats" / "2"
+@pytest.fixture
+def assets(tmp_path: Path) -> Path:
+    """Of the only version, which has no other files than a SavedModel's."""
+    folder = tmp_path / "hats" / "2"
     (folder / "assets.extra").mkdir(parents=True)
     (folder / "saved_model.pb").write_bytes(b"\0" * 1_200_000)
     (folder / "variables").mkdir()
     (folder / "variables" / "variables.index").write_bytes(b"\0" * 300_000)
-    if metrics is not None:
-        (folder / "assets.extra" / "metrics.json").write_text(json.dumps(metrics))
-    if twin is not None:
-        (folder / "assets.extra" / "model.tflite").write_bytes(b"\0" * 42_000)
-        proof = {"sha256": "", "saved_model_sha256": "", "inputs_tried": 1, "largest_difference": 0, "tolerance": 0}
-        (folder / "assets.extra" / "serving.json").write_text(json.dumps({"twin": {**proof, **twin}}))
-    return folder
+    return folder / "assets.extra"
 
 
-def row(models: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
-    report.run(report.Config(models=models))
-    lines = capsys.readouterr().out.splitlines()
-    columns, cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], lines[2]))
-    return dict(zip(columns, cells, strict=True))
+def write_twin(assets: Path, **changed: Any) -> None:
+    proof = {"sha256": "", "saved_model_sha256": "", "inputs_tried": 1, "largest_difference": 0, "tolerance": 0}
+    (assets / "model.tflite").write_bytes(b"\0" * 42_000)
+    (assets / "serving.json").write_text(json.dumps({"twin": proof | changed}))
 
 
-def test_row_of_a_version(tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def row(tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> Row:
+    def print_and_read() -> dict[str, str]:
+        report.run(report.Config(models=tmp_path))
+        columns, _, cells, *_ = (line.strip("|").split("|") for line in capsys.readouterr().out.splitlines())
+        return {column.strip(): cell.strip() for column, cell in zip(columns, cells, strict=True)}
+
+    return print_and_read
+
+
+def test_row_of_a_version(assets: Path, row: Row) -> None:
     metrics = {"accuracy": 0.91234, "test_examples": 10_000, "ece": 0.0123, "parameters": 243_786, "seconds": 61.2}
-    version(tmp_path, metrics, {"precision": "int8", "accuracy": 0.9, "saved_model_accuracy": 0.9})
-    assert row(tmp_path, capsys) == {
+    (assets / "metrics.json").write_text(json.dumps(metrics))
+    write_twin(assets, precision="int8", accuracy=0.9, saved_model_accuracy=0.9)
+    assert row() == {
         "model": "hats",
         "version": "2",
         "on the test split": "0.9123 of 10,000",
@@ -88,29 +80,32 @@ def test_row_of_a_version(tmp_path: Path, engine: FakeEngine, capsys: pytest.Cap
     }
 
 
-def test_row_of_a_version_without_files(tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
-    version(tmp_path)
-    found = row(tmp_path, capsys)
+def test_row_of_a_version_without_files(assets: Path, row: Row) -> None:
+    found = row()
     assert found["SavedModel"] == "1.5 MB"
     assert {found[name] for name in ("on the test split", "parameters", "twin", "training")} == {"–"}
 
 
+def test_twin_without_precision_is_float32(assets: Path, row: Row) -> None:
+    write_twin(assets)
+    assert row()["twin"] == "42 KB float32"
+
+
 def test_one_row_is_timed_on_one_core(
-    tmp_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    assets: Path, row: Row, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cores: list[set[int]] = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
     monkeypatch.setattr(os, "sched_setaffinity", lambda process, to: cores.append(to), raising=False)
-    version(tmp_path)
-    row(tmp_path, capsys)
-    assert [inputs["x"].shape for inputs in engine.runs] == [(1, 3)]
-    assert engine.runs[0]["x"].dtype == np.float32
+    row()
+    ((_, inputs),) = engine.runs
+    assert (inputs["x"].shape, inputs["x"].dtype) == ((1, 3), np.float32)
     assert cores == [{2}, {0, 1, 2}] * 2
 
 
-@pytest.mark.parametrize(("dtype", "shape"), [("DT_STRING", (-1,)), ("DT_FLOAT", None), ("DT_RESOURCE", (1,))])
-def test_no_random_row_of_text_or_unknown_shape(dtype: str, shape: tuple[int, ...] | None) -> None:
-    assert report.random_row(Signature("", {"x": TensorSpec("x:0", dtype, shape)}, {})) is None
+@pytest.mark.parametrize("spec", [tensor("DT_STRING", -1), any_shape("DT_FLOAT"), tensor("DT_RESOURCE", 1)])
+def test_no_random_row_of_text_or_unknown_shape(spec: Any) -> None:
+    assert report.random_row(Signature("", {"x": spec}, {})) is None
     assert not report.random_row(None)
 
 
@@ -129,18 +124,10 @@ def test_folder_without_versions_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content"), [("metrics.json", "[1]"), ("metrics.json", "{"), ("serving.json", '{"labels": 1}')]
 )
-def test_damaged_file_is_named(tmp_path: Path, file: str, content: str) -> None:
-    folder = version(tmp_path)
-    (folder / "assets.extra" / file).write_text(content)
+def test_damaged_file_is_named(assets: Path, row: Row, file: str, content: str) -> None:
+    (assets / file).write_text(content)
     with pytest.raises(RunError, match=f"hats/2: .*{file}"):
-        report.run(report.Config(models=tmp_path))
-
-
-def test_twin_without_precision_is_float32(
-    tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
-) -> None:
-    version(tmp_path, twin={})
-    assert row(tmp_path, capsys)["twin"] == "42 KB float32"
+        row()
 
 
 def test_readme_has_the_printed_table_but_for_times(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:

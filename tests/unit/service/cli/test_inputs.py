@@ -13,12 +13,6 @@ def one(text: str, stdin: bytes = b"") -> PredictRequest | InvalidInput:
     return request
 
 
-def body(text: str, stdin: bytes = b"") -> Any:
-    request = one(text, stdin)
-    assert isinstance(request, PredictRequest)
-    return request.body
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -29,19 +23,18 @@ def body(text: str, stdin: bytes = b"") -> Any:
         ('{"x": 1}', {"instances": [{"x": 1}]}),
         ('{"instances": [1, 2]}', {"instances": [1, 2]}),
         ('{"inputs": {"x": [1]}}', {"inputs": {"x": [1]}}),
+        ("-", {"instances": [[3]]}),
+        ("{folder}/row.json", {"instances": [5]}),
     ],
 )
-def test_numbers_and_json_are_rows_or_whole_requests(text: str, expected: object) -> None:
-    assert body(text) == expected
-
-
-def test_json_from_standard_input_and_files(tmp_path: Path) -> None:
-    assert body("-", stdin=b"[3]") == {"instances": [[3]]}
+def test_text_is_a_row_or_a_whole_request(tmp_path: Path, text: str, expected: Any) -> None:
     (tmp_path / "row.json").write_text('{"instances": [5]}')
-    assert body(str(tmp_path / "row.json")) == {"instances": [5]}
+    request = one(text.replace("{folder}", str(tmp_path)), stdin=b"[3]")
+    assert isinstance(request, PredictRequest)
+    assert request.body == expected
 
 
-def test_a_folder_is_its_pictures_sorted_by_name(tmp_path: Path) -> None:
+def test_folder_is_its_pictures_sorted_by_name(tmp_path: Path) -> None:
     (tmp_path / "deeper").mkdir()
     for name in ("b.PNG", "deeper/c.jpg", "a.webp", "notes.txt"):
         (tmp_path / name).write_bytes(b"as it is")
@@ -58,14 +51,15 @@ def test_a_folder_is_its_pictures_sorted_by_name(tmp_path: Path) -> None:
         ("[1, 2", "no JSON"),
     ],
 )
-def test_an_invalid_input_says_why(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_input_says_why(tmp_path: Path, text: str, message: str) -> None:
     name = text.format(folder=tmp_path)
     request = one(name)
     assert isinstance(request, InvalidInput)
-    assert (request.name, str(request).startswith(message)) == (name, True)
+    assert request.name == name
+    assert str(request).startswith(message)
 
 
-def test_an_unreadable_file_is_an_invalid_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_file_is_an_invalid_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_path: Path) -> bytes:
         raise PermissionError(13, "Permission denied")
 
@@ -74,6 +68,6 @@ def test_an_unreadable_file_is_an_invalid_input(tmp_path: Path, monkeypatch: pyt
     assert str(one(str(tmp_path / "row.json"))) == "Permission denied"
 
 
-def test_an_invalid_input_does_not_affect_the_others() -> None:
+def test_invalid_input_does_not_affect_the_others() -> None:
     types = [type(request) for request in requests(["1", "x", "2"], 1, io.BytesIO())]
     assert types == [PredictRequest, InvalidInput, PredictRequest]

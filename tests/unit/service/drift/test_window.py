@@ -18,7 +18,7 @@ def held(window: Window) -> list[int]:
     return sorted(rows[:, 0].tolist())
 
 
-def test_the_last_rows_are_kept() -> None:
+def test_last_rows_are_kept() -> None:
     window = Window(5, 2)
     assert held(window) == []
     window.append(numbered(1, 2, 3))
@@ -40,26 +40,20 @@ def test_of_too_many_rows_the_last_are_kept() -> None:
     assert len(held(window)) == 5
 
 
-def test_a_shared_window_is_one() -> None:
+def test_processes_share_a_window() -> None:
     memory = SharedMemory()
     one, other = (shared_window(memory, b"key", 5, 2) for _ in range(2))
     one.append(numbered(1, 2))
     other.append(numbered(3, 4))
     assert held(one) == held(other) == [1, 2, 3, 4]
     one.append(numbered(5, 6))
-    assert held(one) == held(other) == [2, 3, 4, 5, 6]
+    late = shared_window(memory, b"key", 5, 2)
+    assert held(one) == held(other) == held(late) == [2, 3, 4, 5, 6]
     assert held(shared_window(memory, b"another key", 5, 2)) == []
 
 
-def test_a_new_process_finds_the_rows_of_others() -> None:
-    memory = SharedMemory()
-    one = shared_window(memory, b"key", 5, 2)
-    one.append(numbered(1, 2))
-    assert held(shared_window(memory, b"key", 5, 2)) == [1, 2]
-
-
 @pytest.mark.parametrize("rows", [5, 10_000])
-def test_a_window_without_users_is_cleared(rows: int) -> None:
+def test_window_without_users_is_cleared(rows: int) -> None:
     memory = SharedMemory()
     window = shared_window(memory, b"key", rows, 2)
     window.append(numbered(1, 2))
@@ -70,6 +64,6 @@ def test_a_window_without_users_is_cleared(rows: int) -> None:
     assert memory.end == end, "its place is taken again"
 
 
-def test_a_window_too_large_raises() -> None:
+def test_window_too_large_raises() -> None:
     with pytest.raises(MemoryFull):
         shared_window(SharedMemory(MIN_CAPACITY), b"key", MIN_CAPACITY, 2)

@@ -27,15 +27,14 @@ def test_no_rows_keep_type_and_row_shape() -> None:
         (tensor("DT_FLOAT", 1), "[1]"),
         (tensor("DT_FLOAT"), "[]"),
         (any_shape("DT_FLOAT"), "any shape"),
+        (tensor("DT_BFLOAT16", -1), "[-1]"),
     ],
 )
-def test_no_rows_with_an_unknown_row_shape_are_rejected(output: TensorSpec, shape: str) -> None:
+def test_no_rows_of_an_unknown_kind_are_rejected(output: TensorSpec, shape: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         outputs_of_no_rows(signature({"x": ROWS}, {"y": output}), {"x": NO_ROWS})
-    assert str(raised.value) == (
-        f"the inputs have no rows, and what the model gives for none is not known: its output 'y' is declared "
-        f"{shape}; expected at least one row"
-    )
+    assert str(raised.value).startswith("the inputs have no rows")
+    assert f"its output 'y' is declared {shape}; expected at least one row" in str(raised.value)
 
 
 @pytest.mark.parametrize(

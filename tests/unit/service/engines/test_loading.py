@@ -1,7 +1,7 @@
 import hashlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +11,6 @@ import pytest
 
 from service.engines.base import Engine, LoadError
 from service.engines.loading import load_engine
-from service.engines.tensorflow.c_api import tensorflow
 from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, Twin, saved_model_digest
 from tests.unit.service import scored
 from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature
@@ -21,30 +20,32 @@ INSTALL = "TensorFlow is not installed; install it with make serve TENSORFLOW=1 
 
 
 @pytest.fixture(autouse=True)
-def fake_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Modules in the place of the engines', which need the real runtimes."""
-    litert: Any = ModuleType("service.engines.litert")
-    litert.LiteRTEngine = lambda twin, signatures: FakeEngine(signatures, echo, name=f"litert of {twin.name}")
-    saved_model: Any = ModuleType("service.engines.tensorflow.engine")
-    saved_model.SavedModelEngine = lambda version_dir: FakeEngine(SIGNATURES, echo, name="tensorflow")
-    monkeypatch.setitem(sys.modules, "tensorflow", ModuleType("tensorflow"))
-    monkeypatch.setitem(sys.modules, "service.engines.litert", litert)
-    monkeypatch.setitem(sys.modules, "service.engines.tensorflow.engine", saved_model)
+def litert(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """In the place of the engine's module, which needs its runtime."""
+    module: Any = ModuleType("service.engines.litert")
+    module.LiteRTEngine = lambda twin, signatures: FakeEngine(signatures, scored.with_score, f"litert of {twin.name}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def saved_model(monkeypatch: pytest.MonkeyPatch) -> Any:
+    module: Any = ModuleType("service.engines.tensorflow.engine")
+    module.SavedModelEngine = lambda version_dir: FakeEngine(SIGNATURES, echo, "tensorflow")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
 
 
 @pytest.fixture
-def real_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Restores the real module of the engine, before it has looked for TensorFlow."""
-    monkeypatch.delitem(sys.modules, "service.engines.tensorflow.engine")
-    tensorflow.cache_clear()
-    yield
-    tensorflow.cache_clear()
+def without_tensorflow(saved_model: Any) -> None:
+    saved_model.SavedModelEngine = lacking("tensorflow")
 
 
-@pytest.fixture
-def without_tensorflow(real_engine: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Python's import system takes this for a missing module.
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
+def lacking(package: str) -> Callable[[Path], Engine]:
+    def load(version_dir: Path) -> Engine:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    return load
 
 
 @pytest.fixture
@@ -73,70 +74,58 @@ def load_error(version: Path, config: ServingConfig, choice: Any) -> str:
     return str(raised.value)
 
 
+@pytest.mark.usefixtures("without_tensorflow")
 @pytest.mark.parametrize("choice", ["auto", "litert"])
-def test_a_proved_twin_is_served(version: Path, choice: Any) -> None:
-    engine: Engine = load_engine(version, proved(version), choice)
-    assert engine.name == "litert of model.tflite"
-    assert engine.signatures == SIGNATURES
+def test_a_proved_twin_is_served_without_tensorflow(version: Path, choice: Any) -> None:
+    engine = load_engine(version, proved(version), choice)
+    assert (engine.name, engine.signatures) == ("litert of model.tflite", SIGNATURES)
 
 
-@pytest.mark.parametrize("precision", ["float16", "int8"])
-def test_a_twin_of_lower_precision_is_served(version: Path, precision: Any) -> None:
-    config = proved(version)
-    assert config.twin is not None
-    twin = msgspec.structs.replace(config.twin, precision=precision, accuracy=0.91, saved_model_accuracy=0.92)
-    engine = load_engine(version, msgspec.structs.replace(config, twin=twin), "auto")
-    assert engine.name == "litert of model.tflite"
+@pytest.mark.parametrize("choice", ["tensorflow", "auto"])
+def test_tensorflow_runs_the_saved_model(version: Path, choice: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Where it is chosen, and where there is no twin."""
+    config = proved(version) if choice == "tensorflow" else ServingConfig()
+    assert load_engine(version, config, choice).name == "tensorflow"
+    assert caplog.records == []
 
 
-@pytest.fixture
-def with_score(version: Path, monkeypatch: pytest.MonkeyPatch) -> ServingConfig:
-    """Of the version, which gives an outlier score; the engines give what their signatures say."""
-    litert, saved_model = (sys.modules[f"service.engines.{name}"] for name in ("litert", "tensorflow.engine"))
-    monkeypatch.setattr(litert, "LiteRTEngine", lambda _, held: FakeEngine(held, scored.with_score, "litert"))
-    tensorflow = FakeEngine(scored.SIGNATURES, scored.with_score, "tensorflow")
-    monkeypatch.setattr(saved_model, "SavedModelEngine", lambda _: tensorflow)
+def with_score(version: Path) -> ServingConfig:
     return msgspec.structs.replace(proved(version), signatures=dict(scored.SIGNATURES), outlier_score=scored.SCORE)
 
 
-@pytest.mark.parametrize("choice", ["litert", "tensorflow"])
-def test_an_outlier_score_replaces_the_default_signature(version: Path, with_score: ServingConfig, choice: Any) -> None:
-    engine = load_engine(version, with_score, choice)
-    assert (engine.name, engine.signatures) == (choice, scored.SIGNATURES)
+@pytest.mark.parametrize(("choice", "name"), [("litert", "litert of model.tflite"), ("tensorflow", "tensorflow")])
+def test_an_outlier_score_replaces_the_default_signature(
+    version: Path, saved_model: Any, choice: Any, name: str
+) -> None:
+    saved_model.SavedModelEngine = lambda version_dir: FakeEngine(scored.SIGNATURES, scored.with_score, "tensorflow")
+    engine = load_engine(version, with_score(version), choice)
+    assert (engine.name, engine.signatures) == (name, scored.SIGNATURES)
     assert list(engine.run("serving_default", scored.pixels(0))) == ["probabilities"]
 
 
-def test_a_twin_with_outlier_score_needs_no_default_signature(
-    version: Path, with_score: ServingConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_twin_with_outlier_score_needs_no_default_signature(version: Path, litert: Any) -> None:
     requested: list[set[str]] = []
-    litert = sys.modules["service.engines.litert"]
 
-    def load(_: Path, signatures: Any) -> FakeEngine:
+    def load(twin: Path, signatures: Any) -> Engine:
         requested.append(set(signatures))
         return FakeEngine(signatures, echo)
 
-    monkeypatch.setattr(litert, "LiteRTEngine", load)
-    load_engine(version, with_score, "litert")
-    load_engine(version, msgspec.structs.replace(with_score, outlier_score=None), "litert")
+    litert.LiteRTEngine = load
+    config = with_score(version)
+    load_engine(version, config, "litert")
+    load_engine(version, msgspec.structs.replace(config, outlier_score=None), "litert")
     assert requested == [{"scored"}, {"scored", "serving_default"}]
 
 
-@pytest.mark.parametrize("choice", ["auto", "litert", "tensorflow"])
-def test_an_unknown_outlier_signature_is_rejected(version: Path, with_score: ServingConfig, choice: Any) -> None:
-    misnamed = msgspec.structs.replace(scored.SCORE, signature="scord")
-    message = load_error(version, msgspec.structs.replace(with_score, outlier_score=misnamed), choice)
-    assert message.endswith("it takes the signature 'scord'; there is 'scored', 'serving_default'")
-
-
-def test_engine_tensorflow_runs_the_saved_model(version: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert load_engine(version, proved(version), "tensorflow").name == "tensorflow"
-    assert caplog.records == []
-
-
-def test_without_a_twin_tensorflow_runs_the_saved_model(version: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert load_engine(version, ServingConfig(), "auto").name == "tensorflow"
-    assert caplog.records == []
+REASONS = {
+    "no proof": "it has no proved twin",
+    "reason given": "it has no proved twin (differs by 0.1)",
+    "no signatures": "assets.extra/serving.json names no signatures for its twin",
+    "missing": "its twin assets.extra/model.tflite is missing",
+    "damaged": "its twin assets.extra/model.tflite is damaged (its SHA-256 is not the one in serving.json)",
+    "retrained": "its twin was made from another SavedModel (the digest in serving.json differs)",
+}
+each_reason = pytest.mark.parametrize("kind", REASONS)
 
 
 def broken(kind: str, version: Path) -> ServingConfig:
@@ -158,61 +147,33 @@ def broken(kind: str, version: Path) -> ServingConfig:
     return config
 
 
-REASONS = {
-    "no proof": "it has no proved twin",
-    "reason given": "it has no proved twin (differs by 0.1)",
-    "no signatures": "assets.extra/serving.json names no signatures for its twin",
-    "missing": "its twin assets.extra/model.tflite is missing",
-    "damaged": "its twin assets.extra/model.tflite is damaged (its SHA-256 is not the one in serving.json)",
-    "retrained": "its twin was made from another SavedModel (the digest in serving.json differs)",
-}
-
-
-@pytest.mark.parametrize("kind", REASONS)
-def test_an_unproved_twin_is_never_served(version: Path, kind: str) -> None:
+@each_reason
+def test_in_place_of_an_unproved_twin_tensorflow_runs(
+    version: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     assert load_engine(version, broken(kind, version), "auto").name == "tensorflow"
+    # Without a proof there is nothing to warn of.
+    warned = f"model/1: {REASONS[kind]}; TensorFlow runs the SavedModel instead"
+    expected = [] if kind in ("no proof", "reason given") else [(logging.WARNING, warned)]
+    assert [(record.levelno, record.message) for record in caplog.records] == expected
 
 
-@pytest.mark.parametrize("kind", ["no signatures", "missing", "damaged", "retrained"])
-def test_an_invalid_proof_is_logged(version: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    load_engine(version, broken(kind, version), "auto")
-    (record,) = caplog.records
-    assert (record.levelno, record.message) == (
-        logging.WARNING,
-        f"model/1: {REASONS[kind]}; TensorFlow runs the SavedModel instead",
-    )
-
-
-@pytest.mark.parametrize("kind", REASONS)
+@each_reason
 def test_engine_litert_needs_a_proved_twin(version: Path, kind: str) -> None:
     assert load_error(version, broken(kind, version), "litert") == f"SERVING_ENGINE=litert, but {REASONS[kind]}"
 
 
 @pytest.mark.usefixtures("without_tensorflow")
-@pytest.mark.parametrize("kind", REASONS)
-def test_missing_tensorflow_says_why_it_is_needed(version: Path, kind: str) -> None:
-    assert load_error(version, broken(kind, version), "auto").startswith(f"{REASONS[kind]}, and {INSTALL}")
+@pytest.mark.parametrize(
+    ("choice", "kind", "reason"),
+    [("tensorflow", "", "SERVING_ENGINE=tensorflow"), *(("auto", kind, reason) for kind, reason in REASONS.items())],
+)
+def test_missing_tensorflow_says_why_it_is_needed(version: Path, choice: Any, kind: str, reason: str) -> None:
+    assert load_error(version, broken(kind, version), choice) == f"{reason}, and {INSTALL}"
 
 
-@pytest.mark.usefixtures("without_tensorflow")
-def test_engine_tensorflow_needs_tensorflow(version: Path) -> None:
-    assert load_error(version, proved(version), "tensorflow").startswith(f"SERVING_ENGINE=tensorflow, and {INSTALL}")
-
-
-@pytest.mark.usefixtures("without_tensorflow")
-def test_a_proved_twin_needs_no_tensorflow(version: Path) -> None:
-    assert load_engine(version, proved(version), "auto").name.startswith("litert")
-
-
-@pytest.mark.usefixtures("real_engine")
-def test_an_incomplete_tensorflow_raises_its_own_error(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Finder:
-        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-            if name == "tensorflow":
-                raise ModuleNotFoundError("No module named 'h5py'", name="h5py")
-
-    monkeypatch.delitem(sys.modules, "tensorflow")
-    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+def test_an_incomplete_tensorflow_raises_its_own_error(version: Path, saved_model: Any) -> None:
+    saved_model.SavedModelEngine = lacking("h5py")
     with pytest.raises(ModuleNotFoundError, match="h5py"):
         load_engine(version, ServingConfig(), "auto")
 

@@ -1,22 +1,15 @@
+import re
 import threading
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from service.engines.base import LoadError
 from service.inference.version import State
 from service.lifecycle.succession import MIN_CHECK_PAUSE_SECONDS
-from service.runtime.shared_memory import SharedMemory
-from tests.unit.service.lifecycle.worker import Worker, board_of
+from tests.unit.service.lifecycle.conftest import MakeWorker, Pair
+from tests.unit.service.lifecycle.worker import Worker
 
-WAIT_SECONDS = 20
-
-
-@pytest.fixture
-def new_worker(tmp_path: Path, memory: SharedMemory) -> Callable[[int], Worker]:
-    """Makes the worker process of a slot."""
-    return lambda slot: Worker(tmp_path / "models", board=board_of(memory, slot), timeout_seconds=WAIT_SECONDS)
+WAIT_SECONDS = 10
 
 
 def poll(*workers: Worker, times: int = 3) -> None:
@@ -27,8 +20,9 @@ def poll(*workers: Worker, times: int = 3) -> None:
             worker.watcher.scan()
 
 
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [line for line in caplog.messages if "its files have changed" in line]
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The names of the changed files, by line."""
+    return re.findall(r"a version 1: its files have changed since it was loaded \((.*?)\)", caplog.text)
 
 
 def identity(worker: Worker) -> str:
@@ -37,89 +31,53 @@ def identity(worker: Worker) -> str:
     return folder.identity
 
 
-def change_graph(version: Path) -> None:
-    (version / "saved_model.pb").write_bytes(b"another graph")
-
-
-def add_serving_json(version: Path) -> None:
-    (version / "assets.extra").mkdir()
-    (version / "assets.extra/serving.json").write_text("{}")
-
-
-def remove_variables(version: Path) -> None:
-    (version / "variables/variables.index").unlink()
-
-
 @pytest.mark.parametrize(
-    ("change", "file"),
+    ("file", "content", "expected"),
     [
-        (change_graph, "saved_model.pb"),
-        (add_serving_json, "assets.extra/serving.json"),
-        (remove_variables, "variables/variables.index"),
+        ("saved_model.pb", b"another graph", ["'saved_model.pb'"]),
+        ("assets.extra/serving.json", b"{}", ["'assets.extra/serving.json'"]),
+        ("variables/variables.index", None, ["'variables/variables.index'"]),
+        ("assets.extra/README.md", b"# Card", []),
     ],
+    ids=["changed", "new", "removed", "not loaded"],
 )
 def test_changed_files_are_logged_once_and_not_loaded(
-    worker: Worker, caplog: pytest.LogCaptureFixture, change: Callable[[Path], None], file: str
+    worker: Worker, caplog: pytest.LogCaptureFixture, file: str, content: bytes | None, expected: list[str]
 ) -> None:
     version = worker.add("a/1")
-    (version / "variables").mkdir()
+    for folder in ("variables", "assets.extra"):
+        (version / folder).mkdir()
     (version / "variables/variables.index").write_bytes(b"weights")
     poll(worker)
-    change(version)
-    poll(worker)
-    poll(worker)
-    (line,) = warnings(caplog)
-    assert line.startswith(
-        f"a version 1: its files have changed since it was loaded ('{file}'); they are not looked at"
-    )
+    if content is None:
+        (version / file).unlink()
+    else:
+        (version / file).write_bytes(content)
+    poll(worker, times=6)
+    assert logged(caplog) == expected
     assert worker.loader.loaded == ["a/1"]
 
 
 def test_changed_files_are_logged_once_they_settle(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
-    version = worker.add("a/1")
-    poll(worker)
+    worker.begin_with("a/1")
     for size in range(4):
-        (version / "saved_model.pb").write_bytes(b"x" * size)
+        worker.add("a/1", b"x" * size)
         poll(worker, times=1)
-    assert warnings(caplog) == []
+    assert logged(caplog) == []
     poll(worker)
-    assert len(warnings(caplog)) == 1
+    assert len(logged(caplog)) == 1
 
 
-def test_unloaded_assets_may_change(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
-    version = worker.add("a/1")
-    poll(worker)
-    (version / "assets.extra").mkdir()
-    (version / "assets.extra/README.md").write_text("# Card")
-    poll(worker)
-    assert warnings(caplog) == []
+def test_worker_processes_log_changed_files_once_together(serving: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    serving[0].add("a/1", b"another graph")
+    poll(*serving)
+    assert len(logged(caplog)) == 1
 
 
-def test_removed_version_has_no_changed_files(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
-    version = worker.add("a/1")
-    poll(worker)
-    version.rename(worker.models / ".old")
-    poll(worker)
-    assert warnings(caplog) == []
-
-
-def test_worker_processes_log_changed_files_once_together(
-    new_worker: Callable[[int], Worker], caplog: pytest.LogCaptureFixture
-) -> None:
-    one, other = new_worker(1), new_worker(2)
-    version = one.add("a/1")
-    poll(one, other)
-    change_graph(version)
-    poll(one, other)
-    assert len(warnings(caplog)) == 1
-
-
-def test_new_worker_with_changed_files_waits_for_the_others(new_worker: Callable[[int], Worker]) -> None:
-    one, other = new_worker(1), new_worker(2)
-    version = one.add("a/1")
-    poll(one, other)
+def test_new_worker_with_changed_files_waits_for_the_others(serving: Pair, new_worker: MakeWorker) -> None:
+    one, other = serving
     before = identity(one)
-    change_graph(version)
+    one.add("a/1", b"another graph")
     poll(one, other)
     late = new_worker(3)
     is_loading = threading.Event()
@@ -138,12 +96,11 @@ def test_new_worker_with_changed_files_waits_for_the_others(new_worker: Callable
     assert one.loader.loaded == other.loader.loaded == ["a/1", "a/1"]
 
 
-def test_changed_files_that_fail_leave_the_others_serving(new_worker: Callable[[int], Worker]) -> None:
+def test_changed_files_that_fail_leave_the_others_serving(new_worker: MakeWorker) -> None:
     one, late = new_worker(1), new_worker(2)
-    version = one.add("a/1")
-    poll(one)
+    one.begin_with("a/1")
     before = identity(one)
-    change_graph(version)
+    one.add("a/1", b"another graph")
     poll(one)
     for worker in (one, late):
         worker.loader.errors["a/1"] = LoadError("half of it is missing")

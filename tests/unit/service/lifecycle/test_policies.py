@@ -23,12 +23,6 @@ replace = "unload_first"
 """
 
 
-def message(text: str) -> str:
-    with pytest.raises(InvalidFile) as raised:
-        decode(text.encode(), PATH)
-    return str(raised.value)
-
-
 def test_every_part_is_read() -> None:
     policies = decode(FULL, PATH)
     clothing = policies.of("clothing")
@@ -49,47 +43,34 @@ def test_empty_file_has_the_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "wanted"),
+    ("table", "wanted", "named"),
     [
-        ("versions = 'all'", {1, 2, 5}),
-        ("versions = {latest = 1}", {5}),
-        ("versions = {latest = 9}", {1, 2, 5}),
-        ("versions = [2, 7]", {2}),
-        ("versions = []", set()),
-        ("versions = {latest = 1}\nlabels = {old = 1, gone = 7}", {1, 5}),
-        ("versions = []\nlabels = {new = {version = 2, shadow = 0.5}}", {2}),
+        ("versions = 'all'", {1, 2, 5}, set()),
+        ("versions = {latest = 1}", {5}, set()),
+        ("versions = {latest = 9}", {1, 2, 5}, set()),
+        ("versions = [2, 7]", {2}, {2, 7}),
+        ("versions = []", set(), set()),
+        ("versions = {latest = 1}\nlabels = {old = 1, gone = 7}", {1, 5}, {1, 7}),
+        ("versions = [1, 7]\nlabels = {new = {version = 2, shadow = 0.5}}", {1, 2}, {1, 2, 7}),
     ],
 )
-def test_wanted_versions(table: str, wanted: set[int]) -> None:
-    assert decode(f"[models.m]\n{table}".encode(), PATH).of("m").wanted([5, 1, 2]) == wanted
-
-
-@pytest.mark.parametrize(
-    ("table", "named"),
-    [
-        ("versions = 'all'", set()),
-        ("versions = {latest = 1}\nlabels = {old = 7}", {7}),
-        ("versions = [2, 7]\nlabels = {new = {version = 9, shadow = 0.5}}", {2, 7, 9}),
-    ],
-)
-def test_named_versions(table: str, named: set[int]) -> None:
-    assert decode(f"[models.m]\n{table}".encode(), PATH).of("m").named == named
+def test_wanted_and_named_versions(table: str, wanted: set[int], named: set[int]) -> None:
+    policy = decode(f"[models.m]\n{table}".encode(), PATH).of("m")
+    assert policy.wanted([5, 1, 2]) == wanted
+    assert policy.named == named
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[models.m", "models.toml: Expected ']' at the end of a table declaration"),
-        ("model = 1", "models.toml: Object contains unknown field `model`"),
-        ("models = 1", "models.toml: Expected `object`, got `int` - at `models`"),
+        ("[models.m", "Expected ']' at the end of a table declaration"),
+        ("model = 1", "Object contains unknown field `model`"),
+        ("models = 1", "Expected `object`, got `int` - at `models`"),
         ("[models]\nm = 1", "Expected `object`, got `int` - in `models.m`"),
         ("[models.m]\nversion = 1", "Object contains unknown field `version` - in `models.m`"),
         ("[models.m]\nversions = 'latest'", "Invalid enum value 'latest' - at `versions` - in `models.m`"),
         ("[models.m]\nversions = {latest = 0}", "Expected `int` >= 1 - at `versions.latest` - in `models.m`"),
-        (
-            "[models.m]\nversions = [20260312103015123456]",
-            "Expected `int` <= 9223372036854775807 - at `versions[0]` - in `models.m`",
-        ),
+        ("[models.m]\nversions = [20260312103015123456]", "Expected `int` <= 9223372036854775807 - at `versions[0]`"),
         ("[models.m]\nversions = [1, 'two']", "Expected `int`, got `str` - at `versions[1]` - in `models.m`"),
         ("[models.m]\nreplace = 'both'", "Invalid enum value 'both' - at `replace` - in `models.m`"),
         ("[models.m]\nload = 'lazy'", "Invalid enum value 'lazy' - at `load` - in `models.m`"),
@@ -98,33 +79,29 @@ def test_named_versions(table: str, named: set[int]) -> None:
         ("[models.m.labels]\na = {version = 1, share = 1.5}", "Expected `float` <= 1.0"),
         ("[models.m.labels]\na = {version = 1, share = 0}", "Expected `float` > 0.0"),
         ("[models.m.labels]\na = {version = 1, share = 1, shadow = 1}", "a label has `share` (it answers) or `shadow`"),
-        (
-            "[models.m.labels]\na = {version = 1, share = 1}\nb = {version = 2, share = 1}",
-            "one label of a model has a `share` at most, but a and b have - in `models.m`",
-        ),
+        ("[models.m.labels]\na = {version = 1, share = 1}\nb = {version = 2, share = 1}", "but a and b have"),
         ("[models.m.labels]\nstable = {version = 1, shadow = 1}", "the label `stable` names what answers requests"),
         ("[models.m.batching]\nmax_batch_size = 0", "Expected `int` >= 1 - at `batching.max_batch_size`"),
         ("[default.labels]\na = 1", "`default` takes no `labels`"),
+        ("\udcff", "expected UTF-8; invalid start byte at byte 0"),
     ],
 )
 def test_fault_is_named_with_its_place(text: str, words: str) -> None:
-    assert message(text).startswith("models.toml: ")
-    assert words in message(text)
-
-
-def test_invalid_utf8_is_an_error() -> None:
-    with pytest.raises(InvalidFile, match=r"models\.toml: expected UTF-8; invalid start byte at byte 0"):
-        decode(b"\xff", PATH)
+    with pytest.raises(InvalidFile) as raised:
+        decode(text.encode(errors="surrogateescape"), PATH)
+    assert str(raised.value).startswith("models.toml: ")
+    assert words in str(raised.value)
 
 
 def test_file_of_the_setting_must_exist(tmp_path: Path) -> None:
     missing = tmp_path / "missing.toml"
     with pytest.raises(InvalidFile, match=r"missing\.toml: there is no such file"):
         policy_file(Settings(models_config=str(missing))).check()
-    policy_file(Settings(models=tmp_path)).check()
 
 
 def test_default_file_is_in_the_models_folder(tmp_path: Path) -> None:
+    file = policy_file(Settings(models=tmp_path))
+    file.check()
     (tmp_path / "models.toml").write_text("[default]\nload = 'lazy'")
     with pytest.raises(InvalidFile, match="Invalid enum value 'lazy'"):
-        policy_file(Settings(models=tmp_path)).check()
+        file.check()

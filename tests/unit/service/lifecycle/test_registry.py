@@ -1,22 +1,29 @@
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service.errors import InvalidRequest, NotFound, Unavailable
 from service.inference.health import Unhealthy
 from service.inference.version import LoadedVersion, State, VersionStatus
-from service.lifecycle.policies import Label, ModelPolicy, Policies
+from service.lifecycle.policies import ModelPolicy, Policies, decode
 from service.lifecycle.registry import Registry, WouldWait
 from tests.unit.service.fakes import any_shape, loaded_version, make_available, signature, tensor
 
 SIGNATURE = signature({"x": any_shape("DT_FLOAT")})
+START = VersionStatus(State.START)
+LOADING = VersionStatus(State.LOADING)
+AVAILABLE = VersionStatus(State.AVAILABLE)
+UNLOADING = VersionStatus(State.UNLOADING)
+FAILED = VersionStatus(State.END, error="broken")
 
 
 @pytest.fixture
 def registry() -> Registry:
-    """After the first scan."""
-    registry = Registry()
-    registry.first_scan_done.set()
+    """After the first scan; draws 0.5 for each request."""
+    registry = Registry(draw=lambda: 0.5)
+    registry.end_first_scan()
     return registry
 
 
@@ -26,201 +33,202 @@ def starting() -> Registry:
     return Registry(timeout_seconds=0)
 
 
-def add(registry: Registry, version: int, model: str = "model") -> LoadedVersion:
-    loaded = loaded_version(SIGNATURE, model=model, version=version)
+def add(registry: Registry, version: int) -> LoadedVersion:
+    loaded = loaded_version(SIGNATURE, version=version)
     make_available(registry, loaded)
     return loaded
 
 
-def not_found(registry: Registry, model: str, version: int | None = None) -> str:
-    with pytest.raises(NotFound) as raised:
-        registry.get(model, version)
-    return str(raised.value)
+def prepare(registry: Registry, version: int) -> None:
+    """Loaded in this worker process, but not yet in all."""
+    registry.set_status("model", version, LOADING, loaded_version(SIGNATURE, version=version))
 
 
-def test_highest_version_answers(registry: Registry) -> None:
-    add(registry, 2)
-    highest = add(registry, 10)
-    add(registry, 9)
-    assert registry.get("model") is highest
+def label(registry: Registry, labels: str) -> None:
+    registry.set_policies(decode(f"[models.model]\nlabels = {labels}".encode(), Path("models.toml")))
 
 
-def test_failed_version_does_not_answer(registry: Registry) -> None:
-    one = add(registry, 1)
-    registry.set_status("model", 2, VersionStatus(State.END, error="broken"))
-    registry.set_status("model", 3, VersionStatus(State.LOADING))
-    assert registry.get("model") is one
-
-
-def test_requested_version_answers(registry: Registry) -> None:
-    one = add(registry, 1)
-    add(registry, 2)
-    assert registry.get("model", 1) is one
-
-
-def test_unknown_model_is_404(registry: Registry) -> None:
-    assert not_found(registry, "modle") == (
-        "Servable not found for request: Latest(modle) (no such model; GET /v1/models lists them)"
-    )
-
-
-def test_unknown_version_is_404(registry: Registry) -> None:
-    add(registry, 10)
-    add(registry, 2)
-    assert not_found(registry, "model", 5) == (
-        "Servable not found for request: Specific(model, 5) (model has the versions 2, 10)"
-    )
-
-
-@pytest.mark.parametrize("version", [None, 3])
-def test_failed_version_is_404_with_its_error(registry: Registry, version: int | None) -> None:
-    registry.set_status("model", 3, VersionStatus(State.END, error="no saved_model.pb"))
-    assert not_found(registry, "model", version).endswith("(version 3 is END: no saved_model.pb)")
-
-
-def test_loading_version_is_404_with_its_state(registry: Registry) -> None:
-    registry.set_status("model", 3, VersionStatus(State.LOADING))
-    assert not_found(registry, "model").endswith("(version 3 is LOADING)")
+def test_requested_or_highest_available_version_answers(registry: Registry) -> None:
+    two, ten, nine = (add(registry, version) for version in (2, 10, 9))
+    registry.set_status("model", 11, FAILED)
+    registry.set_status("model", 12, LOADING)
+    assert registry.get("model") is ten
+    assert registry.get("model", 9) is nine
+    assert registry.get("model", 2) is two
 
 
 @pytest.mark.parametrize(
-    ("place", "model", "words"),
+    ("asked", "status", "message"),
     [
-        ("mine", "mine", "('mine' is not served: it is misplaced)"),
-        ("mine/v1", "mine", "('mine/v1' is not served: it is misplaced)"),
-        (".", "mine", "(nothing is served: it is misplaced)"),
-        ("mine", "other", "(no such model; GET /v1/models lists them)"),
+        ({}, FAILED, "Latest(model) (version 3 is END: broken)"),
+        ({"version": 3}, FAILED, "Specific(model, 3) (version 3 is END: broken)"),
+        ({}, LOADING, "Latest(model) (version 3 is LOADING)"),
+        ({"version": 3}, UNLOADING, "Specific(model, 3) (version 3 is UNLOADING)"),
+        ({"label": "next"}, UNLOADING, "Specific(model, 3) (version 3 is UNLOADING)"),
+        ({"version": 5}, AVAILABLE, "Specific(model, 5) (model has the versions 2, 3)"),
     ],
 )
-def test_skipped_model_is_404_with_the_reason(registry: Registry, place: str, model: str, words: str) -> None:
+def test_missing_version_is_404_with_the_reason(
+    registry: Registry, asked: dict[str, Any], status: VersionStatus, message: str
+) -> None:
+    label(registry, "{next = 3}")
+    for version in (3, 2):
+        registry.set_status("model", version, status)
+    with pytest.raises(NotFound) as raised:
+        registry.get("model", **asked)
+    assert str(raised.value) == f"Servable not found for request: {message}"
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("mine", "'mine' is not served: it is misplaced"),
+        ("mine/v1", "'mine/v1' is not served: it is misplaced"),
+        (".", "nothing is served: it is misplaced"),
+        ("other", "no such model; GET /v1/models lists them"),
+    ],
+)
+def test_missing_model_is_404_with_the_reason(registry: Registry, place: str, reason: str) -> None:
     registry.skipped = {place: "it is misplaced"}
-    assert not_found(registry, model).endswith(words)
+    for name in (None, "canary"):
+        with pytest.raises(NotFound) as raised:
+            registry.get("mine", label=name)
+        assert str(raised.value) == f"Servable not found for request: Latest(mine) ({reason})"
 
 
-def test_unknown_label_is_400(registry: Registry) -> None:
+def test_future_default_does_not_answer_before_it_is_loaded(registry: Registry) -> None:
+    prepare(registry, 1)
+    registry.set_status("model", 2, LOADING)
+    with pytest.raises(NotFound, match="version 2 is LOADING"):
+        registry.get("model")
+
+
+def test_label_answers_and_moves(registry: Registry) -> None:
     add(registry, 1)
-    with pytest.raises(InvalidRequest, match=r"Unrecognized servable version label: canary; model has no labels"):
-        registry.get("model", label="canary")
+    add(registry, 2)
+    with pytest.raises(InvalidRequest, match="Unrecognized servable version label: other; model has no labels"):
+        registry.get("model", label="other")
+    label(registry, "{canary = 1, other = 2}")
+    assert registry.get("model", label="canary").version == 1
+    assert registry.labels() == {"model": {"canary": 1, "other": 2}}
+    label(registry, "{canary = 2}")
+    assert registry.get("model", label="canary").version == 2
+    with pytest.raises(InvalidRequest, match="label: other; model has the labels canary"):
+        registry.get("model", label="other")
 
 
-def test_label_of_an_unknown_model_is_404(registry: Registry) -> None:
-    with pytest.raises(NotFound, match="no such model"):
-        registry.get("nowhere", label="canary")
+def test_label_moves_once_its_version_is_available(registry: Registry) -> None:
+    add(registry, 1)
+    prepare(registry, 2)
+    label(registry, "{stable = 1}")
+    label(registry, "{stable = 2}")
+    assert registry.get("model").version == registry.get("model", label="stable").version == 1
+    registry.make_available("model", 2)
+    assert registry.get("model").version == registry.get("model", label="stable").version == 2
+
+
+@pytest.mark.parametrize(("share", "version"), [(0.5, 1), (0.51, 2)])
+def test_canary_answers_its_share(registry: Registry, share: float, version: int) -> None:
+    add(registry, 1)
+    add(registry, 2)
+    label(registry, f"{{canary = {{version = 2, share = {share}}}}}")
+    assert registry.get("model").version == version
+    assert registry.get("model", 1).version == 1
+    assert registry.get("model", label="canary").version == 2
+
+
+def test_held_version_answers_until_its_successors_do(registry: Registry) -> None:
+    add(registry, 5)
+    add(registry, 1)
+    prepare(registry, 2)
+    registry.hold("model", 5, frozenset({1, 2}))
+    assert registry.get("model").version == 5
+    registry.make_available("model", 2)
+    assert registry.get("model").version == 2
+    assert registry.get("model", 5).version == 5
 
 
 def test_removed_version_is_404(registry: Registry) -> None:
     add(registry, 1)
     two = add(registry, 2)
-    registry.remove("model", 1)
+    before = registry.statuses()
+    for model, version in (("model", 1), ("model", 5), ("other", 1)):
+        registry.remove(model, version)
     assert registry.get("model") is two
     assert list(registry.statuses()["model"]) == [2]
+    # A reader's mapping does not change.
+    assert list(before["model"]) == [1, 2]
     registry.remove("model", 2)
     assert registry.statuses() == {}
-    assert "no such model" in not_found(registry, "model")
+    with pytest.raises(NotFound, match="no such model"):
+        registry.get("model")
 
 
-def test_removing_an_unknown_version_changes_nothing(registry: Registry) -> None:
-    add(registry, 1)
-    registry.remove("model", 2)
-    registry.remove("other", 1)
-    assert {model: list(versions) for model, versions in registry.statuses().items()} == {"model": [1]}
-
-
-def test_unloading_version_is_404(registry: Registry) -> None:
-    add(registry, 1)
-    registry.set_status("model", 1, VersionStatus(State.UNLOADING))
-    assert not_found(registry, "model", 1).endswith("(version 1 is UNLOADING)")
-
-
-def test_statuses_do_not_change_under_a_reader(registry: Registry) -> None:
-    add(registry, 1)
-    before = registry.statuses()
-    add(registry, 2)
-    registry.remove("model", 1)
-    assert list(before["model"]) == [1]
-
-
-def test_ready_after_the_first_scan(starting: Registry) -> None:
-    add(starting, 1)
+@pytest.mark.parametrize(
+    ("statuses", "skipped", "is_ready"),
+    [
+        ([], {}, True),
+        ([], {"x": "it is misplaced"}, False),
+        ([AVAILABLE], {"x": "it is misplaced"}, True),
+        ([START], {}, True),
+        ([LOADING], {}, False),
+        ([FAILED], {}, False),
+        ([FAILED, AVAILABLE], {}, True),
+    ],
+)
+def test_ready_after_the_first_scan_until_draining(
+    starting: Registry, statuses: list[VersionStatus], skipped: dict[str, str], is_ready: bool
+) -> None:
+    for number, status in enumerate(statuses):
+        starting.set_status(f"model {number}", 1, status)
+    starting.skipped = skipped
     assert not starting.ready
-    starting.first_scan_done.set()
-    assert starting.ready
+    starting.end_first_scan()
+    assert starting.ready is is_ready
+    starting.draining = True
+    assert not starting.ready
 
 
-def test_ready_without_models(registry: Registry) -> None:
-    assert registry.ready
-
-
-def test_not_ready_with_only_misplaced_models(registry: Registry) -> None:
-    registry.skipped = {"x": "it is misplaced"}
-    assert not registry.ready
-    add(registry, 1)
-    assert registry.ready
-
-
-def test_not_ready_if_every_model_failed(registry: Registry) -> None:
-    registry.set_status("model", 1, VersionStatus(State.END, error="broken"))
-    assert not registry.ready
-
-
-def test_ready_with_one_of_several_models(registry: Registry) -> None:
-    registry.set_status("model", 1, VersionStatus(State.END, error="broken"))
-    add(registry, 1, "other")
-    assert registry.ready
-
-
-def test_not_ready_while_draining(registry: Registry) -> None:
-    add(registry, 1)
-    assert registry.ready
-    registry.draining = True
-    assert not registry.ready
-
-
-@pytest.mark.parametrize("state", [State.START, State.LOADING, None])
-def test_request_during_the_first_scan_is_503_after_the_timeout(starting: Registry, state: State | None) -> None:
-    if state:
+@pytest.mark.parametrize("status", [START, LOADING, None])
+def test_request_during_the_first_scan_is_503_after_the_timeout(
+    starting: Registry, status: VersionStatus | None
+) -> None:
+    if status:
         add(starting, 1)
-        starting.set_status("model", 2, VersionStatus(state))
+        starting.set_status("model", 2, status)
     with pytest.raises(Unavailable, match=r"the models are still being loaded; /v2/health/ready tells"):
         starting.get("model")
 
 
-def test_settled_model_answers_during_the_first_scan(starting: Registry) -> None:
+def test_what_is_loaded_answers_during_the_first_scan(starting: Registry) -> None:
     one = add(starting, 1)
-    starting.set_status("model", 2, VersionStatus(State.END, error="broken"))
-    starting.set_status("other", 1, VersionStatus(State.LOADING))
-    assert starting.get("model") is one
-
-
-def test_loaded_version_answers_during_the_first_scan(starting: Registry) -> None:
-    one = add(starting, 1)
-    starting.set_status("model", 2, VersionStatus(State.LOADING))
+    starting.set_status("model", 2, LOADING)
+    starting.set_status("other", 1, LOADING)
     assert starting.get("model", 1) is one
     with pytest.raises(Unavailable):
         starting.get("model", 2)
+    starting.set_status("model", 2, FAILED)
+    assert starting.get("model") is one
 
 
-def test_request_waits_for_the_first_scan() -> None:
+def test_request_waits_until_the_first_scan_has_loaded_its_model() -> None:
     registry = Registry(timeout_seconds=10)
     request = threading.Thread(target=lambda: answers.append(registry.get("model")))
     answers: list[LoadedVersion] = []
     request.start()
-    one = add(registry, 1)
     assert answers == []
-    registry.first_scan_done.set()
+    one = add(registry, 1)
     request.join()
     assert answers == [one]
 
 
-def test_check_ready_does_not_load_on_demand() -> None:
-    registry = Registry()
-    registry.first_scan_done.set()
+def test_check_ready_does_not_load_on_demand(registry: Registry) -> None:
     registry.when_wanted(lambda _model: pytest.fail("nobody wanted it"))
     registry.set_policies(Policies(default=ModelPolicy(load="on_demand")))
-    registry.set_status("model", 1, VersionStatus(State.START))
+    registry.set_status("model", 1, START)
     registry.check_ready("model")
-    registry.set_status("model", 1, VersionStatus(State.END, error="damaged"))
-    with pytest.raises(NotFound, match="damaged"):
+    registry.set_status("model", 1, FAILED)
+    with pytest.raises(NotFound, match="broken"):
         registry.check_ready("model")
 
 
@@ -231,58 +239,51 @@ def test_models_that_take_strings_or_pictures(registry: Registry) -> None:
     assert [registry.takes_pictures(model) for model in ("text", "pictures", "nowhere")] == [False, True, False]
 
 
-def fall_ill(*versions: LoadedVersion) -> None:
-    for loaded in versions:
-        loaded.health.is_healthy = False
-
-
 def test_unhealthy_version_is_not_ready_and_still_chosen(registry: Registry) -> None:
-    older, newest = add(registry, 1), add(registry, 2)
-    fall_ill(newest)
+    add(registry, 1)
+    newest = add(registry, 2)
+    newest.health.is_healthy = False
     assert registry.get("model") is newest
     for version in (None, 2):
         with pytest.raises(Unhealthy):
             registry.check_ready("model", version)
     registry.check_ready("model", 1)
     assert registry.unhealthy("model") is registry.unhealthy("model", 2) is newest
-    assert registry.unhealthy("model", older.version) is None
+    assert registry.unhealthy("model", 1) is None
     assert registry.ready
 
 
 def test_unhealthy_only_if_every_possible_version_is(registry: Registry) -> None:
-    labels: dict[str, int | Label] = {"stable": 1, "canary": Label(version=2, share=0.5), "next": 3, "gone": 4}
-    registry.set_policies(Policies(models={"model": ModelPolicy(labels=labels)}))
-    stable, canary, other = (add(registry, number) for number in (1, 2, 3))
-    fall_ill(canary)
+    label(registry, "{stable = 1, canary = {version = 2, share = 0.5}, next = 3, gone = 4}")
+    stable, canary, _ = (add(registry, number) for number in (1, 2, 3))
+    canary.health.is_healthy = False
     assert registry.unhealthy("model") is None
     assert registry.unhealthy("model", label="canary") is canary
-    assert registry.unhealthy("model", label="next") is None
-    fall_ill(other)
-    assert registry.unhealthy("model", label="next") is other
-    for label in ("gone", "unknown"):
-        assert registry.unhealthy("model", label=label) is None
+    for name in ("next", "gone", "unknown"):
+        assert registry.unhealthy("model", label=name) is None
     assert registry.unhealthy("nowhere") is registry.unhealthy("model", 9) is None
-    fall_ill(stable)
+    stable.health.is_healthy = False
     assert registry.unhealthy("model") is stable
 
 
 @pytest.mark.parametrize("policy", [ModelPolicy(load="on_demand"), ModelPolicy(replace="unload_first")])
-def test_get_at_once_does_not_wait(registry: Registry, policy: ModelPolicy) -> None:
-    registry.set_policies(Policies(default=policy))
-    registry.set_status("model", 1, VersionStatus(State.START))
+def test_get_at_once_does_not_wait(starting: Registry, policy: ModelPolicy) -> None:
     with pytest.raises(WouldWait):
-        registry.get_at_once("model")
-    available = add(registry, 1)
-    assert registry.get_at_once("model") is available
+        starting.get_at_once("model")
+    starting.end_first_scan()
+    starting.set_policies(Policies(default=policy))
+    starting.set_status("model", 1, START)
+    with pytest.raises(WouldWait):
+        starting.get_at_once("model")
+    available = add(starting, 1)
+    assert starting.get_at_once("model") is available
     with pytest.raises(NotFound):
-        registry.get_at_once("other")
+        starting.get_at_once("other")
 
 
 def test_swap_puts_the_replacement_in_place(registry: Registry) -> None:
-    before = add(registry, 1)
+    before, new = add(registry, 1), loaded_version(SIGNATURE)
     registry.set_failure("model", 1, "broken", "folder")
-    assert registry.get("model") is before
-    new = loaded_version(SIGNATURE)
     registry.set_replacement("model", 1, VersionStatus(State.LOADING, engine="new"), new)
     assert registry.get("model") is before
     assert registry.swap("model", 1) is before
@@ -293,7 +294,7 @@ def test_swap_puts_the_replacement_in_place(registry: Registry) -> None:
 
 def test_retire_drops_replacement_and_successors(registry: Registry) -> None:
     add(registry, 1)
-    registry.set_replacement("model", 1, VersionStatus(State.LOADING), loaded_version(SIGNATURE))
+    registry.set_replacement("model", 1, LOADING, loaded_version(SIGNATURE))
     registry.hold("model", 1, frozenset({2}))
     registry.retire("model", 1)
     assert (registry.replacements(), registry.held("model")) == ({}, {})

@@ -2,8 +2,6 @@ import contextlib
 import itertools
 import logging
 import math
-import struct
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,16 +36,22 @@ from service.serving_config import ASSETS, ImageSpec, Sample, ServingConfig
 from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from tests.unit.service import protobufs
-from tests.unit.service.fakes import Arrays, FakeEngine, echo, signature, tensor
+from tests.unit.service.fakes import Arrays, FakeEngine, RunFunction, echo, signature, tensor
+from tests.unit.service.held import Held
 from tests.unit.service.protobufs import examples_log, message, predict_log, tf_record
 
 ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 
 
+def new_engine(answer: RunFunction = echo, of: Signature = ROWS) -> FakeEngine:
+    return FakeEngine({DEFAULT_SIGNATURE: of}, answer)
+
+
 def warm_up(
-    folder: Path, engine: FakeEngine, config: ServingConfig, independent: tuple[str, ...] = (), max_batch_size: int = 32
+    folder: Path, engine: FakeEngine, config: ServingConfig, max_batch_size: int = 32, *, independent: bool = True
 ) -> WarmUp:
-    done = WarmUp(engine, config, folder, "model version 1", independent, max_batch_size, decode_example)
+    signatures = [DEFAULT_SIGNATURE] if independent else []
+    done = WarmUp(engine, config, folder, "model version 1", signatures, max_batch_size, decode_example)
     done.run()
     return done
 
@@ -60,29 +64,33 @@ def rows_run(engine: FakeEngine) -> list[int]:
     return [len(inputs["x"]) for _, inputs in engine.runs]
 
 
+def inputs_run(engine: FakeEngine) -> list[object]:
+    return [inputs["x"].tolist() for _, inputs in engine.runs]
+
+
 def reject(_inputs: Arrays) -> dict[str, Array]:
     raise InvalidRequest("x is above 100")
 
 
 def test_version_without_example_is_not_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo)
-    done = warm_up(tmp_path, engine, ServingConfig(), (DEFAULT_SIGNATURE,))
+    engine = new_engine()
+    done = warm_up(tmp_path, engine, ServingConfig())
     assert engine.runs == []
     assert (done.row_seconds, done.batch_gain_seconds, done.best_batch_size) == (math.inf, math.inf, None)
     assert "model version 1 is not warmed up: it brings no recorded requests, and no example" in caplog.text
 
 
 def test_example_of_dependent_rows_runs_once(tmp_path: Path) -> None:
-    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo)
-    done = warm_up(tmp_path, engine, example(1.0, 2.0))
-    assert [inputs["x"].tolist() for _, inputs in engine.runs] == [[1.0, 2.0]]
+    engine = new_engine()
+    done = warm_up(tmp_path, engine, example(1.0, 2.0), independent=False)
+    assert inputs_run(engine) == [[1.0, 2.0]]
     assert done.row_seconds == math.inf
 
 
 def test_example_of_independent_rows_runs_in_every_size(tmp_path: Path) -> None:
-    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo)
-    done = warm_up(tmp_path, engine, example(5.0), (DEFAULT_SIGNATURE,), max_batch_size=10)
+    engine = new_engine()
+    done = warm_up(tmp_path, engine, example(5.0), max_batch_size=10)
     assert 0 < done.row_seconds < math.inf
     assert done.batch_gain_seconds < math.inf
     assert {value for _, inputs in engine.runs for value in inputs["x"].tolist()} == {5.0}
@@ -97,77 +105,71 @@ def test_shortest_of_several_runs_counts(
     clock = itertools.accumulate(itertools.cycle([1.0, seconds + 0.001, 1.0, seconds]))
     monkeypatch.setattr("service.lifecycle.warm_up.time.perf_counter", lambda: next(clock))
     monkeypatch.setattr("service.lifecycle.warm_up.QUICK_SECONDS", 0.0)
-    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo)
-    done = warm_up(tmp_path, engine, example(0.0), (DEFAULT_SIGNATURE,), max_batch_size=1)
+    engine = new_engine()
+    done = warm_up(tmp_path, engine, example(0.0), max_batch_size=1)
     assert done.row_seconds == pytest.approx(seconds, abs=1e-6)
     assert len(engine.runs) == runs + 1
 
 
 def test_large_rows_are_not_batched(tmp_path: Path) -> None:
-    large = signature({"x": tensor("DT_UINT8", -1, MAX_ROW_BYTES + 1)})
-    engine = FakeEngine({DEFAULT_SIGNATURE: large}, echo)
-    done = warm_up(tmp_path, engine, example([0] * (MAX_ROW_BYTES + 1)), (DEFAULT_SIGNATURE,))
+    engine = new_engine(of=signature({"x": tensor("DT_UINT8", -1, MAX_ROW_BYTES + 1)}))
+    done = warm_up(tmp_path, engine, example([0] * (MAX_ROW_BYTES + 1)))
     assert done.best_batch_size == 1
     assert max(rows_run(engine)) <= GAIN_ROWS
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "answer"),
     [
-        ServingConfig(example={"instances": [["no number"]]}),
-        ServingConfig(example={"picture": "missing.png"}),
-        ServingConfig(example={"signature_name": "nowhere", "instances": [1.0]}),
-        ServingConfig(samples=(Sample(file="missing.csv"),)),
+        (ServingConfig(example={"instances": [["no number"]]}), echo),
+        (ServingConfig(example={"picture": "missing.png"}), echo),
+        (ServingConfig(example={"signature_name": "nowhere", "instances": [1.0]}), echo),
+        (ServingConfig(samples=(Sample(file="missing.csv"),)), echo),
+        (example(1.0), reject),
     ],
-    ids=["wrong type", "no such picture", "no such signature", "no such sample"],
+    ids=["wrong type", "no such picture", "no such signature", "no such sample", "rejected"],
 )
 def test_wrong_example_is_logged_and_ignored(
-    tmp_path: Path, config: ServingConfig, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, config: ServingConfig, answer: RunFunction, caplog: pytest.LogCaptureFixture
 ) -> None:
-    warm_up(tmp_path, FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo), config)
+    assert warm_up(tmp_path, new_engine(answer), config).row_seconds == math.inf
     assert "model version 1: its example cannot be run (it is served all the same)" in caplog.text
 
 
-def test_rejected_example_is_ignored(tmp_path: Path) -> None:
-    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, reject)
-    assert warm_up(tmp_path, engine, example(1.0), (DEFAULT_SIGNATURE,)).row_seconds == math.inf
-
-
-def test_first_sample_runs_without_an_example(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (ServingConfig(samples=(Sample(file="walk.csv"),)), [[1.0, 2.0], [3.0, 4.0]]),
+        (ServingConfig(samples=(Sample(instance=[[1.0, 2.0], [3.0, 4.0]]),)), [[1.0, 2.0], [3.0, 4.0]]),
+        (
+            ServingConfig(example={"picture": "white.png"}, image=ImageSpec(height=2, width=2, mode="L")),
+            [[255.0, 255.0], [255.0, 255.0]],
+        ),
+    ],
+    ids=["sample in a file", "sample", "picture"],
+)
+def test_sample_or_picture_is_the_example(tmp_path: Path, config: ServingConfig, expected: list[list[float]]) -> None:
     (tmp_path / ASSETS).mkdir()
     (tmp_path / ASSETS / "walk.csv").write_text("a,b\n1,2\n3,4\n")
-    of = signature({"x": tensor("DT_FLOAT", -1, 2, 2)})
-    for sample in (Sample(file="walk.csv"), Sample(instance=[[1.0, 2.0], [3.0, 4.0]])):
-        engine = FakeEngine({DEFAULT_SIGNATURE: of}, echo)
-        warm_up(tmp_path, engine, ServingConfig(samples=(sample,)))
-        assert [inputs["x"].tolist() for _, inputs in engine.runs] == [[[[1.0, 2.0], [3.0, 4.0]]]]
-
-
-def test_picture_as_the_example(tmp_path: Path) -> None:
-    (tmp_path / ASSETS).mkdir()
-    Image.new("L", (4, 4), 255).save(tmp_path / ASSETS / "sample.png")
-    engine = FakeEngine({DEFAULT_SIGNATURE: signature({"x": tensor("DT_FLOAT", -1, 2, 2)})}, echo)
-    warm_up(
-        tmp_path, engine, ServingConfig(example={"picture": "sample.png"}, image=ImageSpec(height=2, width=2, mode="L"))
-    )
-    assert [inputs["x"].tolist() for _, inputs in engine.runs] == [[[[255.0, 255.0], [255.0, 255.0]]]]
+    Image.new("L", (4, 4), 255).save(tmp_path / ASSETS / "white.png")
+    engine = new_engine(of=signature({"x": tensor("DT_FLOAT", -1, 2, 2)}))
+    warm_up(tmp_path, engine, config, independent=False)
+    assert inputs_run(engine) == [[expected]]
 
 
 def test_warm_up_has_a_time_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("service.lifecycle.warm_up.MAX_SECONDS", 0.01)
-    go_on, ended = threading.Event(), threading.Event()
+    held = Held()
 
     def hang(inputs: Arrays) -> dict[str, Array]:
-        assert go_on.wait(10)
-        ended.set()
+        held()
         return echo(inputs)
 
-    assert warm_up(tmp_path, FakeEngine({DEFAULT_SIGNATURE: ROWS}, hang), example(1.0)).row_seconds == math.inf
+    assert warm_up(tmp_path, new_engine(hang), example(1.0)).row_seconds == math.inf
     assert "model version 1: its warm-up takes longer than 0.01 s; it serves meanwhile" in caplog.text
-    go_on.set()
-    assert ended.wait(10)
+    held.release()
 
 
 @pytest.mark.parametrize(
@@ -178,101 +180,77 @@ def test_sizes_run_from_the_largest_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int, row_seconds: float, expected: list[int]
 ) -> None:
     monkeypatch.setattr(WarmUp, "_shortest_run", lambda *_: row_seconds)
-    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo, runs_on_caller=False)
-    warm_up(tmp_path, engine, example(1.0), (DEFAULT_SIGNATURE,), largest)
+    engine = new_engine()
+    engine.runs_on_caller = False
+    warm_up(tmp_path, engine, example(1.0), largest)
     assert rows_run(engine) == expected
 
 
-def write_requests(version: Path, *logs: bytes) -> Path:
+ONE = protobufs.tensor(1, (1,), message(5, b"\0\0\xc0\x3f"))
+
+
+def write_requests(version: Path, content: bytes) -> None:
     (version / ASSETS).mkdir(exist_ok=True)
-    (version / ASSETS / WARM_UP_FILE).write_bytes(tf_record(*logs))
-    return version
+    (version / ASSETS / WARM_UP_FILE).write_bytes(content)
 
 
-ONE_FLOAT = protobufs.tensor(1, (1,), message(4, b"\0\0\0\0"))
-
-
-def test_failed_recorded_request_fails_the_warm_up(tmp_path: Path) -> None:
-    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo)
-    write_requests(tmp_path, predict_log("nowhere", {"x": ONE_FLOAT}))
-    with pytest.raises(LoadError, match="asks for the signature 'nowhere'"):
-        warm_up(tmp_path, engine, ServingConfig())
+def read(version: Path, content: bytes) -> list[RecordedRequest]:
+    write_requests(version, content)
+    return list(recorded_requests(version))
 
 
 def test_recorded_requests_are_replayed(tmp_path: Path) -> None:
-    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS, "other": ROWS}, echo)
+    pair = signature({"a": tensor("DT_FLOAT", -1), "b": tensor("DT_FLOAT", -1)})
+    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS, "pair": pair}, echo)
     assert not replay(engine, tmp_path)
-    logs = predict_log("", {"x": ONE_FLOAT}), predict_log("other", {"x": ONE_FLOAT})
-    assert replay(engine, write_requests(tmp_path, *logs))
-    assert [name for name, _ in engine.runs] == [DEFAULT_SIGNATURE, "other"]
+    write_requests(tmp_path, b"")
+    assert not replay(engine, tmp_path)
+    write_requests(tmp_path, tf_record(predict_log("", {"x": ONE}), predict_log("pair", {"a": ONE, "b": ONE})))
+    assert replay(engine, tmp_path)
+    runs = [(name, {key: array.tolist() for key, array in inputs.items()}) for name, inputs in engine.runs]
+    assert runs == [(DEFAULT_SIGNATURE, {"x": [1.5]}), ("pair", {"a": [1.5], "b": [1.5]})]
 
 
-def test_recorded_examples_go_to_the_only_input(tmp_path: Path) -> None:
-    engine = FakeEngine({DEFAULT_SIGNATURE: signature({"inputs": tensor("DT_STRING", -1)})}, echo)
-    replay(engine, write_requests(tmp_path, examples_log(2, b"one", b"two")))
-    assert engine.runs[0][1]["inputs"].tolist() == [b"one", b"two"]
+@pytest.mark.parametrize("kind", [2, 3])
+def test_recorded_examples_go_to_the_only_input(tmp_path: Path, kind: int) -> None:
+    engine = new_engine(of=signature({"x": tensor("DT_STRING", -1)}))
+    logs = examples_log(kind, b"one", b"two"), examples_log(kind, b"one", context=b"context ")
+    write_requests(tmp_path, tf_record(*logs))
+    replay(engine, tmp_path)
+    assert inputs_run(engine) == [[b"one", b"two"], [b"context one"]]
+
+
+@pytest.mark.parametrize("kind", [4, 5, 7])
+def test_unsupported_kinds_are_skipped(tmp_path: Path, kind: int) -> None:
+    (one,) = read(tmp_path, tf_record(message(kind), predict_log("", {"x": ONE})))
+    assert one.where == f"{ASSETS}/{WARM_UP_FILE}, record 2"
 
 
 @pytest.mark.parametrize(
     ("name", "inputs", "words"),
     [
-        ("nowhere", {"x": ONE_FLOAT}, "asks for the signature 'nowhere'; there is 'serving_default'"),
-        ("", {"y": ONE_FLOAT}, "its inputs are ['y']; expected ['x']"),
-        ("", {"x": protobufs.tensor(1, (), message(4, b"\0\0\0\0"))}, "'x' is float32 (); expected DT_FLOAT"),
+        ("nowhere", {"x": ONE}, "asks for the signature 'nowhere'; there is 'serving_default'"),
+        ("", {"y": ONE}, "its inputs are ['y']; expected ['x']"),
+        ("", {"x": protobufs.tensor(1, (), message(5, b"\0" * 4))}, "'x' is float32 (); expected DT_FLOAT"),
         ("", {"x": protobufs.tensor(3, (1,), protobufs.whole(7, 1))}, "'x' is int32 (1,); expected DT_FLOAT (-1,)"),
     ],
 )
 def test_recorded_request_must_fit_the_signature(
     tmp_path: Path, name: str, inputs: dict[str, bytes], words: str
 ) -> None:
-    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, echo)
+    engine = new_engine()
+    write_requests(tmp_path, tf_record(predict_log(name, inputs)))
     with pytest.raises(LoadError) as raised:
-        replay(engine, write_requests(tmp_path, predict_log(name, inputs)))
+        replay(engine, tmp_path)
     assert "tf_serving_warmup_requests, record 1" in str(raised.value)
     assert words in str(raised.value)
     assert engine.runs == []
 
 
-def test_rejected_recorded_request_is_a_load_error(tmp_path: Path) -> None:
-    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, reject)
+def test_rejected_recorded_request_fails_the_warm_up(tmp_path: Path) -> None:
+    write_requests(tmp_path, tf_record(predict_log("", {"x": ONE})))
     with pytest.raises(LoadError, match=r"record 1: x is above 100"):
-        replay(engine, write_requests(tmp_path, predict_log("", {"x": ONE_FLOAT})))
-
-
-ONE = protobufs.tensor(1, (1,), message(5, struct.pack("<f", 1.5)))
-
-
-def read(version: Path, content: bytes) -> list[RecordedRequest]:
-    (version / ASSETS).mkdir(exist_ok=True)
-    (version / ASSETS / WARM_UP_FILE).write_bytes(content)
-    return list(recorded_requests(version))
-
-
-def test_no_recorded_requests(tmp_path: Path) -> None:
-    assert list(recorded_requests(tmp_path)) == []
-    assert read(tmp_path, b"") == []
-
-
-def test_recorded_predict_request(tmp_path: Path) -> None:
-    first, second = read(tmp_path, tf_record(predict_log("", {"x": ONE}), predict_log("other", {"a": ONE, "b": ONE})))
-    assert (first.where, first.signature_name) == (f"{ASSETS}/{WARM_UP_FILE}, record 1", "serving_default")
-    assert first.inputs["x"].tolist() == [1.5]
-    assert (second.signature_name, set(second.inputs)) == ("other", {"a", "b"})
-
-
-@pytest.mark.parametrize("kind", [2, 3])
-def test_recorded_examples_with_context(tmp_path: Path, kind: int) -> None:
-    plain, merged = read(
-        tmp_path, tf_record(examples_log(kind, b"one", b"two"), examples_log(kind, b"one", context=b"context "))
-    )
-    assert plain.inputs[""].tolist() == [b"one", b"two"]
-    assert merged.inputs[""].tolist() == [b"context one"]
-
-
-@pytest.mark.parametrize("kind", [4, 5, 7])
-def test_unsupported_kinds_are_skipped(tmp_path: Path, kind: int) -> None:
-    (one,) = read(tmp_path, tf_record(message(kind), predict_log("", {"x": ONE})))
-    assert one.where.endswith("record 2")
+        warm_up(tmp_path, new_engine(reject), ServingConfig())
 
 
 @pytest.mark.parametrize(
@@ -303,30 +281,26 @@ def test_random_bytes_raise_only_load_errors(version: Path, content: bytes, is_f
         read(version, tf_record(content) if is_framed else content)
 
 
-PAIRS = signature({"x": tensor("DT_FLOAT", -1, 2)}, {"y": tensor("DT_FLOAT", -1, 2)})
 ROW_SECONDS = 0.01
-EXAMPLE = Example(DEFAULT_SIGNATURE, {"x": np.ones((1, 2), np.float32)})
 
 Cost = Callable[[int], float]
 
 
-class Timed:
-    """An engine with a clock, by which a run takes `cost(rows)` seconds."""
+def measure(
+    cost: Cost, max_rows: int = 32, row_seconds: float = ROW_SECONDS, *, runs_on_caller: bool = True
+) -> tuple[int | None, FakeEngine]:
+    """The best batch size of an engine whose runs take `cost(rows)` seconds, and the engine."""
+    now = 0.0
 
-    def __init__(self, cost: Cost, of: Signature = PAIRS) -> None:
-        self.now = 0.0
-        self._cost = cost
-        self.engine = FakeEngine({DEFAULT_SIGNATURE: of}, self._answer)
-
-    def best_batch_size(self, max_rows: int = 32, row_seconds: float = ROW_SECONDS) -> int | None:
-        return best_batch_size(self.engine, "model version 1", max_rows, row_seconds, EXAMPLE, lambda: self.now)
-
-    def rows_run(self) -> list[int]:
-        return [len(inputs["x"]) for _, inputs in self.engine.runs]
-
-    def _answer(self, inputs: Arrays) -> dict[str, Array]:
-        self.now += self._cost(len(inputs["x"]))
+    def answer(inputs: Arrays) -> dict[str, Array]:
+        nonlocal now
+        now += cost(len(inputs["x"]))
         return echo(inputs)
+
+    engine = new_engine(answer)
+    engine.runs_on_caller = runs_on_caller
+    one = Example(DEFAULT_SIGNATURE, {"x": np.ones(1, np.float32)})
+    return best_batch_size(engine, "model version 1", max_rows, row_seconds, one, lambda: now), engine
 
 
 def one_by_one(rows: int) -> float:
@@ -358,55 +332,46 @@ def up_to_four(rows: int) -> float:
     ],
 )
 def test_best_batch_size(cost: Cost, max_rows: int, expected: int) -> None:
-    assert Timed(cost).best_batch_size(max_rows) == expected
+    assert measure(cost, max_rows)[0] == expected
 
 
-def test_measuring_stops_at_the_first_size_without_gain() -> None:
-    timed = Timed(up_to_four)
-    timed.best_batch_size(100)
-    assert timed.rows_run() == [4, 1] * RUNS_PER_BATCH_SIZE + [16, 4] * RUNS_PER_BATCH_SIZE
-    assert timed.engine.releases == 1
+def test_measuring_stops_at_the_first_size_without_gain(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    _, engine = measure(up_to_four, 100)
+    assert rows_run(engine) == [4, 1] * RUNS_PER_BATCH_SIZE + [16, 4] * RUNS_PER_BATCH_SIZE
+    assert engine.releases == 1
+    assert "a row takes 5.0 ms in a batch of 16, 5.0 in one of 4; batches are of 4 at most" in caplog.text
 
 
-def test_best_of_several_runs_counts() -> None:
-    for held_up in (1, 4):
-        runs: list[int] = []
+@pytest.mark.parametrize("held_up", [1, 4])
+def test_best_of_several_runs_counts(held_up: int) -> None:
+    runs: list[int] = []
 
-        def cost(rows: int, held_up: int = held_up, runs: list[int] = runs) -> float:
-            runs.append(rows)
-            return half_for_all(rows) * (3 if rows == held_up and runs.count(rows) < RUNS_PER_BATCH_SIZE else 1)
+    def cost(rows: int) -> float:
+        runs.append(rows)
+        return half_for_all(rows) * (3 if rows == held_up and runs.count(rows) != 2 else 1)
 
-        assert Timed(cost).best_batch_size(4) == 4
+    assert measure(cost, 4)[0] == 4
 
 
-@pytest.mark.parametrize("row_seconds", [MIN_MEASURED_SECONDS * 0.9, MAX_MEASURE_SECONDS / 4, math.inf])
-def test_quick_and_slow_versions_are_not_measured(row_seconds: float) -> None:
-    timed = Timed(one_by_one)
-    assert timed.best_batch_size(row_seconds=row_seconds) is None
-    assert timed.rows_run() == []
+@pytest.mark.parametrize(
+    ("row_seconds", "runs_on_caller"),
+    [
+        (MIN_MEASURED_SECONDS * 0.9, True),
+        (MAX_MEASURE_SECONDS / 4, True),
+        (math.inf, True),
+        (ROW_SECONDS, False),
+    ],
+    ids=["quick", "slow", "unknown", "with threads of its own"],
+)
+def test_what_cannot_be_measured_is_not_run(row_seconds: float, runs_on_caller: bool) -> None:
+    best, engine = measure(one_by_one, row_seconds=row_seconds, runs_on_caller=runs_on_caller)
+    assert best is None
+    assert engine.runs == []
 
 
 def test_size_is_unknown_when_time_runs_out() -> None:
-    timed = Timed(half_for_all)
-    assert timed.best_batch_size(row_seconds=MAX_MEASURE_SECONDS / RUNS_PER_BATCH_SIZE / 24) is None
-    assert timed.rows_run() == [4, 1] * RUNS_PER_BATCH_SIZE
-    assert timed.engine.releases == 1
-
-
-def test_engine_with_threads_is_not_measured() -> None:
-    timed = Timed(one_by_one)
-    timed.engine.runs_on_caller = False
-    assert timed.best_batch_size() is None
-    assert timed.rows_run() == []
-
-
-def test_best_batch_size_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "service.lifecycle.warm_up"):
-        Timed(one_by_one).best_batch_size()
-        Timed(up_to_four).best_batch_size()
-        Timed(one_by_one).best_batch_size(1)
-        Timed(one_by_one).best_batch_size(row_seconds=0)
-    assert [record.getMessage() for record in caplog.records] == [
-        "model version 1: a row takes 10.0 ms in a batch of 4, 10.0 in one of 1; batches are of 1 at most",
-        "model version 1: a row takes 5.0 ms in a batch of 16, 5.0 in one of 4; batches are of 4 at most",
-    ]
+    best, engine = measure(half_for_all, row_seconds=MAX_MEASURE_SECONDS / RUNS_PER_BATCH_SIZE / 24)
+    assert best is None
+    assert rows_run(engine) == [4, 1] * RUNS_PER_BATCH_SIZE
+    assert engine.releases == 1

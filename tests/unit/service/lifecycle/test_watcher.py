@@ -2,55 +2,56 @@ import gc
 import logging
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from service.engines.base import Engine, LoadError
+from service.engines.base import LoadError
 from service.errors import NotFound, Unavailable
 from service.inference.folder import fingerprint
-from service.inference.version import LoadedVersion, State
-from service.lifecycle.policies import policy_file
+from service.inference.version import State
 from service.lifecycle.registry import Registry
 from service.lifecycle.repository import Repository
 from service.lifecycle.version_records import VersionRecords
-from service.lifecycle.watcher import Watcher
-from service.lifecycle.workers import Agreement
 from service.runtime.deaths import Deaths, Ending
 from service.runtime.shared_memory import SharedMemory
-from service.serving_config import ASSETS, CONFIG_FILE, ServingConfig
-from service.settings import Settings
-from tests.unit.service.lifecycle.worker import FakeLoader, Worker, new_loader
+from service.serving_config import InvalidServingConfig
+from tests.unit.service.lifecycle.worker import Worker, while_scanning
 
 MAX_WAIT_SECONDS = 10
 
 
 def test_first_scan_loads_the_newest_versions_first(worker: Worker) -> None:
-    for name in ("b/1", "a/2", "a/10", "a/1"):
-        worker.add(name)
-    worker.watcher.scan()
+    worker.begin_with("b/1", "a/2", "a/10", "a/1")
     assert worker.loader.loaded == ["a/10", "b/1", "a/2", "a/1"]
     assert set(worker.states().values()) == {State.AVAILABLE}
     assert worker.registry.ready
-
-
-def test_status_has_engine_and_seconds(worker: Worker) -> None:
-    worker.add("a/1")
-    worker.watcher.scan()
     status = worker.registry.statuses()["a"][1]
     assert (status.engine, status.error) == ("fake", "")
     assert status.load_seconds >= 0
+    # Once only.
+    worker.scan()
+    assert len(worker.loader.loaded) == 4
 
 
-def test_loaded_version_is_not_loaded_again(worker: Worker) -> None:
-    worker.add("a/1")
-    for _ in range(3):
-        worker.watcher.scan()
-    assert worker.loader.loaded == ["a/1"]
+def test_first_versions_serve_while_others_load(worker: Worker) -> None:
+    known: list[list[str]] = []
+    served: list[int] = []
+
+    def look() -> None:
+        known.append(sorted(worker.states()))
+        if len(known) == 2:
+            served.append(worker.registry.get("a").version)
+
+    worker.loader.meanwhile = look
+    worker.begin_with("a/1", "b/1")
+    assert known == [["a/1", "b/1"]] * 2
+    assert served == [1]
 
 
 def test_new_version_is_loaded_once_its_files_settle(worker: Worker) -> None:
-    worker.watcher.scan()
+    worker.begin_with()
     worker.add("a/1", b"half")
     worker.watcher.scan()
     worker.add("a/1", b"half and half")
@@ -63,153 +64,86 @@ def test_new_version_is_loaded_once_its_files_settle(worker: Worker) -> None:
 
 def test_vanished_version_is_unloaded(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    worker.add("a/1")
-    worker.add("a/2")
-    worker.watcher.scan()
+    worker.begin_with("a/1", "a/2")
     shutil.rmtree(worker.models / "a" / "2")
-    worker.scan_after_absence()
+    worker.scan_each_second()
     assert worker.states() == {"a/1": State.AVAILABLE}
     assert worker.registry.get("a").version == 1
     assert "a version 2 has vanished" in caplog.text
     assert "a version 2 is unloaded" in caplog.text
 
 
-def test_version_that_vanishes_before_loading_is_forgotten(worker: Worker) -> None:
+def test_version_that_vanishes_and_is_not_loaded_is_forgotten(worker: Worker) -> None:
+    worker.loader.errors["a/1"] = LoadError("broken")
+    worker.begin_with("a/1")
+    worker.add("a/2")
     worker.watcher.scan()
-    folder = worker.add("a/1")
-    worker.watcher.scan()
-    shutil.rmtree(folder)
+    assert worker.states() == {"a/1": State.END, "a/2": State.START}
+    shutil.rmtree(worker.models / "a")
     worker.watcher.scan()
     assert worker.states() == {}
-    assert worker.loader.loaded == []
+    assert worker.loader.loaded == ["a/1"]
 
 
 def test_version_that_vanishes_while_loading_is_not_served(worker: Worker) -> None:
-    folder = worker.add("a/1")
-    worker.add("b/1")
-
     def vanish() -> None:
-        if folder.exists():
-            shutil.rmtree(folder)
-            worker.watcher.poll()
+        worker.loader.meanwhile = lambda: None
+        shutil.rmtree(worker.models / "a" / "1")
+        worker.watcher.poll()
 
     worker.loader.meanwhile = vanish
-    worker.watcher.scan()
+    worker.begin_with("a/1", "b/1")
     assert worker.states() == {"b/1": State.AVAILABLE}
 
 
-def test_first_versions_serve_while_others_load(tmp_path: Path) -> None:
-    class Waiting(FakeLoader):
-        def __call__(self, path: Path, config: ServingConfig) -> Engine:
-            if path.parts[-2] == "b":
-                served.append(worker.registry.get("a"))
-            return super().__call__(path, config)
-
-    served: list[LoadedVersion] = []
-    worker = Worker(tmp_path / "models", loader=Waiting())
-    worker.add("a/1")
-    worker.add("b/1")
-    worker.watcher.scan()
-    assert [loaded.model for loaded in served] == ["a"]
-
-
-def test_all_versions_are_known_before_the_first_is_loaded(tmp_path: Path) -> None:
-    known_at_the_first: list[str] = []
-
-    class Looking(FakeLoader):
-        def __call__(self, path: Path, config: ServingConfig) -> Engine:
-            if not known_at_the_first:
-                known_at_the_first.extend(worker.states())
-            return super().__call__(path, config)
-
-    worker = Worker(tmp_path / "models", loader=Looking())
-    worker.add("a/1")
-    worker.add("b/1")
-    worker.watcher.scan()
-    assert sorted(known_at_the_first) == ["a/1", "b/1"]
-
-
-def test_version_that_comes_back_is_loaded_again(worker: Worker) -> None:
-    folder = worker.add("a/1")
-    worker.watcher.scan()
-    shutil.rmtree(folder)
-    worker.scan_after_absence()
+def test_version_that_comes_back_waits_until_no_request_holds_the_old_one(worker: Worker) -> None:
+    worker.begin_with("a/1")
+    held = worker.registry.get("a")
+    shutil.rmtree(worker.models / "a" / "1")
+    worker.scan_each_second()
     worker.add("a/1")
     worker.scan()
-    assert worker.states() == {"a/1": State.AVAILABLE}
-    assert worker.loader.loaded == ["a/1", "a/1"]
-
-
-def test_version_is_unloading_while_a_request_holds_it(worker: Worker) -> None:
-    folder = worker.add("a/1")
-    worker.watcher.scan()
-    held = worker.registry.get("a")
-    shutil.rmtree(folder)
-    worker.scan_after_absence()
     assert worker.states() == {"a/1": State.UNLOADING}
     with pytest.raises(NotFound, match="version 1 is UNLOADING"):
         worker.registry.get("a", 1)
     assert held.engine.signatures
     del held
-    worker.watcher.scan()
-    assert worker.states() == {}
-
-
-def test_version_that_comes_back_waits_until_the_old_one_is_unloaded(worker: Worker) -> None:
-    folder = worker.add("a/1")
-    worker.watcher.scan()
-    held = worker.registry.get("a")
-    shutil.rmtree(folder)
-    worker.scan_after_absence()
-    worker.add("a/1")
-    worker.scan()
-    assert worker.states() == {"a/1": State.UNLOADING}
-    del held
     worker.scan()
     assert worker.states() == {"a/1": State.AVAILABLE}
     assert worker.loader.loaded == ["a/1", "a/1"]
 
 
-def test_failed_load_leaves_other_models_serving(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
-    worker.add("a/1")
-    worker.add("b/1")
-    worker.loader.errors["a/1"] = LoadError("TensorFlow is not installed; install it with pip")
-    worker.watcher.scan()
+@pytest.mark.parametrize(
+    ("error", "reason", "has_traceback"),
+    [
+        (LoadError("TensorFlow is not installed"), "TensorFlow is not installed", False),
+        (InvalidServingConfig("unknown field `lables`"), "unknown field `lables`", False),
+        (MemoryError(), "MemoryError", True),
+    ],
+)
+def test_failed_load_leaves_other_models_serving(
+    worker: Worker, caplog: pytest.LogCaptureFixture, error: Exception, reason: str, has_traceback: bool
+) -> None:
+    worker.loader.errors["a/1"] = error
+    worker.begin_with("a/1", "b/1")
     assert worker.states() == {"a/1": State.END, "b/1": State.AVAILABLE}
-    error = worker.registry.statuses()["a"][1].error
-    assert error.startswith("TensorFlow is not installed; install it with pip (tried once; next at ")
+    shown = worker.registry.statuses()["a"][1].error
+    assert shown.startswith(f"{reason} (tried once; next at ")
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert record.message == f"a version 1 cannot be loaded: {error}"
-    assert not record.exc_info
+    assert record.message == f"a version 1 cannot be loaded: {shown}"
+    assert bool(record.exc_info) is has_traceback
 
 
-def test_unexpected_error_is_logged_with_traceback(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
-    worker.add("a/1")
-    worker.add("b/1")
-    worker.loader.errors["a/1"] = MemoryError()
-    worker.watcher.scan()
-    assert worker.states() == {"a/1": State.END, "b/1": State.AVAILABLE}
-    assert worker.registry.statuses()["a"][1].error.startswith("MemoryError (tried once")
-    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert record.exc_info
-
-
-def test_broken_serving_json_fails_only_its_version(worker: Worker) -> None:
-    folder = worker.add("a/1")
-    worker.add("b/1")
-    (folder / ASSETS).mkdir()
-    (folder / ASSETS / CONFIG_FILE).write_text('{"lables": []}')
-    worker.watcher.scan()
-    assert worker.states() == {"a/1": State.END, "b/1": State.AVAILABLE}
-    assert "unknown field `lables`" in worker.registry.statuses()["a"][1].error
-
-
-def test_failed_version_is_retried_when_its_files_change(worker: Worker) -> None:
-    worker.add("a/1", b"broken")
+def test_failed_version_is_retried_after_a_pause_and_when_its_files_change(worker: Worker) -> None:
     worker.loader.errors["a/1"] = LoadError("broken")
-    for _ in range(3):
-        worker.watcher.scan()
+    worker.begin_with("a/1")
+    worker.scan()
     assert worker.loader.loaded == ["a/1"]
+    worker.now += 1
+    worker.scan()
+    assert worker.loader.loaded == ["a/1", "a/1"]
+    assert worker.failures == [("a", 1)] * 2
+    assert "broken (tried 2 times; next at " in worker.registry.statuses()["a"][1].error
     worker.loader.errors.clear()
     worker.add("a/1", b"repaired")
     worker.watcher.scan()
@@ -218,46 +152,16 @@ def test_failed_version_is_retried_when_its_files_change(worker: Worker) -> None
     assert worker.states() == {"a/1": State.AVAILABLE}
 
 
-def test_failed_version_is_retried_after_growing_pauses(worker: Worker) -> None:
-    worker.add("a/1")
-    worker.loader.errors["a/1"] = LoadError("broken")
-    tries = []
-    for second in range(40):
-        worker.now = float(second)
-        worker.watcher.scan()
-        tries.append(len(worker.loader.loaded))
-    assert [second for second in range(1, 40) if tries[second] > tries[second - 1]] == [1, 3, 7, 15, 31]
-    assert "broken (tried 6 times; next at " in worker.registry.statuses()["a"][1].error
-    assert worker.failures == [("a", 1)] * 6
-    worker.loader.errors.clear()
-    worker.now = 63.0
-    worker.watcher.scan()
-    assert worker.states() == {"a/1": State.AVAILABLE}
-
-
-def test_failed_version_that_vanishes_is_forgotten(worker: Worker) -> None:
-    folder = worker.add("a/1")
-    worker.loader.errors["a/1"] = LoadError("broken")
-    worker.watcher.scan()
-    shutil.rmtree(folder)
-    worker.watcher.scan()
-    assert worker.states() == {}
-
-
 def test_version_queued_twice_is_tried_once(worker: Worker) -> None:
-    worker.add("a/1")
     worker.loader.errors["a/1"] = LoadError("broken")
-    worker.watcher.scan()
-    worker.add("b/1")
-    worker.scan()
+    worker.begin_with("a/1", "b/1")
     worker.watcher._load(("a", 1))
     worker.watcher._load(("b", 1))
-    assert worker.loader.loaded == ["a/1", "b/1"]
+    assert sorted(worker.loader.loaded) == ["a/1", "b/1"]
 
 
 def test_unreadable_models_folder_leaves_versions_serving(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
-    worker.add("a/1")
-    worker.watcher.scan()
+    worker.begin_with("a/1")
     worker.models.rename(worker.models.with_name("away"))
     worker.watcher.scan()
     assert worker.states() == {"a/1": State.AVAILABLE}
@@ -265,66 +169,45 @@ def test_unreadable_models_folder_leaves_versions_serving(worker: Worker, caplog
 
 
 def test_misplaced_models_make_the_service_unready(worker: Worker) -> None:
-    worker.scan()
-    assert worker.registry.ready
-    (worker.models / "x").mkdir()
-    (worker.models / "x" / "saved_model.pb").write_bytes(b"graph")
-    worker.scan()
+    worker.add("x")
+    worker.begin_with()
     assert not worker.registry.ready
     worker.add("y/1")
     worker.scan()
     assert worker.registry.ready
 
 
-def test_polls_until_stopped_even_after_an_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    third_poll = threading.Event()
-    polls = 0
+def test_polls_until_stopped_even_after_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def versions(repository: Repository) -> dict[tuple[str, int], Path]:
+        if errors:
+            raise errors.pop()
+        return really(repository)
 
-    class Flaky(Repository):
-        def versions(self) -> dict[tuple[str, int], Path]:
-            nonlocal polls
-            polls += 1
-            if polls == 1:
-                raise RuntimeError("out of luck")
-            if polls == 3:
-                third_poll.set()
-            return {}
-
-    registry = Registry()
-    policies = policy_file(Settings(models=tmp_path))
-    watcher = Watcher(Flaky(tmp_path), registry, new_loader(FakeLoader()), 0.001, policies, Agreement(registry))
-    watcher.start()
-    assert third_poll.wait(MAX_WAIT_SECONDS)
-    watcher.stop()
+    errors = [RuntimeError("out of luck")]
+    really = Repository.versions
+    monkeypatch.setattr(Repository, "versions", versions)
+    worker = Worker(tmp_path / "models", poll_seconds=0.001)
+    worker.watcher.start()
+    assert worker.registry.first_scan_done.wait(MAX_WAIT_SECONDS)
+    is_loading = threading.Event()
+    worker.loader.meanwhile = is_loading.set
+    worker.add("a/1")
+    assert is_loading.wait(MAX_WAIT_SECONDS)
+    worker.watcher.stop()
     for thread in threading.enumerate():
         if thread.name == "watcher":
             thread.join(MAX_WAIT_SECONDS)
             assert not thread.is_alive()
-    assert registry.ready
     assert "looking through the models folder failed; trying again" in caplog.text
     assert "out of luck" in caplog.text
 
 
-def test_policy_selects_versions(worker: Worker) -> None:
-    for number in range(1, 5):
-        worker.add(f"a/{number}")
-    worker.write_policies("[models.a]\nversions = {latest = 2}")
-    worker.watcher.scan()
-    assert worker.states() == {"a/3": State.AVAILABLE, "a/4": State.AVAILABLE}
-    worker.write_policies("[models.a]\nversions = [1]")
-    worker.scan(3)
-    assert worker.states() == {"a/1": State.AVAILABLE}
-    assert worker.registry.get("a").version == 1
-
-
 def test_bad_policy_file_is_logged_once_and_ignored(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
-    worker.add("a/1")
-    worker.add("a/2")
-    worker.write_policies("[models.a.labels]\nstable = 1")
-    worker.watcher.scan()
+    worker.begin_with("a/1", "a/2", policies="[models.a.labels]\nstable = 1")
     worker.write_policies("[models.a.labels]\nstable = 'two'")
-    for _ in range(3):
-        worker.watcher.scan()
+    worker.scan(3)
     assert worker.registry.get("a").version == 1
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert "models.toml: Expected `int | object`, got `str`" in record.message
@@ -332,8 +215,7 @@ def test_bad_policy_file_is_logged_once_and_ignored(worker: Worker, caplog: pyte
 
 
 def test_new_batching_keeps_the_engine(worker: Worker) -> None:
-    worker.add("a/1")
-    worker.watcher.scan()
+    worker.begin_with("a/1")
     before = worker.registry.get("a")
     worker.write_policies("[models.a.batching]\nmax_batch_size = 2")
     worker.watcher.scan()
@@ -344,52 +226,28 @@ def test_new_batching_keeps_the_engine(worker: Worker) -> None:
 
 
 def test_model_on_demand_is_loaded_by_its_first_request(worker: Worker) -> None:
-    worker.add("a/1")
-    worker.add("b/1")
-    worker.write_policies("[models.a]\nload = 'on_demand'")
-    worker.watcher.scan()
+    worker.begin_with("a/1", "b/1", policies="[models.a]\nload = 'on_demand'")
     assert worker.states() == {"a/1": State.START, "b/1": State.AVAILABLE}
     assert worker.registry.ready
     assert not worker.registry.is_quick("a")
-    answers: list[int] = []
-    request = threading.Thread(target=lambda: answers.append(worker.registry.get("a").version))
-    request.start()
-    while request.is_alive():
-        worker.watcher.scan()
-    assert answers == [1]
+    assert while_scanning(lambda: worker.registry.get("a"), worker).version == 1
     assert worker.states() == {"a/1": State.AVAILABLE, "b/1": State.AVAILABLE}
 
 
 def test_slow_model_on_demand_is_503(tmp_path: Path) -> None:
     worker = Worker(tmp_path / "models", registry=Registry(timeout_seconds=0))
-    worker.add("a/1")
-    worker.write_policies("[default]\nload = 'on_demand'")
-    worker.watcher.scan()
+    worker.begin_with("a/1", policies="[default]\nload = 'on_demand'")
     with pytest.raises(Unavailable, match="a is loaded on demand, which takes longer than 0 s"):
         worker.registry.get("a")
-    for _ in range(2):
-        worker.watcher.scan()
+    worker.scan()
     assert worker.registry.get("a").version == 1
 
 
 def test_failed_model_on_demand_is_404_with_the_reason(worker: Worker) -> None:
-    worker.add("a/1")
     worker.loader.errors["a/1"] = LoadError("broken")
-    worker.write_policies("[default]\nload = 'on_demand'")
-    worker.watcher.scan()
-    raised: list[Exception] = []
-
-    def ask() -> None:
-        try:
-            worker.registry.get("a")
-        except NotFound as error:
-            raised.append(error)
-
-    request = threading.Thread(target=ask)
-    request.start()
-    while request.is_alive():
-        worker.watcher.scan()
-    assert "version 1 is END: broken (tried once" in str(raised[0])
+    worker.begin_with("a/1", policies="[default]\nload = 'on_demand'")
+    with pytest.raises(NotFound, match=r"version 1 is END: broken \(tried once"):
+        while_scanning(lambda: worker.registry.get("a"), worker)
 
 
 @pytest.fixture
@@ -398,7 +256,7 @@ def mortal(tmp_path: Path, memory: SharedMemory) -> Worker:
     return Worker(tmp_path / "models", records=VersionRecords(memory))
 
 
-def die_of(memory: SharedMemory, folder: Path, times: int) -> None:
+def die_of(memory: SharedMemory, folder: Path, times: int = 2) -> None:
     """Other worker processes die of the version."""
     deaths = Deaths(memory)
     for _ in range(times):
@@ -407,8 +265,8 @@ def die_of(memory: SharedMemory, folder: Path, times: int) -> None:
 
 
 def test_deadly_version_is_not_loaded(mortal: Worker, memory: SharedMemory) -> None:
-    mortal.add("a/1")
-    die_of(memory, mortal.add("a/2"), 2)
+    die_of(memory, mortal.add("a/1"), times=1)
+    die_of(memory, mortal.add("a/2"), times=2)
     for _ in range(3):
         mortal.watcher.scan()
         mortal.now += 1000
@@ -417,21 +275,12 @@ def test_deadly_version_is_not_loaded(mortal: Worker, memory: SharedMemory) -> N
     error = mortal.registry.statuses()["a"][2].error
     assert error == "2 worker processes died of it; until its files change or a command loads it, none will"
     assert mortal.failures == [("a", 2)]
-    assert mortal.registry.get("a").version == 1
-
-
-def test_version_with_one_death_is_loaded(mortal: Worker, memory: SharedMemory) -> None:
-    die_of(memory, mortal.add("a/1"), 1)
-    mortal.watcher.scan()
-    assert mortal.states() == {"a/1": State.AVAILABLE}
 
 
 def test_deadly_version_is_unloaded(mortal: Worker, memory: SharedMemory) -> None:
-    mortal.add("a/1")
-    folder = mortal.add("a/2")
-    mortal.watcher.scan()
+    mortal.begin_with("a/1", "a/2")
     assert mortal.registry.get("a").version == 2
-    die_of(memory, folder, 2)
+    die_of(memory, mortal.models / "a" / "2")
     for _ in range(4):
         mortal.watcher.scan()
         gc.collect()
@@ -441,29 +290,22 @@ def test_deadly_version_is_unloaded(mortal: Worker, memory: SharedMemory) -> Non
         mortal.registry.get("a", 2)
 
 
-def test_deadly_version_is_loaded_again_when_its_files_change(mortal: Worker, memory: SharedMemory) -> None:
-    die_of(memory, mortal.add("a/1"), 2)
-    mortal.watcher.scan()
-    assert mortal.states() == {"a/1": State.END}
+def change_files(mortal: Worker) -> None:
     mortal.add("a/1", b"another graph")
-    mortal.watcher.scan()
-    mortal.watcher.scan()
-    assert mortal.states() == {"a/1": State.AVAILABLE}
+    mortal.scan()
 
 
-def test_deadly_version_is_loaded_again_on_request(mortal: Worker, memory: SharedMemory) -> None:
-    die_of(memory, mortal.add("a/1"), 2)
-    mortal.watcher.scan()
-    mortal.records.pardon("a")
-    mortal.agreement._request("a", "load")
-    mortal.watcher.scan()
-    mortal.watcher.scan()
-    assert mortal.states() == {"a/1": State.AVAILABLE}
+def load_by_command(mortal: Worker) -> None:
+    while_scanning(lambda: mortal.watcher.load("a"), mortal)
 
 
-def test_old_request_does_not_load_a_deadly_version(mortal: Worker, memory: SharedMemory) -> None:
-    mortal.agreement._request("a", "load")
-    die_of(memory, mortal.add("a/1"), 2)
+@pytest.mark.parametrize("change", [change_files, load_by_command])
+def test_deadly_version_is_loaded_again(mortal: Worker, memory: SharedMemory, change: Callable[[Worker], None]) -> None:
+    # A command from before the deaths does not count.
+    mortal.agreement.load_on_demand("a")
+    die_of(memory, mortal.add("a/1"))
     mortal.watcher.scan()
     assert mortal.states() == {"a/1": State.END}
     assert mortal.loader.loaded == []
+    change(mortal)
+    assert mortal.states() == {"a/1": State.AVAILABLE}

@@ -1,18 +1,19 @@
 """The lifecycle of one worker process, over a folder of fake models."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from service.api.v1.decode import decode_example
 from service.engines.base import Engine
 from service.inference.batching import BatchLimits
 from service.inference.version import State
-from service.lifecycle.loader import LoadEngine, Loader, Retries
+from service.lifecycle.loader import Loader, Retries
 from service.lifecycle.policies import policy_file
 from service.lifecycle.registry import Registry
 from service.lifecycle.repository import Repository
-from service.lifecycle.succession import MIN_ABSENT_SECONDS
 from service.lifecycle.version_records import VersionRecords
 from service.lifecycle.watcher import Watcher
 from service.lifecycle.workers import Agreement, Board
@@ -21,6 +22,8 @@ from service.serving_config import RowProof, ServingConfig, write_serving_config
 from service.settings import Settings
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from tests.unit.service.fakes import FakeEngine, Unobserved, any_shape, echo, signature, tensor
+
+Result = TypeVar("Result")
 
 NEVER_SECONDS = 3600
 OF = signature({"x": any_shape("DT_FLOAT")})
@@ -45,10 +48,6 @@ class FakeLoader:
         return FakeEngine({DEFAULT_SIGNATURE: self.signature}, echo)
 
 
-def new_loader(load_engine: LoadEngine) -> Loader:
-    return Loader(load_engine, lambda _model, _version: Unobserved(), BatchLimits(8, 0), decode_example)
-
-
 def board_of(memory: SharedMemory, slot: int) -> Board:
     """The board of the worker process in this slot."""
     memory.enter(slot)
@@ -67,6 +66,7 @@ class Worker:
     timeout_seconds: float = 10
     failures: list[tuple[str, int]] = field(default_factory=list)
     records: VersionRecords = field(default_factory=VersionRecords)
+    poll_seconds: float = NEVER_SECONDS
 
     def __post_init__(self) -> None:
         self.models.mkdir(exist_ok=True)
@@ -74,8 +74,13 @@ class Worker:
         self.watcher = Watcher(
             Repository(self.models),
             self.registry,
-            new_loader(lambda path, config: self.records.marked(self.loader(path, config))),
-            NEVER_SECONDS,
+            Loader(
+                lambda path, config: self.records.marked(self.loader(path, config)),
+                lambda _model, _version: Unobserved(),
+                BatchLimits(8, 0),
+                decode_example,
+            ),
+            self.poll_seconds,
             policy_file(Settings(models=self.models)),
             self.agreement,
             on_failure=lambda model, version: self.failures.append((model, version)),
@@ -96,16 +101,23 @@ class Worker:
         proof = RowProof(signatures=(DEFAULT_SIGNATURE,), rows_tried=8, largest_difference=0.0, tolerance=1e-5)
         write_serving_config(self.add(name), ServingConfig(example={"instances": [1.0]}, independent_rows=proof))
 
+    def begin_with(self, *names: str, policies: str = "") -> None:
+        """What the first scan finds."""
+        for name in names:
+            self.add(name)
+        self.write_policies(policies)
+        self.watcher.scan()
+
     def scan(self, times: int = 2) -> None:
         """Twice, so that what has appeared is loaded."""
         for _ in range(times):
             self.watcher.scan()
 
-    def scan_after_absence(self) -> None:
-        """So that what is missing counts as removed."""
-        self.watcher.scan()
-        self.now += MIN_ABSENT_SECONDS
-        self.watcher.scan()
+    def scan_each_second(self, times: int = 2) -> None:
+        """What is missing for a second counts as removed."""
+        for _ in range(times):
+            self.watcher.scan()
+            self.now += 1.0
 
     def write_policies(self, text: str) -> None:
         """Into a new file, so that it counts as changed."""
@@ -118,3 +130,18 @@ class Worker:
             for model, versions in self.registry.statuses().items()
             for version, status in versions.items()
         }
+
+
+def scan_in_turns(*workers: Worker, times: int = 3) -> None:
+    """Often enough for what has appeared to be AVAILABLE in all of them."""
+    for worker in workers * times:
+        worker.watcher.scan()
+
+
+def while_scanning(call: Callable[[], Result], *workers: Worker) -> Result:
+    """The result of a call in another thread, while the watchers work."""
+    with ThreadPoolExecutor(1) as thread:
+        called = thread.submit(call)
+        while not called.done():
+            scan_in_turns(*workers, times=1)
+    return called.result()

@@ -1,6 +1,4 @@
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -18,32 +16,13 @@ TOO_LARGE = {"reason": "too_large"}
 LOADED = loaded_version(signature({"x": any_shape("DT_FLOAT")}))
 
 
-class Worker(Forked):
-    """A worker process: counts in two threads, in a slot of its own."""
-
-    def __init__(self, memory: SharedMemory, times: int) -> None:
-        self.slot = memory.reserve_slot()
-        super().__init__(lambda go: count(memory, self.slot, times, go))
-
-
-def count(memory: SharedMemory, slot: int, times: int, go: Callable[[], None]) -> None:
+def count(memory: SharedMemory, slot: int, times: int) -> None:
+    """As the worker process of that slot."""
     metrics = Metrics(memory=memory, slot=slot)
     metrics.queue_length.labels("model", "1").set(3)
-
-    def count_on() -> None:
-        for _ in range(times):
-            metrics.rejected.labels("too_large").inc()
-            metrics.batch_size.labels("model", "1").observe(2)
-
-    threads = [threading.Thread(target=count_on, daemon=True) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    if times > 10**6:
-        go()
-    for thread in threads:
-        thread.join()
-    go()
-    signal.pause()
+    for _ in range(times):
+        metrics.rejected.labels("too_large").inc()
+        metrics.batch_size.labels("model", "1").observe(2)
 
 
 @pytest.fixture
@@ -61,17 +40,6 @@ def memory() -> SharedMemory:
     return memory
 
 
-@pytest.fixture
-def workers(memory: SharedMemory) -> Iterator[list[Worker]]:
-    """Two that count without end."""
-    workers = [Worker(memory, 10**9) for _ in range(2)]
-    for worker in workers:
-        worker.wait_until_it_says_so()
-    yield workers
-    for worker in workers:
-        worker.kill()
-
-
 def samples(page: Page) -> CollectorRegistry:
     registry = CollectorRegistry()
     registry.register(page)
@@ -81,9 +49,11 @@ def samples(page: Page) -> CollectorRegistry:
 def test_no_series_outlives_its_version(registry: Registry) -> None:
     metrics = Metrics()
     page = samples(scrape_page(metrics, registry))
-    calls = [metrics.of_request(model, version, "v1", "predict", 404) for model, version in (("model", "1"), ("", ""))]
-    for call in calls:
-        call.record(0.5, 0, 0)
+    found, not_found = (
+        metrics.of_request(*version, "v1", "predict", 404).record for version in (("model", "1"), ("", ""))
+    )
+    found(0.5, 0, 0)
+    not_found(0.5, 0, 0)
     metrics.rejected.labels("too_large").inc()
     labels = {**MODEL, "protocol": "v1", "verb": "predict", "status": "404"}
     assert page.get_sample_value("serving_requests_total", labels) == 1
@@ -95,11 +65,11 @@ def test_no_series_outlives_its_version(registry: Registry) -> None:
     assert page.get_sample_value("serving_rejected_total", TOO_LARGE) == 1
     # If the version comes back, its counters have not fallen.
     make_available(registry, LOADED)
-    calls[0].record(0.5, 0, 0)
+    found(0.5, 0, 0)
     assert page.get_sample_value("serving_requests_total", labels) == 2
 
 
-def test_the_page_is_prometheus_text(registry: Registry) -> None:
+def test_page_is_prometheus_text(registry: Registry) -> None:
     metrics = Metrics()
     metrics.rejected.labels("too_large").inc()
     metrics.batch_size.labels("model", "1").observe(3)
@@ -128,8 +98,8 @@ def test_prometheus_client_writes_what_it_reads_in_the_same_way(registry: Regist
     assert without_usage(generate_latest(samples(page))) == without_usage(page.text())
 
 
-@pytest.mark.parametrize("name", ["my model", 'quo"ted', "back\\slash", "new\nline", "ünïcode", 'le="0"', "a,b={c}"])
-def test_a_label_may_be_any_text(name: str) -> None:
+@pytest.mark.parametrize("name", ["my model", 'quo"ted', "back\\nslash", "new\nline", "ünïcode", 'le="0"', "a,b={c}"])
+def test_label_may_be_any_text(name: str) -> None:
     registry, metrics = Registry(), Metrics()
     registry.set_status(name, 1, VersionStatus(State.END, error="broken"))
     metrics.batch_size.labels(name, "1").observe(300)
@@ -140,60 +110,44 @@ def test_a_label_may_be_any_text(name: str) -> None:
     assert page.get_sample_value("serving_model_state", {**labels, "state": "END"}) == 1
 
 
-def test_a_name_that_is_not_unicode_does_not_break_the_page() -> None:
+def test_name_that_is_not_unicode_does_not_break_the_page() -> None:
     registry = Registry()
     registry.set_status("\udcff", 1, VersionStatus(State.END, error="broken"))
     assert b'model="?"' in scrape_page(Metrics(), registry).text()
 
 
-def test_a_scrape_adds_up_all_processes_and_loses_nothing(memory: SharedMemory, registry: Registry) -> None:
-    mine = Metrics(memory=memory)
-    page = samples(scrape_page(mine, registry))
-    mine.rejected.labels("too_large").inc()
-    workers = [Worker(memory, 10_000) for _ in range(2)]
-    for worker in workers:
-        worker.wait_until_it_says_so()
-    assert page.get_sample_value("serving_rejected_total", TOO_LARGE) == 40_001
-    assert page.get_sample_value("serving_batch_size_sum", MODEL) == 80_000
-    assert page.get_sample_value("serving_queue_length", MODEL) == 6
+def test_scrape_adds_up_all_processes(memory: SharedMemory, registry: Registry) -> None:
+    page = samples(scrape_page(Metrics(memory=memory), registry))
+    count(memory, 0, times=1)
+    slots = [memory.reserve_slot() for _ in range(2)]
+    children = [Forked(partial(work, memory, slot)) for slot in slots]
+    assert [child.join() for child in children] == [0, 0]
+    assert page.get_sample_value("serving_rejected_total", TOO_LARGE) == 2_001
+    assert page.get_sample_value("serving_batch_size_sum", MODEL) == 4_002
+    assert page.get_sample_value("serving_queue_length", MODEL) == 9
     assert page.get_sample_value("serving_workers") == 3
-    for worker in workers:
-        worker.kill()
-    assert page.get_sample_value("serving_rejected_total", TOO_LARGE) == 40_001
 
 
-def test_sums_never_fall_while_workers_are_killed_and_replaced(
-    memory: SharedMemory, registry: Registry, workers: list[Worker]
-) -> None:
-    page = scrape_page(Metrics(memory=memory), registry)
-    seen = [0.0]
+def work(memory: SharedMemory, slot: int, _go: object) -> None:
+    count(memory, slot, times=1_000)
 
-    def poll(living: int) -> None:
-        shown = {
-            (sample.name, sample.labels.get("le", "")): sample.value
-            for family in page.collect()
-            for sample in family.samples
-        }
-        assert shown["serving_workers", ""] == living
-        # A gauge ends with its process.
-        assert shown.get(("serving_queue_length", ""), 0) == 3 * (living - 1)
-        assert shown["serving_rejected_total", ""] >= seen[-1]
-        assert shown["serving_batch_size_bucket", "+Inf"] == shown["serving_batch_size_count", ""]
-        seen.append(shown["serving_rejected_total", ""])
 
-    for living in (3, 2):
-        for _ in range(5):
-            poll(living)
-        workers[living - 2].kill()
-        memory.free_slot(workers[living - 2].slot)
-        poll(living - 1)
+def test_counts_outlive_their_process_and_gauges_do_not(memory: SharedMemory, registry: Registry) -> None:
+    page = samples(scrape_page(Metrics(memory=memory), registry))
+
+    def shown() -> list[float | None]:
+        names = {"serving_workers": {}, "serving_queue_length": MODEL, "serving_rejected_total": TOO_LARGE}
+        return [page.get_sample_value(name, labels) for name, labels in names.items()]
+
+    slot = memory.reserve_slot()
+    count(memory, slot, times=2)
+    assert shown() == [2, 3, 2]
+    memory.free_slot(slot)
+    assert shown() == [1, None, 2]
     end = memory.end
-    workers += [Worker(memory, 10**9) for _ in range(2)]
-    for worker in workers[2:]:
-        worker.wait_until_it_says_so()
-    poll(3)
-    assert seen[-1] > seen[-2] > 0
-    assert memory.end == end, "they go on with the cells of the workers before them"
+    count(memory, memory.reserve_slot(), times=1)
+    assert shown() == [2, 3, 3]
+    assert memory.end == end, "it goes on with the cells of the one before it"
 
 
 def test_series_that_begin_after_a_scrape_are_on_the_next(memory: SharedMemory, registry: Registry) -> None:
@@ -209,7 +163,7 @@ def test_series_that_begin_after_a_scrape_are_on_the_next(memory: SharedMemory, 
     assert page.get_sample_value("serving_rejected_total", {"reason": "499"}) == 1
 
 
-def test_what_the_first_process_counts_is_on_the_page(memory: SharedMemory, registry: Registry) -> None:
+def test_counts_of_the_first_process_are_on_the_page(memory: SharedMemory, registry: Registry) -> None:
     page = samples(scrape_page(Metrics(memory=memory), registry))
     area = Areas(memory, Kind.COUNT).take(FIRST_PROCESS, series_key("serving_model_deaths", ("model", "1")), 8)
     memory.doubles_of(area)[0] = 2

@@ -2,12 +2,13 @@
 
 import os
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.inference.version import LoadedVersion, State, VersionStatus
+from service.inference.version import State, VersionStatus
 from service.lifecycle.policies import decode
 from service.lifecycle.registry import Registry
 from service.metrics import scraped
@@ -16,7 +17,7 @@ from service.metrics.scraped import Usage, usage
 from service.runtime.cgroup import Memory
 from service.runtime.shared_memory import SharedMemory
 from tests.unit.service.fakes import FakeService, any_shape, loaded_version, make_available, signature
-from tests.unit.service.watched_for_drift import honest, watched_version
+from tests.unit.service.watched_for_drift import watched_version
 
 MODEL = {"model": "model", "version": "1"}
 LOADED = loaded_version(signature({"x": any_shape("DT_FLOAT")}))
@@ -39,34 +40,27 @@ def page(metrics: Metrics, registry: Registry) -> CollectorRegistry:
     return page
 
 
-def test_the_state_of_a_version_is_1_and_every_other_state_0(registry: Registry, page: CollectorRegistry) -> None:
+def test_state_of_a_version_is_1_and_every_other_0(registry: Registry, page: CollectorRegistry) -> None:
     def states() -> dict[State, float | None]:
         return {name: page.get_sample_value("serving_model_state", {**MODEL, "state": name}) for name in State}
 
     registry.set_status("model", 1, VersionStatus(State.LOADING))
     assert states() == {name: float(name is State.LOADING) for name in State}
-    make_available(registry, LOADED)
-    assert states() == {name: float(name is State.AVAILABLE) for name in State}
-
-
-def test_the_load_time_is_shown_for_available_versions(registry: Registry, page: CollectorRegistry) -> None:
-    registry.set_status("model", 1, VersionStatus(State.END, error="broken"))
     assert page.get_sample_value("serving_model_load_seconds", MODEL) is None
     make_available(registry, LOADED)
+    assert states() == {name: float(name is State.AVAILABLE) for name in State}
     assert page.get_sample_value("serving_model_load_seconds", MODEL) == 0.5
 
 
 def test_labels_and_invalid_policies_are_shown(registry: Registry, page: CollectorRegistry) -> None:
     make_available(registry, LOADED)
     assert page.get_sample_value("serving_models_config_valid") == 1
-    registry.set_policies(
-        decode(b"[models.model.labels]\nstable = 1", Path("models.toml")), "models.toml: expected ..."
-    )
+    registry.set_policies(decode(b"[models.model.labels]\nstable = 1", Path("models.toml")), "it is invalid")
     assert page.get_sample_value("serving_models_config_valid") == 0
     assert page.get_sample_value("serving_model_label", {**MODEL, "label": "stable"}) == 1
 
 
-def test_a_version_is_healthy_if_it_hangs_in_no_worker(registry: Registry) -> None:
+def test_version_is_healthy_if_it_hangs_in_no_worker(registry: Registry) -> None:
     memory = SharedMemory()
     here, there = (Metrics(memory=memory, slot=slot) for slot in range(2))
     make_available(registry, LOADED)
@@ -90,82 +84,66 @@ PREDICT, INFER = "/v1/models/model:predict", "/v2/models/model/infer"
 ROWS = 'serving_drift_window_rows{model="model",version="1"}'
 
 
-def psi_of(feature: str) -> str:
-    return f'serving_drift_psi{{feature="{feature}",model="model",version="1"}}'
+def drift_lines(service: FakeService) -> dict[str, float]:
+    lines = [line for line in service.get("/metrics").text.splitlines() if line.startswith("serving_drift_")]
+    return {series: float(value) for series, _, value in (line.rpartition(" ") for line in lines)}
 
 
-def shift_of(feature: str) -> str:
-    return f'serving_drift_shift{{feature="{feature}",model="model",version="1"}}'
+def series(kind: str, feature: str) -> str:
+    return f'serving_drift_{kind}{{feature="{feature}",model="model",version="1"}}'
 
 
-def watch(service: FakeService, folder: Path) -> LoadedVersion:
-    loaded = watched_version(folder)
-    make_available(service.registry, loaded)
-    return loaded
+@pytest.fixture
+def watched(service: FakeService, tmp_path: Path) -> FakeService:
+    make_available(service.registry, watched_version(tmp_path))
+    return service
 
 
-def drift_lines(service: FakeService) -> list[str]:
-    return [line for line in service.get("/metrics").text.splitlines() if line.startswith("serving_drift_")]
+def test_drift_of_requests_of_both_protocols(watched: FakeService) -> None:
+    assert watched.post(PREDICT, {"instances": [0.5] * 30}).status_code == 200
+    tensor = {"name": "x", "datatype": "FP32", "shape": [30], "data": [0.5] * 30}
+    assert watched.post(INFER, {"inputs": [tensor]}).status_code == 200
+    lines = drift_lines(watched)
+    assert lines.pop(ROWS) == 60
+    assert min(lines.pop(series("psi", feature)) for feature in ("x", "label", "confidence")) > 0.25
+    assert lines.pop(series("shift", "x")) == pytest.approx(-0.9)
+    # Labels have no order, and so no direction.
+    assert list(lines) == [series("shift", "confidence")]
 
 
-def test_requests_of_both_protocols_enter_the_drift_window(service: FakeService, tmp_path: Path) -> None:
-    watch(service, tmp_path)
-    for value in honest(30).tolist():
-        assert service.post(PREDICT, {"instances": [value]}).status_code == 200
-    for values in honest(30).reshape(-1, 3).tolist():
-        tensor = {"name": "x", "datatype": "FP32", "shape": [3], "data": values}
-        assert service.post(INFER, {"inputs": [tensor]}).status_code == 200
-    assert service.sample(ROWS) == "60.0"
-    assert len(drift_lines(service)) == 1 + 3 + 2
-    assert float(service.sample(psi_of("x")) or 1) < 0.1
-    assert service.sample(shift_of("label")) is None
+def test_too_few_rows_have_only_their_number_which_vanishes_with_the_version(watched: FakeService) -> None:
+    assert drift_lines(watched) == {ROWS: 0}
+    watched.post(PREDICT, {"instances": [1.0] * 29})
+    assert drift_lines(watched) == {ROWS: 29}
+    watched.registry.retire("model", 1)
+    assert drift_lines(watched) == {}
 
 
-def test_drift_has_a_direction(service: FakeService, tmp_path: Path) -> None:
-    watch(service, tmp_path)
-    assert service.post(PREDICT, {"instances": [0.5] * 100}).status_code == 200
-    for feature in ("x", "label", "confidence"):
-        assert float(service.sample(psi_of(feature)) or 0) > 0.25
-    assert float(service.sample(shift_of("x")) or 0) == pytest.approx(-0.9)
+def test_failed_requests_and_versions_without_a_reference_do_not_count(watched: FakeService) -> None:
+    make_available(watched.registry, replace(watched.registry.get("model"), model="other", drift=None))
+    assert watched.post(PREDICT, {"instances": ["a word"]}).status_code == 400
+    assert watched.post("/v1/models/other:predict", {"instances": [1.0] * 50}).status_code == 200
+    assert drift_lines(watched) == {ROWS: 0}
 
 
-def test_too_few_rows_have_only_their_number(service: FakeService, tmp_path: Path) -> None:
-    watch(service, tmp_path)
-    assert drift_lines(service) == [f"{ROWS} 0.0"]
-    service.post(PREDICT, {"instances": [1.0] * 29})
-    assert drift_lines(service) == [f"{ROWS} 29.0"]
+@pytest.mark.parametrize(
+    ("memory", "shown"), [(None, [None, None]), (Memory(limit=1000, used=500), [1000, 500])], ids=["none", "limit"]
+)
+def test_memory_is_shown_if_it_has_a_limit(
+    page: CollectorRegistry, monkeypatch: pytest.MonkeyPatch, memory: Memory | None, shown: list[float | None]
+) -> None:
+    monkeypatch.setattr(scraped, "limited_memory", lambda: memory)
+    assert [page.get_sample_value(f"serving_memory_{name}_bytes") for name in ("limit", "used")] == shown
 
 
-def test_failed_requests_and_versions_without_a_reference_do_not_count(service: FakeService, tmp_path: Path) -> None:
-    loaded = watch(service, tmp_path)
-    make_available(service.registry, replace(loaded, model="other", drift=None))
-    assert service.post(PREDICT, {"instances": ["a word"]}).status_code == 400
-    assert service.post("/v1/models/other:predict", {"instances": [1.0] * 50}).status_code == 200
-    assert drift_lines(service) == [f"{ROWS} 0.0"]
-
-
-def test_drift_vanishes_with_its_version(service: FakeService, tmp_path: Path) -> None:
-    watch(service, tmp_path)
-    service.post(PREDICT, {"instances": [1.0] * 50})
-    assert drift_lines(service)
-    service.registry.retire("model", 1)
-    assert drift_lines(service) == []
-
-
-def test_memory_is_shown_if_it_has_a_limit(page: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    for memory, shown in ((None, [None, None]), (Memory(limit=1000, used=500), [1000, 500])):
-        monkeypatch.setattr(scraped, "limited_memory", lambda memory=memory: memory)
-        assert [page.get_sample_value(f"serving_memory_{name}_bytes") for name in ("limit", "used")] == shown
-
-
-def test_the_usage_of_the_worker_processes_is_shown(page: CollectorRegistry) -> None:
+def test_usage_of_the_worker_processes_is_shown(page: CollectorRegistry) -> None:
     assert page.get_sample_value("serving_workers") == 1
-    taken = {name: page.get_sample_value(f"serving_process_{name}") for name in ("resident_memory_bytes", "open_fds")}
     if not Path("/proc/self/stat").exists():
-        assert set(taken.values()) == {None}
+        assert page.get_sample_value("serving_process_open_fds") is None
     else:
-        assert taken["open_fds"] == pytest.approx(len(list(Path("/proc/self/fd").iterdir())), abs=5)
-        assert (taken["resident_memory_bytes"] or 0) > 1e6
+        open_files = len(list(Path("/proc/self/fd").iterdir()))
+        assert page.get_sample_value("serving_process_open_fds") == pytest.approx(open_files, abs=5)
+        assert (page.get_sample_value("serving_process_resident_memory_bytes") or 0) > 1e6
 
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -182,7 +160,7 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def add_process(proc: Path, pid: int, cpu: int = 0, of_children: int = 0, start: int = 0, pages: int = 0) -> None:
     """Times in seconds."""
     files = proc / str(pid) / "fd"
-    files.mkdir(parents=True)
+    files.mkdir(parents=True, exist_ok=True)
     (files / "0").touch()
     fields = ["0"] * 40
     fields[11], fields[12], fields[13], fields[14] = str(cpu * TICKS), "0", "0", str(of_children * TICKS)
@@ -196,7 +174,7 @@ def test_usage_adds_up_the_processes(proc: Path) -> None:
     assert usage([1, 2], None) == Usage(5, 7 * PAGE, 2, 1030)
 
 
-def test_the_time_of_ended_processes_stays_counted(proc: Path) -> None:
+def test_time_of_ended_processes_stays_counted(proc: Path) -> None:
     add_process(proc, 1, cpu=100, of_children=50)
     add_process(proc, 2, cpu=3, of_children=1)
     # Its end was not noticed yet.
@@ -206,32 +184,27 @@ def test_the_time_of_ended_processes_stays_counted(proc: Path) -> None:
     assert (found.cpu_seconds, found.open_files) == (50 + 3 + 1 + 7, 2)
 
 
-def test_a_process_that_has_ended_uses_nothing(proc: Path) -> None:
+def test_process_that_has_ended_uses_nothing(proc: Path) -> None:
     add_process(proc, 1, cpu=2)
-    found = usage([1, 2, 3], None)
-    assert found is not None
-    assert found.cpu_seconds == 2
+    assert usage([1, 2, 3], None) == Usage(2, 0, 1, 1000)
 
 
-def test_without_proc_there_is_no_usage(proc: Path) -> None:
+def test_no_usage_without_proc(proc: Path) -> None:
     assert usage([1], None) is None
 
 
-def test_a_process_that_ends_while_it_is_read_is_counted_once(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_that_ends_while_it_is_read_is_counted_once(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add_process(proc, 1, of_children=50)
     add_process(proc, 2, cpu=3)
-    read = scraped._stat
+    read, reads = Path.read_text, count(1)
 
-    def ends_once_read(pid: int) -> list[str]:
-        fields = read(pid)
-        if pid == 2 and fields:
-            (proc / "2" / "stat").unlink()
-            (proc / "1" / "stat").unlink()
-            (proc / "1" / "fd" / "0").unlink()
-            (proc / "1" / "fd").rmdir()
-            (proc / "1").rmdir()
+    def ends_before_the_second_read(file: Path) -> str:
+        if file == proc / "2" / "stat" and next(reads) == 2:
+            file.unlink()
             add_process(proc, 1, of_children=53)
-        return fields
+        return read(file)
 
-    monkeypatch.setattr(scraped, "_stat", ends_once_read)
-    assert scraped._cpu_ticks([2], parent=1) == 53 * TICKS
+    monkeypatch.setattr(Path, "read_text", ends_before_the_second_read)
+    found = usage([2], parent=1)
+    assert found is not None
+    assert found.cpu_seconds == 53

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from service import create_app
-from service.http import MAX_PATH_BYTES, Request
-from service.inference.version import LoadedVersion
+from service.http import MAX_PATH_BYTES
 from service.observability.access_log import RequestLog
 from service.server.connection import Connections, HttpConnection
 from service.settings import Settings
@@ -35,6 +34,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
 ROW = b'{"instances": [1.0]}'
 PREDICT = "POST /v1/models/model:predict"
+BROKEN = "POST /v1/models/broken:predict"
 
 
 class Clients:
@@ -43,13 +43,11 @@ class Clients:
     def __init__(self, folder: Path, draw: Callable[[], float] = lambda: 0.5, **settings: Any) -> None:
         self.service = FakeService(create_app(patient_settings(folder, max_body_bytes=1000, **settings)))
         self.service.app.watcher.scan()
-        make_available(self.service.registry, self._together(loaded_version(OF)))
+        loaded = loaded_version(OF)
+        make_available(self.service.registry, replace(loaded, tick_batcher=tick_batcher(loaded.engine)))
         self.service.add(OF, lambda _: {"y": 1 / 0}, model="broken")  # type: ignore[dict-item]
         self.log = b""
         self.request_log = RequestLog(self.service.app.settings, self._write, draw)
-
-    def _together(self, loaded: LoadedVersion) -> LoadedVersion:
-        return replace(loaded, tick_batcher=tick_batcher(loaded.engine))
 
     def _write(self, lines: bytes) -> None:
         self.log += lines
@@ -80,10 +78,13 @@ class Clients:
         assert self.log.endswith(b"\n") or not self.log
         return self.log.decode().splitlines()
 
-    def line(self, *requests: bytes, **how: bool) -> dict[str, Any]:
-        """The first one, of JSON."""
-        line: dict[str, Any] = json.loads(self.send(*requests, **how)[0])
-        return line
+    def send_json(self, *requests: bytes, leaves: bool = False) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.send(*requests, leaves=leaves)]
+
+
+@pytest.fixture
+def clients(tmp_path: Path) -> Clients:
+    return Clients(tmp_path, log_format="json")
 
 
 def raw(line: str = PREDICT, body: bytes = ROW, **headers: str) -> bytes:
@@ -92,9 +93,9 @@ def raw(line: str = PREDICT, body: bytes = ROW, **headers: str) -> bytes:
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
-def test_a_line_says_which_request_it_was_what_came_of_it_and_where_its_time_went(tmp_path: Path) -> None:
+def test_json_line(clients: Clients) -> None:
     sent = raw(PREDICT + "?secret=1", X_Request_ID="mine", traceparent=f"00-{TRACE}-{SPAN}-01")
-    line = Clients(tmp_path, log_format="json").line(sent)
+    (line,) = clients.send_json(sent)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", line.pop("time"))
     times = [line.pop(f"{name}_ms") for name in ("total", "decode", "queue", "inference", "encode")]
     assert min(times) > 0
@@ -117,30 +118,13 @@ def test_a_line_says_which_request_it_was_what_came_of_it_and_where_its_time_wen
     }
 
 
-def test_a_line_says_how_many_rows_were_run_together(tmp_path: Path) -> None:
-    clients = Clients(tmp_path, log_format="json")
-    lines = clients.send(raw(), raw(body=b'{"instances": [1, 2, 3]}'), raw())
-    assert [json.loads(line)["batch_size"] for line in lines] == [5, 5, 5]
+def test_json_line_leaves_out_what_does_not_apply(clients: Clients) -> None:
+    (line,) = clients.send_json(raw("GET /v1/models", b""))
+    optional = {"decode_ms", "inference_ms", "encode_ms", "batch_size", "model", "version", "trace_id", "bytes_in"}
+    assert not optional & line.keys()
 
 
-def test_what_does_not_apply_is_left_out(tmp_path: Path) -> None:
-    line = Clients(tmp_path, log_format="json").line(raw("GET /v1/models", b""))
-    for name in ("decode_ms", "inference_ms", "encode_ms", "batch_size", "model", "version", "trace_id", "bytes_in"):
-        assert name not in line
-
-
-def test_bytes_are_counted_as_they_go_over_the_wire(tmp_path: Path) -> None:
-    packed = zlib.compress(ROW)
-    clients = Clients(tmp_path, log_format="json")
-    assert clients.line(raw(body=packed, Content_Encoding="deflate"))["bytes_in"] == len(packed)
-    long = raw(body=b'{"instances": [' + b"1.0, " * 150 + b"1.0]}")
-    plain, short = (json.loads(line)["bytes_out"] for line in clients.send(long, long)[1:])
-    assert plain == short
-    head = clients.send(raw("HEAD /v1/models", b""))[-1]
-    assert "bytes_out" not in json.loads(head)
-
-
-def test_a_text_line_is_for_people(tmp_path: Path) -> None:
+def test_text_line(tmp_path: Path) -> None:
     (line,) = Clients(tmp_path).send(raw(X_Request_ID="mine", traceparent=f"00-{TRACE}-{SPAN}-00"))
     number = r"\d+\.\d+"
     assert re.fullmatch(
@@ -152,9 +136,22 @@ def test_a_text_line_is_for_people(tmp_path: Path) -> None:
     )
 
 
-def test_a_text_line_leaves_out_what_does_not_apply(tmp_path: Path) -> None:
+def test_text_line_leaves_out_what_does_not_apply(tmp_path: Path) -> None:
     (line,) = Clients(tmp_path).send(b"no HTTP\r\n\r\n")
     assert re.search(r" INFO - - 400 \d+\.\d+ ms in=0 out=\d+ request=[0-9a-f]+$", line)
+
+
+def test_rows_that_were_run_together_are_counted(clients: Clients) -> None:
+    lines = clients.send_json(raw(), raw(body=b'{"instances": [1, 2, 3]}'), raw())
+    assert [line["batch_size"] for line in lines] == [5, 5, 5]
+
+
+def test_bytes_are_counted_as_on_the_wire(clients: Clients) -> None:
+    packed = zlib.compress(ROW)
+    lines = clients.send_json(raw(body=packed, Content_Encoding="deflate"), raw("HEAD /v1/models", b""))
+    by_method = {line["method"]: line for line in lines}
+    assert by_method["POST"]["bytes_in"] == len(packed)
+    assert "bytes_out" not in by_method["HEAD"]
 
 
 @pytest.mark.parametrize(
@@ -166,14 +163,15 @@ def test_a_text_line_leaves_out_what_does_not_apply(tmp_path: Path) -> None:
         (b"GET /a b c\r\n\r\n", 400, "/a"),
         (b"GET /" + b"x" * 70_000, 431, "/" + "x" * (MAX_PATH_BYTES - 1)),
     ],
+    ids=["model", "path", "body", "request line", "head"],
 )
-def test_what_is_refused_has_its_line_too(tmp_path: Path, sent: bytes, status: int, path: str) -> None:
-    line = Clients(tmp_path, log_format="json").line(sent)
+def test_rejected_request_is_logged(clients: Clients, sent: bytes, status: int, path: str) -> None:
+    (line,) = clients.send_json(sent)
     assert (line["status"], line["path"], line["level"]) == (status, path, "info")
 
 
-def test_who_leaves_before_the_answer_has_a_line_and_got_nothing(tmp_path: Path) -> None:
-    line = Clients(tmp_path, log_format="json").line(raw(), leaves=True)
+def test_client_that_leaves_is_logged_and_got_nothing(clients: Clients) -> None:
+    (line,) = clients.send_json(raw(), leaves=True)
     assert line["status"] == 499
     assert "bytes_out" not in line
 
@@ -184,8 +182,11 @@ def test_no_request_can_forge_a_line_or_a_part_of_one(tmp_path: Path, log_format
     clients = Clients(tmp_path, log_format=log_format)
     (before,) = clients.send(raw("GET /%0AERROR", b"", X_Request_ID="x status=200"))
     assert "status=200" not in before
-    target = b"/v1/models/\x9b2J\n\x1b[2J:predict?\xff"
-    asyncio.run(_answered(clients.request_log, request(target)))
+
+    async def answer() -> None:
+        clients.request_log.answered(request(b"/v1/models/\x9b2J\n\x1b[2J:predict?\xff"), 404, 0)
+
+    asyncio.run(answer())
     _, line = clients.send()
     path = r"/v1/models/\x9b2J\n\x1b[2J:predict"
     assert line.isascii()
@@ -193,35 +194,24 @@ def test_no_request_can_forge_a_line_or_a_part_of_one(tmp_path: Path, log_format
     assert json.dumps(path) in line if log_format == "json" else f" POST {path} 404 " in line
 
 
-async def _answered(log: RequestLog, request: Request) -> None:
-    log.answered(request, 404, 0)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.7, 1.0])
-def test_a_share_of_the_requests_is_logged_and_of_the_failed_each(tmp_path: Path, share: float) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.51, 1.0])
+def test_share_of_the_requests_is_logged_and_each_that_failed(tmp_path: Path, share: float) -> None:
     clients = Clients(tmp_path, draw=lambda: 0.5, log_format="json", log_sample=share)
-    sent = [raw(), raw("POST /v1/models/nowhere:predict"), raw("POST /v1/models/broken:predict")]
-    statuses = [json.loads(line)["status"] for line in clients.send(*sent)]
-    assert sorted(statuses) == ([200, 404, 500] if share > 0.5 else [500])
+    lines = clients.send_json(raw(), raw("POST /v1/models/nowhere:predict"), raw(BROKEN))
+    assert sorted(line["status"] for line in lines) == ([200, 404, 500] if share > 0.5 else [500])
 
 
 @pytest.mark.parametrize(
     ("level", "shown"),
-    [("debug", [200, 200, 500]), ("info", [200, 500]), ("warning", [500]), ("error", [500])],
+    [("debug", [200, 200, 200, 200, 500]), ("info", [200, 500]), ("warning", [500]), ("error", [500])],
 )
-def test_the_level_says_which_lines_are_shown_and_health_is_for_who_debugs(
-    tmp_path: Path, level: str, shown: list[int]
-) -> None:
+def test_level_says_which_lines_are_shown(tmp_path: Path, level: str, shown: list[int]) -> None:
+    """Those of health and metrics only to who debugs."""
     clients = Clients(tmp_path, log_format="json", log_level=level)
-    sent = [raw(), raw("GET /v2/health/live", b""), raw("POST /v1/models/broken:predict")]
-    lines = [json.loads(line) for line in clients.send(*sent)]
+    operations = [raw(f"GET {path}", b"") for path in ("/v2/health/live", "/v2/health/ready", "/metrics?x")]
+    lines = clients.send_json(raw(), *operations, raw(BROKEN))
     assert sorted(line["status"] for line in lines) == shown
     assert {line["level"] for line in lines if line["status"] == 500} == {"error"}
-
-
-@pytest.mark.parametrize("path", ["/v2/health/ready", "/metrics", "/monitoring/prometheus/metrics?x"])
-def test_the_operators_own_tools_leave_no_lines(tmp_path: Path, path: str) -> None:
-    assert Clients(tmp_path).send(raw(f"GET {path}", b"")) == []
 
 
 def test_lines_of_a_while_are_written_together_and_soon(tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 import errno
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from service.observability.rotating_file import RotatingFile
+from tests.unit.service.forked import Forked
 
 TEN = b"123456789\n"
 
@@ -26,7 +26,7 @@ def test_lines_are_appended_also_after_a_restart(path: Path) -> None:
     assert path.read_bytes() == b"a\nb\n"
 
 
-def test_the_file_is_readable_by_its_user_alone(path: Path) -> None:
+def test_file_is_readable_by_its_user_alone(path: Path) -> None:
     before = os.umask(0)
     try:
         RotatingFile(path, 100).append(b"a\n")
@@ -35,7 +35,7 @@ def test_the_file_is_readable_by_its_user_alone(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_the_two_files_never_exceed_their_size(path: Path) -> None:
+def test_two_files_never_exceed_their_size(path: Path) -> None:
     file = RotatingFile(path, 100)
     for number in range(1, 30):
         file.append(TEN)
@@ -45,7 +45,7 @@ def test_the_two_files_never_exceed_their_size(path: Path) -> None:
     assert older(path).read_bytes() == TEN * 5
 
 
-def test_a_line_longer_than_the_file_may_be_is_an_error(path: Path) -> None:
+def test_line_longer_than_the_file_may_be_is_an_error(path: Path) -> None:
     file = RotatingFile(path, 100)
     with pytest.raises(OSError, match="longer than the file may be"):
         file.append(b"x" * 50 + b"\n")
@@ -53,7 +53,7 @@ def test_a_line_longer_than_the_file_may_be_is_an_error(path: Path) -> None:
     assert path.read_bytes() == TEN
 
 
-def test_a_full_disk_leaves_no_half_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_no_half_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = RotatingFile(path, 100)
     file.append(b"a\n")
     write = os.write
@@ -78,7 +78,7 @@ def test_half_a_line_of_a_killed_process_is_ended(path: Path) -> None:
     assert path.read_bytes() == b"a\nhal\nb\n"
 
 
-def test_a_removed_file_is_created_again(path: Path) -> None:
+def test_removed_file_is_created_again(path: Path) -> None:
     file = RotatingFile(path, 100)
     file.append(b"a\n")
     path.rename(path.with_name("taken"))
@@ -87,13 +87,21 @@ def test_a_removed_file_is_created_again(path: Path) -> None:
 
 
 def test_several_processes_lose_and_tear_no_line(path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from service.observability.rotating_file import RotatingFile\n"
-        "file = RotatingFile(Path(sys.argv[1]), 100_000)\n"
-        "for number in range(400): file.append(f'{sys.argv[2]} {number} '.encode() + b'x' * 100 + b'\\n')\n"
-    )
-    processes = [subprocess.Popen([sys.executable, "-c", program, str(path), str(which)]) for which in range(4)]
-    assert [process.wait() for process in processes] == [0] * 4
+    lines_each = 1000
+
+    def work(which: int) -> Callable[[object], None]:
+        def write(_go: object) -> None:
+            file = RotatingFile(path, 100_000)
+            path.with_name(f"{which} is ready").touch()
+            while len(list(path.parent.glob("* is ready"))) < 4:
+                pass
+            for number in range(lines_each):
+                file.append(f"{which} {number} ".encode() + b"x" * 100 + b"\n")
+
+        return write
+
+    children = [Forked(work(which)) for which in range(4)]
+    assert [child.join() for child in children] == [0] * 4
     lines = older(path).read_bytes().splitlines() + path.read_bytes().splitlines()
     assert all(line.endswith(b" " + b"x" * 100) for line in lines)
     written = [tuple(map(int, line.split()[:2])) for line in lines]
@@ -101,5 +109,5 @@ def test_several_processes_lose_and_tear_no_line(path: Path) -> None:
     # What is left of a process is all that it wrote since then.
     for which in range(4):
         numbers = [number for process, number in written if process == which]
-        assert numbers == list(range(400 - len(numbers), 400))
+        assert numbers == list(range(lines_each - len(numbers), lines_each))
     assert 50_000 < older(path).stat().st_size + path.stat().st_size <= 100_000

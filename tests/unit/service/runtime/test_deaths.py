@@ -18,9 +18,11 @@ from tests.unit.service.fakes import Arrays, FakeEngine, any_shape, echo, signat
 
 SIGNATURES = {DEFAULT_SIGNATURE: signature({"x": any_shape("DT_FLOAT")})}
 # In a thread that Python does not know.
-ABORTED = Ending(signal=signal.SIGABRT, crash="Fatal Python error: Aborted\n\nThread 0x1 (most recent call first):\n")
+CRASH = "Fatal Python error: Aborted\n\nThread 0x1 (most recent call first):\n"
+ABORTED = Ending(signal=signal.SIGABRT, crash=CRASH)
 KILLED = Ending(signal=signal.SIGKILL)
 FILES = 7
+DEADLINE = 10
 
 
 def crash_of(thread: int) -> Ending:
@@ -47,8 +49,16 @@ class Service:
     def worker(self, slot: int = 0) -> VersionRecords:
         return VersionRecords(self.memory, slot)
 
-    def dies(self, ending: Ending, slot: int = 0) -> None:
+    def dies(self, ending: Ending = ABORTED, slot: int = 0) -> None:
         self.deaths.worker_ended(slot, ending)
+
+    def dies_loading(self, model: str, ending: Ending = ABORTED) -> None:
+        with self.worker().loading(model, 1, FILES):
+            self.dies(ending)
+
+    def dies_running(self, *engines: Engine) -> None:
+        with running(*engines):
+            self.dies()
 
     def is_ended(self, model: str, version: int = 1, files: int = FILES) -> bool:
         try:
@@ -56,6 +66,9 @@ class Service:
                 return False
         except Deadly:
             return True
+
+    def ended(self, *models: str) -> list[str]:
+        return [model for model in models if self.is_ended(model)]
 
     def counted(self, model: str) -> float:
         area = Areas(self.memory, Kind.COUNT).take(FIRST_PROCESS, series_key(METRIC, (model, "1")), 8)
@@ -67,15 +80,11 @@ def service() -> Service:
     return Service()
 
 
-def loaded(
-    worker: VersionRecords, model: str, answer: Callable[[Arrays], Arrays] = echo, *, has_run: bool = True
-) -> Engine:
-    engine = FakeEngine(SIGNATURES, echo)
+def loaded(worker: VersionRecords, model: str, *, has_run: bool = True) -> Engine:
     with worker.loading(model, 1, FILES):
-        marked = worker.marked(engine)
+        marked = worker.marked(FakeEngine(SIGNATURES, echo))
     if has_run:
         marked.run(DEFAULT_SIGNATURE, {"x": None})  # type: ignore[dict-item]
-    engine.answer = answer  # type: ignore[assignment]
     return marked
 
 
@@ -100,80 +109,9 @@ def running_one(engine: Engine) -> Iterator[int]:
             engine.run(DEFAULT_SIGNATURE, {})
 
     engine._engine.answer = wait  # type: ignore[attr-defined]
-    thread = threading.Thread(target=run)
-    thread.start()
-    began.wait()
-    yield thread.ident or 0
-    over.set()
-    thread.join()
-
-
-def test_two_deaths_while_loading_end_a_version(service: Service, caplog: pytest.LogCaptureFixture) -> None:
-    for _ in range(2):
-        assert not service.is_ended("bad")
-        with service.worker().loading("bad", 1, FILES):
-            service.dies(ABORTED)
-    assert service.is_ended("bad")
-    assert not service.is_ended("bad", files=8), "its files have changed"
-    assert not service.is_ended("bad", version=2)
-    assert service.counted("bad") == 2
-    errors = [record.message for record in caplog.records if record.levelno == logging.ERROR]
-    assert errors == [
-        "a worker process died of bad version 1 (SIGABRT)",
-        "a worker process died of bad version 1 (SIGABRT)",
-        "bad version 1 is ended: 2 worker processes died of it",
-    ]
-
-
-def test_two_deaths_while_running_end_a_version(service: Service) -> None:
-    engines = [loaded(service.worker(slot), "bad") for slot in range(3)]
-    for slot in range(2):
-        with running(engines[slot]):
-            service.dies(ABORTED, slot)
-    with pytest.raises(Deadly, match="2 worker processes died of it"):
-        engines[2].run(DEFAULT_SIGNATURE, {})
-
-
-def test_the_crashed_thread_names_the_version(service: Service) -> None:
-    worker = service.worker()
-    engines = [loaded(worker, model) for model in ("busy", "bad", "other")]
-    for _ in range(2):
-        with running(*engines) as threads:
-            service.dies(crash_of(threads[1]))
-    assert [service.is_ended(model) for model in ("busy", "bad", "other")] == [False, True, False]
-    assert service.counted("busy") == 0
-
-
-def test_a_crash_outside_of_versions_is_logged(service: Service, caplog: pytest.LogCaptureFixture) -> None:
-    engine = loaded(service.worker(), "busy")
-    for _ in range(3):
-        with running(engine):
-            service.dies(crash_of(threading.get_ident()))
-    assert not service.is_ended("busy")
-    (told,) = {record.message for record in caplog.records}
-    assert told.splitlines()[1:] == ['  File "litert.py", line 20 in run', '  File "health.py", line 66 in run']
-
-
-def test_loading_versions_are_suspected_before_running_ones(service: Service) -> None:
-    worker = service.worker()
-    with running(loaded(worker, "busy")):
-        for _ in range(2):
-            with worker.loading("bad", 1, FILES):
-                service.dies(ABORTED)
-    assert (service.is_ended("bad"), service.is_ended("busy")) == (True, False)
-
-
-def test_a_crash_in_the_warm_up(service: Service) -> None:
-    worker = service.worker()
-
-    def crash(_inputs: Arrays) -> Arrays:
-        service.dies(crash_of(threading.get_ident()))
-        return {}
-
-    for _ in range(2):
-        with worker.loading("bad", 1, FILES):
-            worker.marked(FakeEngine(SIGNATURES, crash)).run(DEFAULT_SIGNATURE, {})  # type: ignore[arg-type]
-    assert service.is_ended("bad")
+    with in_thread(run, over) as thread:
+        began.wait()
+        yield thread
 
 
 @contextmanager
@@ -186,65 +124,130 @@ def loading(worker: VersionRecords, model: str) -> Iterator[threading.Event]:
             began.set()
             over.wait()
 
-    thread = threading.Thread(target=load)
+    with in_thread(load, over):
+        yield began
+
+
+@contextmanager
+def in_thread(work: Callable[[], None], over: threading.Event) -> Iterator[int]:
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    yield began
+    yield thread.ident or 0
     over.set()
-    thread.join()
+    thread.join(DEADLINE)
+
+
+def test_two_deaths_while_loading_end_a_version(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        assert not service.is_ended("bad")
+        service.dies_loading("bad")
+    assert service.is_ended("bad")
+    assert not service.is_ended("bad", files=8), "its files have changed"
+    assert not service.is_ended("bad", version=2)
+    assert service.counted("bad") == 2
+    errors = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert errors == [
+        *["a worker process died of bad version 1 (SIGABRT)"] * 2,
+        "bad version 1 is ended: 2 worker processes died of it",
+    ]
+
+
+def test_two_deaths_while_running_end_a_version(service: Service) -> None:
+    engines = [loaded(service.worker(slot), "bad") for slot in range(3)]
+    for slot in range(2):
+        with running(engines[slot]):
+            service.dies(slot=slot)
+    with pytest.raises(Deadly, match="2 worker processes died of it"):
+        engines[2].run(DEFAULT_SIGNATURE, {})
+
+
+def test_crashed_thread_names_the_version(service: Service) -> None:
+    worker = service.worker()
+    engines = [loaded(worker, model) for model in ("busy", "bad", "other")]
+    for _ in range(2):
+        with running(*engines) as threads:
+            service.dies(crash_of(threads[1]))
+    assert service.ended("busy", "bad", "other") == ["bad"]
+    assert service.counted("busy") == 0
+
+
+def test_crash_outside_of_versions_is_logged(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    engine = loaded(service.worker(), "busy")
+    for _ in range(3):
+        with running(engine):
+            service.dies(crash_of(threading.get_ident()))
+    assert not service.is_ended("busy")
+    (told,) = {record.message for record in caplog.records}
+    assert told.splitlines()[1:] == ['  File "litert.py", line 20 in run', '  File "health.py", line 66 in run']
+
+
+def test_crash_in_the_warm_up(service: Service) -> None:
+    worker = service.worker()
+
+    def crash(_inputs: Arrays) -> Arrays:
+        service.dies(crash_of(threading.get_ident()))
+        return {}
+
+    for _ in range(2):
+        with worker.loading("bad", 1, FILES):
+            worker.marked(FakeEngine(SIGNATURES, crash)).run(DEFAULT_SIGNATURE, {})  # type: ignore[arg-type]
+    assert service.is_ended("bad")
+
+
+def test_loading_versions_are_suspected_before_running_ones(service: Service) -> None:
+    worker = service.worker()
+    with running(loaded(worker, "busy")):
+        for _ in range(2):
+            with worker.loading("bad", 1, FILES):
+                service.dies()
+    assert service.ended("bad", "busy") == ["bad"]
 
 
 def test_suspects_are_loaded_one_at_a_time(service: Service) -> None:
     worker = service.worker()
-    models = ["a", "bad", "c"]
     with ExitStack() as stack:
-        for model in models:
-            stack.enter_context(loading(worker, model)).wait()
-        service.dies(ABORTED)
+        for model in ("a", "bad", "c"):
+            assert stack.enter_context(loading(worker, model)).wait(DEADLINE)
+        service.dies()
     assert service.counted("a") == pytest.approx(1 / 3)
     worker = service.worker()
     with loading(worker, "new") as new_one, ExitStack() as first:
-        first.enter_context(loading(worker, "a")).wait()
+        assert first.enter_context(loading(worker, "a")).wait(DEADLINE)
         with loading(worker, "bad") as suspect:
-            new_one.wait()
+            assert new_one.wait(DEADLINE)
             assert not suspect.wait(0.05), "both are suspects"
             first.close()
-            suspect.wait()
+            assert suspect.wait(DEADLINE)
     for _ in range(2):
         worker = service.worker()
         with loading(worker, "bad") as bad, loading(worker, "new") as new_one:
-            bad.wait()
-            new_one.wait()
-            service.dies(ABORTED)
-    assert [service.is_ended(model) for model in (*models, "new")] == [False, True, False, False]
-    assert not any(area_words(service, model)[SUSPECT] for model in models)
-
-
-def area_words(service: Service, model: str) -> "memoryview[int]":
-    return service.worker(8)._record(model, 1, FILES).words
+            assert bad.wait(DEADLINE)
+            assert new_one.wait(DEADLINE)
+            service.dies()
+    assert service.ended("a", "bad", "c", "new") == ["bad"]
+    records = Areas(service.memory, Kind.VERSION)
+    records.refresh()
+    assert not any(service.memory.words_of(record)[SUSPECT] for record in records.found.values())
 
 
 def test_versions_that_never_finished_a_run_are_suspected_first(service: Service) -> None:
     worker = service.worker()
     busy, bad = loaded(worker, "busy"), loaded(worker, "bad", has_run=False)
     for _ in range(2):
-        with running(busy, bad):
-            service.dies(ABORTED)
-    assert (service.is_ended("bad"), service.is_ended("busy")) == (True, False)
+        service.dies_running(busy, bad)
+    assert service.ended("bad", "busy") == ["bad"]
 
 
-def test_a_busy_neighbour_is_not_ended(service: Service) -> None:
+def test_busy_neighbour_is_not_ended(service: Service) -> None:
     worker = service.worker()
-    busy, bad = loaded(worker, "busy"), loaded(worker, "bad")
+    busy, bad, third = (loaded(worker, model) for model in ("busy", "bad", "third"))
     for engines in ((busy, bad), (bad,), (busy, bad)):
         assert not service.is_ended("bad")
-        with running(*engines):
-            service.dies(ABORTED)
-    assert (service.is_ended("bad"), service.is_ended("busy")) == (True, False)
+        service.dies_running(*engines)
+    assert service.ended("bad", "busy") == ["bad"]
     # What it was suspected of is forgotten.
-    third = loaded(worker, "third")
     for _ in range(2):
-        with running(busy, third):
-            service.dies(ABORTED)
+        service.dies_running(busy, third)
     assert not service.is_ended("busy")
 
 
@@ -253,30 +256,32 @@ def test_of_two_inseparable_suspects_the_later_is_ended(service: Service) -> Non
     engines = [loaded(worker, model) for model in ("old", "new")]
     for _ in range(4):
         assert not service.is_ended("new")
-        with running(*engines):
-            service.dies(ABORTED)
-    assert (service.is_ended("old"), service.is_ended("new")) == (False, True)
+        service.dies_running(*engines)
+    assert service.ended("old", "new") == ["new"]
 
 
 @pytest.mark.parametrize(
-    "ending",
+    ("ending", "blames"),
     [
-        KILLED,
-        Ending(signal=signal.SIGTERM),
-        Ending(signal=signal.SIGINT),
-        Ending(signal=signal.SIGABRT, crash=ABORTED.crash, is_aborted=True),
-        Ending(),
+        (Ending(code=0), True),
+        (Ending(code=1), True),
+        (Ending(crash=CRASH), True),
+        (Ending(signal=signal.SIGABRT, crash=CRASH, is_aborted=True), False),
+        (KILLED, False),
+        (Ending(signal=signal.SIGTERM), False),
+        (Ending(signal=signal.SIGINT), False),
+        (Ending(), False),
     ],
+    ids=["code 0", "code 1", "crash report", "aborted for it hung", "SIGKILL", "SIGTERM", "SIGINT", "unknown"],
 )
-def test_killed_workers_blame_no_version(service: Service, ending: Ending) -> None:
-    for _ in range(3):
-        with service.worker().loading("busy", 1, FILES):
-            service.dies(ending)
-    assert not service.is_ended("busy")
+def test_ending_blames_the_version(service: Service, ending: Ending, blames: bool) -> None:
+    for _ in range(2):
+        service.dies_loading("model", ending)
+    assert service.is_ended("model") is blames
 
 
-def test_a_worker_that_ends_in_order_blames_no_version(service: Service) -> None:
-    for _ in range(3):
+def test_worker_that_ends_in_order_blames_no_version(service: Service) -> None:
+    for _ in range(2):
         worker = service.worker()
         with worker.loading("busy", 1, FILES):
             worker.end_in_order()
@@ -284,85 +289,49 @@ def test_a_worker_that_ends_in_order_blames_no_version(service: Service) -> None
     assert not service.is_ended("busy")
 
 
-@pytest.mark.parametrize("code", [0, 1])
-def test_an_exit_code_blames_the_version(service: Service, code: int) -> None:
-    for _ in range(2):
-        with service.worker().loading("bad", 1, FILES):
-            service.dies(Ending(code=code))
-    assert service.is_ended("bad")
-
-
-def test_a_crash_report_alone_blames_the_version(service: Service) -> None:
-    for _ in range(2):
-        with service.worker().loading("bad", 1, FILES):
-            service.dies(Ending(crash=ABORTED.crash))
-    assert service.is_ended("bad")
-
-
-def test_oom_kills_blame_the_version(service: Service) -> None:
-    for _ in range(2):
-        with service.worker().loading("bad", 1, FILES):
-            service.kills += 1
-            service.dies(KILLED)
-    assert service.is_ended("bad")
-
-
-def test_an_oom_kill_counts_once(service: Service) -> None:
-    service.kills += 1
-    for _ in range(3):
-        with service.worker().loading("busy", 1, FILES):
-            service.dies(KILLED)
-    assert service.counted("busy") == 1
-
-
-def test_an_old_oom_kill_was_of_another_process(service: Service) -> None:
-    service.kills += 5
-    service.deaths.poll()
-    service.now += FRESH_SECONDS + 1
-    service.deaths.poll()
-    with service.worker().loading("busy", 1, FILES):
-        service.dies(KILLED)
-    assert service.counted("busy") == 0
-
-
-def test_an_oom_kill_may_be_seen_before_the_death(service: Service) -> None:
-    service.kills += 1
-    service.deaths.poll()
-    service.now += 1
-    service.deaths.poll()
-    with service.worker().loading("bad", 1, FILES):
-        service.dies(KILLED)
-    assert service.counted("bad") == 1
-
-
-def test_without_a_counter_there_are_no_oom_kills() -> None:
-    assert not OomKills(lambda: None).claim()
-
-
-def test_a_pardon_clears_a_version(service: Service) -> None:
-    def die() -> None:
-        with service.worker().loading("bad", 1, FILES):
-            service.dies(ABORTED)
-
-    die()
-    service.worker(5).pardon("bad")
-    die()
-    assert not service.is_ended("bad")
-    die()
-    assert service.is_ended("bad")
-    service.worker(5).pardon("other")
-    assert service.is_ended("bad")
-    service.worker(5).pardon("bad")
-    assert not service.is_ended("bad")
-    die()
-    assert not service.is_ended("bad")
-
-
-def test_an_idle_worker_blames_no_version(service: Service) -> None:
+def test_idle_worker_blames_no_version(service: Service) -> None:
     engine = loaded(service.worker(), "idle")
     with running(engine):
         pass
     for _ in range(2):
-        service.dies(ABORTED)
-        service.dies(ABORTED, slot=3)
+        service.dies()
+        service.dies(slot=3)
     assert not service.is_ended("idle")
+
+
+def test_oom_kills_blame_the_version_once_each(service: Service) -> None:
+    service.kills += 1
+    for _ in range(3):
+        service.dies_loading("bad", KILLED)
+    assert service.counted("bad") == 1
+    service.kills += 1
+    service.dies_loading("bad", KILLED)
+    assert service.is_ended("bad")
+
+
+@pytest.mark.parametrize(("seconds", "deaths"), [(1, 1), (FRESH_SECONDS + 1, 0)], ids=["just before", "long before"])
+def test_oom_kill_is_seen_before_the_death(service: Service, seconds: float, deaths: int) -> None:
+    service.kills += 1
+    service.deaths.poll()
+    service.now += seconds
+    service.deaths.poll()
+    service.dies_loading("model", KILLED)
+    assert service.counted("model") == deaths
+
+
+def test_no_oom_kills_without_a_counter() -> None:
+    assert not OomKills(lambda: None).claim()
+
+
+def test_pardon_clears_a_version(service: Service) -> None:
+    service.dies_loading("bad")
+    service.worker(5).pardon("bad")
+    service.dies_loading("bad")
+    assert not service.is_ended("bad")
+    service.dies_loading("bad")
+    assert service.is_ended("bad")
+    service.worker(5).pardon("other")
+    assert service.is_ended("bad")
+    service.worker(5).pardon("bad")
+    service.dies_loading("bad")
+    assert not service.is_ended("bad")

@@ -5,7 +5,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,6 @@ from service.runtime.shared_memory import (
     MemoryFull,
     SharedMemory,
     Store,
-    parse_series_key,
-    series_key,
 )
 from tests.unit.service.forked import Forked
 
@@ -31,16 +29,16 @@ def memory() -> SharedMemory:
     return SharedMemory()
 
 
-def append(memory: SharedMemory, key: bytes, size: int = 8, kind: Kind = Kind.COUNT) -> Area:
+def append(memory: SharedMemory, key: bytes, size: int = 8, kind: Kind = Kind.COUNT, owner: int = 0) -> Area:
     with memory.locked():
-        return memory.append(kind, 0, key, size)
+        return memory.append(kind, owner, key, size)
 
 
 def keys(memory: SharedMemory) -> list[bytes]:
     return [area.key for area in memory.areas()]
 
 
-def test_an_area_begins_with_zeros_and_keeps_its_content(memory: SharedMemory) -> None:
+def test_area_begins_with_zeros_and_keeps_its_content(memory: SharedMemory) -> None:
     area = append(memory, b"key", 20)
     assert bytes(memory.bytes_of(area)) == bytes(24), "filled up to whole words"
     memory.words_of(area)[1] = 7
@@ -51,47 +49,38 @@ def test_an_area_begins_with_zeros_and_keeps_its_content(memory: SharedMemory) -
 
 
 def test_areas_keep_order_and_owner(memory: SharedMemory) -> None:
-    with memory.locked():
-        made = [memory.append(kind, owner, b"\xff key", 8) for kind, owner in ((Kind.GAUGE, 3), (Kind.VALUE, COMMON))]
-    assert list(memory.areas()) == made
-    assert [(area.kind, area.owner) for area in made] == [(Kind.GAUGE, 3), (Kind.VALUE, COMMON)]
-
-
-def test_areas_from_a_place_on(memory: SharedMemory) -> None:
-    append(memory, b"a")
+    first = append(memory, b"\xff key", kind=Kind.GAUGE, owner=3)
     end = memory.end
-    append(memory, b"b")
-    assert [area.key for area in memory.areas(end)] == [b"b"]
+    second = append(memory, b"\xff key", kind=Kind.VALUE, owner=COMMON)
+    assert list(memory.areas()) == [first, second]
+    assert [(area.kind, area.owner) for area in (first, second)] == [(Kind.GAUGE, 3), (Kind.VALUE, COMMON)]
+    assert list(memory.areas(end)) == [second]
     assert list(memory.areas(memory.end)) == []
 
 
-def test_a_large_area_is_whole_pages(memory: SharedMemory) -> None:
-    append(memory, b"small")
-    area = append(memory, b"large", 3 * mmap.PAGESIZE + 1)
-    assert (area.start % mmap.PAGESIZE, area.size) == (0, 4 * mmap.PAGESIZE)
-    after = append(memory, b"after")
-    memory.words_of(after)[0] = 1
-    memory.bytes_of(area)[:] = b"x" * area.size
-    memory.clear(area)
-    assert bytes(memory.bytes_of(area)) == bytes(area.size)
-    assert (keys(memory), memory.words_of(after)[0]) == ([b"small", b"large", b"after"], 1)
-
-
-@pytest.mark.parametrize("size", [8, mmap.PAGESIZE - 8, mmap.PAGESIZE - 1, mmap.PAGESIZE])
-def test_a_cleared_area_is_zeros(memory: SharedMemory, size: int) -> None:
-    append(memory, b"before")
-    area = append(memory, b"key", size)
+@pytest.mark.parametrize("size", [8, mmap.PAGESIZE - 8, mmap.PAGESIZE - 1, mmap.PAGESIZE, 3 * mmap.PAGESIZE + 1])
+def test_area_is_cleared_alone(memory: SharedMemory, size: int) -> None:
+    before, area, after = append(memory, b"before"), append(memory, b"key", size), append(memory, b"after")
+    memory.words_of(before)[0] = memory.words_of(after)[0] = 1
     memory.bytes_of(area)[:] = b"x" * area.size
     memory.clear(area)
     assert not any(memory.bytes_of(area))
+    assert keys(memory) == [b"before", b"key", b"after"]
+    assert (memory.words_of(before)[0], memory.words_of(after)[0]) == (1, 1)
 
 
-def test_a_full_memory_keeps_its_areas(memory: SharedMemory) -> None:
+def test_large_area_is_whole_pages(memory: SharedMemory) -> None:
+    append(memory, b"small")
+    area = append(memory, b"large", 3 * mmap.PAGESIZE + 1)
+    assert (area.start % mmap.PAGESIZE, area.size) == (0, 4 * mmap.PAGESIZE)
+
+
+def test_full_memory_keeps_its_areas() -> None:
     memory = SharedMemory(MIN_CAPACITY)
     append(memory, b"a", MIN_CAPACITY // 2)
     with pytest.raises(MemoryFull, match="the memory that worker processes share is full"):
         append(memory, b"b", MIN_CAPACITY // 2)
-    append(memory, b"c", 8)
+    append(memory, b"c")
     assert keys(memory) == [b"a", b"c"]
 
 
@@ -99,41 +88,47 @@ def test_less_address_space_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     really = mmap.mmap
 
     def scarce(descriptor: int, length: int, flags: int) -> mmap.mmap:
-        if length > 2 * MIN_CAPACITY:
+        if length > available:
             raise OSError(errno.ENOMEM, "Cannot allocate memory")
         return really(descriptor, length, flags)
 
     monkeypatch.setattr(mmap, "mmap", scarce)
-    assert len(SharedMemory().view) == 2 * MIN_CAPACITY
-    monkeypatch.setattr(mmap, "mmap", lambda *_, **__: scarce(-1, 4 * MIN_CAPACITY, 0))
+    available = 2 * MIN_CAPACITY
+    assert len(SharedMemory().view) == available
+    available = MIN_CAPACITY - 1
     with pytest.raises(OSError, match="Cannot allocate memory"):
         SharedMemory()
 
 
 def test_no_file_has_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    memory = SharedMemory()
-    assert list(tmp_path.iterdir()) == []
+    memories = [SharedMemory()]
     monkeypatch.delattr(os, "memfd_create", raising=False)
-    append(SharedMemory(), b"where the system has only files")
+    memories.append(SharedMemory())
+    append(memories[1], b"where the system has only files")
     assert list(tmp_path.iterdir()) == []
-    del memory
 
 
 def test_processes_append_at_once(memory: SharedMemory) -> None:
-    def work(number: int) -> Callable[[Callable[[], None]], None]:
-        def append_many(_go: Callable[[], None]) -> None:
-            for count in range(300):
+    ready = memory.words_of(append(memory, b"ready", 3 * 8))
+
+    def work(number: int) -> Callable[[object], None]:
+        def append_many(_go: object) -> None:
+            ready[number] = 1
+            while sum(ready) < 3:
+                pass
+            for count in range(1000):
                 append(memory, f"{number} {count}".encode(), count % 100 * 8)
 
         return append_many
 
     children = [Forked(work(number)) for number in range(3)]
     assert [child.join() for child in children] == [0, 0, 0]
-    assert sorted(keys(memory)) == sorted(f"{number} {count}".encode() for number in range(3) for count in range(300))
+    expected = {f"{number} {count}".encode() for number in range(3) for count in range(1000)}
+    assert set(keys(memory)) == {b"ready", *expected}
 
 
-def test_the_lock_of_a_killed_process_is_released(memory: SharedMemory) -> None:
+def test_lock_of_a_killed_process_is_released(memory: SharedMemory) -> None:
     def hold(go: Callable[[], None]) -> None:
         with memory.locked():
             go()
@@ -146,7 +141,7 @@ def test_the_lock_of_a_killed_process_is_released(memory: SharedMemory) -> None:
     assert keys(memory) == [b"key"]
 
 
-def test_an_unfinished_area_is_overwritten(memory: SharedMemory) -> None:
+def test_unfinished_area_is_overwritten(memory: SharedMemory) -> None:
     append(memory, b"whole")
     end = memory.end
     append(memory, b"k" * 100, 64)
@@ -158,7 +153,7 @@ def test_an_unfinished_area_is_overwritten(memory: SharedMemory) -> None:
     assert not any(memory.bytes_of(area))
 
 
-def test_a_slot_has_one_worker(memory: SharedMemory) -> None:
+def test_slot_has_one_worker(memory: SharedMemory) -> None:
     first, second = memory.reserve_slot(), memory.reserve_slot()
     assert first != second
     memory.enter(second)
@@ -186,17 +181,21 @@ def test_slots_are_limited(memory: SharedMemory) -> None:
         memory.reserve_slot()
 
 
-def test_the_next_worker_of_a_slot_keeps_counts_but_no_gauges(memory: SharedMemory) -> None:
-    count, gauge, other = (append(memory, b"key", kind=kind) for kind in (Kind.COUNT, Kind.GAUGE, Kind.COUNT))
-    for area in (count, gauge, other):
+def test_next_worker_of_a_slot_keeps_counts_but_no_gauges(memory: SharedMemory) -> None:
+    owned = ((Kind.COUNT, 0), (Kind.GAUGE, 0), (Kind.GAUGE, 1))
+    areas = [append(memory, b"key", kind=kind, owner=owner) for kind, owner in owned]
+    for area in areas:
         memory.doubles_of(area)[0] = 5
     memory.enter(0)
-    assert [memory.doubles_of(area)[0] for area in (count, gauge, other)] == [5, 0, 5]
+    assert [memory.doubles_of(area)[0] for area in areas] == [5, 0, 5]
 
 
-def test_a_heartbeat_reaches_the_first_process(memory: SharedMemory) -> None:
+def test_heartbeat_reaches_the_first_process(memory: SharedMemory) -> None:
     assert Forked(lambda _go: memory.beat(3, 12.5)).join() == 0
     assert (memory.last_beat(3), memory.last_beat(2)) == (12.5, 0)
+
+
+# Areas of a kind
 
 
 def test_processes_share_the_area_of_a_key(memory: SharedMemory) -> None:
@@ -217,62 +216,10 @@ def test_refresh_finds_new_areas(memory: SharedMemory) -> None:
     assert list(areas.found) == [(0, b"key")]
 
 
-@pytest.fixture
-def eager_threads() -> Iterator[None]:
-    """Threads take turns as often as they can."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
+# Metrics
 
 
-def run_in_threads(work: Callable[[], None]) -> None:
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-def values(memory: SharedMemory, slot: int = 0) -> dict[tuple[str, ...], list[float]]:
-    found = [area for area in memory.areas() if area.owner == slot]
-    parsed = [(parse_series_key(area.key), area) for area in found]
-    return {(name, *labels): list(memory.doubles_of(area)) for (name, labels), area in parsed}
-
-
-def test_cells_reach_a_reader(memory: SharedMemory) -> None:
-    store = Store(memory, 0)
-    store.cells(Kind.COUNT, "metric", ("a",), 1)[0] += 2
-    store.cells(Kind.GAUGE, "gauge", ("ünï\n", '"', ""), 3)[2] = 0.5
-    assert values(memory) == {("metric", "a"): [2.0], ("gauge", "ünï\n", '"', ""): [0, 0, 0.5]}
-
-
-def test_the_next_worker_of_a_slot_keeps_the_cells(memory: SharedMemory) -> None:
-    def count(store: Store) -> None:
-        store.cells(Kind.COUNT, "metric", ("a",), 1)[0] += 1
-
-    first = Store(memory, 0)
-    count(first)
-    count(first)
-    count(Store(memory, 0))
-    count(Store(memory, 1))
-    assert (values(memory), values(memory, 1)) == ({("metric", "a"): [3]}, {("metric", "a"): [1]})
-
-
-def test_threads_lose_no_increment(memory: SharedMemory, eager_threads: None) -> None:
-    store = Store(memory, 0)
-    cells = store.cells(Kind.COUNT, "metric", (), 1)
-
-    def count() -> None:
-        for _ in range(5000):
-            with store.lock:
-                cells[0] += 1
-
-    run_in_threads(count)
-    assert values(memory) == {("metric",): [20000]}
-
-
-def test_threads_share_the_cells_of_a_new_series(memory: SharedMemory, eager_threads: None) -> None:
+def test_threads_share_the_cells_of_a_new_series(memory: SharedMemory) -> None:
     store = Store(memory, 0)
 
     def count() -> None:
@@ -281,22 +228,23 @@ def test_threads_share_the_cells_of_a_new_series(memory: SharedMemory, eager_thr
             with store.lock:
                 cells[0] += 1
 
-    run_in_threads(count)
-    assert list(values(memory).values()) == [[4]] * 300
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(interval)
+    assert [memory.doubles_of(area).tolist() for area in memory.areas()] == [[4]] * 300
 
 
-def test_a_full_memory_leaves_new_metrics_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_full_memory_leaves_new_metrics_out(caplog: pytest.LogCaptureFixture) -> None:
     memory = SharedMemory(MIN_CAPACITY)
     store = Store(memory, 0)
-    store.cells(Kind.COUNT, "metric", (), 1)[0] += 1
     for number in range(3):
         store.cells(Kind.COUNT, "large", (str(number),), MIN_CAPACITY)[0] += 1
-    assert values(memory) == {("metric",): [1]}
-    assert [record.message for record in caplog.records] == [
+    assert keys(memory) == []
+    assert caplog.messages == [
         "the memory that worker processes share is full; new metrics of this process are left out"
     ]
-
-
-def test_series_keys_round_trip() -> None:
-    for name, labels in (("metric", ()), ("metric", ("a", "ü", '"', ""))):
-        assert parse_series_key(series_key(name, labels)) == (name, labels)

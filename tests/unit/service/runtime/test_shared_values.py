@@ -1,10 +1,10 @@
 import random
-import time
 from collections.abc import Callable
+from itertools import count
 
 import pytest
 
-from service.runtime.shared_memory import MIN_CAPACITY, Kind, MemoryFull, SharedMemory
+from service.runtime.shared_memory import COMMON, MIN_CAPACITY, Areas, Kind, MemoryFull, SharedMemory
 from service.runtime.shared_values import Value, Values
 from tests.unit.service.forked import Forked
 
@@ -14,7 +14,7 @@ def memory() -> SharedMemory:
     return SharedMemory()
 
 
-def test_the_last_value_wins(memory: SharedMemory) -> None:
+def test_last_value_wins(memory: SharedMemory) -> None:
     ours, theirs = Values(memory), Values(memory)
     assert ours.get(b"key") is None
     for value in (b"one", b"", b"three", b"x" * 10_000, b"four"):
@@ -30,7 +30,7 @@ def test_values_have_owners(memory: SharedMemory) -> None:
         values.put(b"report", str(owner).encode(), owner)
     values.put(b"report of something else", b"3")
     assert (values.get(b"report", 1), values.get(b"report", 2), values.get(b"report")) == (b"1", b"2", None)
-    assert sorted(values.all(b"report")) == [(-1, b"3"), (1, b"1"), (2, b"2")]
+    assert sorted(values.all(b"report")) == [(COMMON, b"3"), (1, b"1"), (2, b"2")]
     assert values.all(b"reports") == []
 
 
@@ -44,48 +44,54 @@ def test_replacing_a_value_takes_no_memory(memory: SharedMemory) -> None:
 
 
 def test_changes_are_atomic(memory: SharedMemory) -> None:
-    def count(_go: Callable[[], None]) -> None:
-        values = Values(memory)
-        for _ in range(200):
-            values.change(b"count", lambda before: str(int(before or b"0") + 1).encode())
+    ready = memory.words_of(Areas(memory, Kind.COUNT).take(COMMON, b"ready", 3 * 8))
 
-    children = [Forked(count) for _ in range(3)]
+    def work(number: int) -> Callable[[object], None]:
+        def add(_go: object) -> None:
+            values = Values(memory)
+            ready[number] = 1
+            while sum(ready) < 3:
+                pass
+            for _ in range(1000):
+                values.change(b"count", lambda before: str(int(before or b"0") + 1).encode())
+
+        return add
+
+    children = [Forked(work(number)) for number in range(3)]
     assert [child.join() for child in children] == [0, 0, 0]
-    assert Values(memory).get(b"count") == b"600"
+    assert Values(memory).get(b"count") == b"3000"
 
 
-def test_a_killed_writer_leaves_a_whole_value(memory: SharedMemory) -> None:
+def test_killed_writer_leaves_a_whole_value(memory: SharedMemory) -> None:
     def write(go: Callable[[], None]) -> None:
         values, chance = Values(memory), random.Random(1)
-        values.put(b"key", b"a")
-        go()
-        while True:
+        for number in count():
             values.put(b"key", chance.choice([b"a", b"b"]) * chance.randrange(1, 5000))
+            if number == 100:
+                go()
 
     for _ in range(10):
         child = Forked(write)
         child.wait_until_it_says_so()
-        time.sleep(0.002)
         child.kill()
         found = Values(memory).get(b"key")
         assert found
         assert len(set(found)) == 1
 
 
-def test_an_unfinished_value_leaves_the_previous_one(memory: SharedMemory) -> None:
+def test_unfinished_value_leaves_the_previous_one(memory: SharedMemory) -> None:
     values = Values(memory)
     values.put(b"key", b"before")
     # A process was killed after it had made room for a longer value.
     with memory.locked():
-        memory.append(Kind.VALUE, -1, b"key", 10_000)
+        memory.append(Kind.VALUE, COMMON, b"key", 10_000)
     assert values.get(b"key") == Values(memory).get(b"key") == b"before"
     values.put(b"key", b"after")
     assert Values(memory).get(b"key") == b"after"
 
 
-def test_a_full_memory_keeps_the_value(memory: SharedMemory) -> None:
-    memory = SharedMemory(MIN_CAPACITY)
-    value = Value(Values(memory), b"key")
+def test_full_memory_keeps_the_value() -> None:
+    value = Value(Values(SharedMemory(MIN_CAPACITY)), b"key")
     value.put(b"before")
     with pytest.raises(MemoryFull):
         value.put(bytes(MIN_CAPACITY))

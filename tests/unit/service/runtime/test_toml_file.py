@@ -8,6 +8,11 @@ from service.runtime.shared_values import Value, Values
 from service.runtime.toml_file import InvalidFile, TomlFile
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "file.toml"
+
+
 def length(written: bytes, path: "os.PathLike[str]") -> int:
     if b"?" in written:
         raise InvalidFile(f"{path}: what is ?")
@@ -20,21 +25,20 @@ def write(path: Path, text: str) -> None:
     draft.rename(path)
 
 
-def test_changes_are_read(tmp_path: Path) -> None:
-    file = TomlFile(path := tmp_path / "file.toml", length, -1)
+def test_changes_are_read(path: Path) -> None:
+    file = TomlFile(path, length, -1)
     assert file.content == -1
-    assert file.read()
-    assert (file.content, file.read()) == (0, False)
-    write(path, "abc")
-    assert file.read()
-    assert (file.content, file.read()) == (3, False)
+    for text, content in (("", 0), ("abc", 3)):
+        write(path, text)
+        assert file.read()
+        assert (file.content, file.read()) == (content, False)
     path.unlink()
     assert file.read()
     assert (file.content, file.error) == (0, "")
 
 
-def test_an_invalid_file_keeps_the_content(tmp_path: Path) -> None:
-    file = TomlFile(path := tmp_path / "file.toml", length, -1, must_exist=True)
+def test_invalid_file_keeps_the_content(path: Path) -> None:
+    file = TomlFile(path, length, -1, must_exist=True)
     write(path, "abc")
     file.read()
     write(path, "?")
@@ -48,8 +52,8 @@ def test_an_invalid_file_keeps_the_content(tmp_path: Path) -> None:
     assert (file.content, file.error) == (0, "")
 
 
-def test_a_new_worker_shares_the_last_valid_content(tmp_path: Path) -> None:
-    path, kept = tmp_path / "file.toml", Value(Values(SharedMemory()), b"file.toml")
+def test_new_worker_shares_the_last_valid_content(path: Path) -> None:
+    kept = Value(Values(SharedMemory()), b"file.toml")
     write(path, "abc")
     TomlFile(path, length, -1, kept=kept).read()
     write(path, "?")
@@ -58,16 +62,15 @@ def test_a_new_worker_shares_the_last_valid_content(tmp_path: Path) -> None:
     assert (beginning.content, beginning.error) == (3, f"{path}: what is ?")
 
 
-def test_a_content_too_large_to_share_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    values = Values(SharedMemory(MIN_CAPACITY))
-    file = TomlFile(path := tmp_path / "file.toml", length, -1, kept=Value(values, b"file.toml"))
+def test_content_too_large_to_share_is_used(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = TomlFile(path, length, -1, kept=Value(Values(SharedMemory(MIN_CAPACITY)), b"file.toml"))
     write(path, "x" * MIN_CAPACITY)
     assert file.read()
     assert (file.content, file.read()) == (MIN_CAPACITY, False)
     assert "the memory that worker processes share is full" in caplog.text
 
 
-def test_a_failed_read_is_repeated(tmp_path: Path) -> None:
+def test_failed_read_is_repeated(path: Path) -> None:
     errors = [RuntimeError("in the middle of it")]
 
     def decode(written: bytes, _path: "os.PathLike[str]") -> int:
@@ -75,7 +78,7 @@ def test_a_failed_read_is_repeated(tmp_path: Path) -> None:
             raise errors.pop()
         return len(written)
 
-    file = TomlFile(path := tmp_path / "file.toml", decode, -1)
+    file = TomlFile(path, decode, -1)
     write(path, "abc")
     with pytest.raises(RuntimeError):
         file.read()
@@ -83,7 +86,7 @@ def test_a_failed_read_is_repeated(tmp_path: Path) -> None:
     assert file.content == 3
 
 
-def test_an_unreadable_file_fails_the_check(tmp_path: Path) -> None:
-    (path := tmp_path / "file.toml").mkdir()
+def test_unreadable_file_fails_the_check(path: Path) -> None:
+    path.mkdir()
     with pytest.raises(InvalidFile, match=r"file\.toml cannot be read: Is a directory"):
         TomlFile(path, length, -1).check()

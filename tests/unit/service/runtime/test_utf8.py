@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from service.api.playground.version_files import VersionFiles
@@ -20,7 +19,7 @@ from service.runtime.utf8 import NotUtf8, decode, without_mark
 from service.security import api_keys
 from service.serving_config import ASSETS, InvalidServingConfig, read_serving_config
 from service.tensors.files import InvalidInput
-from tests.unit.service.fakes import FakeService, signature, tensor
+from tests.unit.service.fakes import signature, tensor
 
 SHIPPED = Path(__file__).parents[4] / "models" / "clothing" / "2"
 LINEAR = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
@@ -30,7 +29,6 @@ INFER = b'{"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [1
 BINARY = b'{"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}]}'
 POLICIES = b"[models.clothing]\nversions = {latest = 1}\n"
 KEYS = b'[keys.ci]\nsha256 = "%b"\nscope = "predict"\n' % (b"0" * 64)
-CSV = b"x,y\r\n1,2\r\n3,4\r\n"
 
 
 def infer(text: bytes, data: bytes = b"") -> Any:
@@ -44,15 +42,14 @@ def beside(folder: Path, name: str, text: bytes) -> Path:
     return folder
 
 
+def read_input(text: str, rank: int, stdin: bytes = b"") -> Any:
+    (one,) = requests([text], rank, io.BytesIO(stdin))
+    return one if isinstance(one, InvalidInput) else one.body
+
+
 def read_file(folder: Path, name: str, text: bytes) -> Any:
     (folder / name).write_bytes(text)
-    (one,) = requests([str(folder / name)], 2, io.BytesIO())
-    return one if isinstance(one, InvalidInput) else one.body
-
-
-def read_standard_input(text: bytes) -> Any:
-    (one,) = requests(["-"], 1, io.BytesIO(text))
-    return one if isinstance(one, InvalidInput) else one.body
+    return read_input(str(folder / name), 2)
 
 
 READERS: dict[str, tuple[bytes, Callable[[Path, bytes], Any]]] = {
@@ -73,15 +70,15 @@ READERS: dict[str, tuple[bytes, Callable[[Path, bytes], Any]]] = {
         b'{"accuracy": 0.9}',
         lambda folder, text: VersionFiles(beside(folder, "metrics.json", text)).metrics(),
     ),
-    "CSV": (CSV, lambda folder, text: read_file(folder, "rows.csv", text)),
+    "CSV": (b"x,y\r\n1,2\r\n3,4\r\n", lambda folder, text: read_file(folder, "rows.csv", text)),
     "JSON": (PREDICT, lambda folder, text: read_file(folder, "rows.json", text)),
-    "standard input": (PREDICT, lambda folder, text: read_standard_input(text)),
+    "standard input": (PREDICT, lambda folder, text: read_input("-", 1, text)),
 }
 each_reader = pytest.mark.parametrize("name", READERS)
 
 
 @each_reader
-def test_a_mark_is_ignored(name: str, tmp_path: Path) -> None:
+def test_mark_is_ignored(name: str, tmp_path: Path) -> None:
     text, read = READERS[name]
     assert (expected := read(tmp_path, text)) is not None
     assert read(tmp_path, MARK + text) == expected
@@ -89,7 +86,7 @@ def test_a_mark_is_ignored(name: str, tmp_path: Path) -> None:
 
 @each_reader
 @pytest.mark.parametrize("coding", ["utf-16", "utf-32"])
-def test_another_encoding_is_rejected(name: str, coding: str, tmp_path: Path) -> None:
+def test_other_encoding_is_rejected(name: str, coding: str, tmp_path: Path) -> None:
     text, read = READERS[name]
     wrong = text.decode().encode(coding)
     if name == "metrics.json":  # what cannot be read there is not shown
@@ -102,22 +99,12 @@ def test_another_encoding_is_rejected(name: str, coding: str, tmp_path: Path) ->
     assert "it is in UTF-16 or UTF-32, as its byte order mark says; expected UTF-8" in str(rejection)
 
 
-def test_a_mark_in_the_body_of_an_index_is_ignored(service: FakeService) -> None:
-    service.add(LINEAR, lambda inputs: {"y": inputs["x"]})
-    index = service.post("/v2/repository/index", MARK + b'{"ready": true}')
-    assert (index.status_code, len(orjson.loads(index.data))) == (200, 1)
-    wrong = service.post("/v2/repository/index", '{"ready": true}'.encode("utf-16"))
-    assert (wrong.status_code, "expected UTF-8" in wrong.get_json()["error"]) == (400, True)
-
-
-def test_a_mark_alone_is_empty_text() -> None:
-    assert (without_mark(MARK), without_mark(memoryview(MARK)), decode(MARK)) == (b"", b"", "")
-
-
-def test_a_second_mark_is_part_of_the_text() -> None:
-    assert decode(MARK + MARK) == "\ufeff"
+@pytest.mark.parametrize(("text", "decoded"), [(MARK, ""), (MARK + MARK, "\ufeff")], ids=["alone", "two"])
+def test_first_mark_is_no_text(text: bytes, decoded: str) -> None:
+    assert decode(text) == decoded
+    assert without_mark(memoryview(text)) == decoded.encode()
 
 
 def test_invalid_utf_8_says_where() -> None:
-    with pytest.raises(NotUtf8, match=r"it is not UTF-8 \(.* at byte 3\); expected UTF-8"):
-        decode("Gr\u00fc\u00dfe,1".encode("latin-1")[:1] + b"r,\xfc")
+    with pytest.raises(NotUtf8, match=r"it is not UTF-8 \(.* at byte 2\); expected UTF-8"):
+        decode(b"Gr\xfc\xdfe")

@@ -9,10 +9,10 @@ DEADLINE = 10
 class Held:
     """Does its work once it may go on."""
 
-    def __init__(self, max_queued: int = 10) -> None:
+    def __init__(self) -> None:
         self.done: list[str] = []
         self.go_on = threading.Event()
-        self.thread = WorkerThread("held", self.work, max_queued)
+        self.thread = WorkerThread("held", self.work, max_queued=10)
 
     def work(self, piece: str) -> None:
         assert self.go_on.wait(DEADLINE)
@@ -28,12 +28,10 @@ def test_close_waits_for_all_pieces() -> None:
     assert held.done == ["a", "b", "c"]
 
 
-def test_a_full_queue_takes_no_more() -> None:
-    held = Held(max_queued=10)
-    assert held.thread.offer("a", 6)
-    assert not held.thread.offer("b", 5)
-    assert held.thread.offer("c", 4)
-    assert not held.thread.offer("d", 1)
+def test_full_queue_takes_no_more() -> None:
+    held = Held()
+    offers = {"a": 6, "b": 5, "c": 4, "d": 1}
+    assert [held.thread.offer(piece, weight) for piece, weight in offers.items()] == [True, False, True, False]
     held.go_on.set()
     held.thread.close(DEADLINE)
     assert held.done == ["a", "c"]
@@ -48,7 +46,7 @@ def test_close_does_not_wait_for_ever() -> None:
     held.go_on.set()
 
 
-def test_the_thread_starts_with_the_first_piece() -> None:
+def test_thread_starts_with_the_first_piece() -> None:
     thread: WorkerThread[str] = WorkerThread("idle until used", lambda _: None, 10)
     assert "idle until used" not in {thread.name for thread in threading.enumerate()}
     thread.offer("a", 1)

@@ -1,5 +1,4 @@
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,58 +7,26 @@ from hypothesis import strategies as st
 
 from service.errors import InvalidRequest
 from service.tensors.tf_example import encode_example
+from tests.unit.service.protobufs import message, varint
 
 UNEXPECTED = "Feature: age has element with unexpected JSON type:"
-EXPECTED = 'expected numbers, booleans, strings or {"b64": "..."}, or a list of them'
+MIXED = "Unexpected element type in feature: age expecting type:"
 
 
-def fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The length-delimited fields of a protocol buffer message, by number."""
-    at = 0
-    while at < len(data):
-        key, at = varint(data, at)
-        assert key & 7 == 2
-        length, at = varint(data, at)
-        yield key >> 3, data[at : at + length]
-        at += length
-    assert at == len(data)
+def example(features: dict[str, bytes]) -> bytes:
+    return message(1, *(message(1, message(1, name.encode()), message(2, lists)) for name, lists in features.items()))
 
 
-def varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
+def texts(*values: bytes) -> bytes:
+    return message(1, *(message(1, value) for value in values))
 
 
-def read_feature(data: bytes) -> list[Any]:
-    values: list[Any] = []
-    for kind, content in fields(data):
-        if kind == 1:
-            values += [value for _, value in fields(content)]
-            continue
-        ((_, packed),) = fields(content)
-        if kind == 2:
-            values += struct.unpack(f"<{len(packed) // 4}f", packed)
-        else:
-            at = 0
-            while at < len(packed):
-                value, at = varint(packed, at)
-                values.append(value - 2**64 if value >= 2**63 else value)
-    return values
+def floats(*values: float) -> bytes:
+    return message(2, message(1, struct.pack(f"<{len(values)}f", *values)))
 
 
-def read_example(data: bytes) -> dict[str, list[Any]]:
-    ((number, features),) = fields(data)
-    assert number == 1
-    read = {}
-    for _, entry in fields(features):
-        (_, name), (_, feature) = fields(entry)
-        read[name.decode()] = read_feature(feature)
-    return read
+def whole(*values: int) -> bytes:
+    return message(3, message(1, *(varint(value % 2**64) for value in values)))
 
 
 def test_an_example_is_encoded_like_protoc() -> None:
@@ -67,76 +34,55 @@ def test_an_example_is_encoded_like_protoc() -> None:
     assert encode_example({"a": 1}, "examples[0]").hex() == "0a0c0a0a0a016112051a030a0101"
 
 
-def test_values_go_to_their_lists() -> None:
-    example = {
-        "text": "ü",
-        "bytes": [{"b64": "AP8="}, "x"],
-        "whole": [1, -1, True, False],
-        "flags": [True, 0],
-        "flag": True,
-        "float": [1.0, 2.5],
-        "none": [],
-    }
-    assert read_example(encode_example(example, "examples[0]")) == {
-        "text": ["ü".encode()],
-        "bytes": [b"\x00\xff", b"x"],
-        "whole": [1, -1, 1, 0],
-        "flags": [1, 0],
-        "flag": [1],
-        "float": [1.0, 2.5],
-        "none": [],
-    }
-
-
-def test_an_example_may_be_empty() -> None:
-    assert read_example(encode_example({}, "examples[0]")) == {}
+@pytest.mark.parametrize(
+    ("value", "lists"),
+    [
+        ("ü", texts("ü".encode())),
+        ([{"b64": "AP8="}, "x"], texts(b"\x00\xff", b"x")),
+        ([1, -1, True, False], whole(1, -1, 1, 0)),
+        (True, whole(1)),
+        ([1.0, 2.5], floats(1.0, 2.5)),
+        ([], b""),
+    ],
+)
+def test_values_go_to_their_lists(value: Any, lists: bytes) -> None:
+    assert encode_example({"age": value}, "examples[0]") == example({"age": lists})
 
 
 @given(
     st.dictionaries(
         st.text(),
-        st.lists(st.text(), max_size=200)
-        | st.lists(st.integers(-(2**63), 2**63 - 1))
-        | st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False)),
+        st.lists(st.text(), min_size=1, max_size=200)
+        | st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1)
+        | st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1),
     )
 )
-def test_round_trip(example: dict[str, list[Any]]) -> None:
-    expected = {
-        name: [value.encode() if isinstance(value, str) else value for value in values]
-        for name, values in example.items()
-    }
-    assert read_example(encode_example(example, "examples[0]")) == expected
+def test_any_example(features: dict[str, list[Any]]) -> None:
+    encode = {str: lambda *values: texts(*(value.encode() for value in values)), int: whole, float: floats}
+    expected = example({name: encode[type(values[0])](*values) for name, values in features.items()})
+    assert encode_example(features, "examples[0]") == expected
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (None, f"{UNEXPECTED} Null; {EXPECTED}"),
-        ([1, None], f"{UNEXPECTED} Null; {EXPECTED}"),
-        ([[1], 2], f"{UNEXPECTED} Array; {EXPECTED}"),
-        ([1, {"nested": 1}], f"{UNEXPECTED} Object; {EXPECTED}"),
-        ({"nested": 1}, f"{UNEXPECTED} Object; {EXPECTED}"),
-        ({"b64": 1}, f"{UNEXPECTED} Object; {EXPECTED}"),
-        ([1, "x"], "Unexpected element type in feature: age expecting type: int64, the type of its first value"),
-        ([1, 1.0], "Unexpected element type in feature: age expecting type: int64, the type of its first value"),
-        ([True, 0.5], "Unexpected element type in feature: age expecting type: int64, the type of its first value"),
-        ([0.5, True], "Unexpected element type in feature: age expecting type: float, the type of its first value"),
-        (
-            [{"b64": "eA=="}, 1],
-            "Unexpected element type in feature: age expecting type: bytes, the type of its first value",
-        ),
-        ([1.0, 1], "Unexpected element type in feature: age expecting type: float, the type of its first value"),
-        (["x", 1], "Unexpected element type in feature: age expecting type: bytes, the type of its first value"),
+        (None, f'{UNEXPECTED} Null; expected numbers, booleans, strings or {{"b64": "..."}}, or a list of them'),
+        ([1, None], f"{UNEXPECTED} Null"),
+        ([[1], 2], f"{UNEXPECTED} Array"),
+        ([1, {"nested": 1}], f"{UNEXPECTED} Object"),
+        ({"b64": 1}, f"{UNEXPECTED} Object"),
+        ([1, "x"], f"{MIXED} int64, the type of its first value"),
+        ([True, 0.5], f"{MIXED} int64, the type of its first value"),
+        ([0.5, True], f"{MIXED} float, the type of its first value"),
+        ([1.0, 1], f"{MIXED} float, the type of its first value"),
+        ([{"b64": "eA=="}, 1], f"{MIXED} bytes, the type of its first value"),
         (2**63, "9223372036854775808 is out of the range of int64 (Only int64_t is supported)"),
         (-(2**63) - 1, "-9223372036854775809 is out of the range of int64 (Only int64_t is supported)"),
         ([1.0, 1e39], "a number is out of the range of float32"),
-        (
-            {"b64": "?"},
-            'expected a string or {"b64": "..."} with valid base64 (Unable to base64 decode)',
-        ),
+        ({"b64": "?"}, 'expected a string or {"b64": "..."} with valid base64 (Unable to base64 decode)'),
     ],
 )
 def test_an_invalid_feature_is_named(value: Any, message: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         encode_example({"fine": 1, "age": value}, "examples[3]")
-    assert str(raised.value) == f"examples[3]['age']: {message}"
+    assert str(raised.value).startswith(f"examples[3]['age']: {message}")

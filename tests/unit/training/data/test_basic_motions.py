@@ -29,16 +29,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_recording_becomes_steps_of_channels(folder: Path) -> None:
+def test_recording_becomes_steps_of_channels_with_a_label_of_the_header(folder: Path) -> None:
     data = basic_motions.load()
     expected = [[[0.1, 1], [-0.2, 2], [0.3, 3]], [[4, 0.7], [5, 8], [6, 9]]]
     np.testing.assert_array_equal(data.train_motions, np.array(expected, np.float32))
     assert data.train_motions.dtype == np.float32
     np.testing.assert_array_equal(data.test_motions, data.train_motions)
-
-
-def test_labels_follow_the_header(folder: Path) -> None:
-    data = basic_motions.load()
     assert data.names == ("Sitting", "Flying")
     assert data.train_labels.tolist() == data.test_labels.tolist() == [1, 0]
 

@@ -12,9 +12,9 @@ SPEC = ImageSpec(height=4, width=4, mode="RGB", fit="cover")
 RED, BLUE = (250, 0, 0), (0, 0, 250)
 
 
-def draw(path: Path, colour: tuple[int, ...] = RED, size: tuple[int, int] = (6, 8), mode: str = "RGB") -> None:
+def draw(path: Path, colour: tuple[int, ...] = RED, mode: str = "RGB") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).convert(mode).save(path)
+    Image.new("RGB", (6, 8), colour).convert(mode).save(path)
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "clothes"
 
 
-def read(folder: Path, least: int = 2, names: tuple[str, ...] | None = None) -> picture_folder.PictureFolder:
-    return picture_folder.read(folder, SPEC, least, names)
+def read(folder: Path, names: tuple[str, ...] | None = None) -> picture_folder.PictureFolder:
+    return picture_folder.read(folder, SPEC, 2, names)
 
 
 def test_each_folder_is_a_class(folder: Path) -> None:
@@ -67,15 +67,13 @@ def test_unreadable_files_are_skipped_and_listed(folder: Path) -> None:
     assert notes.startswith("clothes/ärmellos/notes.txt: the file is not a picture; expected PNG, JPEG")
 
 
-def test_subfolders_belong_to_their_class(folder: Path) -> None:
+def test_subfolders_belong_to_their_class_and_what_is_hidden_or_loose_to_none(folder: Path) -> None:
     draw(folder / "ärmellos" / "summer" / "more.png")
-    assert read(folder).labels.tolist() == [0, 0, 1, 1, 1]
-
-
-def test_hidden_folders_and_loose_files_are_no_classes(folder: Path) -> None:
     draw(folder / ".thumbnails" / "small.png")
     draw(folder / "cover.png")
-    assert read(folder).names == ("rote Schuhe", "ärmellos")
+    found = read(folder)
+    assert found.names == ("rote Schuhe", "ärmellos")
+    assert found.labels.tolist() == [0, 0, 1, 1, 1]
 
 
 def test_classes_with_too_few_pictures_are_named(folder: Path) -> None:
@@ -83,37 +81,31 @@ def test_classes_with_too_few_pictures_are_named(folder: Path) -> None:
     (folder / "ärmellos" / "photo 1.png").write_bytes(b"")
     with pytest.raises(DatasetError) as caught:
         read(folder)
-    assert str(caught.value) == (
+    assert str(caught.value).startswith(
         f"{folder}: expected 2 or more pictures of each class that can be read, 'hats' has 0, 'ärmellos' has 1; "
-        "of 1 skipped the first is clothes/ärmellos/photo 1.png: the file is not a picture; "
-        "expected PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF"
+        "of 1 skipped the first is clothes/ärmellos/photo 1.png: the file is not a picture"
     )
 
 
-def test_one_class_is_an_error(folder: Path) -> None:
-    draw(folder / "ärmellos" / "summer" / "a.png")
-    with pytest.raises(DatasetError, match="expected a folder for each of two classes or more, found only 'summer'"):
-        read(folder / "ärmellos")
-
-
-def test_folder_without_classes_is_an_error(folder: Path) -> None:
-    with pytest.raises(DatasetError, match="expected a folder for each of two classes or more, found none"):
-        read(folder / "ärmellos")
-
-
-def test_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="none: no such folder"):
-        read(tmp_path / "none")
-
-
-def test_unprintable_class_name_is_an_error(folder: Path) -> None:
-    draw(folder / "a\nb" / "a.png")
-    with pytest.raises(DatasetError, match=r"'a\\nb' cannot be a class's name"):
-        read(folder)
+@pytest.mark.parametrize(
+    ("place", "drawn", "message"),
+    [
+        ("none", "a.png", "none: no such folder"),
+        ("photo", "photo", "photo: is a file, expected a folder"),
+        ("hats", "hats/a.png", "expected a folder for each of two classes or more, found none"),
+        ("hats", "hats/summer/a.png", "expected a folder for each of two classes or more, found only 'summer'"),
+        ("hats", "hats/a\nb/a.png", r"'a\\nb' cannot be a class's name"),
+    ],
+)
+def test_folder_without_two_classes_is_an_error(place: str, drawn: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / drawn).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / drawn).touch()
+    with pytest.raises(DatasetError, match=message):
+        read(tmp_path / place)
 
 
 def test_known_classes_are_kept(folder: Path) -> None:
-    assert read(folder, names=("rote Schuhe", "ärmellos")).labels.tolist() == [0, 0, 1, 1]
+    assert read(folder, names=("ärmellos", "rote Schuhe")).names == ("ärmellos", "rote Schuhe")
     with pytest.raises(DatasetError, match="'ärmellos' is none of the classes to train on: hats, rote Schuhe"):
         read(folder, names=("hats", "rote Schuhe"))
     with pytest.raises(DatasetError, match="'hats' has 0"):

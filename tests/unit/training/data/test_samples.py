@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from service.serving_config import Sample
@@ -45,9 +44,3 @@ def test_recordings_alone_and_in_a_row(tmp_path: Path) -> None:
 def test_class_with_one_example_gives_one_sample(tmp_path: Path) -> None:
     found = samples.pictures(tmp_path, np.zeros((1, 2, 2), np.uint8), np.array([1]), NAMES)
     assert [sample.expected for sample in found] == ["hat"]
-
-
-@pytest.mark.parametrize("given", [{}, {"file": "01.png", "instance": 1.0}])
-def test_sample_is_a_file_or_an_instance(given: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="either 'file' or 'instance'"):
-        Sample(**given)  # type: ignore[arg-type]

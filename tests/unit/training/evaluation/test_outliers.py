@@ -8,37 +8,33 @@ from service.serving_config import ImageSpec
 from training.data import Floats, Integers
 from training.evaluation import outliers
 
+AXES = np.eye(8)
 
-def clouds(count: int = 600, size: int = 8, seed: int = 0) -> tuple[Floats, Integers]:
+
+def clouds(seed: int = 0) -> tuple[Floats, Integers]:
     """Places of three classes, each about its own axis, with little spread along these three axes and hardly any
     along the others."""
     generator = np.random.default_rng(seed)
-    labels = np.arange(count) % 3
-    spread = np.where(np.arange(size) < 3, 0.3, 0.03)
-    return 5 * np.eye(size)[labels] + generator.normal(0, spread, (count, size)), labels
+    labels = np.arange(600) % 3
+    spread = np.where(np.arange(8) < 3, 0.3, 0.03)
+    return 5 * AXES[labels] + generator.normal(0, spread, (600, 8)), labels
 
 
 def test_held_out_examples_are_near_and_others_far() -> None:
     distance = outliers.fit(*clouds(seed=0))
     inside = distance(clouds(seed=1)[0])
-    between = 2.5 * (np.eye(8)[0] + np.eye(8)[1])[np.newaxis]
-    elsewhere = 5 * np.eye(8)[7][np.newaxis]
     limit = outliers.threshold(inside)
     assert (inside > limit).mean() == pytest.approx(0.01)
+    assert (distance(5 * AXES[:3]) < limit).all()
+    between, elsewhere = 2.5 * (AXES[:1] + AXES[1:2]), 5 * AXES[7:]
     assert distance(between) > 2 * limit
     assert distance(elsewhere) > 2 * limit
 
 
 def test_directions_of_little_spread_count_more() -> None:
     distance = outliers.fit(*clouds())
-    middle = 5 * np.eye(8)[:1]
-    assert distance(middle + 0.5 * np.eye(8)[7]) > 3 * distance(middle + 0.5 * np.eye(8)[1])
-
-
-def test_distance_is_to_the_nearest_class() -> None:
-    distance = outliers.fit(*clouds())
-    middles = distance(5 * np.eye(8)[:3])
-    assert (middles < outliers.threshold(distance(clouds(seed=1)[0]))).all()
+    middle = 5 * AXES[:1]
+    assert distance(middle + 0.5 * AXES[7]) > 3 * distance(middle + 0.5 * AXES[1])
 
 
 def test_constant_features_give_finite_distances() -> None:
@@ -46,15 +42,14 @@ def test_constant_features_give_finite_distances() -> None:
     features[:, 5:] = 0
     distance = outliers.fit(features, labels)
     assert np.isfinite(distance(features)).all()
-    assert distance(features + np.eye(8)[6]).min() > distance(features).max()
+    assert distance(features + AXES[6]).min() > distance(features).max()
 
 
 @pytest.mark.parametrize("features", [np.zeros((6, 4)), np.ones((6, 4)), np.ones((6, 2))])
 def test_equal_features_give_finite_distances(features: Floats) -> None:
     distance = outliers.fit(features, np.arange(6) % 2)
-    assert np.isfinite(distance(features)).all()
-    assert np.isfinite(distance(1e6 * features)).all()
-    assert np.isfinite(distance(np.zeros_like(features))).all()
+    for places in (features, 1e6 * features, np.zeros_like(features)):
+        assert np.isfinite(distance(places)).all()
 
 
 def test_more_features_than_examples() -> None:
@@ -73,24 +68,23 @@ def test_class_without_examples_has_no_centre() -> None:
     assert distance.centers.shape == (2, 8)
 
 
-def test_probe_pictures_have_the_shape_of_the_examples() -> None:
-    for shape in ((20, 28, 28), (20, 32, 32, 3)):
-        examples = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-        made = outliers.probe_pictures(examples, seed=1)
-        for pictures in made.values():
-            assert pictures.shape[1:] == shape[1:]
-            assert 0 <= pictures.min() <= pictures.max() <= 255
-        np.testing.assert_array_equal(made["inverted"], 255.0 - examples)
-        np.testing.assert_array_equal(made["upside down"][:, 0], examples[:, -1])
-        np.testing.assert_array_equal(np.sort(made["pixels in random order"][3], axis=None), np.sort(examples[3], None))
-        assert np.ptp(made["of one shade"].reshape(len(made["of one shade"]), -1), axis=1).max() == 0
+@pytest.mark.parametrize("shape", [(20, 28, 28), (20, 32, 32, 3)])
+def test_probe_pictures_have_the_shape_of_the_examples(shape: tuple[int, ...]) -> None:
+    examples = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    made = outliers.probe_pictures(examples, seed=1)
+    for pictures in made.values():
+        assert pictures.shape[1:] == shape[1:]
+        assert 0 <= pictures.min() <= pictures.max() <= 255
+    np.testing.assert_array_equal(made["inverted"], 255.0 - examples)
+    np.testing.assert_array_equal(made["upside down"][:, 0], examples[:, -1])
+    np.testing.assert_array_equal(np.sort(made["pixels in random order"][3], axis=None), np.sort(examples[3], None))
+    assert np.ptp(made["of one shade"].reshape(len(made["of one shade"]), -1), axis=1).max() == 0
 
 
 def test_probe_recordings_have_the_shape_of_the_examples() -> None:
     examples = np.random.default_rng(0).normal(3, 2, (12, 50, 6)).astype(np.float32)
     made = outliers.probe_recordings(examples, seed=1)
-    for recordings in made.values():
-        assert recordings.shape == examples.shape
+    assert {recordings.shape for recordings in made.values()} == {examples.shape}
     assert np.ptp(made["a constant"], axis=1).max() == 0
     np.testing.assert_array_equal(np.sort(made["steps in random order"], axis=1), np.sort(examples, axis=1))
     assert {tuple(step) for step in made["steps in random order"][0]} == {tuple(step) for step in examples[0]}

@@ -1,5 +1,6 @@
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,24 +12,31 @@ def nothing(version: int) -> None:
     pass
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+def export(model_dir: Path, who: str = "ours", finish: Callable[[int], None] = nothing) -> Path:
+    with staging(model_dir) as folder:
+        (folder / "variables").mkdir(mode=0o700)
+        (folder / "variables" / "data").touch(mode=0o600)
+        (folder / "variables" / "data").write_text(who)
+        return publish(folder, finish)
 
 
-def test_first_version_is_1(tmp_path: Path) -> None:
-    with staging(tmp_path / "new" / "model") as folder:
-        (folder / "saved_model.pb").write_text("graph")
-        version_dir = publish(folder, nothing)
+def read(model_dir: Path) -> dict[str, str]:
+    """Who wrote each version; nothing else is there."""
+    return {path.name: (path / "variables" / "data").read_text() for path in model_dir.iterdir()}
+
+
+def test_first_version_is_1_and_every_user_can_read_it(tmp_path: Path) -> None:
+    version_dir = export(tmp_path / "new" / "model")
     assert version_dir == tmp_path / "new" / "model" / "1"
-    assert names(version_dir.parent) == ["1"]
-    assert (version_dir / "saved_model.pb").read_text() == "graph"
+    assert read(version_dir.parent) == {"1": "ours"}
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [version_dir, *version_dir.rglob("*")]}
+    assert modes == {"1": 0o755, "variables": 0o755, "data": 0o644}
 
 
 @pytest.mark.parametrize(
     ("there", "expected"),
     [
         ([], 1),
-        (["1"], 2),
         (["1", "2", "10"], 11),
         (["3"], 4),
         (["007"], 8),
@@ -53,69 +61,46 @@ def test_loser_of_a_race_takes_the_next_number(tmp_path: Path) -> None:
     def rival_is_faster(version: int) -> None:
         seen.append(version)
         if version == 1:
-            (tmp_path / "1").mkdir()
-            (tmp_path / "1" / "saved_model.pb").write_text("the rival's")
+            export(tmp_path, "the rival")
 
-    with staging(tmp_path) as folder:
-        (folder / "saved_model.pb").write_text("ours")
-        assert publish(folder, rival_is_faster) == tmp_path / "2"
+    assert export(tmp_path, finish=rival_is_faster) == tmp_path / "2"
     assert seen == [1, 2]
-    assert (tmp_path / "1" / "saved_model.pb").read_text() == "the rival's"
-    assert (tmp_path / "2" / "saved_model.pb").read_text() == "ours"
+    assert read(tmp_path) == {"1": "the rival", "2": "ours"}
 
 
 def test_eight_exports_at_once_get_eight_numbers(tmp_path: Path) -> None:
-    start = threading.Barrier(8)
+    all_want_1 = threading.Barrier(8)
 
-    def export(which: int) -> None:
-        with staging(tmp_path) as folder:
-            (folder / "who").write_text(str(which))
-            start.wait(timeout=30)
-            publish(folder, nothing)
+    def finish(version: int) -> None:
+        if version == 1:
+            all_want_1.wait(timeout=30)
 
-    threads = [threading.Thread(target=export, args=[which]) for which in range(8)]
+    threads = [threading.Thread(target=export, args=[tmp_path, who, finish]) for who in "abcdefgh"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=30)
-    assert names(tmp_path) == [str(version) for version in range(1, 9)]
-    assert sorted((tmp_path / str(version) / "who").read_text() for version in range(1, 9)) == list("01234567")
+    found = read(tmp_path)
+    assert sorted(found) == [str(version) for version in range(1, 9)]
+    assert sorted(found.values()) == [*"abcdefgh"]
 
 
 def test_other_rename_error_is_raised(tmp_path: Path) -> None:
     def lose_the_folder(version: int) -> None:
+        (folder,) = tmp_path.iterdir()
         folder.rename(tmp_path / ".gone")
 
-    with staging(tmp_path) as folder, pytest.raises(FileNotFoundError):
-        publish(folder, lose_the_folder)
+    with pytest.raises(FileNotFoundError):
+        export(tmp_path, finish=lose_the_folder)
 
 
 @pytest.mark.parametrize("stopped_by", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_interrupted_export_leaves_nothing(stopped_by: type[BaseException], tmp_path: Path) -> None:
     def stop(version: int) -> None:
+        (folder,) = tmp_path.iterdir()
+        assert folder.name.startswith("."), "servers load it"
         raise stopped_by
 
-    def export() -> None:
-        with staging(tmp_path) as folder:
-            (folder / "variables").mkdir()
-            (folder / "variables" / "half").write_text("writ")
-            publish(folder, stop)
-
     with pytest.raises(stopped_by):
-        export()
-    assert names(tmp_path) == []
-
-
-def test_staging_folder_is_hidden(tmp_path: Path) -> None:
-    with staging(tmp_path) as folder:
-        assert folder.parent == tmp_path
-        assert folder.name.startswith(".")
-
-
-def test_every_user_can_read_a_version(tmp_path: Path) -> None:
-    with staging(tmp_path) as folder:
-        (folder / "variables").mkdir(mode=0o700)
-        (folder / "variables" / "data").touch(mode=0o600)
-        version_dir = publish(folder, nothing)
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [version_dir, *version_dir.rglob("*")]}
-    assert modes == {"1": 0o755, "variables": 0o755, "data": 0o644}
+        export(tmp_path, finish=stop)
+    assert list(tmp_path.iterdir()) == []

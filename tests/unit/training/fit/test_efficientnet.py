@@ -32,18 +32,13 @@ class Storage:
 @pytest.fixture
 def torch(monkeypatch: pytest.MonkeyPatch) -> Any:
     """As much of PyTorch as its pickles name."""
-    torch, utils = ModuleType("torch"), ModuleType("torch._utils")
-    storage = type("FloatStorage", (), {"__module__": "torch"})
-
-    def _rebuild_tensor_v2() -> None: ...
-
-    _rebuild_tensor_v2.__module__ = "torch._utils"
-    _rebuild_tensor_v2.__qualname__ = "_rebuild_tensor_v2"
-    monkeypatch.setattr(torch, "FloatStorage", storage, raising=False)
-    monkeypatch.setattr(torch, "_utils", utils, raising=False)
-    monkeypatch.setattr(utils, "_rebuild_tensor_v2", _rebuild_tensor_v2, raising=False)
+    torch: Any = ModuleType("torch")
+    torch._utils = ModuleType("torch._utils")
+    # A pickle names a class or function by its module and its name there.
+    torch.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})
+    torch._utils._rebuild_tensor_v2 = type("_rebuild_tensor_v2", (), {"__module__": "torch._utils"})
     monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setitem(sys.modules, "torch._utils", utils)
+    monkeypatch.setitem(sys.modules, "torch._utils", torch._utils)
     return torch
 
 
@@ -69,12 +64,20 @@ def read(content: bytes, folder: Path) -> efficientnet.Weights:
     return efficientnet.read_weights(path)
 
 
-def test_tensor_keeps_shape_and_order(torch: Any, tmp_path: Path) -> None:
-    by_rows = read(written(torch), tmp_path)["weight"]
-    np.testing.assert_array_equal(by_rows, VALUES.reshape(2, 3))
-    by_columns = read(written(torch, shape=(3, 2), strides=(1, 3)), tmp_path)["weight"]
-    np.testing.assert_array_equal(by_columns, VALUES.reshape(2, 3).T)
-    np.testing.assert_array_equal(read(written(torch, shape=(2,), strides=(1,), offset=4), tmp_path)["weight"], [4, 5])
+@pytest.mark.parametrize(
+    ("shape", "strides", "offset", "expected"),
+    [
+        ((2, 3), (3, 1), 0, [[0, 1, 2], [3, 4, 5]]),
+        ((3, 2), (1, 3), 0, [[0, 3], [1, 4], [2, 5]]),
+        ((2,), (1,), 4, [4, 5]),
+    ],
+    ids=["by rows", "by columns", "from an offset on"],
+)
+def test_tensor_keeps_shape_and_order(
+    shape: Any, strides: Any, offset: int, expected: Any, torch: Any, tmp_path: Path
+) -> None:
+    found = read(written(torch, shape=shape, strides=strides, offset=offset), tmp_path)
+    np.testing.assert_array_equal(found["weight"], expected)
 
 
 @pytest.mark.parametrize(

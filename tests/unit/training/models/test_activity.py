@@ -51,10 +51,9 @@ def test_altered_copies_keep_shape_and_labels() -> None:
 
 
 def test_altered_copy_is_shifted_scaled_and_noisy() -> None:
-    generator = np.random.default_rng(0)
-    recording = generator.normal(size=(1, 50, 6)).astype(np.float32)
+    recording = np.random.default_rng(0).normal(size=(1, 50, 6)).astype(np.float32)
+    shifted = np.stack([np.roll(recording[0], shift, axis=0) for shift in range(50)])
     for copy in activity.copies(recording, np.array([0]), altered=True, seed=1)[0]:
-        shifted = np.stack([np.roll(recording[0], shift, axis=0) for shift in range(50)])
         strengths = (shifted * copy).sum(axis=(1, 2)) / (recording**2).sum()
         best = strengths.argmax()
         assert 0.84 < strengths[best] < 1.16
@@ -75,9 +74,7 @@ def test_proof_has_1000_shifted_recordings() -> None:
     np.testing.assert_array_equal(inputs[40, 4:], motions[0, :-4])
 
 
-def test_most_accurate_candidate_is_chosen_then_lowest_loss(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_most_accurate_candidate_is_chosen_then_lowest_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     results = dict(zip(activity.CANDIDATES, [(0.95, 0.1), (0.975, 0.3), (0.975, 0.2), (0.9, 0.05)], strict=True))
 
     def cross_validate(candidate: Candidate, *_: object) -> activity.CrossValidation:

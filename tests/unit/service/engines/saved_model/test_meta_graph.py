@@ -4,26 +4,9 @@ import pytest
 
 from service.engines.saved_model.meta_graph import DATA_TYPES, has_variables, read_signatures, read_tags
 from service.tensors.signature import Signature, TensorSpec
+from tests.unit.service.protobufs import message, varint, whole
 
-FLOAT, STRING, RESOURCE = 1, 7, 20
-
-
-def varint(value: int) -> bytes:
-    value %= 2**64
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def number(field: int, value: int) -> bytes:
-    return varint(field << 3) + varint(value)
-
-
-def message(field: int, *parts: bytes) -> bytes:
-    content = b"".join(parts)
-    return varint(field << 3 | 2) + varint(len(content)) + content
+FLOAT, RESOURCE, QUANTISED, REFERENCE = 1, 20, 11, 101
 
 
 def entry(field: int, key: str, *value: bytes) -> bytes:
@@ -31,11 +14,11 @@ def entry(field: int, key: str, *value: bytes) -> bytes:
 
 
 def shape(*sizes: int) -> bytes:
-    return message(3, *(message(2, number(1, size), message(2, b"a dimension's name")) for size in sizes))
+    return message(3, *(message(2, whole(1, size), message(2, b"a dimension's name")) for size in sizes))
 
 
 def tensor(name: str, dtype: int, *more: bytes) -> bytes:
-    return message(1, name.encode()) + number(2, dtype) + b"".join(more)
+    return message(1, name.encode()) + whole(2, dtype) + b"".join(more)
 
 
 X = entry(1, "x", tensor("x:0", FLOAT, shape(-1, 28)))
@@ -43,8 +26,8 @@ Y = entry(2, "y", tensor("y:0", FLOAT, shape(-1)))
 METHOD = message(3, b"tensorflow/serving/predict")
 
 
-def only_signature(*definition: bytes) -> Signature | None:
-    return read_signatures(entry(5, "serving_default", *definition)).get("serving_default")
+def input_of(spec: bytes) -> TensorSpec:
+    return read_signatures(entry(5, "serving_default", entry(1, "x", spec), Y))["serving_default"].inputs["x"]
 
 
 def test_a_signature_is_read() -> None:
@@ -57,10 +40,15 @@ def test_a_signature_is_read() -> None:
     }
 
 
+def test_a_signature_may_lack_inputs_and_method() -> None:
+    y = TensorSpec("y:0", "DT_FLOAT", (-1,))
+    assert read_signatures(entry(5, "serving_default", Y)) == {"serving_default": Signature("", {}, {"y": y})}
+
+
 def test_signatures_and_tensors_are_sorted_by_name() -> None:
     inputs = b"".join(entry(1, name, tensor(f"{name}:0", FLOAT)) for name in "bca")
-    signatures = read_signatures(entry(5, "z", Y) + entry(5, "a", inputs, Y))
-    assert list(signatures) == ["a", "z"]
+    signatures = read_signatures(entry(5, "größe", Y) + entry(5, "a", inputs, Y))
+    assert list(signatures) == ["a", "größe"]
     assert list(signatures["a"].inputs) == ["a", "b", "c"]
 
 
@@ -77,31 +65,18 @@ def test_unknown_fields_are_skipped() -> None:
         (shape(), ()),
         (shape(0), (0,)),
         (shape(-1, 2**40, 3), (-1, 2**40, 3)),
-        (message(3, number(3, 1)), None),
-        (message(3, number(3, 0)), ()),
+        (message(3, whole(3, 1)), None),
+        (message(3, whole(3, 0)), ()),
     ],
     ids=["left out", "a scalar", "zero", "free and long", "of unknown rank", "of known rank"],
 )
 def test_every_shape_is_read(field: bytes, expected: object) -> None:
-    signature = only_signature(entry(1, "x", tensor("x:0", FLOAT, field)), Y)
-    assert signature is not None
-    assert signature.inputs["x"].shape == expected
+    assert input_of(tensor("x:0", FLOAT, field)).shape == expected
 
 
 @pytest.mark.parametrize("dtype", DATA_TYPES)
 def test_every_type_is_read(dtype: int) -> None:
-    signature = only_signature(entry(1, "x", tensor("x:0", dtype)), Y)
-    assert signature is not None
-    assert signature.inputs["x"].dtype == DATA_TYPES[dtype]
-
-
-def test_names_are_utf8() -> None:
-    signatures = read_signatures(entry(5, "größe", entry(1, "尺", tensor("x:0", FLOAT)), Y))
-    assert list(signatures["größe"].inputs) == ["尺"]
-
-
-def test_a_signature_may_lack_inputs_and_method() -> None:
-    assert only_signature(Y) == Signature("", {}, {"y": TensorSpec("y:0", "DT_FLOAT", (-1,))})
+    assert input_of(tensor("x:0", dtype)).dtype == DATA_TYPES[dtype]
 
 
 @pytest.mark.parametrize(
@@ -109,18 +84,18 @@ def test_a_signature_may_lack_inputs_and_method() -> None:
     [
         tensor("NoOp", 0),
         message(1, b"NoOp"),
-        number(2, FLOAT) + message(4, b"coo_sparse"),
-        number(2, FLOAT) + message(5, b"composite_tensor"),
+        whole(2, FLOAT) + message(4, b"coo_sparse"),
+        whole(2, FLOAT) + message(5, b"composite_tensor"),
         tensor("x:0", RESOURCE),
-        tensor("x:0", 11),
-        tensor("x:0", 101),
+        tensor("x:0", QUANTISED),
+        tensor("x:0", REFERENCE),
         b"",
     ],
     ids=["initialiser", "no type", "sparse", "composite", "resource", "quantised", "reference", "empty"],
 )
 @pytest.mark.parametrize("field", [1, 2])
 def test_signatures_with_other_tensors_are_left_out(odd: bytes, field: int) -> None:
-    assert only_signature(X, Y, entry(field, "odd", odd)) is None
+    assert read_signatures(entry(5, "serving_default", X, Y, entry(field, "odd", odd))) == {}
 
 
 @pytest.mark.parametrize(
@@ -131,9 +106,9 @@ def test_signatures_with_other_tensors_are_left_out(odd: bytes, field: int) -> N
         b"\x2a\xff",
         b"\xff" * 11,
         b"\x2b",
-        number(5, 1),
-        message(5, message(1, b"name"), number(2, 1)),
-        message(5, number(1, 1)),
+        whole(5, 1),
+        message(5, message(1, b"name"), whole(2, 1)),
+        message(5, whole(1, 1)),
         message(5, message(1, b"\xff")),
         entry(5, "a", entry(1, "x", message(2, b"type"), message(1, b"x:0"))),
     ],
@@ -144,23 +119,24 @@ def test_invalid_bytes_are_rejected(broken: bytes) -> None:
 
 
 def test_truncated_bytes_are_read_or_rejected() -> None:
-    whole = entry(5, "serving_default", X, Y, METHOD) + message(2, b"graph")
-    for length in range(len(whole)):
+    graph = entry(5, "serving_default", X, Y, METHOD) + message(2, b"graph")
+    for length in range(len(graph)):
         with suppress(ValueError):
-            assert len(read_signatures(whole[:length])) <= 1
+            assert len(read_signatures(graph[:length])) <= 1
 
 
-def test_a_graph_with_a_saver_has_variables() -> None:
-    assert has_variables(message(2, b"graph") + message(3, b"saver"))
-    assert has_variables(message(3))
-    assert not has_variables(message(2, b"graph"))
+@pytest.mark.parametrize(
+    ("graph", "has"),
+    [(message(2, b"graph") + message(3, b"saver"), True), (message(3), True), (message(2, b"graph"), False)],
+)
+def test_a_graph_with_a_saver_has_variables(graph: bytes, has: bool) -> None:
+    assert has_variables(graph) is has
 
 
 def test_tags_are_read_by_graph() -> None:
     def graph(*tags: bytes) -> bytes:
         return message(2, message(1, message(5, b"2.21.0"), *(message(4, tag) for tag in tags)), message(2, b"graph"))
 
-    assert read_tags(number(1, 1) + graph(b"serve", b"gpu") + graph(b"train")) == [["serve", "gpu"], ["train"]]
-    assert read_tags(graph()) == [[]]
-    assert read_tags(message(2, message(2, b"graph"))) == [[]]
+    assert read_tags(whole(1, 1) + graph(b"serve", b"gpu") + graph(b"train")) == [["serve", "gpu"], ["train"]]
+    assert read_tags(graph() + message(2, message(2, b"graph"))) == [[], []]
     assert read_tags(b"") == []

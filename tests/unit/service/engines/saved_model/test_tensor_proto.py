@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from service.engines.saved_model.tensor_proto import read_tensor
 from tests.unit.service.protobufs import message, tensor, varint, whole
 
-FLOAT, DOUBLE, INT32, STRING, INT64, BOOL, HALF, UINT64 = 1, 2, 3, 7, 9, 10, 19, 23
+FLOAT, DOUBLE, INT32, UINT8, STRING, INT64, BOOL, HALF, UINT64 = 1, 2, 3, 4, 7, 9, 10, 19, 23
 
 
 @pytest.mark.parametrize(
@@ -28,36 +28,30 @@ FLOAT, DOUBLE, INT32, STRING, INT64, BOOL, HALF, UINT64 = 1, 2, 3, 7, 9, 10, 19,
         (tensor(FLOAT, (2, 2), message(5, struct.pack("<f", 4))), np.full((2, 2), 4, np.float32)),
         (tensor(FLOAT, (), message(5, struct.pack("<f", 4))), np.array(4, np.float32)),
         (tensor(FLOAT, (0, 3)), np.zeros((0, 3), np.float32)),
+        (tensor(STRING, (2,), message(8, b"shirt"), message(8, b"\xff")), np.array([b"shirt", b"\xff"], object)),
     ],
 )
-def test_numbers_are_read(content: bytes, expected: Any) -> None:
+def test_values_are_read(content: bytes, expected: Any) -> None:
     array = read_tensor(memoryview(content))
-    assert array.dtype == expected.dtype
-    assert array.shape == expected.shape
+    assert (array.dtype, array.shape) == (expected.dtype, expected.shape)
     assert array.tolist() == expected.tolist()
-
-
-def test_strings_are_bytes() -> None:
-    array = read_tensor(memoryview(tensor(STRING, (2,), message(8, b"shirt"), message(8, b"\xff"))))
-    assert (array.dtype, array.tolist()) == (np.dtype(object), [b"shirt", b"\xff"])
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (tensor(FLOAT, (2,)), "shape (2,) holds 0 values"),
-        (tensor(FLOAT, (1,), message(5, struct.pack("<2f", 1, 2))), "shape (1,) holds 2 values"),
-        (tensor(FLOAT, (-1,)), "shape (-1,) cannot be read"),
+        (tensor(FLOAT, (2,)), r"shape \(2,\) holds 0 values"),
+        (tensor(FLOAT, (1,), message(5, struct.pack("<2f", 1, 2))), r"shape \(1,\) holds 2 values"),
+        (tensor(FLOAT, (-1,)), r"shape \(-1,\) cannot be read"),
         (tensor(99, (1,)), "type unknown"),
-        (tensor(4, (1,), whole(7, 300)), "out of its range"),
+        (tensor(UINT8, (1,), whole(7, 300)), "out of its range"),
         (tensor(FLOAT, (1,), message(5, b"\0\0\0")), "buffer size must be a multiple"),
         (b"\x0a\x05", "ends in the middle of a field"),
     ],
 )
 def test_a_mismatch_is_rejected(content: bytes, words: str) -> None:
-    with pytest.raises(ValueError, match=r".*") as raised:
+    with pytest.raises(ValueError, match=words):
         read_tensor(memoryview(content))
-    assert words in str(raised.value)
 
 
 @given(st.binary(max_size=40))

@@ -11,9 +11,7 @@ from service.engines.tensorflow.op_libraries import main, missing_op
     ("op", "whose"),
     [
         ("CaseFoldUTF8", "the package tensorflow-text brings it"),
-        ("TFText>RoundRobinTrim", "the package tensorflow-text brings it"),
         ("SimpleMLInferenceOpWithHandle", "the package tensorflow-decision-forests brings it"),
-        ("Addons>ImageProjectiveTransformV3", "the package tensorflow-addons brings it"),
         ("Frobnicate", "TensorFlow itself does not have it"),
     ],
 )

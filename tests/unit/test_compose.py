@@ -1,0 +1,154 @@
+"""The compose file, monitoring/, deploy/nginx.conf and the Dockerfile fit together and fit the service."""
+
+import re
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.server import connection
+from service.settings import Settings, variable
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = Settings()
+DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
+NGINX = (ROOT / "deploy/nginx.conf").read_text()
+LISTENS_FOR_HEALTH, LISTENS_FOR_CLIENTS = re.findall(r"^\s*listen ([\d.:]+)", NGINX, re.MULTILINE)
+
+
+def load_yaml(path: str) -> Any:
+    return yaml.safe_load((ROOT / path).read_text())
+
+
+COMPOSE = load_yaml("docker-compose.yml")["services"]
+PROMETHEUS = load_yaml("monitoring/prometheus.yml")
+
+
+def directive(name: str) -> str:
+    """Of nginx."""
+    (value,) = re.findall(rf"^\s*{name} ([^;{{]+);", NGINX, re.MULTILINE)
+    return str(value)
+
+
+def mounts(service: str) -> dict[str, Path]:
+    """Folders and files of the repository by their path in a compose service's container."""
+    volumes = COMPOSE[service]["volumes"]
+    # A path that a variable can replace: the one that is there without it.
+    plain = [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume) for volume in volumes if isinstance(volume, str)]
+    parts = [volume.split(":") for volume in plain]
+    return {part[1]: ROOT / part[0] for part in parts if part[0].startswith("./")}
+
+
+def test_balancer_reaches_the_service() -> None:
+    name, port = directive("server").split()[0].split(":")
+    assert COMPOSE[name]["expose"] == [port] == [str(SETTINGS.port)]
+    assert COMPOSE["balancer"]["ports"] == [f"${{SERVING_PORT:-{port}}}:{LISTENS_FOR_CLIENTS}"]
+    assert "ports" not in COMPOSE["service"]
+
+
+def test_balancers_health_check_is_of_nginx_itself() -> None:
+    assert COMPOSE["balancer"]["healthcheck"]["test"][-1] == f"http://{LISTENS_FOR_HEALTH}"
+    assert LISTENS_FOR_HEALTH.startswith("127.0.0.1:")
+
+
+def test_replicas_are_resolved_all_the_time() -> None:
+    assert "resolve" in directive("server").split()
+    assert "valid=1s" in directive("resolver").split()
+
+
+def test_balancers_timeouts_and_limits_are_those_of_the_service() -> None:
+    assert directive("client_header_timeout") == f"{connection.HEAD_SECONDS}s"
+    assert directive("client_body_timeout") == f"{connection.BODY_SECONDS}s"
+    assert directive("send_timeout") == f"{connection.WRITE_SECONDS}s"
+    assert COMPOSE["balancer"]["environment"] == {
+        "BODY_BYTES": f"${{SERVING_MAX_BODY_BYTES:-{SETTINGS.max_body_bytes}}}",
+        "KEEP_ALIVE_SECONDS": f"${{SERVING_KEEP_ALIVE_SECONDS:-{SETTINGS.keep_alive_seconds}}}",
+        "REQUEST_MS": f"${{SERVING_REQUEST_TIMEOUT_MS:-{SETTINGS.request_timeout_ms}}}",
+    }
+
+
+def test_idle_connections_are_closed_before_the_service_does() -> None:
+    to_replicas, to_clients = re.findall(r"keepalive_timeout (.+?);", COMPOSE["balancer"]["command"][-1])
+    assert to_replicas == "$$((KEEP_ALIVE_SECONDS * 800))ms"
+    assert to_clients == "$${KEEP_ALIVE_SECONDS}s"
+
+
+@pytest.mark.parametrize(
+    ("service", "draining"),
+    [
+        ("service", SETTINGS.shutdown_seconds),
+        ("balancer", int(directive("worker_shutdown_timeout").removesuffix("s"))),
+    ],
+)
+def test_grace_period_is_longer_than_draining(service: str, draining: int) -> None:
+    assert int(COMPOSE[service]["stop_grace_period"].removesuffix("s")) > draining
+
+
+def test_prometheus_scrapes_all_replicas() -> None:
+    (job,) = [job for job in PROMETHEUS["scrape_configs"] if job["job_name"] == "fitting-room"]
+    (found,) = job["dns_sd_configs"]
+    (name,) = found["names"]
+    assert (found["type"], COMPOSE[name]["expose"]) == ("A", [str(found["port"])])
+
+
+def test_prometheus_follows_the_port_for_operations() -> None:
+    (script,) = COMPOSE["prometheus"]["entrypoint"][2:]
+    (replaced,) = re.findall('"s/(.+?)/', script)
+    assert (ROOT / "monitoring/prometheus.yml").read_text().count(replaced) == 1
+    (beside,) = PROMETHEUS["rule_files"]
+    assert f"/etc/prometheus/{beside} /tmp" in script
+
+
+def test_prometheus_finds_its_rules_and_the_alertmanager() -> None:
+    for name in ("prometheus.yml", *PROMETHEUS["rule_files"]):
+        assert mounts("prometheus")[f"/etc/prometheus/{name}"] == ROOT / "monitoring" / name
+    (alertmanagers,) = PROMETHEUS["alerting"]["alertmanagers"]
+    (target,) = alertmanagers["static_configs"][0]["targets"]
+    host, port = target.split(":")
+    assert COMPOSE[host]["ports"] == [f"127.0.0.1:${{ALERTMANAGER_PORT:-9093}}:{port}"]
+    assert mounts(host)["/etc/alertmanager/alertmanager.yml"] == ROOT / "monitoring/alertmanager.yml"
+
+
+def test_grafana_finds_prometheus_its_provisioning_and_dashboards() -> None:
+    (source,) = load_yaml("monitoring/grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    assert source["jsonData"]["timeInterval"] == PROMETHEUS["global"]["scrape_interval"]
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = load_yaml("monitoring/grafana/provisioning/dashboards/files.yml")["providers"]
+    mounted = mounts("grafana")
+    assert mounted["/etc/grafana/provisioning"] == ROOT / "monitoring/grafana/provisioning"
+    assert mounted[provider["options"]["path"]] == ROOT / "monitoring/grafana/dashboards"
+    home = Path(COMPOSE["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert (mounted[str(home.parent)] / home.name).is_file()
+
+
+def test_mounts_exist_and_are_read_only() -> None:
+    for name, service in COMPOSE.items():
+        assert all(path.exists() for path in mounts(name).values()), name
+        for volume in service["volumes"]:
+            if isinstance(volume, dict):
+                assert volume["read_only"] is True
+            elif not re.match(r"[a-z-]+-data:", volume):
+                assert volume.endswith(":ro"), volume
+
+
+def test_compose_and_image_set_existing_settings() -> None:
+    names = {variable(spec) for spec in fields(Settings)}
+    assert {name for name in COMPOSE["service"]["environment"] if not name.startswith("OTEL_")} <= names
+    names |= {name for spec in fields(Settings) for name in spec.metadata["aliases"]}
+    assert set(re.findall(r"\b((?:SERVING|MODEL)_[A-Z_]+)=", DOCKERFILE)) <= names
+
+
+def test_image_has_the_projects_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"ARG VERSION={project['version']}\n" in DOCKERFILE
+
+
+def test_images_are_pinned() -> None:
+    images = [service["image"] for service in COMPOSE.values() if "build" not in service]
+    images += re.findall(r"^FROM (\S+:\S+)", DOCKERFILE, re.MULTILINE)
+    assert {image.partition(":")[0] for image in images} >= {"python", "nginx", "prom/prometheus", "grafana/grafana"}
+    for image in images:
+        assert re.fullmatch(r"[a-z]+(/[a-z]+)?:v?\d+\.\d+[\w.-]*", image), image
