@@ -101,12 +101,6 @@ def save_mean(path: Path) -> None:
     save(path, lambda x: {"double": 2.0 * x, "mean": tf.reduce_mean(x)}, spec("x"))
 
 
-def save_colour(path: Path) -> None:
-    """Takes pictures by its shape alone: the mean of each channel."""
-    picture = spec("picture", tf.uint8, [None, 8, 8, 3])
-    save(path, lambda picture: {"mean": tf.reduce_mean(tf.cast(picture, tf.float32), axis=[1, 2])}, picture)
-
-
 def save_one_row(path: Path) -> None:
     """y = x / 2 + 2, of one row as its signature says, and of any as its graph does."""
     save(path, lambda x: {"y": x / 2.0 + 2.0}, spec("x", shape=[1]))
@@ -127,7 +121,6 @@ def save_kinds(models: Path) -> None:
         "examples": save_examples,
         "logarithm": save_logarithm,
         "mean": save_mean,
-        "colour": save_colour,
         "one_row": save_one_row,
     }.items():
         save_kind(models / kind / "1")
@@ -142,27 +135,6 @@ def save_counter(path: Path) -> None:
     """Answers each row with how often it was run, this time included."""
     calls = tf.Variable(0.0)
     save(path, lambda x: {"call": tf.zeros_like(x) + calls.assign_add(1.0)}, spec("x"), holds=calls)
-
-
-def save_endless(path: Path, least_rounds: int = 0) -> None:
-    """Goes round a loop as often as its input says, about a million times a second, and at least so often."""
-
-    def answer(rounds: Any) -> Any:
-        last = tf.reduce_max(rounds) + float(least_rounds)
-        gone = tf.while_loop(lambda gone: gone < last, lambda gone: (gone + 1.0,), (tf.constant(0.0, tf.float64),))
-        return {"gone": tf.zeros_like(rounds) + gone}
-
-    save(path, answer, spec("rounds", tf.float64))
-
-
-def save_abort(path: Path) -> None:
-    """Ends the process that runs it, by an op of TensorFlow's own."""
-
-    def answer(x: Any) -> Any:
-        with tf.control_dependencies([tf.raw_ops.Abort(error_msg="boom", exit_without_error=False)]):
-            return {"y": tf.identity(x)}
-
-    save(path, answer, spec("x"))
 
 
 # What few have

@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,17 @@ class Answer:
         return json.loads(self.body)
 
 
+def ask(port: int, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Answer:
+    """A GET without a body, a POST with one: bytes as they are, anything else as JSON."""
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, dict(headers or {}))
+    try:
+        with urllib.request.urlopen(request, timeout=DEADLINE_SECONDS) as response:
+            return Answer(response.status, response.read(), dict(response.headers))
+    except urllib.error.HTTPError as error:
+        return Answer(error.code, error.read(), dict(error.headers))
+
+
 @dataclass(frozen=True)
 class Server:
     """`operations_port`: where health and metrics are; the main one, unless they have one of their own."""
@@ -56,16 +69,7 @@ class Server:
         headers: Mapping[str, str] | None = None,
         port: int | None = None,
     ) -> Answer:
-        """A GET without a body, a POST with one: bytes as they are, anything else as JSON."""
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        url = f"http://127.0.0.1:{port or self.port}{path}"
-        request = urllib.request.Request(url, data, dict(headers or {}))
-        request.add_header("Content-Type", content_type)
-        try:
-            with urllib.request.urlopen(request, timeout=DEADLINE_SECONDS) as response:
-                return Answer(response.status, response.read(), dict(response.headers))
-        except urllib.error.HTTPError as error:
-            return Answer(error.code, error.read(), dict(error.headers))
+        return ask(port or self.port, path, body, {"Content-Type": content_type, **(headers or {})})
 
     def statuses(self, path: str = PREDICT, times: int = 20, headers: Mapping[str, str] | None = None) -> set[int]:
         """Of POST requests with TEN, each on a connection of its own: any worker may answer."""
@@ -104,7 +108,19 @@ def wait_for(condition: Callable[[], bool], failure: Callable[[], str]) -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not condition():
         assert time.monotonic() < deadline, failure()
-        time.sleep(0.05)
+        time.sleep(0.02)
+
+
+@contextmanager
+def in_a_thread(server: ThreadingHTTPServer) -> Iterator[None]:
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def free_port() -> int:

@@ -25,7 +25,6 @@ from tests.integration.server import (
 )
 
 BODY = json.dumps(TEN).encode()
-ROWS = 900_000
 MAX_BODY_BYTES = 8_000_000
 
 # They are no settings, and a minute is too long for a test.
@@ -37,6 +36,22 @@ for timeout in Timeout:
 
 # A socket in repair mode is closed without a word to the other side (linux/tcp.h).
 TCP_REPAIR = 19
+
+
+def head(length: int) -> bytes:
+    return f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+# Its answer is longer than what the sockets of both sides hold.
+LONG_BODY = json.dumps({"instances": [1.23456] * 900_000}, separators=(",", ":")).encode()
+STAGES = {
+    "nothing": b"",
+    "half a head": b"POST /v1/mod",
+    "a head": head(100),
+    "half a body": head(100) + b"[" * 50,
+    "a request": head(len(BODY)) + BODY,
+    "a request with a long answer": head(len(LONG_BODY)) + LONG_BODY,
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,81 +74,38 @@ def connect(server: Server) -> socket.socket:
     return client
 
 
-def head(length: int) -> bytes:
-    return f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+def leave(client: socket.socket, how: str) -> None:
+    if how == "vanish":
+        try:
+            client.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+        except PermissionError:
+            pytest.skip("needs the right to vanish (CAP_NET_ADMIN)")
+    elif how == "reset":
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if how != "stay silent":
+        client.close()
 
 
-def long_request() -> bytes:
-    """Its answer is longer than what the sockets of both sides hold."""
-    body = json.dumps({"instances": [1.23456] * ROWS}, separators=(",", ":")).encode()
-    return head(len(body)) + body
-
-
-def port_of(client: socket.socket) -> int:
-    return int(client.getsockname()[1])
-
-
-def wait_until_disconnected(server: Server, ports: dict[int, str]) -> None:
-    """The clients at these ports, told by what they had sent; others are answered in the meantime."""
+@pytest.mark.parametrize("how", ["stay silent", "vanish", "close", "reset"])
+def test_clients_that_fall_silent_or_leave_are_forgotten(server: Server, how: str) -> None:
+    """At any stage of a request; others are answered meanwhile."""
     (worker,) = workers(server)
+    ports: dict[int, str] = {}
 
     def left() -> list[str]:
         assert server.request(PREDICT, TEN).status == 200
         return [ports[port] for port in ports.keys() & clients_of(worker)]
 
-    wait_for(lambda: not left(), lambda: f"still connected: {left()}")
-    assert "Traceback" not in server.log.read_text()
-
-
-STAGES = {
-    "nothing": b"",
-    "half a head": b"POST /v1/mod",
-    "a head": head(100),
-    "half a body": head(100) + b"[" * 50,
-    "a request": head(len(BODY)) + BODY,
-    "a request with a long answer": long_request(),
-}
-
-
-def test_silent_clients_are_cut_off(server: Server) -> None:
     with ExitStack() as stack:
-        ports = {}
         for stage, sent in STAGES.items():
             client = stack.enter_context(connect(server))
-            client.sendall(sent)
-            ports[port_of(client)] = stage
-        wait_until_disconnected(server, ports)
-
-
-def test_clients_that_vanish_without_a_word_are_cut_off(server: Server) -> None:
-    ports = {}
-    for stage, sent in STAGES.items():
-        client = connect(server)
-        client.sendall(sent)
-        ports[port_of(client)] = stage
-        try:
-            client.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
-        except PermissionError:
-            pytest.skip("needs the right to vanish (CAP_NET_ADMIN)")
-        finally:
-            client.close()
-    wait_until_disconnected(server, ports)
-
-
-@pytest.mark.parametrize("how", ["close", "reset"])
-def test_clients_that_leave_do_no_harm(server: Server, how: str) -> None:
-    ports = {}
-    for stage, sent in STAGES.items():
-        for _ in range(5):
-            client = connect(server)
-            ports[port_of(client)] = stage
-            # On a busy machine it may be cut off before it has sent all. It leaves all the same.
+            ports[client.getsockname()[1]] = stage
+            # On a busy machine it may be cut off before it has sent all.
             with suppress(ConnectionError):
                 client.sendall(sent)
-            if how == "reset":
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            client.close()
-    wait_until_disconnected(server, ports)
+            leave(client, how)
+        wait_for(lambda: not left(), lambda: f"still connected: {left()}")
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_clients_that_send_a_byte_now_and_then_are_cut_off_and_hold_nobody_up(server: Server) -> None:
@@ -164,8 +136,8 @@ def open_connections(server: Server, count: int, stack: ExitStack) -> list[socke
     return [stack.enter_context(socket.create_connection(address, DEADLINE_SECONDS)) for _ in range(count)]
 
 
-def ask(client: socket.socket) -> bytes:
-    """The answer's head and body; what came, where the connection ended."""
+def answer_to(client: socket.socket) -> bytes:
+    """Head and body; what came, where the connection ended."""
     try:
         client.sendall(head(len(BODY)) + BODY)
         return client.recv(65536)
@@ -173,8 +145,8 @@ def ask(client: socket.socket) -> bytes:
         return b""
 
 
-def test_thousand_idle_connections_keep_nobody_out(models: Path, tmp_path: Path) -> None:
-    with running(models, tmp_path / "log") as server, ExitStack() as stack:
+def test_thousand_idle_connections_keep_nobody_out(server: Server) -> None:
+    with ExitStack() as stack:
         open_connections(server, 1000, stack)
         assert server.request(PREDICT, TEN).status == 200
 
@@ -184,16 +156,18 @@ def test_process_takes_no_more_connections_than_it_may_open_files(models: Path, 
         (worker,) = workers(server)
         with ExitStack() as stack:
             (first,) = open_connections(server, 1, stack)
-            assert ask(first).startswith(b"HTTP/1.1 200")
+            assert answer_to(first).startswith(b"HTTP/1.1 200")
             most = max(int(file.name) for file in Path(f"/proc/{worker.pid}/fd").iterdir()) + 20
             resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (most, most))
             # No limit that it knows of: it cannot open what it has accepted.
             many = open_connections(server, 100, stack)
-            assert {ask(client)[:12] for client in many} == {b"HTTP/1.1 200", b""}
-            assert ask(first).startswith(b"HTTP/1.1 200")
+            assert {answer_to(client)[:12] for client in many} == {b"HTTP/1.1 200", b""}
+            assert answer_to(first).startswith(b"HTTP/1.1 200")
             for client in many:
                 client.close()
-            server.wait_for(lambda: ask(*open_connections(server, 1, stack)).startswith(b"HTTP/1.1 200"), "no way back")
+            server.wait_for(
+                lambda: answer_to(*open_connections(server, 1, stack)).startswith(b"HTTP/1.1 200"), "no way back"
+            )
             assert workers(server) == [worker]
             assert "Traceback" not in server.log.read_text()
         # A worker that begins has the limit from the beginning, and knows it.
@@ -207,10 +181,10 @@ def test_process_takes_no_more_connections_than_it_may_open_files(models: Path, 
         with ExitStack() as stack:
             idle = open_connections(server, 100, stack)
             (further,) = open_connections(server, 1, stack)
-            answer = ask(further)
+            answer = answer_to(further)
             assert answer.startswith(b"HTTP/1.1 503")
             assert b"retry-after: 1" in answer
-            assert all(ask(client).startswith(b"HTTP/1.1 200") for client in idle)
+            assert all(answer_to(client).startswith(b"HTTP/1.1 200") for client in idle)
         refused = 'serving_rejected_total{reason="too_many_connections"}'
         server.wait_for(lambda: server.sample(refused) >= 1, "it is not counted")
         server.wait_for(lambda: server.sample("serving_connections") == 1, "some are counted that are none any more")

@@ -4,20 +4,19 @@ import json
 import re
 import shlex
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.server import Server
+from tests.integration.server import ROOT, Server
 
-ROOT = Path(__file__).parents[2]
 EXAMPLES = [
     pytest.param(command, answer, id=f"{name}: {command[:60]}")
     for name in ("README.md", "docs/api.md")
     for block in re.findall(r"^```console\n(.*?)^```", (ROOT / name).read_text(), re.MULTILINE | re.DOTALL)
     for command, answer in re.findall(r"^\$ (.+)\n(.+)\n", block, re.MULTILINE)
 ]
+assert len(EXAMPLES) >= 10
 
 
 def close(value: Any) -> Any:
@@ -29,12 +28,8 @@ def close(value: Any) -> Any:
     return pytest.approx(value, rel=0.02, abs=1e-3) if isinstance(value, float) else value
 
 
-def test_there_are_examples() -> None:
-    assert len(EXAMPLES) >= 10
-
-
 @pytest.mark.parametrize(("command", "answer"), EXAMPLES)
-def test_an_example_of_the_docs_answers_as_printed(server: Server, command: str, answer: str) -> None:
+def test_example_of_the_docs_answers_as_printed(server: Server, command: str, answer: str) -> None:
     arguments = shlex.split(command.replace("127.0.0.1:8501", f"127.0.0.1:{server.port}"))
     output = subprocess.run(arguments, cwd=ROOT, capture_output=True, check=True).stdout
     assert json.loads(output) == close(json.loads(answer))

@@ -1,18 +1,14 @@
-"""Workers that are killed, versions that kill them, disks that are full, files that vanish, a clock that jumps."""
+"""Workers that are killed, versions that kill them or hang, disks that are full, a clock that jumps."""
 
 import http.client
 import json
 import os
 import resource
 import shutil
-import signal
 import socket
-import threading
-import time
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -28,9 +24,7 @@ from tests.integration.server import (
     Server,
     at_start_of_python,
     clients_of,
-    is_answered_by,
     running,
-    wait_for,
     workers,
 )
 
@@ -38,17 +32,20 @@ DIED_OF_IT = "worker processes died of it"
 MEMORY = 600 * 2**20
 THIRTEEN = {"instances": [13.0]}
 
-# A file with a model's name says what its version 2 does, and when: "segfault load".
+# A file with a model's name says what its version 2 does, and when: "segfault load", or "hang request" as long as the
+# file is there. The event loop does not run a model whose name begins with "slow".
 FAULTS = """
 import ctypes, os, time
 import service.engines.loading as loading
+from service.inference import loop_watchdog
 really = loading.load_engine
+loop_watchdog.POLL_SECONDS = float(os.environ.get("POLL_SECONDS", loop_watchdog.POLL_SECONDS))
 def take_all_memory():
     hoard = []
     while True:
         hoard.append(b"x" * 2**24)
 ways = {"segfault": lambda: ctypes.string_at(0), "abort": os.abort, "exit": lambda: os._exit(0)}
-ways |= {"memory": take_all_memory, "slow": lambda: time.sleep(0.01)}
+ways |= {"memory": take_all_memory, "hang": lambda: time.sleep(0.01)}
 def fault(model, when):
     file = os.path.join(os.environ["FAULTS"], model)
     while os.path.exists(file):
@@ -60,8 +57,10 @@ def fault(model, when):
 class Engine:
     def __init__(self, engine, model):
         self.engine, self.model = engine, model
-        self.name, self.signatures, self.runs_on_caller = engine.name, engine.signatures, engine.runs_on_caller
+        self.name, self.signatures, self.is_slow = engine.name, engine.signatures, model.startswith("slow")
+        self.runs_on_caller = not self.is_slow
     def run(self, signature, inputs):
+        time.sleep(0.005 * self.is_slow)
         if 13.0 in next(iter(inputs.values())):
             fault(self.model, "request")
         return self.engine.run(signature, inputs)
@@ -96,100 +95,57 @@ def service(tmp_path_factory: pytest.TempPathFactory, faults: Path) -> Iterator[
         yield server
 
 
-def wait_until_replaced(server: Server, *gone: psutil.Process) -> None:
-    server.wait_for(lambda: len(set(workers(server)) - set(gone)) == 2, "it is not replaced")
+def kill_one(server: Server) -> None:
+    """Until another has taken its place."""
+    victim = workers(server)[0]
+    victim.kill()
+    server.wait_for(lambda: len({*workers(server)} - {victim}) == 2, "it is not replaced")
     server.wait_until_all_workers_answer(2)
 
 
 # Workers that are killed
 
 
-@dataclass
-class Load:
-    """Clients that ask without a pause, each on one connection as long as it lives. `failed`: when connections that
-    broke with a request on its way were made, and by which port."""
-
-    model: Model
-    answered: int = 0
-    failed: list[tuple[float, int]] = field(default_factory=list)
-    other_statuses: list[int] = field(default_factory=list)
-    _stopped: bool = False
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def ask_until_stopped(self) -> None:
-        while not self._stopped:
-            connection = http.client.HTTPConnection("127.0.0.1", self.model.server.port, timeout=DEADLINE_SECONDS)
-            made, port = time.monotonic(), 0
-            try:
-                connection.connect()
-                port = connection.sock.getsockname()[1]
-                while not self._stopped:
-                    connection.request("POST", f"{self.model.path}:predict", json.dumps(TEN))
-                    response = connection.getresponse()
-                    response.read()
-                    with self._lock:
-                        if response.status == 200:
-                            self.answered += 1
-                        else:
-                            self.other_statuses.append(response.status)
-            except (OSError, http.client.HTTPException):
-                with self._lock:
-                    self.failed.append((made, port))
-            finally:
-                connection.close()
-
-    @contextmanager
-    def running(self, clients: int) -> Iterator[None]:
-        threads = [threading.Thread(target=self.ask_until_stopped) for _ in range(clients)]
-        for thread in threads:
-            thread.start()
-        try:
-            self.wait_for_more(20 * clients)
-            yield
-        finally:
-            self._stopped = True
-            for thread in threads:
-                thread.join()
-
-    def wait_for_more(self, answers: int) -> None:
-        enough = self.answered + answers
-        wait_for(lambda: self.answered >= enough, lambda: f"{self.answered} answers, {len(self.failed)} failed")
-
-
-def test_killed_worker_loses_what_it_was_answering_and_nothing_else(model: Model) -> None:
+def test_killed_worker_loses_its_own_connections_and_no_counts(model: Model) -> None:
     server = model.server
     model.publish(1)
     model.wait_for_state(1)
-    load = Load(model)
-    counted: list[float] = []
-    with load.running(16):
-        victim, other = workers(server)
-        # A connection that is not accepted yet is nobody's.
-        server.wait_for(lambda: len(clients_of(victim) | clients_of(other)) >= 16, "not all are accepted")
-        lost = clients_of(victim)
-        assert load.failed == []
-        killed = time.monotonic()
+    victim = workers(server)[0]
+
+    def status(connection: http.client.HTTPConnection) -> int:
+        connection.request("POST", f"{model.path}:predict", json.dumps(TEN))
+        with connection.getresponse() as response:
+            response.read()
+            return response.status
+
+    with ExitStack() as stack:
+        clients = {}
+        for _ in range(16):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE_SECONDS)
+            stack.callback(connection.close)
+            assert status(connection) == 200
+            clients[connection.sock.getsockname()[1]] = connection
+        lost = clients.keys() & clients_of(victim)
         victim.kill()
         victim.wait(DEADLINE_SECONDS)
-        gone = time.monotonic()
-        server.wait_for(lambda: set(workers(server)) - {victim, other} != set(), "it is not replaced")
-        (new,) = set(workers(server)) - {victim, other}
-        server.wait_for(lambda: is_answered_by(new, server.port), "the new worker does not answer")
-        load.wait_for_more(200)
-        counted += [model.requests(1) for _ in range(20)]
-    assert load.other_statuses == []
-    # A process that is being ended still takes connections, and then resets them.
-    assert [one for one in load.failed if one[1] not in lost and not killed <= one[0] <= gone] == []
-    # What was counted may not have reached its client any more.
-    assert load.answered <= model.requests(1) <= load.answered + len(load.failed)
-    assert counted == sorted(counted)
+        for port, connection in clients.items():
+            if port in lost:
+                with pytest.raises((ConnectionError, http.client.RemoteDisconnected)):
+                    status(connection)
+            else:
+                assert status(connection) == 200
+        answered = 2 * len(clients) - len(lost)
+        assert model.requests(1) == answered
+        server.wait_for(lambda: len({*workers(server)} - {victim}) == 2, "it is not replaced")
+        server.wait_until_all_workers_answer(2)
+    assert {model.requests(1) for _ in range(20)} == {answered}
     assert server.sample("serving_workers") == 2
 
 
 def test_worker_killed_while_it_loads_holds_nobody_up(model: Model, faults: Path) -> None:
     model.publish(1)
     model.wait_for_state(1)
-    (faults / model.name).write_text("slow load")
+    (faults / model.name).write_text("hang load")
     model.publish(2)
     model.wait_for_state(2, State.LOADING)
     victim = workers(model.server)[0]
@@ -206,11 +162,11 @@ def test_worker_killed_while_it_loads_holds_nobody_up(model: Model, faults: Path
 def test_workers_that_an_operator_kills_are_no_versions_fault(model: Model) -> None:
     model.publish(1)
     model.wait_for_state(1)
-    with asking(model.server, f"{model.path}:predict"):
-        for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
-            victim = workers(model.server)[0]
-            victim.send_signal(number)
-            wait_until_replaced(model.server, victim)
+    with asking(model.server, f"{model.path}:predict") as outcomes:
+        for _ in range(2):
+            kill_one(model.server)
+    # A worker that died took what it had accepted with it; there was always another.
+    assert set(outcomes) <= {"200", "ConnectionResetError", "RemoteDisconnected"}, outcomes
     assert model.state(1) is State.AVAILABLE
     assert f"{model.name} version 1 is ended" not in model.server.log.read_text()
 
@@ -228,9 +184,7 @@ def test_worker_that_begins_after_a_version_was_written_over_answers_as_its_neig
     shutil.copytree(SHIPPED / "clothing/2", model.folder / "1", dirs_exist_ok=True)
     server.wait_until_logged("its files have changed since it was loaded")
     assert answers() == {before}
-    victim = workers(server)[0]
-    victim.kill()
-    wait_until_replaced(server, victim)
+    kill_one(server)
     server.wait_until_logged(f"{model.name} version 1 is replaced")
     (after,) = answers()
     assert after != before
@@ -240,83 +194,48 @@ def test_worker_that_begins_after_a_version_was_written_over_answers_as_its_neig
 # Versions that kill the worker that loads or runs them
 
 
-def wait_until_ended(model: Model) -> None:
-    """Whichever worker answers may be the next to die."""
-
-    def is_ended() -> bool:
-        with suppress(OSError, http.client.HTTPException):
-            return DIED_OF_IT in model.server.request(model.path).body.decode()
-        return False
-
-    model.server.wait_for(is_ended, "it is not ended")
-    model.server.wait_until_all_workers_answer(2)
-
-
-def ask_until_ended(model: Model) -> None:
-    """Requests that version 2 dies of."""
-
-    def is_ended() -> bool:
-        with suppress(OSError, http.client.HTTPException):
-            status = model.server.request(model.version_path(2), THIRTEEN).status
-            assert status in (503, 404)
-        with suppress(OSError, http.client.HTTPException):
-            return model.state(2) is State.END
-        return False
-
-    model.server.wait_for(is_ended, "it is not ended")
-
-
-def check_others_serve(model: Model, outcomes: Counter[str]) -> None:
-    model.failure(2, DIED_OF_IT)
-    assert model.default_versions() == {"1"}
-    assert outcomes["200"] > 0
-    # A worker that died took what it had accepted with it; there was always another.
-    assert set(outcomes) <= {"200", "ConnectionResetError", "RemoteDisconnected"}, outcomes
-    assert model.server.sample(f'serving_model_deaths_total{{model="{model.name}",version="2"}}') == 2
-    assert f"{model.name} version 2 is ended: 2 worker processes died of it" in model.server.log.read_text()
-
-
 def kill_by_version_2(model: Model, faults: Path, way: str, when: str) -> None:
+    """Two workers; version 1 is served meanwhile."""
+    server = model.server
     (faults / model.name).write_text(f"{way} {when}")
-    with asking(model.server, model.version_path(1)) as outcomes:
+
+    def is_ended() -> bool:
+        # Whichever worker answers may be the next to die.
+        with suppress(OSError, http.client.HTTPException):
+            if when == "request":
+                assert server.request(model.version_path(2), THIRTEEN).status in (404, 503)
+            return DIED_OF_IT in server.request(model.path).body.decode()
+        # Never both at once.
+        server.wait_until_all_workers_answer(2)
+        return False
+
+    with asking(server, model.version_path(1)) as outcomes:
         model.publish(2)
         if when == "request":
             model.wait_for_default(2)
-            ask_until_ended(model)
-        wait_until_ended(model)
-    check_others_serve(model, outcomes)
+        server.wait_for(is_ended, "it is not ended")
+        server.wait_until_all_workers_answer(2)
+    model.failure(2, DIED_OF_IT)
+    assert model.default_versions() == {"1"}
+    assert outcomes["200"] > 0
+    assert set(outcomes) <= {"200", "ConnectionResetError", "RemoteDisconnected"}, outcomes
+    assert server.sample(f'serving_model_deaths_total{{model="{model.name}",version="2"}}') == 2
+    assert f"{model.name} version 2 is ended: 2 worker processes died of it" in server.log.read_text()
 
 
-@pytest.mark.parametrize(
-    ("way", "when"), [("segfault", "load"), ("exit", "load"), ("segfault", "request"), ("abort", "request")]
-)
+@pytest.mark.parametrize(("way", "when"), [("segfault", "load"), ("exit", "load"), ("abort", "request")])
 def test_version_that_kills_two_workers_is_ended(model: Model, faults: Path, way: str, when: str) -> None:
     server = model.server
     model.publish(1)
     model.wait_for_state(1)
     kill_by_version_2(model, faults, way, when)
     # A worker that begins knows it, too.
-    before = workers(server)[0]
-    before.kill()
-    wait_until_replaced(server, before)
+    kill_one(server)
     model.failure(2, DIED_OF_IT)
     (faults / model.name).unlink()
     assert server.request(f"/v2/repository/models/{model.name}/load", b"{}").status == 200
     assert model.default_versions() == {"2"}
     assert server.request(model.version_path(2), THIRTEEN).status == 200
-
-
-def test_graph_that_aborts_is_ended(model: Model, tmp_path: Path) -> None:
-    from tests.integration.saved_models import save_abort
-
-    model.publish(1)
-    model.wait_for_state(1)
-    save_abort(tmp_path / "abort")
-    with asking(model.server, model.version_path(1)) as outcomes:
-        (tmp_path / "abort").rename(model.folder / "2")
-        ask_until_ended(model)
-        wait_until_ended(model)
-    check_others_serve(model, outcomes)
 
 
 def test_version_that_kills_workers_as_they_begin_does_not_prevent_the_start(
@@ -356,15 +275,73 @@ def limited() -> Iterator[Path]:
 
 
 def test_version_that_takes_all_memory_is_ended(models: Path, tmp_path: Path, faults: Path, limited: Path) -> None:
-    publish(VERSION_1, models / "second" / "1")
     with running(models, tmp_path / "log", workers=2) as server:
         for pid in (server.process.pid, *(worker.pid for worker in workers(server))):
             (limited / "cgroup.procs").write_text(str(pid))
-        kill_by_version_2(Model(server, "regression"), faults, "memory", "load")
-        kill_by_version_2(Model(server, "second"), faults, "memory", "request")
+        kill_by_version_2(Model(server, "regression"), faults, "memory", "request")
         assert "killed by the kernel, for it took too much memory" in server.log.read_text()
-    for file in faults.iterdir():
-        file.unlink()
+    (faults / "regression").unlink()
+
+
+# Versions that hang
+
+
+def test_version_that_hangs_gets_no_requests_until_it_runs_again_and_nobody_else_notices(
+    tmp_path: Path, faults: Path
+) -> None:
+    for name in ("quick", "slow", "slow_too"):
+        shutil.copytree(VERSION_1, tmp_path / "models" / name / "2")
+    settings = {"request_timeout_ms": 2000, "unhealthy_after": 1, "threads": 8}
+    with running(tmp_path / "models", tmp_path / "log", **settings) as server, ThreadPoolExecutor(40) as pool:
+        slow, slow_too, quick = (Model(server, name) for name in ("slow", "slow_too", "quick"))
+
+        def is_ready(model: Model) -> bool:
+            return server.request(f"/v2/models/{model.name}/ready").status == 200
+
+        def healthy(model: Model) -> float:
+            return server.sample(f'serving_model_healthy{{model="{model.name}",version="2"}}')
+
+        (faults / "slow").write_text("hang request")
+        hanging = [pool.submit(server.request, f"{slow.path}:predict", THIRTEEN) for _ in range(30)]
+        others = [pool.submit(slow_too.predict) for _ in range(4)]
+        assert [status.result() for status in others] == [200] * 4
+        assert quick.predict() == 200
+        assert {answer.result().status for answer in hanging} <= {503, 504}
+        server.wait_for(lambda: slow.predict() == 503, "it still gets requests")
+        refused = server.request(f"{slow.path}:predict", TEN)
+        assert (refused.status, refused.headers["retry-after"]) == (503, "5")
+        assert "slow version 2 is unhealthy" in refused.json()["error"]
+        assert [is_ready(model) for model in (slow, slow_too, quick)] == [False, True, True]
+        assert server.request("/v2/health/ready").status == 200
+        assert (healthy(slow), healthy(slow_too)) == (0, 1)
+        server.wait_until_logged("slow version 2 is unhealthy")
+        (faults / "slow").unlink()
+        server.wait_for(lambda: slow.predict() == 200, "it never answers again")
+        assert (is_ready(slow), healthy(slow)) == (True, 1)
+        server.wait_until_logged("slow version 2 is healthy again")
+
+
+def test_version_that_hangs_on_the_event_loop_costs_one_worker_once(
+    tmp_path: Path, faults: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A second instead of five until a worker gives up.
+    monkeypatch.setenv("POLL_SECONDS", "0.05")
+    shutil.copytree(VERSION_1, tmp_path / "models" / "quick" / "2")
+    settings = {"request_timeout_ms": 1000, "unhealthy_after": 1, "workers": 2}
+    with running(tmp_path / "models", tmp_path / "log", **settings) as server:
+        path = "/v1/models/quick:predict"
+        (faults / "quick").write_text("hang request")
+        with pytest.raises((OSError, http.client.HTTPException)):
+            server.request(path, THIRTEEN)
+        server.wait_until_logged("quick version 2 has held up everybody for 1 s and cannot be stopped")
+        server.wait_until_logged("exited with code 1")
+        server.wait_until_all_workers_answer(2)
+        assert server.statuses(path) == {200}
+        # Now threads run it, and each worker finds out for itself.
+        assert {server.request(path, THIRTEEN).status for _ in range(5)} <= {503, 504}
+        assert server.log.read_text().count("and cannot be stopped") == 1
+        assert server.request("/v2/health/ready").status == 200
+        (faults / "quick").unlink()
 
 
 # Files and clocks
@@ -386,10 +363,7 @@ def test_on_a_full_disk_requests_are_answered_and_workers_replaced(model: Model)
     model.publish(2)
     model.wait_for_default(2)
     assert server.statuses("/v1/models/nowhere:predict") == {404}
-    assert server.statuses(f"{model.path}:predict") == {200}
-    victim = workers(server)[0]
-    victim.kill()
-    wait_until_replaced(server, victim)
+    kill_one(server)
     assert server.statuses(f"{model.path}:predict") == {200}
     assert server.sample(f'serving_model_state{{model="{model.name}",state="AVAILABLE",version="2"}}') == 1
     assert server.log.stat().st_size == logged
@@ -398,31 +372,14 @@ def test_on_a_full_disk_requests_are_answered_and_workers_replaced(model: Model)
     server.wait_for(lambda: server.log.stat().st_size > logged, "the log does not go on")
 
 
-def test_temporary_folder_that_is_emptied_costs_nothing(
+def test_workers_end_with_the_process_that_watches_over_them_and_no_temporary_file_is_ever_there(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (temporary := tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     with running(models, tmp_path / "log", workers=2) as server:
-        model = Model(server, "regression")
         assert server.statuses() == {200}
-        # With all that is in it.
-        shutil.rmtree(temporary)
-        model.publish(2)
-        model.wait_for_default(2)
-        victim = workers(server)[0]
-        victim.kill()
-        wait_until_replaced(server, victim)
-        assert server.statuses() == {200}
-        assert (model.requests(1), model.requests(2)) == (20, 20)
-
-
-def test_workers_end_with_the_process_that_watches_over_them_and_leave_nothing(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (temporary := tmp_path / "temporary").mkdir()
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    with running(models, tmp_path / "log", workers=2) as server:
+        assert list(temporary.iterdir()) == []
         orphans = workers(server)
         with socket.create_connection(("127.0.0.1", server.port), DEADLINE_SECONDS) as idle:
             server.process.kill()
@@ -435,7 +392,6 @@ def test_workers_end_with_the_process_that_watches_over_them_and_leave_nothing(
             socket.create_connection(("127.0.0.1", server.port), DEADLINE_SECONDS)
 
 
-LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 DAY = 86400
 # A file says by how many seconds the clock is off; there is no temporary folder either.
 JUMPING_CLOCK = """
@@ -462,9 +418,10 @@ def test_jumping_clock_changes_dates_alone_and_no_temporary_folder_is_needed(
         socket.create_connection(("127.0.0.1", server.port), DEADLINE_SECONDS) as kept,
     ):
         model = Model(server, "regression")
+        command = f"/v2/repository/models/{model.name}"
 
         def ask_kept() -> None:
-            kept.sendall(LIVE)
+            kept.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
             assert kept.recv(4096).startswith(b"HTTP/1.1 200")
 
         def today() -> int:
@@ -475,7 +432,6 @@ def test_jumping_clock_changes_dates_alone_and_no_temporary_folder_is_needed(
         ask_kept()
         before = today()
         for version, days in enumerate((365, -365), 2):
-            command = f"/v2/repository/models/{model.name}"
             assert server.request(f"{command}/unload", b"{}").status == 200
             (draft := tmp_path / ".clock").write_text(str(days * DAY))
             draft.rename(tmp_path / "clock")
@@ -486,5 +442,6 @@ def test_jumping_clock_changes_dates_alone_and_no_temporary_folder_is_needed(
             model.publish(version)
             model.wait_for_default(version)
             ask_kept()
-        assert len(workers(server)) == 2
+        kill_one(server)
+        assert model.requests(1) == 20
         assert "Traceback" not in server.log.read_text()

@@ -1,30 +1,20 @@
-"""Metrics of two worker processes that serve many clients at once, lose a version, and are killed."""
+"""Metrics of two worker processes that serve many clients at once, and are killed."""
 
 import http.client
 import json
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.models import VERSION_1, publish
+from tests.integration.models import publish
 from tests.integration.server import DEADLINE_SECONDS, SHIPPED, TEN, Server, running, workers
 
-CLIENTS, ROUNDS = 8, 25
+CLIENTS, ROUNDS = 8, 10
 EACH = CLIENTS * ROUNDS
 PICTURE = (SHIPPED / "clothing/1/assets.extra/sample.png").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("metrics")
-    publish(VERSION_1, folder / "models" / "regression" / "1")
-    publish(SHIPPED / "clothing" / "1", folder / "models" / "clothing" / "1")
-    with running(folder / "models", folder / "log", workers=2) as server:
-        yield server
 
 
 class Page:
@@ -73,26 +63,26 @@ def check_counts(page: Page) -> None:
         assert page.total(f"serving_{name}", **of_clothing) == EACH
 
 
-def test_counts_are_exact_and_outlive_killed_workers_whose_gauges_go(service: Server) -> None:
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        list(pool.map(ask, [service] * CLIENTS))
-    # Each scrape comes by a connection of its own, so sooner or later from either worker.
-    for _ in range(10):
-        check_counts(Page(service))
-    killed = workers(service)
-    with ExitStack() as connections:
-        for _ in range(20):
-            connections.enter_context(socket.create_connection(("127.0.0.1", service.port), DEADLINE_SECONDS))
-        service.wait_for(lambda: Page(service).total("serving_connections") >= 20, "the connections are not counted")
-        for worker in killed:
-            worker.kill()
-        service.wait_until_all_workers_answer(len(killed))
-        page = Page(service)
-    check_counts(page)
-    assert page.total("serving_workers") == len(killed)
-    # Only this one: the worker that answered before may not have noticed yet that its client has left.
-    service.wait_for(
-        lambda: Page(service).total("serving_connections") == 1, "connections of killed workers are counted"
-    )
-    assert service.statuses(times=1) == {200}
-    assert Page(service).total("serving_requests_total") == 5 * EACH + 1
+def test_counts_are_exact_and_outlive_killed_workers_whose_gauges_go(models: Path, tmp_path: Path) -> None:
+    publish(SHIPPED / "clothing" / "1", models / "clothing" / "1")
+    with running(models, tmp_path / "log", workers=2) as server:
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            list(pool.map(ask, [server] * CLIENTS))
+        # Each scrape comes by a connection of its own, so sooner or later from either worker.
+        for _ in range(10):
+            check_counts(Page(server))
+        killed = workers(server)
+        with ExitStack() as connections:
+            for _ in range(20):
+                connections.enter_context(socket.create_connection(("127.0.0.1", server.port), DEADLINE_SECONDS))
+            server.wait_for(lambda: server.sample("serving_connections") >= 20, "the connections are not counted")
+            for worker in killed:
+                worker.kill()
+            server.wait_until_all_workers_answer(len(killed))
+            page = Page(server)
+        check_counts(page)
+        assert page.total("serving_workers") == len(killed)
+        # Only this one: the worker that answered before may not have noticed yet that its client has left.
+        server.wait_for(lambda: server.sample("serving_connections") == 1, "connections of killed workers are counted")
+        assert server.statuses(times=1) == {200}
+        assert Page(server).total("serving_requests_total") == 5 * EACH + 1

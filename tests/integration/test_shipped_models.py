@@ -19,24 +19,15 @@ from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE
 from tests.integration.server import SHIPPED, Answer, Server, running
 from training.data import basic_motions, clothing_photos, fashion_mnist
-from training.data.fashion_mnist import FashionMnist
 from training.errors import DatasetError
 
-CHOICES: tuple[EngineChoice, ...] = ("litert", "tensorflow")
-CLOTHING = "/v1/models/clothing"
+VERSIONS = ("regression/1", "clothing/1", "clothing/2", "activity/1", "photos/1")
 SAMPLE = SHIPPED / "clothing/2/assets.extra/sample.png"
 PHOTO = (SHIPPED / "photos/1/assets.extra/sample.jpg").read_bytes()
 
 
-@pytest.fixture(scope="module")
-def data() -> FashionMnist:
-    if fashion_mnist.local_folder() is None:
-        pytest.skip(f"Fashion-MNIST is not on this machine. {fashion_mnist.HOW_TO_GET}")
-    return fashion_mnist.load()
-
-
-def metrics(version: str) -> Any:
-    return json.loads((SHIPPED / version / "assets.extra/metrics.json").read_text())
+def accuracy_of(version: str) -> float:
+    return float(json.loads((SHIPPED / version / "assets.extra/metrics.json").read_text())["accuracy"])
 
 
 def png(picture: "Image.Image | Array") -> bytes:
@@ -51,35 +42,46 @@ def first_label(answer: Answer) -> str:
     return label
 
 
-def answers(version: str, choice: EngineChoice, rows: Array) -> Array:
-    """Of the only output."""
-    config = read_serving_config(SHIPPED / version)
-    engine = load_engine(SHIPPED / version, config, choice)
-    (name,) = engine.signatures[DEFAULT_SIGNATURE].inputs
-    (output,) = engine.run(DEFAULT_SIGNATURE, {name: rows.astype(np.float32)}).values()
-    return output
+def outputs(version: str, choice: EngineChoice, rows: Array, signature: str = DEFAULT_SIGNATURE) -> dict[str, Array]:
+    engine = load_engine(SHIPPED / version, read_serving_config(SHIPPED / version), choice)
+    assert engine.name == choice
+    (name,) = engine.signatures[signature].inputs
+    return engine.run(signature, {name: rows.astype(np.float32)})
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-def test_regression_answers_31_for_10(choice: EngineChoice) -> None:
-    assert answers("regression/1", choice, np.array([10.0])).tolist() == [pytest.approx(31.0, abs=0.01)]
+@pytest.mark.parametrize("version", VERSIONS)
+def test_twin_gives_the_answers_and_scores_of_the_saved_model(version: str) -> None:
+    engine = load_engine(SHIPPED / version, read_serving_config(SHIPPED / version), "litert")
+    (spec,) = engine.signatures[DEFAULT_SIGNATURE].inputs.values()
+    rows = np.random.default_rng(1).uniform(0, 10, (5, *(spec.shape or ())[1:]))
+    for signature in engine.signatures:
+        found, expected = (outputs(version, choice, rows, signature) for choice in ("litert", "tensorflow"))
+        assert found.keys() == expected.keys()
+        for output, values in expected.items():
+            np.testing.assert_allclose(found[output], values, rtol=0.01, atol=0.005, err_msg=f"{signature} {output}")
+    assert ("scored" in engine.signatures) == (version != "regression/1")
 
 
-def test_clothing_reaches_the_accuracy_of_its_card(data: FashionMnist) -> None:
+def test_regression_answers_31_for_10() -> None:
+    assert outputs("regression/1", "litert", np.array([10.0]))["y"].tolist() == [pytest.approx(31.0, abs=0.01)]
+
+
+def test_clothing_reaches_the_accuracy_of_its_card() -> None:
+    if fashion_mnist.local_folder() is None:
+        pytest.skip(f"Fashion-MNIST is not on this machine. {fashion_mnist.HOW_TO_GET}")
+    data = fashion_mnist.load()
     with ThreadPoolExecutor(2) as pool:
-        parts = pool.map(lambda part: answers("clothing/2", "litert", part), np.split(data.test_images, 10))
-    accuracy = float(np.mean(np.concatenate(list(parts)).argmax(axis=1) == data.test_labels))
-    assert accuracy == pytest.approx(metrics("clothing/2")["accuracy"], abs=0.001)
+        parts = pool.map(lambda part: outputs("clothing/2", "litert", part), np.split(data.test_images, 10))
+    labels = np.concatenate([part["probabilities"] for part in parts]).argmax(axis=1)
+    assert float(np.mean(labels == data.test_labels)) == pytest.approx(accuracy_of("clothing/2"), abs=0.001)
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-def test_activity_reaches_the_accuracy_of_its_card(choice: EngineChoice) -> None:
+def test_activity_reaches_the_accuracy_of_its_card() -> None:
     if basic_motions.local_folder() is None:
         pytest.skip(basic_motions.HOW_TO_GET)
     recordings = basic_motions.load()
-    labels = answers("activity/1", choice, recordings.test_motions).argmax(axis=1)
-    right = int((labels == recordings.test_labels).sum())
-    assert right == round(metrics("activity/1")["accuracy"] * 40) >= 39
+    labels = outputs("activity/1", "litert", recordings.test_motions)["probabilities"].argmax(axis=1)
+    assert (labels == recordings.test_labels).sum() == round(accuracy_of("activity/1") * 40) >= 39
 
 
 def test_photos_reach_the_accuracy_of_their_card(server: Server) -> None:
@@ -96,17 +98,18 @@ def test_photos_reach_the_accuracy_of_their_card(server: Server) -> None:
     with ThreadPoolExecutor(4) as pool:
         right = sum(pool.map(is_right, files))
     # A photo more or less: the twin's weights are rounded.
-    assert abs(right - metrics("photos/1")["accuracy"] * len(files)) <= 1
+    assert abs(right - accuracy_of("photos/1") * len(files)) <= 1
 
 
 def test_example_of_activity_is_a_request_that_it_gets_right(server: Server) -> None:
-    example = json.loads((SHIPPED / "activity/1/assets.extra/serving.json").read_text())["example"]
+    example = read_serving_config(SHIPPED / "activity/1").example
     assert first_label(server.request("/v1/models/activity:classify", example)) == "Badminton"
 
 
 def test_sample_and_its_negative_get_the_same_answer(server: Server) -> None:
     negative = png(ImageOps.invert(Image.open(SAMPLE)))
-    answers = [server.request(f"{CLOTHING}:classify", one, "image/png") for one in (SAMPLE.read_bytes(), negative)]
+    path = "/v1/models/clothing:classify"
+    answers = [server.request(path, picture, "image/png") for picture in (SAMPLE.read_bytes(), negative)]
     assert first_label(answers[0]) == "Sneaker"
     assert answers[1].json() == answers[0].json()
 
@@ -116,10 +119,10 @@ def test_size_of_photos_is_at_most_20_mb() -> None:
 
 
 def test_sample_of_photos_is_no_outlier_and_noise_is_one(server: Server) -> None:
-    noise = np.random.default_rng(1).integers(256, size=(224, 224, 3), dtype=np.uint8)
+    noise = png(np.random.default_rng(1).integers(256, size=(224, 224, 3), dtype=np.uint8))
     inside, outside = (
-        float(server.request("/v1/models/photos:classify", content, kind).headers["Outlier-Score"])
-        for content, kind in ((PHOTO, "image/jpeg"), (png(noise), "image/png"))
+        float(server.request("/v1/models/photos:classify", picture, "image/*").headers["Outlier-Score"])
+        for picture in (PHOTO, noise)
     )
     assert inside < 1 < outside
 
@@ -138,22 +141,17 @@ def runs(service: Server, rows_at_most: str) -> int:
 
 
 def test_no_more_rows_are_run_together_than_pays(photos_service: Server) -> None:
+    measured = r"photos version 1: a row takes .*; batches are of (\d+) at most"
     photos_service.wait_until_logged("photos version 1: a row takes")
-    found = re.findall(
-        r"photos version 1: a row takes .*; batches are of (\d+) at most", photos_service.log.read_text()
-    )
-    assert len(found) == 1
-    most = int(found[0])
+    (most,) = map(int, re.findall(measured, photos_service.log.read_text()))
     assert photos_service.request("/v2/models/photos/config").json()["max_batch_size"] == most
     before = runs(photos_service, "+Inf")
+    path = "/v1/models/photos:predict"
     with ThreadPoolExecutor(16) as pool:
-        futures = [
-            pool.submit(photos_service.request, "/v1/models/photos:predict", PHOTO, "image/jpeg")
-            for _ in range(2 * most + 16)
-        ]
-        answers = [answer.result().json()["predictions"][0] for answer in futures]
+        answers = pool.map(lambda _: photos_service.request(path, PHOTO, "image/jpeg"), range(2 * most + 16))
+        expected = [answer.json()["predictions"][0] for answer in answers]
     part = b"--x\r\nContent-Disposition: form-data; name=a; filename=a\r\n\r\n%b\r\n" % PHOTO
     form = part * (most + 1) + b"--x--\r\n"
-    several = photos_service.request("/v1/models/photos:predict", form, "multipart/form-data; boundary=x")
-    np.testing.assert_allclose(several.json()["predictions"], answers[: most + 1], atol=1e-5)
+    several: Any = photos_service.request(path, form, "multipart/form-data; boundary=x").json()
+    np.testing.assert_allclose(several["predictions"], expected[: most + 1], atol=1e-5)
     assert before < runs(photos_service, "+Inf") == runs(photos_service, f"{most}.0")

@@ -23,17 +23,6 @@ def write(version: Path, *logs: bytes) -> None:
             writer.write(log)
 
 
-def proto(values: Any, dtype: Any = None) -> bytes:
-    content: bytes = tf.make_tensor_proto(values, dtype).SerializeToString()
-    return content
-
-
-@pytest.fixture
-def linear(strangers: Path, tmp_path: Path) -> Path:
-    """y = 3x + 1, in a folder of its own."""
-    return shutil.copytree(strangers / "linear" / "1", tmp_path / "1")
-
-
 @pytest.mark.parametrize(
     "values",
     [
@@ -48,36 +37,30 @@ def linear(strangers: Path, tmp_path: Path) -> Path:
         np.array(7.0, np.float32),
         np.zeros((0, 3), np.float32),
         np.full((3, 2), 5, np.int64),
+        np.array([[b"shirt", "Füße".encode()]], object),
     ],
     ids=lambda values: f"{values.dtype}{values.shape}",
 )
 def test_tensors_are_read_as_tensorflow_writes_them(values: Any) -> None:
-    array = read_tensor(memoryview(proto(values)))
-    assert (array.dtype, array.shape, array.tolist()) == (values.dtype, values.shape, values.tolist())
-    by_value = tf.compat.v1.make_tensor_proto(values.ravel().tolist() or values, values.dtype, values.shape)
-    array = read_tensor(memoryview(by_value.SerializeToString()))
-    assert (array.shape, array.tolist()) == (values.shape, values.tolist())
+    by_value = values.ravel().tolist() or values
+    for proto in (tf.make_tensor_proto(values), tf.compat.v1.make_tensor_proto(by_value, values.dtype, values.shape)):
+        array = read_tensor(memoryview(proto.SerializeToString()))
+        assert (array.dtype, array.shape, array.tolist()) == (values.dtype, values.shape, values.tolist())
 
 
-def test_strings_are_read_as_tensorflow_writes_them() -> None:
-    assert read_tensor(memoryview(proto([["shirt", "Füße"]]))).tolist() == [[b"shirt", "Füße".encode()]]
-
-
-def test_a_saved_model_is_warmed_up_by_its_requests(linear: Path) -> None:
-    engine = SavedModelEngine(linear)
-    assert not replay(engine, linear)
-    write(linear, predict_log("serving_default", {"x": proto([1.0, 2.0], tf.float32)}))
-    assert replay(engine, linear)
-
-
-def test_a_request_that_the_saved_model_does_not_take_is_named(linear: Path) -> None:
-    engine = SavedModelEngine(linear)
-    write(linear, predict_log("", {"x": proto([1.0], tf.float32)}), predict_log("", {"x": proto([1], tf.int64)}))
+def test_recorded_tensors_warm_up_a_saved_model(strangers: Path, tmp_path: Path) -> None:
+    version = shutil.copytree(strangers / "linear" / "1", tmp_path / "1")
+    floats, whole = (tf.make_tensor_proto([1, 2], dtype).SerializeToString() for dtype in (tf.float32, tf.int64))
+    engine = SavedModelEngine(version)
+    assert not replay(engine, version)
+    write(version, predict_log("serving_default", {"x": floats}))
+    assert replay(engine, version)
+    write(version, predict_log("", {"x": floats}), predict_log("", {"x": whole}))
     with pytest.raises(LoadError, match="record 2 does not fit the signature 'serving_default': input 'x' is int64"):
-        replay(engine, linear)
+        replay(engine, version)
 
 
-def test_examples_warm_up_classify_and_regress(strangers: Path, tmp_path: Path) -> None:
+def test_recorded_examples_warm_up_classify_and_regress(strangers: Path, tmp_path: Path) -> None:
     version = shutil.copytree(strangers / "examples" / "1", tmp_path / "1")
 
     def example(**features: list[float]) -> bytes:

@@ -5,7 +5,6 @@ Run in .venv/clients by tests/integration/test_clients.py.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -17,37 +16,33 @@ BASE = f"http://{os.environ['SERVICE_ADDRESS']}"
 X = np.array([10, 0], np.float32)
 
 
-def ask(protocol: str, call: Callable[[InferenceRESTClient], Awaitable[Any]]) -> Any:
+def ask(protocol: str, method: str, *arguments: Any, **named: Any) -> Any:
     async def run() -> Any:
         async with InferenceRESTClient(RESTConfig(protocol=protocol, retries=0)) as client:
-            return await call(client)
+            return await getattr(client, method)(BASE, *arguments, **named)
 
     return asyncio.run(run())
 
 
-def request(binary_in: bool, **parameters: Any) -> InferRequest:
-    given = InferInput("x", [2], "FP32")
-    given.set_data_from_numpy(X, binary_data=binary_in)
-    return InferRequest("regression", [given], request_id="42", parameters=parameters)
-
-
-def test_the_server_and_its_models_are_live_and_ready() -> None:
-    assert ask("v2", lambda client: client.is_server_live(BASE)) is True
-    assert ask("v2", lambda client: client.is_server_ready(BASE)) is True
-    assert ask("v2", lambda client: client.is_model_ready(BASE, "regression")) is True
-    assert ask("v2", lambda client: client.is_model_ready(BASE, "nowhere")) is False
+def test_server_and_models_are_live_and_ready() -> None:
+    assert ask("v2", "is_server_live") is True
+    assert ask("v2", "is_server_ready") is True
+    assert ask("v2", "is_model_ready", "regression") is True
+    assert ask("v2", "is_model_ready", "nowhere") is False
 
 
 def test_v1_predict() -> None:
-    answer = ask("v1", lambda client: client.infer(BASE, {"instances": [10.0, 0.0]}, model_name="regression"))
+    answer = ask("v1", "infer", {"instances": [10.0, 0.0]}, model_name="regression")
     np.testing.assert_allclose(answer["predictions"], [31, 1], rtol=1e-4)
 
 
 @pytest.mark.parametrize("binary_in", [True, False])
 @pytest.mark.parametrize("binary_out", [True, False])
 def test_v2_infer_with_tensors_in_either_form(binary_in: bool, binary_out: bool) -> None:
-    inputs = request(binary_in, binary_data_output=binary_out)
-    answer = ask("v2", lambda client: client.infer(BASE, inputs, model_name="regression"))
+    given = InferInput("x", [2], "FP32")
+    given.set_data_from_numpy(X, binary_data=binary_in)
+    request = InferRequest("regression", [given], request_id="42", parameters={"binary_data_output": binary_out})
+    answer = ask("v2", "infer", request, model_name="regression")
     assert (answer.id, answer.model_name) == ("42", "regression")
     (output,) = answer.outputs
     assert (output.name, output.datatype, output.shape) == ("y", "FP32", [2])
@@ -56,14 +51,14 @@ def test_v2_infer_with_tensors_in_either_form(binary_in: bool, binary_out: bool)
 
 def test_v2_infer_with_a_plain_dictionary() -> None:
     body = {"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [10.0, 0.0]}]}
-    answer = ask("v2", lambda client: client.infer(BASE, body, model_name="regression"))
+    answer = ask("v2", "infer", body, model_name="regression")
     np.testing.assert_allclose(answer.outputs[0].as_numpy(), [31, 1], rtol=1e-4)
 
 
 @pytest.mark.parametrize("protocol", ["v1", "v2"])
-def test_a_refusal_comes_as_the_client_s_own_error(protocol: str) -> None:
+def test_refusal_is_the_clients_own_error(protocol: str) -> None:
     with pytest.raises(httpx.HTTPStatusError, match=r"the body is|missing|Missing") as caught:
-        ask(protocol, lambda client: client.infer(BASE, {}, model_name="regression"))
+        ask(protocol, "infer", {}, model_name="regression")
     assert caught.value.response.status_code == 400
     with pytest.raises(httpx.HTTPStatusError, match="no such model"):
-        ask(protocol, lambda client: client.infer(BASE, {}, model_name="nowhere"))
+        ask(protocol, "infer", {}, model_name="nowhere")

@@ -13,12 +13,11 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 X = np.array([10, 0], np.float32)
-PIXELS = np.zeros((2, 28, 28), np.float32)
 
 
 @pytest.fixture
 def client() -> Iterator[InferenceServerClient]:
-    with InferenceServerClient(os.environ["SERVICE_ADDRESS"]) as client:
+    with InferenceServerClient(os.environ["SERVICE_ADDRESS"], concurrency=8) as client:
         yield client
 
 
@@ -28,7 +27,11 @@ def tensor(name: str, array: "np.ndarray[Any, Any]", binary_data: bool = True) -
     return given
 
 
-def test_the_server_and_its_models_are_live_and_ready(client: InferenceServerClient) -> None:
+def pixels(rows: int) -> InferInput:
+    return tensor("pixels", np.zeros((rows, 28, 28), np.float32))
+
+
+def test_server_and_models_are_live_and_ready(client: InferenceServerClient) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("regression")
@@ -37,52 +40,38 @@ def test_the_server_and_its_models_are_live_and_ready(client: InferenceServerCli
     assert not client.is_model_ready("nowhere")
 
 
-def test_metadata(client: InferenceServerClient) -> None:
+def test_metadata_configuration_and_index(client: InferenceServerClient) -> None:
     assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
     metadata = client.get_model_metadata("clothing", "1")
     assert metadata["inputs"] == [{"name": "pixels", "datatype": "FP32", "shape": [-1, 28, 28]}]
     assert metadata["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]}]
-
-
-def test_config(client: InferenceServerClient) -> None:
     config = client.get_model_config("clothing")
     assert config["max_batch_size"] > 0
     assert (config["input"][0]["data_type"], config["input"][0]["dims"]) == ("TYPE_FP32", [28, 28])
+    index = {(entry["name"], entry["version"]): entry["state"] for entry in client.get_model_repository_index()}
+    assert index["regression", "1"] == index["clothing", "1"] == "READY"
 
 
-def test_the_default_request_is_binary_in_and_binary_out(client: InferenceServerClient) -> None:
-    result = client.infer("regression", [tensor("x", X)])
-    output = result.get_output("y")
-    assert output["parameters"] == {"binary_data_size": 8}
+def test_default_request_is_binary_both_ways(client: InferenceServerClient) -> None:
+    result = client.infer("regression", [tensor("x", X)], request_id="42")
+    assert result.get_response()["id"] == "42"
+    assert result.get_output("y")["parameters"] == {"binary_data_size": 8}
     np.testing.assert_allclose(result.as_numpy("y"), [31, 1], rtol=1e-4)
 
 
 @pytest.mark.parametrize("binary_in", [True, False])
 @pytest.mark.parametrize("binary_out", [True, False])
-def test_each_tensor_comes_in_the_form_that_is_asked_for(
-    client: InferenceServerClient, binary_in: bool, binary_out: bool
-) -> None:
+def test_tensor_comes_in_the_requested_form(client: InferenceServerClient, binary_in: bool, binary_out: bool) -> None:
     outputs = [InferRequestedOutput("y", binary_data=binary_out)]
     result = client.infer("regression", [tensor("x", X, binary_in)], outputs=outputs, model_version="1")
     assert ("data" in result.get_output("y")) != binary_out
     np.testing.assert_allclose(result.as_numpy("y"), [31, 1], rtol=1e-4)
 
 
-def test_the_id_comes_back(client: InferenceServerClient) -> None:
-    assert client.infer("regression", [tensor("x", X)], request_id="42").get_response()["id"] == "42"
-
-
-def test_a_batch_of_pictures_as_tensors(client: InferenceServerClient) -> None:
-    scores = client.infer("clothing", [tensor("pixels", PIXELS)]).as_numpy("probabilities")
-    assert scores.shape == (2, 10)
-    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-4)
-
-
 @pytest.mark.parametrize("binary_data", [True, False])
 def test_classification(client: InferenceServerClient, binary_data: bool) -> None:
     outputs = [InferRequestedOutput("probabilities", binary_data=binary_data, class_count=3)]
-    result = client.infer("clothing", [tensor("pixels", PIXELS)], outputs=outputs)
-    best = result.as_numpy("probabilities")
+    best = client.infer("clothing", [pixels(2)], outputs=outputs).as_numpy("probabilities")
     assert best.shape == (2, 3)
     for row in best:
         texts = [value.decode() if isinstance(value, bytes) else value for value in row]
@@ -91,27 +80,21 @@ def test_classification(client: InferenceServerClient, binary_data: bool) -> Non
         assert all(len(text.split(":")) == 3 for text in texts)
 
 
-def test_compressed_requests_and_answers(client: InferenceServerClient) -> None:
-    for algorithm in ("gzip", "deflate"):
-        result = client.infer(
-            "clothing",
-            [tensor("pixels", np.zeros((64, 28, 28), np.float32))],
-            request_compression_algorithm=algorithm,
-            response_compression_algorithm=algorithm,
-        )
-        assert result.as_numpy("probabilities").shape == (64, 10)
+@pytest.mark.parametrize("algorithm", [None, "gzip", "deflate"])
+def test_batch_of_pictures_compressed_and_plain(client: InferenceServerClient, algorithm: str | None) -> None:
+    coding = {"request_compression_algorithm": algorithm, "response_compression_algorithm": algorithm}
+    scores = client.infer("clothing", [pixels(64)], **coding).as_numpy("probabilities")
+    assert scores.shape == (64, 10)
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-4)
 
 
 def test_requests_side_by_side(client: InferenceServerClient) -> None:
-    with InferenceServerClient(os.environ["SERVICE_ADDRESS"], concurrency=8) as several:
-        pending = [
-            several.async_infer("regression", [tensor("x", np.array([number], np.float32))]) for number in range(64)
-        ]
-        answers = [result.get_result().as_numpy("y")[0] for result in pending]
+    pending = [client.async_infer("regression", [tensor("x", np.array([number], np.float32))]) for number in range(64)]
+    answers = [result.get_result().as_numpy("y")[0] for result in pending]
     np.testing.assert_allclose(answers, [3 * number + 1 for number in range(64)], rtol=1e-3, atol=1e-3)
 
 
-def test_a_refusal_comes_as_the_client_s_own_error(client: InferenceServerClient) -> None:
+def test_refusal_is_the_clients_own_error(client: InferenceServerClient) -> None:
     given = InferInput("x", [1], "FP64")
     given.set_data_from_numpy(np.array([1.0]))
     with pytest.raises(InferenceServerException, match="the datatype 'FP64'; expected 'FP32'") as caught:
@@ -119,6 +102,10 @@ def test_a_refusal_comes_as_the_client_s_own_error(client: InferenceServerClient
     assert caught.value.status() == "400"
     with pytest.raises(InferenceServerException, match="no such model"):
         client.get_model_metadata("nowhere")
+    for ask in (client.load_model, client.unload_model):
+        with pytest.raises(InferenceServerException, match="SERVING_ADMIN=1 turns it on") as caught:
+            ask("regression")
+        assert caught.value.status() == "403"
 
 
 def test_statistics_add_up_over_the_worker_processes(client: InferenceServerClient) -> None:
@@ -138,15 +125,3 @@ def test_statistics_add_up_over_the_worker_processes(client: InferenceServerClie
     stages = after["inference_stats"]
     parts = ("compute_input", "queue", "compute_infer", "compute_output")
     assert abs(stages["success"]["ns"] - sum(stages[part]["ns"] for part in parts)) <= len(parts)
-
-
-def test_the_index(client: InferenceServerClient) -> None:
-    index = {(entry["name"], entry["version"]): entry["state"] for entry in client.get_model_repository_index()}
-    assert index["regression", "1"] == index["clothing", "1"] == "READY"
-
-
-def test_load_and_unload_are_off(client: InferenceServerClient) -> None:
-    for ask in (client.load_model, client.unload_model):
-        with pytest.raises(InferenceServerException, match="SERVING_ADMIN=1 turns it on") as caught:
-            ask("regression")
-        assert caught.value.status() == "403"
