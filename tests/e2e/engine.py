@@ -1,23 +1,21 @@
 """A container engine, and what the containers answer."""
 
-import json
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-REGRESSION = "/v1/models/regression:predict"
-TEN = {"instances": [10.0]}
+from tests.integration.server import ROOT
+
 # Of the regression, for TEN.
 ABOUT_31 = {"predictions": [pytest.approx(31, abs=0.01)]}
-# Asks this machine's own ports: never through a proxy that the environment may name.
-HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+ASK_INSIDE = """
+import sys, urllib.request
+_, path, body = sys.argv
+print(urllib.request.urlopen(f"http://127.0.0.1:8501{path}", body.encode() or None).read().decode())
+"""
 
 
 def docker(*arguments: str, env: Mapping[str, str] | None = None, check: bool = True) -> str:
@@ -28,27 +26,19 @@ def docker(*arguments: str, env: Mapping[str, str] | None = None, check: bool = 
     return (done.stdout + done.stderr).strip()
 
 
-def ask(url: str, body: Any = None, timeout: float = 30, **headers: str) -> tuple[int, Any]:
-    """Status, and decoded JSON or text. A dict is sent as JSON, bytes as a PNG."""
-    kind = "image/png" if isinstance(body, bytes) else "application/json"
-    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, headers | ({"Content-Type": kind} if data else {}))
-    try:
-        with HTTP.open(request, timeout=timeout) as answer:
-            status, text = answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        status, text = error.code, error.read().decode()
-    try:
-        return status, json.loads(text)
-    except json.JSONDecodeError:
-        return status, text
+def port_in(printed: str) -> int:
+    """Of an address as `docker port` prints it."""
+    return int(printed.splitlines()[0].rpartition(":")[2])
 
 
-def wait_until(
-    probe: Callable[[], Any], is_right: Callable[[Any], bool] = bool, what: str = "", seconds: float = 120
-) -> Any:
+def ask_inside(container: str, path: str, body: str = "") -> str:
+    """What the service answers to a process in its own container."""
+    return docker("exec", container, "python", "-c", ASK_INSIDE, path, body)
+
+
+def wait_until(probe: Callable[[], Any], is_right: Callable[[Any], bool] = bool, what: str = "") -> Any:
     """Asks `probe` until `is_right` takes its answer, and gives that; fails with the last answer."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 120
     while True:
         try:
             answer = probe()
@@ -58,16 +48,5 @@ def wait_until(
         if not isinstance(answer, OSError) and is_right(answer):
             return answer
         if time.monotonic() > deadline:
-            pytest.fail(f"{what or 'the condition'} did not come within {seconds} s; last: {answer!r}")
+            pytest.fail(f"{what} did not come in time; last: {answer!r}")
         time.sleep(0.25)
-
-
-def new_key(image: str, folder: Path) -> str:
-    """A key that the image makes; the file in the folder knows it."""
-    printed = docker("run", "--rm", image, "key", "--name", "alice", "--scope", "predict")
-    (folder / "api-keys.toml").write_text(printed.partition("For the file:")[2])
-    # The container's user is another.
-    folder.chmod(0o755)
-    (folder / "api-keys.toml").chmod(0o644)
-    (key,) = (line for line in printed.splitlines() if line.startswith("fr_"))
-    return key

@@ -9,49 +9,34 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.e2e.engine import REGRESSION, docker, wait_until
+from tests.e2e.engine import ask_inside, docker, wait_until
 from tests.e2e.stack import Stack, balancer_follows_replicas, up
+from tests.integration.server import PREDICT
 
 CLIENTS = 8
-
-METRICS = """
-import http.client
-connection = http.client.HTTPConnection("127.0.0.1", 8501)
-connection.request("GET", "/metrics")
-print(connection.getresponse().read().decode())
-"""
-
-
-@pytest.fixture(scope="module")
-def stack(image: str) -> Iterator[Stack]:
-    with up(image, "balancer", settings={"SERVICE_CPUS": "1"}) as stack:
-        yield stack
 
 
 @dataclass
 class Load:
-    """Predictions without a pause, each of a number of its own, by clients that keep their connections."""
+    """Predictions without a pause, each of a number of its own, by clients that keep their connections.
 
-    address: str
-    answered: int = 0
-    lost: list[str] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    `problems`: of each request; empty where it was answered rightly.
+    """
 
-    def ask_without_end(self, first: int) -> None:
-        connection = http.client.HTTPConnection(self.address, timeout=60)
-        number = first
-        while not self._stop.is_set():
+    port: int
+    problems: list[str] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def ask_without_end(self, number: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        while not self.stop.is_set():
+            self.problems.append(self._problem(connection, number % 1000))
             number += CLIENTS
-            problem = self._problem(connection, number % 1000)
-            with self._lock:
-                self.answered += 1
-                self.lost += [problem] if problem else []
         connection.close()
 
-    def _problem(self, connection: http.client.HTTPConnection, number: int) -> str | None:
+    def _problem(self, connection: http.client.HTTPConnection, number: int) -> str:
         try:
-            connection.request("POST", REGRESSION, json.dumps({"instances": [number]}))
+            connection.request("POST", PREDICT, json.dumps({"instances": [number]}))
             answer = connection.getresponse()
             body = answer.read()
         except (OSError, http.client.HTTPException) as error:
@@ -60,26 +45,28 @@ class Load:
         if answer.status != 200:
             return f"{answer.status} {body!r}"
         predicted = json.loads(body)["predictions"][0]
-        return None if predicted == pytest.approx(3 * number + 1, rel=1e-3) else f"{number}: {predicted}"
+        return "" if predicted == pytest.approx(3 * number + 1, rel=1e-3) else f"{number}: {predicted}"
 
-    def stop(self) -> None:
-        self._stop.set()
+    def wait_for_more(self, requests: int = 100) -> None:
+        already = len(self.problems)
+        wait_until(lambda: len(self.problems) - already, lambda more: more >= requests, f"{requests} requests more")
 
 
 @contextmanager
 def loaded(stack: Stack) -> Iterator[Load]:
     """Under load from before to after; none of its requests may be lost."""
-    load = Load(stack.address)
+    load = Load(stack.balancer_port)
     threads = [threading.Thread(target=load.ask_without_end, args=(first,)) for first in range(CLIENTS)]
     for thread in threads:
         thread.start()
     try:
         yield load
     finally:
-        load.stop()
+        load.stop.set()
         for thread in threads:
             thread.join()
-    assert not load.lost, f"{len(load.lost)} of {load.answered}: {load.lost[:3]}"
+    lost = [problem for problem in load.problems if problem]
+    assert not lost, f"{len(lost)} of {len(load.problems)}: {lost[:3]}"
 
 
 def scale(stack: Stack, replicas: int) -> None:
@@ -88,7 +75,7 @@ def scale(stack: Stack, replicas: int) -> None:
 
 def predictions(replica: str) -> float:
     """How many a replica has answered, by its own count."""
-    page = docker("exec", replica, "python", "-c", METRICS)
+    page = ask_inside(replica, "/metrics")
     counts = [line for line in page.splitlines() if line.startswith('serving_requests_total{model="regression"')]
     return sum(float(line.rpartition(" ")[2]) for line in counts)
 
@@ -102,35 +89,23 @@ def wait_until_all_get_requests(stack: Stack) -> None:
     )
 
 
-def wait_for_more(load: Load, requests: int = 100) -> None:
-    already = load.answered
-    wait_until(lambda: load.answered - already, lambda more: more >= requests, f"{requests} requests more")
-
-
 def look_for_replicas(stack: Stack) -> None:
     """What stands for the balancer without following the replicas by itself sees them at its start."""
     if not balancer_follows_replicas():
         stack.compose("up", "--detach", "--wait", "--force-recreate", "--no-deps", "balancer")
-        vars(stack).pop("address", None)  # its port is another now
 
 
-def test_replicas_that_come_are_asked_and_those_that_go_lose_no_request(stack: Stack) -> None:
-    with loaded(stack) as load:
-        scale(stack, 3)
-        wait_for_more(load)
-    look_for_replicas(stack)
-    with loaded(stack) as load:
-        wait_until_all_get_requests(stack)
-        scale(stack, 1)
-        wait_for_more(load)
-    assert len(stack.replicas()) == 1
-
-
-def test_replica_killed_under_load_loses_no_request(stack: Stack) -> None:
-    scale(stack, 3)
-    look_for_replicas(stack)
-    with loaded(stack) as load:
-        wait_until_all_get_requests(stack)
-        docker("kill", stack.replicas()[0])
-        wait_for_more(load)
-    assert len(stack.replicas()) == 2
+def test_no_request_is_lost_while_replicas_come_go_and_are_killed(image: str) -> None:
+    with up(image, "balancer", SERVICE_CPUS="1") as stack:
+        with loaded(stack) as load:
+            scale(stack, 3)
+            load.wait_for_more()
+        look_for_replicas(stack)
+        with loaded(stack) as load:
+            wait_until_all_get_requests(stack)
+            scale(stack, 2)
+            load.wait_for_more()
+            assert len(stack.replicas()) == 2
+            docker("kill", stack.replicas()[0])
+            load.wait_for_more()
+        assert len(stack.replicas()) == 1

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,19 @@ from training.fit.strategy import Worker
 EPOCHS, BATCH_SIZE, SEED = 3, 32, 1
 
 
-class Kill(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
-    def __init__(self, step: int) -> None:
+class After(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+    """Does something after a step of an epoch."""
+
+    def __init__(self, epoch: int, step: int, action: Callable[[], None]) -> None:
         super().__init__()
-        self.step, self.epoch = step, 0
+        self.at, self.action, self.epoch = (epoch, step), action, 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if (self.epoch, batch) == (1, self.step):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if (self.epoch, batch) == self.at:
+            self.action()
 
 
 def examples(count: int, seed: int) -> tuple[Any, Any]:
@@ -68,8 +71,8 @@ def fit(worker: Worker, folder: Path, callbacks: tuple[Any, ...] = ()) -> dict[s
 
 
 if __name__ == "__main__":
-    kills = tuple(Kill(int(step)) for step in sys.argv[2:])
+    kills = [After(1, int(step), lambda: os.kill(os.getpid(), signal.SIGKILL)) for step in sys.argv[2:]]
     try:
-        print(json.dumps(fit(strategy.start("multiworker"), Path(sys.argv[1]), kills)))
+        print(json.dumps(fit(strategy.start("multiworker"), Path(sys.argv[1]), tuple(kills))))
     except RunError as error:
         sys.exit(f"{error}")

@@ -3,8 +3,6 @@
 import contextlib
 import io
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,37 +12,27 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requirements/train.txt)")
 
+from tests.integration.training_run import ROOT, run
 from training import exercises
 from training.data import fashion_mnist
 from training.exercises import Exercise
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "exercises.md").read_text("utf-8")
-
 needs_fashion_mnist = pytest.mark.skipif(
-    fashion_mnist.local_folder() is None,
-    reason="Fashion-MNIST is not on this machine (apt-get install dataset-fashion-mnist, or set FASHION_MNIST_DIR)",
+    fashion_mnist.local_folder() is None, reason=f"Fashion-MNIST is not on this machine. {fashion_mnist.HOW_TO_GET}"
 )
-
-
-def table(text: str) -> dict[str, list[str]]:
-    """The cells of each row by the exercise's name."""
-    rows = [line.strip("|").split("|") for line in text.splitlines() if re.match(r"\| [a-z]+-", line)]
-    return {name.strip(): [cell.strip() for cell in cells] for name, *cells in rows}
 
 
 @needs_fashion_mnist
 def test_quick_run_writes_table_and_pictures(tmp_path: Path) -> None:
-    names = "units-128,one-convolution"
-    command = [sys.executable, "-m", "training", "exercises", "--quick", "--only", names, "--output", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    names = ["units-128", "one-convolution"]
+    printed = run("exercises", "--quick", "--only", ",".join(names), "--output", str(tmp_path))
     text = (tmp_path / "table.md").read_text("utf-8")
-    assert text in done.stdout
+    assert text in printed
     assert text.startswith("**Quick look with fewer pictures and epochs")
     assert "6,000 pictures to train, 2,000 to test" in text
-    rows = table(text)
-    assert list(rows) == names.split(",")
-    for layers, epochs, parameters, *_, train_accuracy, test_accuracy, size, microseconds in rows.values():
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if re.match(r"\| [a-z]+-", line)]
+    assert [name for name, *_ in rows] == names
+    for _, layers, epochs, parameters, *_, train_accuracy, test_accuracy, size, microseconds in rows:
         assert layers.endswith("→ 10")
         assert epochs == "1"
         # A twin in float32 has four bytes for a parameter and little beside.
@@ -60,15 +48,14 @@ def number(cell: str) -> float:
     return float(cell.replace(",", "").removesuffix(" KB"))
 
 
-def test_fit_does_not_depend_on_earlier_fits() -> None:
+def test_fit_does_not_depend_on_earlier_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exercises, "convert", lambda model: b"")
+    monkeypatch.setattr(exercises, "time_of_a_prediction", lambda twin, picture: 0.0)
     random = np.random.default_rng(1)
     split = exercises.Split(random.uniform(0, 255, (64, 28, 28)).astype(np.float32), random.integers(10, size=64))
-    small = Exercise(name="small", filters=(2,), units=(4,))
-    first, other, again = (
-        exercises.outcome(exercise, 2, 1, split, split, split)
-        for exercise in (small, Exercise(name="other", units=(3,)), small)
-    )
-    assert first.history == again.history != other.history
+    small, other = Exercise(name="small", filters=(2,), units=(4,)), Exercise(name="other", units=(3,))
+    first, between, again = (exercises.outcome(each, 2, 1, split, split, split) for each in (small, other, small))
+    assert first.history == again.history != between.history
     assert first.test_accuracy == first.train_accuracy == again.test_accuracy
 
 
@@ -88,11 +75,10 @@ def test_patience_watches_the_validation_loss() -> None:
 
 @needs_fashion_mnist
 def test_snippets_of_the_docs_print_what_they_say() -> None:
-    snippets = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    assert any("# → 429" in snippet for snippet in snippets)
+    page = (ROOT / "docs/exercises.md").read_text("utf-8")
     names: dict[str, Any] = {}
-    for snippet in snippets:
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
+    for snippet in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(compile(snippet, "docs/exercises.md", "exec"), names)
-        assert printed.getvalue().split("\n")[:-1] == re.findall(r"# → (.+)", snippet)
+        assert printed.getvalue().splitlines() == re.findall(r"# → (.+)", snippet)
+    assert "two" in names, "the last snippet was not found"

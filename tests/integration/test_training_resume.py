@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tests.integration.shared_fit import After
 from training.errors import FitError
 from training.fit import backup, devices, train
 from training.fit.strategy import ALONE
@@ -17,26 +18,14 @@ from training.fit.train import Fit
 
 EPOCHS, BATCH_SIZE, SEED = 3, 32, 3
 STEPS = 4
-KILLED = {"within an epoch": (1, 2), "at the end of the last": (2, STEPS - 1)}
 
 
 class Kill(Exception):
-    pass
-
-
-class Killed(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """As SIGKILL would, without what Keras does at the end of a fit."""
 
-    def __init__(self, epoch: int, step: int) -> None:
-        super().__init__()
-        self.at, self.epoch = (epoch, step), 0
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.epoch = epoch
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if (self.epoch, batch) == self.at:
-            raise Kill
+def kill() -> None:
+    raise Kill
 
 
 def shake(inputs: Any, targets: Any, seed: Any) -> Any:
@@ -67,9 +56,7 @@ def built(units: int = 8, rate: float = 0.1) -> Any:
     return model
 
 
-def fitted(
-    folder: Path | None = None, *, killed: tuple[int, int] | None = None, rate: float = 0.1
-) -> tuple[list[Any], Fit]:
+def fitted(folder: Path, *killed: After, rate: float = 0.1) -> tuple[list[Any], Fit]:
     model = built(rate=rate)
     generator = np.random.default_rng(0)
     inputs = generator.normal(size=(120, 8)).astype(np.float32)
@@ -80,13 +67,15 @@ def fitted(
         epochs=EPOCHS,
         validation=train.batches(inputs, targets, 50),
         backup=folder,
-        callbacks=(Killed(*killed),) if killed else (),
+        callbacks=killed,
     )
     return model.get_weights(), fit
 
 
-def same(one: list[Any], other: list[Any]) -> bool:
-    return all((a == b).all() for a, b in zip(one, other, strict=True))
+def assert_same(one: tuple[list[Any], Fit], other: tuple[list[Any], Fit]) -> None:
+    assert one[1].history == other[1].history
+    for found, expected in zip(one[0], other[0], strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.fixture(scope="module")
@@ -100,45 +89,50 @@ def unbroken(whole: Path) -> tuple[list[Any], Fit]:
     return fitted(whole)
 
 
-@pytest.mark.parametrize("moment", KILLED)
+@pytest.mark.parametrize(("epoch", "step"), [(1, 2), (2, STEPS - 1)], ids=["within an epoch", "at the end of the last"])
 def test_killed_run_ends_as_an_unbroken_one(
-    moment: str, tmp_path: Path, unbroken: tuple[list[Any], Fit], capsys: pytest.CaptureFixture[str]
+    epoch: int, step: int, tmp_path: Path, unbroken: tuple[list[Any], Fit], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(Kill):
-        fitted(tmp_path, killed=KILLED[moment])
-    weights, fit = fitted(tmp_path)
-    assert f"Continues   after epoch {KILLED[moment][0]} of 3 ({tmp_path})" in capsys.readouterr().out
-    assert same(weights, unbroken[0])
-    assert fit.history == unbroken[1].history
+        fitted(tmp_path, After(epoch, step, kill))
+    assert_same(fitted(tmp_path), unbroken)
+    assert f"Continues   after epoch {epoch} of 3 ({tmp_path})" in capsys.readouterr().out
 
 
 def test_run_killed_after_its_fit_is_not_fitted_again(whole: Path, unbroken: tuple[list[Any], Fit]) -> None:
-    weights, fit = fitted(whole, killed=(0, 0))  # would raise at the first step
-    assert same(weights, unbroken[0])
-    assert fit.history == unbroken[1].history
-    assert fit.seconds > 0
+    again = fitted(whole, After(0, 0, kill))
+    assert_same(again, unbroken)
+    assert again[1].seconds > 0
 
 
-@pytest.mark.parametrize("damage", ["cut off", "empty", "a bit turned", "of something else", "of another network"])
-def test_damaged_backup_is_reported_and_ignored(
-    damage: str, tmp_path: Path, whole: Path, unbroken: tuple[list[Any], Fit], capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / backup.FILE
-    content = (whole / backup.FILE).read_bytes()
+def turn_a_bit(content: bytes) -> bytes:
     turned = bytearray(content)
     turned[len(content) // 2] ^= 1
-    damaged = {
-        "cut off": content[:-500],
-        "empty": b"",
-        "a bit turned": bytes(turned),
-        "of something else": b"PK\3\4 none",
-    }
-    file.write_bytes(damaged.get(damage, content))
-    model = built(units=9 if damage == "of another network" else 8)
+    return bytes(turned)
+
+
+@pytest.mark.parametrize(
+    ("damage", "units"),
+    [
+        (lambda content: content[:-500], 8),
+        (lambda content: b"", 8),
+        (turn_a_bit, 8),
+        (lambda content: b"PK\3\4 none", 8),
+        (lambda content: content, 9),
+    ],
+    ids=["cut off", "empty", "a bit turned", "of something else", "of another network"],
+)
+def test_damaged_backup_is_reported_and_ignored(
+    damage: Any, units: int, tmp_path: Path, whole: Path, unbroken: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / backup.FILE
+    file.write_bytes(damage((whole / backup.FILE).read_bytes()))
+    model = built(units)
     before = model.get_weights()
     assert backup.Backup(tmp_path, ALONE).restore(model) is None
     assert f"Starts anew: {file} cannot be gone on from (" in capsys.readouterr().err
-    assert same(model.get_weights(), before)
+    for found, expected in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_without_a_backup_nothing_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,18 +150,18 @@ def test_epochs_differ_and_repeat_exactly() -> None:
     inputs = np.arange(10, dtype=np.float32)
     data = train.batches(inputs, inputs, 4, shuffle_seed=1, augment=shake)
 
-    def epoch(number: int) -> tuple[Any, Any]:
-        parts = list(data.from_epoch(number).take(data.steps).as_numpy_iterator())
-        return np.concatenate([each[0] for each in parts]), np.concatenate([each[1] for each in parts])
+    def two_epochs(first: int) -> tuple[Any, Any]:
+        """Altered and original values, in the order in which they come."""
+        parts = data.from_epoch(first).take(2 * data.steps).as_numpy_iterator()
+        altered, originals = (np.concatenate(each).reshape(2, 10) for each in zip(*parts, strict=True))
+        return altered, originals
 
-    (_, order), (altered, other_order) = epoch(0), epoch(1)
-    assert sorted(order) == sorted(other_order) == list(inputs)
-    assert list(order) != list(other_order)
-    noise, other_noise = ((values - places)[np.argsort(places)] for values, places in (epoch(0), epoch(1)))
-    assert not np.isclose(noise, other_noise).any()
-    assert np.array_equal(epoch(1)[0], altered)
-    following = list(data.from_epoch(0).skip(data.steps).take(data.steps).as_numpy_iterator())
-    assert np.array_equal(np.concatenate([each[0] for each in following]), altered)
+    altered, originals = two_epochs(0)
+    assert [sorted(each) for each in originals] == [list(inputs)] * 2
+    assert list(originals[0]) != list(originals[1])
+    noises = [(altered - originals)[number][np.argsort(originals[number])] for number in range(2)]
+    assert not np.isclose(*noises).any()
+    np.testing.assert_array_equal(two_epochs(1)[0][0], altered[1])
 
 
 @dataclass(frozen=True)
@@ -190,19 +184,24 @@ def test_precision_ends_with_its_scope() -> None:
     assert keras.layers.Dense(1).compute_dtype == "float32"
 
 
-def test_auto_is_float32_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    assert devices.chosen_precision("auto") == "float32"
-    assert "CPU core" in devices.describe()
-
-
-@pytest.mark.parametrize(("capability", "precision"), [((9, 0), "mixed_float16"), ((6, 1), "float32")])
+@pytest.mark.parametrize(
+    ("gpus", "precision", "described"),
+    [
+        ({}, "float32", "CPU core"),
+        ({"H200": (9, 0)}, "mixed_float16", "GPU H200"),
+        ({"P4": (6, 1)}, "float32", "GPU P4"),
+    ],
+    ids=["no GPU", "tensor cores", "an old GPU"],
+)
 def test_auto_is_float16_on_tensor_cores(
-    capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
+    gpus: dict[str, tuple[int, int]], precision: str, described: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    details = {"device_name": "NVIDIA H200", "compute_capability": capability}
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["/physical_device:GPU:0"])
-    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list(gpus))
+    monkeypatch.setattr(
+        tf.config.experimental,
+        "get_device_details",
+        lambda gpu: {"device_name": gpu, "compute_capability": gpus[gpu]},
+    )
     assert devices.chosen_precision("auto") == precision
     assert devices.chosen_precision("mixed_bfloat16") == "mixed_bfloat16"
-    assert devices.describe() == "GPU NVIDIA H200"
+    assert described in devices.describe()

@@ -36,7 +36,7 @@ def reached(photos: PictureFolder, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_frozen_outputs_of_photo_and_views(reached: Any, photos: PictureFolder) -> None:
     lower = efficientnet.lower(transfer.FROZEN)
     efficientnet.load(lower, efficientnet.pretrained())
-    expected = lower.predict(photos.pixels.astype(np.float32), verbose=0)
+    expected = lower(photos.pixels.astype(np.float32))
     assert reached.shape == (6, 3, *efficientnet.lower_shape(transfer.FROZEN))
     np.testing.assert_allclose(reached[:, 0], expected, atol=0.02)
     assert np.abs(reached[:, 1] - reached[:, 2]).mean() > 0.01

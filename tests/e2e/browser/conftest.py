@@ -4,25 +4,29 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.integration import saved_models
-from tests.integration.server import DEADLINE_SECONDS, Server, running
+from tests.integration.server import DEADLINE_SECONDS, SHIPPED, Server, running
 
 # As long as everything else is waited for; by itself it gives up after 5 s.
 expect.set_options(timeout=DEADLINE_SECONDS * 1000)
 
-SHIPPED = Path(__file__).parents[3] / "models"
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+# For tests of what stands where, or is reached: of the rest, one size says as much as two.
+at_every_size = pytest.mark.parametrize("open_page", SIZES, indirect=True)
+on_a_phone = pytest.mark.parametrize("open_page", ["phone"], indirect=True)
 
 
 @dataclass
 class OpenPage:
-    """Opens a path of the service, or of another one. `console`: errors and warnings that stand there."""
+    """Opens a path of the service, or of another one.
+
+    `console`: errors and warnings that stand there; those with words that are `forgiven` are meant.
+    """
 
     context: BrowserContext
     service: Server
@@ -40,10 +44,6 @@ class OpenPage:
         self.allowed.add(host)
         page.goto(f"http://{host}{path}")
         return page
-
-    def forgive(self, status: int) -> None:
-        """Chromium writes a line for each answer of that status: those are meant, also one that is still to come."""
-        self.forgiven.add(f"status of {status}")
 
     def complaints(self) -> list[str]:
         return [line for line in self.console if not any(words in line for words in self.forgiven)]
@@ -88,14 +88,15 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(params=list(SIZES))
+@pytest.fixture
 def open_page(browser: Browser, service: Server, request: pytest.FixtureRequest) -> Iterator[OpenPage]:
-    """On a desktop and on a phone. In the end nothing may stand in the console, and no request may have gone to
-    another host."""
-    width, height = SIZES[request.param]
+    """On a desktop, unless a test says otherwise. In the end nothing may stand in the console, and no request may have
+    gone to another host."""
+    size = getattr(request, "param", "desktop")
+    width, height = SIZES[size]
     context = browser.new_context(
         viewport={"width": width, "height": height},
-        has_touch=request.param == "phone",
+        has_touch=size == "phone",
         permissions=["clipboard-read", "clipboard-write"],
     )
     opener = OpenPage(context, service)

@@ -1,6 +1,7 @@
 """For people who use a keyboard, a screen reader, or need contrast: axe-core's rules, and the way by Tab."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -33,11 +34,11 @@ PLACES: dict[str, Callable[[Page], None]] = {
 }
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("open_page", "scheme"), [("desktop", "light"), ("phone", "dark")], indirect=["open_page"])
 @pytest.mark.parametrize("place", PLACES)
-def test_axe_finds_nothing(open_page: OpenPage, place: str, scheme: str) -> None:
+def test_axe_finds_nothing(open_page: OpenPage, place: str, scheme: Literal["light", "dark"]) -> None:
     page = open_page("/")
-    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light", reduced_motion="reduce")
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     page.goto(page.url.rstrip("/") + place)
     PLACES[place](page)
     found = Axe().run(page)

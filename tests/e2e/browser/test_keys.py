@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import expect
 
-from tests.e2e.browser.conftest import SHIPPED, OpenPage
-from tests.integration.server import Server, running
+from tests.e2e.browser.conftest import OpenPage
+from tests.integration.server import SHIPPED, Server, running
 
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -36,7 +36,7 @@ def test_the_key_is_asked_for_once_and_kept_for_this_tab_alone(open_page: OpenPa
     assert KEY not in page.content()
     expect(page.locator(".snippet").first).to_contain_text('-H "Authorization: Bearer $API_KEY"')
     assert page.evaluate("Object.values(localStorage)") == []
-    open_page.forgive(401)
+    open_page.forgiven.add("status of 401")
 
 
 def test_who_gives_no_key_is_told_that_one_is_needed(open_page: OpenPage, guarded: Server) -> None:
@@ -45,4 +45,4 @@ def test_who_gives_no_key_is_told_that_one_is_needed(open_page: OpenPage, guarde
     expect(page.locator("main").get_by_role("alert")).to_contain_text("needs an API key")
     page.get_by_role("button", name="Try again").click()
     expect(page.get_by_role("dialog")).to_be_visible()
-    open_page.forgive(401)
+    open_page.forgiven.add("status of 401")

@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.e2e.browser.conftest import SHIPPED, OpenPage
+from tests.e2e.browser.conftest import OpenPage, at_every_size
+from tests.integration.server import SHIPPED
 
 SNEAKER = SHIPPED / "clothing/2/assets.extra/sample.png"
 
@@ -15,7 +17,7 @@ def choose(page: Page, picture: Path) -> None:
     page.set_input_files("input[type=file]", picture)
 
 
-def test_a_chosen_picture_gets_its_label_with_bars_best_first(open_page: OpenPage) -> None:
+def test_a_chosen_picture_gets_its_label_with_bars_best_first_and_lines_that_do_the_same(open_page: OpenPage) -> None:
     page = open_page("/#/try/clothing")
     choose(page, SNEAKER)
     expect(page.locator(".verdict")).to_contain_text("Sneaker: 99.6% sure")
@@ -23,8 +25,14 @@ def test_a_chosen_picture_gets_its_label_with_bars_best_first(open_page: OpenPag
     assert len(scores) == 10
     assert scores == sorted(scores, reverse=True)
     expect(page.locator(".known")).to_be_visible()
+    page.get_by_text("Do the same from a terminal").click()
+    page.get_by_role("button", name="Copy the curl code").click()
+    copied = page.wait_for_function("navigator.clipboard.readText()").json_value()
+    assert copied.startswith("curl -s -H 'Content-Type: image/png' --data-binary @'sample.png' 'http://127.0.0.1:")
+    assert copied.endswith("/v1/models/clothing/versions/2:classify'")
 
 
+@at_every_size
 def test_a_sample_says_what_it_is_and_the_model_shows_what_it_saw(open_page: OpenPage) -> None:
     page = open_page("/#/try/clothing")
     page.get_by_role("button", name="Sample 7: Dress").click()
@@ -47,6 +55,7 @@ def test_both_versions_answer_side_by_side(open_page: OpenPage) -> None:
 TROUSERS = [(80, 205), (92, 25), (132, 25), (144, 205)]
 
 
+@at_every_size
 def test_a_drawing_gets_its_label_as_soon_as_the_pen_is_lifted(open_page: OpenPage) -> None:
     page = open_page("/#/try/clothing")
     page.get_by_text("Draw a picture").click()
@@ -65,8 +74,6 @@ def test_a_drawing_gets_its_label_as_soon_as_the_pen_is_lifted(open_page: OpenPa
 
 
 def test_what_looks_like_nothing_known_is_said_to(open_page: OpenPage, tmp_path: Path) -> None:
-    from PIL import Image
-
     blank = tmp_path / "blank.png"
     Image.new("L", (28, 28), 255).save(blank)
     page = open_page("/#/try/clothing")
@@ -74,6 +81,7 @@ def test_what_looks_like_nothing_known_is_said_to(open_page: OpenPage, tmp_path:
     expect(page.locator(".strange")).to_be_visible()
 
 
+@at_every_size
 def test_the_map_of_what_mattered_is_laid_over_the_picture_and_taken_away(open_page: OpenPage) -> None:
     page = open_page("/#/try/photos")
     page.get_by_role("button", name="Sample 1: dress").click()
@@ -96,7 +104,7 @@ def test_a_photo_is_taken_by_the_camera(open_page: OpenPage) -> None:
 def test_a_pasted_and_a_dropped_picture_are_taken(open_page: OpenPage) -> None:
     page = open_page("/#/try/clothing")
     expect(page.locator(".drop")).to_be_visible()
-    give = """async ([target, event, property]) => {
+    give = """async ([target, event]) => {
         const file = new File([await (await fetch("/playground/models/clothing/versions/2/files/sample.png")).blob()],
                               event + ".png", {type: "image/png"});
         const data = new DataTransfer();
@@ -106,19 +114,9 @@ def test_a_pasted_and_a_dropped_picture_are_taken(open_page: OpenPage) -> None:
         document.querySelector(target).dispatchEvent(made);
     }"""
     for target, event in (("body", "paste"), (".drop", "drop")):
-        page.evaluate(give, [target, event, ""])
+        page.evaluate(give, [target, event])
         expect(page.get_by_alt_text(f"The picture: {event}.png")).to_be_visible()
         expect(page.locator(".verdict")).to_contain_text("Sneaker")
-
-
-def test_the_lines_to_copy_do_the_same(open_page: OpenPage) -> None:
-    page = open_page("/#/try/clothing")
-    choose(page, SNEAKER)
-    page.get_by_text("Do the same from a terminal").click()
-    page.get_by_role("button", name="Copy the curl code").click()
-    copied = page.wait_for_function("navigator.clipboard.readText()").json_value()
-    assert copied.startswith("curl -s -H 'Content-Type: image/png' --data-binary @'sample.png' 'http://127.0.0.1:")
-    assert copied.endswith("/v1/models/clothing/versions/2:classify'")
 
 
 def test_a_damaged_picture_gets_the_services_sentence_beside_where_it_was_given(
@@ -129,9 +127,10 @@ def test_a_damaged_picture_gets_the_services_sentence_beside_where_it_was_given(
     page = open_page("/#/try/clothing")
     choose(page, damaged)
     expect(page.locator(".inputs .error")).to_contain_text("truncated or damaged")
-    open_page.forgive(400)
+    open_page.forgiven.add("status of 400")
 
 
+@at_every_size
 @pytest.mark.parametrize("model", ["clothing", "photos"])
 def test_nothing_sticks_out_of_the_page(open_page: OpenPage, model: str) -> None:
     page = open_page(f"/#/try/{model}")

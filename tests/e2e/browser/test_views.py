@@ -3,16 +3,16 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Route, expect
 
-from tests.e2e.browser.conftest import SHIPPED, OpenPage
-from tests.integration.server import Server, running
+from tests.e2e.browser.conftest import OpenPage, at_every_size
+from tests.integration.server import SHIPPED, Server, running
 
 
+@at_every_size
 def test_every_version_is_listed_with_its_state_and_leads_to_its_own_files(open_page: OpenPage) -> None:
     page = open_page("/#/models")
     names = page.locator("tbody th a")
@@ -43,27 +43,29 @@ def test_a_strangers_version_is_listed_without_what_it_does_not_say(open_page: O
     expect(page.locator(".facts")).not_to_contain_text("Parameters")
 
 
-@pytest.fixture(scope="module")
-def hundred(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    models = tmp_path_factory.mktemp("hundred")
+def test_of_a_hundred_thumbnails_those_in_sight_are_fetched(open_page: OpenPage, tmp_path: Path) -> None:
+    models = tmp_path / "models"
     for number in range(100):
         shutil.copytree(SHIPPED / "regression", models / f"regression_{number:02}")
-    with running(models, tmp_path_factory.mktemp("log") / "service.log") as server:
-        yield server
+    with running(models, tmp_path / "log") as server:
+        page = open_page("/#/models", server)
+        expect(page.locator("tbody tr")).to_have_count(100)
+        for thumbnail in (page.locator(".thumbnail").first, page.locator(".thumbnail").last):
+            thumbnail.scroll_into_view_if_needed()
+            expect(thumbnail.locator("img")).to_be_visible()
+        assert page.locator(".thumbnail img").count() < 60
+        page.close()
 
 
-def test_of_a_hundred_thumbnails_those_in_sight_are_fetched(open_page: OpenPage, hundred: Server) -> None:
-    page = open_page("/#/models", hundred)
-    expect(page.locator("tbody tr")).to_have_count(100)
-    for thumbnail in (page.locator(".thumbnail").first, page.locator(".thumbnail").last):
-        thumbnail.scroll_into_view_if_needed()
-        expect(thumbnail.locator("img")).to_be_visible()
-    assert page.locator(".thumbnail img").count() < 60
-
-
-def test_a_models_version_that_is_not_there_is_said_to_be_missing(open_page: OpenPage) -> None:
-    page = open_page("/#/models/clothing/7")
-    expect(page.get_by_role("alert")).to_have_text("clothing has no version 7.")
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("/#/models/clothing/7", "clothing has no version 7."),
+        ("/#/try/hats", "There is no model named hats. Here is activity."),
+    ],
+)
+def test_what_is_not_there_is_said_to_be_missing(open_page: OpenPage, path: str, sentence: str) -> None:
+    expect(open_page(path).get_by_role("alert").first).to_have_text(sentence)
 
 
 HOSTILE_CARD = """# Card
@@ -73,13 +75,10 @@ HOSTILE_CARD = """# Card
 """
 
 
-def test_a_model_card_can_run_nothing_and_ask_nothing_elsewhere(
-    open_page: OpenPage, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    models = tmp_path_factory.mktemp("models")
-    shutil.copytree(SHIPPED / "regression", models / "regression")
-    (models / "regression/1/assets.extra/README.md").write_text(HOSTILE_CARD)
-    with running(models, models / "service.log") as server:
+def test_a_model_card_can_run_nothing_and_ask_nothing_elsewhere(open_page: OpenPage, tmp_path: Path) -> None:
+    shutil.copytree(SHIPPED / "regression", tmp_path / "models/regression")
+    (tmp_path / "models/regression/1/assets.extra/README.md").write_text(HOSTILE_CARD)
+    with running(tmp_path / "models", tmp_path / "log") as server:
         page = open_page("/#/models/regression/1", server)
         expect(page.locator(".markdown")).to_contain_text("a link")
         assert page.title() == "Fitting Room"
@@ -87,13 +86,12 @@ def test_a_model_card_can_run_nothing_and_ask_nothing_elsewhere(
         assert page.locator('.markdown a[href^="javascript"]').count() == 0
         page.close()
     # The browser says that it would not have run it either.
-    open_page.console[:] = [line for line in open_page.console if "inline event handler" not in line]
+    open_page.forgiven.add("inline event handler")
 
 
 def test_the_live_page_draws_what_is_asked_meanwhile(open_page: OpenPage, service: Server) -> None:
     page = open_page("/#/live")
     expect(page.get_by_role("heading", name="Requests per second")).to_be_visible()
-    some = re.compile(r"[1-9]")
 
     def is_drawn() -> bool:
         """Once two readings differ."""
@@ -104,7 +102,7 @@ def test_the_live_page_draws_what_is_asked_meanwhile(open_page: OpenPage, servic
     service.wait_for(is_drawn, "nothing is drawn")
     expect(page.locator(".charts .u-label", has_text="regression 1").first).to_be_visible()
     expect(page.locator(".charts .u-label", has_text="400")).to_be_visible()
-    expect(page.locator(".tiles div", has_text="Workers")).to_have_text(some)
+    expect(page.locator(".tiles div", has_text="Workers")).to_have_text(re.compile(r"[1-9]"))
 
 
 def test_without_traffic_and_drift_no_box_on_the_live_page_is_empty(open_page: OpenPage) -> None:
@@ -122,7 +120,7 @@ def test_where_metrics_have_another_port_the_live_page_says_so_and_shows_no_boxe
     page.evaluate("location.hash = '#/live'")
     expect(page.get_by_role("alert")).to_contain_text("SERVING_OPERATIONS_PORT")
     expect(page.locator(".live .card:visible")).to_have_count(0)
-    open_page.forgive(404)
+    open_page.forgiven.add("status of 404")
 
 
 def test_quantiles_and_labels_are_read_as_prometheus_reads_them(open_page: OpenPage) -> None:
@@ -149,13 +147,13 @@ def test_light_and_dark_can_be_chosen_and_are_kept(open_page: OpenPage) -> None:
     assert before != after == page.evaluate("getComputedStyle(document.body).backgroundColor")
 
 
-def test_the_service_that_is_gone_is_said_to_be_gone(open_page: OpenPage, tmp_path: Path) -> None:
+def test_the_service_that_is_gone_is_said_to_be_gone(open_page: OpenPage) -> None:
     page = open_page("/#/try/regression")
     expect(page.locator("output")).to_have_text("y = 31")
     page.context.set_offline(True)
     page.get_by_label("x", exact=True).fill("3")
     expect(page.get_by_role("alert")).to_have_text("The service does not respond. Is it still running?")
-    open_page.console[:] = [line for line in open_page.console if "ERR_INTERNET_DISCONNECTED" not in line]
+    open_page.forgiven.add("ERR_INTERNET_DISCONNECTED")
 
 
 def test_a_busy_service_is_asked_again(open_page: OpenPage) -> None:
@@ -171,7 +169,7 @@ def test_a_busy_service_is_asked_again(open_page: OpenPage) -> None:
     page.route("**/predict", answer)
     page.evaluate("location.hash = '#/try/regression'")
     expect(page.locator("output")).to_have_text("y = 31")
-    open_page.forgive(429)
+    open_page.forgiven.add("status of 429")
 
 
 def test_the_settled_page_is_small(open_page: OpenPage) -> None:
@@ -186,3 +184,13 @@ def test_the_settled_page_is_small(open_page: OpenPage) -> None:
     page.goto(page.url.split("#")[0] + "?again#/try/regression")
     expect(page.locator("output")).to_have_text("y = 31")
     assert 5_000 < sum(sizes.values()) < 300_000, json.dumps(sizes)
+
+
+def test_an_operation_of_the_docs_can_be_tried(open_page: OpenPage) -> None:
+    page = open_page("/docs")
+    operation = page.locator("#operations-v1-predict")
+    operation.get_by_role("button").first.click()
+    operation.get_by_role("button", name="Try it out").click()
+    operation.get_by_placeholder("model", exact=True).fill("regression")
+    operation.get_by_role("button", name="Execute").click()
+    expect(operation.locator(".live-responses-table .response")).to_contain_text("30.999998")
