@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 
 from service.engines.base import Engine, LoadError
-from service.engines.saved_model.tensor_proto import read_tensor
-from service.engines.saved_model.wire import NOTHING, as_bytes, as_text, entries, fields, last, submessage
 from service.errors import ServingError
 from service.inference.batching import row_count
 from service.inference.pace import QUICK_SECONDS
@@ -28,7 +26,10 @@ from service.settings import Settings
 from service.tensors.dtypes import DTYPES, Array, has_fitting_shape
 from service.tensors.files import PredictRequest, read_file
 from service.tensors.image import picture_batch
+from service.tensors.protobuf import as_bytes, as_text, entries, fields, last, submessage
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
+from service.tensors.tensor_proto import read_tensor
+from service.tensors.tf_example import serialized_examples
 
 # After this the version serves, finished or not.
 MAX_SECONDS = 30.0
@@ -373,19 +374,10 @@ def _recorded_request(log: memoryview, where: str) -> RecordedRequest | None:
     request = submessage(message, 1)
     signature_name = as_text(last(submessage(request, 1), 3)) or DEFAULT_SIGNATURE
     if kind == _PREDICT:
-        return RecordedRequest(where, signature_name, {name: read_tensor(value) for name, value in entries(request, 2)})
-    return RecordedRequest(where, signature_name, {"": _serialized_examples(submessage(request, 2))})
-
-
-def _serialized_examples(message: memoryview) -> Array:
-    """Serialized tf.train.Examples, each with the context in front: concatenated messages are merged."""
-    kinds = dict(fields(message))
-    examples = as_bytes(kinds.get(1) or kinds.get(2) or NOTHING)
-    context = bytes(submessage(examples, 2)) if 2 in kinds else b""
-    found = [context + bytes(as_bytes(value)) for number, value in fields(examples) if number == 1]
-    array = np.empty(len(found), object)
-    array[:] = found
-    return array
+        return RecordedRequest(
+            where, signature_name, {name: read_tensor(value)[1] for name, value in entries(request, 2)}
+        )
+    return RecordedRequest(where, signature_name, {"": serialized_examples(submessage(request, 2))})
 
 
 def _checked_inputs(engine: Engine, request: RecordedRequest) -> Mapping[str, Array]:

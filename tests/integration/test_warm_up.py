@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 
 from service.engines.base import LoadError
-from service.engines.saved_model.tensor_proto import read_tensor
 from service.engines.tensorflow.engine import SavedModelEngine
 from service.lifecycle.warm_up import WARM_UP_FILE, replay
 from service.serving_config import ASSETS
+from service.tensors.tensor_proto import read_tensor
 from tests.unit.service.protobufs import examples_log, predict_log
 
 
@@ -44,7 +44,7 @@ def write(version: Path, *logs: bytes) -> None:
 def test_tensors_are_read_as_tensorflow_writes_them(values: Any) -> None:
     by_value = values.ravel().tolist() or values
     for proto in (tf.make_tensor_proto(values), tf.compat.v1.make_tensor_proto(by_value, values.dtype, values.shape)):
-        array = read_tensor(memoryview(proto.SerializeToString()))
+        _, array = read_tensor(proto.SerializeToString())
         assert (array.dtype, array.shape, array.tolist()) == (values.dtype, values.shape, values.tolist())
 
 

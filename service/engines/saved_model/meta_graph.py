@@ -1,6 +1,6 @@
 """Signatures and tags of a SavedModel, read without TensorFlow or generated classes.
 
-Format: tensorflow/core/protobuf/{saved_model,meta_graph}.proto, tensorflow/core/framework/{tensor_shape,types}.proto.
+Format: tensorflow/core/protobuf/{saved_model,meta_graph}.proto.
 
     message SavedModel       { repeated MetaGraphDef meta_graphs = 2; }
     message MetaGraphDef     { MetaInfoDef meta_info_def = 1; SaverDef saver_def = 3;
@@ -11,31 +11,11 @@ Format: tensorflow/core/protobuf/{saved_model,meta_graph}.proto, tensorflow/core
     message TensorInfo       { oneof encoding { string name = 1; CooSparse coo_sparse = 4;
                                CompositeTensor composite_tensor = 5; } DataType dtype = 2;
                                TensorShapeProto tensor_shape = 3; }
-    message TensorShapeProto { message Dim { int64 size = 1; } repeated Dim dim = 2; bool unknown_rank = 3; }
 """
 
-from service.engines.saved_model.wire import as_bytes, as_int, as_text, entries, fields, last, signed, submessage
+from service.tensors.protobuf import as_bytes, as_int, as_text, entries, fields, last, submessage
 from service.tensors.signature import Signature, TensorSpec
-
-# enum DataType, without the types that have no array.
-DATA_TYPES = {
-    1: "DT_FLOAT",
-    2: "DT_DOUBLE",
-    3: "DT_INT32",
-    4: "DT_UINT8",
-    5: "DT_INT16",
-    6: "DT_INT8",
-    7: "DT_STRING",
-    8: "DT_COMPLEX64",
-    9: "DT_INT64",
-    10: "DT_BOOL",
-    14: "DT_BFLOAT16",
-    17: "DT_UINT16",
-    18: "DT_COMPLEX128",
-    19: "DT_HALF",
-    22: "DT_UINT32",
-    23: "DT_UINT64",
-}
+from service.tensors.tensor_proto import DATA_TYPES, read_shape
 
 
 def read_signatures(meta_graph: bytes) -> dict[str, Signature]:
@@ -77,10 +57,3 @@ def _specs(definition: memoryview, number: int) -> dict[str, TensorSpec] | None:
             return None
         specs[name] = TensorSpec(as_text(parts[1]), dtype, read_shape(as_bytes(parts[3])) if 3 in parts else None)
     return specs
-
-
-def read_shape(message: memoryview) -> tuple[int, ...] | None:
-    """The shape in a TensorShapeProto; None if even the rank is unknown."""
-    if last(message, 3):
-        return None
-    return tuple(signed(as_int(last(as_bytes(dim), 1) or 0)) for number, dim in fields(message) if number == 2)

@@ -12,12 +12,13 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from service.engines.saved_model.meta_graph import DATA_TYPES, has_variables, read_signatures
+from service.engines.saved_model.meta_graph import has_variables, read_signatures
 from service.engines.tensorflow.c_api import NOT_FOUND, Buffer, Library, Output, TensorFlowError, check, tensorflow
-from service.engines.tensorflow.tensor import TYPE_NUMBERS, new_tensor, to_array
+from service.engines.tensorflow.tensor import new_tensor, to_array
 from service.runtime.cgroup import usable_cores
 from service.tensors.dtypes import Array
 from service.tensors.signature import Signature, TensorSpec
+from service.tensors.tensor_proto import DATA_TYPES, TYPE_NUMBERS
 
 SERVE_TAG = b"serve"
 

@@ -7,19 +7,16 @@ a model may keep an input or return a variable or a constant. With copies, no me
 import ctypes
 import functools
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from service.engines.saved_model.meta_graph import DATA_TYPES
 from service.engines.tensorflow.c_api import DEALLOCATOR, Library, tensorflow
 from service.tensors.dtypes import DTYPES, Array
+from service.tensors.tensor_proto import DATA_TYPES
 
 STRING = 7
 STRING_BYTES = 24  # sizeof(TF_TString)
-
-TYPE_NUMBERS: Mapping[str, int] = {name: number for number, name in DATA_TYPES.items()}
 
 
 @functools.cache

@@ -2,8 +2,9 @@ from contextlib import suppress
 
 import pytest
 
-from service.engines.saved_model.meta_graph import DATA_TYPES, has_variables, read_signatures, read_tags
+from service.engines.saved_model.meta_graph import has_variables, read_signatures, read_tags
 from service.tensors.signature import Signature, TensorSpec
+from service.tensors.tensor_proto import DATA_TYPES
 from tests.unit.service.protobufs import message, varint, whole
 
 FLOAT, RESOURCE, QUANTISED, REFERENCE = 1, 20, 11, 101

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engines.saved_model.tensor_proto import read_tensor
+from service.tensors.dtypes import DTYPES
+from service.tensors.tensor_proto import read_tensor, write_tensor
 from tests.unit.service.protobufs import message, tensor, varint, whole
 
 FLOAT, DOUBLE, INT32, UINT8, STRING, INT64, BOOL, HALF, UINT64 = 1, 2, 3, 4, 7, 9, 10, 19, 23
@@ -32,7 +33,7 @@ FLOAT, DOUBLE, INT32, UINT8, STRING, INT64, BOOL, HALF, UINT64 = 1, 2, 3, 4, 7, 
     ],
 )
 def test_values_are_read(content: bytes, expected: Any) -> None:
-    array = read_tensor(memoryview(content))
+    _, array = read_tensor(content)
     assert (array.dtype, array.shape) == (expected.dtype, expected.shape)
     assert array.tolist() == expected.tolist()
 
@@ -45,16 +46,60 @@ def test_values_are_read(content: bytes, expected: Any) -> None:
         (tensor(FLOAT, (-1,)), r"shape \(-1,\) cannot be read"),
         (tensor(99, (1,)), "type unknown"),
         (tensor(UINT8, (1,), whole(7, 300)), "out of its range"),
-        (tensor(FLOAT, (1,), message(5, b"\0\0\0")), "buffer size must be a multiple"),
+        (tensor(FLOAT, (1,), message(5, b"\0\0\0")), "no whole numbers"),
         (b"\x0a\x05", "ends in the middle of a field"),
     ],
 )
 def test_a_mismatch_is_rejected(content: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        read_tensor(memoryview(content))
+        read_tensor(content)
 
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_read_or_rejected(content: bytes) -> None:
     with contextlib.suppress(ValueError):
-        read_tensor(memoryview(content))
+        read_tensor(content)
+
+
+@pytest.mark.parametrize("as_content", [False, True])
+@pytest.mark.parametrize(
+    "values",
+    [
+        *(np.array([[1.5, -2]], of) for of in (np.float32, np.float64, np.float16)),
+        *(np.array([np.iinfo(of).min, 1, np.iinfo(of).max], of) for of in (np.int8, np.int16, np.int32, np.int64)),
+        *(np.array([[0], [np.iinfo(of).max]], of) for of in (np.uint8, np.uint16, np.uint32, np.uint64)),
+        np.array([True, False]),
+        np.array(7, np.int32),
+        np.zeros((0, 3), np.float32),
+        np.array([b"shirt", b"\xff", b""], object),
+        np.arange(6, dtype=np.float32).reshape(2, 3).T,
+    ],
+    ids=lambda values: f"{values.dtype}-{values.ndim}" if isinstance(values, np.ndarray) else None,
+)
+def test_written_tensor_is_read_as_it_was(values: Any, as_content: bool) -> None:
+    name, array = read_tensor(b"".join(write_tensor(values, as_content=as_content)))
+    assert DTYPES[name] == array.dtype == values.dtype
+    assert array.shape == values.shape
+    assert array.tolist() == values.tolist()
+
+
+def test_numbers_are_typed_values_unless_content_is_wanted() -> None:
+    values = np.array([1.5, 2], np.float32)
+    assert b"".join(write_tensor(values)).endswith(message(5, values.tobytes()))
+    assert b"".join(write_tensor(values, as_content=True)).endswith(message(4, values.tobytes()))
+
+
+def test_bfloat16_is_read_as_float32() -> None:
+    bits = struct.pack("<2H", 0x3FC0, 0xC000)
+    name, array = read_tensor(tensor(14, (2,), message(4, bits)))
+    assert (name, array.dtype, array.tolist()) == ("DT_BFLOAT16", np.float32, [1.5, -2])
+
+
+def test_repeated_value_is_bounded() -> None:
+    with pytest.raises(ValueError, match="holds 1 values"):
+        read_tensor(tensor(FLOAT, (2**40,), message(5, struct.pack("<f", 1))))
+
+
+def test_type_without_a_name_cannot_be_written() -> None:
+    with pytest.raises(ValueError, match="complex64 cannot be sent"):
+        write_tensor(np.zeros(1, np.complex64))
