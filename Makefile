@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train exercises test lint audit format lock up down e2e fuzz bench soak clean
+.PHONY: help serve train exercises test lint audit format protos lock up down e2e fuzz bench soak clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,10 @@ up: ## start service, Prometheus, Alertmanager and Grafana in containers
 
 down: ## stop the containers
 	docker compose down
+
+protos: .venv/dev/installed ## compile the messages of gRPC, service/api/grpc/protos/*.proto
+	cd service/api/grpc/protos && $(CURDIR)/.venv/dev/bin/python -m grpc_tools.protoc -I . --include_imports \
+		--descriptor_set_out=descriptors.binpb *.proto
 
 lock: .venv/dev/installed ## write requirements/*.txt anew from pyproject.toml and requirements/*.in
 	@for name in serve full serve-otel full-otel train dev clients $(YARDSTICKS); do \

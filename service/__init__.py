@@ -49,6 +49,9 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
 
     from service.api import operations, pages
     from service.api.flask_app import create_flask
+    from service.api.grpc import health as grpc_health
+    from service.api.grpc import v1 as grpc_v1
+    from service.api.grpc import v2 as grpc_v2
     from service.api.playground import views as playground
     from service.api.v1 import views as v1
     from service.api.v1.decode import decode_example
@@ -141,8 +144,20 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
         }
     )
     decode_v1 = partial(v1.decode, settings)
-    decoders: dict[str, Decode] = {"v1": decode_v1, "v2": v2.decode, "playground": decode_v1}
-    dispatcher = Dispatcher(settings, registry, inference, metrics, flask, decoders)
+    decoders: dict[str, Decode] = {
+        "v1": decode_v1,
+        "v2": v2.decode,
+        "playground": decode_v1,
+        "grpc_v1": partial(grpc_v1.decode, settings.grpc_tensor_content),
+        "grpc_v2": grpc_v2.decode,
+    }
+    addresses = {"grpc_v1": grpc_v1.address, "grpc_v2": grpc_v2.address}
+    methods = {
+        **grpc_v1.methods(registry, inference),
+        **grpc_v2.methods(registry, settings, watcher, page),
+        **grpc_health.methods(registry, settings.grpc_reflection),
+    }
+    dispatcher = Dispatcher(settings, registry, inference, metrics, flask, decoders, addresses, methods)
     return App(
         settings=settings,
         flask=flask,

@@ -28,6 +28,8 @@ from service.runtime.tuning import limit_blas_threads
 from service.security.api_keys import key_file
 from service.security.rate_limit import RateLimits
 from service.server.arbiter import ServiceArbiter
+from service.server.tls import InvalidTls, tls
+from service.server.worker import has_http2
 from service.settings import InvalidSetting, Settings, from_environment, parse_files, unknown_variables, variable
 
 # Not __name__, which is __main__ here.
@@ -85,7 +87,20 @@ def _startup_error(settings: Settings) -> str | None:
             "containers, build the image with --build-arg OTEL=1 "
             "(or: pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http)"
         )
-    ports = {"SERVING_PORT": settings.port, "SERVING_OPERATIONS_PORT": settings.operations_port}
+    try:
+        tls(settings)
+    except InvalidTls as error:
+        return str(error)
+    if settings.grpc_port and not has_http2():
+        return (
+            f"SERVING_GRPC_PORT={settings.grpc_port}: gRPC needs the package ngh2, which is not installed (it has no "
+            "wheel for some machines); SERVING_GRPC_PORT=0 serves HTTP alone"
+        )
+    ports = {
+        "SERVING_PORT": settings.port,
+        "SERVING_GRPC_PORT": settings.grpc_port,
+        "SERVING_OPERATIONS_PORT": settings.operations_port,
+    }
     for name, port in ports.items():
         if port and (reason := _listen_error(settings.host, name, port)):
             return reason
@@ -153,7 +168,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         settings = self._settings
         options: dict[str, Any] = {
             # Each worker process has sockets of its own, and listens when it is ready to.
-            "bind": [],
+            "bind": [f"unix:{settings.unix_socket}"] if settings.unix_socket else [],
             "workers": settings.workers,
             "worker_class": "service.server.worker.LoopWorker",
             "graceful_timeout": settings.shutdown_seconds,

@@ -4,6 +4,8 @@ import logging
 import re
 from pathlib import Path
 
+import msgspec
+
 from service.http import Response, error_response
 
 _NAME = r"[^\s/'\"`:;,()\[\]<>]"
@@ -13,10 +15,12 @@ logger = logging.getLogger(__name__)
 
 
 class ServingError(Exception):
-    """The message goes to the client: what is wrong, where, and what was expected."""
+    """The message goes to the client: what is wrong, where, and what was expected. `grpc_status`: where HTTP's does not
+    tell it."""
 
     status = 500
     headers: tuple[tuple[str, str], ...] = ()
+    grpc_status: int | None = None
 
 
 class InvalidRequest(ServingError):
@@ -41,11 +45,12 @@ class Unavailable(ServingError):
 
 
 class GraphError(ServingError):
-    """An error that a graph reports, with the status for its code."""
+    """An error that a graph reports, with the status for its code. Codes are TensorFlow's, which are gRPC's."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int, code: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.grpc_status = code
         if status in (429, 503):
             self.headers = (("retry-after", "1"),)
 
@@ -55,6 +60,8 @@ def response_to_error(error: Exception, method: str, path: str, request_id: str)
     response = error_response(500, "internal error; the service's log has the details")
     if isinstance(error, ServingError):
         response = error_response(error.status, str(error), *error.headers)
+        if error.grpc_status is not None:
+            response = msgspec.structs.replace(response, grpc_status=error.grpc_status)
     # Not 503 and 504, which are no bugs and come in numbers under load.
     if response.status == 500:
         # A path must not forge lines of the log, or send control codes to a terminal.

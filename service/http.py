@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 # The key of a WSGI environment that holds the Request.
 WSGI_REQUEST = "service.request"
+# The method of a Request that is a call of gRPC; HTTP has none of that name.
+GRPC = "GRPC"
+GRPC_CONTENT_TYPE = "application/grpc"
 MAX_PATH_BYTES = 1024
 MAX_CONTENT_TYPE_BYTES = 256
 
@@ -24,6 +27,8 @@ class Response(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
+    # Where HTTP's status does not tell gRPC's.
+    grpc_status: int | None = None
 
 
 def error_response(status: int, message: str, *headers: tuple[str, str]) -> Response:
@@ -35,7 +40,9 @@ class Request(msgspec.Struct):
 
     `target`: path and query as the client wrote them. `headers`: by their names in lower case; the values of a repeated
     header are joined by commas. `match`: its route, None where no route matches. `rejection`: the response that it gets
-    whatever its body is. `key_name`: the name of its API key.
+    whatever its body is. `key_name`: the name of its API key. `has_body`: whether
+    a body follows the head. A call of gRPC is one, too: its method is GRPC, its target
+    the call's path, its body the message.
     """
 
     method: str
@@ -48,6 +55,7 @@ class Request(msgspec.Struct):
     match: "Match | None" = None
     rejection: Response | None = None
     key_name: str = ""
+    has_body: bool = False
 
     @property
     def path(self) -> str:
@@ -73,11 +81,6 @@ class Request(msgspec.Struct):
     def is_operations(self) -> bool:
         """Whether tools send it every few seconds, for health or metrics."""
         return self.match is not None and self.match.route.is_operations
-
-    @property
-    def has_body(self) -> bool:
-        """Whether a body follows the head."""
-        return self.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self.headers
 
 
 def decoded_path(target: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """The table of routes: dispatch, admission, Flask's rules, metrics, spans and the OpenAPI document all follow it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import lru_cache
@@ -9,7 +9,7 @@ from functools import lru_cache
 import msgspec
 
 from service.errors import InvalidRequest
-from service.http import Request, Response, decoded_path, error_response
+from service.http import GRPC, Request, Response, decoded_path, error_response
 from service.lifecycle.repository import MAX_VERSION, version_number
 
 # Of what the server as a whole takes, for `OPTIONS *`.
@@ -35,7 +35,7 @@ class Access(Enum):
 @dataclass(frozen=True, slots=True)
 class Route:
     """`path`: as OpenAPI writes it. `protocol` and `verb`: as metrics and spans name them. A prediction is decoded, run
-    and encoded by its protocol."""
+    and encoded by its protocol. `is_stream`: a call of gRPC with any number of messages, each with a response."""
 
     method: str
     path: str
@@ -43,6 +43,7 @@ class Route:
     verb: str
     access: Access = Access.MODELS
     is_prediction: bool = False
+    is_stream: bool = False
     # Whether its response may have to wait until a model is loaded or free.
     waits_for_models: bool = field(init=False)
     # Whether tools request it every few seconds.
@@ -50,13 +51,13 @@ class Route:
 
     def __post_init__(self) -> None:
         # Once: every request reads them.
-        object.__setattr__(self, "waits_for_models", self.method == "POST" or "/models/" in self.path)
+        object.__setattr__(self, "waits_for_models", self.method in ("POST", GRPC) or "/models/" in self.path)
         object.__setattr__(self, "is_operations", self.access in (Access.HEALTH, Access.METRICS))
 
     @property
     def is_view(self) -> bool:
         """Whether it is a view of Flask. Health waits for no thread, so dispatch itself responds."""
-        return not self.is_prediction and self.access is not Access.HEALTH
+        return not self.is_prediction and self.access is not Access.HEALTH and self.method != GRPC
 
     @property
     def endpoint(self) -> str:
@@ -72,10 +73,25 @@ class Match(msgspec.Struct, frozen=True):
     model: str = ""
 
 
+# A call of gRPC that is no prediction: makes its response. Raises ServingError.
+Method = Callable[[Match, Request], Response]
+
 _V1 = ("/v1/models/{model}", "/v1/models/{model}/versions/{version}", "/v1/models/{model}/labels/{label}")
 _V2 = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 _PLAYGROUND = "/playground/models/{model}/versions/{version}"
 _VERBS = ("predict", "classify", "regress")
+_REFLECTION = "ServerReflection/ServerReflectionInfo"
+_NO_SHARED_MEMORY = "there is no shared memory; send tensors in the request"
+# Methods of Triton that clients may try, and why there are none.
+_UNIMPLEMENTED = {
+    **{
+        f"{kind}SharedMemory{verb}": _NO_SHARED_MEMORY
+        for kind in ("System", "Cuda")
+        for verb in ("Status", "Register", "Unregister")
+    },
+    "TraceSetting": "traces are set by OpenTelemetry's variables (SERVING_OTEL)",
+    "LogSettings": "the log is set at the start (SERVING_LOG_LEVEL)",
+}
 
 
 def _routes() -> Iterator[Route]:
@@ -120,6 +136,41 @@ def _routes() -> Iterator[Route]:
     yield Route("POST", f"{_PLAYGROUND}/occlusion", "playground", "occlusion")
 
 
+def _grpc_routes() -> Iterator[Route]:
+    def service(name: str, protocol: str) -> Callable[..., Route]:
+        return lambda method, verb, *rest, **more: Route(GRPC, f"/{name}/{method}", protocol, verb, *rest, **more)
+
+    prediction = service("tensorflow.serving.PredictionService", "grpc_v1")
+    yield prediction("Predict", "predict", is_prediction=True)
+    yield prediction("Classify", "classify", is_prediction=True)
+    yield prediction("Regress", "regress", is_prediction=True)
+    yield prediction("MultiInference", "multi_inference")
+    yield prediction("GetModelMetadata", "metadata")
+    models = service("tensorflow.serving.ModelService", "grpc_v1")
+    yield models("GetModelStatus", "status")
+    yield models("HandleReloadConfigRequest", "reload_config", Access.ADMIN)
+
+    inference = service("inference.GRPCInferenceService", "grpc_v2")
+    yield inference("ModelInfer", "infer", is_prediction=True)
+    yield inference("ModelStreamInfer", "stream_infer", is_prediction=True, is_stream=True)
+    yield inference("ServerLive", "live", Access.HEALTH)
+    yield inference("ServerReady", "ready", Access.HEALTH)
+    yield inference("ModelReady", "model_ready")
+    yield inference("ServerMetadata", "server")
+    yield inference("ModelMetadata", "metadata")
+    yield inference("ModelConfig", "config")
+    yield inference("ModelStatistics", "stats")
+    yield inference("RepositoryIndex", "index")
+    yield inference("RepositoryModelLoad", "load", Access.ADMIN)
+    yield inference("RepositoryModelUnload", "unload", Access.ADMIN)
+
+    health = service("grpc.health.v1.Health", "grpc")
+    yield health("Check", "check", Access.HEALTH)
+    yield health("Watch", "watch", Access.HEALTH)
+    for version in ("v1", "v1alpha"):
+        yield Route(GRPC, f"/grpc.reflection.{version}.{_REFLECTION}", "grpc", "reflection", is_stream=True)
+
+
 def _pattern(path: str) -> "re.Pattern[str]":
     parts = _PLACEHOLDER.split(path)
     for place in range(len(parts)):
@@ -129,6 +180,8 @@ def _pattern(path: str) -> "re.Pattern[str]":
 
 ROUTES = tuple(_routes())
 _TABLE = [(route, _pattern(route.path)) for route in ROUTES]
+# Of gRPC, by their paths.
+GRPC_ROUTES = {route.path: route for route in _grpc_routes()}
 
 
 def find(method: str, target: bytes) -> Match | None:
@@ -142,6 +195,9 @@ def find(method: str, target: bytes) -> Match | None:
 @lru_cache(1024)
 def _find(method: str, escaped: bytes) -> Match | None:
     path = decoded_path(escaped).decode(errors="replace")
+    if method == GRPC:
+        called = GRPC_ROUTES.get(path)
+        return None if called is None else Match(called, {})
     for route, pattern in _TABLE:
         if route.method == method and (match := pattern.fullmatch(path)):
             parameters = match.groupdict()
@@ -165,6 +221,9 @@ def parse_version(text: str | None) -> int | None:
 def no_route(request: Request) -> Response:
     """The response where `find` finds nothing: 404, 405, or what OPTIONS asks for. In v1 TensorFlow Serving's words."""
     method, path = request.method, decoded_path(request.target).decode(errors="replace")
+    if method == GRPC:
+        reason = _UNIMPLEMENTED.get(path.rpartition("/")[2], "docs/grpc.md lists the methods")
+        return error_response(501, f"{path} is not implemented: {reason}")
     allowed = METHODS if path == "*" else _allowed(path)
     if allowed and method == "OPTIONS":
         return Response(200, b"", "text/plain", (("allow", ", ".join(allowed)),))

@@ -21,8 +21,10 @@ MAX_BODY_CHARACTERS = 300
 def greeting(registry: Registry, settings: Settings) -> str:
     # The address to connect to, not the one to listen on.
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host  # noqa: S104
-    address = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
-    lines = [f"Fitting Room serves {address}"]
+    host = f"[{host}]" if ":" in host else host
+    address = f"{'https' if settings.tls_cert else 'http'}://{host}:{settings.port}"
+    grpc = f", and gRPC on {host}:{settings.grpc_port}" if settings.grpc_port else ""
+    lines = [f"Fitting Room serves {address}{grpc}"]
     width = max(map(len, registry.statuses()), default=0)
     for model, versions in registry.statuses().items():
         for version, status in versions.items():

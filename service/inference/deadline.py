@@ -1,14 +1,20 @@
 """Deadlines: until when a response is waited for, and whether anybody still waits."""
 
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import lru_cache
 from math import inf
 from time import perf_counter
 
 from service.errors import InvalidRequest, ServingError
 
 DEADLINE_HEADER = b"x-request-timeout-ms"
+# gRPC's own: at most eight digits and a unit.
+GRPC_TIMEOUT = b"grpc-timeout"
+_GRPC_UNITS_MS = {"H": 3_600_000, "M": 60_000, "S": 1000, "m": 1, "u": 1e-3, "n": 1e-6}
+_GRPC_TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
 # Three weeks; more is as good as no limit, and timers take it.
 _MAX_MS = 2**31
 
@@ -116,13 +122,36 @@ class Deadlines:
             return Deadline.unlimited()
         return Deadline(arrived + self._max_ms / 1000, f"{self._max_ms} ms (SERVING_REQUEST_TIMEOUT_MS)")
 
-    def from_header(self, header: bytes, arrived: float) -> Deadline:
-        """`header`: X-Request-Timeout-Ms. Raises InvalidRequest where it is no whole number of milliseconds."""
-        if not header.isdigit() or not (milliseconds := int(header[:20])):
-            raise InvalidRequest(
-                f"X-Request-Timeout-Ms is {header[:40].decode('latin-1')!r}; expected a whole number of milliseconds, "
-                "at least 1"
-            )
+    def from_headers(self, headers: Mapping[bytes, bytes], arrived: float) -> Deadline | None:
+        """What the client allows; None where it says nothing. Raises InvalidRequest where that is not understood."""
+        if (text := headers.get(GRPC_TIMEOUT)) is not None:
+            return self._of(_grpc_milliseconds(text), "grpc-timeout", arrived)
+        if (text := headers.get(DEADLINE_HEADER)) is not None:
+            if not text.isdigit() or not int(text[:20]):
+                raise InvalidRequest(
+                    f"X-Request-Timeout-Ms is {_shown(text)}; expected a whole number of milliseconds, at least 1"
+                )
+            return self._of(int(text[:20]), "X-Request-Timeout-Ms", arrived)
+        return None
+
+    def _of(self, milliseconds: float, source: str, arrived: float) -> Deadline:
         if milliseconds >= self._max_ms:
             return self.default(arrived)
-        return Deadline(arrived + milliseconds / 1000, f"{milliseconds} ms (X-Request-Timeout-Ms)")
+        return Deadline(arrived + milliseconds / 1000, _time_allowed(milliseconds, source))
+
+
+# Clients send the same few again and again.
+@lru_cache(1024)
+def _grpc_milliseconds(text: bytes) -> float:
+    if (match := _GRPC_TIMEOUT.fullmatch(text)) is None:
+        raise InvalidRequest(f"grpc-timeout is {_shown(text)}; expected at most eight digits and H, M, S, m, u or n")
+    return int(match[1]) * _GRPC_UNITS_MS[match[2].decode()]
+
+
+@lru_cache(1024)
+def _time_allowed(milliseconds: float, source: str) -> str:
+    return f"{milliseconds:.10g} ms ({source})"
+
+
+def _shown(text: bytes) -> str:
+    return repr(text[:40].decode("latin-1"))

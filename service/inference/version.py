@@ -21,6 +21,11 @@ from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 UNBATCHED = BatchLimits(max_batch_size=1, timeout_seconds=0.0)
 
 
+class UnknownSignature(InvalidRequest):
+    # FAILED_PRECONDITION, as in TensorFlow Serving.
+    grpc_status = 9
+
+
 class State(StrEnum):
     """The states of a version, as TensorFlow Serving names them."""
 
@@ -77,12 +82,12 @@ class LoadedVersion:
         object.__setattr__(self, "_label_outputs", {name: output for name, output in found.items() if output})
 
     def signature(self, name: str) -> Signature:
-        """The signature of that name. Raises InvalidRequest where there is none."""
+        """The signature of that name. Raises UnknownSignature where there is none."""
         try:
             return self.engine.signatures[name]
         except KeyError:
             known = ", ".join(map(repr, sorted(self.engine.signatures)))
-            raise InvalidRequest(f'Serving signature key "{name}" not found; {self.model} has {known}') from None
+            raise UnknownSignature(f'Serving signature key "{name}" not found; {self.model} has {known}') from None
 
     def signature_to_run(self, name: str) -> str:
         """The signature that is run for this one: for the default one, the one that gives the outlier score as well."""

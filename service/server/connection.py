@@ -41,6 +41,8 @@ OTHER_FILES = 256
 CLIENT_LEFT = 499
 # What every response begins with.
 FIRST_BYTES = b"HTTP/1.1 "
+# What a client says first that speaks HTTP/2 without asking (RFC 9113, 3.3).
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n"
 
 # Called with a request, the status of its response and the bytes of that body, once it is written.
 OnResponse = Callable[[Request, int, int], None]
@@ -59,7 +61,7 @@ class Timeout(Enum):
     DISCARD = DISCARD_SECONDS
 
 
-_TOO_SLOW = {
+TOO_SLOW = {
     Timeout.HEAD: f"the request's head did not come within {HEAD_SECONDS} s",
     Timeout.BODY: f"the request's body comes too slowly: not a byte within {BODY_SECONDS} s, or by then less than "
     f"{MIN_BYTES_PER_SECOND} bytes a second",
@@ -79,6 +81,14 @@ class Dispatch(Protocol):
         """Count what the connection itself rejects, in serving_rejected_total."""
 
 
+class Connection(Protocol):
+    def sweep(self, now: float) -> None:
+        """End what took too long; `now` in monotonic's seconds."""
+
+    def drain(self, *, close_idle: bool) -> None:
+        """Take no more requests, and close once those that are there have their responses."""
+
+
 class Connections:
     """The connections of a worker process: how many there may be, and how many bytes they may hold together."""
 
@@ -88,23 +98,25 @@ class Connections:
         max_buffered_bytes: int = sys.maxsize,
         *,
         keep_alive_seconds: float = 75,
+        max_age_seconds: float = 0,
         on_change: Callable[[int], None] = lambda _count: None,
     ) -> None:
-        """`on_change` is called with the number that are open."""
+        """`max_age_seconds`: of those that speak HTTP/2; 0: any. `on_change` is called with how many are open."""
         self.max_connections = max_connections
         self.keep_alive_seconds = keep_alive_seconds
+        self.max_age_seconds = max_age_seconds
         self.buffered = BufferedBytes(max_buffered_bytes)
         self._on_change = on_change
-        self._open: set[HttpConnection] = set()
+        self._open: set[Connection] = set()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, connection: "HttpConnection") -> None:
+    def add(self, connection: Connection) -> None:
         self._open.add(connection)
         self._on_change(len(self._open))
 
-    def discard(self, connection: "HttpConnection") -> None:
+    def discard(self, connection: Connection) -> None:
         self._open.discard(connection)
         self._on_change(len(self._open))
 
@@ -125,8 +137,11 @@ class HttpConnection(asyncio.Protocol):
         max_body_bytes: int,
         admit: Admit,
         on_response: OnResponse = lambda _request, _status, _body_bytes: None,
+        http2: Callable[[], asyncio.Protocol] | None = None,
     ) -> None:
+        """`http2`: makes the protocol of a connection that turns out to speak HTTP/2; None: that is not taken."""
         self._dispatcher = dispatcher
+        self._http2 = http2
         self._admit = admit
         self._on_response = on_response
         self._connections = connections
@@ -140,6 +155,8 @@ class HttpConnection(asyncio.Protocol):
         # The request that ends the connection, and its rejection.
         self._last: tuple[Request, Response] | None = None
         self._is_one_too_many = False
+        # A request's head, or what is none.
+        self._has_read = False
         self._closing = False
         self._is_draining = False
         self._write_paused = False
@@ -209,6 +226,7 @@ class HttpConnection(asyncio.Protocol):
     # Called by the parser
 
     def on_head(self, request: Request) -> Response | None:
+        self._has_read = True
         if self._is_one_too_many:
             self._reject_connection()
             return None
@@ -248,6 +266,19 @@ class HttpConnection(asyncio.Protocol):
     def on_discarded(self) -> None:
         if self._last is None:
             self._close()
+
+    def on_http2(self, data: bytes) -> bool:
+        is_first = data.startswith(HTTP2_PREFACE) and not self._has_read and not self._is_one_too_many
+        if self._http2 is None or not is_first:
+            return False
+        successor = self._http2()
+        self._connections.discard(self)
+        self._closing = True
+        self._parser.close()
+        self._transport.set_protocol(successor)
+        successor.connection_made(self._transport)
+        successor.data_received(data)
+        return True
 
     def _end_with(self, request: Request, rejection: Response) -> None:
         self._last = (request, rejection)
@@ -356,7 +387,7 @@ class HttpConnection(asyncio.Protocol):
         if self._timeout is Timeout.RESPONSE or not self._has_timed_out(now):
             return
         if self._timeout in (Timeout.HEAD, Timeout.BODY) and self._parser.is_within_request:
-            self.on_invalid(self._parser.stop(), "too_slow", error_response(408, _TOO_SLOW[self._timeout]))
+            self.on_invalid(self._parser.stop(), "too_slow", error_response(408, TOO_SLOW[self._timeout]))
         elif self._timeout is Timeout.CLIENT_READS:
             self._transport.abort()
         else:

@@ -12,13 +12,13 @@ from flask import Flask
 
 from service.api import routes
 from service.api.operations import health
-from service.api.routes import Access, Match, parse_version
+from service.api.routes import Access, Match, Method, parse_version
 from service.api.v2.decode import HEAD_LENGTH_HEADER
-from service.errors import InvalidRequest, response_to_error
-from service.http import Request, Response, error_response
+from service.errors import InvalidRequest, ServingError, response_to_error
+from service.http import GRPC, Request, Response, error_response
 from service.inference.batching import row_count
 from service.inference.context import COUNTED, Prediction, RequestContext
-from service.inference.deadline import DEADLINE_HEADER, Deadline, DeadlineExceeded, Deadlines, Stage
+from service.inference.deadline import DEADLINE_HEADER, GRPC_TIMEOUT, Deadline, DeadlineExceeded, Deadlines, Stage
 from service.inference.infer import Inference
 from service.inference.scores import Inferred
 from service.lifecycle.registry import Find, Registry, WouldWait
@@ -52,6 +52,8 @@ _HEALTH, _METRICS, _ADMIN = Access.HEALTH, Access.METRICS, Access.ADMIN
 
 # Decodes a request for a model; `find` gives the version. Raises ServingError.
 Decode = Callable[[Find, Match, Request], Prediction]
+# The model that a message of gRPC names. Raises ServingError.
+Address = Callable[[Match, bytes], Match]
 
 
 class Dispatcher:
@@ -63,14 +65,19 @@ class Dispatcher:
         metrics: Metrics,
         flask: Flask,
         decoders: Mapping[str, Decode],
+        addresses: Mapping[str, Address],
+        methods: Mapping[str, Method],
     ) -> None:
-        """`decoders`: by protocol. `flask`: has the views of all routes that are no predictions."""
+        """`decoders`: by protocol. `flask`: has HTTP's views of all routes that are no predictions. `addresses`: by
+        protocol of gRPC; `methods`: by endpoint, all of gRPC that are no predictions."""
         self._settings = settings
         self._registry = registry
         self._inference = inference
         self._metrics = metrics
         self._flask = flask
         self._decoders = decoders
+        self._addresses = addresses
+        self._methods = methods
         self._deadlines = Deadlines(settings.request_timeout_ms)
         self._rejections = Rejections(metrics)
         self._executor = Executor(settings, metrics, self._deadlines, self._rejections, self._is_starting)
@@ -84,10 +91,12 @@ class Dispatcher:
         route = match.route
         if route.access is _HEALTH:
             # Whether the process lives must not depend on a free thread.
+            if route.method == GRPC:
+                return self._finish(request, partial(self._methods[route.endpoint], match, request))
             return health(self._registry, route.verb)
-        if DEADLINE_HEADER in request.headers:
+        if DEADLINE_HEADER in request.headers or GRPC_TIMEOUT in request.headers:
             try:
-                context.deadline = self._deadlines.from_header(request.headers[DEADLINE_HEADER], context.arrived)
+                context.deadline = self._deadlines.from_headers(request.headers, context.arrived)
             except InvalidRequest as error:
                 self.count_rejected("malformed")
                 return error_response(error.status, str(error))
@@ -97,6 +106,12 @@ class Dispatcher:
             context.deadline = Deadline.unlimited()
         if not route.waits_for_models:
             return self._executor.respond_apart(context, self.respond, request)
+        if route.method == GRPC and b"content-encoding" not in request.headers:
+            try:
+                match = request.match = self._addressed(match, request)
+            except ServingError as error:
+                _begin(context, match)
+                return self._ended(context, _error(request, error))
         if self._is_quick(match, request):
             return self._on_loop(match, request)
         return self._in_thread(match, request)
@@ -119,6 +134,11 @@ class Dispatcher:
     def close(self) -> None:
         self._executor.close()
 
+    def _addressed(self, match: Match, request: Request) -> Match:
+        """With the model that the message names: HTTP has it in the path."""
+        address = self._addresses.get(match.route.protocol) if match.route.is_prediction else None
+        return match if address is None else address(match, request.body)
+
     def _is_starting(self) -> bool:
         return not self._registry.first_scan_done.is_set()
 
@@ -138,7 +158,7 @@ class Dispatcher:
         elif mimetype == "multipart/form-data":
             return False
         else:
-            max_bytes = QUICK_BINARY_BYTES if HEAD_LENGTH_HEADER in request.headers else QUICK_JSON_BYTES
+            max_bytes = QUICK_BINARY_BYTES if _is_binary(request) else QUICK_JSON_BYTES
             if size > (QUICK_STRING_BYTES if registry.takes_strings(match.model) else max_bytes):
                 return False
             # A picture within JSON, whose key may be written with escapes: how long it takes cannot be told from here.
@@ -152,6 +172,9 @@ class Dispatcher:
         """The response of the protocol, or of Flask's view. Raises what goes wrong."""
         if coding := request.headers.pop(b"content-encoding", b""):
             request.body = decode_body(request.body, coding, self._settings.max_body_bytes)
+            match = request.match = self._addressed(match, request)
+        if match.route.endpoint in self._methods:
+            return self._methods[match.route.endpoint](match, request)
         if not match.route.is_prediction:
             return run_wsgi(self._flask, request, (self._settings.host, self._settings.port))
         prediction = self._decoders[match.route.protocol](self._registry.get, match, request)
@@ -292,7 +315,7 @@ class _Pending:
         if self.request.accept_encoding:
             return QUICK_PACKED_BYTES
         # Binary requests get binary responses.
-        return QUICK_BINARY_BYTES if HEAD_LENGTH_HEADER in self.request.headers else QUICK_OUTPUT_BYTES
+        return QUICK_BINARY_BYTES if _is_binary(self.request) else QUICK_OUTPUT_BYTES
 
 
 class _Tick:
@@ -327,6 +350,10 @@ class _Tick:
     def _run_pending(self) -> None:
         pending, self._pending = self._pending, []
         self._run(pending)
+
+
+def _is_binary(request: Request) -> bool:
+    return request.method == GRPC or HEAD_LENGTH_HEADER in request.headers
 
 
 def _begin(context: RequestContext, match: Match) -> None:

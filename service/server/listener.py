@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import socket
+import ssl
 import struct
 import sys
 from collections.abc import Callable
@@ -67,9 +68,13 @@ class Accepting:
     fill, and drop connections. So where many wait, all of them are accepted in one pass.
     """
 
-    def __init__(self, listener: socket.socket, protocol: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(
+        self, listener: socket.socket, protocol: Callable[[], asyncio.Protocol], security: ssl.SSLContext | None = None
+    ) -> None:
+        """`security`: for TLS."""
         self._listener = listener
         self._protocol = protocol
+        self._security = security
         # The event loop keeps no reference to its tasks.
         self._beginning: set[asyncio.Task[object]] = set()
 
@@ -86,6 +91,6 @@ class Accepting:
             except OSError:
                 # None waits any more; or accepting fails now, which uvloop handles.
                 return
-            task = loop.create_task(loop.connect_accepted_socket(self._protocol, client))
+            task = loop.create_task(loop.connect_accepted_socket(self._protocol, client, ssl=self._security))
             self._beginning.add(task)
             task.add_done_callback(self._beginning.discard)

@@ -46,6 +46,9 @@ class RequestHandler(Protocol):
     def on_discarded(self) -> None:
         """No more of a rejected body needs to be read."""
 
+    def on_http2(self, data: bytes) -> bool:
+        """The client speaks HTTP/2, and these are its first bytes. False where that is not taken here."""
+
 
 class RequestParser:
     """Parses the requests of one connection.
@@ -95,6 +98,8 @@ class RequestParser:
         try:
             self._read(data)
         except httptools.HttpParserError as error:
+            if "PRI" in str(error) and self._handler.on_http2(self._begun + data):
+                return
             if "HTTP version" in str(error) or "PRI" in str(error):
                 self._reject_version()
             else:
@@ -266,6 +271,7 @@ class RequestParser:
             RequestContext(headers),
             http_version=self.http_version,
             keep_alive=parser.should_keep_alive(),
+            has_body=coding is not None or self._length > 0,
         )
         request.rejection = self._handler.on_head(request)
         if coding is not None:

@@ -5,10 +5,12 @@ import faulthandler
 import gc
 import os
 import signal
+import socket
 import sys
 import time
 from contextlib import suppress
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 from gunicorn.workers.base import Worker
@@ -19,8 +21,6 @@ from service.server.arbiter import Heartbeat
 from service.server.listener import BACKLOG, Accepting, bound_socket, connect_no_more, waiting
 
 if TYPE_CHECKING:
-    import socket
-
     from service import App
     from service.server.connection import Connections
 
@@ -38,9 +38,7 @@ DRAIN_SECONDS = 0.02
 class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     """A gunicorn worker that serves connections on an event loop."""
 
-    def __init__(
-        self, age: int, ppid: int, sockets: "list[socket.socket]", app: Any, timeout: float, cfg: Any, log: Any
-    ) -> None:
+    def __init__(self, age: int, ppid: int, sockets: list[Any], app: Any, timeout: float, cfg: Any, log: Any) -> None:
         """Called in the first process, before the fork. `app.memory`: the shared memory.
 
         Does what gunicorn's own does, except for the temporary file that is a worker's heartbeat: there may be no
@@ -97,38 +95,45 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self.loop.close()
 
     async def _serve(self, app: "App") -> None:
-        from service.security import cors
+        from service.security.cors import Cors
         from service.server.connection import Connections, CorsConnection, HttpConnection, affordable_connections
+        from service.server.tls import tls
         from service.settings import parse_origins
 
         settings = app.settings
-        listeners = [bound_socket(settings.host, port) for port in (settings.port, settings.operations_port) if port]
         connections = Connections(
             affordable_connections(settings.max_connections),
             # One request may always take what it may.
             max(settings.max_buffered_bytes, settings.max_body_bytes),
             keep_alive_seconds=settings.keep_alive_seconds,
+            max_age_seconds=settings.grpc_max_connection_age_seconds,
             on_change=app.metrics.connections.labels().set,
         )
         # Health and metrics respond however many clients there are.
         operations = Connections(MAX_OPERATIONS_CONNECTIONS, keep_alive_seconds=settings.keep_alive_seconds)
         origins = parse_origins(settings.cors_origins)
-        main = partial(CorsConnection, cors.Cors(origins)) if origins else HttpConnection
+        cors = Cors(origins) if origins else None
+        main = partial(CorsConnection, cors) if cors else HttpConnection
+        ports = [(port, main, connections, app.admits[0]) for port in (settings.port, settings.grpc_port) if port]
+        if settings.operations_port:
+            ports.append((settings.operations_port, HttpConnection, operations, app.admits[1]))
+        listeners = [bound_socket(settings.host, port) for port, *_ in ports]
+        if self.sockets:
+            # gunicorn's: the workers share it, since a path has one socket.
+            ports.append((0, main, connections, app.admits[0]))
+            listeners.append(self.sockets[0].sock)
+        secured = tls(settings)
         await self._until_wanted(app)
-        servers = [
-            await self.loop.create_server(
-                Accepting(
-                    listener,
-                    partial(kind, app.dispatcher, group, settings.max_body_bytes, admit, app.records.answered),
-                ),
-                sock=listener,
-                backlog=BACKLOG,
-            )
-            # The main port, and that for operations if there is one.
-            for listener, kind, group, admit in zip(
-                listeners, (main, HttpConnection), (connections, operations), app.admits, strict=False
-            )
-        ]
+        servers = []
+        for listener, (port, kind, group, admit) in zip(listeners, ports, strict=True):
+            common = (app.dispatcher, group, settings.max_body_bytes, admit, app.records.answered)
+            http2 = partial(_http2_connection, *common, cors) if has_http2() else None
+            protocol = partial(kind, *common, http2)
+            # Who may use a path, its folder's permissions say.
+            security = secured.context if secured is not None and port else None
+            accepting = Accepting(listener, protocol, security)
+            create = self.loop.create_server if port else self.loop.create_unix_server
+            servers.append(await create(accepting, sock=listener, backlog=BACKLOG, ssl=security))
         self.app.memory.note_listening(self.slot)
         app.loop_watchdog.start()
         is_frozen = False
@@ -140,9 +145,12 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
                 is_frozen = True
             for group in (connections, operations):
                 group.sweep(time.monotonic())
+            if secured is not None:
+                secured.poll()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), SWEEP_SECONDS)
         app.registry.draining = True
+        listeners = [listener for listener in listeners if listener.family != socket.AF_UNIX]
         for listener in listeners:
             connect_no_more(listener)
         latest = time.monotonic() + self.cfg.graceful_timeout
@@ -181,3 +189,15 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
                 connections.drain(close_idle=polls * DRAIN_SECONDS > LINGER_SECONDS)
             self.notify()
             await asyncio.sleep(DRAIN_SECONDS)
+
+
+def has_http2() -> bool:
+    """Whether the library is there: it has no wheel for some machines."""
+    return find_spec("ngh2") is not None
+
+
+def _http2_connection(*arguments: Any) -> asyncio.Protocol:
+    # Imported with the first client that speaks it; others pay nothing.
+    from service.server.http2_connection import Http2Connection
+
+    return Http2Connection(*arguments)

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
-from google.protobuf import text_format  # type: ignore[import-untyped]
+from google.protobuf import text_format
 from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 
 from service.engines.base import LoadError

@@ -1,6 +1,6 @@
 """Requests of the Open Inference Protocol as tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Annotated
 
@@ -135,7 +135,8 @@ def decode(body: bytes, head_length: bytes | None, signature: Signature) -> tupl
     arrays: dict[str, Array] = {}
     for given in head.inputs:
         name, parameters = given.name, given.parameters
-        spec = _spec(given, signature)
+        region = None if parameters is None else parameters.shared_memory_region
+        spec = input_spec(name, given.datatype, region, signature)
         if name in arrays:
             raise InvalidRequest(f"input {name!r} is there twice")
         if parameters is None or parameters.binary_data_size is None:
@@ -153,26 +154,27 @@ def decode(body: bytes, head_length: bytes | None, signature: Signature) -> tupl
         length = end
     if length != len(body):
         raise InvalidRequest(f"{len(body) - length} bytes are left of the body behind the last input's")
-    _check_outputs(head, signature)
+    check_outputs(head.outputs or (), signature)
     return head, arrays
 
 
-def _spec(given: Input, signature: Signature) -> TensorSpec:
-    spec = signature.inputs.get(given.name)
+def input_spec(name: str, datatype: str, shared_memory_region: str | None, signature: Signature) -> TensorSpec:
+    """The signature's input of that name. Raises InvalidRequest where there is none, or it is of another type."""
+    spec = signature.inputs.get(name)
     if spec is None:
-        raise InvalidRequest(f"unknown input {given.name!r}; expected {_names(signature.inputs)}")
+        raise InvalidRequest(f"unknown input {name!r}; expected {_names(signature.inputs)}")
     expected = binary.datatype(spec)
-    if given.datatype != expected:
-        raise InvalidRequest(f"input {given.name!r} has the datatype {given.datatype[:40]!r}; expected {expected!r}")
-    if given.parameters is not None and given.parameters.shared_memory_region is not None:
-        raise InvalidRequest(f"input {given.name!r}: there is no shared memory; send 'data' or binary data")
+    if datatype != expected:
+        raise InvalidRequest(f"input {name!r} has the datatype {datatype[:40]!r}; expected {expected!r}")
+    if shared_memory_region is not None:
+        raise InvalidRequest(f"input {name!r}: there is no shared memory; send 'data' or binary data")
     return spec
 
 
-def _check_outputs(head: Head, signature: Signature) -> None:
+def check_outputs(outputs: Iterable[Output], signature: Signature) -> None:
     """Raise InvalidRequest for an output that the model lacks, that is named twice, or is wanted in shared memory."""
     wanted = set()
-    for output in head.outputs or ():
+    for output in outputs:
         if output.name not in signature.outputs:
             raise InvalidRequest(f"unknown output {output.name!r}; expected {_names(signature.outputs)}")
         if output.name in wanted:

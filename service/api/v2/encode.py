@@ -29,7 +29,7 @@ def encode(loaded: LoadedVersion, signature_name: str, head: Head, outputs: Mapp
         array = outputs[name]
         if parameters.classification:
             array = classify(loaded, signature_name, name, array, parameters.classification)
-        output: dict[str, Any] = {"name": name, "datatype": _datatype(name, array), "shape": array.shape}
+        output: dict[str, Any] = {"name": name, "datatype": datatype_of(name, array), "shape": array.shape}
         if wants_binary if parameters.binary_data is None else parameters.binary_data:
             data = binary.encode_tensor(array)
             output["parameters"] = {"binary_data_size": len(data)}
@@ -77,7 +77,8 @@ def _best(scores: Array, labels: tuple[str, ...], count: int) -> list[bytes]:
     ]
 
 
-def _datatype(name: str, array: Array) -> str:
+def datatype_of(name: str, array: Array) -> str:
+    """Raises InvalidRequest for an output of a type that the protocol has no name for."""
     datatype = _DATATYPE_OF.get(array.dtype)
     if datatype is not None:
         return datatype

@@ -62,13 +62,7 @@ def views(registry: Registry, settings: Settings, watcher: Watcher, scraped: Pag
         return json_response(describe.model_metadata(registry, find(model, version)))
 
     def ready(model: str, version: str | None = None) -> FlaskResponse:
-        # Who asks this wants an answer now.
-        if not registry.first_scan_done.is_set():
-            raise Unavailable("the models are still being loaded")
-        loaded = registry.check_ready(model, parse_version(version))
-        if loaded is not None:
-            # A version that this protocol cannot serve is not ready for it.
-            v2_decode.signature_name(loaded)
+        check_ready(registry, model, parse_version(version))
         return json_response({"name": model, "ready": True})
 
     def config(model: str, version: str | None = None) -> FlaskResponse:
@@ -90,12 +84,14 @@ def views(registry: Registry, settings: Settings, watcher: Watcher, scraped: Pag
         return json_response(describe.repository_index(registry, _wants_ready_only(current_request().body)))
 
     def load(model: str) -> FlaskResponse:
-        _check_admin(settings)
+        check_admin(settings)
+        _check_site()
         watcher.load(model)
         return json_response({})
 
     def unload(model: str) -> FlaskResponse:
-        _check_admin(settings)
+        check_admin(settings)
+        _check_site()
         watcher.unload(model)
         return json_response({})
 
@@ -103,9 +99,22 @@ def views(registry: Registry, settings: Settings, watcher: Watcher, scraped: Pag
     return {f"v2.{function.__name__}": function for function in functions}
 
 
-def _check_admin(settings: Settings) -> None:
+def check_ready(registry: Registry, model: str, version: int | None) -> None:
+    """Raise ServingError where the version that answers is not ready. Waits for nothing: a client wants to know now."""
+    if not registry.first_scan_done.is_set():
+        raise Unavailable("the models are still being loaded")
+    loaded = registry.check_ready(model, version)
+    if loaded is not None:
+        # A version that this protocol cannot serve is not ready for it.
+        v2_decode.signature_name(loaded)
+
+
+def check_admin(settings: Settings) -> None:
     if not settings.admin:
         raise Forbidden("loading and unloading by request is off; SERVING_ADMIN=1 turns it on")
+
+
+def _check_site() -> None:
     # Browsers say so of every request, and would send a form of any site's page to this machine's own ports.
     if current_request().headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
         raise Forbidden("a page of another site may not load or unload models")

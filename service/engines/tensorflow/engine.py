@@ -138,9 +138,11 @@ def graph_error(code: int, message: str, signature: Signature, inputs: Mapping[s
         )
         message = f"{message} ({shapes})"
     if status == 400:
-        return InvalidRequest(f"the model refuses this input: {message}")
+        error = InvalidRequest(f"the model refuses this input: {message}")
+        error.grpc_status = None if undeclared else code
+        return error
     blames = "refuses this input" if status < 500 and status not in _BLAMELESS else "failed"
-    return GraphError(f"the model {blames}: {message}", status)
+    return GraphError(f"the model {blames}: {message}", status, code)
 
 
 def sentence(message: str, version_dir: Path) -> str:

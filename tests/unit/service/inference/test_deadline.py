@@ -4,7 +4,7 @@ from time import perf_counter
 import pytest
 
 from service.errors import InvalidRequest
-from service.inference.deadline import Deadline, DeadlineExceeded, Deadlines, Stage
+from service.inference.deadline import DEADLINE_HEADER, GRPC_TIMEOUT, Deadline, DeadlineExceeded, Deadlines, Stage
 
 LIMITED, UNLIMITED = Deadlines(30_000), Deadlines(0)
 
@@ -18,6 +18,12 @@ def test_default_deadline_is_the_setting() -> None:
     assert UNLIMITED.default(arrived=100.0).at == inf
 
 
+def allowed(deadlines: Deadlines, headers: dict[bytes, bytes]) -> Deadline:
+    found = deadlines.from_headers(headers, arrived=100.0)
+    assert found is not None
+    return found
+
+
 @pytest.mark.parametrize(
     ("deadlines", "header", "at"),
     [
@@ -26,11 +32,32 @@ def test_default_deadline_is_the_setting() -> None:
     ],
 )
 def test_client_may_shorten_its_deadline(deadlines: Deadlines, header: bytes, at: float) -> None:
-    assert deadlines.from_header(header, arrived=100.0).at == at
+    assert allowed(deadlines, {DEADLINE_HEADER: header}).at == at
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        *((b"1H", 130.0), (b"1M", 130.0), (b"2S", 102.0), (b"250m", 100.25), (b"500000u", 100.5)),
+        *((b"99999999n", 100.099999999), (b"0m", 100.0)),
+    ],
+)
+def test_grpc_names_its_deadline_in_a_unit(text: bytes, at: float) -> None:
+    assert allowed(LIMITED, {GRPC_TIMEOUT: text}).at == pytest.approx(at)
+
+
+@pytest.mark.parametrize("text", [b"", b"1", b"m", b"-1m", b"1.5S", b"123456789m", b"1s"])
+def test_invalid_timeout_of_grpc_is_400(text: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="grpc-timeout is "):
+        LIMITED.from_headers({GRPC_TIMEOUT: text}, arrived=100.0)
+
+
+def test_client_may_say_nothing() -> None:
+    assert LIMITED.from_headers({}, arrived=100.0) is None
 
 
 def test_message_of_a_clients_deadline() -> None:
-    deadline = LIMITED.from_header(b"250", arrived=100.0)
+    deadline = allowed(LIMITED, {DEADLINE_HEADER: b"250"})
     deadline.stage = Stage.RUN
     message = "the request took longer than 250 ms (X-Request-Timeout-Ms); it was being run by its model"
     assert deadline.message == message
@@ -41,7 +68,7 @@ def test_message_of_a_clients_deadline() -> None:
 )
 def test_invalid_header_is_400(header: bytes) -> None:
     with pytest.raises(InvalidRequest, match=r"^X-Request-Timeout-Ms is .*; expected a whole number of milliseconds"):
-        LIMITED.from_header(header, arrived=100.0)
+        LIMITED.from_headers({DEADLINE_HEADER: header}, arrived=100.0)
 
 
 def test_expired() -> None:

@@ -40,8 +40,8 @@ class Ports:
     ) -> Response:
         method = "GET" if routes.find("GET", path.encode()) else "POST"
         own = {name.lower().encode(): value.encode() for name, value in (headers or {}).items()}
-        length = {b"content-length": b"%d" % len(body)}
-        self.request = request(path.encode(), body, method=method, headers=length | own)
+        self.request = request(path.encode(), body, method=method, headers=own)
+        self.request.has_body = bool(body)
         return self._app.admits[port](self.request) or ADMITTED
 
     def statuses(self, times: int, path: str, headers: dict[str, str] | None = None) -> list[int]:

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from service.http import Response
 from service.inference.context import RequestContext
-from service.inference.deadline import Deadlines
+from service.inference.deadline import DEADLINE_HEADER, Deadlines
 from service.metrics.definitions import Metrics
 from service.server.admission import Rejections
 from service.server.executor import Executor, Job, ThreadPool
@@ -39,7 +39,8 @@ class Bench:
     ) -> "Response | asyncio.Future[Response]":
         context = RequestContext()
         if milliseconds is not None:
-            context.deadline = Deadlines(LONG_MS).from_header(b"%d" % milliseconds, context.arrived)
+            headers = {DEADLINE_HEADER: b"%d" % milliseconds}
+            context.deadline = Deadlines(LONG_MS).from_headers(headers, context.arrived)
         return self.executor.respond(context, model, function)
 
     def submit(self, what: str, milliseconds: int | None = None, model: str = "model") -> "asyncio.Future[Response]":

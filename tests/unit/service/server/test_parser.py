@@ -42,6 +42,10 @@ class Handler:
     def on_discarded(self) -> None:
         pass
 
+    def on_http2(self, data: bytes) -> bool:
+        self.http2 = data
+        return False
+
     @property
     def statuses(self) -> list[int]:
         return [rejection.status for rejection in self.rejections]

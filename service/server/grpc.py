@@ -1,0 +1,154 @@
+"""gRPC's form of requests and responses over HTTP/2: messages with a prefix, statuses in trailers.
+
+Specification: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, and statuscodes.md beside it.
+"""
+
+import struct
+from collections.abc import Mapping
+
+import orjson
+
+from service.http import Response
+
+CONTENT_TYPE = b"application/grpc"
+PREFIX = struct.Struct(">BI")
+# Clients refuse trailers beyond 8 KB, and then show no message at all.
+MAX_MESSAGE_CHARACTERS = 2000
+
+OK, UNKNOWN, UNAVAILABLE = 0, 2, 14
+# For HTTP's statuses.
+_STATUSES = {
+    400: 3,  # INVALID_ARGUMENT
+    401: 16,  # UNAUTHENTICATED
+    403: 7,  # PERMISSION_DENIED
+    404: 5,  # NOT_FOUND
+    405: 12,
+    408: 4,
+    409: 10,  # ABORTED
+    413: 8,  # RESOURCE_EXHAUSTED
+    415: 12,  # UNIMPLEMENTED
+    429: 8,
+    431: 8,
+    499: 1,  # CANCELLED
+    500: 13,  # INTERNAL
+    501: 12,
+    503: UNAVAILABLE,
+    504: 4,  # DEADLINE_EXCEEDED
+}
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class InvalidFraming(ValueError):
+    """A call's bytes are no messages; the text says why."""
+
+
+def is_grpc(content_type: bytes) -> bool:
+    """Whether a request is a call: application/grpc, application/grpc+proto, with parameters or without."""
+    if not content_type.startswith(CONTENT_TYPE):
+        return False
+    kind = content_type[len(CONTENT_TYPE) :].partition(b";")[0].strip()
+    return kind in (b"", b"+proto")
+
+
+def is_one_message(data: bytes) -> bool:
+    """Whether these bytes are one whole message that is not compressed."""
+    return len(data) >= PREFIX.size and data[0] == 0 and int.from_bytes(data[1:5]) == len(data) - PREFIX.size
+
+
+def status_of(response: Response) -> tuple[int, str]:
+    """Status and message of an error."""
+    status = response.grpc_status
+    if status is None:
+        status = _STATUSES.get(response.status, UNKNOWN)
+    return status, orjson.loads(response.body)["error"]
+
+
+def trailers(status: int, message: str = "") -> Headers:
+    found = [(b"grpc-status", b"%d" % status)]
+    if message:
+        found.append((b"grpc-message", percent_encoded(message[:MAX_MESSAGE_CHARACTERS])))
+    return found
+
+
+def percent_encoded(message: str) -> bytes:
+    return b"".join(
+        [b"%c" % byte if 32 <= byte <= 126 and byte != 37 else b"%%%02X" % byte for byte in message.encode()]
+    )
+
+
+def coding(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """The coding of a call's compressed messages: gzip, or empty. None for one that is not taken."""
+    encoding = headers.get(b"grpc-encoding", b"identity")
+    if encoding == b"identity":
+        return b""
+    return encoding if encoding in (b"gzip", b"deflate") else None
+
+
+class MessageReader:
+    """The messages in a call's body, as it comes in pieces."""
+
+    __slots__ = ("_length", "_max_bytes", "_parts", "_size", "is_compressed")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        # Of the message under way. -1: its prefix is not whole.
+        self._length = -1
+        self._parts: list[bytes] = []
+        self._size = 0
+        self.is_compressed = False
+
+    @property
+    def is_within_message(self) -> bool:
+        return self._length >= 0 or self._size > 0
+
+    def feed(self, data: bytes) -> list[tuple[bytes, bool]]:
+        """Whole messages that end in this piece, and whether each is compressed.
+
+        Raises:
+            InvalidFraming
+            TooLong
+        """
+        found: list[tuple[bytes, bool]] = []
+        while data:
+            if self._length < 0:
+                if self._size + len(data) < PREFIX.size:
+                    self._keep(data)
+                    break
+                if self._size:
+                    data = b"".join(self._parts) + data
+                    self._parts.clear()
+                    self._size = 0
+                flag, self._length = PREFIX.unpack_from(data)
+                if flag > 1:
+                    raise InvalidFraming(f"a message begins with {flag}; expected 0, or 1 for a compressed one")
+                if self._length > self._max_bytes:
+                    raise TooLong(self._length, self._max_bytes)
+                self.is_compressed = flag == 1
+                data = data[PREFIX.size :]
+            missing = self._length - self._size
+            if len(data) < missing:
+                self._keep(data)
+                break
+            if self._parts:
+                self._parts.append(data[:missing])
+                message = b"".join(self._parts)
+                self._parts = []
+            else:
+                message = data if len(data) == missing else data[:missing]
+            data = data[missing:]
+            self._length, self._size = -1, 0
+            found.append((message, self.is_compressed))
+        return found
+
+    def _keep(self, data: bytes) -> None:
+        if data:
+            self._parts.append(data)
+            self._size += len(data)
+
+
+class TooLong(InvalidFraming):
+    """Words that TensorFlow Serving's clients may look for."""
+
+    def __init__(self, length: int, max_bytes: int) -> None:
+        super().__init__(f"Received message larger than max ({length} vs. {max_bytes}, SERVING_MAX_BODY_BYTES)")

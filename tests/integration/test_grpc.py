@@ -1,0 +1,375 @@
+"""gRPC as its users have it: grpcio, TensorFlow Serving's own classes, real workers."""
+
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from service.security.api_keys import new_key
+from tests.integration.server import (
+    DEADLINE_SECONDS,
+    PREDICT,
+    SHIPPED,
+    Server,
+    free_port,
+    running,
+    wait_for,
+    workers,
+)
+from tests.unit.service.api.grpc import schema
+
+X = [[1.0], [2.0]]
+
+
+def stub(channel: grpc.Channel, method: str, answer: str, kind: str = "unary_unary") -> Any:
+    serialize: Callable[[Any], bytes] = lambda message: message.SerializeToString()  # noqa: E731
+    return getattr(channel, kind)(f"/{method}", serialize, schema.message(answer).FromString)
+
+
+def infer(channel: grpc.Channel, model: str = "regression", **more: Any) -> float:
+    request = schema.message("inference.ModelInferRequest")(model_name=model)
+    request.inputs.add(name="x", datatype="FP32", shape=[1]).contents.fp32_contents.append(10)
+    call = stub(channel, "inference.GRPCInferenceService/ModelInfer", "inference.ModelInferResponse")
+    value: float = call(request, timeout=DEADLINE_SECONDS, **more).outputs[0].contents.fp32_contents[0]
+    return value
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("grpc")
+
+
+@pytest.fixture(scope="module")
+def ports() -> dict[str, int]:
+    return {"grpc_port": free_port()}
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, ports: dict[str, int]) -> Iterator[Server]:
+    unix_socket = folder / "socket"
+    with running(SHIPPED, folder / "log", workers=2, unix_socket=unix_socket, **ports) as started:
+        yield started
+
+
+@pytest.fixture
+def channel(server: Server, ports: dict[str, int]) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(f"127.0.0.1:{ports['grpc_port']}") as opened:
+        yield opened
+
+
+def test_classes_of_tensorflow_serving(server: Server, channel: grpc.Channel) -> None:
+    from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
+    from tensorflow_serving.apis import model_service_pb2_grpc as models
+    from tensorflow_serving.apis import prediction_service_pb2_grpc as predictions
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "clothing"
+    pixels = np.arange(2 * 28 * 28, dtype=np.float32).reshape(2, 28, 28) % 255
+    request.inputs["pixels"].CopyFrom(tf.make_tensor_proto(pixels))
+    calls = predictions.PredictionServiceStub(channel)
+    answer = calls.Predict(request, timeout=DEADLINE_SECONDS)
+    found = tf.make_ndarray(answer.outputs["probabilities"])
+    rest = server.request("/v1/models/clothing:predict", {"instances": pixels.tolist()}).json()
+    np.testing.assert_allclose(found, rest["predictions"], atol=1e-5)
+    metadata = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    metadata.model_spec.name = "clothing"
+    assert "signature_def" in calls.GetModelMetadata(metadata, timeout=DEADLINE_SECONDS).metadata
+    status = get_model_status_pb2.GetModelStatusRequest()
+    status.model_spec.name = "clothing"
+    states = models.ModelServiceStub(channel).GetModelStatus(status, timeout=DEADLINE_SECONDS).model_version_status
+    assert [each.version for each in states] == [2, 1]
+
+
+@pytest.mark.parametrize("address", ["main port", "own port", "socket"])
+def test_every_address_takes_calls(server: Server, ports: dict[str, int], folder: Path, address: str) -> None:
+    target = {
+        "main port": f"127.0.0.1:{server.port}",
+        "own port": f"127.0.0.1:{ports['grpc_port']}",
+        "socket": f"unix:{folder / 'socket'}",
+    }[address]
+    with grpc.insecure_channel(target) as opened:
+        assert infer(opened) == pytest.approx(31, abs=0.01)
+
+
+def test_stream_and_health(channel: grpc.Channel) -> None:
+    def requests() -> Iterator[Any]:
+        for model in ("regression", "no", "regression"):
+            request = schema.message("inference.ModelInferRequest")(model_name=model, id=model)
+            request.inputs.add(name="x", datatype="FP32", shape=[1]).contents.fp32_contents.append(10)
+            yield request
+
+    method = "inference.GRPCInferenceService/ModelStreamInfer"
+    stream = stub(channel, method, "inference.ModelStreamInferResponse", "stream_stream")
+    answers = list(stream(requests(), timeout=DEADLINE_SECONDS))
+    assert [each.infer_response.id or "error" for each in answers] == ["regression", "error", "regression"]
+    assert "Servable not found" in answers[1].error_message
+    health = schema.message("grpc.health.v1.HealthCheckRequest")()
+    watch = stub(channel, "grpc.health.v1.Health/Watch", "grpc.health.v1.HealthCheckResponse", "unary_stream")
+    watched = watch(health)
+    assert next(watched).status == 1
+    watched.cancel()
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_large_compressed_messages(server: Server, ports: dict[str, int], compression: grpc.Compression) -> None:
+    unlimited = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
+    request = schema.message("inference.ModelInferRequest")(model_name="regression")
+    request.inputs.add(name="x", datatype="FP32", shape=[5_000_000])
+    request.raw_input_contents.append(np.zeros(5_000_000, np.float32).tobytes())
+    with grpc.insecure_channel(f"127.0.0.1:{ports['grpc_port']}", options=unlimited) as opened:
+        call = stub(opened, "inference.GRPCInferenceService/ModelInfer", "inference.ModelInferResponse")
+        answer = call(request, timeout=DEADLINE_SECONDS, compression=compression)
+        assert len(answer.raw_output_contents[0]) == 20_000_000
+        request.raw_input_contents[0] *= 2
+        with pytest.raises(grpc.RpcError) as raised:
+            call(request, timeout=DEADLINE_SECONDS, compression=compression)
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_calls_are_counted_and_logged_by_protocol(server: Server, channel: grpc.Channel) -> None:
+    labels = 'model="regression",protocol="grpc_v2",status="200",verb="infer",version="1"'
+    before = server.sample(f"serving_requests_total{{{labels}}}")
+    infer(channel, metadata=(("x-request-id", "mine-1"),))
+    assert server.sample(f"serving_requests_total{{{labels}}}") == before + 1
+    server.wait_until_logged("GRPC /inference.GRPCInferenceService/ModelInfer 200")
+    server.wait_until_logged("request=mine-1")
+
+
+def test_many_threads_on_one_channel(channel: grpc.Channel) -> None:
+    with ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(lambda _: infer(channel), range(800)))
+    assert found == [pytest.approx(31, abs=0.01)] * 800
+
+
+def test_plain_requests_over_http2(server: Server) -> None:
+    url = f"http://127.0.0.1:{server.port}"
+    command = ["curl", "-s", "--http2-prior-knowledge", "-w", "%{http_version}", "-d", '{"instances": [10.0]}']
+    answer = subprocess.run([*command, url + PREDICT], capture_output=True, text=True, check=True).stdout
+    assert answer.startswith('{"predictions":[3')
+    assert answer.endswith("2")
+
+
+def test_proxy_spreads_calls(server: Server, ports: dict[str, int], tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "nginx.conf").write_text(
+        f"daemon off; error_log stderr; pid {tmp_path}/pid; events {{}} http {{ access_log off;\n"
+        + "".join(
+            f"{kind}_temp_path {tmp_path}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        + f"server {{ listen 127.0.0.1:{port} http2;\n"
+        + f"location / {{ grpc_pass grpc://127.0.0.1:{ports['grpc_port']}; }} }} }}"
+    )
+    nginx = subprocess.Popen(["nginx", "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)])
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as opened:
+            grpc.channel_ready_future(opened).result(DEADLINE_SECONDS)
+            assert infer(opened) == pytest.approx(31, abs=0.01)
+            with pytest.raises(grpc.RpcError) as raised:
+                infer(opened, "no")
+        assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+    finally:
+        nginx.terminate()
+        nginx.wait(DEADLINE_SECONDS)
+
+
+# Services of their own
+
+
+class Caller:
+    """Calls until it is told to stop. `lost`: calls that got no answer though the service had them."""
+
+    def __init__(self, target: str) -> None:
+        self.answered = 0
+        self.lost: list[str] = []
+        self._target = target
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with grpc.insecure_channel(self._target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            while not self._stop.is_set():
+                try:
+                    infer(channel)
+                except grpc.RpcError as error:
+                    if "failed to connect" in (error.details() or ""):
+                        return
+                    self.lost.append(f"{error.code()} {error.details()}")
+                else:
+                    self.answered += 1
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(DEADLINE_SECONDS)
+
+
+@pytest.fixture
+def service(models: Path, tmp_path: Path) -> Iterator[Server]:
+    with running(models, tmp_path / "log", workers=2, max_queue_ms=60_000) as started:
+        yield started
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_no_call_is_lost_when_workers_go(service: Server, number: signal.Signals) -> None:
+    callers = [Caller(f"127.0.0.1:{service.port}") for _ in range(8)]
+    try:
+        wait_for(lambda: all(caller.answered > 20 for caller in callers), lambda: "the calls are not answered")
+        before = set(workers(service))
+        service.process.send_signal(number)
+        if number is signal.SIGTERM:
+            assert service.process.wait(DEADLINE_SECONDS) == 0
+        else:
+            service.wait_for(lambda: before.isdisjoint(workers(service)), "the workers are not replaced")
+            counts = [caller.answered for caller in callers]
+            wait_for(
+                lambda: all(now.answered > count + 20 for now, count in zip(callers, counts, strict=True)),
+                lambda: "the calls are not answered any more",
+            )
+    finally:
+        for caller in callers:
+            caller.stop()
+    assert [caller.lost for caller in callers] == [[]] * 8
+
+
+def test_old_connections_are_retired_without_a_lost_call(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path / "log", workers=2, grpc_max_connection_age_seconds=1) as service:
+        caller = Caller(f"127.0.0.1:{service.port}")
+        seen: set[int] = set()
+
+        def has_met_several() -> bool:
+            seen.update(port for worker in workers(service) for port in _peers(worker))
+            return len(seen) > 2
+
+        wait_for(has_met_several, lambda: "its connection is never retired")
+        caller.stop()
+    assert caller.lost == []
+
+
+def _peers(worker: Any) -> set[int]:
+    return {one.raddr.port for one in worker.net_connections("tcp") if one.raddr}
+
+
+def test_keys_are_metadata(models: Path, tmp_path: Path) -> None:
+    key, digest = new_key()
+    (tmp_path / "keys.toml").write_text(f'[keys.alice]\nsha256 = "{digest}"\nscope = "predict"\n')
+    with (
+        running(models, tmp_path / "log", api_keys_file=tmp_path / "keys.toml", operations_port=free_port()) as service,
+        grpc.insecure_channel(f"127.0.0.1:{service.port}") as channel,
+    ):
+        for metadata in ((("x-api-key", key),), (("authorization", f"Bearer {key}"),)):
+            assert infer(channel, metadata=metadata) == pytest.approx(31, abs=0.01)
+        with pytest.raises(grpc.RpcError) as raised:
+            infer(channel)
+        assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        load = stub(
+            channel, "inference.GRPCInferenceService/RepositoryModelLoad", "inference.RepositoryModelLoadResponse"
+        )
+        with pytest.raises(grpc.RpcError) as raised:
+            load(schema.message("inference.RepositoryModelLoadRequest")(), metadata=(("x-api-key", key),))
+        assert raised.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+class Authority:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._openssl("req", "-x509", "-nodes", *self._new("ca"), "-out", "ca.pem", "-days", "2")
+
+    def issue(self, name: str) -> None:
+        (self.folder / "ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+        self._openssl("req", "-nodes", *self._new(name), "-out", f"{name}.csr")
+        ca = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "ext", "-days", "2")
+        self._openssl("x509", "-req", "-in", f"{name}.csr", *ca, "-out", f"{name}.pem")
+
+    def read(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
+    @staticmethod
+    def _new(name: str) -> tuple[str, ...]:
+        return (
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-keyout",
+            f"{name}.key",
+            "-subj",
+            f"/CN={name}",
+        )
+
+    def _openssl(self, *arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=self.folder, check=True, capture_output=True)
+
+
+def test_tls_of_both_protocols_and_its_renewal(models: Path, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    for name in ("server", "client"):
+        authority.issue(name)
+    files = {f"tls_{name}": tmp_path / file for name, file in TLS_FILES.items()}
+    trusted = authority.read("ca.pem")
+    grpc_port = free_port()
+    with running_with_tls(models, tmp_path / "log", grpc_port=grpc_port, **files) as service:
+        own = grpc.ssl_channel_credentials(trusted, authority.read("client.key"), authority.read("client.pem"))
+        for port in (service.port, grpc_port):
+            with grpc.secure_channel(f"localhost:{port}", own) as channel:
+                assert infer(channel) == pytest.approx(31, abs=0.01)
+        nobody = grpc.ssl_channel_credentials(trusted)
+        with (
+            grpc.secure_channel(f"localhost:{service.port}", nobody) as channel,
+            pytest.raises(grpc.RpcError) as raised,
+        ):
+            infer(channel)
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        before = _certificate(service.port, authority)
+        authority.issue("server")
+        wait_for(lambda: _certificate(service.port, authority) != before, lambda: "the new certificate is not used")
+        (tmp_path / "server.pem").write_text("no certificate")
+        service.wait_until_logged("the certificates before go on to count")
+        assert _certificate(service.port, authority) != before
+
+
+@contextmanager
+def running_with_tls(models: Path, log: Path, **settings: object) -> Iterator[Server]:
+    port = free_port()
+    given = {"models": models, "port": port, "workers": 1, **settings}
+    environment = os.environ | {f"SERVING_{name.upper()}": str(value) for name, value in given.items()}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service"], env=environment, stdout=output, stderr=output, text=True
+        )
+    service = Server(models, port, process, log, port)
+    try:
+        service.wait_until_logged(f"serves https://127.0.0.1:{port}")
+        yield service
+    finally:
+        process.terminate()
+        process.wait(DEADLINE_SECONDS)
+
+
+TLS_FILES = {"cert": "server.pem", "key": "server.key", "client_ca": "ca.pem"}
+
+
+def _context(authority: Authority) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(authority.folder / "ca.pem"))
+    context.load_cert_chain(authority.folder / "client.pem", authority.folder / "client.key")
+    return context
+
+
+def _certificate(port: int, authority: Authority) -> bytes | None:
+    with (
+        socket.create_connection(("127.0.0.1", port)) as plain,
+        _context(authority).wrap_socket(plain, server_hostname="localhost") as client,
+    ):
+        return client.getpeercert(binary_form=True)

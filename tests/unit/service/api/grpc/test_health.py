@@ -1,0 +1,64 @@
+from typing import Any
+
+import pytest
+from google.protobuf import descriptor_pb2
+
+from service.api.routes import GRPC_ROUTES
+from tests.unit.service.api.grpc import schema
+from tests.unit.service.api.grpc.calls import call, error
+from tests.unit.service.conftest import MakeService
+from tests.unit.service.fakes import FakeService
+
+CHECK, WATCH = "grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch"
+REFLECTION = "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+NOT_FOUND, UNIMPLEMENTED = 5, 12
+SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
+
+
+def status(service: FakeService, method: str, name: str) -> int:
+    made = schema.message("grpc.health.v1.HealthCheckRequest")(service=name)
+    found: int = call(service, method, made, "grpc.health.v1.HealthCheckResponse").status
+    return found
+
+
+@pytest.mark.parametrize("name", ["", "tensorflow.serving.PredictionService", "PredictionService"])
+def test_service_is_serving_until_it_drains(service: FakeService, name: str) -> None:
+    assert status(service, CHECK, name) == SERVING
+    service.registry.draining = True
+    assert status(service, CHECK, name) == status(service, WATCH, name) == NOT_SERVING
+
+
+def test_unknown_service_is_not_found(service: FakeService) -> None:
+    made = schema.message("grpc.health.v1.HealthCheckRequest")(service="no")
+    assert error(service, CHECK, made)[0] == NOT_FOUND
+    assert status(service, WATCH, "no") == SERVICE_UNKNOWN
+
+
+def reflected(service: FakeService, **asked: str) -> Any:
+    made = schema.message("grpc.reflection.v1.ServerReflectionRequest")(**asked)
+    return call(service, REFLECTION, made, "grpc.reflection.v1.ServerReflectionResponse")
+
+
+def test_reflection_gives_files_with_what_they_import(make_service: MakeService) -> None:
+    service = make_service(grpc_reflection=True)
+    answer = reflected(service, file_containing_symbol="tensorflow.serving.PredictionService.Predict")
+    files = [
+        descriptor_pb2.FileDescriptorProto.FromString(content)
+        for content in answer.file_descriptor_response.file_descriptor_proto
+    ]
+    names = {file.name for file in files}
+    assert all(set(file.dependency) <= names for file in files)
+    assert files[0].package == "tensorflow.serving"
+    assert reflected(service, file_by_filename="no").error_response.error_code == NOT_FOUND
+
+
+def test_reflection_lists_the_services_of_the_routes(make_service: MakeService) -> None:
+    answer = reflected(make_service(grpc_reflection=True), list_services="")
+    listed = {each.name for each in answer.list_services_response.service}
+    routed = {path.split("/")[1] for path in GRPC_ROUTES} - {"grpc.reflection.v1alpha.ServerReflection"}
+    assert listed == routed
+
+
+def test_reflection_is_off_by_default(service: FakeService) -> None:
+    made = schema.message("grpc.reflection.v1.ServerReflectionRequest")(list_services="")
+    assert error(service, REFLECTION, made)[0] == UNIMPLEMENTED
