@@ -140,6 +140,25 @@ class Settings:
     operations_port: int = setting(
         0, "port of their own for health and metrics, without a key; 0: on the main port", min=0, max=65535
     )
+    grpc_port: int = setting(
+        0, "port of their own for gRPC requests, which the main port takes as well; 0: none", min=0, max=65535
+    )
+    unix_socket: str = setting("", "path of a Unix socket to listen on as well, for HTTP and gRPC (empty: none)")
+    tls_cert: str = setting("", "file with the certificate (PEM), and those of its issuers; with it every port takes TLS")
+    tls_key: str = setting("", "file with the certificate's private key (PEM)")
+    tls_client_ca: str = setting(
+        "", "file with certificates (PEM); clients then need a certificate that one of them has issued (empty: none)"
+    )
+    grpc_max_connection_age_seconds: int = setting(
+        600,
+        "after how long a gRPC client is asked to connect anew, which spreads clients over the workers; 0: never",
+        min=0,
+        max=86_400,
+    )
+    grpc_reflection: bool = setting(False, "let gRPC clients ask for the services and their messages: 1 or 0")
+    grpc_tensor_content: bool = setting(
+        False, "write tensors of Predict's responses as tensor_content, not as typed values: 1 or 0"
+    )
     engine: EngineChoice = setting(
         "auto", "what runs the models; auto: the LiteRT twin if a proved one is there, else TensorFlow"
     )
