@@ -22,8 +22,8 @@ from service.lifecycle.policies import policy_file
 from service.observability.logging import logging_config
 from service.observability.rotating_file import RotatingFile
 from service.runtime.cgroup import usable_cores
+from service.runtime.config_file import InvalidFile
 from service.runtime.shared_memory import SharedMemory
-from service.runtime.toml_file import InvalidFile
 from service.runtime.tuning import limit_blas_threads
 from service.security.api_keys import key_file
 from service.security.rate_limit import RateLimits

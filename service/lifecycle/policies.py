@@ -12,8 +12,8 @@ import msgspec
 
 from service.lifecycle.repository import MAX_VERSION, Key
 from service.runtime import toml_file
+from service.runtime.config_file import ConfigFile
 from service.runtime.shared_values import Value, Values
-from service.runtime.toml_file import TomlFile
 from service.settings import Settings
 
 FILE_NAME = "models.toml"
@@ -126,12 +126,12 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return {(model, version) for model, known in numbers.items() for version in self.of(model).wanted(known)}
 
 
-def policy_file(settings: Settings, values: Values | None = None) -> TomlFile[Policies]:
+def policy_file(settings: Settings, values: Values | None = None) -> ConfigFile[Policies]:
     """`values`: shared by the worker processes."""
     named = settings.models_config
     path = Path(named) if named else settings.models / FILE_NAME
     kept = Value(values, FILE_NAME.encode()) if values else None
-    return TomlFile(path, decode, Policies(), must_exist=bool(named), kept=kept)
+    return ConfigFile(path, decode, Policies(), must_exist=bool(named), kept=kept)
 
 
 def decode(written: bytes, path: "os.PathLike[str]") -> Policies:

@@ -21,7 +21,7 @@ from service.lifecycle.succession import Succession
 from service.lifecycle.version_records import Deadly, VersionRecords, is_deadly
 from service.lifecycle.workers import Agreement
 from service.runtime.cgroup import usable_cores
-from service.runtime.toml_file import TomlFile
+from service.runtime.config_file import ConfigFile
 from service.runtime.tuning import release_memory
 from service.serving_config import InvalidServingConfig
 
@@ -41,7 +41,7 @@ class Watcher:
         registry: Registry,
         loader: Loader,
         poll_seconds: float,
-        policy_file: TomlFile[Policies],
+        policy_file: ConfigFile[Policies],
         agreement: Agreement,
         *,
         on_failure: Callable[[str, int], None] = lambda _model, _version: None,

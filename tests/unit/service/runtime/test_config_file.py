@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from service.runtime.config_file import ConfigFile, InvalidFile
 from service.runtime.shared_memory import MIN_CAPACITY, SharedMemory
 from service.runtime.shared_values import Value, Values
-from service.runtime.toml_file import InvalidFile, TomlFile
 
 
 def length(written: bytes, path: "os.PathLike[str]") -> int:
@@ -21,7 +21,7 @@ def write(path: Path, text: str) -> None:
 
 
 def test_changes_are_read(tmp_path: Path) -> None:
-    file = TomlFile(path := tmp_path / "file.toml", length, -1)
+    file = ConfigFile(path := tmp_path / "file.toml", length, -1)
     assert file.content == -1
     assert file.read()
     assert (file.content, file.read()) == (0, False)
@@ -34,7 +34,7 @@ def test_changes_are_read(tmp_path: Path) -> None:
 
 
 def test_an_invalid_file_keeps_the_content(tmp_path: Path) -> None:
-    file = TomlFile(path := tmp_path / "file.toml", length, -1, must_exist=True)
+    file = ConfigFile(path := tmp_path / "file.toml", length, -1, must_exist=True)
     write(path, "abc")
     file.read()
     write(path, "?")
@@ -51,16 +51,16 @@ def test_an_invalid_file_keeps_the_content(tmp_path: Path) -> None:
 def test_a_new_worker_shares_the_last_valid_content(tmp_path: Path) -> None:
     path, kept = tmp_path / "file.toml", Value(Values(SharedMemory()), b"file.toml")
     write(path, "abc")
-    TomlFile(path, length, -1, kept=kept).read()
+    ConfigFile(path, length, -1, kept=kept).read()
     write(path, "?")
-    beginning = TomlFile(path, length, -1, kept=kept)
+    beginning = ConfigFile(path, length, -1, kept=kept)
     assert beginning.read()
     assert (beginning.content, beginning.error) == (3, f"{path}: what is ?")
 
 
 def test_a_content_too_large_to_share_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     values = Values(SharedMemory(MIN_CAPACITY))
-    file = TomlFile(path := tmp_path / "file.toml", length, -1, kept=Value(values, b"file.toml"))
+    file = ConfigFile(path := tmp_path / "file.toml", length, -1, kept=Value(values, b"file.toml"))
     write(path, "x" * MIN_CAPACITY)
     assert file.read()
     assert (file.content, file.read()) == (MIN_CAPACITY, False)
@@ -75,7 +75,7 @@ def test_a_failed_read_is_repeated(tmp_path: Path) -> None:
             raise errors.pop()
         return len(written)
 
-    file = TomlFile(path := tmp_path / "file.toml", decode, -1)
+    file = ConfigFile(path := tmp_path / "file.toml", decode, -1)
     write(path, "abc")
     with pytest.raises(RuntimeError):
         file.read()
@@ -86,4 +86,4 @@ def test_a_failed_read_is_repeated(tmp_path: Path) -> None:
 def test_an_unreadable_file_fails_the_check(tmp_path: Path) -> None:
     (path := tmp_path / "file.toml").mkdir()
     with pytest.raises(InvalidFile, match=r"file\.toml cannot be read: Is a directory"):
-        TomlFile(path, length, -1).check()
+        ConfigFile(path, length, -1).check()
