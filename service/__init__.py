@@ -54,6 +54,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.api.v1.decode import decode_example
     from service.api.v2 import views as v2
     from service.drift.monitor import DriftMonitor
+    from service.engines.base import LoadOptions
     from service.engines.loading import load_engine
     from service.inference.batching import BatchLimits
     from service.inference.health import Health, Tolerance
@@ -90,9 +91,15 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     limits = BatchLimits(settings.max_batch_size, timeout_seconds=settings.batch_timeout_micros / 1e6)
     # Without a limit clients may still ask for one.
     tolerance = Tolerance(settings.unhealthy_after, (settings.request_timeout_ms or 30_000) / 1000)
-    libraries = parse_files(settings.op_libraries)
+    options = LoadOptions(
+        parse_files(settings.op_libraries),
+        tuple(settings.saved_model_tags.split(",")),
+        settings.tensorflow_intra_op_parallelism,
+        settings.tensorflow_inter_op_parallelism,
+        settings.prefer_tflite,
+    )
     loader = Loader(
-        lambda path, config: version_records.marked(load_engine(path, config, settings.engine, libraries)),
+        lambda path, config: version_records.marked(load_engine(path, config, settings.engine, options)),
         lambda model, version: BatchMetrics(metrics, model, version),
         limits,
         decode_example,

@@ -167,6 +167,16 @@ class Settings:
         "libraries with operations that TensorFlow does not have: files, separated by : or , (empty: none)",
         check=parse_files,
     )
+    saved_model_tags: str = setting("serve", "tags of the graph in a SavedModel to load, separated by commas")
+    prefer_tflite: bool = setting(
+        False, "run a version's model.tflite, as TensorFlow Serving does, where it brings one outside of assets.extra"
+    )
+    tensorflow_intra_op_parallelism: int = setting(
+        0, "threads of TensorFlow within an operation; 0: one for each core that the service may use", min=0, max=127
+    )
+    tensorflow_inter_op_parallelism: int = setting(
+        0, "threads of TensorFlow across operations; 0: one for each core that the service may use", min=0, max=127
+    )
     workers: int = setting(0, "worker processes; 0: one for each core that the service may use", min=0, max=512)
     threads: int = setting(
         32, "threads of a worker process, for requests that take longer than a millisecond", min=1, max=1024

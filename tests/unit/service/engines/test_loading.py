@@ -26,7 +26,7 @@ def fake_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     litert: Any = ModuleType("service.engines.litert")
     litert.LiteRTEngine = lambda twin, signatures: FakeEngine(signatures, echo, name=f"litert of {twin.name}")
     saved_model: Any = ModuleType("service.engines.tensorflow.engine")
-    saved_model.SavedModelEngine = lambda version_dir: FakeEngine(SIGNATURES, echo, name="tensorflow")
+    saved_model.SavedModelEngine = lambda version_dir, options: FakeEngine(SIGNATURES, echo, name="tensorflow")
     monkeypatch.setitem(sys.modules, "tensorflow", ModuleType("tensorflow"))
     monkeypatch.setitem(sys.modules, "service.engines.litert", litert)
     monkeypatch.setitem(sys.modules, "service.engines.tensorflow.engine", saved_model)
@@ -95,7 +95,7 @@ def with_score(version: Path, monkeypatch: pytest.MonkeyPatch) -> ServingConfig:
     litert, saved_model = (sys.modules[f"service.engines.{name}"] for name in ("litert", "tensorflow.engine"))
     monkeypatch.setattr(litert, "LiteRTEngine", lambda _, held: FakeEngine(held, scored.with_score, "litert"))
     tensorflow = FakeEngine(scored.SIGNATURES, scored.with_score, "tensorflow")
-    monkeypatch.setattr(saved_model, "SavedModelEngine", lambda _: tensorflow)
+    monkeypatch.setattr(saved_model, "SavedModelEngine", lambda *_: tensorflow)
     return msgspec.structs.replace(proved(version), signatures=dict(scored.SIGNATURES), outlier_score=scored.SCORE)
 
 
