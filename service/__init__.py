@@ -126,7 +126,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     loop_watchdog = LoopWatchdog(
         lambda loaded: agreement.keep_off_loops(loaded.model, loaded.version), end_process=end_process
     )
-    inference = Inference(metrics, loop_watchdog, records.capture.offer if records.capture else None)
+    inference = Inference(metrics, loop_watchdog, records.captures.offer)
 
     # Admitting requests, and responding to them
     rate_limits = RateLimits(memory)

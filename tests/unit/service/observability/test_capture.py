@@ -14,13 +14,13 @@ import numpy as np
 import orjson
 import pytest
 
-from service import create_app
 from service.inference.context import RequestContext
 from service.inference.deadline import Deadline
 from service.inference.version import Shadow
 from service.observability.capture import (
     Capture,
     Captured,
+    Captures,
     Tensor,
     decode_line,
     decode_tensors,
@@ -28,7 +28,6 @@ from service.observability.capture import (
     encode_tensors,
 )
 from service.serving_config import ServingConfig
-from service.settings import Settings
 from service.tensors.dtypes import DTYPES, Array
 from tests.unit.service.conftest import MakeService
 from tests.unit.service.fakes import (
@@ -155,8 +154,7 @@ def test_what_cannot_be_encoded_is_dropped_and_the_next_is_captured(tmp_path: Pa
 
 
 def captured(service: FakeService, path: Path) -> list[bytes]:
-    assert service.app.records.capture is not None
-    service.app.records.capture.close(DEADLINE)
+    service.app.records.captures.close(DEADLINE)
     return path.read_bytes().splitlines() if path.exists() else []
 
 
@@ -206,11 +204,6 @@ def test_runs_of_a_shadow_are_not_captured(make_service: MakeService, tmp_path: 
     assert service.post("/v1/models/model:predict", {"instances": [[1, 2]]}).status_code == 200
     assert ran.wait(DEADLINE)
     assert [decode_line(line).version for line in captured(service, path)] == [1]
-
-
-def test_capture_is_off_by_default(tmp_path: Path) -> None:
-    app = create_app(Settings(models=tmp_path))
-    assert app.records.capture is None
 
 
 LINE: dict[str, Any] = {
@@ -322,3 +315,27 @@ def test_a_damaged_line_is_an_error_that_says_why(line: bytes, reason: str) -> N
 def test_a_tensor_whose_data_does_not_fit_is_an_error(tensor: Tensor, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         decode_tensors({"x": tensor})
+
+
+def test_a_model_may_have_a_file_and_a_share_of_its_own(tmp_path: Path) -> None:
+    def new(path: Path, share: float = 0.25) -> Capture:
+        return Capture(path, share, 1_000_000, lambda: None, lambda: 0.5)
+
+    captures = Captures(new(tmp_path / "all", 1.0), new)
+    captures.follow({"own": (str(tmp_path / "own"), 1.0), "rare": (str(tmp_path / "own"), 0.4), "shared": ("", 0.6)})
+    for model in ("own", "rare", "shared", "other"):
+        loaded = loaded_version(OF, model=model)
+        captures.offer(RequestContext(), loaded, "serving_default", {}, {})
+    captures.close(DEADLINE)
+    models = {
+        name: [decode_line(line).model for line in (tmp_path / name).read_bytes().splitlines()]
+        for name in ("all", "own")
+    }
+    assert models == {"all": ["shared", "other"], "own": ["own"]}
+
+
+def test_a_model_without_any_file_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    captures = Captures(None, lambda path: Capture(path, 1.0, 1000, lambda: None))
+    captures.follow({"mine": ("", 1.0)})
+    captures.offer(RequestContext(), loaded_version(OF, model="mine"), "serving_default", {}, {})
+    assert "requests for mine are not captured" in caplog.text
