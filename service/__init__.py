@@ -73,7 +73,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.runtime.shared_values import Values
     from service.security.api_keys import ApiKeys, key_file
     from service.security.rate_limit import RateLimits
-    from service.server.admission import Admission, admit_operations
+    from service.server.admission import Admission, Admit, admit_operations, with_metrics_at
     from service.server.dispatch import Decode, Dispatcher
     from service.settings import parse_files
 
@@ -150,11 +150,14 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     decode_v1 = partial(v1.decode, settings)
     decoders: dict[str, Decode] = {"v1": decode_v1, "v2": v2.decode, "playground": decode_v1}
     dispatcher = Dispatcher(settings, registry, inference, metrics, flask, decoders)
+    admits: tuple[Admit, ...] = (admission.admit, admit_operations)
+    if settings.metrics_path:
+        admits = tuple(with_metrics_at(admit, settings.metrics_path) for admit in admits)
     return App(
         settings=settings,
         flask=flask,
         dispatcher=dispatcher,
-        admits=(admission.admit, admit_operations),
+        admits=admits,
         registry=registry,
         watcher=watcher,
         agreement=agreement,

@@ -22,11 +22,13 @@ LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 ANY_ORIGIN = "*"
+MIN_POLL_SECONDS = 0.01
 # A rate limit keeps eight bytes for each request that it lets in.
 MAX_RATE_REQUESTS = 1_000_000
 
 _SWITCH = {"1": True, "true": True, "0": False, "false": False}
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?|null", re.ASCII)
+_PATH = re.compile(r"(?:/[\w.~-]+)+", re.ASCII)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _RATE = re.compile(
     r"\s*([0-9]{1,9})\s*(?:/|per)\s*([0-9]{1,9})?\s*(second|minute|hour|day|month|year)s?\s*", re.IGNORECASE
@@ -78,6 +80,19 @@ def _parse_origin(text: str) -> str:
     if not _ORIGIN.fullmatch(origin):
         raise ValueError(f"{text!r}: expected origins as https://app.example or http://localhost:3000, or *")
     return origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], ""))
+
+
+def check_poll_seconds(seconds: float) -> None:
+    """Raises ValueError."""
+    if seconds and not seconds >= MIN_POLL_SECONDS and math.isfinite(seconds):
+        raise ValueError(f"'{seconds:g}': expected at least {MIN_POLL_SECONDS}")
+
+
+def parse_path(text: str) -> str:
+    """The path of a URL. Raises ValueError."""
+    if not _PATH.fullmatch(text):
+        raise ValueError(f"{text!r}: expected a path as /monitoring/metrics")
+    return text
 
 
 class Rate(NamedTuple):
@@ -137,6 +152,11 @@ class Settings:
     )
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8501, "port to listen on", min=1, max=65535)
+    metrics_path: str = setting(
+        "",
+        "another path for the page of metrics, beside /metrics and /monitoring/prometheus/metrics (empty: none)",
+        check=parse_path,
+    )
     operations_port: int = setting(
         0, "port of their own for health and metrics, without a key; 0: on the main port", min=0, max=65535
     )

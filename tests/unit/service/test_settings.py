@@ -26,6 +26,7 @@ ONE_OF_EACH = [
     ("SERVING_CORS_ORIGINS", "https://app.example", "cors_origins", "https://app.example"),
     ("SERVING_HOST", "0.0.0.0", "host", "0.0.0.0"),
     ("SERVING_PORT", "80", "port", 80),
+    ("SERVING_METRICS_PATH", "/my/metrics", "metrics_path", "/my/metrics"),
     ("SERVING_OPERATIONS_PORT", "8502", "operations_port", 8502),
     ("SERVING_ENGINE", "litert", "engine", "litert"),
     ("SERVING_OP_LIBRARIES", __file__, "op_libraries", __file__),
