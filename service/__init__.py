@@ -46,6 +46,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     # Imported here, in the worker process: what a worker needs (NumPy, LiteRT, Pillow) must neither slow down nor
     # fatten the process that only watches over it.
     from functools import partial
+    from math import inf
 
     from service.api import operations, pages
     from service.api.flask_app import create_flask
@@ -60,12 +61,14 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.inference.health import Health, Tolerance
     from service.inference.infer import Inference
     from service.inference.loop_watchdog import LoopWatchdog
-    from service.lifecycle.loader import Loader
+    from service.lifecycle.loader import Loader, Retries
+    from service.lifecycle.model_server_config import config_file
     from service.lifecycle.policies import policy_file
+    from service.lifecycle.policy_source import PolicySource
     from service.lifecycle.registry import Registry
     from service.lifecycle.repository import Repository
     from service.lifecycle.version_records import VersionRecords
-    from service.lifecycle.watcher import Watcher
+    from service.lifecycle.watcher import MAX_PAUSE_SECONDS, Watcher
     from service.lifecycle.workers import Agreement, Board
     from service.metrics.definitions import BatchMetrics, Metrics, scrape_page
     from service.observability.records import Records
@@ -105,16 +108,30 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
         decode_example,
         DriftMonitor(settings.drift_window, memory).watch,
         lambda model, version: Health(f"{model} version {version}", tolerance, metrics.health_of(model, version)),
+        settings.independent_rows,
+        settings.warm_up,
     )
-    repository = Repository(settings.models, settings.model_name, board.is_first)
+    # The files of policies are polled at a pace of their own.
+    tick_seconds = min(settings.poll_seconds or MAX_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
+    disk_pause_seconds = 0 if settings.poll_seconds == tick_seconds else settings.poll_seconds or inf
+    repository = Repository(settings.models, settings.model_name, board.is_first, disk_pause_seconds)
+    check = partial(registry.check_labels, allow_unavailable=settings.allow_version_labels_for_unavailable_models)
+    file = config_file(settings, values, check) if settings.model_config_file else policy_file(settings, values)
     watcher = Watcher(
         repository,
         registry,
         loader,
-        settings.poll_seconds,
-        policy_file(settings, values),
+        tick_seconds,
+        PolicySource(file, values),
         agreement,
         on_failure=lambda model, version: metrics.load_failures.labels(model, str(version)).inc(),
+        on_policies=lambda policies: records.captures.follow(policies.captures),
+        check_reload=check,
+        retries=Retries(
+            max_retries=None if settings.load_retries < 0 else settings.load_retries,
+            pause_seconds=settings.load_retry_interval_micros / 1e6,
+        ),
+        loaders=settings.loaders or None,
         records=version_records,
     )
 
@@ -131,7 +148,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     # Admitting requests, and responding to them
     rate_limits = RateLimits(memory)
     api_keys = (
-        ApiKeys(key_file(settings.api_keys_file, settings.rate_limit, rate_limits, values), settings.poll_seconds)
+        ApiKeys(key_file(settings.api_keys_file, settings.rate_limit, rate_limits, values), tick_seconds)
         if settings.api_keys_file
         else None
     )

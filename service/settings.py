@@ -120,7 +120,7 @@ def setting(
     min: float | None = None,  # noqa: A002
     max: float | None = None,  # noqa: A002
     aliases: tuple[str, ...] = (),
-    check: Callable[[str], object] | None = None,
+    check: Callable[[Any], object] | None = None,
 ) -> Any:
     """`aliases`: environment variables to read if the setting's own is not set. `check` raises ValueError, whose
     message begins with the value."""
@@ -135,6 +135,20 @@ class Settings:
         aliases=("MODEL_BASE_PATH",),
     )
     model_name: str = setting("", "serve only this model of the folder (empty: all)", aliases=("MODEL_NAME",))
+    base_path: str = setting(
+        "",
+        "folder with the versions of one model, of which the latest is served, in place of a models folder; the model "
+        "is called SERVING_MODEL_NAME, else like the folder (empty: none)",
+    )
+    model_config_file: str = setting(
+        "", "ModelServerConfig of TensorFlow Serving, in place of a models folder and models.toml (empty: none)"
+    )
+    model_config_file_poll_wait_seconds: int = setting(
+        0, "how often that file is read again, in seconds; 0: it is read once", min=0, max=86_400
+    )
+    allow_version_labels_for_unavailable_models: bool = setting(
+        False, "let new labels of that file name versions that are not loaded yet: 1 or 0"
+    )
     models_config: str = setting(
         "", "file with policies per model: versions, labels, batching (empty: models.toml in the models folder, if any)"
     )
@@ -202,6 +216,9 @@ class Settings:
         32, "threads of a worker process, for requests that take longer than a millisecond", min=1, max=1024
     )
     max_batch_size: int = setting(32, "maximum rows of a batch", min=1)
+    independent_rows: bool = setting(
+        False, "take the rows of every model for independent, so that they may be batched, without a proof: 1 or 0"
+    )
     batch_timeout_micros: int = setting(0, "how long an idle model waits for a fuller batch, in microseconds", min=0)
     max_queue_size: int = setting(
         1000, "maximum requests of a worker process that wait for a thread; more get 429", min=1
@@ -236,8 +253,19 @@ class Settings:
     )
     max_image_pixels: int = setting(50_000_000, "maximum size of a picture, in pixels (width x height)", min=1)
     poll_seconds: float = setting(
-        1.0, "how often the models folder is polled for new and removed versions, in seconds", min=0.01, max=3600
+        1.0,
+        "how often the disk is polled for new and removed versions, in seconds; 0: once, at the start",
+        max=86_400,
+        check=check_poll_seconds,
     )
+    load_retries: int = setting(
+        -1, "how often a version that cannot be loaded is tried again; -1: for as long as it takes", min=-1
+    )
+    load_retry_interval_micros: int = setting(
+        0, "pause between two tries, in microseconds; 0: 1, 2, 4 ... 300 seconds", min=0
+    )
+    loaders: int = setting(0, "threads of a worker process that load versions; 0: 1 to 4, by cores", min=0, max=64)
+    warm_up: bool = setting(True, "run a version's recorded requests and example before it serves: 1 or 0")
     drift_window: int = setting(
         1000, "last rows of each version that are compared with its training data; 0: none", min=0, max=100_000
     )
@@ -257,6 +285,10 @@ class Settings:
     def __post_init__(self) -> None:
         for spec in fields(self):
             _check(spec, variable(spec), value := getattr(self, spec.name), str(value))
+        if self.base_path and self.model_config_file:
+            raise InvalidSetting(
+                f"SERVING_BASE_PATH={self.base_path!r}: expected it or SERVING_MODEL_CONFIG_FILE, not both"
+            )
         if self.operations_port == self.port:
             raise InvalidSetting(f"SERVING_OPERATIONS_PORT='{self.port}': expected another port than SERVING_PORT")
 

@@ -11,6 +11,7 @@ from service.errors import NotFound, Unavailable
 from service.inference.folder import fingerprint
 from service.inference.version import LoadedVersion, State
 from service.lifecycle.policies import policy_file
+from service.lifecycle.policy_source import PolicySource
 from service.lifecycle.registry import Registry
 from service.lifecycle.repository import Repository
 from service.lifecycle.version_records import VersionRecords
@@ -18,6 +19,7 @@ from service.lifecycle.watcher import Watcher
 from service.lifecycle.workers import Agreement
 from service.runtime.deaths import Deaths, Ending
 from service.runtime.shared_memory import SharedMemory
+from service.runtime.shared_values import Values
 from service.serving_config import ASSETS, CONFIG_FILE, ServingConfig
 from service.settings import Settings
 from tests.unit.service.lifecycle.worker import FakeLoader, Worker, new_loader
@@ -291,7 +293,7 @@ def test_polls_until_stopped_even_after_an_error(tmp_path: Path, caplog: pytest.
             return {}
 
     registry = Registry()
-    policies = policy_file(Settings(models=tmp_path))
+    policies = PolicySource(policy_file(Settings(models=tmp_path)), Values(SharedMemory()))
     watcher = Watcher(Flaky(tmp_path), registry, new_loader(FakeLoader()), 0.001, policies, Agreement(registry))
     watcher.start()
     assert third_poll.wait(MAX_WAIT_SECONDS)

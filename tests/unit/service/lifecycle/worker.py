@@ -10,6 +10,7 @@ from service.inference.batching import BatchLimits
 from service.inference.version import State
 from service.lifecycle.loader import LoadEngine, Loader, Retries
 from service.lifecycle.policies import policy_file
+from service.lifecycle.policy_source import PolicySource
 from service.lifecycle.registry import Registry
 from service.lifecycle.repository import Repository
 from service.lifecycle.succession import MIN_ABSENT_SECONDS
@@ -76,7 +77,7 @@ class Worker:
             self.registry,
             new_loader(lambda path, config: self.records.marked(self.loader(path, config))),
             NEVER_SECONDS,
-            policy_file(Settings(models=self.models)),
+            PolicySource(policy_file(Settings(models=self.models)), self.board.values),
             self.agreement,
             on_failure=lambda model, version: self.failures.append((model, version)),
             retries=Retries(lambda: self.now),
