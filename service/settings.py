@@ -178,7 +178,9 @@ class Settings:
         0, "port of their own for gRPC requests, which the main port takes as well; 0: none", min=0, max=65535
     )
     unix_socket: str = setting("", "path of a Unix socket to listen on as well, for HTTP and gRPC (empty: none)")
-    tls_cert: str = setting("", "file with the certificate (PEM), and those of its issuers; with it every port takes TLS")
+    tls_cert: str = setting(
+        "", "file with the certificate (PEM), and those of its issuers; with it every port takes TLS"
+    )
     tls_key: str = setting("", "file with the certificate's private key (PEM)")
     tls_client_ca: str = setting(
         "", "file with certificates (PEM); clients then need a certificate that one of them has issued (empty: none)"
@@ -297,16 +299,21 @@ def variable(spec: "Field[Any]") -> str:
     return f"{PREFIX}{spec.name.upper()}"
 
 
-def from_environment(environ: Mapping[str, str] = os.environ, flags: Mapping[str, str] | None = None) -> Settings:
+def from_environment(
+    environ: Mapping[str, str] = os.environ,
+    flags: Mapping[str, str] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Settings:
     """Settings from flags (by field name), else environment variables, else defaults. A variable that holds the address
-    of a Kubernetes Service counts as unset, with a warning.
+    of a Kubernetes Service counts as unset, with a warning. `names`: by field name, of flags that are called otherwise.
 
     Raises:
         InvalidSetting: a value has the wrong type or is out of range.
     """
     values: dict[str, Any] = {}
     for spec in fields(Settings):
-        sources = [(f"--{spec.name.replace('_', '-')}", (flags or {}).get(spec.name))]
+        name = (names or {}).get(spec.name, f"--{spec.name.replace('_', '-')}")
+        sources = [(name, (flags or {}).get(spec.name))]
         sources += [(name, environ.get(name)) for name in (variable(spec), *spec.metadata["aliases"])]
         for source, text in sources:
             # An empty variable counts as unset: compose files write `SERVING_X: ${X:-}`.
