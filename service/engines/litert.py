@@ -10,6 +10,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from service.engines.base import LoadError, outputs_of_no_rows
+from service.engines.saved_model.meta_graph import read_signature
 from service.errors import InvalidRequest
 from service.tensors.dtypes import DTYPES, Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
@@ -21,6 +22,7 @@ MAX_IDLE = 4
 # By tensor.
 Details = Mapping[str, Mapping[str, Any]]
 _PREDICT = "tensorflow/serving/predict"
+_SIGNATURES = b"signature_defs_metadata"
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -126,6 +128,7 @@ class _Runner:
     """An interpreter, and the shapes that it is prepared for."""
 
     def __init__(self, model: bytes) -> None:
+        self._model = model
         try:
             # Parallel requests use the cores better than the parts of one small model do.
             self.interpreter = Interpreter(model_content=model, num_threads=1)
@@ -144,13 +147,16 @@ class _Runner:
 
     def tensors(self, signature: str) -> tuple[Details, Details]:
         """LiteRT's descriptions of inputs and outputs, by name. A model without signatures has one, whose tensors have
-        the names that they have in the graph."""
+        the names that are recorded, else those in the graph. Raises LoadError."""
         if self.interpreter.get_signature_list():
             details = self.interpreter.get_signature_runner(signature)
             return details.get_input_details(), details.get_output_details()
         described = self.interpreter.get_input_details(), self.interpreter.get_output_details()
         inputs, outputs = ({tensor["name"]: tensor for tensor in tensors} for tensors in described)
-        return inputs, outputs
+        recorded = _recorded_signature(self._model)
+        if recorded is None:
+            return inputs, outputs
+        return _renamed(inputs, recorded.inputs), _renamed(outputs, recorded.outputs)
 
     def run(self, signature: str, inputs: Mapping[str, Array], shapes: Shapes) -> dict[str, Array]:
         interpreter = self.interpreter
@@ -168,3 +174,36 @@ class _Runner:
             interpreter.set_tensor(self._inputs[name], array)
         interpreter.invoke()
         return {name: interpreter.get_tensor(index) for name, index in self._outputs.items()}
+
+
+def _recorded_signature(model: bytes) -> Signature | None:
+    """The signature that a model has in its metadata, as older tools of TensorFlow wrote it (lite/tools/signature): a
+    flexbuffer with a SignatureDef by name. Raises LoadError."""
+    # Not at the top: few models have it, and LiteRT's schema takes a second to import.
+    from ai_edge_litert import schema_py_generated as schema
+    from flatbuffers import flexbuffers
+
+    try:
+        root = schema.Model.GetRootAs(model, 0)
+        metadata = (root.Metadata(index) for index in range(root.MetadataLength()))
+        buffer = next((one.Buffer() for one in metadata if one.Name() == _SIGNATURES), None)
+        if buffer is None:
+            return None
+        recorded = flexbuffers.GetRoot(root.Buffers(buffer).DataAsNumpy().tobytes()).AsMap
+        names = [key.AsKey for key in recorded.Keys]
+        place = names.index(DEFAULT_SIGNATURE) if DEFAULT_SIGNATURE in names else 0
+        return read_signature(memoryview(recorded.Values[place].AsStringBytes))
+    # The readers raise whatever damaged bytes lead to.
+    except Exception as error:
+        raise LoadError(f"the signatures in its metadata cannot be read: {error}") from None
+
+
+def _renamed(tensors: Details, recorded: Mapping[str, TensorSpec]) -> Details:
+    """By the names in the signature. Converters leave the `:0` out of the names in the graph. Raises LoadError."""
+    renamed = {}
+    for name, spec in recorded.items():
+        tensor = tensors.get(spec.name) or tensors.get(spec.name.partition(":")[0])
+        if tensor is None:
+            raise LoadError(f"its signature names the tensor {spec.name!r}, which it does not have")
+        renamed[name] = tensor
+    return renamed
