@@ -108,10 +108,15 @@ def _ignored(name: str, default: Value, why: str) -> Flag:
     return Flag(name, default, (), why)
 
 
+def _split(channel_arguments: Value) -> list[tuple[str, str]]:
+    """Names and values of `a=1,b=2`."""
+    parts = (argument.partition("=") for argument in str(channel_arguments).split(",") if argument)
+    return [(name, text) for name, _, text in parts]
+
+
 def _channel_arguments(value: Value) -> dict[str, str]:
     settings = {}
-    for argument in filter(None, str(value).split(",")):
-        name, _, text = argument.partition("=")
+    for name, text in _split(value):
         if name not in (_MAX_AGE, _MAX_MESSAGE):
             continue
         if not _INTEGER.fullmatch(text):
@@ -259,10 +264,12 @@ def settings_of(values: Values, environ: Mapping[str, str] = os.environ) -> tupl
         UsageError: flags that exclude each other, or a file or value that is invalid.
     """
     _check_combinations(values)
-    warnings = [
-        f"--{name} has no effect: {FLAGS[name].note}"
-        for name in values
-        if not FLAGS[name].settings and name != "version"
+    ignored = [name for name in values if not FLAGS[name].settings and name != "version"]
+    warnings = [f"--{name} has no effect: {FLAGS[name].note}" for name in ignored]
+    warnings += [
+        f"--grpc_channel_arguments: {name} has no effect: it is of a gRPC library that is not used"
+        for name, _ in _split(values.get("grpc_channel_arguments", ""))
+        if name not in (_MAX_AGE, _MAX_MESSAGE)
     ]
     try:
         texts = _ports(values) | _models(values) | _parallelism(values)

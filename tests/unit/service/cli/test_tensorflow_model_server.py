@@ -209,6 +209,8 @@ def test_a_flag_without_effect_is_warned_of_once() -> None:
     (warning,) = warnings("--num_unload_threads=3", "--num_unload_threads=4", "--rest_api_num_threads=7")
     assert warning.startswith("--num_unload_threads has no effect: ")
     assert warnings() == []
+    (warning,) = warnings("--grpc_channel_arguments=grpc.so_reuseaddr=1,grpc.max_connection_age_ms=2000")
+    assert "grpc.so_reuseaddr has no effect" in warning
 
 
 @pytest.mark.parametrize(
