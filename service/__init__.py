@@ -46,6 +46,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     # Imported here, in the worker process: what a worker needs (NumPy, LiteRT, Pillow) must neither slow down nor
     # fatten the process that only watches over it.
     from functools import partial
+    from math import inf
 
     from service.api import operations, pages
     from service.api.flask_app import create_flask
@@ -57,17 +58,20 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.api.v1.decode import decode_example
     from service.api.v2 import views as v2
     from service.drift.monitor import DriftMonitor
+    from service.engines.base import LoadOptions
     from service.engines.loading import load_engine
     from service.inference.batching import BatchLimits
     from service.inference.health import Health, Tolerance
     from service.inference.infer import Inference
     from service.inference.loop_watchdog import LoopWatchdog
-    from service.lifecycle.loader import Loader
+    from service.lifecycle.loader import Loader, Retries
+    from service.lifecycle.model_server_config import config_file
     from service.lifecycle.policies import policy_file
+    from service.lifecycle.policy_source import PolicySource
     from service.lifecycle.registry import Registry
     from service.lifecycle.repository import Repository
     from service.lifecycle.version_records import VersionRecords
-    from service.lifecycle.watcher import Watcher
+    from service.lifecycle.watcher import MAX_PAUSE_SECONDS, Watcher
     from service.lifecycle.workers import Agreement, Board
     from service.metrics.definitions import BatchMetrics, Metrics, scrape_page
     from service.observability.records import Records
@@ -75,7 +79,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.runtime.shared_values import Values
     from service.security.api_keys import ApiKeys, key_file
     from service.security.rate_limit import RateLimits
-    from service.server.admission import Admission, admit_operations
+    from service.server.admission import Admission, Admit, admit_operations, with_metrics_at
     from service.server.dispatch import Decode, Dispatcher
     from service.settings import parse_files
 
@@ -93,24 +97,44 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     limits = BatchLimits(settings.max_batch_size, timeout_seconds=settings.batch_timeout_micros / 1e6)
     # Without a limit clients may still ask for one.
     tolerance = Tolerance(settings.unhealthy_after, (settings.request_timeout_ms or 30_000) / 1000)
-    libraries = parse_files(settings.op_libraries)
+    options = LoadOptions(
+        parse_files(settings.op_libraries),
+        tuple(settings.saved_model_tags.split(",")),
+        settings.tensorflow_intra_op_parallelism,
+        settings.tensorflow_inter_op_parallelism,
+        settings.prefer_tflite,
+    )
     loader = Loader(
-        lambda path, config: version_records.marked(load_engine(path, config, settings.engine, libraries)),
+        lambda path, config: version_records.marked(load_engine(path, config, settings.engine, options)),
         lambda model, version: BatchMetrics(metrics, model, version),
         limits,
         decode_example,
         DriftMonitor(settings.drift_window, memory).watch,
         lambda model, version: Health(f"{model} version {version}", tolerance, metrics.health_of(model, version)),
+        settings.independent_rows,
+        settings.warm_up,
     )
-    repository = Repository(settings.models, settings.model_name, board.is_first)
+    # The files of policies are polled at a pace of their own.
+    tick_seconds = min(settings.poll_seconds or MAX_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
+    disk_pause_seconds = 0 if settings.poll_seconds == tick_seconds else settings.poll_seconds or inf
+    repository = Repository(settings.models, settings.model_name, board.is_first, disk_pause_seconds)
+    check = partial(registry.check_labels, allow_unavailable=settings.allow_version_labels_for_unavailable_models)
+    file = config_file(settings, values, check) if settings.model_config_file else policy_file(settings, values)
     watcher = Watcher(
         repository,
         registry,
         loader,
-        settings.poll_seconds,
-        policy_file(settings, values),
+        tick_seconds,
+        PolicySource(file, values),
         agreement,
         on_failure=lambda model, version: metrics.load_failures.labels(model, str(version)).inc(),
+        on_policies=lambda policies: records.captures.follow(policies.captures),
+        check_reload=check,
+        retries=Retries(
+            max_retries=None if settings.load_retries < 0 else settings.load_retries,
+            pause_seconds=settings.load_retry_interval_micros / 1e6,
+        ),
+        loaders=settings.loaders or None,
         records=version_records,
     )
 
@@ -122,12 +146,12 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     loop_watchdog = LoopWatchdog(
         lambda loaded: agreement.keep_off_loops(loaded.model, loaded.version), end_process=end_process
     )
-    inference = Inference(metrics, loop_watchdog, records.capture.offer if records.capture else None)
+    inference = Inference(metrics, loop_watchdog, records.captures.offer)
 
     # Admitting requests, and responding to them
     rate_limits = RateLimits(memory)
     api_keys = (
-        ApiKeys(key_file(settings.api_keys_file, settings.rate_limit, rate_limits, values), settings.poll_seconds)
+        ApiKeys(key_file(settings.api_keys_file, settings.rate_limit, rate_limits, values), tick_seconds)
         if settings.api_keys_file
         else None
     )
@@ -158,11 +182,14 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
         **grpc_health.methods(registry, settings.grpc_reflection),
     }
     dispatcher = Dispatcher(settings, registry, inference, metrics, flask, decoders, addresses, methods)
+    admits: tuple[Admit, ...] = (admission.admit, admit_operations)
+    if settings.metrics_path:
+        admits = tuple(with_metrics_at(admit, settings.metrics_path) for admit in admits)
     return App(
         settings=settings,
         flask=flask,
         dispatcher=dispatcher,
-        admits=(admission.admit, admit_operations),
+        admits=admits,
         registry=registry,
         watcher=watcher,
         agreement=agreement,

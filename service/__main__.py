@@ -8,6 +8,7 @@ import socket
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,14 +17,16 @@ from typing import Any, NoReturn, get_args
 from gunicorn.app.base import BaseApplication
 
 from service import create_app
-from service.cli import key
+from service.cli import key, tensorflow_model_server
 from service.engines.tensorflow import op_libraries
+from service.errors import FailedPrecondition
+from service.lifecycle.model_server_config import check_first_labels, config_file
 from service.lifecycle.policies import policy_file
 from service.observability.logging import logging_config
 from service.observability.rotating_file import RotatingFile
 from service.runtime.cgroup import usable_cores
+from service.runtime.config_file import InvalidFile
 from service.runtime.shared_memory import SharedMemory
-from service.runtime.toml_file import InvalidFile
 from service.runtime.tuning import limit_blas_threads
 from service.security.api_keys import key_file
 from service.security.rate_limit import RateLimits
@@ -48,28 +51,66 @@ def main() -> None:
         from service.cli import predict
 
         sys.exit(predict.main(sys.argv[2:]))
-    parser = _parser()
+    if sys.argv[1:2] == [tensorflow_model_server.COMMAND]:
+        _run_model_server(sys.argv[2:])
+    elif tensorflow_model_server.is_meant(sys.argv[1:]):
+        # As TensorFlow Serving's image does.
+        _run_model_server(tensorflow_model_server.with_defaults_of_image(sys.argv[1:]))
+    else:
+        parser = _parser()
+        try:
+            settings = from_environment(flags={name: text for name, text in vars(parser.parse_args()).items() if text})
+        except InvalidSetting as error:
+            parser.error(str(error))
+        if reason := _run(settings):
+            parser.error(reason)
+
+
+def _run_model_server(arguments: list[str]) -> None:
+    """With the flags, output and exit status of TensorFlow Serving's command."""
+    if "--help" in arguments:
+        print(tensorflow_model_server.usage())
+        return
     try:
-        settings = from_environment(flags={name: text for name, text in vars(parser.parse_args()).items() if text})
-    except InvalidSetting as error:
-        parser.error(str(error))
+        flags = tensorflow_model_server.parse(arguments)
+        if flags.get("version"):
+            print(tensorflow_model_server.versions())
+            return
+        settings, warnings = tensorflow_model_server.settings_of(flags)
+        reason = _run(settings, warnings)
+    except tensorflow_model_server.UsageError as error:
+        reason = str(error)
+    if reason:
+        sys.stderr.write(f"Failed to start server. Error: {reason}\n")
+        sys.exit(255)
+
+
+def _run(settings: Settings, warnings: Sequence[str] = ()) -> str | None:
+    """Serve until a signal ends it. Returns why it cannot start. `warnings`: to log."""
     # IPv6 addresses may be written as in URLs.
     settings = replace(settings, host=settings.host.removeprefix("[").removesuffix("]"))
     if reason := _startup_error(settings):
-        parser.error(reason)
+        return reason
     settings = replace(settings, workers=settings.workers or usable_cores())
-    _Gunicorn(settings, SharedMemory()).run()
+    _Gunicorn(settings, SharedMemory(), warnings).run()
+    return None
 
 
 def _startup_error(settings: Settings) -> str | None:
     """Why the service cannot start with these settings; None if it can."""
-    if not settings.models.is_dir():
+    if not (settings.base_path or settings.model_config_file) and not settings.models.is_dir():
         return f"SERVING_MODELS={str(settings.models)!r}: there is no such folder"
     try:
-        policy_file(settings).check()
+        if settings.model_config_file:
+            check_first_labels(
+                config_file(settings).check(),
+                allow_unavailable=settings.allow_version_labels_for_unavailable_models,
+            )
+        else:
+            policy_file(settings).check()
         if settings.api_keys_file:
             key_file(settings.api_keys_file, settings.rate_limit, RateLimits()).check()
-    except InvalidFile as error:
+    except (InvalidFile, FailedPrecondition) as error:
         return str(error)
     if settings.capture_file:
         try:
@@ -154,8 +195,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    def __init__(self, settings: Settings, memory: SharedMemory) -> None:
+    def __init__(self, settings: Settings, memory: SharedMemory, warnings: Sequence[str] = ()) -> None:
         self._settings = settings
+        self._warnings = warnings
         self.memory = memory
         # A worker's own, in its process.
         self.slot = 0
@@ -177,7 +219,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "control_socket_disable": True,
             "logconfig_dict": logging_config(settings),
             "proc_name": "fitting-room",
-            "on_starting": _warn_of_unknown_variables,
+            "on_starting": self._on_starting,
             "post_worker_init": self._post_worker_init,
             "when_ready": self._when_ready,
             "child_exit": self._child_exit,
@@ -188,6 +230,11 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def load(self) -> Any:
         # In the worker, after the fork: TensorFlow's threads do not survive one.
         return create_app(self._settings, self.memory, self.slot)
+
+    def _on_starting(self, arbiter: ServiceArbiter) -> None:
+        for message in self._warnings:
+            logger.warning("%s", message)
+        _warn_of_unknown_variables(arbiter)
 
     def _post_worker_init(self, worker: Any) -> None:
         app = worker.app.wsgi()

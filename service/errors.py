@@ -27,6 +27,12 @@ class InvalidRequest(ServingError):
     status = 400
 
 
+class FailedPrecondition(ServingError):
+    """Valid, but not in the present state of the service."""
+
+    status = 400
+
+
 class NotFound(ServingError):
     status = 404
 

@@ -22,11 +22,13 @@ LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 ANY_ORIGIN = "*"
+MIN_POLL_SECONDS = 0.01
 # A rate limit keeps eight bytes for each request that it lets in.
 MAX_RATE_REQUESTS = 1_000_000
 
 _SWITCH = {"1": True, "true": True, "0": False, "false": False}
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?|null", re.ASCII)
+_PATH = re.compile(r"(?:/[\w.~-]+)+", re.ASCII)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _RATE = re.compile(
     r"\s*([0-9]{1,9})\s*(?:/|per)\s*([0-9]{1,9})?\s*(second|minute|hour|day|month|year)s?\s*", re.IGNORECASE
@@ -80,6 +82,19 @@ def _parse_origin(text: str) -> str:
     return origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], ""))
 
 
+def check_poll_seconds(seconds: float) -> None:
+    """Raises ValueError."""
+    if seconds and not seconds >= MIN_POLL_SECONDS and math.isfinite(seconds):
+        raise ValueError(f"'{seconds:g}': expected at least {MIN_POLL_SECONDS}")
+
+
+def parse_path(text: str) -> str:
+    """The path of a URL. Raises ValueError."""
+    if not _PATH.fullmatch(text):
+        raise ValueError(f"{text!r}: expected a path as /monitoring/metrics")
+    return text
+
+
 class Rate(NamedTuple):
     requests: int
     seconds: int
@@ -105,7 +120,7 @@ def setting(
     min: float | None = None,  # noqa: A002
     max: float | None = None,  # noqa: A002
     aliases: tuple[str, ...] = (),
-    check: Callable[[str], object] | None = None,
+    check: Callable[[Any], object] | None = None,
 ) -> Any:
     """`aliases`: environment variables to read if the setting's own is not set. `check` raises ValueError, whose
     message begins with the value."""
@@ -120,6 +135,20 @@ class Settings:
         aliases=("MODEL_BASE_PATH",),
     )
     model_name: str = setting("", "serve only this model of the folder (empty: all)", aliases=("MODEL_NAME",))
+    base_path: str = setting(
+        "",
+        "folder with the versions of one model, of which the latest is served, in place of a models folder; the model "
+        "is called SERVING_MODEL_NAME, else like the folder (empty: none)",
+    )
+    model_config_file: str = setting(
+        "", "ModelServerConfig of TensorFlow Serving, in place of a models folder and models.toml (empty: none)"
+    )
+    model_config_file_poll_wait_seconds: int = setting(
+        0, "how often that file is read again, in seconds; 0: it is read once", min=0, max=86_400
+    )
+    allow_version_labels_for_unavailable_models: bool = setting(
+        False, "let new labels of that file name versions that are not loaded yet: 1 or 0"
+    )
     models_config: str = setting(
         "", "file with policies per model: versions, labels, batching (empty: models.toml in the models folder, if any)"
     )
@@ -137,6 +166,11 @@ class Settings:
     )
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8501, "port to listen on", min=1, max=65535)
+    metrics_path: str = setting(
+        "",
+        "another path for the page of metrics, beside /metrics and /monitoring/prometheus/metrics (empty: none)",
+        check=parse_path,
+    )
     operations_port: int = setting(
         0, "port of their own for health and metrics, without a key; 0: on the main port", min=0, max=65535
     )
@@ -169,11 +203,24 @@ class Settings:
         "libraries with operations that TensorFlow does not have: files, separated by : or , (empty: none)",
         check=parse_files,
     )
+    saved_model_tags: str = setting("serve", "tags of the graph in a SavedModel to load, separated by commas")
+    prefer_tflite: bool = setting(
+        False, "run a version's model.tflite, as TensorFlow Serving does, where it brings one outside of assets.extra"
+    )
+    tensorflow_intra_op_parallelism: int = setting(
+        0, "threads of TensorFlow within an operation; 0: one for each core that the service may use", min=0, max=127
+    )
+    tensorflow_inter_op_parallelism: int = setting(
+        0, "threads of TensorFlow across operations; 0: one for each core that the service may use", min=0, max=127
+    )
     workers: int = setting(0, "worker processes; 0: one for each core that the service may use", min=0, max=512)
     threads: int = setting(
         32, "threads of a worker process, for requests that take longer than a millisecond", min=1, max=1024
     )
     max_batch_size: int = setting(32, "maximum rows of a batch", min=1)
+    independent_rows: bool = setting(
+        False, "take the rows of every model for independent, so that they may be batched, without a proof: 1 or 0"
+    )
     batch_timeout_micros: int = setting(0, "how long an idle model waits for a fuller batch, in microseconds", min=0)
     max_queue_size: int = setting(
         1000, "maximum requests of a worker process that wait for a thread; more get 429", min=1
@@ -208,8 +255,19 @@ class Settings:
     )
     max_image_pixels: int = setting(50_000_000, "maximum size of a picture, in pixels (width x height)", min=1)
     poll_seconds: float = setting(
-        1.0, "how often the models folder is polled for new and removed versions, in seconds", min=0.01, max=3600
+        1.0,
+        "how often the disk is polled for new and removed versions, in seconds; 0: once, at the start",
+        max=86_400,
+        check=check_poll_seconds,
     )
+    load_retries: int = setting(
+        -1, "how often a version that cannot be loaded is tried again; -1: for as long as it takes", min=-1
+    )
+    load_retry_interval_micros: int = setting(
+        0, "pause between two tries, in microseconds; 0: 1, 2, 4 ... 300 seconds", min=0
+    )
+    loaders: int = setting(0, "threads of a worker process that load versions; 0: 1 to 4, by cores", min=0, max=64)
+    warm_up: bool = setting(True, "run a version's recorded requests and example before it serves: 1 or 0")
     drift_window: int = setting(
         1000, "last rows of each version that are compared with its training data; 0: none", min=0, max=100_000
     )
@@ -229,6 +287,10 @@ class Settings:
     def __post_init__(self) -> None:
         for spec in fields(self):
             _check(spec, variable(spec), value := getattr(self, spec.name), str(value))
+        if self.base_path and self.model_config_file:
+            raise InvalidSetting(
+                f"SERVING_BASE_PATH={self.base_path!r}: expected it or SERVING_MODEL_CONFIG_FILE, not both"
+            )
         for name, port in (("GRPC", self.grpc_port), ("OPERATIONS", self.operations_port)):
             if port == self.port:
                 raise InvalidSetting(f"SERVING_{name}_PORT='{port}': expected another port than SERVING_PORT")
@@ -241,16 +303,21 @@ def variable(spec: "Field[Any]") -> str:
     return f"{PREFIX}{spec.name.upper()}"
 
 
-def from_environment(environ: Mapping[str, str] = os.environ, flags: Mapping[str, str] | None = None) -> Settings:
+def from_environment(
+    environ: Mapping[str, str] = os.environ,
+    flags: Mapping[str, str] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Settings:
     """Settings from flags (by field name), else environment variables, else defaults. A variable that holds the address
-    of a Kubernetes Service counts as unset, with a warning.
+    of a Kubernetes Service counts as unset, with a warning. `names`: by field name, of flags that are called otherwise.
 
     Raises:
         InvalidSetting: a value has the wrong type or is out of range.
     """
     values: dict[str, Any] = {}
     for spec in fields(Settings):
-        sources = [(f"--{spec.name.replace('_', '-')}", (flags or {}).get(spec.name))]
+        name = (names or {}).get(spec.name, f"--{spec.name.replace('_', '-')}")
+        sources = [(name, (flags or {}).get(spec.name))]
         sources += [(name, environ.get(name)) for name in (variable(spec), *spec.metadata["aliases"])]
         for source, text in sources:
             # An empty variable counts as unset: compose files write `SERVING_X: ${X:-}`.

@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -31,7 +32,10 @@ def greeting(registry: Registry, settings: Settings) -> str:
             lines.append(f"  {model:<{width}} version {version}  {status.state:<9}  {_detail(status)}".rstrip())
     lines += [f"  {not_served(place, reason)}" for place, reason in sorted(registry.skipped.items())]
     if not registry.statuses() and not registry.skipped:
-        lines.append(f"  no models yet: put a SavedModel into {settings.models}/<name>/1/ and it is served")
+        if settings.model_config_file:
+            lines.append(f"  no models yet: {settings.model_config_file} lists none")
+        else:
+            lines.append(f"  no models yet: put a SavedModel into {settings.models}/<name>/1/ and it is served")
     examples = [command for loaded in _default_versions(registry) if (command := _curl(loaded, settings, address))]
     if examples:
         lines += ["Try:", *(f"  {command}" for command in examples[:3])]
@@ -60,10 +64,16 @@ def _curl(loaded: LoadedVersion, settings: Settings, address: str) -> str | None
     url = f"{address}/v1/models/{quote(loaded.model)}"
     curl = 'curl -s -H "X-API-Key: $API_KEY"' if settings.api_keys_file else "curl -s"
     if isinstance(example.get("picture"), str):
-        picture = settings.models / loaded.model / str(loaded.version) / ASSETS / example["picture"]
+        picture = _folder(loaded, settings) / ASSETS / example["picture"]
         kind = "jpeg" if picture.suffix in (".jpg", ".jpeg") else picture.suffix[1:]
         return f"{curl} -H 'Content-Type: image/{kind}' --data-binary @{shlex.quote(str(picture))} {url}:classify"
     body = shlex.quote(json.dumps(example))
     if len(body) > MAX_BODY_CHARACTERS:
         return None
     return f"{curl} -H 'Content-Type: application/json' -d {body} {url}:predict"
+
+
+def _folder(loaded: LoadedVersion, settings: Settings) -> Path:
+    """Of the version, by the shortest path where it lies in the models folder."""
+    folder = settings.models / loaded.model / str(loaded.version)
+    return folder if loaded.folder is None or folder.is_dir() else loaded.folder.path

@@ -1,6 +1,8 @@
 """The interface of an engine."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -8,6 +10,19 @@ import numpy as np
 from service.errors import InvalidRequest
 from service.tensors.dtypes import DTYPES, Array, declared_shape, shape_text
 from service.tensors.signature import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How models without a proved twin are loaded. `op_libraries`: with operations that TensorFlow does not have
+    itself. `tags`: of the graph. The numbers of threads: TensorFlow's; 0 for one for each usable core. `prefer_tflite`:
+    run a LiteRT model that lies where TensorFlow Serving looks for it, not in `assets.extra`."""
+
+    op_libraries: Sequence[Path] = ()
+    tags: tuple[str, ...] = ("serve",)
+    intra_op_threads: int = 0
+    inter_op_threads: int = 0
+    prefer_tflite: bool = False
 
 
 class LoadError(Exception):

@@ -1,4 +1,4 @@
-"""The engine `litert`: runs a SavedModel's twin."""
+"""The engine `litert`: runs a SavedModel's twin, or a LiteRT model that has no SavedModel."""
 
 import re
 import threading
@@ -10,13 +10,19 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from service.engines.base import LoadError, outputs_of_no_rows
+from service.engines.saved_model.meta_graph import read_signature
 from service.errors import InvalidRequest
 from service.tensors.dtypes import DTYPES, Array
-from service.tensors.signature import Signature, TensorSpec
+from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 # Idle interpreters to keep, each prepared for the shapes of its last run. Preparing one for other shapes takes longer
 # than a run of a small model; keeping one takes the memory of the weights once more.
 MAX_IDLE = 4
+
+# By tensor.
+Details = Mapping[str, Mapping[str, Any]]
+_PREDICT = "tensorflow/serving/predict"
+_SIGNATURES = b"signature_defs_metadata"
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -38,16 +44,14 @@ class LiteRTEngine:
         self._lock = threading.Lock()
         first = _Runner(self._model)
         for name, signature in signatures.items():
-            tensors = first.interpreter.get_signature_list().get(name)
-            if (
-                tensors is None
-                or set(tensors["inputs"]) != set(signature.inputs)
-                or set(tensors["outputs"]) != set(signature.outputs)
-            ):
+            if name not in first.signature_names():
+                raise LoadError(f"the twin's signatures are not the SavedModel's: {name!r} is None in the twin")
+            inputs, outputs = first.tensors(name)
+            if inputs.keys() != signature.inputs.keys() or outputs.keys() != signature.outputs.keys():
+                tensors = {"inputs": list(inputs), "outputs": list(outputs)}
                 raise LoadError(f"the twin's signatures are not the SavedModel's: {name!r} is {tensors} in the twin")
-            details = first.interpreter.get_signature_runner(name)
-            _check_types(name, signature.inputs, details.get_input_details())
-            _check_types(name, signature.outputs, details.get_output_details())
+            _check_types(name, signature.inputs, inputs)
+            _check_types(name, signature.outputs, outputs)
         # The last used at the end.
         self._idle = [first]
 
@@ -98,10 +102,33 @@ def _check_types(signature: str, specs: Mapping[str, TensorSpec], details: Mappi
             raise LoadError(f"the twin's {name!r} of {signature!r} is {found}, the SavedModel's {expected}")
 
 
+def read_signatures(model: Path) -> dict[str, Signature]:
+    """The signatures of a LiteRT model, with the shapes that it was converted with. Raises LoadError."""
+    runner = _Runner(model.read_bytes())
+    return {
+        name: Signature(
+            _PREDICT, *({key: _spec(one) for key, one in tensors.items()} for tensors in runner.tensors(name))
+        )
+        for name in runner.signature_names()
+    }
+
+
+def _spec(details: Mapping[str, Any]) -> TensorSpec:
+    """Raises LoadError."""
+    dtype = np.dtype(details["dtype"])
+    # LiteRT describes strings by a fixed-length type of NumPy.
+    name = "DT_STRING" if dtype.kind == "S" else next((name for name, one in DTYPES.items() if one == dtype), None)
+    if name is None:
+        raise LoadError(f"its tensor {details['name']!r} is of the type {dtype}, which requests cannot have")
+    shape = tuple(int(size) for size in details["shape_signature"])
+    return TensorSpec(details["name"], name, shape, is_held=False)
+
+
 class _Runner:
     """An interpreter, and the shapes that it is prepared for."""
 
     def __init__(self, model: bytes) -> None:
+        self._model = model
         try:
             # Parallel requests use the cores better than the parts of one small model do.
             self.interpreter = Interpreter(model_content=model, num_threads=1)
@@ -109,15 +136,31 @@ class _Runner:
             raise LoadError(f"LiteRT cannot read the twin: {error}") from None
         self.shapes: Shapes | None = None
         signatures = self.interpreter.get_signature_list()
-        self._only_signature = next(iter(signatures)) if len(signatures) == 1 else None
-        if self._only_signature:
-            details = self.interpreter.get_signature_runner(self._only_signature)
-            self._inputs = {name: tensor["index"] for name, tensor in details.get_input_details().items()}
-            self._outputs = {name: tensor["index"] for name, tensor in details.get_output_details().items()}
+        self._has_one_signature = len(signatures) <= 1
+        if self._has_one_signature:
+            inputs, outputs = self.tensors(next(iter(signatures), DEFAULT_SIGNATURE))
+            self._inputs = {name: tensor["index"] for name, tensor in inputs.items()}
+            self._outputs = {name: tensor["index"] for name, tensor in outputs.items()}
+
+    def signature_names(self) -> list[str]:
+        return list(self.interpreter.get_signature_list()) or [DEFAULT_SIGNATURE]
+
+    def tensors(self, signature: str) -> tuple[Details, Details]:
+        """LiteRT's descriptions of inputs and outputs, by name. A model without signatures has one, whose tensors have
+        the names that are recorded, else those in the graph. Raises LoadError."""
+        if self.interpreter.get_signature_list():
+            details = self.interpreter.get_signature_runner(signature)
+            return details.get_input_details(), details.get_output_details()
+        described = self.interpreter.get_input_details(), self.interpreter.get_output_details()
+        inputs, outputs = ({tensor["name"]: tensor for tensor in tensors} for tensors in described)
+        recorded = _recorded_signature(self._model)
+        if recorded is None:
+            return inputs, outputs
+        return _renamed(inputs, recorded.inputs), _renamed(outputs, recorded.outputs)
 
     def run(self, signature: str, inputs: Mapping[str, Array], shapes: Shapes) -> dict[str, Array]:
         interpreter = self.interpreter
-        if self._only_signature is None:
+        if not self._has_one_signature:
             # LiteRT's own runner, which prepares the interpreter anew each time.
             outputs: dict[str, Array] = interpreter.get_signature_runner(signature)(**inputs)
             return outputs
@@ -131,3 +174,36 @@ class _Runner:
             interpreter.set_tensor(self._inputs[name], array)
         interpreter.invoke()
         return {name: interpreter.get_tensor(index) for name, index in self._outputs.items()}
+
+
+def _recorded_signature(model: bytes) -> Signature | None:
+    """The signature that a model has in its metadata, as older tools of TensorFlow wrote it (lite/tools/signature): a
+    flexbuffer with a SignatureDef by name. Raises LoadError."""
+    # Not at the top: few models have it, and LiteRT's schema takes a second to import.
+    from ai_edge_litert import schema_py_generated as schema
+    from flatbuffers import flexbuffers
+
+    try:
+        root = schema.Model.GetRootAs(model, 0)
+        metadata = (root.Metadata(index) for index in range(root.MetadataLength()))
+        buffer = next((one.Buffer() for one in metadata if one.Name() == _SIGNATURES), None)
+        if buffer is None:
+            return None
+        recorded = flexbuffers.GetRoot(root.Buffers(buffer).DataAsNumpy().tobytes()).AsMap
+        names = [key.AsKey for key in recorded.Keys]
+        place = names.index(DEFAULT_SIGNATURE) if DEFAULT_SIGNATURE in names else 0
+        return read_signature(memoryview(recorded.Values[place].AsStringBytes))
+    # The readers raise whatever damaged bytes lead to.
+    except Exception as error:
+        raise LoadError(f"the signatures in its metadata cannot be read: {error}") from None
+
+
+def _renamed(tensors: Details, recorded: Mapping[str, TensorSpec]) -> Details:
+    """By the names in the signature. Converters leave the `:0` out of the names in the graph. Raises LoadError."""
+    renamed = {}
+    for name, spec in recorded.items():
+        tensor = tensors.get(spec.name) or tensors.get(spec.name.partition(":")[0])
+        if tensor is None:
+            raise LoadError(f"its signature names the tensor {spec.name!r}, which it does not have")
+        renamed[name] = tensor
+    return renamed

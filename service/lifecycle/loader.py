@@ -36,7 +36,8 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Loader:
     """`observe`, `watch` and `new_health` make a version's batch observer, drift monitor and health. `limits`: for
-    models whose policy has no batching. `decode`: reads the example of a version."""
+    models whose policy has no batching. `decode`: reads the example of a version. `independent_rows`: of every model
+    whose policy does not say otherwise, proved or not. `warms_up`: whether versions are run before they serve."""
 
     load_engine: LoadEngine
     observe: Callable[[str, int], BatchObserver]
@@ -44,6 +45,8 @@ class Loader:
     decode: DecodeBody
     watch: Callable[[LoadedVersion, Path], Drift | None] = lambda _loaded, _path: None
     new_health: Callable[[str, int], Health] = lambda _model, _version: Health()
+    independent_rows: bool = False
+    warms_up: bool = True
 
     def load(self, model: str, version: int, path: Path, batching: Batching) -> LoadedVersion:
         """
@@ -75,7 +78,8 @@ class Loader:
                 self.decode,
                 finds_batch_size=batching.max_batch_size is None,
             )
-            warm_up.run()
+            if self.warms_up:
+                warm_up.run()
         except OSError as error:
             raise LoadError(_unreadable(error, path)) from error
         loaded = LoadedVersion(
@@ -105,10 +109,13 @@ class Loader:
         return replace(loaded, batcher=batcher)
 
     def _independent_signatures(self, engine: Engine, config: ServingConfig, batching: Batching) -> list[str]:
-        """The signatures whose rows may be batched. The policy overrides the proof in serving.json."""
+        """The signatures whose rows may be batched. The policy overrides the setting, and that the proof in
+        serving.json."""
         proved: set[str] = set(config.independent_rows.signatures) if config.independent_rows else set()
         if batching.independent_rows is not None:
             proved = set(engine.signatures) if batching.independent_rows else set()
+        elif self.independent_rows:
+            proved = set(engine.signatures)
         if self._max_batch_size(batching) == 1:
             return []
         return [name for name, signature in engine.signatures.items() if name in proved and is_batchable(signature)]
@@ -202,18 +209,24 @@ class Failure:
 
 @dataclass
 class Retries:
-    """When a version that failed to load is tried again: after 1, 2, 4 ... 300 seconds; at once if its files change."""
+    """When a version that failed to load is tried again: after `pause_seconds`, or if that is 0 after 1, 2, 4 ... 300
+    seconds; at once if its files change. `max_retries`: after the first failure; None: no limit."""
 
     clock: Callable[[], float] = time.monotonic
+    max_retries: int | None = None
+    pause_seconds: float = 0
     _failures: dict[Key, Failure] = field(default_factory=dict)
 
     def failed(self, key: Key, fingerprint: int, reason: str) -> str:
         """The reason, with the number of tries and the time of the next one."""
         before = self._failures.get(key)
         tries = before.tries + 1 if before and before.fingerprint == fingerprint else 1
-        pause = min(MIN_RETRY_SECONDS * 2 ** min(tries - 1, 30), MAX_RETRY_SECONDS)
-        self._failures[key] = Failure(fingerprint, tries, self.clock() + pause)
         times = "once" if tries == 1 else f"{tries} times"
+        if self.max_retries is not None and tries > self.max_retries:
+            self._failures[key] = Failure(fingerprint, tries, math.inf)
+            return f"{reason} (tried {times}; next when its files change)"
+        pause = self.pause_seconds or min(MIN_RETRY_SECONDS * 2 ** min(tries - 1, 30), MAX_RETRY_SECONDS)
+        self._failures[key] = Failure(fingerprint, tries, self.clock() + pause)
         next_try = time.strftime("%H:%M:%S UTC", time.gmtime(time.time() + pause))
         return f"{reason} (tried {times}; next at {next_try}, or when its files change)"
 

@@ -5,15 +5,17 @@ Every part is optional; docs/operations/models.md describes them.
 
 import os
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from service.lifecycle.repository import MAX_VERSION, Key
+from service.errors import FailedPrecondition
+from service.lifecycle.repository import MAX_VERSION, Key, Places
 from service.runtime import toml_file
+from service.runtime.config_file import ConfigFile
 from service.runtime.shared_values import Value, Values
-from service.runtime.toml_file import TomlFile
 from service.settings import Settings
 
 FILE_NAME = "models.toml"
@@ -21,7 +23,7 @@ FILE_NAME = "models.toml"
 VersionNumber = Annotated[int, msgspec.Meta(ge=0, le=MAX_VERSION)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 LabelName = Annotated[str, msgspec.Meta(pattern=r"^[^/:]+$")]
-# The label of the version that answers requests without a version.
+# The label of the version that answers requests without a version, unless a policy names another.
 STABLE = "stable"
 
 
@@ -51,22 +53,39 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     independent_rows: bool | None = None
 
 
+class CapturePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`share`: of the model's requests, the share that is captured. `file`: where to; empty: the setting's."""
+
+    share: Share
+    file: str = ""
+
+
 class ModelPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`base_path`: the absolute path of the folder with the versions, if that is not <models>/<model>. `default_label`:
+    the label whose version answers requests without one; while there is none, the highest AVAILABLE version does."""
+
+    base_path: str = ""
     versions: Literal["all"] | Latest | list[VersionNumber] = "all"
     labels: dict[LabelName, VersionNumber | Label] = {}
+    default_label: str = STABLE
     load: Literal["preload", "on_demand"] = "preload"
     # When one version replaces another. TensorFlow Serving calls these availability-preserving and
     # resource-preserving.
     replace: Literal["load_first", "unload_first"] = "load_first"
     batching: Batching = Batching()
+    capture: CapturePolicy | None = None
 
     def __post_init__(self) -> None:
+        if self.base_path and not Path(self.base_path).is_absolute():
+            raise ValueError(f"`base_path` is {self.base_path!r}; expected an absolute path")
         for kind in ("share", "shadow"):
             names = [name for name, label in self.labels.items() if getattr(label, kind, None) is not None]
             if len(names) > 1:
                 raise ValueError(f"one label of a model has a `{kind}` at most, but {' and '.join(names)} have")
-            if STABLE in names:
-                raise ValueError(f"the label `{STABLE}` names what answers requests without a version, and no `{kind}`")
+            if self.default_label in names:
+                raise ValueError(
+                    f"the label `{self.default_label}` names what answers requests without a version, and no `{kind}`"
+                )
 
     @property
     def label_versions(self) -> dict[str, int]:
@@ -81,6 +100,11 @@ class ModelPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def shadow(self) -> tuple[str, float] | None:
         """Label and share."""
         return self._special("shadow")
+
+    @property
+    def default_version(self) -> int | None:
+        """The version of the default label, if there is one."""
+        return self.label_versions.get(self.default_label)
 
     @property
     def named(self) -> set[int]:
@@ -106,17 +130,30 @@ class ModelPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Policies(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`default` applies to every model without a table of its own."""
+    """`default` applies to every model without a table of its own. `only_listed`: no other models are served, whatever
+    the models folder holds."""
 
     default: ModelPolicy = ModelPolicy()
     models: dict[str, ModelPolicy] = {}
+    only_listed: bool = False
 
     def __post_init__(self) -> None:
-        if self.default.labels:
-            raise ValueError("`default` takes no `labels`: they name versions of one model")
+        for part in ("labels", "base_path"):
+            if getattr(self.default, part):
+                raise ValueError(f"`default` takes no `{part}`, which is of one model")
 
     def of(self, model: str) -> ModelPolicy:
         return self.models.get(model, self.default)
+
+    @property
+    def places(self) -> Places:
+        base_paths = {name: Path(policy.base_path) for name, policy in self.models.items() if policy.base_path}
+        return Places(base_paths, frozenset(self.models) if self.only_listed else None)
+
+    @property
+    def captures(self) -> dict[str, tuple[str, float]]:
+        """File and share, by model."""
+        return {name: (one.capture.file, one.capture.share) for name, one in self.models.items() if one.capture}
 
     def wanted(self, on_disk: Collection[Key]) -> set[Key]:
         """The versions on disk that are to be loaded."""
@@ -126,14 +163,32 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return {(model, version) for model, known in numbers.items() for version in self.of(model).wanted(known)}
 
 
-def policy_file(settings: Settings, values: Values | None = None) -> TomlFile[Policies]:
-    """`values`: shared by the worker processes."""
+def label_refused(model: str, label: str, version: int) -> FailedPrecondition:
+    """In TensorFlow Serving's words."""
+    return FailedPrecondition(
+        f"Request to assign label to version {version} of model {model}, which is not currently available for "
+        f"inference (label {label!r}; allow_version_labels_for_unavailable_models lets new labels name such versions)"
+    )
+
+
+def policy_file(settings: Settings, values: Values | None = None) -> ConfigFile[Policies]:
+    """models.toml. `values`: shared by the worker processes."""
     named = settings.models_config
     path = Path(named) if named else settings.models / FILE_NAME
     kept = Value(values, FILE_NAME.encode()) if values else None
-    return TomlFile(path, decode, Policies(), must_exist=bool(named), kept=kept)
+    read = partial(_decode_for_base_path, settings) if settings.base_path else decode
+    return ConfigFile(path, read, Policies(), must_exist=bool(named), kept=kept)
 
 
 def decode(written: bytes, path: "os.PathLike[str]") -> Policies:
     """Raises InvalidFile, which names the place in the file and what was expected."""
     return toml_file.decode(written, path, Policies, "models", ModelPolicy)
+
+
+def _decode_for_base_path(settings: Settings, written: bytes, path: "os.PathLike[str]") -> Policies:
+    """The policies of the one model that the settings give a base path."""
+    policies, model = decode(written, path), settings.model_name or Path(settings.base_path).absolute().name
+    # As in TensorFlow Serving.
+    policy = policies.models.get(model, ModelPolicy(versions=Latest(latest=1), default_label=""))
+    base_path = str(Path(settings.base_path).absolute())
+    return Policies(models={model: msgspec.structs.replace(policy, base_path=base_path)}, only_listed=True)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from service.errors import InvalidRequest, NotFound, ServingError, Unavailable
 from service.inference.version import LoadedVersion, State, VersionStatus
-from service.lifecycle.policies import Policies
+from service.lifecycle.policies import Policies, label_refused
 from service.lifecycle.repository import MODELS_FOLDER, Key, not_served
 from service.lifecycle.traffic import Traffic, route
 
@@ -161,6 +161,20 @@ class Registry:
     def replacements(self) -> dict[Key, LoadedVersion]:
         """The versions that will replace a loaded one of the same number."""
         return {key: loaded for key, (_, loaded) in self._replacements.items()}
+
+    def check_labels(self, policies: Policies, *, allow_unavailable: bool) -> None:
+        """A label may name a version once that is AVAILABLE. `allow_unavailable`: a new label may name any version.
+
+        Raises:
+            FailedPrecondition: as in TensorFlow Serving, the policies must not be carried out then.
+        """
+        for model, policy in policies.models.items():
+            labels, statuses = self.traffic(model).labels, self._statuses.get(model, {})
+            for label, version in policy.label_versions.items():
+                is_allowed = allow_unavailable and labels.get(label, version) == version
+                status = statuses.get(version)
+                if not is_allowed and (status is None or status.state is not State.AVAILABLE):
+                    raise label_refused(model, label, version)
 
     def when_wanted(self, callback: Callable[[str], None]) -> None:
         """Called, in any thread, with a model that is loaded on demand when a request needs it."""

@@ -1,9 +1,12 @@
-"""The repository: which versions are on disk, as <models>/<model>/<version>/saved_model.pb."""
+"""The repository: which versions are on disk, as <models>/<model>/<version>/saved_model.pb, or in base paths."""
 
 import logging
 import os
+import time
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from service.errors import NotFound
@@ -24,6 +27,7 @@ MAX_FOLDERS = 200
 _JOINERS = "\u200c\u200d"
 
 _LAYOUT = "expected <models>/<model>/<version>/saved_model.pb"
+_NO_VERSION = "its base path has no folder with a number; expected <base path>/<version>/saved_model.pb"
 _NO_SAVED_MODEL = "it is no SavedModel; " + _LAYOUT
 _ADVICE = {
     "Keras": 'it is a file of Keras; expected a SavedModel: model.export("<models>/{name}/1") makes one',
@@ -33,18 +37,45 @@ _ADVICE = {
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where models lie. `base_paths`: by model, the folder with its versions, for those that are elsewhere than in the
+    models folder. `only`: the models to serve; None for all."""
+
+    base_paths: Mapping[str, Path] = field(default_factory=dict)
+    only: Set[str] | None = None
+
+
 class Repository:
     def __init__(
-        self, root: Path, only_model: str = "", is_first: Callable[[str], bool] = lambda _message: True
+        self,
+        root: Path,
+        only_model: str = "",
+        is_first: Callable[[str], bool] = lambda _message: True,
+        pause_seconds: float = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`only_model`: the name of the only model to serve; empty for all. `is_first`: called before a message is
-        logged; False if another worker process has logged it."""
+        """`only_model`: the name of the only model of the folder to serve; empty for all. `is_first`: called before a
+        message is logged; False if another worker process has logged it. `pause_seconds`: between two polls of the
+        disk; in between, what the last one found counts."""
         self.root = root
         self.only_model = only_model
+        self.places = Places()
         self._is_first = is_first
+        self._pause_seconds = pause_seconds
+        self._clock = clock
+        self._next_poll = -inf
         self._found: dict[Key, Path] = {}
         self._unreadable: dict[str, str] = {}
         self._skipped: dict[str, str] = {}
+
+    def look_in(self, places: Places) -> bool:
+        """From now on; whether that is a change."""
+        if places == self.places:
+            return False
+        self.places = places
+        self._next_poll = -inf
+        return True
 
     @property
     def skipped(self) -> Mapping[str, str]:
@@ -68,22 +99,24 @@ class Repository:
         Raises:
             OSError: the root cannot be read.
         """
+        if (now := self._clock()) < self._next_poll:
+            return self._found
         found: dict[Key, Path] = {}
         unreadable: dict[str, str] = {}
         skipped: dict[str, str] = {}
-        with os.scandir(self.root) as entries:
-            names = sorted(entry.name for entry in entries)
-        misplaced = MisplacedModels(self.root)
-        misplaced.check_root(names)
+        base_paths = self.places.base_paths
+        names = self._names()
+        misplaced = MisplacedModels(self.root, base_paths)
+        misplaced.check_root([name for name in names if name not in base_paths])
         for model in names:
-            if self.only_model not in ("", model):
+            if model not in base_paths and self.only_model not in ("", model):
                 continue
             if fault := model_name_fault(model):
                 if not model.startswith(".") and (self.root / model).is_dir():
                     skipped[model] = fault
                 continue
             try:
-                children = folder_entries(self.root / model)
+                children = self._children(model)
                 for child in children:
                     if not (child.name.isascii() and child.name.isdigit() and _is_folder(child)):
                         continue
@@ -91,16 +124,39 @@ class Repository:
                         skipped[f"{model}/{child.name}"] = f"a version is a number of at most {MAX_VERSION}"
                     else:
                         found[model, number] = Path(child.path)
-                misplaced.check_model(model, children, has_versions=any(name == model for name, _ in found))
+                has_versions = any(name == model for name, _ in found)
+                misplaced.check_model(model, children, has_versions=has_versions)
+                if model in base_paths and not has_versions:
+                    skipped[model] = _NO_VERSION
             except OSError as error:
-                unreadable[model] = error.strerror or str(error)
-                found |= {key: path for key, path in self._found.items() if key[0] == model}
+                reason = error.strerror or str(error)
+                known = {key: path for key, path in self._found.items() if key[0] == model}
+                if known or model not in base_paths:
+                    unreadable[model] = reason
+                    found |= known
+                else:
+                    skipped[model] = f"its base path cannot be read: {reason}"
         skipped |= misplaced.places
         if self.only_model and not found and not skipped:
             skipped[self.only_model] = f"SERVING_MODEL_NAME asks for it, and there is no {self.only_model}/<version>"
         self._log_changes(unreadable, skipped)
         self._found, self._unreadable, self._skipped = found, unreadable, skipped
+        self._next_poll = now + self._pause_seconds
         return found
+
+    def _names(self) -> list[str]:
+        """Of the models to look for."""
+        if (only := self.places.only) is not None:
+            return sorted(only)
+        with os.scandir(self.root) as entries:
+            return sorted({*(entry.name for entry in entries), *self.places.base_paths})
+
+    def _children(self, model: str) -> list["os.DirEntry[str]"]:
+        """Raises OSError; also if there is no base path, which may be on a file server that is gone for a while."""
+        if (base_path := self.places.base_paths.get(model)) is None:
+            return folder_entries(self.root / model)
+        with os.scandir(base_path) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
 
     def _log_changes(self, unreadable: Mapping[str, str], skipped: Mapping[str, str]) -> None:
         for model, reason in unreadable.items() - self._unreadable.items():
@@ -147,9 +203,11 @@ class MisplacedModels:
     outside a version's folder, or in one whose name is not a number; a file of Keras or LiteRT.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, base_paths: Mapping[str, Path]) -> None:
+        """`base_paths`: of the models that lie elsewhere than in the models folder."""
         self.places: dict[str, str] = {}
         self._root = root
+        self._base_paths = base_paths
         self._folders = 0
 
     def check_root(self, names: Iterable[str]) -> None:
@@ -193,24 +251,28 @@ class MisplacedModels:
 
     def _check_file(self, place: str, model: str) -> None:
         found = OTHER_FORMATS.get(Path(place).suffix.lower())
-        if found is not None and (self._root / place).is_file():
+        if found is not None and self._path(place).is_file():
             self.places[place] = _ADVICE.get(found, _NO_SAVED_MODEL).format(name=model)
 
     def _graph_in(self, place: str) -> str | None:
         if not self._count_folder():
             return None
-        found = graph_file(self._root / place)
+        found = graph_file(self._path(place))
         return found.name if found else None
 
     def _graph_of_version_in(self, place: str) -> str | None:
         if not self._count_folder():
             return None
         try:
-            names = sorted(child.name for child in (self._root / place).iterdir())
+            names = sorted(child.name for child in self._path(place).iterdir())
         except OSError:
             return None
         versions = (f"{place}/{name}" for name in names if version_number(name) is not None)
         return next((f"{version}/{graph}" for version in versions if (graph := self._graph_in(version))), None)
+
+    def _path(self, place: str) -> Path:
+        model, _, rest = place.partition("/")
+        return self._base_paths.get(model, self._root / model) / rest
 
     def _count_folder(self) -> bool:
         """False once MAX_FOLDERS are exceeded."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from service.inference.version import LoadedVersion, Shadow, State, VersionStatus
-from service.lifecycle.policies import STABLE, ModelPolicy
+from service.lifecycle.policies import ModelPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def route(
     # A held version whose successors answer here only waits for the other worker processes.
     answering -= {number for number, successors in held.items() if successors <= answering}
     number: int | None
-    if (stable := labels.get(STABLE)) in available:
+    if (stable := labels.get(policy.default_label)) in available:
         number = stable
     elif answering:
         # If only the canary is left, it answers everything.
@@ -69,8 +69,8 @@ def successors(
     targets = policy.label_versions
     found = {targets[label] for label, number in traffic.labels.items() if number == version}
     if traffic.default is not None and traffic.default.version == version:
-        stable = targets.get(STABLE, version)
-        if stable != version and (stable in wanted or is_on_disk):
+        stable = policy.default_version
+        if stable is not None and stable != version and (stable in wanted or is_on_disk):
             found.add(stable)
         else:
             special = {targets[label[0]] for label in (policy.canary, policy.shadow) if label}

@@ -10,23 +10,25 @@ from dataclasses import replace
 from pathlib import Path
 
 from service.engines.base import LoadError
-from service.errors import NotFound, without_paths
+from service.errors import NotFound, Unavailable, without_paths
 from service.inference.folder import Folder, fingerprint
 from service.inference.version import LoadedVersion, State, VersionStatus
 from service.lifecycle.loader import Loader, LoadQueue, Retries, newest_first
 from service.lifecycle.policies import Policies
+from service.lifecycle.policy_source import PolicySource
 from service.lifecycle.registry import Registry
 from service.lifecycle.repository import Key, Repository
 from service.lifecycle.succession import Succession
 from service.lifecycle.version_records import Deadly, VersionRecords, is_deadly
 from service.lifecycle.workers import Agreement
 from service.runtime.cgroup import usable_cores
-from service.runtime.toml_file import TomlFile
 from service.runtime.tuning import release_memory
 from service.serving_config import InvalidServingConfig
 
 # How often the other worker processes are polled while something is being loaded or unloaded.
 EAGER_SECONDS = 0.05
+# How often they are polled otherwise.
+MAX_PAUSE_SECONDS = 1.0
 MAX_LOADERS = 4
 
 logger = logging.getLogger(__name__)
@@ -41,23 +43,29 @@ class Watcher:
         registry: Registry,
         loader: Loader,
         poll_seconds: float,
-        policy_file: TomlFile[Policies],
+        policies: PolicySource,
         agreement: Agreement,
         *,
         on_failure: Callable[[str, int], None] = lambda _model, _version: None,
+        on_policies: Callable[[Policies], None] = lambda _policies: None,
+        check_reload: Callable[[Policies], None] = lambda _policies: None,
         retries: Retries | None = None,
         loaders: int | None = None,
         records: VersionRecords | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_failure`: called whenever a version fails to load. `loaders`: threads that load."""
+        """`on_failure`: called whenever a version fails to load. `on_policies`: called with those in force whenever
+        they change. `check_reload`: raises ServingError for policies that `reload` must not carry out. `loaders`:
+        threads that load."""
         self._repository = repository
         self._registry = registry
         self._loader = loader
         self._poll_seconds = poll_seconds
-        self._policy_file = policy_file
+        self._source = policies
         self._agreement = agreement
         self._on_failure = on_failure
+        self._on_policies = on_policies
+        self._check_reload = check_reload
         self._retries = retries or Retries()
         self._records = records or VersionRecords()
         self._succession = Succession(registry, agreement, self._retries, clock)
@@ -96,6 +104,20 @@ class Watcher:
         self._check_known(model)
         self._agreement.unload(model)
 
+    def reload(self, policies: Policies) -> None:
+        """Serve what they say, and nothing else, in all worker processes, until the next call or until the operator's
+        file changes. Returns once every worker process has loaded all wanted versions, or failed to.
+
+        Raises ServingError if a label may not name its version yet, and then nothing changes; if a model has no version
+        that can be loaded; if it takes longer than the timeout; or if the shared memory is full.
+        """
+        self._check_reload(policies)
+        try:
+            number = self._source.request(policies)
+        except OSError as error:
+            raise Unavailable(f"the worker processes cannot be told to reload: {error.strerror}") from None
+        self._agreement.reload([name for name, policy in policies.models.items() if policy.load == "preload"], number)
+
     def scan(self) -> None:
         """Poll, and wait until everything found is loaded."""
         # What clients requested before this worker process started comes first.
@@ -118,13 +140,16 @@ class Watcher:
         if State.UNLOADING in self._states():
             # A request that failed may keep its version alive in a reference cycle.
             release_memory()
+        self._read_policies()
+        self._repository.look_in(self._policies.places)
+        request = self._source.number
         try:
             found = self._repository.versions()
         except OSError as error:
             logger.error("cannot read the models folder (what is loaded goes on serving): %s", error)
             return
         self._registry.skipped = self._repository.skipped
-        # After the folder: an operator who moves a label and then removes its old version must not lose the label.
+        # Once more: an operator who moves a label and then removes its old version must not lose the label.
         self._read_policies()
         is_first = not self._registry.first_scan_done.is_set()
         self._update_wanted(found, is_first=is_first)
@@ -138,6 +163,7 @@ class Watcher:
             key: files for key, files in fingerprints.items() if is_first or self._fingerprints.get(key) == files
         }
         self._fingerprints = fingerprints
+        self._agreement.acknowledge_reload(request)
         due = [
             key
             for key, files in settled.items()
@@ -151,12 +177,13 @@ class Watcher:
             raise NotFound(f"no such model: {model}; GET /v1/models lists them")
 
     def _read_policies(self) -> None:
-        if not self._policy_file.read():
+        if not self._source.read():
             return
-        before, self._policies = self._policies, self._policy_file.content
-        self._registry.set_policies(self._policies, self._policy_file.error)
-        if self._policy_file.error:
-            logger.error("%s; what it said before goes on to count", self._policy_file.error)
+        before, self._policies = self._policies, self._source.content
+        self._registry.set_policies(self._policies, self._source.error)
+        self._on_policies(self._policies)
+        if self._source.error:
+            logger.error("%s; what it said before goes on to count", self._source.error)
         for loaded in self._registry.loaded():
             batching = self._policies.of(loaded.model).batching
             if batching != before.of(loaded.model).batching:
@@ -295,6 +322,7 @@ class Watcher:
 
     def _coordinate(self) -> None:
         """Carry out load requests, report to the other worker processes, and promote what all of them have loaded."""
+        has_reload = self._source.has_request()
         requests = self._agreement.new_requests()
         for request in requests:
             with self._lock:
@@ -305,7 +333,7 @@ class Watcher:
                         self._unload(key)
                     elif self._state(key) is State.END:
                         self._add(key)
-        if requests:
+        if requests or has_reload:
             self.poll()
         if self._released:
             self._end_released()
@@ -392,7 +420,8 @@ class Watcher:
             now = time.monotonic()
             if now >= next_poll:
                 next_poll = now + self._poll_seconds
-            self._agreement.wake.wait(self._pause(next_poll - now))
+            # Clients of other worker processes may request something.
+            self._agreement.wake.wait(min(self._pause(next_poll - now), MAX_PAUSE_SECONDS))
 
     def _pause(self, until_next_poll: float) -> float:
         is_under_way = self._registry.replacements() or not self._states().isdisjoint((State.LOADING, State.UNLOADING))

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Literal
 
 import msgspec
@@ -26,6 +26,7 @@ PREPARED = "PREPARED"
 # How often `load` and `unload` poll the reports of the other worker processes.
 COMMAND_POLL_SECONDS = 0.02
 
+_UNSETTLED = (State.START, State.LOADING)
 _SETTLED_HERE = (PREPARED, State.AVAILABLE, State.END)
 
 _REPORT, _REQUEST, _SLOW, _LOGGED = b"report", b"request ", b"slow ", b"logged "
@@ -41,13 +42,15 @@ class Report(msgspec.Struct, frozen=True):
     """The state of one worker process.
 
     `acknowledged`: by model, the number of the last LoadRequest that was carried out. `is_serving`: the first scan is
-    done. `folders`: by model and version, each `Folder.identity` that was loaded, or failed to.
+    done. `folders`: by model and version, each `Folder.identity` that was loaded, or failed to. `reloaded`: the number
+    of the last request to reload the policies that was carried out.
     """
 
     progress: Progress = {}
     acknowledged: dict[str, int] = {}
     is_serving: bool = False
     folders: dict[str, dict[int, list[str]]] = {}
+    reloaded: int = 0
 
     def of(self, model: str, version: int) -> str | None:
         return self.progress.get(model, {}).get(version)
@@ -82,9 +85,9 @@ class Board:
     """What the worker processes tell each other: reports, load requests, slow versions."""
 
     def __init__(self, memory: SharedMemory | None = None, slot: int = 0) -> None:
-        """`memory`: None if this is the only worker process."""
+        """`memory`: None if this is the only worker process. `values`: what all of them share."""
         self._memory = memory or SharedMemory()
-        self._values = Values(self._memory)
+        self.values = Values(self._memory)
         self._slot = slot
         self._published: Report | None = None
         self._is_full = False
@@ -96,7 +99,7 @@ class Board:
             return
         published = _Published(os.getpid(), report)
         try:
-            self._values.put(_REPORT, msgspec.json.encode(published), self._slot)
+            self.values.put(_REPORT, msgspec.json.encode(published), self._slot)
         except MemoryFull as error:
             if not self._is_full:
                 logger.error("other worker processes cannot be told of versions: %s", error.strerror)
@@ -107,7 +110,7 @@ class Board:
 
     def others(self) -> list[Report]:
         """The reports of all other worker processes that are alive."""
-        found = [(slot, value) for slot, value in self._values.all(_REPORT) if slot != self._slot]
+        found = [(slot, value) for slot, value in self.values.all(_REPORT) if slot != self._slot]
         published = [(slot, msgspec.json.decode(value, type=_Published)) for slot, value in found]
         # The report of a dead process stays until its successor publishes one.
         return [one.report for slot, one in published if one.pid == self._memory.pid(slot)]
@@ -119,18 +122,18 @@ class Board:
             number = msgspec.json.decode(before, type=LoadRequest).number + 1 if before else 1
             return msgspec.json.encode(LoadRequest(model, action, number))
 
-        encoded = self._values.change(_REQUEST + model.encode(), following)
+        encoded = self.values.change(_REQUEST + model.encode(), following)
         return msgspec.json.decode(encoded, type=LoadRequest).number
 
     def requests(self) -> dict[str, LoadRequest]:
         """By model, the last one."""
-        found = [msgspec.json.decode(value, type=LoadRequest) for _, value in self._values.all(_REQUEST)]
+        found = [msgspec.json.decode(value, type=LoadRequest) for _, value in self.values.all(_REQUEST)]
         return {request.model: request for request in found}
 
     def is_first(self, message: str) -> bool:
         """Whether no other worker process has logged this message: one line about the disk is enough."""
         try:
-            count = self._values.change(_LOGGED + hashlib.sha256(message.encode()).digest(), _next_number)
+            count = self.values.change(_LOGGED + hashlib.sha256(message.encode()).digest(), _next_number)
         except MemoryFull:
             return True  # better twice than never
         return count == b"1"
@@ -141,12 +144,12 @@ class Board:
         self._slow = {*self._slow, slow}
         encoded = msgspec.json.encode(slow)
         try:
-            self._values.put(_SLOW + encoded, encoded)
+            self.values.put(_SLOW + encoded, encoded)
         except MemoryFull as error:
             logger.error("other worker processes cannot be told of slow versions: %s", error.strerror)
 
     def slow(self) -> set[SlowVersion]:
-        return self._slow.union(msgspec.json.decode(value, type=SlowVersion) for _, value in self._values.all(_SLOW))
+        return self._slow.union(msgspec.json.decode(value, type=SlowVersion) for _, value in self.values.all(_SLOW))
 
 
 class Agreement:
@@ -165,6 +168,7 @@ class Agreement:
         self._start_timeout_seconds = start_timeout_seconds
         self._requests: dict[str, LoadRequest] = {}
         self._acknowledged: dict[str, int] = {}
+        self._reloaded = 0
         # Since when versions have been loaded here from other files than the other worker processes answer from.
         self._ahead_since: dict[Key, float] = {}
         # Set when the watcher has something to do before its next poll.
@@ -193,6 +197,29 @@ class Agreement:
             Unavailable: it takes longer than the timeout, and goes on; or the shared memory is full.
         """
         self._command(model, "unload", (State.START, State.END))
+
+    def reload(self, models: Collection[str], number: int) -> None:
+        """Wait until every worker process has carried out this request to reload the policies, and has loaded all
+        versions of these models or failed to.
+
+        Raises:
+            InvalidRequest: a model has no version that every worker process could load.
+            Unavailable: it takes longer than the timeout, and goes on.
+        """
+
+        def is_done(report: Report) -> bool:
+            states = [state for model in models for state in report.progress.get(model, {}).values()]
+            return report.reloaded >= number and not any(state in (*_UNSETTLED, PREPARED) for state in states)
+
+        self._wait_until(is_done, "to reload the models")
+        reports = (self._report(), *self._board.others())
+        missing = [
+            f"{model} ({self._reason(model)})"
+            for model in models
+            if any(State.AVAILABLE not in report.progress.get(model, {}).values() for report in reports)
+        ]
+        if missing:
+            raise InvalidRequest(f"{len(missing)} model(s) did not become available: {', '.join(missing)}")
 
     def load_on_demand(self, model: str) -> None:
         """A request needs the model. Does not wait."""
@@ -223,6 +250,12 @@ class Agreement:
         """They have been carried out here."""
         self._acknowledged |= {request.model: request.number for request in requests}
         self.publish()
+
+    def acknowledge_reload(self, number: int) -> None:
+        """It has been carried out here."""
+        if number != self._reloaded:
+            self._reloaded = number
+            self.publish()
 
     def promote(self) -> dict[Key, LoadedVersion | None]:
         """Make AVAILABLE what all worker processes have loaded, or failed to. Returns each with the version that it
@@ -292,19 +325,32 @@ class Agreement:
     def _command(self, model: str, action: Action, states: tuple[State, ...]) -> None:
         """Request it, and wait until every worker process has carried it out and all versions are in these states."""
         number = self._request(model, action)
+
+        def is_done(report: Report) -> bool:
+            is_acknowledged = report.acknowledged.get(model, 0) >= number
+            return is_acknowledged and all(state in states for state in report.progress.get(model, {}).values())
+
+        self._wait_until(is_done, f"to {action} {model}")
+
+    def _wait_until(self, is_done: Callable[[Report], bool], what: str) -> None:
+        """In all worker processes. Raises Unavailable on timeout."""
         self.wake.set()
         deadline = time.monotonic() + self._timeout_seconds
-        while not all(
-            report.acknowledged.get(model, 0) >= number
-            and all(state in states for state in report.progress.get(model, {}).values())
-            for report in (self._report(), *self._board.others())
-        ):
+        while not all(map(is_done, (self._report(), *self._board.others()))):
             if time.monotonic() > deadline:
                 raise Unavailable(
-                    f"to {action} {model} takes longer than {self._timeout_seconds:g} s; it goes on, "
-                    f"and GET /v1/models/{model} tells how far it is"
+                    f"{what} takes longer than {self._timeout_seconds:g} s; it goes on, and GET /v1/models/<model> "
+                    "tells how far it is"
                 )
             time.sleep(COMMAND_POLL_SECONDS)
+
+    def _reason(self, model: str) -> str:
+        """Why the model has no AVAILABLE version."""
+        statuses = self._registry.statuses().get(model, {})
+        reasons = [f"version {version}: {status.error}" for version, status in statuses.items() if status.error]
+        if not reasons and any(status.state is State.AVAILABLE for status in statuses.values()):
+            return "not by every worker process; the log says why"
+        return "; ".join(reasons) or self._registry.skipped.get(model, "no version was found")
 
     def _request(self, model: str, action: Action) -> int:
         try:
@@ -337,7 +383,8 @@ class Agreement:
             }
             for model, versions in self._registry.statuses().items()
         }
-        return Report(progress, dict(self._acknowledged), self._registry.first_scan_done.is_set(), self._folders())
+        is_serving = self._registry.first_scan_done.is_set()
+        return Report(progress, dict(self._acknowledged), is_serving, self._folders(), self._reloaded)
 
     def _folders(self) -> dict[str, dict[int, list[str]]]:
         tried: dict[str, dict[int, list[str]]] = {}

@@ -153,10 +153,18 @@ class Capture:
         self.close = self._background.close
 
     def offer(
-        self, context: RequestContext, loaded: LoadedVersion, signature: str, inputs: Arrays, outputs: Arrays
+        self,
+        context: RequestContext,
+        loaded: LoadedVersion,
+        signature: str,
+        inputs: Arrays,
+        outputs: Arrays,
+        share: float | None = None,
     ) -> None:
-        """Capture this request, if it is chosen and was not cancelled. Never waits."""
-        if self._draw() >= self._share or (context.deadline is not None and context.deadline.is_cancelled):
+        """Capture this request, if it is chosen and was not cancelled. Never waits. `share`: instead of the capture's
+        own."""
+        is_chosen = self._draw() < (self._share if share is None else share)
+        if not is_chosen or (context.deadline is not None and context.deadline.is_cancelled):
             return
         weight = _bytes(inputs) + _bytes(outputs)
         if not self._background.offer(_Taken(context, loaded, signature, inputs, outputs), weight):
@@ -191,6 +199,42 @@ class Capture:
             encode_tensors(taken.outputs),
             first_labels(loaded, taken.outputs, taken.signature),
         )
+
+
+class Captures:
+    """The capture of all models, and those of models whose policy has one of its own."""
+
+    def __init__(self, of_all: Capture | None, new: Callable[[Path], Capture]) -> None:
+        """`new`: a capture into this file."""
+        self._of_all = of_all
+        self._new = new
+        self._by_file: dict[str, Capture] = {}
+        self._by_model: Mapping[str, tuple[Capture, float]] = {}
+
+    def follow(self, policies: Mapping[str, tuple[str, float]]) -> None:
+        """By model, the file and the share. An empty file is that of all models."""
+        for file in {file for file, _ in policies.values() if file} - self._by_file.keys():
+            self._by_file[file] = self._new(Path(file))
+        captures = {model: (self._by_file.get(file, self._of_all), share) for model, (file, share) in policies.items()}
+        self._by_model = {model: (one, share) for model, (one, share) in captures.items() if one is not None}
+        for model in captures.keys() - self._by_model.keys():
+            logger.warning("requests for %s are not captured: expected a file, or SERVING_CAPTURE_FILE", model)
+
+    def offer(
+        self, context: RequestContext, loaded: LoadedVersion, signature: str, inputs: Arrays, outputs: Arrays
+    ) -> None:
+        """Capture this request, if it is chosen. Never waits."""
+        own = self._by_model.get(loaded.model)
+        if own is not None:
+            own[0].offer(context, loaded, signature, inputs, outputs, own[1])
+        elif self._of_all is not None:
+            self._of_all.offer(context, loaded, signature, inputs, outputs)
+
+    def close(self, seconds: float) -> None:
+        """Wait until everything is written, for at most this long each."""
+        for capture in (self._of_all, *self._by_file.values()):
+            if capture is not None:
+                capture.close(seconds)
 
 
 def _bytes(arrays: Arrays) -> int:

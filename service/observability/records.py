@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -10,7 +11,7 @@ from service.http import Request
 from service.metrics.definitions import Metrics
 from service.observability import logging
 from service.observability.access_log import RequestLog
-from service.observability.capture import Capture
+from service.observability.capture import Capture, Captures
 from service.observability.logging import STANDARD_ERROR, LogWriter
 from service.settings import Settings
 
@@ -28,7 +29,8 @@ class Records:
         self._writer = LogWriter(STANDARD_ERROR, metrics.log_dropped.labels().inc)
         self._log = RequestLog(settings, self._writer.write)
         self._spans = _spans() if settings.otel else None
-        self.capture = _capture(settings, metrics) if settings.capture_file else None
+        new = partial(_capture, settings, metrics)
+        self.captures = Captures(new(Path(settings.capture_file)) if settings.capture_file else None, new)
         self.answered = self._log.answered if self._spans is None else self._answered
 
     def _answered(self, request: Request, status: int, body_bytes: int) -> None:
@@ -47,8 +49,7 @@ class Records:
                 self._log.flush()
                 if self._spans is not None:
                     self._spans.close(LAST_SECONDS)
-                if self.capture is not None:
-                    self.capture.close(LAST_SECONDS)
+                self.captures.close(LAST_SECONDS)
 
     def end_process(self) -> NoReturn:
         """Exit at once, but write the last lines of the log."""
@@ -57,9 +58,9 @@ class Records:
         os._exit(1)
 
 
-def _capture(settings: Settings, metrics: Metrics) -> Capture:
+def _capture(settings: Settings, metrics: Metrics, file: Path) -> Capture:
     return Capture(
-        Path(settings.capture_file),
+        file,
         settings.capture_share,
         settings.capture_max_bytes,
         metrics.capture_dropped.labels().inc,

@@ -16,8 +16,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from service.runtime import toml_file
+from service.runtime.config_file import ConfigFile
 from service.runtime.shared_values import Value, Values
-from service.runtime.toml_file import TomlFile
 from service.security.rate_limit import RateLimit, RateLimits
 from service.settings import parse_rate
 
@@ -82,7 +82,7 @@ _NOBODY = ApiKey("", bytes(32), "predict", 0.0)
 class ApiKeys:
     """The valid keys. A thread of its own polls the file, because a disk may be slow."""
 
-    def __init__(self, file: TomlFile[Keys], poll_seconds: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, file: ConfigFile[Keys], poll_seconds: float, clock: Callable[[], float] = time.time) -> None:
         self._file = file
         self._poll_seconds = poll_seconds
         self._clock = clock
@@ -129,7 +129,7 @@ class ApiKeys:
             self.poll()
 
 
-def key_file(path: str, rate_limit: str, limits: RateLimits, values: Values | None = None) -> TomlFile[Keys]:
+def key_file(path: str, rate_limit: str, limits: RateLimits, values: Values | None = None) -> ConfigFile[Keys]:
     """The file of keys. `rate_limit`: of keys without one of their own. `values`: shared by the worker processes."""
 
     def decode_keys(written: bytes, path: Path) -> Keys:
@@ -146,7 +146,7 @@ def key_file(path: str, rate_limit: str, limits: RateLimits, values: Values | No
         return {key.digest: key for key in keys}
 
     kept = Value(values, b"api-keys.toml") if values else None
-    return TomlFile(Path(path), decode_keys, {}, must_exist=True, kept=kept)
+    return ConfigFile(Path(path), decode_keys, {}, must_exist=True, kept=kept)
 
 
 def decode(written: bytes, path: "os.PathLike[str]") -> dict[str, KeyEntry]:

@@ -37,6 +37,7 @@ FORBIDDEN = error_response(403, "this key may predict, but not load or unload mo
 NO_SUCH_ROUTE = error_response(404, "no such route")
 NO_OPERATION = error_response(404, "no such route: this port has health (/v2/health/...) and /metrics alone")
 
+METRICS_PATH = b"/metrics"
 _BEARER = b"bearer "
 
 
@@ -90,6 +91,18 @@ def admit_operations(request: Request) -> Response | None:
     """Admission at the port for operations."""
     match = request.match = routes.find(request.method, request.target)
     return None if match is not None and match.route.is_operations and not request.has_body else NO_OPERATION
+
+
+def with_metrics_at(admit: Admit, path: str) -> Admit:
+    """Admit requests for this path as those for /metrics."""
+    alias = path.encode()
+
+    def admit_alias(request: Request) -> Response | None:
+        if request.target.partition(b"?")[0] == alias:
+            request.target = METRICS_PATH
+        return admit(request)
+
+    return admit_alias
 
 
 class Rejections:

@@ -346,9 +346,8 @@ def running_with_tls(models: Path, log: Path, **settings: object) -> Iterator[Se
     given = {"models": models, "port": port, "workers": 1, **settings}
     environment = os.environ | {f"SERVING_{name.upper()}": str(value) for name, value in given.items()}
     with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service"], env=environment, stdout=output, stderr=output, text=True
-        )
+        command = [sys.executable, "-m", "service"]
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, text=True)
     service = Server(models, port, process, log, port)
     try:
         service.wait_until_logged(f"serves https://127.0.0.1:{port}")

@@ -19,7 +19,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 
-from service.engines.base import LoadError
+from service.engines.base import LoadError, LoadOptions
 from service.engines.tensorflow import c_api
 from service.engines.tensorflow.engine import SavedModelEngine
 from service.engines.tensorflow.session import _config
@@ -189,7 +189,7 @@ def test_shipped_clothing_answers_as_in_tensorflow_itself() -> None:
 
 
 def test_configuration_is_the_one_that_tensorflow_reads() -> None:
-    config = config_pb2.ConfigProto.FromString(_config("SINGLE_THREADED_EXECUTOR"))
+    config = config_pb2.ConfigProto.FromString(_config("SINGLE_THREADED_EXECUTOR", LoadOptions()))
     assert config.experimental.executor_type == "SINGLE_THREADED_EXECUTOR"
     assert (config.intra_op_parallelism_threads, config.inter_op_parallelism_threads) == (usable_cores(),) * 2
 

@@ -11,8 +11,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.api.routes import ROUTES
+from service.cli.tensorflow_model_server import FLAGS
 from service.inference.version import State
-from service.lifecycle.policies import Batching, Label, ModelPolicy, decode
+from service.lifecycle.model_server_config import decode as decode_config
+from service.lifecycle.policies import Batching, CapturePolicy, Label, ModelPolicy, decode
 from service.lifecycle.registry import Registry
 from service.metrics.definitions import Metrics, scrape_page
 from service.serving_config import ImageSpec, ServingConfig
@@ -55,7 +57,7 @@ def test_routes_are_documented() -> None:
 
 
 def test_states_and_fields_of_files_are_documented() -> None:
-    parts = (ServingConfig, ImageSpec, ModelPolicy, Label, Batching)
+    parts = (ServingConfig, ImageSpec, ModelPolicy, Label, Batching, CapturePolicy)
     for part in (name for struct in parts for name in struct.__struct_fields__):
         assert f"`{part}`" in DOCS["docs/operations/models.md"], part
     for state in State:
@@ -66,6 +68,32 @@ def test_example_of_models_toml_is_valid() -> None:
     (example,) = re.findall(r"```toml\n(.*?)```", DOCS["docs/operations/models.md"], re.DOTALL)
     policies = decode(example.encode(), Path("models.toml"))
     assert (policies.of("clothing").canary, policies.of("seldom").load) == (("canary", 0.1), "on_demand")
+
+
+def test_flags_of_tensorflow_serving_are_documented() -> None:
+    rows = re.findall(
+        r"^\| `--(\w+)` \| (\S+) \| ([^|]+) \| ([^|]*?) ?\|$", DOCS["docs/tensorflow-serving.md"], re.MULTILINE
+    )
+    documented = [
+        (name, default.strip("`"), tuple(re.findall(r"`SERVING_(\w+)`", sets)), note)
+        for name, default, sets, note in rows
+    ]
+    expected = [
+        (
+            flag.name,
+            (str(flag.default).lower() if isinstance(flag.default, bool) else str(flag.default)) or "empty",
+            tuple(setting.upper() for setting in flag.settings),
+            flag.note,
+        )
+        for flag in FLAGS.values()
+    ]
+    assert documented == expected
+
+
+def test_example_of_a_model_config_file_is_valid() -> None:
+    (example,) = re.findall(r"```proto\n(.*?)```", DOCS["docs/tensorflow-serving.md"], re.DOTALL)
+    policy = decode_config(example.encode(), Path("models.config")).of("my_model")
+    assert (policy.versions, policy.label_versions) == ([42, 43], {"stable": 42, "canary": 43})
 
 
 @pytest.mark.parametrize("module", MODELS + COMMANDS, ids=lambda module: module.NAME)

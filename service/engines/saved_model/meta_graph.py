@@ -25,12 +25,16 @@ def read_signatures(meta_graph: bytes) -> dict[str, Signature]:
     Raises:
         ValueError: the bytes are not a MetaGraphDef.
     """
-    signatures = {}
-    for name, definition in sorted(entries(memoryview(meta_graph), 5)):
-        inputs, outputs = _specs(definition, 1), _specs(definition, 2)
-        if inputs is not None and outputs is not None:
-            signatures[name] = Signature(as_text(last(definition, 3)), inputs, outputs)
-    return signatures
+    found = {name: read_signature(definition) for name, definition in sorted(entries(memoryview(meta_graph), 5))}
+    return {name: signature for name, signature in found.items() if signature is not None}
+
+
+def read_signature(definition: memoryview) -> Signature | None:
+    """A SignatureDef; None if it has a tensor that `read_signatures` leaves out. Raises ValueError."""
+    inputs, outputs = _specs(definition, 1), _specs(definition, 2)
+    if inputs is None or outputs is None:
+        return None
+    return Signature(as_text(last(definition, 3)), inputs, outputs)
 
 
 def has_variables(meta_graph: bytes) -> bool:

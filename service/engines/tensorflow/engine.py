@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from service.engines.base import LoadError, outputs_of_no_rows
+from service.engines.base import LoadError, LoadOptions, outputs_of_no_rows
 from service.engines.saved_model.meta_graph import read_tags
 from service.engines.tensorflow.c_api import TensorFlowError
 from service.engines.tensorflow.op_libraries import missing_op
@@ -49,6 +49,8 @@ _STATUSES: Mapping[int, int] = {
 # Client errors that the input did not cause.
 _BLAMELESS = (429, 499)
 
+DEFAULT_OPTIONS = LoadOptions()
+
 logger = logging.getLogger(__name__)
 
 
@@ -58,9 +60,10 @@ class SavedModelEngine:
     name = "tensorflow"
     runs_on_caller = False
 
-    def __init__(self, version_dir: Path) -> None:
+    def __init__(self, version_dir: Path, options: LoadOptions = DEFAULT_OPTIONS) -> None:
         """Raises LoadError, and ModuleNotFoundError if TensorFlow is not installed."""
         self._version_dir = version_dir
+        self._options = options
         for executor in EXECUTORS:
             try:
                 self._runners = self._load(executor)
@@ -85,7 +88,7 @@ class SavedModelEngine:
 
     def _load(self, executor: Executor) -> dict[str, SignatureRunner]:
         """A runner for each signature that TensorFlow can run. Raises TensorFlowError if it can run none."""
-        session = Session(self._version_dir, executor)
+        session = Session(self._version_dir, executor, self._options)
         # TensorFlow would load such a version, which would then fail at every request.
         if session.has_variables and not (self._version_dir / _VARIABLES).is_file():
             raise LoadError(f"its variables are missing: it holds no {_VARIABLES}")
@@ -110,10 +113,12 @@ class SavedModelEngine:
     def _why_not(self, error: TensorFlowError) -> str:
         file = graph_file(self._version_dir)
         if str(error).startswith(_NO_GRAPH):
+            tags = self._options.tags
+            message = f"it has no graph with the {'tag' if len(tags) == 1 else 'tags'} {' + '.join(tags)!r}"
             if file is None or file.suffix != ".pb":
-                return "it has no graph with the tag 'serve'"
+                return message
             found = ", ".join(" + ".join(graph) or "none" for graph in read_tags(file.read_bytes()))
-            return f"it has no graph with the tag 'serve'; tags found: {found or 'none, for it holds no graph'}"
+            return f"{message}; tags found: {found or 'none, for it holds no graph'}"
         if file is not None and str(error).startswith(_NO_FILE):
             # TensorFlow's Python package can neither read nor write such a file.
             return f"its graph is in {file.name}, which the TensorFlow that is installed cannot read; export it anew"

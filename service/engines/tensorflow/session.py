@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from service.engines.base import LoadOptions
 from service.engines.saved_model.meta_graph import has_variables, read_signatures
 from service.engines.tensorflow.c_api import NOT_FOUND, Buffer, Library, Output, TensorFlowError, check, tensorflow
 from service.engines.tensorflow.tensor import new_tensor, to_array
@@ -19,8 +20,6 @@ from service.runtime.cgroup import usable_cores
 from service.tensors.dtypes import Array
 from service.tensors.signature import Signature, TensorSpec
 from service.tensors.tensor_proto import DATA_TYPES, TYPE_NUMBERS
-
-SERVE_TAG = b"serve"
 
 # The first runs a graph's operations one after the other on the calling thread, at half the cost of the second, but
 # does not support TensorFlow 1's control flow and variables outside of functions.
@@ -35,10 +34,10 @@ _ZERO = np.zeros((), np.int8)
 class Session:
     """A loaded graph and its signatures. Closed when it is collected."""
 
-    def __init__(self, version_dir: Path, executor: Executor) -> None:
+    def __init__(self, version_dir: Path, executor: Executor, options: LoadOptions) -> None:
         """Raises TensorFlowError, LoadError, ModuleNotFoundError."""
         self.library = tensorflow()
-        self.address, self._graph, meta_graph = _load(self.library, version_dir, _config(executor))
+        self.address, self._graph, meta_graph = _load(self.library, version_dir, executor, options)
         finalizer = weakref.finalize(self, _close, self.library, self.address, self._graph)
         # At exit, threads may still run in the session, and its memory goes anyway.
         finalizer.atexit = False
@@ -126,8 +125,10 @@ class SignatureRunner:
             library.TF_DeleteStatus(status)
 
 
-def _load(library: Library, version_dir: Path, config: bytes) -> tuple[int, int, bytes]:
+def _load(library: Library, version_dir: Path, executor: Executor, loading: LoadOptions) -> tuple[int, int, bytes]:
     """A session, its graph and its MetaGraphDef. Raises TensorFlowError."""
+    config = _config(executor, loading)
+    tags = (c_char_p * len(loading.tags))(*(tag.encode() for tag in loading.tags))
     status = library.TF_NewStatus()
     options = library.TF_NewSessionOptions()
     meta_graph = library.TF_NewBuffer()
@@ -135,9 +136,10 @@ def _load(library: Library, version_dir: Path, config: bytes) -> tuple[int, int,
     try:
         library.TF_SetConfig(options, config, len(config), status)
         check(library, status)
-        tags = (c_char_p * 1)(SERVE_TAG)
         folder = os.fsencode(version_dir)
-        session = library.TF_LoadSessionFromSavedModel(options, None, folder, tags, 1, graph, meta_graph, status)
+        session = library.TF_LoadSessionFromSavedModel(
+            options, None, folder, tags, len(tags), graph, meta_graph, status
+        )
         check(library, status)
         content: Buffer = meta_graph.contents
         return session, graph, ctypes.string_at(content.data, content.length)
@@ -158,7 +160,7 @@ def _close(library: Library, session: int, graph: int) -> None:
     library.TF_DeleteStatus(status)
 
 
-def _config(executor: Executor) -> bytes:
+def _config(executor: Executor, options: LoadOptions) -> bytes:
     """A ConfigProto of tensorflow/core/protobuf/config.proto.
 
     message ConfigProto  { int32 intra_op_parallelism_threads = 2; int32 inter_op_parallelism_threads = 5;
@@ -168,6 +170,8 @@ def _config(executor: Executor) -> bytes:
     With soft placement, operations that a graph places on a missing GPU or TPU run on the CPU.
     """
     # A varint of one byte holds up to 127.
-    threads = min(usable_cores(), 127)
+    intra, inter = (
+        min(number or usable_cores(), 127) for number in (options.intra_op_threads, options.inter_op_threads)
+    )
     experimental = bytes([3 << 3 | 2, len(executor)]) + executor.encode()
-    return bytes([2 << 3, threads, 5 << 3, threads, 7 << 3, 1, 0x82, 0x01, len(experimental)]) + experimental
+    return bytes([2 << 3, intra, 5 << 3, inter, 7 << 3, 1, 0x82, 0x01, len(experimental)]) + experimental

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.engines.base import Engine, LoadError
+from service.engines.base import Engine, LoadError, LoadOptions
 from service.engines.loading import load_engine
 from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, Twin, saved_model_digest
 from tests.unit.service import scored
@@ -31,7 +31,7 @@ def litert(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture(autouse=True)
 def saved_model(monkeypatch: pytest.MonkeyPatch) -> Any:
     module: Any = ModuleType("service.engines.tensorflow.engine")
-    module.SavedModelEngine = lambda version_dir: FakeEngine(SIGNATURES, echo, "tensorflow")
+    module.SavedModelEngine = lambda version_dir, options: FakeEngine(SIGNATURES, echo, "tensorflow")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module
 
@@ -41,8 +41,8 @@ def without_tensorflow(saved_model: Any) -> None:
     saved_model.SavedModelEngine = lacking("tensorflow")
 
 
-def lacking(package: str) -> Callable[[Path], Engine]:
-    def load(version_dir: Path) -> Engine:
+def lacking(package: str) -> Callable[[Path, LoadOptions], Engine]:
+    def load(version_dir: Path, options: LoadOptions) -> Engine:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
     return load
@@ -97,7 +97,9 @@ def with_score(version: Path) -> ServingConfig:
 def test_an_outlier_score_replaces_the_default_signature(
     version: Path, saved_model: Any, choice: Any, name: str
 ) -> None:
-    saved_model.SavedModelEngine = lambda version_dir: FakeEngine(scored.SIGNATURES, scored.with_score, "tensorflow")
+    saved_model.SavedModelEngine = lambda version_dir, options: FakeEngine(
+        scored.SIGNATURES, scored.with_score, "tensorflow"
+    )
     engine = load_engine(version, with_score(version), choice)
     assert (engine.name, engine.signatures) == (name, scored.SIGNATURES)
     assert list(engine.run("serving_default", scored.pixels(0))) == ["probabilities"]

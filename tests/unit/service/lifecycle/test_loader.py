@@ -271,3 +271,29 @@ def test_changed_files_are_due_at_once_and_count_anew() -> None:
     assert not retries.is_due(A, 7)
     assert retries.is_due(A, 8)
     assert retries.failed(A, 8, "broken").startswith("broken (tried once; next at ")
+
+
+def test_retries_may_end() -> None:
+    retries = Retries(clock := Clock(), max_retries=2, pause_seconds=60)
+    for _ in range(2):
+        retries.failed(A, 7, "broken")
+        clock.now += 59
+        assert not retries.is_due(A, 7)
+        clock.now += 1
+        assert retries.is_due(A, 7)
+    assert retries.failed(A, 7, "broken") == "broken (tried 3 times; next when its files change)"
+    clock.now = 1e12
+    assert (retries.is_due(A, 7), retries.is_due(A, 8)) == (False, True)
+
+
+@pytest.mark.parametrize(("denied", "expected"), [(None, {DEFAULT_SIGNATURE}), (False, set())])
+def test_rows_of_every_model_may_be_independent(tmp_path: Path, denied: bool | None, expected: set[str]) -> None:
+    loader = replace(new_loader(), independent_rows=True)
+    loaded = loader.load("model", 1, tmp_path, Batching(independent_rows=denied))
+    assert loaded.independence.signatures == expected
+
+
+def test_without_warm_up_nothing_is_run(tmp_path: Path) -> None:
+    write_serving_config(tmp_path, with_proof(example={"instances": [1.0]}))
+    loaded = replace(new_loader(), warms_up=False).load("model", 1, tmp_path, Batching())
+    assert not loaded.pace.is_quick

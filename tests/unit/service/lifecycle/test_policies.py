@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from service.lifecycle.policies import Label, Latest, Policies, decode, policy_file
-from service.runtime.toml_file import InvalidFile
+from service.runtime.config_file import InvalidFile
 from service.settings import Settings
 
 PATH = Path("models.toml")

@@ -12,6 +12,7 @@ from service.inference.batching import BatchLimits
 from service.inference.version import State
 from service.lifecycle.loader import Loader, Retries
 from service.lifecycle.policies import policy_file
+from service.lifecycle.policy_source import PolicySource
 from service.lifecycle.registry import Registry
 from service.lifecycle.repository import Repository
 from service.lifecycle.version_records import VersionRecords
@@ -81,7 +82,7 @@ class Worker:
                 decode_example,
             ),
             self.poll_seconds,
-            policy_file(Settings(models=self.models)),
+            PolicySource(policy_file(Settings(models=self.models)), self.board.values),
             self.agreement,
             on_failure=lambda model, version: self.failures.append((model, version)),
             retries=Retries(lambda: self.now),

@@ -12,13 +12,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from service import create_app
 from service.inference.context import RequestContext
 from service.inference.deadline import Deadline
 from service.inference.version import Shadow
 from service.observability.capture import (
     Capture,
     Captured,
+    Captures,
     Tensor,
     decode_line,
     decode_tensors,
@@ -27,7 +27,6 @@ from service.observability.capture import (
 )
 from service.observability.rotating_file import RotatingFile
 from service.serving_config import ServingConfig
-from service.settings import Settings
 from service.tensors.dtypes import DTYPES, Array
 from tests.unit.service.conftest import MakeService
 from tests.unit.service.fakes import Arrays, FakeService, any_shape, loaded_version, make_available, signature, tensor
@@ -158,8 +157,7 @@ def service(make_service: MakeService, path: Path) -> FakeService:
 
 
 def captured(service: FakeService) -> list[Captured]:
-    assert service.app.records.capture is not None
-    service.app.records.capture.close(DEADLINE)
+    service.app.records.captures.close(DEADLINE)
     return lines_of(Path(service.app.settings.capture_file))
 
 
@@ -203,10 +201,6 @@ def test_runs_of_a_shadow_are_not_captured(service: FakeService) -> None:
     assert service.post(PREDICT, {"instances": [[1, 2]]}).status_code == 200
     assert ran.wait(DEADLINE)
     assert [line.version for line in captured(service)] == [1]
-
-
-def test_capture_is_off_by_default(tmp_path: Path) -> None:
-    assert create_app(Settings(models=tmp_path)).records.capture is None
 
 
 # Lines
@@ -309,3 +303,27 @@ def test_damaged_line_is_an_error_that_says_why(line: bytes, reason: str) -> Non
 def test_tensor_whose_data_does_not_fit_is_an_error(tensor: Tensor, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         decode_tensors({"x": tensor})
+
+
+def test_a_model_may_have_a_file_and_a_share_of_its_own(tmp_path: Path) -> None:
+    def new(path: Path, share: float = 0.25) -> Capture:
+        return Capture(path, share, 1_000_000, lambda: None, lambda: 0.5)
+
+    captures = Captures(new(tmp_path / "all", 1.0), new)
+    captures.follow({"own": (str(tmp_path / "own"), 1.0), "rare": (str(tmp_path / "own"), 0.4), "shared": ("", 0.6)})
+    for model in ("own", "rare", "shared", "other"):
+        loaded = loaded_version(OF, model=model)
+        captures.offer(RequestContext(), loaded, "serving_default", {}, {})
+    captures.close(DEADLINE)
+    models = {
+        name: [decode_line(line).model for line in (tmp_path / name).read_bytes().splitlines()]
+        for name in ("all", "own")
+    }
+    assert models == {"all": ["shared", "other"], "own": ["own"]}
+
+
+def test_a_model_without_any_file_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    captures = Captures(None, lambda path: Capture(path, 1.0, 1000, lambda: None))
+    captures.follow({"mine": ("", 1.0)})
+    captures.offer(RequestContext(), loaded_version(OF, model="mine"), "serving_default", {}, {})
+    assert "requests for mine are not captured" in caplog.text

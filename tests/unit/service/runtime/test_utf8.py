@@ -14,7 +14,7 @@ from service.cli.inputs import requests
 from service.drift.reference import InvalidReference, read_reference
 from service.errors import InvalidRequest
 from service.lifecycle import policies
-from service.runtime.toml_file import InvalidFile
+from service.runtime.config_file import InvalidFile
 from service.runtime.utf8 import NotUtf8, decode, without_mark
 from service.security import api_keys
 from service.serving_config import ASSETS, InvalidServingConfig, read_serving_config

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from service.runtime.config_file import InvalidFile
 from service.runtime.shared_memory import SharedMemory
 from service.runtime.shared_values import Values
-from service.runtime.toml_file import InvalidFile
 from service.security.api_keys import ApiKeys, decode, key_file, new_key
 from service.security.rate_limit import RateLimits
 

@@ -11,10 +11,16 @@ from prometheus_client import CollectorRegistry
 
 from service import create_app
 from service.api import routes
-from service.http import Response
+from service.http import Request, Response
 from service.inference.context import RequestContext
 from service.metrics.definitions import Metrics
-from service.server.admission import MAX_REJECTION_SHARE, MAX_SAVED_SECONDS, REJECTION_SECONDS, Rejections
+from service.server.admission import (
+    MAX_REJECTION_SHARE,
+    MAX_SAVED_SECONDS,
+    REJECTION_SECONDS,
+    Rejections,
+    with_metrics_at,
+)
 from service.settings import Settings
 from tests.unit.service.fakes import request
 
@@ -274,3 +280,14 @@ async def test_bodies_of_any_length_are_rejected(page: CollectorRegistry) -> Non
     assert isinstance(first, Response)
     assert isinstance(second, asyncio.Future)
     assert (await second).status == 429
+
+
+def test_metrics_may_have_another_path() -> None:
+    seen: list[bytes] = []
+
+    def admit(admitted: Request) -> None:
+        seen.append(admitted.target)
+
+    for target in (b"/my/metrics", b"/my/metrics?x=1", b"/my/metrics/more", b"/v2"):
+        with_metrics_at(admit, "/my/metrics")(request(target))
+    assert seen == [b"/metrics", b"/metrics", b"/my/metrics/more", b"/v2"]

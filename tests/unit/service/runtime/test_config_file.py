@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from service.runtime.config_file import ConfigFile, InvalidFile
 from service.runtime.shared_memory import MIN_CAPACITY, SharedMemory
 from service.runtime.shared_values import Value, Values
-from service.runtime.toml_file import InvalidFile, TomlFile
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def write(path: Path, text: str) -> None:
 
 
 def test_changes_are_read(path: Path) -> None:
-    file = TomlFile(path, length, -1)
+    file = ConfigFile(path, length, -1)
     assert file.content == -1
     for text, content in (("", 0), ("abc", 3)):
         write(path, text)
@@ -38,7 +38,7 @@ def test_changes_are_read(path: Path) -> None:
 
 
 def test_invalid_file_keeps_the_content(path: Path) -> None:
-    file = TomlFile(path, length, -1, must_exist=True)
+    file = ConfigFile(path, length, -1, must_exist=True)
     write(path, "abc")
     file.read()
     write(path, "?")
@@ -55,15 +55,15 @@ def test_invalid_file_keeps_the_content(path: Path) -> None:
 def test_new_worker_shares_the_last_valid_content(path: Path) -> None:
     kept = Value(Values(SharedMemory()), b"file.toml")
     write(path, "abc")
-    TomlFile(path, length, -1, kept=kept).read()
+    ConfigFile(path, length, -1, kept=kept).read()
     write(path, "?")
-    beginning = TomlFile(path, length, -1, kept=kept)
+    beginning = ConfigFile(path, length, -1, kept=kept)
     assert beginning.read()
     assert (beginning.content, beginning.error) == (3, f"{path}: what is ?")
 
 
 def test_content_too_large_to_share_is_used(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    file = TomlFile(path, length, -1, kept=Value(Values(SharedMemory(MIN_CAPACITY)), b"file.toml"))
+    file = ConfigFile(path, length, -1, kept=Value(Values(SharedMemory(MIN_CAPACITY)), b"file.toml"))
     write(path, "x" * MIN_CAPACITY)
     assert file.read()
     assert (file.content, file.read()) == (MIN_CAPACITY, False)
@@ -78,7 +78,7 @@ def test_failed_read_is_repeated(path: Path) -> None:
             raise errors.pop()
         return len(written)
 
-    file = TomlFile(path, decode, -1)
+    file = ConfigFile(path, decode, -1)
     write(path, "abc")
     with pytest.raises(RuntimeError):
         file.read()
@@ -89,4 +89,4 @@ def test_failed_read_is_repeated(path: Path) -> None:
 def test_unreadable_file_fails_the_check(path: Path) -> None:
     path.mkdir()
     with pytest.raises(InvalidFile, match=r"file\.toml cannot be read: Is a directory"):
-        TomlFile(path, length, -1).check()
+        ConfigFile(path, length, -1).check()
