@@ -447,6 +447,8 @@ def held_echo(held: Held) -> RunFunction:
 async def test_hanging_request_is_504_at_its_deadline(
     at: Bench, sent: Request, protocol: str, verb: str, is_batched: bool
 ) -> None:
+    # Other tests' threads stay.
+    others = set(threading.enumerate())
     held = Held()
     at.add(ROWS, held_echo(held), Pace(1.0), is_batched=is_batched)
     arrived = arriving_now(sent)
@@ -461,9 +463,8 @@ async def test_hanging_request_is_504_at_its_deadline(
     assert (arrived.context.run_seconds > 0, arrived.context.batch_size) == (True, 1)
     held.release()
     at.app.dispatcher.close()
-    for thread in threading.enumerate():
-        if thread.name.startswith("request-"):
-            thread.join(MAX_SECONDS)
+    for thread in set(threading.enumerate()) - others:
+        thread.join(MAX_SECONDS)
     # Its late response is neither sent nor counted.
     assert at.sample("serving_requests_total", **labels, status="200") is None
     assert at.sample("serving_request_duration_seconds_count", **labels) == 1
