@@ -177,7 +177,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     }
     addresses = {"grpc_v1": grpc_v1.address, "grpc_v2": grpc_v2.address}
     methods = {
-        **grpc_v1.methods(registry, inference),
+        **grpc_v1.methods(registry, inference, settings, watcher),
         **grpc_v2.methods(registry, settings, watcher, page),
         **grpc_health.methods(registry, settings.grpc_reflection),
     }

@@ -31,6 +31,7 @@ class FailedPrecondition(ServingError):
     """Valid, but not in the present state of the service."""
 
     status = 400
+    grpc_status = 9
 
 
 class NotFound(ServingError):

@@ -285,8 +285,9 @@ def settings_of(values: Values, environ: Mapping[str, str] = os.environ) -> tupl
             texts |= model_server_files.monitoring(str(file))
         if file := values.get("ssl_config_file"):
             texts |= model_server_files.tls(str(file))
-        # All addresses, as there.
-        return from_environment({"SERVING_HOST": "0.0.0.0", **environ}, texts, sources), warnings  # noqa: S104
+        # As there, all addresses, and who may call may reload.
+        theirs = {"SERVING_HOST": "0.0.0.0", "SERVING_ADMIN": "1"}  # noqa: S104
+        return from_environment({**theirs, **environ}, texts, sources), warnings
     except (InvalidFile, InvalidSetting, InvalidConfig) as error:
         raise UsageError(str(error)) from None
 

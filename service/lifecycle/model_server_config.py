@@ -4,7 +4,7 @@ https://github.com/tensorflow/serving/blob/master/tensorflow_serving/config/mode
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,6 @@ from service.runtime.text_format import (
     Enum,
     InvalidText,
     Message,
-    Read,
     Repeated,
     Unread,
     map_of,
@@ -121,6 +120,20 @@ def policies_of(configs: Iterable[ModelConfig]) -> Policies:
     return Policies(models=models, only_listed=True)
 
 
+def model_config(config: Mapping[str, Any], place: str = "") -> ModelConfig:
+    """A ModelConfig's fields by name; a map is a list of entries with `key` and `value`."""
+    return ModelConfig(
+        name=config.get("name", ""),
+        base_path=config.get("base_path", ""),
+        model_platform=config.get("model_platform", ""),
+        model_type=config.get("model_type", 0),
+        versions=_versions(config.get("model_version_policy", {})),
+        labels={entry.get("key", ""): entry.get("value", 0) for entry in config.get("version_labels", [])},
+        capture=_capture(config["logging_config"]) if "logging_config" in config else None,
+        place=place,
+    )
+
+
 def decode(written: bytes, path: "os.PathLike[str]") -> Policies:
     """A file in text format. Raises InvalidFile, which names file, line and field and says what was expected."""
     try:
@@ -131,7 +144,7 @@ def decode(written: bytes, path: "os.PathLike[str]") -> Policies:
         raise InvalidFile(f"{path}:{message['custom_model_config'].line}: custom_model_config is not supported")
     configs = message.get("model_config_list", {}).get("config", [])
     try:
-        return policies_of([_model_config(config, f"{path}:{config.line}") for config in configs])
+        return policies_of([model_config(config, f"{path}:{config.line}") for config in configs])
     except InvalidConfig as error:
         raise InvalidFile(str(error)) from None
 
@@ -210,20 +223,7 @@ def _policy_of(config: ModelConfig) -> ModelPolicy:
         raise InvalidConfig(place, f"model {name}: {error}") from None
 
 
-def _model_config(config: Read, place: str) -> ModelConfig:
-    return ModelConfig(
-        name=config.get("name", ""),
-        base_path=config.get("base_path", ""),
-        model_platform=config.get("model_platform", ""),
-        model_type=config.get("model_type", 0),
-        versions=_versions(config.get("model_version_policy", {})),
-        labels={entry.get("key", ""): entry.get("value", 0) for entry in config.get("version_labels", [])},
-        capture=_capture(config["logging_config"]) if "logging_config" in config else None,
-        place=place,
-    )
-
-
-def _versions(policy: "dict[str, Any]") -> Literal["all"] | Latest | list[int]:
+def _versions(policy: Mapping[str, Any]) -> Literal["all"] | Latest | list[int]:
     if "specific" in policy:
         return list(policy["specific"].get("versions", []))
     if "all" in policy:
@@ -232,7 +232,7 @@ def _versions(policy: "dict[str, Any]") -> Literal["all"] | Latest | list[int]:
     return Latest(latest=policy.get("latest", {}).get("num_versions", 0) or 1)
 
 
-def _capture(config: Read) -> CapturePolicy | None:
+def _capture(config: Mapping[str, Any]) -> CapturePolicy | None:
     """None if no request is to be written."""
     share = config.get("sampling_config", {}).get("sampling_rate", 0.0)
     file = config.get("log_collector_config", {}).get("filename_prefix", "")

@@ -19,6 +19,7 @@ import pytest
 import tensorflow as tf
 
 from service.security.api_keys import new_key
+from tests.integration.models import VERSION_1, publish
 from tests.integration.server import (
     DEADLINE_SECONDS,
     PREDICT,
@@ -29,6 +30,7 @@ from tests.integration.server import (
     wait_for,
     workers,
 )
+from tests.integration.test_model_server_command import started
 from tests.unit.service.api.grpc import schema
 
 X = [[1.0], [2.0]]
@@ -372,3 +374,31 @@ def _certificate(port: int, authority: Authority) -> bytes | None:
         _context(authority).wrap_socket(plain, server_hostname="localhost") as client,
     ):
         return client.getpeercert(binary_form=True)
+
+
+def test_command_of_tensorflow_serving_reloads_by_request(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        publish(VERSION_1, tmp_path / name / "3")
+    port = free_port()
+    flags = (f"--model_base_path={tmp_path / 'first'}", "--model_name=first", f"--port={port}")
+    with started(tmp_path, *flags) as service, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        assert infer(channel, "first") == pytest.approx(31, abs=0.01)
+        reload_config = stub(
+            channel, "tensorflow.serving.ModelService/HandleReloadConfigRequest", "ReloadConfigResponse"
+        )
+        request = schema.message("ReloadConfigRequest")(metric_names=["/a/metric"])
+        config = request.config.model_config_list.config.add(name="second", base_path="second")
+        config.model_platform = "tensorflow"
+        with pytest.raises(grpc.RpcError, match="absolute path") as raised:
+            reload_config(request, timeout=DEADLINE_SECONDS)
+        assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        config.base_path = str(tmp_path / "second")
+        config.version_labels["canary"] = 4
+        with pytest.raises(grpc.RpcError) as raised:
+            reload_config(request, timeout=DEADLINE_SECONDS)
+        assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        config.version_labels.clear()
+        answer = reload_config(request, timeout=DEADLINE_SECONDS)
+        assert (answer.status.error_code, answer.metric[0].name) == (0, "/a/metric")
+        assert infer(channel, "second") == pytest.approx(31, abs=0.01)
+        service.wait_for(lambda: service.request("/v1/models").json() == {"models": ["second"]}, "the first one stays")

@@ -18,6 +18,7 @@ import numpy as np
 from service.api.grpc import messages
 from service.api.routes import Match, Method, parse_version
 from service.api.v1 import describe
+from service.api.v2.views import check_admin
 from service.errors import InvalidRequest, NotFound
 from service.http import GRPC_CONTENT_TYPE, Request, Response
 from service.inference import classification
@@ -25,7 +26,10 @@ from service.inference.context import Prediction
 from service.inference.infer import Inference
 from service.inference.scores import Inferred, outlier_score_headers
 from service.inference.version import LoadedVersion
+from service.lifecycle.model_server_config import InvalidConfig, model_config, policies_of
 from service.lifecycle.registry import Find, Registry
+from service.lifecycle.watcher import Watcher
+from service.settings import Settings
 from service.tensors.dtypes import DTYPES, Array
 from service.tensors.protobuf import (
     NUMBER,
@@ -91,7 +95,7 @@ def decode(as_content: bool, find: Find, match: Match, request: Request) -> Pred
     return Prediction(loaded, name, inputs, encode, request.context)
 
 
-def methods(registry: Registry, inference: Inference) -> dict[str, Method]:
+def methods(registry: Registry, inference: Inference, settings: Settings, watcher: Watcher) -> dict[str, Method]:
     def multi_inference(_match: Match, request: Request) -> Response:
         asked = messages.decode(f"{_PACKAGE}.MultiInferenceRequest", memoryview(request.body))
         if not (tasks := asked.get("tasks")):
@@ -152,7 +156,31 @@ def methods(registry: Registry, inference: Inference) -> dict[str, Method]:
             each["status"]["error_code"] = _CODES[each["status"]["error_code"]]
         return _response(messages.encode(f"{_PACKAGE}.GetModelStatusResponse", described))
 
-    return {"grpc_v1.multi_inference": multi_inference, "grpc_v1.metadata": metadata, "grpc_v1.status": status}
+    def reload_config(_match: Match, request: Request) -> Response:
+        check_admin(settings)
+        asked = messages.decode(f"{_PACKAGE}.ReloadConfigRequest", memoryview(request.body))
+        config = asked.get("config", {})
+        if "model_config_list" not in config:
+            raise InvalidRequest(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
+                "supported"
+            )
+        configs = config["model_config_list"].get("config", [])
+        for each in configs:
+            each["version_labels"] = [
+                {"key": key, "value": value} for key, value in each.get("version_labels", {}).items()
+            ]
+        try:
+            policies = policies_of(map(model_config, configs))
+        except InvalidConfig as error:
+            raise InvalidRequest(str(error)) from None
+        watcher.reload(policies)
+        # Its metrics are none of ours: as there, one that is not known has not grown.
+        metrics = [{"name": name, "int64_value_increase": 0} for name in asked.get("metric_names", [])]
+        return _response(messages.encode(f"{_PACKAGE}.ReloadConfigResponse", {"status": {}, "metric": metrics}))
+
+    functions = (multi_inference, metadata, status, reload_config)
+    return {f"grpc_v1.{function.__name__}": function for function in functions}
 
 
 _TASKS = {_CLASSIFY: ("classify", 2), _REGRESS: ("regress", 3)}
