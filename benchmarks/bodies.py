@@ -41,7 +41,11 @@ def _encode(encoding: str, pictures: int) -> Body:
             return _json({"pixels": batch.tolist()})
         case "v2_binary":
             return _v2_binary("pixels", batch)
-    raise ValueError(f"encoding {encoding!r}: expected png, jpeg, v1_json, v2_json, v2_binary or bentoml_json")
+        case "grpc_v1" | "grpc_v2":
+            return _grpc(encoding, batch)
+    raise ValueError(
+        f"encoding {encoding!r}: expected png, jpeg, v1_json, v2_json, v2_binary, grpc_v1, grpc_v2 or bentoml_json"
+    )
 
 
 def _forms(version: Path) -> dict[str, Body]:
@@ -76,6 +80,21 @@ def _v2_binary(name: str, values: Any) -> Body:
     head = json.dumps({"inputs": [described | {"parameters": {"binary_data_size": values.nbytes}}]}).encode()
     headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
     return Body(head + values.tobytes(), headers)
+
+
+def _grpc(encoding: str, values: Any) -> Body:
+    """A message of gRPC, with its prefix."""
+    from service.tensors.protobuf import field, text_field, varint
+    from service.tensors.tensor_proto import write_tensor
+
+    if encoding == "grpc_v1":
+        tensor = b"".join(write_tensor(values, as_content=True))
+        message = field(1, text_field(1, "clothing")) + field(2, text_field(1, "pixels"), field(2, tensor))
+    else:
+        described = text_field(1, "pixels") + text_field(2, "FP32") + field(3, *map(varint, values.shape))
+        message = text_field(1, "clothing") + field(5, described) + field(7, values.tobytes())
+    headers = {"content-type": "application/grpc", "te": "trailers"}
+    return Body(b"\0" + len(message).to_bytes(4) + message, headers)
 
 
 def tensor(pictures: int) -> Any:
