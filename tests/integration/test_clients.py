@@ -26,7 +26,7 @@ def run_cases(name: str, server: Server) -> None:
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\nthe service's log:\n{server.log.read_text()[-4000:]}"
 
 
-@pytest.mark.parametrize("client", ["triton", "kserve", "ovms"])
+@pytest.mark.parametrize("client", ["triton", "triton_grpc", "kserve", "ovms"])
 def test_client_works_with_the_shipped_models(client: str, server: Server) -> None:
     run_cases(client, server)
 

@@ -1,4 +1,4 @@
-"""KServe's InferenceRESTClient against the service at SERVICE_ADDRESS, which serves the shipped models.
+"""KServe's clients against the service at SERVICE_ADDRESS, which serves the shipped models.
 
 Run in .venv/clients by tests/integration/test_clients.py.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
+from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
 BASE = f"http://{os.environ['SERVICE_ADDRESS']}"
 X = np.array([10, 0], np.float32)
@@ -62,3 +62,17 @@ def test_refusal_is_the_clients_own_error(protocol: str) -> None:
     assert caught.value.response.status_code == 400
     with pytest.raises(httpx.HTTPStatusError, match="no such model"):
         ask(protocol, "infer", {}, model_name="nowhere")
+
+
+@pytest.mark.parametrize("is_binary", [True, False])
+def test_client_of_grpc(is_binary: bool) -> None:
+    async def run() -> None:
+        client = InferenceGRPCClient(url=os.environ["SERVICE_ADDRESS"])
+        given = InferInput("x", list(X.shape), "FP32")
+        given.set_data_from_numpy(X, binary_data=is_binary)
+        answer = await client.infer(InferRequest(model_name="regression", infer_inputs=[given]))
+        np.testing.assert_allclose(answer.outputs[0].as_numpy(), [31, 1], rtol=1e-4)
+        assert await client.is_server_ready()
+        assert await client.is_model_ready("regression")
+
+    asyncio.run(run())
