@@ -26,6 +26,13 @@ Values: TypeAlias = Mapping[str, Value]
 Translate: TypeAlias = Callable[[Value], Mapping[str, str]]
 
 _INT32, _INT64 = 2**31, 2**63
+# What no flag sets, as it is there: all addresses; who may call may reload; messages of any size; requests wait.
+THEIRS = {
+    "SERVING_HOST": "0.0.0.0",  # noqa: S104
+    "SERVING_ADMIN": "1",
+    "SERVING_MAX_BODY_BYTES": str(_INT32 - 1),
+    "SERVING_MAX_QUEUE_MS": "30000",
+}
 _INTEGER = re.compile(r"\s*[+-]?[0-9]{1,30}")
 _MAX_AGE = "grpc.max_connection_age_ms"
 _MAX_MESSAGE = "grpc.max_receive_message_length"
@@ -285,9 +292,7 @@ def settings_of(values: Values, environ: Mapping[str, str] = os.environ) -> tupl
             texts |= model_server_files.monitoring(str(file))
         if file := values.get("ssl_config_file"):
             texts |= model_server_files.tls(str(file))
-        # As there, all addresses, and who may call may reload.
-        theirs = {"SERVING_HOST": "0.0.0.0", "SERVING_ADMIN": "1"}  # noqa: S104
-        return from_environment({**theirs, **environ}, texts, sources), warnings
+        return from_environment({**THEIRS, **environ}, texts, sources), warnings
     except (InvalidFile, InvalidSetting, InvalidConfig) as error:
         raise UsageError(str(error)) from None
 

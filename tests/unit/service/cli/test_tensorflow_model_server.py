@@ -126,6 +126,7 @@ def test_the_image_puts_its_defaults_before_the_flags() -> None:
 def test_one_model_of_a_base_path() -> None:
     found = settings("--model_name=x")
     assert (found.model_name, found.base_path, found.host) == ("x", "/models/x", "0.0.0.0")
+    assert (found.admin, found.max_body_bytes, found.max_queue_ms) == (True, 2**31 - 1, 30_000)
     assert settings().model_name == "default"
 
 
