@@ -10,7 +10,7 @@ from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache, partial
 from random import uniform
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -193,24 +193,23 @@ class Http2Connection(asyncio.Protocol):
     # Frames
 
     def _handle_events(self) -> None:
+        # Their kinds are compared by identity, without a cast: there are two or three for each request.
+        event: Any
         for event in self._http2.events():
-            # Compared by identity: there are two or three for each request.
             kind = type(event)
             if kind is DataReceived:
-                data = cast(DataReceived, event)
-                stream = self._streams.get(data.stream_id)
+                stream = self._streams.get(event.stream_id)
                 if stream is not None:
-                    self._on_data(stream, data.data, data.end_stream)
+                    self._on_data(stream, event.data, event.end_stream)
             elif kind is RequestReceived:
-                head = cast(RequestReceived, event)
-                self._on_head(head.stream_id, head.headers, head.end_stream)
+                self._on_head(event.stream_id, event.headers, event.end_stream)
             elif kind is StreamReset or kind is StreamClosed:
-                stream = self._streams.get(cast(StreamClosed, event).stream_id)
+                stream = self._streams.get(event.stream_id)
                 if stream is not None:
                     self._leave(stream)
             elif kind is TrailersReceived:
                 # Those of a request say nothing that counts here.
-                stream = self._streams.get(cast(TrailersReceived, event).stream_id)
+                stream = self._streams.get(event.stream_id)
                 if stream is not None:
                     self._on_data(stream, b"", True)
             elif kind is ConnectionClosed:
@@ -539,8 +538,8 @@ class Http2Connection(asyncio.Protocol):
             self._fail(stream, request, response)
         else:
             response = encode_body(response, request.accept_encoding)
-            self._send_message(stream, request, response)
-            self._end(stream, _OK)
+            self._leave(stream)
+            self._send_message(stream, request, response, is_last=True)
             self._report(request, 200, len(response.body))
 
     def _respond_on_stream(self, stream: _Stream, request: Request, response: Response) -> None:
@@ -569,14 +568,14 @@ class Http2Connection(asyncio.Protocol):
         self._end(stream, grpc.trailers(status, message), request, response)
         self._report(request, response.status, 0)
 
-    def _send_message(self, stream: _Stream, request: Request, response: Response) -> None:
+    def _send_message(self, stream: _Stream, request: Request, response: Response, *, is_last: bool = False) -> None:
         is_packed = bool(response.headers) and any(name == "content-encoding" for name, _ in response.headers)
         body = response.body
         data = grpc.PREFIX.pack(is_packed, len(body))
         if len(body) <= SMALL_BYTES:
             data += body
-        # Unless its client has ended it.
-        with suppress(Http2Error):
+        self._flush_soon()
+        try:
             if not stream.has_begun:
                 stream.has_begun = True
                 head = [*_GRPC_HEAD, (b"x-request-id", request.context.request_id.encode())]
@@ -588,7 +587,11 @@ class Http2Connection(asyncio.Protocol):
             self._http2.send_data(stream.number, data)
             if len(body) > SMALL_BYTES:
                 self._http2.send_data(stream.number, body)
-        self._flush_soon()
+            if is_last:
+                self._http2.send_trailers(stream.number, _OK)
+        except Http2Error:
+            # Its client has ended it.
+            return
 
     def _end(
         self,

@@ -13,10 +13,10 @@ A request with raw contents gets raw contents, any other gets typed ones.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,14 +71,13 @@ class _Input:
     contents: tuple[int, int] | None = None
 
 
-@dataclass(slots=True)
-class _Asked:
+class _Asked(NamedTuple):
     """`raw`: where raw contents are in the message."""
 
-    request_id: str = ""
-    inputs: list[_Input] = field(default_factory=list)
-    outputs: list[Output] = field(default_factory=list)
-    raw: list[tuple[int, int]] = field(default_factory=list)
+    request_id: str
+    inputs: list[_Input]
+    outputs: list[Output]
+    raw: list[tuple[int, int]]
 
 
 def address(match: Match, body: bytes) -> Match:
@@ -204,17 +203,20 @@ def _response(message: str, values: Mapping[str, Any]) -> Response:
 
 
 def _read(body: bytes) -> _Asked:
-    asked = _Asked()
+    request_id = ""
+    inputs: list[_Input] = []
+    outputs: list[Output] = []
+    raw: list[tuple[int, int]] = []
     for key, start, end in spans(body, 0, len(body)):
         if key == 7:
-            asked.raw.append((start, end))
+            raw.append((start, end))
         elif key == 5:
-            asked.inputs.append(_input(body, start, end))
+            inputs.append(_input(body, start, end))
         elif key == 6:
-            asked.outputs.append(_read_output(body, start, end))
+            outputs.append(_read_output(body, start, end))
         elif key == 3:
-            asked.request_id = text(body, start, end)
-    return asked
+            request_id = text(body, start, end)
+    return _Asked(request_id, inputs, outputs, raw)
 
 
 def _input(body: bytes, start: int, end: int) -> _Input:
