@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
+from tensorflow.core.framework import types_pb2
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from tests.e2e.engine import ABOUT_31, docker, port_in, wait_until
 from tests.integration.server import PREDICT, ROOT, TEN, Answer, ask
@@ -106,6 +109,49 @@ def test_model_mounted_as_for_tensorflow_serving_is_served(image: str, start: Ca
     container = start(image, *mount, "--env", "MODEL_NAME=half_plus_two")
     assert container.ask("/v1/models").json() == {"models": ["half_plus_two"]}
     assert container.ask("/v1/models/half_plus_two:predict", TEN).json() == ABOUT_31
+
+
+def test_flags_of_tensorflow_serving_and_its_port_for_grpc(image: str, start: Callable[..., Container]) -> None:
+    options = ("--volume", f"{ROOT / 'models/regression'}:/models/line:ro", "--publish", "127.0.0.1:0:8500")
+    container = start(image, *options, then=["--model_name=line"])
+    assert container.ask("/v1/models/line:predict", TEN).json() == ABOUT_31
+    assert predicted(container.port(8500), "line") == pytest.approx(31, abs=0.01)
+    assert "TensorFlow ModelServer: " in docker(
+        "run", "--rm", "--entrypoint", "tensorflow_model_server", image, "--version"
+    )
+
+
+def test_compose_file_of_tensorflow_serving(image: str, tmp_path: Path) -> None:
+    """As docs/tensorflow-serving.md has it, with free ports."""
+    page = (ROOT / "docs/tensorflow-serving.md").read_text().partition("## Compose")[2]
+    compose = yaml.safe_load(page.split("```")[1].removeprefix("yaml"))
+    compose["services"]["serving"] |= {"image": image, "ports": ["127.0.0.1::8500", "127.0.0.1::8501"]}
+    shutil.copytree(ROOT / "models/regression", tmp_path / "models/line")
+    config = 'config { name: "line" base_path: "/models/line" model_platform: "tensorflow" }'
+    (tmp_path / "models/models.config").write_text(f"model_config_list {{ {config} }}")
+    tmp_path.chmod(0o755)
+    (tmp_path / "compose.yaml").write_text(yaml.safe_dump(compose))
+    project = ("compose", "--project-name", f"tfs-{uuid.uuid4().hex[:8]}", "--file", str(tmp_path / "compose.yaml"))
+    try:
+        docker(*project, "up", "--detach", "--wait")
+        rest, grpc_port = (port_in(docker(*project, "port", "serving", port)) for port in ("8501", "8500"))
+        assert ask(rest, "/v1/models/line:predict", TEN).json() == ABOUT_31
+        assert predicted(grpc_port, "line") == pytest.approx(31, abs=0.01)
+    finally:
+        docker(*project, "down", "--volumes", "--timeout", "0", check=False)
+
+
+def predicted(port: int, model: str) -> float:
+    """By gRPC, for 10."""
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.inputs["x"].dtype = types_pb2.DT_FLOAT
+    request.inputs["x"].tensor_shape.dim.add().size = 1
+    request.inputs["x"].float_val.append(10)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        value: float = stub.Predict(request, timeout=60).outputs["y"].float_val[0]
+    return value
 
 
 def test_kserves_runtime_serves_a_folder_of_versions(image: str, start: Callable[..., Container]) -> None:
