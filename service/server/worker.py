@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
@@ -123,6 +124,8 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             ports.append((0, main, connections, app.admits[0]))
             listeners.append(self.sockets[0].sock)
         secured = tls(settings)
+        # Probes and scrapers have no certificates.
+        operations_secured = tls(replace(settings, tls_client_ca=""))
         await self._until_wanted(app)
         servers = []
         for listener, (port, kind, group, admit) in zip(listeners, ports, strict=True):
@@ -130,7 +133,8 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             http2 = partial(_http2_connection, *common, cors) if has_http2() else None
             protocol = partial(kind, *common, http2)
             # Who may use a path, its folder's permissions say.
-            security = secured.context if secured is not None and port else None
+            kept = operations_secured if group is operations else secured
+            security = kept.context if kept is not None and port else None
             accepting = Accepting(listener, protocol, security)
             create = self.loop.create_server if port else self.loop.create_unix_server
             servers.append(await create(accepting, sock=listener, backlog=BACKLOG, ssl=security))
@@ -145,8 +149,9 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
                 is_frozen = True
             for group in (connections, operations):
                 group.sweep(time.monotonic())
-            if secured is not None:
-                secured.poll()
+            for kept in (secured, operations_secured):
+                if kept is not None:
+                    kept.poll()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), SWEEP_SECONDS)
         app.registry.draining = True

@@ -2,6 +2,7 @@
 
 import http.client
 import runpy
+import ssl
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,14 @@ def test_health_is_asked_at_the_port_where_the_service_has_it(
     with pytest.raises(SystemExit):
         runpy.run_path(str(HEALTHCHECK))
     assert ports == [port]
+
+
+def test_tls_is_spoken_where_the_service_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVING_TLS_CERT", "/certificate")
+
+    def connect(_host: str, _port: int, timeout: float, context: ssl.SSLContext) -> None:
+        raise SystemExit("by TLS")
+
+    monkeypatch.setattr(http.client, "HTTPSConnection", connect)
+    with pytest.raises(SystemExit, match="by TLS"):
+        runpy.run_path(str(HEALTHCHECK))
