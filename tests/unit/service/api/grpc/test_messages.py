@@ -1,9 +1,10 @@
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf import descriptor_pb2
-from grpc_tools import protoc
 
 from service.api.grpc import messages
 from service.api.grpc.messages import decode, encode
@@ -18,9 +19,9 @@ PROTOS = ROOT / "service" / "api" / "grpc" / "protos"
 def test_descriptors_are_those_of_the_files(tmp_path: Path) -> None:
     out = tmp_path / "descriptors.binpb"
     files = sorted(path.name for path in PROTOS.glob("*.proto"))
-    included = Path(protoc.__file__).parent / "_proto"
-    arguments = [f"-I{PROTOS}", f"-I{included}", "--include_imports", f"--descriptor_set_out={out}", *files]
-    assert protoc.main(["protoc", *arguments]) == 0
+    # A process of its own: protoc does not go with TensorFlow, which another test may have loaded.
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", "--include_imports"]
+    subprocess.run([*command, f"--descriptor_set_out={out}", *files], check=True)
     made, kept = (
         descriptor_pb2.FileDescriptorSet.FromString(path.read_bytes()) for path in (out, PROTOS / "descriptors.binpb")
     )
