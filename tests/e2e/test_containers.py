@@ -113,7 +113,7 @@ def test_model_mounted_as_for_tensorflow_serving_is_served(image: str, start: Ca
 
 def test_flags_of_tensorflow_serving_and_its_port_for_grpc(image: str, start: Callable[..., Container]) -> None:
     options = ("--volume", f"{ROOT / 'models/regression'}:/models/line:ro", "--publish", "127.0.0.1:0:8500")
-    container = start(image, *options, then=["--model_name=line"])
+    container = start(image, *options, "--env", "MODEL_NAME=line", then=["--rest_api_timeout_in_ms=60000"])
     assert container.ask("/v1/models/line:predict", TEN).json() == ABOUT_31
     assert predicted(container.port(8500), "line") == pytest.approx(31, abs=0.01)
     assert "TensorFlow ModelServer: " in docker(

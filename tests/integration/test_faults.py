@@ -219,8 +219,9 @@ def kill_by_version_2(model: Model, faults: Path, way: str, when: str) -> None:
     assert model.default_versions() == {"1"}
     assert outcomes["200"] > 0
     assert set(outcomes) <= {"200", "ConnectionResetError", "RemoteDisconnected"}, outcomes
-    assert server.sample(f'serving_model_deaths_total{{model="{model.name}",version="2"}}') == 2
-    assert f"{model.name} version 2 is ended: 2 worker processes died of it" in server.log.read_text()
+    # A death that could be of either version counts half: the kernel, short of memory, ends which worker it likes.
+    assert 2 <= server.sample(f'serving_model_deaths_total{{model="{model.name}",version="2"}}') < 3
+    assert f"{model.name} version 2 is ended: " in server.log.read_text()
 
 
 @pytest.mark.parametrize(("way", "when"), [("segfault", "load"), ("exit", "load"), ("abort", "request")])
