@@ -34,7 +34,7 @@ test: lint ## lint, types, and every test that this machine can run; says which 
 	@# Other servers' clients, whose packages do not go with ours; where they cannot be had, their tests are skipped.
 	@$(MAKE) --no-print-directory .venv/clients/installed || true
 	.venv/dev/bin/coverage erase
-	.venv/dev/bin/coverage run -m pytest
+	.venv/dev/bin/coverage run -m pytest --numprocesses logical --dist loadgroup
 	.venv/dev/bin/coverage combine --quiet
 	.venv/dev/bin/coverage report --fail-under=95
 

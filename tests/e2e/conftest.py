@@ -34,9 +34,9 @@ def build(which: str) -> str:
     return name
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def images(request: pytest.FixtureRequest) -> "Iterator[dict[str, Future[str]]]":
-    """Those that the chosen tests need, built one after the other while tests run that need none."""
+    """Those that the chosen tests need, built one after the other: only the first is waited for."""
     tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
     needed = {name for test in tests for name in test.fixturenames}
     with ThreadPoolExecutor(1) as builder:
