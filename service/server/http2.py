@@ -18,6 +18,7 @@ from ngh2 import (
     StreamReset,
     TrailersReceived,
 )
+from ngh2.types import NeverIndexedHeader
 
 __all__ = [
     "Connection",
@@ -25,6 +26,7 @@ __all__ = [
     "DataReceived",
     "ErrorCode",
     "Http2Error",
+    "NeverIndexedHeader",
     "RequestReceived",
     "StreamClosed",
     "StreamReset",

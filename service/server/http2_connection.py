@@ -41,6 +41,7 @@ from service.server.http2 import (
     DataReceived,
     ErrorCode,
     Http2Error,
+    NeverIndexedHeader,
     RequestReceived,
     StreamClosed,
     StreamReset,
@@ -175,8 +176,8 @@ class Http2Connection(asyncio.Protocol):
             self._transport.close()
             return
         self._handle_events()
-        # After the tick, in which most responses are made.
-        if self._http2.want_write and not self._is_flush_scheduled:
+        # After the tick, in which most responses are made, and in the pass of the loop that hands them over.
+        if (self._streams or self._http2.want_write) and not self._is_flush_scheduled:
             self._is_flush_scheduled = True
             self._loop.call_soon(self._loop.call_soon, self._flush)
 
@@ -578,7 +579,7 @@ class Http2Connection(asyncio.Protocol):
         try:
             if not stream.has_begun:
                 stream.has_begun = True
-                head = [*_GRPC_HEAD, (b"x-request-id", request.context.request_id.encode())]
+                head = [*_GRPC_HEAD, _request_id(request)]
                 if response.headers:
                     head += _metadata(response)
                 if is_packed:
@@ -609,7 +610,7 @@ class Http2Connection(asyncio.Protocol):
         else:
             head: grpc.Headers = list(_GRPC_HEAD)
             if request is not None and response is not None:
-                head += [(b"x-request-id", request.context.request_id.encode()), *_metadata(response)]
+                head += [_request_id(request), *_metadata(response)]
             head += trailers
             self._try(partial(self._http2.send_response, stream.number, head, end_stream=True))
         self._flush_soon()
@@ -623,7 +624,7 @@ class Http2Connection(asyncio.Protocol):
         head = [
             *_plain_head(response.status, response.content_type, int(time.time())),
             (b"content-length", b"%d" % len(response.body)),
-            (b"x-request-id", request.context.request_id.encode()),
+            _request_id(request),
             *[(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in response.headers],
         ]
         self._try(partial(self._http2.send_response, stream.number, head, end_stream=not body))
@@ -689,6 +690,11 @@ def _joined(fields: "tuple[tuple[bytes, bytes], ...]") -> dict[bytes, bytes]:
     for name, value in fields:
         headers[name] = headers[name] + b"," + value if name in headers else value
     return headers
+
+
+def _request_id(request: Request) -> NeverIndexedHeader:
+    # No other response has it: it must not take another header's place in the table that both sides keep.
+    return NeverIndexedHeader(b"x-request-id", request.context.request_id.encode())
 
 
 def _metadata(response: Response) -> grpc.Headers:

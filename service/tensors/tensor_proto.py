@@ -73,7 +73,8 @@ _BFLOAT16 = "DT_BFLOAT16"
 MAX_CACHED_BYTES = 64
 # A few bytes may ask for a tensor of any size, of one value repeated.
 MAX_REPEATED_BYTES = 32 * 1024 * 1024
-_NAME_OF = {dtype: name for name, dtype in DTYPES.items()}
+# Of arrays' types.
+NAME_OF = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def read_tensor(data: Data, start: int = 0, end: int | None = None) -> tuple[str, Array]:
@@ -156,7 +157,7 @@ def write_tensor(array: Array, *, as_content: bool = False) -> list["bytes | mem
     Raises:
         ValueError: there is no such type.
     """
-    name = _NAME_OF.get(array.dtype) or ("DT_STRING" if array.dtype.kind == "S" else f"DT_{array.dtype.name.upper()}")
+    name = NAME_OF.get(array.dtype) or ("DT_STRING" if array.dtype.kind == "S" else f"DT_{array.dtype.name.upper()}")
     number = TYPE_NUMBERS.get(name)
     if number is None or array.dtype.kind == "c":
         raise InvalidMessage(f"a tensor of the type {array.dtype.name} cannot be sent")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from service.api.grpc import messages
+from service.api.grpc.known_inputs import KnownInputs
 from service.api.routes import Match, Method, parse_version
 from service.api.v1 import describe
 from service.api.v2.views import check_admin
@@ -57,8 +58,14 @@ _SIGNATURES = f"type.googleapis.com/{_PACKAGE}.SignatureDefMap"
 _CODES = {"OK": 0, "FAILED_PRECONDITION": 9}
 
 
+_known = KnownInputs()
+
+
 def address(match: Match, body: bytes) -> Match:
     """The model that a request names, and its version, label and signature. Raises InvalidMessage."""
+    known = _known.find(body)
+    if known is not None and known.match.route is match.route:
+        return known.match
     for key, start, end in spans(body, 0, len(body)):
         if key == 1 and end != NUMBER:
             model, parameters = (_spec_of if end - start <= MAX_CACHED_BYTES else _spec_of.__wrapped__)(body[start:end])
@@ -79,7 +86,12 @@ def decode(as_content: bool, find: Find, match: Match, request: Request) -> Pred
     body, verb = request.body, match.route.verb
     wanted: Sequence[str] = ()
     if verb == "predict":
-        inputs, wanted = _decode_predict(body, signature)
+        known = _known.find(body)
+        inputs = known and known.decode(body, signature)
+        if inputs is None:
+            inputs, wanted = _decode_predict(body, signature)
+            if len(inputs) == 1 and not wanted:
+                _known.keep(match, body, *next(iter(inputs.items())))
     else:
         inputs = _decode_examples(submessage(memoryview(body), 2), signature)
     request.context.decoded()

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from service.api.grpc import messages
+from service.api.grpc.known_inputs import KnownInputs
 from service.api.routes import Match, Method, parse_version
 from service.api.v2 import binary, describe
 from service.api.v2 import decode as v2_decode
@@ -80,8 +81,14 @@ class _Asked(NamedTuple):
     raw: list[tuple[int, int]]
 
 
+_known = KnownInputs()
+
+
 def address(match: Match, body: bytes) -> Match:
     """The model and the version that a request names. Raises InvalidMessage."""
+    known = _known.find(body)
+    if known is not None and known.match.route is match.route:
+        return known.match
     model, parameters = "", {}
     for key, start, end in spans(body, 0, len(body)):
         if key == 1:
@@ -104,16 +111,15 @@ def decode(find: Find, match: Match, request: Request) -> Prediction:
     name = v2_decode.signature_name(loaded)
     signature = loaded.signature(name)
     body = request.body
-    asked = _read(body)
-    if asked.raw and len(asked.raw) != len(asked.inputs):
-        raise InvalidRequest(
-            f"{len(asked.inputs)} inputs have {len(asked.raw)} raw_input_contents; expected one for each, or none"
-        )
-    inputs: dict[str, Array] = {}
-    for index, each in enumerate(asked.inputs):
-        if each.name in inputs:
-            raise InvalidRequest(f"input {each.name!r} is there twice")
-        inputs[each.name] = _decode_input(body, each, asked.raw[index] if asked.raw else None, signature)
+    known = _known.find(body)
+    inputs = known and known.decode(body, signature)
+    if known is not None and inputs is not None:
+        asked: _Asked = known.asked
+    else:
+        asked, inputs = _decode_inputs(body, signature)
+        # Ids do not come again.
+        if len(asked.raw) == 1 and not asked.request_id:
+            _known.keep(match, body, *next(iter(inputs.items())), asked)
     v2_decode.check_outputs(asked.outputs, signature)
     request.context.decoded()
 
@@ -217,6 +223,20 @@ def _read(body: bytes) -> _Asked:
         elif key == 3:
             request_id = text(body, start, end)
     return _Asked(request_id, inputs, outputs, raw)
+
+
+def _decode_inputs(body: bytes, signature: Signature) -> tuple[_Asked, dict[str, Array]]:
+    asked = _read(body)
+    if asked.raw and len(asked.raw) != len(asked.inputs):
+        raise InvalidRequest(
+            f"{len(asked.inputs)} inputs have {len(asked.raw)} raw_input_contents; expected one for each, or none"
+        )
+    inputs: dict[str, Array] = {}
+    for index, each in enumerate(asked.inputs):
+        if each.name in inputs:
+            raise InvalidRequest(f"input {each.name!r} is there twice")
+        inputs[each.name] = _decode_input(body, each, asked.raw[index] if asked.raw else None, signature)
+    return asked, inputs
 
 
 def _input(body: bytes, start: int, end: int) -> _Input:
