@@ -25,6 +25,7 @@ from service.lifecycle.registry import Find, Registry, WouldWait
 from service.metrics.definitions import Metrics
 from service.server.admission import Rejections
 from service.server.executor import Executor
+from service.server.grpc import MAX_OPEN_BYTES
 from service.server.response import decode_body, encode_body
 from service.server.wsgi import run_wsgi
 from service.settings import Settings
@@ -92,7 +93,7 @@ class Dispatcher:
         if route.access is _HEALTH:
             # Whether the process lives must not depend on a free thread.
             if route.method == GRPC:
-                return self._finish(request, partial(self._methods[route.endpoint], match, request))
+                return self._finish(request, partial(self._handle, match, request))
             return health(self._registry, route.verb)
         if DEADLINE_HEADER in request.headers or GRPC_TIMEOUT in request.headers:
             try:
@@ -166,12 +167,13 @@ class Dispatcher:
                 return False
         return registry.is_quick(match.model)
 
-    # In threads
+    # In threads, but for health
 
     def _handle(self, match: Match, request: Request) -> Response:
         """The response of the protocol, or of Flask's view. Raises what goes wrong."""
         if coding := request.headers.pop(b"content-encoding", b""):
-            request.body = decode_body(request.body, coding, self._settings.max_body_bytes)
+            max_bytes = MAX_OPEN_BYTES if match.route.access is _HEALTH else self._settings.max_body_bytes
+            request.body = decode_body(request.body, coding, max_bytes)
             match = request.match = self._addressed(match, request)
         if match.route.endpoint in self._methods:
             return self._methods[match.route.endpoint](match, request)

@@ -12,6 +12,8 @@ from service.http import Response
 
 CONTENT_TYPE = b"application/grpc"
 PREFIX = struct.Struct(">BI")
+# Of a call that needs no key: anybody could fill the memory, or hold up the event loop.
+MAX_OPEN_BYTES = 4096
 # Clients refuse trailers beyond 8 KB, and then show no message at all.
 MAX_MESSAGE_CHARACTERS = 2000
 

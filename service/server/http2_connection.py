@@ -51,8 +51,6 @@ from service.server.http2 import (
 from service.server.parser import too_long
 from service.server.response import encode_body
 
-# Of a call that needs no key: anybody could fill the memory.
-MAX_OPEN_BYTES = 4096
 # Messages of one stream that wait for those before them.
 MAX_WAITING_MESSAGES = 64
 # Responses that one client has asked for and not read.
@@ -334,7 +332,7 @@ class Http2Connection(asyncio.Protocol):
         if request.match is None:
             return no_route(request)
         stream.has_many = request.match.route.is_stream
-        stream.max_message_bytes = MAX_OPEN_BYTES if request.is_operations else self._max_body_bytes
+        stream.max_message_bytes = grpc.MAX_OPEN_BYTES if request.is_operations else self._max_body_bytes
         if b"grpc-encoding" in request.headers and grpc.coding(request.headers) is None:
             encoding = request.headers[b"grpc-encoding"].decode("latin-1")[:40]
             message = f"grpc-encoding {encoding!r} is not taken; expected identity, gzip or deflate"

@@ -23,7 +23,8 @@ from service.server.connection import (
     Connections,
     HttpConnection,
 )
-from service.server.http2_connection import MAX_OPEN_BYTES, MAX_UNREAD_BYTES, MAX_WAITING_MESSAGES, Http2Connection
+from service.server.grpc import MAX_OPEN_BYTES
+from service.server.http2_connection import MAX_UNREAD_BYTES, MAX_WAITING_MESSAGES, Http2Connection
 from tests.unit.service.fakes import FakeTransport
 from tests.unit.service.server.clients import Echo
 

@@ -1,6 +1,8 @@
 """Calls of gRPC as the transport hands them to the dispatcher."""
 
 import asyncio
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -15,9 +17,12 @@ MODELS = "tensorflow.serving.ModelService"
 INFERENCE = "inference.GRPCInferenceService"
 
 
-def respond(service: FakeService, method: str, body: bytes) -> Response:
+def respond(
+    service: FakeService, method: str, body: bytes, headers: Mapping[bytes, bytes] = MappingProxyType({})
+) -> Response:
     async def run() -> Response:
-        response = service.app.dispatcher.dispatch(request(f"/{method}".encode(), body, method=GRPC))
+        sent = request(f"/{method}".encode(), body, method=GRPC, headers=dict(headers))
+        response = service.app.dispatcher.dispatch(sent)
         return response if isinstance(response, Response) else await response
 
     return asyncio.run(run())

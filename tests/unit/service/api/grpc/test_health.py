@@ -1,11 +1,13 @@
+import gzip
 from typing import Any
 
 import pytest
 from google.protobuf import descriptor_pb2
 
 from service.api.routes import GRPC_ROUTES
+from service.server.grpc import MAX_OPEN_BYTES
 from tests.unit.service.api.grpc import schema
-from tests.unit.service.api.grpc.calls import call, error
+from tests.unit.service.api.grpc.calls import call, error, respond
 from tests.unit.service.conftest import MakeService
 from tests.unit.service.fakes import FakeService
 
@@ -32,6 +34,15 @@ def test_unknown_service_is_not_found(service: FakeService) -> None:
     made = schema.message("grpc.health.v1.HealthCheckRequest")(service="no")
     assert error(service, CHECK, made)[0] == NOT_FOUND
     assert status(service, WATCH, "no") == SERVICE_UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("message", "status", "words"), [(b"\n\x02no", 404, b"unknown service 'no'"), (bytes(MAX_OPEN_BYTES + 1), 413, b"")]
+)
+def test_compressed_request_is_unpacked(service: FakeService, message: bytes, status: int, words: bytes) -> None:
+    response = respond(service, CHECK, gzip.compress(message), {b"content-encoding": b"gzip"})
+    assert response.status == status
+    assert words in response.body
 
 
 def reflected(service: FakeService, **asked: str) -> Any:
