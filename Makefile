@@ -1,5 +1,6 @@
 # Every command of the project. `make help` lists them.
-PYTHON ?= python3
+# The Python of the virtual environments; if none is named, the first on this machine that fits.
+PYTHON ?=
 # TENSORFLOW=1 serves with TensorFlow beside LiteRT: for SavedModels that have no twin.
 TENSORFLOW ?=
 # SERVING_OTEL=1, the service's own setting, needs OpenTelemetry as well.
@@ -98,10 +99,19 @@ clean: ## remove the virtual environments and caches
 	rm -rf .venv .import_linter_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 
 # A virtual environment holds exactly its lock file. The lock is complete: pip need not look for more (--no-deps);
-# nor compile thousands of files that are never imported (--no-compile).
+# nor compile thousands of files that are never imported (--no-compile). TensorFlow has wheels up to Python 3.13.
+.venv/%/installed: newest = $(if $(filter serve serve-otel,$*),14,13)
 .venv/%/installed: requirements/%.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python 3.11, 3.12 or 3.13 is needed; $(PYTHON) is {v[0]}.{v[1]}. Name another: make PYTHON=python3.12 ...")'
-	@echo "Setting up .venv/$* (once) ..."
-	@$(PYTHON) -m venv --clear .venv/$*
+	@for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11); do \
+		! $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $(newest)))' 2>/dev/null || break; \
+		python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "Python 3.11 to 3.$(newest) is needed, not '$$($(or $(PYTHON),python3) -V 2>&1 | head -n 1)'." \
+			"Install one, or name one: make PYTHON=/path/to/python3.12 ..." >&2; \
+		exit 1; \
+	fi; \
+	echo "Setting up .venv/$* (once) ..."; \
+	$$python -m venv --clear .venv/$*
 	@.venv/$*/bin/python -m pip install --quiet --require-hashes --no-deps --no-compile --only-binary :all: -r $<
 	@touch $@
