@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import yaml
-from tensorflow.core.framework import types_pb2
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from tests.e2e.engine import ABOUT_31, docker, port_in, wait_until
+from tests.e2e.engine import ABOUT_31, docker, port_in, predicted, wait_until
 from tests.integration.server import PREDICT, ROOT, TEN, Answer, ask
 
 BASE_IMAGE = "python:3.11-slim-bookworm"
@@ -139,19 +136,6 @@ def test_compose_file_of_tensorflow_serving(image: str, tmp_path: Path) -> None:
         assert predicted(grpc_port, "line") == pytest.approx(31, abs=0.01)
     finally:
         docker(*project, "down", "--volumes", "--timeout", "0", check=False)
-
-
-def predicted(port: int, model: str) -> float:
-    """By gRPC, for 10."""
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = model
-    request.inputs["x"].dtype = types_pb2.DT_FLOAT
-    request.inputs["x"].tensor_shape.dim.add().size = 1
-    request.inputs["x"].float_val.append(10)
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        value: float = stub.Predict(request, timeout=60).outputs["y"].float_val[0]
-    return value
 
 
 def test_kserves_runtime_serves_a_folder_of_versions(image: str, start: Callable[..., Container]) -> None:
