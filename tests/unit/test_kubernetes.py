@@ -108,10 +108,13 @@ def test_objects_are_valid(name: str) -> None:
 @needs_kubectl
 def test_ports_are_the_settings() -> None:
     ports = {port["name"]: port["containerPort"] for port in container(rendered("base"))["ports"]}
+    of_image = {name: int(port) for name, port in re.findall(r"SERVING_(GRPC_PORT|PORT)=(\d+)", DOCKERFILE)}
     operations = int(settings_of(rendered("base"))["SERVING_OPERATIONS_PORT"])
-    assert ports == {"http": Settings().port, "operations": operations}
-    for port in base("Service")["spec"]["ports"]:
-        assert ports[port["targetPort"]] == port["port"]
+    assert ports == {"grpc": of_image["GRPC_PORT"], "http": of_image["PORT"], "operations": operations}
+    of_service = base("Service")["spec"]["ports"]
+    assert {port["targetPort"]: port["port"] for port in of_service} == ports
+    protocols = {port["name"]: port["appProtocol"] for port in of_service if "appProtocol" in port}
+    assert protocols == {"grpc": "kubernetes.io/h2c"}
 
 
 @needs_kubectl
@@ -173,7 +176,7 @@ def test_network_policy_lets_requests_in_and_nothing_out() -> None:
     assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
     assert not policy.get("egress")
     predictions, operations = policy["ingress"]
-    assert predictions == {"ports": [{"port": "http"}]}
+    assert predictions == {"ports": [{"port": "http"}, {"port": "grpc"}]}
     assert operations["ports"] == [{"port": "operations"}]
     assert operations["from"]
 
