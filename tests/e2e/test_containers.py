@@ -68,6 +68,11 @@ def test_image_is_small_and_holds_neither_pip_nor_tensorflow(image: str) -> None
     assert docker("run", "--rm", "--entrypoint", "python", image, "-I", "-c", code) == "[]"
 
 
+def test_image_holds_the_notices(image: str) -> None:
+    notices = docker("run", "--rm", "--entrypoint", "cat", image, "/app/THIRD_PARTY_NOTICES")
+    assert notices == (ROOT / "THIRD_PARTY_NOTICES").read_text().strip()
+
+
 def test_container_is_healthy_keeps_to_its_core_and_answers_what_it_had_accepted_when_stopped(
     image: str, start: Callable[..., Container]
 ) -> None:
