@@ -47,6 +47,8 @@ def main() -> None:
         key.main(sys.argv[2:])
         return
     if sys.argv[1:2] == ["predict"]:
+        # Ctrl-C ends the process at once, also while requests are on their way.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         # Not at the top: it takes NumPy and Pillow, which the first process does not need.
         from service.cli import predict
 
