@@ -18,6 +18,7 @@ from service.serving_config import (
     write_serving_config,
 )
 from service.tensors.signature import Signature
+from training.console import quiet
 from training.export import independence, saved_model, twin
 from training.export.publish import publish, staging
 from training.export.saved_model import SCORED_SIGNATURE, Graph
@@ -75,9 +76,10 @@ def export(package: Package, output: Path, *, convert: Callable[..., bytes] = tw
         saved_model.write(package.graph, folder)
         assets = folder / ASSETS
         assets.mkdir()
-        proof, no_twin = make_twin(package, folder, convert)
-        signatures = saved_model.read_signatures(folder)
-        rows, depend = prove_rows(package, folder, signatures, has_twin=proof is not None)
+        with quiet():
+            proof, no_twin = make_twin(package, folder, convert)
+            signatures = saved_model.read_signatures(folder)
+            rows, depend = prove_rows(package, folder, signatures, has_twin=proof is not None)
         write_serving_config(
             folder,
             ServingConfig(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from training.config import Config as BaseConfig
+from training.console import Line, load_tensorflow
 from training.data import Floats, basic_motions, samples
 from training.data.basic_motions import BasicMotions, Labels, Motions
 from training.evaluation import classifier, outliers
@@ -167,9 +168,10 @@ def choose(config: Config, motions: Motions, labels: Labels) -> tuple[Candidate,
     """The candidate with the highest validation accuracy; of equals the one with the lowest loss."""
     found = {}
     print(f"Cross-validation on the {len(motions)} training recordings, {FOLDS} folds each:")
-    for candidate in CANDIDATES:
-        found[candidate] = result = cross_validate(candidate, config, motions, labels)
-        print(f"  {candidate}: accuracy {result.accuracy:.3f}, loss {result.loss:.3f}", flush=True)
+    with Line() as line:
+        for candidate in line.counted(CANDIDATES, "Candidates"):
+            found[candidate] = result = cross_validate(candidate, config, motions, labels)
+            line.keep(f"  {candidate}: accuracy {result.accuracy:.3f}, loss {result.loss:.3f}", always=True)
     return max(found, key=lambda each: (round(found[each].accuracy, 6), -found[each].loss)), found
 
 
@@ -216,6 +218,7 @@ def cross_validate_rules(config: Config, data: BasicMotions) -> float:
 
 def run(config: Config) -> None:
     data = basic_motions.load()
+    load_tensorflow()
 
     from training.evaluation import plots
     from training.export import twin, version

@@ -14,6 +14,7 @@ import numpy as np
 
 from service.serving_config import ImageSpec
 from training.config import Config as BaseConfig
+from training.console import load_tensorflow
 from training.data import clothing_photos, fashion_mnist
 from training.errors import DatasetError
 from training.evaluation import classifier, outliers
@@ -201,6 +202,7 @@ def fit(config: Config, training: Examples, validation: Examples, worker: "Worke
 
 def run(config: Config) -> None:
     data = fashion_mnist.load()
+    load_tensorflow()
 
     from PIL import Image
 
