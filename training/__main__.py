@@ -41,7 +41,7 @@ def parser() -> Parser:
             description=_help(module),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.set_defaults(module=module)
+        command.set_defaults(module=module, parser=command)
         for field in dataclasses.fields(module.Config):
             _add_flag(command, field)
     return top
@@ -71,7 +71,7 @@ def _add_flag(command: Parser, field: "dataclasses.Field[Any]") -> None:
     # Set afterwards, because BooleanOptionalAction would say the default a second time.
     added.help = field.metadata.get("help") or HELP[field.name]
     if not required:
-        added.help += " (default: %(default)s)"
+        added.help += f" (default: {field.metadata.get('default', '%(default)s')})"
 
 
 def _help(module: ModuleType) -> str:
@@ -80,13 +80,12 @@ def _help(module: ModuleType) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns 0, or 1 if the run fails; exits with 2 if the arguments are invalid."""
-    commands = parser()
-    given = vars(commands.parse_args(arguments))
-    module = given.pop("module")
+    given = vars(parser().parse_args(arguments))
+    module, command = given.pop("module"), given.pop("parser")
     try:
         config = module.Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
     except ConfigError as error:
-        commands.error(str(error))
+        command.error(str(error))
     # TensorFlow and Keras read both when module.run imports them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
     os.environ["KERAS_BACKEND"] = "tensorflow"  # no other can write a SavedModel

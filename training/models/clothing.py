@@ -55,17 +55,17 @@ class Recipe:
 RECIPES = {"convolution": Recipe(epochs=36, learning_rate=0.1), "dense": Recipe(epochs=12, learning_rate=0.002)}
 
 
-def _of_each(setting: str, what: str) -> str:
+def _of_each(setting: str, what: str) -> Any:
     values = ", ".join(f"{network} {getattr(recipe, setting):g}" for network, recipe in RECIPES.items())
-    return f"{what}; 0 stands for the network's own: {values}"
+    return field(default=None, metadata={"help": what, "default": values})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(BaseConfig):
     network: str = field(default="convolution", metadata={"choices": tuple(RECIPES), "help": "what is fitted"})
-    epochs: int = field(default=0, metadata={"help": _of_each("epochs", "passes over the training data")})
+    epochs: int = _of_each("epochs", "passes over the training data")
     batch_size: int = 128
-    learning_rate: float = field(default=0.0, metadata={"help": _of_each("learning_rate", "largest step size")})
+    learning_rate: float = _of_each("learning_rate", "largest step size")
     precision: str = field(
         default="auto",
         metadata={"choices": PRECISIONS, "help": "what the fit computes in; the model is float32 in any case"},
@@ -77,8 +77,8 @@ class Config(BaseConfig):
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate"):
-            # The dataclass is frozen.
-            object.__setattr__(self, name, getattr(self, name) or getattr(RECIPES[self.network], name))
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(RECIPES[self.network], name))  # the dataclass is frozen
         super().__post_init__()
 
 
