@@ -1,7 +1,14 @@
 """`python -m training NAME`: trains a model (dataset → fit → evaluate → export) or runs a command."""
 
+import signal
+
+if __name__ == "__main__":
+    # What follows takes a second to import; Ctrl-C then ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import dataclasses
+import io
 import os
 import sys
 import textwrap
@@ -94,12 +101,15 @@ def main(arguments: list[str] | None = None) -> int:
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)  # fail now, not after minutes of training
         module.run(config)
-    except KeyboardInterrupt:
-        return _failed("interrupted, nothing was exported", 130)
+    except KeyboardInterrupt as error:
+        return _failed("; ".join(["interrupted, nothing was exported", *map(str, error.args)]), 130)
     except RunError as error:
         return _failed(str(error))
     except ModuleNotFoundError as error:
         return _failed(f"{error.name} is missing; training needs pip install --no-deps -r requirements/train.txt")
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         return _failed(f"{error.filename or output or module.NAME}: {error.strerror or error}")
     return 0
@@ -111,4 +121,8 @@ def _failed(message: str, status: int = 1) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Each line at once, also into a pipe; and no name of a file that ends a run.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     sys.exit(main())

@@ -216,7 +216,8 @@ def run(config: Config) -> None:
     training = Examples(data.train_images[:-VALIDATION], data.train_labels[:-VALIDATION])
     validation = Examples(data.train_images[-VALIDATION:], data.train_labels[-VALIDATION:])
     backup_folder = backup.folder(config.output / NAME, config)
-    network, fitting = fit(config, training, validation, worker, backup_folder)
+    with backup.resumable(backup_folder):
+        network, fitting = fit(config, training, validation, worker, backup_folder)
     if not worker.chief:
         print(f"Done        worker {worker.index + 1} of {worker.count}; the first one evaluates and exports")
         return

@@ -145,7 +145,8 @@ def test_all_exercises_are_chosen_unless_some_are_named() -> None:
 @pytest.mark.parametrize(
     ("error", "status", "says"),
     [
-        (KeyboardInterrupt(), 130, "interrupted, nothing was exported"),
+        (KeyboardInterrupt(), 130, "interrupted, nothing was exported\n"),
+        (KeyboardInterrupt("the same command goes on"), 130, "nothing was exported; the same command goes on\n"),
         (DatasetError("t10k-labels is missing"), 1, "t10k-labels is missing"),
         (
             ModuleNotFoundError(name="keras"),
