@@ -23,7 +23,7 @@ from service.tensors.dtypes import DTYPES, Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from training.console import duration, quiet
 from training.errors import RunError
-from training.evaluation.evaluate import microseconds
+from training.evaluation.evaluate import describe_accuracy, microseconds
 
 NAME = "report"
 METRICS_FILE = "metrics.json"
@@ -88,8 +88,8 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def result(metrics: dict[str, Any]) -> str:
-    if "accuracy" in metrics:
-        return f"{metrics['accuracy']:.4f} of {number(metrics.get('test_examples'), ',')}"
+    if "accuracy" in metrics and "test_examples" in metrics:
+        return describe_accuracy(metrics["accuracy"], metrics["test_examples"])
     if "prediction_for_10" in metrics:
         return f"{metrics['prediction_for_10']:.3f} for x = 10"
     return NONE

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from service.serving_config import (
     ASSETS,
@@ -34,7 +34,7 @@ class Package:
 
     `metrics` becomes metrics.json, with the version and the sizes in bytes; `reference` becomes reference.json.
     `card` makes the model card from the metrics and the line on the twin. `pictures` writes PNGs into the folder that
-    it is given, `samples` inputs to try the version with.
+    it is given, `samples` inputs to try the version with; `samples_from` says whether these are of the test split.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Package:
     labels: tuple[str, ...] = ()
     image: ImageSpec | None = None
     samples: Callable[[Path], tuple[Sample, ...]] = lambda _assets: ()
+    samples_from: Literal["test", "examples"] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def export(package: Package, output: Path, *, convert: Callable[..., bytes] = tw
                 image=package.image,
                 example=package.example,
                 samples=package.samples(assets),
+                samples_from=package.samples_from,
                 twin=proof,
                 no_twin=no_twin,
                 outlier_score=outlier_score,

@@ -17,7 +17,7 @@ from training.console import Line, load_tensorflow
 from training.data import Floats, basic_motions, samples
 from training.data.basic_motions import BasicMotions, Labels, Motions
 from training.evaluation import classifier, outliers
-from training.evaluation.evaluate import stratified_folds
+from training.evaluation.evaluate import describe_accuracy, stratified_folds
 from training.export import model_card
 
 if TYPE_CHECKING:
@@ -271,12 +271,14 @@ def run(config: Config) -> None:
             samples=lambda assets: samples.recordings(
                 assets, data.test_motions, data.test_labels, data.names, basic_motions.CHANNELS
             ),
+            samples_from="test",
         ),
         config.output,
     )
     exported.print_summary(
         f"the example in its serving.json to /v1/models/{NAME}:classify",
-        Accuracy=f"{metrics['accuracy']:.4f} on {metrics['test_examples']} test recordings",
+        Accuracy=f"{describe_accuracy(metrics['accuracy'], metrics['test_examples'])} on the test recordings",
+        Outliers=outliers.describe_threshold(metrics["validation_examples"], "recordings"),
         Rules=f"{metrics['rules_accuracy']:.4f} by hand, {metrics['tuned_rules_accuracy']:.4f} tuned",
     )
 
@@ -292,7 +294,6 @@ def card(metrics: dict[str, Any], twin: str) -> str:
     chosen = next(each for each in candidates if each["chosen"])
     altered = "begun at another moment, up to 15 % stronger or weaker, with a little noise"
     values = {
-        "right": round(metrics["accuracy"] * metrics["test_examples"]),
         "filters": chosen["filters"],
         "double_filters": 2 * chosen["filters"],
         "trained_on": f"20 copies of each recording, {altered}"

@@ -19,6 +19,7 @@ from training.data import clothing_photos, fashion_mnist
 from training.errors import DatasetError
 from training.evaluation import classifier, outliers
 from training.evaluation.classifier import Examples
+from training.evaluation.evaluate import describe_accuracy
 from training.export import model_card
 from training.fit import devices
 from training.fit.devices import PRECISIONS, STRATEGIES
@@ -257,6 +258,7 @@ def run(config: Config) -> None:
             labels=data.names,
             image=IMAGE,
             samples=lambda assets: samples.pictures(assets, data.test_images, data.test_labels, data.names),
+            samples_from="test",
         ),
         config.output,
     )
@@ -264,7 +266,8 @@ def run(config: Config) -> None:
     sample = exported.version_dir / "assets.extra" / "sample.png"
     exported.print_summary(
         f"{sample} to /v1/models/{NAME}:classify",
-        Accuracy=f"{metrics['accuracy']:.4f} on {metrics['test_examples']:,} test pictures",
+        Accuracy=f"{describe_accuracy(metrics['accuracy'], metrics['test_examples'])} test pictures",
+        Outliers=outliers.describe_threshold(metrics["validation_examples"], "pictures"),
     )
 
 

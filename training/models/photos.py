@@ -20,7 +20,7 @@ from training.data.picture_folder import PictureFolder, Pictures
 from training.errors import ConfigError
 from training.evaluation import classifier, outliers
 from training.evaluation.classifier import Classifier, Examples
-from training.evaluation.evaluate import stratified_folds
+from training.evaluation.evaluate import describe_accuracy, stratified_folds
 from training.export import model_card
 
 if TYPE_CHECKING:
@@ -163,14 +163,17 @@ def train_and_export(
             labels=photos.names,
             image=IMAGE,
             samples=lambda assets: samples.photos(assets, test.files, test.labels, test.names),
+            samples_from="test",
         ),
         config.output,
     )
     sample = exported.version_dir / "assets.extra" / "sample.jpg"
-    accuracy, validation = metrics["accuracy"], metrics["validation_accuracy"]
+    validation = describe_accuracy(metrics["validation_accuracy"], metrics["validation_examples"])
+    accuracy = describe_accuracy(metrics["accuracy"], metrics["test_examples"])
     exported.print_summary(
         f"{sample} to /v1/models/{name}:classify",
-        Accuracy=f"{validation:.4f} in cross-validation, {accuracy:.4f} on {len(test.files):,} other photos",
+        Accuracy=f"{validation} in cross-validation, {accuracy} of the photos kept for the test",
+        Outliers=outliers.describe_threshold(metrics["validation_examples"], "photos"),
     )
 
 
