@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from training.config import check_output, check_seed
+from training.console import load_tensorflow, quiet
 from training.data import Array, fashion_mnist
 from training.errors import ConfigError
 from training.evaluation.evaluate import microseconds
@@ -174,7 +175,9 @@ def outcome(exercise: Exercise, epochs: int, seed: int, training: Split, validat
         callbacks=stopping(exercise, model),
     )
     cpu_seconds = time.process_time() - cpu_start
-    twin = convert(model)
+    with quiet():
+        twin = convert(model)
+        time_taken = time_of_a_prediction(twin, validation.pictures[:1])
     return Outcome(
         exercise,
         model,
@@ -184,7 +187,7 @@ def outcome(exercise: Exercise, epochs: int, seed: int, training: Split, validat
         accuracy(model, training),
         accuracy(model, test),
         len(twin),
-        time_of_a_prediction(twin, validation.pictures[:1]),
+        time_taken,
     )
 
 
@@ -226,6 +229,7 @@ def time_of_a_prediction(twin: bytes, picture: Array) -> float:
 
 def run(config: Config) -> None:
     data = fashion_mnist.load()
+    load_tensorflow()
     pictures, labels = data.train_images.astype(np.float32), data.train_labels
     training = Split(pictures[:-VALIDATION], labels[:-VALIDATION])
     validation = Split(pictures[-VALIDATION:], labels[-VALIDATION:])

@@ -32,6 +32,7 @@ from service.observability.capture import Arrays, Captured, decode_line, decode_
 from service.serving_config import InvalidServingConfig, read_serving_config
 from service.settings import EngineChoice
 from service.tensors.dtypes import Array
+from training.console import quiet
 from training.errors import ConfigError, RunError
 
 NAME = "replay"
@@ -216,7 +217,8 @@ def load(config: Config) -> LoadedVersion:
     folder = versions[model, int(number)]
     try:
         serving_config = read_serving_config(folder)
-        engine = load_engine(folder, serving_config, cast(EngineChoice, config.engine))
+        with quiet():
+            engine = load_engine(folder, serving_config, cast(EngineChoice, config.engine))
     except (LoadError, InvalidServingConfig) as error:
         raise RunError(f"{config.against} cannot be loaded: {error}") from None
     # The first runs take much longer.

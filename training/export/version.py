@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from service.serving_config import (
     ASSETS,
@@ -18,6 +18,7 @@ from service.serving_config import (
     write_serving_config,
 )
 from service.tensors.signature import Signature
+from training.console import quiet
 from training.export import independence, saved_model, twin
 from training.export.publish import publish, staging
 from training.export.saved_model import SCORED_SIGNATURE, Graph
@@ -33,7 +34,7 @@ class Package:
 
     `metrics` becomes metrics.json, with the version and the sizes in bytes; `reference` becomes reference.json.
     `card` makes the model card from the metrics and the line on the twin. `pictures` writes PNGs into the folder that
-    it is given, `samples` inputs to try the version with.
+    it is given, `samples` inputs to try the version with; `samples_from` says whether these are of the test split.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Package:
     labels: tuple[str, ...] = ()
     image: ImageSpec | None = None
     samples: Callable[[Path], tuple[Sample, ...]] = lambda _assets: ()
+    samples_from: Literal["test", "examples"] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,10 @@ def export(package: Package, output: Path, *, convert: Callable[..., bytes] = tw
         saved_model.write(package.graph, folder)
         assets = folder / ASSETS
         assets.mkdir()
-        proof, no_twin = make_twin(package, folder, convert)
-        signatures = saved_model.read_signatures(folder)
-        rows, depend = prove_rows(package, folder, signatures, has_twin=proof is not None)
+        with quiet():
+            proof, no_twin = make_twin(package, folder, convert)
+            signatures = saved_model.read_signatures(folder)
+            rows, depend = prove_rows(package, folder, signatures, has_twin=proof is not None)
         write_serving_config(
             folder,
             ServingConfig(
@@ -86,6 +89,7 @@ def export(package: Package, output: Path, *, convert: Callable[..., bytes] = tw
                 image=package.image,
                 example=package.example,
                 samples=package.samples(assets),
+                samples_from=package.samples_from,
                 twin=proof,
                 no_twin=no_twin,
                 outlier_score=outlier_score,

@@ -12,6 +12,7 @@ import numpy as np
 
 from service.serving_config import Sample
 from training.config import Config as BaseConfig
+from training.console import load_tensorflow
 from training.export import model_card
 
 NAME = "regression"
@@ -45,6 +46,7 @@ def build() -> Any:
 
 
 def run(config: Config) -> None:
+    load_tensorflow()
     import keras
 
     from training.evaluation import plots, reference
