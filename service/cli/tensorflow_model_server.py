@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TypeAlias, cast
 
 from service.cli import model_server_files
+from service.engines.tensorflow import op_libraries
 from service.lifecycle.model_server_config import PLATFORM, InvalidConfig, ModelConfig, policies_of
 from service.runtime.config_file import InvalidFile
 from service.settings import ANY_ORIGIN, InvalidSetting, Settings, from_environment
@@ -292,7 +293,9 @@ def settings_of(values: Values, environ: Mapping[str, str] = os.environ) -> tupl
             texts |= model_server_files.monitoring(str(file))
         if file := values.get("ssl_config_file"):
             texts |= model_server_files.tls(str(file))
-        return from_environment({**THEIRS, **environ}, texts, sources), warnings
+        # Operations that are built into TensorFlow Serving.
+        built_in = {op_libraries.SETTING: op_libraries.of_tensorflow_text()}
+        return from_environment({**THEIRS, **built_in, **environ}, texts, sources), warnings
     except (InvalidFile, InvalidSetting, InvalidConfig) as error:
         raise UsageError(str(error)) from None
 
