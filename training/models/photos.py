@@ -16,7 +16,7 @@ from service.serving_config import ImageSpec
 from training.config import Config as BaseConfig
 from training.console import load_tensorflow
 from training.data import clothing_photos
-from training.data.picture_folder import PictureFolder, Pictures
+from training.data.picture_folder import PictureFolder, Pictures, describe_skipped
 from training.errors import ConfigError
 from training.evaluation import classifier, outliers
 from training.evaluation.classifier import Classifier, Examples
@@ -132,7 +132,7 @@ def train_and_export(
     from training.fit.train import settings_and_cost
 
     skipped = list(dict.fromkeys(photos.skipped + test.skipped))
-    for each in skipped:
+    for each in describe_skipped(skipped):
         print(f"Skipped     {each}")
     trained = train(config, photos)
     # The test photos are used only now.
