@@ -171,7 +171,7 @@ def train_and_export(
     validation = describe_accuracy(metrics["validation_accuracy"], metrics["validation_examples"])
     accuracy = describe_accuracy(metrics["accuracy"], metrics["test_examples"])
     exported.print_summary(
-        f"{sample} to /v1/models/{name}:classify",
+        version.curl(exported.version_dir, "classify", sample),
         Accuracy=f"{validation} in cross-validation, {accuracy} of the photos kept for the test",
         Outliers=outliers.describe_threshold(metrics["validation_examples"], "photos"),
     )
