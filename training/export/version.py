@@ -1,10 +1,13 @@
 """Writes a version: the SavedModel, and beside it in assets.extra the twin and all that is known about them."""
 
 import json
+import mimetypes
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from service.serving_config import (
     ASSETS,
@@ -59,12 +62,22 @@ class Exported:
     metrics: dict[str, Any]
 
     def print_summary(self, request: str, **results: str) -> None:
-        """Prints the results, and what to do next: `request` is what to post, and where."""
+        """Prints the results, and what to do next; `request` is a command that asks the served model."""
         print(f"\n{'Exported':12}{self.version_dir}")
         for name, result in {**results, "Twin": self.twin, "Rows": self.rows}.items():
             print(f"{name:12}{result}")
-        print(f"{'Next':12}python -m service --models {self.version_dir.parents[1]}")
-        print(f"{'':12}and post {request}")
+        print(f"{'Next':12}{shlex.join(['python', '-m', 'service', '--models', str(self.version_dir.parents[1])])}")
+        print(f"{'':12}{request}")
+
+
+def curl(version_dir: Path, verb: str, body: Path | str) -> str:
+    """The command that posts a picture or JSON to the model, as a shell takes it, whatever the model's name."""
+    if isinstance(body, Path):
+        data = ["--data-binary", f"@{body}", "-H", f"Content-Type: {mimetypes.guess_type(body.name)[0]}"]
+    else:
+        data = ["-d", body]
+    model = quote(version_dir.parent.name, safe="")
+    return shlex.join(["curl", *data, f"http://127.0.0.1:8501/v1/models/{model}:{verb}"])
 
 
 def export(package: Package, output: Path, *, convert: Callable[..., bytes] = twin.convert) -> Exported:

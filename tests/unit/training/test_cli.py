@@ -142,6 +142,11 @@ def test_all_exercises_are_chosen_unless_some_are_named() -> None:
     assert [each.name for each in chosen] == ["units-512", "two-convolutions"]
 
 
+def test_quick_exercise_is_called_by_its_epochs() -> None:
+    (longer,) = exercises.Config(only="epochs-15").chosen
+    assert (longer.label, replace(longer, epochs=3).label) == ("epochs-15", "epochs-3")
+
+
 @pytest.mark.parametrize(
     ("error", "status", "says"),
     [
