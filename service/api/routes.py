@@ -51,7 +51,8 @@ class Route:
 
     def __post_init__(self) -> None:
         # Once: every request reads them.
-        object.__setattr__(self, "waits_for_models", self.method in ("POST", GRPC) or "/models/" in self.path)
+        waits = self.protocol != "profiler" and (self.method in ("POST", GRPC) or "/models/" in self.path)
+        object.__setattr__(self, "waits_for_models", waits)
         object.__setattr__(self, "is_operations", self.access in (Access.HEALTH, Access.METRICS))
 
     @property
@@ -82,7 +83,7 @@ _PLAYGROUND = "/playground/models/{model}/versions/{version}"
 _VERBS = ("predict", "classify", "regress")
 _REFLECTION = "ServerReflection/ServerReflectionInfo"
 _NO_SHARED_MEMORY = "there is no shared memory; send tensors in the request"
-# Methods of Triton that clients may try, and why there are none.
+# Methods of Triton, and of TensorFlow's profiler, that clients may try, and why there are none.
 _UNIMPLEMENTED = {
     **{
         f"{kind}SharedMemory{verb}": _NO_SHARED_MEMORY
@@ -91,6 +92,7 @@ _UNIMPLEMENTED = {
     },
     "TraceSetting": "traces are set by OpenTelemetry's variables (SERVING_OTEL)",
     "LogSettings": "the log is set at the start (SERVING_LOG_LEVEL)",
+    "Monitor": "metrics are at /metrics",
 }
 
 
@@ -163,6 +165,10 @@ def _grpc_routes() -> Iterator[Route]:
     yield inference("RepositoryIndex", "index")
     yield inference("RepositoryModelLoad", "load", Access.ADMIN)
     yield inference("RepositoryModelUnload", "unload", Access.ADMIN)
+
+    profiler = service("tensorflow.ProfilerService", "profiler")
+    yield profiler("Profile", "profile", Access.ADMIN)
+    yield profiler("Terminate", "terminate", Access.ADMIN)
 
     health = service("grpc.health.v1.Health", "grpc")
     yield health("Check", "check", Access.HEALTH)

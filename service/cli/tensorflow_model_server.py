@@ -27,10 +27,12 @@ Values: TypeAlias = Mapping[str, Value]
 Translate: TypeAlias = Callable[[Value], Mapping[str, str]]
 
 _INT32, _INT64 = 2**31, 2**63
-# What no flag sets, as it is there: all addresses; who may call may reload; messages of any size; requests wait.
+# Where no flag says otherwise, as it is there: all addresses; who may call may reload and take profiles; messages of
+# any size; requests wait.
 THEIRS = {
     "SERVING_HOST": "0.0.0.0",  # noqa: S104
     "SERVING_ADMIN": "1",
+    "SERVING_GRPC_PROFILER": "1",
     "SERVING_MAX_BODY_BYTES": str(_INT32 - 1),
     "SERVING_MAX_QUEUE_MS": "30000",
 }
@@ -217,7 +219,7 @@ FLAGS: Mapping[str, Flag] = {
         _ignored("enable_signature_method_name_check", False, "signatures are taken by their inputs and outputs"),
         _ignored("xla_cpu_compilation_enabled", False, "graphs are not compiled anew"),
         _ignored("xla_gpu_compilation_enabled", False, _NO_ACCELERATOR),
-        _ignored("enable_profiler", True, "there is no profiler; OpenTelemetry's spans show the stages of a request"),
+        _done("enable_profiler", True, "grpc_profiler", "shows stages of requests, not operations of graphs"),
         _ignored("thread_pool_factory_config_file", "", "there is one kind of thread pool"),
         _ignored("mixed_precision", "", "a model runs in the precision that it was exported in"),
         _ignored("skip_initialize_tpu", False, _NO_ACCELERATOR),

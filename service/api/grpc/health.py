@@ -6,17 +6,13 @@ from typing import Any
 from service.api.grpc import messages
 from service.api.grpc.messages import descriptors
 from service.api.routes import Match, Method
-from service.errors import NotFound, ServingError
+from service.errors import NotFound, Unimplemented
 from service.http import GRPC_CONTENT_TYPE, Request, Response
 from service.lifecycle.registry import Registry
 
 # Those of TensorFlow Serving's health service.
 _TENSORFLOW_SERVING = ("PredictionService", "ModelService")
 _NOT_FOUND = 5
-
-
-class Unimplemented(ServingError):
-    status = 501
 
 
 def methods(registry: Registry, has_reflection: bool) -> dict[str, Method]:
