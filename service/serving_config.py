@@ -131,6 +131,7 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     image: ImageSpec | None = None
     example: dict[str, Any] | None = None
     samples: tuple[Sample, ...] = ()
+    samples_from: Literal["test", "examples"] | None = None
     twin: Twin | None = None
     outlier_score: OutlierScore | None = None
     no_twin: str | None = None
