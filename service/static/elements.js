@@ -106,7 +106,7 @@ export function bars(ranking) {
     "ol",
     { class: "bars" },
     ranking.map(([label, score]) => {
-      const share = (score - least) / (most - least) || 0;
+      const share = Number.isFinite(score) ? (score - least) / (most - least) || 0 : 0;
       const fill = h("span", { class: "fill" });
       fill.style.inlineSize = `${share * 100}%`;
       return h(

@@ -212,16 +212,18 @@ function sources(about, problem, take) {
   };
 }
 
-const ORIGINS = { test: "From the test split: the model was not fitted to these." };
-
 function samples(about, problem, take) {
   const pictures = about.samples.filter(({ file }) => /\.(png|jpe?g)$/.test(file ?? ""));
   if (!pictures.length) return null;
+  const origin =
+    about.samples_from === "test"
+      ? "From the test split: the model was not fitted to these."
+      : "These pictures came with the model.";
   return h(
     "section",
     { class: "samples" },
     h("h2", {}, "Or pick a sample"),
-    h("p", { class: "note" }, ORIGINS[about.samples_from] ?? "These pictures came with the model."),
+    h("p", { class: "note" }, origin),
     h(
       "ul",
       { class: "strip" },
