@@ -60,7 +60,7 @@ class RunningService:
             reply = self._send(path, content, content_type)
             text = reply.headers.get("Retry-After", "")
             # Those that were rejected together should not come together.
-            seconds = (int(text) if text.isdecimal() else 1) * random.uniform(1, 2)  # noqa: S311
+            seconds = (int(text) if text.isdecimal() and int(text) else 1) * random.uniform(1, 2)  # noqa: S311
             if reply.status != 429 or time.monotonic() + seconds > deadline:
                 return reply
             time.sleep(seconds)
