@@ -68,7 +68,7 @@ def _add_flag(command: Parser, field: "dataclasses.Field[Any]") -> None:
         options["choices"] = field.metadata["choices"]
     else:
         metavar = "FOLDER" if issubclass(kind, Path) else kind.__name__.upper()
-        options |= {"type": kind, "metavar": field.metadata.get("metavar", metavar)}
+        options |= {"type": _path if kind is Path else kind, "metavar": field.metadata.get("metavar", metavar)}
     if is_several:
         options["nargs"] = "+"
     if field.metadata.get("positional"):
@@ -79,6 +79,12 @@ def _add_flag(command: Parser, field: "dataclasses.Field[Any]") -> None:
     added.help = field.metadata.get("help") or HELP[field.name]
     if not required:
         added.help += f" (default: {field.metadata.get('default', '%(default)s')})"
+
+
+def _path(text: str) -> Path:
+    if not text:  # of a shell's variable that is not set; as a path it would be the current folder
+        raise argparse.ArgumentTypeError("expected a path, it is empty")
+    return Path(text)
 
 
 def _help(module: ModuleType) -> str:

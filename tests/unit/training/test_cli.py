@@ -112,6 +112,7 @@ def test_help_needs_no_tensorflow() -> None:
         (["regression", "--learning-rate", "inf"], "learning_rate is inf, expected a number above 0"),
         (["regression", "--seed", "-1"], "seed is -1, expected 0 to 4294967295"),
         (["regression", "--output", __file__], "which is a file, expected a folder"),
+        (["regression", "--output", ""], "argument --output: expected a path, it is empty"),
         (["regression", "--speed", "9"], "unrecognized arguments: --speed 9"),
         (["exercises", "--only", "units-128,hats"], "only has 'hats', expected of units-128, units-512"),
         (["exercises", "--seed", "-1"], "seed is -1, expected 0 to 4294967295"),
