@@ -31,6 +31,7 @@ OTHER_FORMATS = {
 }
 
 Ground = Literal["black", "white"]
+Precision = Literal["float32", "float16", "int8", "dynamic"]
 Size = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 
 
@@ -71,7 +72,7 @@ class Twin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     inputs_tried: int
     largest_difference: float
     tolerance: float
-    precision: Literal["float32", "float16", "int8"] = "float32"
+    precision: Precision = "float32"
     accuracy: float | None = None
     saved_model_accuracy: float | None = None
 

@@ -19,11 +19,12 @@ from typing import Any, NoReturn, get_args, get_origin
 from training import exercises, folder, replay, report
 from training.config import HELP
 from training.errors import ConfigError, RunError
+from training.importing import command as importing
 from training.models import activity, clothing, photos, regression
 
 # A model or command is a module with NAME, Config, run(config) and a docstring, which is its help.
 MODELS: tuple[ModuleType, ...] = (regression, clothing, activity, photos)
-COMMANDS: tuple[ModuleType, ...] = (folder, exercises, report, replay)
+COMMANDS: tuple[ModuleType, ...] = (folder, importing, exercises, report, replay)
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,7 +78,7 @@ def _add_flag(command: Parser, field: "dataclasses.Field[Any]") -> None:
         added = command.add_argument(f"--{field.name.replace('_', '-')}", required=required, **options)
     # Set afterwards, because BooleanOptionalAction would say the default a second time.
     added.help = field.metadata.get("help") or HELP[field.name]
-    if not required:
+    if not required and field.default != "":
         added.help += f" (default: {field.metadata.get('default', '%(default)s')})"
 
 

@@ -205,7 +205,7 @@ def test_less_exact_twin_that_answers_otherwise_is_an_error(
 ) -> None:
     shutil.copytree(scored, tmp_path / "1")
     saved_model.write(change(scored_graph()), tmp_path / "other")
-    (tmp_path / "1/assets.extra/model.tflite").write_bytes(twin.convert(tmp_path / "other", "scored"))
+    (tmp_path / "1/assets.extra/model.tflite").write_bytes(twin.convert(tmp_path / "other", ["scored"]))
     plan = Plan(inputs=INPUTS, labels=labels, precision="float16")
     with pytest.raises(twin.TwinError, match=f"in float16 {says}"):
         twin.prove(tmp_path / "1", "values", "scored", plan, "probabilities", "outlier_score")
@@ -227,7 +227,7 @@ def test_too_few_inputs_are_an_error(plan: Plan, says: str, tmp_path: Path) -> N
 
 def test_int8_needs_representative_inputs(scored: Path) -> None:
     with pytest.raises(ValueError, match="int8 needs representative inputs"):
-        twin.convert(scored, "scored", "int8")
+        twin.convert(scored, ["scored"], "int8")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+import numpy as np
+
+from service.engines.base import Engine
+from service.engines.litert import LiteRTEngine
+from service.engines.tensorflow.engine import SavedModelEngine
 from service.serving_config import (
     ASSETS,
     TWIN_FILE,
@@ -127,7 +132,10 @@ def make_twin(package: Package, folder: Path, convert: Callable[..., bytes]) -> 
     path = folder / ASSETS / TWIN_FILE
     graph, plan = package.graph, package.twin
     try:
-        path.write_bytes(convert(folder, graph.whole_signature, plan.precision, plan.representative))
+        representative = plan.representative
+        rows = None if representative is None else {graph.input_name: representative.astype(np.float32)}
+        by_signature = {graph.whole_signature: rows} if rows else None
+        path.write_bytes(convert(folder, [graph.whole_signature], plan.precision, by_signature))
         outputs = graph.labels_output, graph.outlier_output
         proof = twin.prove(folder, graph.input_name, graph.whole_signature, plan, *outputs)
     except Exception as error:  # the converter and the runtime raise many kinds
@@ -155,9 +163,13 @@ def prove_rows(
     package: Package, folder: Path, signatures: dict[str, Signature], *, has_twin: bool
 ) -> tuple[RowProof | None, str | None]:
     """The proof that rows are independent, or why there is none: such a version is never batched."""
-    inputs = {package.graph.input_name: package.twin.inputs}
+    whole = package.graph.whole_signature
+    engines: list[Engine] = [SavedModelEngine(folder)]
+    if has_twin:
+        engines.append(LiteRTEngine(folder / ASSETS / TWIN_FILE, {whole: signatures[whole]}))
+    rows = {package.graph.input_name: independence.pick_rows(package.twin.inputs).astype(np.float32)}
     try:
-        return independence.prove(folder, signatures, package.graph.whole_signature, inputs, has_twin=has_twin), None
+        return independence.prove(engines, dict.fromkeys(signatures, rows)), None
     except independence.RowsDepend as error:
         return None, str(error)
 

@@ -51,7 +51,7 @@ def help_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_help_names_every_model_and_command(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of([], capsys)
-    names = {"regression", "clothing", "activity", "photos", "folder", "exercises", "report", "replay"}
+    names = {"regression", "clothing", "activity", "photos", "folder", "import", "exercises", "report", "replay"}
     assert names == {each.NAME for each in MODELS + COMMANDS}
     assert all(f" {name} " in text for name in names)
     assert text.count("Result: ") == text.count("Cost: ") == len(names)
@@ -63,7 +63,7 @@ def test_help_states_each_flag_and_default(module: Any, capsys: pytest.CaptureFi
     for each in dataclasses.fields(module.Config):
         name = each.name.upper() if each.metadata.get("positional") else f"--{each.name.replace('_', '-')}"
         assert re.search(rf"[ \[]{re.escape(name)}[ ,\]]", text)
-        if each.default is not dataclasses.MISSING:
+        if each.default not in (dataclasses.MISSING, ""):
             assert f"(default: {each.metadata.get('default', each.default)})" in text
     assert "Result: " in text
     assert "Cost: " in text
@@ -121,6 +121,9 @@ def test_help_needs_no_tensorflow() -> None:
             ["folder", "no/folder", "--name", "shoes"],
             "directory is no/folder, no folder that exists",
         ),
+        (["import", "m.keras", "--name", "m", "--scale", "1/0"], "scale is '1/0', expected a number above 0"),
+        (["import", "m.keras", "--name", "m", "--image", "wide"], "image has 'wide', expected of stretch"),
+        (["import", "m.keras", "--name", "m", "--output", __file__], "which is a file, expected a folder"),
         (["folder", __file__, "--name", "shoes"], "test_cli.py, a file; expected a folder"),
     ],
 )
