@@ -213,7 +213,12 @@ FLAGS: Mapping[str, Flag] = {
         _ignored("version", False, "prints the version and ends"),
         _joint("monitoring_config_file", "", ("metrics_path",), "there are metrics without it, too"),
         _ignored("remove_unused_fields_from_bundle_metagraph", True, "nothing is kept of it but the signatures"),
-        _done("prefer_tflite_model", False, "prefer_tflite"),
+        _done(
+            "prefer_tflite_model",
+            False,
+            "prefer_tflite",
+            "a `model.tflite` without a SavedModel is served without it, too",
+        ),
         _ignored("num_tflite_pools", 0, _POOLS),
         _ignored("num_tflite_interpreters_per_pool", 1, _POOLS),
         _ignored("enable_signature_method_name_check", False, "signatures are taken by their inputs and outputs"),
