@@ -236,6 +236,9 @@ def no_route(request: Request) -> Response:
     if path.startswith("//"):
         return error_response(400, "Malformed request: the path begins with more than one slash")
     is_v1 = path.startswith("/v1/")
+    if path in GRPC_ROUTES:
+        # Of gRPC-Web, of other codecs, and over HTTP/1.1.
+        return error_response(415, f"{path} is a method of gRPC: it takes HTTP/2 and the content type application/grpc")
     if allowed:
         message = f"{path} does not take {method}; it takes {', '.join(allowed)}"
         if is_v1:

@@ -3,7 +3,7 @@
 from service.api.grpc import messages
 from service.api.routes import Match, Method
 from service.errors import InvalidRequest, Unimplemented
-from service.http import GRPC_CONTENT_TYPE, Request, Response
+from service.http import Request, Response
 from service.lifecycle.registry import Registry
 from service.observability.profiler import Profiler
 
@@ -21,7 +21,7 @@ def methods(registry: Registry, profiler: Profiler | None) -> dict[str, Method]:
         return profiler
 
     def profile(_match: Match, request: Request) -> Response:
-        asked = messages.decode("tensorflow.ProfileRequest", memoryview(request.body))
+        asked = messages.decode_request("tensorflow.ProfileRequest", request)
         duration_ms = asked.get("opts", {}).get("duration_ms") or asked.get("duration_ms", 0)
         if not 0 < duration_ms <= MAX_SECONDS * 1000:
             raise InvalidRequest(f"duration_ms is {duration_ms}; expected 1 to {MAX_SECONDS * 1000}")
@@ -32,18 +32,14 @@ def methods(registry: Registry, profiler: Profiler | None) -> dict[str, Method]:
 
         space = on().take(duration_ms / 1000, asked.get("session_id", ""), is_over)
         if asked.get("emit_xspace"):
-            return _response("ProfileResponse", {"xspace": space})
+            return messages.encode_response("tensorflow.ProfileResponse", {"xspace": space})
         # TensorFlow writes the file itself, where the client says. Here the client does: it must not choose a path.
         file = {"name": _FILE, "data": messages.encode("tensorflow.profiler.XSpace", space)}
-        return _response("ProfileResponse", {"tool_data": [file]})
+        return messages.encode_response("tensorflow.ProfileResponse", {"tool_data": [file]})
 
     def terminate(_match: Match, request: Request) -> Response:
-        asked = messages.decode("tensorflow.TerminateRequest", memoryview(request.body))
+        asked = messages.decode_request("tensorflow.TerminateRequest", request)
         on().terminate(asked.get("session_id", ""))
-        return _response("TerminateResponse", {})
+        return messages.encode_response("tensorflow.TerminateResponse", {})
 
     return {"profiler.profile": profile, "profiler.terminate": terminate}
-
-
-def _response(message: str, values: dict[str, object]) -> Response:
-    return Response(200, messages.encode(f"tensorflow.{message}", values), GRPC_CONTENT_TYPE)
