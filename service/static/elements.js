@@ -129,8 +129,8 @@ export function percent(share) {
 /** Fewer examples are counted; a share of them would say more than they can. */
 const MIN_FOR_SHARE = 100;
 
-/** The accuracy as a share of the test examples, or "9 of 9" if they are few. `test_size`: null if unknown. */
-export function accuracyText({ accuracy, test_size: size }) {
+/** The accuracy as a share of the test examples, or "9 of 9" if they are few. `test_examples`: null if unknown. */
+export function accuracyText({ accuracy, test_examples: size }) {
   return size !== null && size < MIN_FOR_SHARE ? `${Math.round(accuracy * size)} of ${size}` : percent(accuracy);
 }
 

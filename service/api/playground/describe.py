@@ -51,7 +51,7 @@ def models(registry: Registry, folders: Mapping[tuple[str, int], Path]) -> dict[
 def _on_disk(folder: Path | None) -> dict[str, object]:
     """What a version's own files say about it; null for what they do not. `bytes`: of all its files; `thumbnail`: the
     picture among them that stands for it."""
-    found: dict[str, object] = dict.fromkeys(("accuracy", "test_size", "loss", "bytes", "thumbnail"))
+    found: dict[str, object] = dict.fromkeys(("accuracy", "test_examples", "loss", "bytes", "thumbnail"))
     if folder is not None:
         files = VersionFiles(folder)
         metrics = files.metrics() or {}
@@ -63,16 +63,16 @@ def _on_disk(folder: Path | None) -> dict[str, object]:
 
 def _accuracy(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """With the number of examples that it is a share of."""
-    # Versions from before `test_size` have `test_examples`.
-    size = metrics.get("test_size", metrics.get("test_examples"))
-    return {"accuracy": _number(metrics.get("accuracy"), 0, 1), "test_size": _number(size, 1)}
+    return {
+        "accuracy": _number(metrics.get("accuracy"), 0, 1),
+        "test_examples": _number(metrics.get("test_examples"), 1),
+    }
 
 
 def _outlier_doubt(metrics: Mapping[str, Any]) -> str | None:
     """Why a low outlier score says nothing: "few examples" gave the threshold, or it "flags few" of the foreign inputs
     that the version was tried on. None if nothing speaks against it."""
-    # Versions from before `outlier_fit_size` have `validation_examples`.
-    size = _number(metrics.get("outlier_fit_size", metrics.get("validation_examples")))
+    size = _number(metrics.get("validation_examples"))
     if size is not None and size < MIN_OUTLIER_EXAMPLES:
         return "few examples"
     flagged = metrics.get("outliers_flagged")

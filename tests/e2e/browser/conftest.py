@@ -81,7 +81,7 @@ def doubtful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = tmp_path_factory.mktemp("models")
     shutil.copytree(SHIPPED / "clothing" / "2", models / "few" / "1")
     assets = models / "few" / "1" / "assets.extra"
-    (assets / "metrics.json").write_text('{"accuracy": 1.0, "test_size": 9, "outlier_fit_size": 53}')
+    (assets / "metrics.json").write_text('{"accuracy": 1.0, "test_examples": 9, "validation_examples": 53}')
     config = json.loads((assets / "serving.json").read_text())
     (assets / "serving.json").write_text(json.dumps(config | {"samples_from": "examples"}))
     saved_models.save_logits(models / "logits" / "1")

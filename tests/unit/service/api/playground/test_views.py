@@ -37,7 +37,7 @@ def on_disk(service: FakeService, tmp_path: Path) -> FakeService:
     service.add(PICTURES, brightness, CONFIG)
     assets = tmp_path / "model" / "1" / "assets.extra"
     assets.mkdir(parents=True)
-    (assets / "metrics.json").write_text('{"accuracy": 0.9, "test_size": 20}')
+    (assets / "metrics.json").write_text('{"accuracy": 0.9, "test_examples": 20}')
     (assets / "README.md").write_text("# A model")
     return service
 
@@ -51,7 +51,7 @@ def test_models(on_disk: FakeService, tmp_path: Path) -> None:
         on_disk.registry.set_status("model", number, VersionStatus(State.END, "damaged"))
     (model,) = on_disk.get("/playground/models").get_json()["models"]
     assert (model["name"], model["default"], model["labels"]) == ("model", 1, {})
-    names = ("version", "state", "error", "accuracy", "test_size", "loss", "bytes", "thumbnail")
+    names = ("version", "state", "error", "accuracy", "test_examples", "loss", "bytes", "thumbnail")
     assert [[version[name] for name in names] for version in model["versions"]] == [
         [3, "END", "damaged", None, None, None, None, None],  # it is not on disk
         [2, "END", "damaged", None, None, 0.25, 35, "sample.png"],  # an accuracy is a share
@@ -66,19 +66,18 @@ def test_version(on_disk: FakeService) -> None:
     assert (body["labels"], body["label_output"]) == (["dark", "bright"], "scores")
     assert body["image"] == {"height": 8, "width": 8, "mode": "L"}
     assert body["samples"] == [{"file": "samples/01.png", "expected": "dark"}]
-    assert body["metrics"] == {"accuracy": 0.9, "test_size": 20}
-    assert (body["accuracy"], body["test_size"], body["outlier_doubt"]) == (0.9, 20, None)
+    assert body["metrics"] == {"accuracy": 0.9, "test_examples": 20}
+    assert (body["accuracy"], body["test_examples"], body["outlier_doubt"]) == (0.9, 20, None)
     assert [file["name"] for file in body["files"]] == ["README.md", "metrics.json"]
 
 
 @pytest.mark.parametrize(
     ("metrics", "doubt"),
     [
-        ({"outlier_fit_size": 53, "outliers_flagged": {"test": 0.0, "noise": 1.0}}, "few examples"),
-        ({"validation_examples": 53}, "few examples"),
-        ({"outlier_fit_size": 5000, "outliers_flagged": {"test": 1.0, "noise": 0.6, "inverted": 0.1}}, "flags few"),
-        ({"outlier_fit_size": 100, "outliers_flagged": {"test": 0.01, "noise": 0.9, "inverted": 0.2}}, None),
-        ({"outlier_fit_size": "many", "outliers_flagged": {"noise": "all"}}, None),
+        ({"validation_examples": 53, "outliers_flagged": {"test": 0.0, "noise": 1.0}}, "few examples"),
+        ({"validation_examples": 5000, "outliers_flagged": {"test": 1.0, "noise": 0.6, "inverted": 0.1}}, "flags few"),
+        ({"validation_examples": 100, "outliers_flagged": {"test": 0.01, "noise": 0.9, "inverted": 0.2}}, None),
+        ({"validation_examples": "many", "outliers_flagged": {"noise": "all"}}, None),
     ],
     ids=["few", "few of an old version", "blind", "sound", "other metrics"],
 )
