@@ -188,7 +188,7 @@ def test_a_request_does_not_meet_the_variables_of_another(tmp_path: Path) -> Non
         assert_equal(engine.run("serving_default", inputs), by_tensorflow(tmp_path, "serving_default", inputs))
 
 
-def determinant(converter: Any) -> None:
+def custom(converter: Any) -> None:
     converter.allow_custom_ops = True
 
 
@@ -198,7 +198,7 @@ def flex(converter: Any) -> None:
 
 @pytest.mark.parametrize(
     ("change", "operation"),
-    [(determinant, "the custom operation 'MatrixDeterminant'"), (flex, "TensorFlow's operation 'MatrixDeterminant'")],
+    [(custom, "the custom operation 'MatrixDeterminant'"), (flex, "TensorFlow's operation 'MatrixDeterminant'")],
 )
 def test_an_operation_that_litert_lacks_is_named(
     change: Callable[[Any], object], operation: str, tmp_path: Path
