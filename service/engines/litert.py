@@ -73,11 +73,11 @@ class LiteRTEngine:
         self._lock = threading.Lock()
         try:
             first = _Runner(self._model)
+            file = ModelFile(self._model)
+            self._entries = _entries(first.wrapper, file)
         except (ValueError, RuntimeError) as error:
             raise LoadError(f"LiteRT cannot read {model.name}: {_sentence(str(error))}") from None
-        file = ModelFile(self._model)
         self._keeps_state = file.keeps_state
-        self._entries = _entries(first.wrapper, file)
         # The last used at the end.
         self._idle = [first]
         if signatures is not None:

@@ -78,8 +78,16 @@ def _reason(status: VersionStatus) -> str:
 
 
 def _tensor(name: str, spec: TensorSpec) -> dict[str, object]:
-    """The protocol has no tensors of any rank: they are described with one free size."""
-    return {"name": name, "datatype": datatype(spec), "shape": [-1] if spec.shape is None else spec.shape}
+    """The protocol has no tensors of any rank: they are described with one free size. Nor quantized ones: what their
+    integers stand for is said beside it."""
+    described: dict[str, object] = {
+        "name": name,
+        "datatype": datatype(spec),
+        "shape": [-1] if spec.shape is None else spec.shape,
+    }
+    if (quantization := spec.quantization) is not None:
+        described["quantization"] = {"scale": quantization.scale, "zero_point": quantization.zero_point}
+    return described
 
 
 def _config(name: str, spec: TensorSpec, is_batched: bool) -> dict[str, object]:

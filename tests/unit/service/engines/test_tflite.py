@@ -1,6 +1,7 @@
 """A LiteRT model without a SavedModel."""
 
 import shutil
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from ai_edge_litert.interpreter import Interpreter
 from flatbuffers import flexbuffers
 
 from service.engines.base import LoadError, LoadOptions
+from service.engines.litert import LiteRTEngine
 from service.engines.loading import load_engine
 from service.serving_config import ServingConfig, read_serving_config
 from service.tensors.signature import DEFAULT_SIGNATURE
+from tests.unit.service.fakes import signature, tensor
 from tests.unit.service.protobufs import message, whole
 
 SHIPPED = Path(__file__).parents[4] / "models/regression/1"
@@ -119,3 +122,74 @@ def test_a_wrong_signature_in_the_metadata_is_refused(version: Path, definition:
     record_signature(version / "model.tflite", definition)
     with pytest.raises(LoadError, match=reason):
         load_engine(version, ServingConfig(), "auto")
+
+
+def test_signatures_may_share_a_graph(version: Path) -> None:
+    root = read(version / "model.tflite")
+    (own,) = root.signatureDefs
+    root.signatureDefs.append(other := copy(own))
+    other.signatureKey = "serve"
+    write(version / "model.tflite", root)
+    engine = load_engine(version, ServingConfig(), "auto")
+    for rows, name in ((1, "serve"), (3, DEFAULT_SIGNATURE), (3, "serve")):
+        (outputs,) = engine.run(name, {"x": np.full(rows, 10.0, np.float32)}).values()
+        np.testing.assert_allclose(outputs, [31] * rows, atol=0.1)
+
+
+def test_two_tensors_of_one_name_are_refused(version: Path) -> None:
+    root = read(version / "model.tflite")
+    root.signatureDefs = None
+    (graph,) = root.subgraphs
+    graph.tensors.append(copy(graph.tensors[graph.inputs[0]]))
+    graph.inputs = [*graph.inputs, len(graph.tensors) - 1]
+    write(version / "model.tflite", root)
+    with pytest.raises(LoadError, match="it has no signatures, and two tensors with the name 'serving_default_x:0'"):
+        load_engine(version, ServingConfig(), "auto")
+
+
+def recurrent(model: Path) -> None:
+    """y = x + the y before, along the second axis: an RNN whose hidden state is a tensor that outlasts a run."""
+    root = schema.ModelT()
+    root.version = 3
+    root.buffers = [schema.BufferT() for _ in range(4)]
+    for buffer, value in zip(root.buffers[1:], (1.0, 1.0, 0.0), strict=True):
+        buffer.data = list(np.array([value], np.float32).tobytes())
+    (code := schema.OperatorCodeT()).builtinCode = schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_RNN
+    code.deprecatedBuiltinCode = code.builtinCode
+    root.operatorCodes = [code]
+    weights = [("w", [1, 1], 1), ("r", [1, 1], 2), ("b", [1], 3)]
+    tensors = [("x", [1, 3, 1], 0), *weights, ("h", [1, 1], 0), ("y", [1, 3, 1], 0)]
+    graph = schema.SubGraphT()
+    graph.tensors = []
+    for name, shape, buffer in tensors:
+        graph.tensors.append(made := schema.TensorT())
+        made.name, made.shape, made.buffer, made.isVariable = name, shape, buffer, name == "h"
+    operator = schema.OperatorT()
+    operator.inputs, operator.outputs = [0, 1, 2, 3, 4], [5]
+    operator.builtinOptionsType = schema.BuiltinOptions.SequenceRNNOptions
+    operator.builtinOptions = schema.SequenceRNNOptionsT()
+    graph.operators, graph.inputs, graph.outputs = [operator], [0], [5]
+    root.subgraphs = [graph]
+    write(model, root)
+
+
+def test_recurrent_layers_begin_anew(tmp_path: Path) -> None:
+    recurrent(tmp_path / "model.tflite")
+    engine = load_engine(tmp_path, ServingConfig(), "auto")
+    for _ in range(2):
+        outputs = engine.run(DEFAULT_SIGNATURE, {"x": np.ones((2, 3, 1), np.float32)})
+        assert outputs["y"].tolist() == [[[1], [2], [3]]] * 2
+
+
+def test_a_twin_takes_all_shapes_of_its_saved_model(tmp_path: Path) -> None:
+    recurrent(tmp_path / "model.tflite")
+    without_signatures(tmp_path / "model.tflite")
+
+    def twin(*shape: int) -> LiteRTEngine:
+        specs = signature({"x": tensor("DT_FLOAT", *shape)}, {"y": tensor("DT_FLOAT", *shape)})
+        return LiteRTEngine(tmp_path / "model.tflite", {DEFAULT_SIGNATURE: specs})
+
+    # Rows are run one by one.
+    assert twin(-1, 3, 1).run(DEFAULT_SIGNATURE, {"x": np.ones((2, 3, 1), np.float32)})["y"].shape == (2, 3, 1)
+    with pytest.raises(LoadError, match=r"takes only the shape \[1, 3, 1\], the SavedModel's \[-1, -1, 1\]"):
+        twin(-1, -1, 1)

@@ -9,7 +9,7 @@ from service.api.v2.describe import model_config, model_metadata, repository_ind
 from service.inference.batching import BatchLimits
 from service.inference.version import State, VersionStatus
 from service.lifecycle.registry import Registry
-from service.tensors.signature import Signature
+from service.tensors.signature import Quantization, Signature, TensorSpec
 from tests.unit.service.fakes import any_shape, independent, loaded_version, make_available, signature, tensor
 
 LINEAR = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
@@ -17,6 +17,12 @@ PICTURES = signature(
     {"pixels": tensor("DT_UINT8", -1, 28, 28), "names": tensor("DT_STRING", -1)},
     {"scores": tensor("DT_HALF", -1, 10), "found": tensor("DT_BOOL", -1)},
 )
+
+
+def test_quantized_tensors_say_what_their_integers_stand_for() -> None:
+    quantized = signature({"x": TensorSpec("x:0", "DT_INT8", (-1,), quantization=Quantization(0.5, -128))})
+    described: Any = model_metadata(Registry(), loaded_version(quantized))["inputs"]
+    assert described[0]["quantization"] == {"scale": 0.5, "zero_point": -128}
 
 
 def test_server_metadata() -> None:
