@@ -159,7 +159,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     )
     limit_of_all = rate_limits.of("", settings.rate_limit) if api_keys is None else None
     admission = Admission(metrics, api_keys, limit_of_all, not settings.operations_port, table)
-    page = scrape_page(metrics, registry, api_keys)
+    page = scrape_page(metrics, registry, api_keys, has_tensorflow_names=settings.tensorflow_metrics)
     flask = create_flask(
         {
             **v1.views(registry),

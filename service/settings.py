@@ -192,6 +192,9 @@ class Settings:
         "another path for the page of metrics, beside /metrics and /monitoring/prometheus/metrics (empty: none)",
         check=parse_path,
     )
+    tensorflow_metrics: bool = setting(
+        False, "show metrics under TensorFlow Serving's names as well, for its dashboards: 1 or 0"
+    )
     operations_port: int = setting(
         0, "port of their own for health and metrics, without a key; 0: on the main port", min=0, max=65535
     )

@@ -249,6 +249,8 @@ class ShadowMetrics:
         self._metrics.shadow_dropped.labels(shadow.model, shadow.version_text).inc()
 
 
-def scrape_page(metrics: Metrics, models: Models, api_keys: ApiKeys | None = None) -> Page:
+def scrape_page(
+    metrics: Metrics, models: Models, api_keys: ApiKeys | None = None, *, has_tensorflow_names: bool = False
+) -> Page:
     """What a scrape shows: what all worker processes counted, the states of the versions, and the processes."""
-    return Page(metrics.families, metrics.totals, models, api_keys)
+    return Page(metrics.families, metrics.totals, models, api_keys, has_tensorflow_names=has_tensorflow_names)
