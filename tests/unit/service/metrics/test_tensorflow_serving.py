@@ -70,7 +70,8 @@ def test_latency_in_microseconds(metrics: Metrics, page: Page) -> None:
 
 
 def test_runs_and_batches(metrics: Metrics, page: Page) -> None:
-    metrics.of_inference("model", 1, "litert").observe(0.002)
+    for name in ("serving_default", "other"):
+        metrics.of_inference("model", 1, "litert", name).observe(0.001)
     for rows in (2, 4):
         metrics.of_batch("model", 1).observe(rows)
     runtime = ":tensorflow:serving:runtime_latency"
