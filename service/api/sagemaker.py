@@ -146,26 +146,23 @@ def _rows_of_csv(body: bytes) -> bytes:
         lines = bytes(without_mark(body)).decode().splitlines()
     except (NotUtf8, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the CSV is no UTF-8: {error}") from None
-    rows = [_row(line) for line in lines if line.strip()]
+    lines = [line for line in lines if line.strip()]
+    rows: list[list[Any]]
+    try:
+        # Numbers, and strings in quotes, are mostly as in JSON, which is much the quicker way.
+        rows = orjson.loads(f"[[{'],['.join(lines)}]]") if lines else []
+    except orjson.JSONDecodeError:
+        rows = [_row(cells) for cells in csv.reader(lines, skipinitialspace=True)]
     # With one column a row is a value.
     return orjson.dumps({"instances": [row[0] if len(row) == 1 else row for row in rows]})
 
 
-def _row(line: str) -> list[Any]:
+def _row(cells: list[str]) -> list[Any]:
+    """Numbers, if all are."""
     try:
-        # Numbers, and strings in quotes, are as in JSON, which is the quicker way.
-        row: list[Any] = orjson.loads(f"[{line}]")
-    except orjson.JSONDecodeError:
-        (cells,) = csv.reader([line], skipinitialspace=True)
-        return [_cell(text) for text in cells]
-    return row
-
-
-def _cell(text: str) -> float | str:
-    try:
-        return float(text)
+        return list(map(float, cells))
     except ValueError:
-        return text
+        return cells
 
 
 def _as_line(encode: Callable[[Inferred], Response], inferred: Inferred) -> Response:

@@ -110,8 +110,11 @@ def _models_in(folder: Path, source: str) -> Path:
 
 
 def _linked(folders: Mapping[str, Path]) -> Path:
-    """A models folder of links to these folders."""
-    models = Path(tempfile.mkdtemp(prefix="models-"))
+    """A models folder of links to these folders. Raises InvalidSetting where it cannot be written."""
+    try:
+        models = Path(tempfile.mkdtemp(prefix="models-"))
+    except OSError as error:
+        raise InvalidSetting(f"there is no temporary folder to write to (TMPDIR can name one): {error}") from None
     for name, folder in folders.items():
         link = models / name
         link.parent.mkdir(exist_ok=True)

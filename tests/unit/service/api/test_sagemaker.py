@@ -46,16 +46,16 @@ def test_bodies(service: FakeService, body: bytes, content_type: str, rows: list
 
 
 def test_strings_of_csv(service: FakeService) -> None:
-    body = b'"a, b",c d\n"say ""e""", f\n'
+    body = b'"a, b",7\n"say ""e""", f\n'
     assert service.post("/models/texts/invoke", body, "text/csv").get_json() == {
-        "predictions": [["a, b", "c d"], ['say "e"', "f"]]
+        "predictions": [["a, b", "7"], ['say "e"', "f"]]
     }
 
 
 @pytest.mark.parametrize(
     ("body", "content_type", "status", "message"),
     [
-        (b"1,two", "text/csv", 400, "instances[0][1]"),
+        (b"1,two", "text/csv", 400, "instances[0][0]"),
         (b"1,\xff", "text/csv", 400, "the CSV is no UTF-8"),
         (b"[1, 2", "application/json", 400, "JSON Parse error"),
         (b"", "application/json", 400, "instances"),
