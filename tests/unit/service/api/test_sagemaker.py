@@ -4,10 +4,9 @@ from typing import Any
 import pytest
 
 from service.api import sagemaker
-from service.lifecycle.registry import Registry
 from service.runtime.cgroup import Memory
 from tests.unit.service.conftest import MakeService
-from tests.unit.service.fakes import FakeService, any_shape, error, loaded_version, make_available, signature
+from tests.unit.service.fakes import FakeService, any_shape, error, signature
 
 NUMBERS = signature({"x": any_shape("DT_FLOAT")})
 TEXTS = signature({"x": any_shape("DT_STRING")}, {"y": any_shape("DT_STRING")})
@@ -103,11 +102,3 @@ def test_bad_load_requests(service: FakeService, body: object, message: str) -> 
 
 def test_loading_needs_admin(make_service: MakeService) -> None:
     assert make_service(sagemaker="multi_model").post("/models", {}).status_code == 403
-
-
-def test_default_model_is_the_first_by_name() -> None:
-    registry = Registry()
-    assert registry.default_model() == ""
-    for model in ("b", "a"):
-        make_available(registry, loaded_version(NUMBERS, model=model))
-    assert (registry.default_model(), registry.default_model("b")) == ("a", "b")
