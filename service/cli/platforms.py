@@ -74,8 +74,10 @@ def sagemaker_settings(flags: Mapping[str, str], environ: Mapping[str, str] = os
     level = _LOG_LEVELS.get(environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL", ""))
     if level and not environ.get("SERVING_LOG_LEVEL"):
         texts["log_level"] = level
-    # Nobody but SageMaker reaches the container.
-    theirs = {"SERVING_HOST": "0.0.0.0", "SERVING_ADMIN": str(int(has_models))}  # noqa: S104
+    theirs = {"SERVING_HOST": "0.0.0.0"}  # noqa: S104
+    if has_models:
+        # Nobody but SageMaker reaches the container; and a client waits while a model is loaded, after two polls.
+        theirs |= {"SERVING_ADMIN": "1", "SERVING_POLL_SECONDS": "0.25"}
     found = _settings(flags, texts, names, {**theirs, **environ})
     if environ.get("SERVING_MODELS") or "models" in flags or found.base_path or found.model_config_file:
         return found
