@@ -4,6 +4,8 @@ PYTHON ?=
 # TENSORFLOW=1 serves with TensorFlow beside LiteRT: for SavedModels that have no twin.
 TENSORFLOW ?=
 # SERVING_OTEL=1, the service's own setting, needs OpenTelemetry as well.
+# HEIC=1: training reads the photos of iPhones, by a decoder under other licences: docs/adr/0030.
+TRAIN := .venv/train$(if $(filter 1 true,$(HEIC)),-heic)
 SERVE := .venv/$(if $(TENSORFLOW),full,serve)$(if $(filter 1 true,$(SERVING_OTEL)),-otel)
 # Servers that `make bench` measures beside ours; their packages conflict with each other's and ours.
 YARDSTICKS := bench-fastapi bench-mlserver bench-bentoml
@@ -13,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train exercises test lint audit format protos lock up down e2e fuzz bench soak clean
+.PHONY: help serve train folder exercises test lint audit format protos lock up down e2e fuzz bench soak clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +29,9 @@ train: .venv/train/installed ## train and export every model as its next version
 	.venv/train/bin/python -m training activity
 	$(if $(CLOTHING_PHOTOS_DIR),.venv/train/bin/python -m training photos,@echo "photos is left out: CLOTHING_PHOTOS_DIR names no folder with its pictures")
 	.venv/train/bin/python -m training report
+
+folder: $(TRAIN)/installed ## train on your own pictures, a folder per class: PICTURES=folder NAME=model (HEIC=1 reads HEIC, too)
+	$(TRAIN)/bin/python -m training folder '$(PICTURES)' --name '$(NAME)'
 
 exercises: .venv/train/installed ## what units, epochs and convolutions do: table and curves in exercises/ (20 minutes of processor time; QUICK=1: one)
 	.venv/train/bin/python -m training exercises $(if $(QUICK),--quick)
@@ -81,11 +86,12 @@ protos: .venv/dev/installed ## compile the messages of gRPC, service/api/grpc/pr
 		--descriptor_set_out=descriptors.binpb *.proto
 
 lock: .venv/dev/installed ## write requirements/*.txt anew from pyproject.toml and requirements/*.in
-	@for name in serve full serve-otel full-otel train dev clients $(YARDSTICKS); do \
+	@for name in serve full serve-otel full-otel train train-heic dev clients $(YARDSTICKS); do \
 		case $$name in \
 			serve) from=pyproject.toml ;; \
 			full) from='--extra tensorflow pyproject.toml' ;; \
 			serve-otel) from='--extra otel pyproject.toml' ;; \
+			train-heic) from='--extra heic --extra train pyproject.toml' ;; \
 			full-otel) from='--extra otel --extra tensorflow pyproject.toml' ;; \
 			bench-*|clients) from=requirements/$$name.in ;; \
 			*) from="--extra $$name pyproject.toml" ;; \

@@ -1,9 +1,15 @@
 """`python -m service`: settings from flags and SERVING_* variables, then gunicorn."""
 
+import signal
+
+if __name__ == "__main__":
+    # Ctrl-C ends the process without a traceback: during the imports, which take a second, and in `predict` also while
+    # requests are on their way. The server then has handlers of its own.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import logging
 import os
-import signal
 import socket
 import sys
 import tempfile
@@ -47,8 +53,6 @@ def main() -> None:
         key.main(sys.argv[2:])
         return
     if sys.argv[1:2] == ["predict"]:
-        # Ctrl-C ends the process at once, also while requests are on their way.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
         # Not at the top: it takes NumPy and Pillow, which the first process does not need.
         from service.cli import predict
 

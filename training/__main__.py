@@ -19,11 +19,12 @@ from typing import Any, NoReturn, get_args, get_origin
 from training import exercises, folder, replay, report
 from training.config import HELP
 from training.errors import ConfigError, RunError
+from training.importing import command as importing
 from training.models import activity, clothing, photos, regression
 
 # A model or command is a module with NAME, Config, run(config) and a docstring, which is its help.
 MODELS: tuple[ModuleType, ...] = (regression, clothing, activity, photos)
-COMMANDS: tuple[ModuleType, ...] = (folder, exercises, report, replay)
+COMMANDS: tuple[ModuleType, ...] = (folder, importing, exercises, report, replay)
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,7 +69,7 @@ def _add_flag(command: Parser, field: "dataclasses.Field[Any]") -> None:
         options["choices"] = field.metadata["choices"]
     else:
         metavar = "FOLDER" if issubclass(kind, Path) else kind.__name__.upper()
-        options |= {"type": kind, "metavar": field.metadata.get("metavar", metavar)}
+        options |= {"type": _path if kind is Path else kind, "metavar": field.metadata.get("metavar", metavar)}
     if is_several:
         options["nargs"] = "+"
     if field.metadata.get("positional"):
@@ -77,8 +78,14 @@ def _add_flag(command: Parser, field: "dataclasses.Field[Any]") -> None:
         added = command.add_argument(f"--{field.name.replace('_', '-')}", required=required, **options)
     # Set afterwards, because BooleanOptionalAction would say the default a second time.
     added.help = field.metadata.get("help") or HELP[field.name]
-    if not required:
+    if not required and field.default != "":
         added.help += f" (default: {field.metadata.get('default', '%(default)s')})"
+
+
+def _path(text: str) -> Path:
+    if not text:  # of a shell's variable that is not set; as a path it would be the current folder
+        raise argparse.ArgumentTypeError("expected a path, it is empty")
+    return Path(text)
 
 
 def _help(module: ModuleType) -> str:

@@ -82,7 +82,14 @@ class Line:
 def load_tensorflow() -> None:
     """Imports TensorFlow, which takes seconds, without its noise. Call it before anything that imports it or Keras."""
     with quiet():
-        import tensorflow  # noqa: F401
+        import tensorflow
+    if _is_quiet():
+        # Of networks that are fitted one after another it says that they are compiled one after another.
+        tensorflow.get_logger().setLevel("ERROR")
+
+
+def _is_quiet() -> bool:
+    return os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2") >= "2"
 
 
 @contextmanager
@@ -91,7 +98,7 @@ def quiet() -> Iterator[None]:
 
     If TF_CPP_MIN_LOG_LEVEL is 0 or 1, everything is written at once.
     """
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2") < "2":
+    if not _is_quiet():
         yield
         return
     sys.stderr.flush()

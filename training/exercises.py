@@ -6,7 +6,7 @@ Cost: 20 minutes of processor time, one with --quick, which is a first look; --o
 
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,6 +43,11 @@ class Exercise:
     scaled: bool = True
     epochs: int = 5
     stop: Literal["never", "level", "patience"] = "never"
+
+    @property
+    def label(self) -> str:
+        """The name, which says how many epochs there are, also of those that --quick leaves."""
+        return f"epochs-{self.epochs}" if self.name.startswith("epochs-") else self.name
 
     @property
     def layers(self) -> str:
@@ -159,7 +164,7 @@ def stopping(exercise: Exercise, model: Any) -> tuple[Any, ...]:
     return ()
 
 
-def outcome(exercise: Exercise, epochs: int, seed: int, training: Split, validation: Split, test: Split) -> Outcome:
+def outcome(exercise: Exercise, seed: int, training: Split, validation: Split, test: Split) -> Outcome:
     """Fits and measures. The same seed gives the same, whatever was fitted before."""
     from training.fit import train
 
@@ -170,7 +175,7 @@ def outcome(exercise: Exercise, epochs: int, seed: int, training: Split, validat
     fit = train.fit(
         model,
         train.batches(training.pictures, training.labels, BATCH_SIZE, shuffle_seed=seed),
-        epochs=epochs,
+        epochs=exercise.epochs,
         validation=train.batches(validation.pictures, validation.labels, 1_000),
         callbacks=stopping(exercise, model),
     )
@@ -240,10 +245,10 @@ def run(config: Config) -> None:
         test = test.first(QUICK_TEST)
     boot = validation.pictures[validation.labels == data.names.index("Ankle boot")][0]
     outcomes = []
-    for exercise in config.chosen:
-        print(f"\n{exercise.name}: {exercise.layers}", flush=True)
-        epochs = -(-exercise.epochs // QUICK_EPOCHS) if config.quick else exercise.epochs
-        outcomes.append(outcome(exercise, epochs, config.seed, training, validation, test))
+    for chosen in config.chosen:
+        exercise = replace(chosen, epochs=-(-chosen.epochs // QUICK_EPOCHS)) if config.quick else chosen
+        print(f"\n{exercise.label}: {exercise.layers}", flush=True)
+        outcomes.append(outcome(exercise, config.seed, training, validation, test))
         if exercise.filters:
             plot_filters(outcomes[-1].model, boot, config.output / f"{exercise.name}-boot.png")
         # After each, so that a run that is ended leaves what it had.
@@ -256,7 +261,7 @@ def run(config: Config) -> None:
 def table(outcomes: list[Outcome], training: int, test: int, *, quick: bool) -> str:
     """In Markdown, with what its columns mean; of so many pictures to train and to test."""
     rows = "\n".join(
-        f"| {each.exercise.name} | {each.exercise.layers} | {len(each.history['loss'])} "
+        f"| {each.exercise.label} | {each.exercise.layers} | {len(each.history['loss'])} "
         f"| {each.model.count_params():,} | {each.seconds:.0f} | {each.cpu_seconds:.0f} "
         f"| {each.train_accuracy:.4f} | {each.test_accuracy:.4f} "
         f"| {each.twin_bytes / 1000:,.0f} KB | {each.microseconds:.0f} |"
@@ -297,7 +302,7 @@ def _plot_curves(shown: list[Outcome], path: Path) -> None:
             # One seed gives one way: a fit that stops early lies on the curve of the one that does not, as a band.
             band = each.exercise.stop != "never"
             style: dict[str, Any] = {"color": colour} | ({"linewidth": 7, "alpha": 0.35} if band else {})
-            axes.plot(epochs, each.history[measure], label=each.exercise.name, **style)
+            axes.plot(epochs, each.history[measure], label=each.exercise.label, **style)
             axes.plot(epochs, each.history[f"val_{measure}"], linestyle="-" if band else "--", **style)
         axes.set_title(f"{measure.capitalize()} (line: training, dashed: validation)", loc="left", fontsize=10)
         axes.set_xlabel("epoch")

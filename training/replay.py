@@ -190,7 +190,8 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def run(config: Config) -> None:
-    loaded = load(config)
+    with quiet():
+        loaded = load(config)
     inference = Inference(Metrics())
     tally = Tally(loaded.model, loaded.version, loaded.engine.name)
     for where, captured in lines(config.file, tally):
@@ -217,8 +218,7 @@ def load(config: Config) -> LoadedVersion:
     folder = versions[model, int(number)]
     try:
         serving_config = read_serving_config(folder)
-        with quiet():
-            engine = load_engine(folder, serving_config, cast(EngineChoice, config.engine))
+        engine = load_engine(folder, serving_config, cast(EngineChoice, config.engine))
     except (LoadError, InvalidServingConfig) as error:
         raise RunError(f"{config.against} cannot be loaded: {error}") from None
     # The first runs take much longer.

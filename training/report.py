@@ -110,10 +110,9 @@ def saved_model_bytes(folder: Path) -> int:
 
 def time_of_a_row(folder: Path, config: ServingConfig, choice: EngineChoice) -> float | None:
     """Microseconds; None if the engine cannot be loaded or no input can be made."""
-    with one_core():
+    with one_core(), quiet():
         try:
-            with quiet():
-                engine = load_engine(folder, config, choice)
+            engine = load_engine(folder, config, choice)
         except LoadError:
             return None
         inputs = random_row(engine.signatures.get(DEFAULT_SIGNATURE))

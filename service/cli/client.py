@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 
 from service.engines.tensorflow import op_libraries
 from service.lifecycle.repository import version_number
-from service.serving_config import graph_file
+from service.serving_config import model_file
 
 TIMEOUT_SECONDS = 60
 
@@ -60,7 +60,7 @@ class RunningService:
             reply = self._send(path, content, content_type)
             text = reply.headers.get("Retry-After", "")
             # Those that were rejected together should not come together.
-            seconds = (int(text) if text.isdecimal() else 1) * random.uniform(1, 2)  # noqa: S311
+            seconds = (int(text) if text.isdecimal() and int(text) else 1) * random.uniform(1, 2)  # noqa: S311
             if reply.status != 429 or time.monotonic() + seconds > deadline:
                 return reply
             time.sleep(seconds)
@@ -105,7 +105,7 @@ class ModelFolder:
         if not registry.defaults():
             statuses = registry.statuses().get(model, {})
             reasons = [f"version {number}: {status.error}" for number, status in statuses.items()]
-            reason = "; ".join(reasons) or "no SavedModel there, as <number>/saved_model.pb"
+            reason = "; ".join(reasons) or "no model there, as <number>/saved_model.pb (or model.tflite)"
             raise NoResponse(f"{models / model}: {reason}")
 
     def send(self, path: str, content: bytes | None = None, content_type: str = "application/json") -> Reply:
@@ -126,7 +126,7 @@ class ModelFolder:
 def place_of(model: str) -> tuple[Path, str, str] | None:
     """Models folder, model and version ("" for none) if `model` is a path, of a model or a version; None if it is a
     name."""
-    if "/" not in model and graph_file(Path(model)) is None:
+    if "/" not in model and model_file(Path(model)) is None:
         return None
     folder = Path(model).resolve()
     if version_number(folder.name) is not None:

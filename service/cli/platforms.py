@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from service.lifecycle.repository import find_base_paths
-from service.serving_config import graph_file
+from service.serving_config import model_file
 from service.settings import PREFIX, InvalidSetting, Settings, from_environment
 
 # The argument with which SageMaker starts every container for inference.
@@ -18,7 +18,7 @@ BASE_DIR = "SAGEMAKER_BASE_DIR"
 BIND_TO_PORT = "SAGEMAKER_BIND_TO_PORT"
 STORAGE_URI = "AIP_STORAGE_URI"
 HTTP_PORT = "AIP_HTTP_PORT"
-# A SavedModel that lies where its model should is version 1 of a model of this name.
+# A version that lies where its model should is version 1 of a model of this name.
 MODEL_NAME = "model"
 
 # By SageMaker's variables, those of its TensorFlow container among them.
@@ -101,7 +101,7 @@ def _models_in(folder: Path, source: str) -> Path:
         found = find_base_paths(folder)
     except ValueError as error:
         raise InvalidSetting(f"{source}: {error}") from None
-    if not found and graph_file(folder):
+    if not found and model_file(folder):
         return _linked({f"{MODEL_NAME}/1": folder})
     if not found:
         raise InvalidSetting(

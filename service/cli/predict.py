@@ -178,7 +178,12 @@ class Printer:
             about |= {} if item.first_row is None else {"first_row": item.first_row}
             about |= {} if expected is None else {"expected": expected}
             self._progress.clear()
-            print(json.dumps(about | self._shortened(body or {"error": outcome.error}), ensure_ascii=False), flush=True)
+            print(
+                json.dumps(
+                    about | self._shortened({"error": outcome.error} if body is None else body), ensure_ascii=False
+                ),
+                flush=True,
+            )
         elif body is None:
             self._print_table()
             print(f"error: {name}: {outcome.error}", file=sys.stderr)

@@ -26,10 +26,12 @@ Values: TypeAlias = Mapping[str, Value]
 Translate: TypeAlias = Callable[[Value], Mapping[str, str]]
 
 _INT32, _INT64 = 2**31, 2**63
-# What no flag sets, as it is there: all addresses; who may call may reload; messages of any size; requests wait.
+# Where no flag says otherwise, as it is there: all addresses; who may call may reload and take profiles; messages of
+# any size; requests wait.
 THEIRS = {
     "SERVING_HOST": "0.0.0.0",  # noqa: S104
     "SERVING_ADMIN": "1",
+    "SERVING_GRPC_PROFILER": "1",
     "SERVING_MAX_BODY_BYTES": str(_INT32 - 1),
     "SERVING_MAX_QUEUE_MS": "30000",
 }
@@ -215,13 +217,18 @@ FLAGS: Mapping[str, Flag] = {
             "there are metrics without it, too, but not under TensorFlow Serving's names",
         ),
         _ignored("remove_unused_fields_from_bundle_metagraph", True, "nothing is kept of it but the signatures"),
-        _done("prefer_tflite_model", False, "prefer_tflite"),
+        _done(
+            "prefer_tflite_model",
+            False,
+            "prefer_tflite",
+            "a `model.tflite` without a SavedModel is served without it, too",
+        ),
         _ignored("num_tflite_pools", 0, _POOLS),
         _ignored("num_tflite_interpreters_per_pool", 1, _POOLS),
         _ignored("enable_signature_method_name_check", False, "signatures are taken by their inputs and outputs"),
         _ignored("xla_cpu_compilation_enabled", False, "graphs are not compiled anew"),
         _ignored("xla_gpu_compilation_enabled", False, _NO_ACCELERATOR),
-        _ignored("enable_profiler", True, "there is no profiler; OpenTelemetry's spans show the stages of a request"),
+        _done("enable_profiler", True, "grpc_profiler", "shows stages of requests, not operations of graphs"),
         _ignored("thread_pool_factory_config_file", "", "there is one kind of thread pool"),
         _ignored("mixed_precision", "", "a model runs in the precision that it was exported in"),
         _ignored("skip_initialize_tpu", False, _NO_ACCELERATOR),

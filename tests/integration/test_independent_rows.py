@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from service.engines.tensorflow.engine import SavedModelEngine
 from service.serving_config import ServingConfig, write_serving_config
 from tests.integration.saved_models import save, save_counter, spec
 from tests.integration.server import Server, running
 from training.export.independence import RowsDepend, prove
-from training.export.saved_model import read_signatures
 
 REQUESTS = 60
 CLIENTS = 16
@@ -64,7 +64,7 @@ def proof_of(path: Path, name: str) -> ServingConfig:
     """As our export makes it."""
     inputs = {each: features(random.Random(1), 16) for each in inputs_of(name)}
     try:
-        proof = prove(path, read_signatures(path), "serving_default", inputs, has_twin=False)
+        proof = prove([SavedModelEngine(path)], {"serving_default": inputs})
     except RowsDepend:
         return ServingConfig()
     return ServingConfig(independent_rows=proof)

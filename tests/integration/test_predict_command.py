@@ -74,7 +74,7 @@ def test_mistake_in_a_row_is_told_once(at: list[str], capsys: pytest.CaptureFixt
         (["regression", "1", "--signature", "none"], "no signature 'none'; it has 'serving_default'"),
         (["regression", "1", "--url", "http://127.0.0.1:9"], "does not answer"),
         (["/nothing", "1"], "no such folder"),
-        (["/proc/self/fdinfo", "1"], "no SavedModel there"),
+        (["/proc/self/fdinfo", "1"], "no model there"),
     ],
 )
 def test_missing_model_has_an_exit_code_of_its_own(

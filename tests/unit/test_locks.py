@@ -20,6 +20,12 @@ def test_opentelemetry_adds_pins_of_the_tests(lock: str) -> None:
     assert any(pin.startswith("opentelemetry-exporter-otlp-proto-http==") for pin in pins(f"{lock}-otel"))
 
 
+def test_heic_adds_its_decoder_alone() -> None:
+    (added,) = pins("train-heic") - pins("train")
+    assert added.startswith("pillow-heif==")
+    assert pins("train") < pins("train-heic")
+
+
 @pytest.mark.parametrize(
     ("variables", "environment"),
     [

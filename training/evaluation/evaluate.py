@@ -32,7 +32,7 @@ def interval(right: int, count: int) -> tuple[float, float]:
 
 
 def describe_accuracy(accuracy: float, count: int) -> str:
-    """ "9 of 9 (95 % interval 0.70 to 1.00)"; of LARGE_TEST examples or more "0.9477 of 10,000"."""
+    """A count with its interval, "9 of 9 (95 % interval 0.70 to 1.00)", or for a large test "0.9477 of 10,000"."""
     if count >= LARGE_TEST:
         return f"{accuracy:.4f} of {count:,}"
     right = round(accuracy * count)

@@ -1,15 +1,11 @@
 """The proof that a version's rows are independent. Without it the service never batches them."""
 
-from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from service.engines.base import Engine
-from service.engines.litert import LiteRTEngine
-from service.engines.tensorflow.engine import SavedModelEngine
-from service.serving_config import ASSETS, TWIN_FILE, RowProof
-from service.tensors.signature import Signature
+from service.serving_config import RowProof
 from training.data import Array
 
 Arrays = Mapping[str, Array]
@@ -24,22 +20,21 @@ class RowsDepend(Exception):
     """Outputs of a row depend on the other rows, or differ from run to run; the message says where."""
 
 
-def prove(
-    version_dir: Path, signatures: Mapping[str, Signature], whole: str, inputs: Arrays, *, has_twin: bool
-) -> RowProof:
-    """Runs rows alone, together, in another order and alone again, by the SavedModel on disk and by the twin.
+def prove(engines: Iterable[Engine], inputs: Mapping[str, Arrays]) -> RowProof:
+    """Runs rows alone, together, in another order and alone again, by each engine that has the signature.
 
-    `inputs`: real rows, by the input's name, of which ROWS are used. `whole`: the only signature that the twin has.
-    Raises RowsDepend.
+    `inputs`: real rows, by signature and input, of which ROWS are used. Raises RowsDepend.
     """
-    engines: list[tuple[Engine, Collection[str]]] = [(SavedModelEngine(version_dir), signatures)]
-    if has_twin:
-        engines.append((LiteRTEngine(version_dir / ASSETS / TWIN_FILE, {whole: signatures[whole]}), (whole,)))
-    rows = {name: pick_rows(array.astype(np.float32)) for name, array in inputs.items()}
-    largest = max(check(engine.run, name, rows) for engine, names in engines for name in names)
+    rows = {name: {key: pick_rows(array) for key, array in arrays.items()} for name, arrays in inputs.items()}
+    largest = max(
+        check(engine.run, name, arrays)
+        for engine in engines
+        for name, arrays in rows.items()
+        if name in engine.signatures
+    )
     return RowProof(
-        signatures=tuple(sorted(signatures)),
-        rows_tried=len(next(iter(rows.values()))),
+        signatures=tuple(sorted(rows)),
+        rows_tried=min(len(array) for arrays in rows.values() for array in arrays.values()),
         largest_difference=largest,
         tolerance=TOLERANCE,
     )

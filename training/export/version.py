@@ -1,11 +1,19 @@
 """Writes a version: the SavedModel, and beside it in assets.extra the twin and all that is known about them."""
 
 import json
+import mimetypes
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
+import numpy as np
+
+from service.engines.base import Engine
+from service.engines.litert import LiteRTEngine
+from service.engines.tensorflow.engine import SavedModelEngine
 from service.serving_config import (
     ASSETS,
     TWIN_FILE,
@@ -59,12 +67,22 @@ class Exported:
     metrics: dict[str, Any]
 
     def print_summary(self, request: str, **results: str) -> None:
-        """Prints the results, and what to do next: `request` is what to post, and where."""
+        """Prints the results, and what to do next; `request` is a command that asks the served model."""
         print(f"\n{'Exported':12}{self.version_dir}")
         for name, result in {**results, "Twin": self.twin, "Rows": self.rows}.items():
             print(f"{name:12}{result}")
-        print(f"{'Next':12}python -m service --models {self.version_dir.parents[1]}")
-        print(f"{'':12}and post {request}")
+        print(f"{'Next':12}{shlex.join(['python', '-m', 'service', '--models', str(self.version_dir.parents[1])])}")
+        print(f"{'':12}{request}")
+
+
+def curl(version_dir: Path, verb: str, body: Path | str) -> str:
+    """The command that posts a picture or JSON to the model, as a shell takes it, whatever the model's name."""
+    if isinstance(body, Path):
+        data = ["--data-binary", f"@{body}", "-H", f"Content-Type: {mimetypes.guess_type(body.name)[0]}"]
+    else:
+        data = ["-d", body]
+    model = quote(version_dir.parent.name, safe="")
+    return shlex.join(["curl", *data, f"http://127.0.0.1:8501/v1/models/{model}:{verb}"])
 
 
 def export(package: Package, output: Path, *, convert: Callable[..., bytes] = twin.convert) -> Exported:
@@ -114,7 +132,10 @@ def make_twin(package: Package, folder: Path, convert: Callable[..., bytes]) -> 
     path = folder / ASSETS / TWIN_FILE
     graph, plan = package.graph, package.twin
     try:
-        path.write_bytes(convert(folder, graph.whole_signature, plan.precision, plan.representative))
+        representative = plan.representative
+        rows = None if representative is None else {graph.input_name: representative.astype(np.float32)}
+        by_signature = {graph.whole_signature: rows} if rows else None
+        path.write_bytes(convert(folder, [graph.whole_signature], plan.precision, by_signature))
         outputs = graph.labels_output, graph.outlier_output
         proof = twin.prove(folder, graph.input_name, graph.whole_signature, plan, *outputs)
     except Exception as error:  # the converter and the runtime raise many kinds
@@ -142,9 +163,13 @@ def prove_rows(
     package: Package, folder: Path, signatures: dict[str, Signature], *, has_twin: bool
 ) -> tuple[RowProof | None, str | None]:
     """The proof that rows are independent, or why there is none: such a version is never batched."""
-    inputs = {package.graph.input_name: package.twin.inputs}
+    whole = package.graph.whole_signature
+    engines: list[Engine] = [SavedModelEngine(folder)]
+    if has_twin:
+        engines.append(LiteRTEngine(folder / ASSETS / TWIN_FILE, {whole: signatures[whole]}))
+    rows = {package.graph.input_name: independence.pick_rows(package.twin.inputs).astype(np.float32)}
     try:
-        return independence.prove(folder, signatures, package.graph.whole_signature, inputs, has_twin=has_twin), None
+        return independence.prove(engines, dict.fromkeys(signatures, rows)), None
     except independence.RowsDepend as error:
         return None, str(error)
 

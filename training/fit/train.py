@@ -150,7 +150,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
         text = _values({name: value for name, value in logs.items() if not name.startswith("val_")})
         if held_out:
             text += f"; validation {_values(held_out)}"
-        is_last = epoch + 1 == self.params["epochs"]
+        is_last = epoch + 1 == self.params["epochs"] or self.model.stop_training
         self.line.keep(f"{self._epoch}, {text}{self._left(self.params['steps'])}", always=is_last)
 
     @property

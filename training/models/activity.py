@@ -5,6 +5,7 @@ Cost: a minute and a half on two cores, most of it the cross-validation.
 """
 
 import math
+import shlex
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -275,8 +276,9 @@ def run(config: Config) -> None:
         ),
         config.output,
     )
+    sample = exported.version_dir / "assets.extra" / samples.FOLDER / "01.csv"
     exported.print_summary(
-        f"the example in its serving.json to /v1/models/{NAME}:classify",
+        f"python -m service predict {NAME} {shlex.quote(str(sample))}",
         Accuracy=f"{describe_accuracy(metrics['accuracy'], metrics['test_examples'])} on the test recordings",
         Outliers=outliers.describe_threshold(metrics["validation_examples"], "recordings"),
         Rules=f"{metrics['rules_accuracy']:.4f} by hand, {metrics['tuned_rules_accuracy']:.4f} tuned",

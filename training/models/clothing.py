@@ -265,7 +265,7 @@ def run(config: Config) -> None:
     backup.Backup(backup_folder, worker).remove()
     sample = exported.version_dir / "assets.extra" / "sample.png"
     exported.print_summary(
-        f"{sample} to /v1/models/{NAME}:classify",
+        version.curl(exported.version_dir, "classify", sample),
         Accuracy=f"{describe_accuracy(metrics['accuracy'], metrics['test_examples'])} test pictures",
         Outliers=outliers.describe_threshold(metrics["validation_examples"], "pictures"),
     )

@@ -16,7 +16,7 @@ from service.serving_config import ImageSpec
 from training.config import Config as BaseConfig
 from training.console import load_tensorflow
 from training.data import clothing_photos
-from training.data.picture_folder import PictureFolder, Pictures
+from training.data.picture_folder import PictureFolder, Pictures, describe_skipped
 from training.errors import ConfigError
 from training.evaluation import classifier, outliers
 from training.evaluation.classifier import Classifier, Examples
@@ -132,7 +132,7 @@ def train_and_export(
     from training.fit.train import settings_and_cost
 
     skipped = list(dict.fromkeys(photos.skipped + test.skipped))
-    for each in skipped:
+    for each in describe_skipped(skipped):
         print(f"Skipped     {each}")
     trained = train(config, photos)
     # The test photos are used only now.
@@ -171,7 +171,7 @@ def train_and_export(
     validation = describe_accuracy(metrics["validation_accuracy"], metrics["validation_examples"])
     accuracy = describe_accuracy(metrics["accuracy"], metrics["test_examples"])
     exported.print_summary(
-        f"{sample} to /v1/models/{name}:classify",
+        version.curl(exported.version_dir, "classify", sample),
         Accuracy=f"{validation} in cross-validation, {accuracy} of the photos kept for the test",
         Outliers=outliers.describe_threshold(metrics["validation_examples"], "photos"),
     )

@@ -92,7 +92,7 @@ def run(config: Config) -> None:
         config.output,
     )
     exported.print_summary(
-        f'{{"instances": [{NEW_X}]}} to /v1/models/{NAME}:predict',
+        version.curl(exported.version_dir, "predict", f'{{"instances": [{NEW_X}]}}'),
         Fitted=f"y = {weight:.4f}·x + {bias:.4f}, loss {metrics['loss']:.2g}",
         Answer=f"{answer:.4f} for x = {NEW_X:g}",
     )

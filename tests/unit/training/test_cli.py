@@ -51,7 +51,7 @@ def help_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_help_names_every_model_and_command(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of([], capsys)
-    names = {"regression", "clothing", "activity", "photos", "folder", "exercises", "report", "replay"}
+    names = {"regression", "clothing", "activity", "photos", "folder", "import", "exercises", "report", "replay"}
     assert names == {each.NAME for each in MODELS + COMMANDS}
     assert all(f" {name} " in text for name in names)
     assert text.count("Result: ") == text.count("Cost: ") == len(names)
@@ -63,7 +63,7 @@ def test_help_states_each_flag_and_default(module: Any, capsys: pytest.CaptureFi
     for each in dataclasses.fields(module.Config):
         name = each.name.upper() if each.metadata.get("positional") else f"--{each.name.replace('_', '-')}"
         assert re.search(rf"[ \[]{re.escape(name)}[ ,\]]", text)
-        if each.default is not dataclasses.MISSING:
+        if each.default not in (dataclasses.MISSING, ""):
             assert f"(default: {each.metadata.get('default', each.default)})" in text
     assert "Result: " in text
     assert "Cost: " in text
@@ -112,6 +112,7 @@ def test_help_needs_no_tensorflow() -> None:
         (["regression", "--learning-rate", "inf"], "learning_rate is inf, expected a number above 0"),
         (["regression", "--seed", "-1"], "seed is -1, expected 0 to 4294967295"),
         (["regression", "--output", __file__], "which is a file, expected a folder"),
+        (["regression", "--output", ""], "argument --output: expected a path, it is empty"),
         (["regression", "--speed", "9"], "unrecognized arguments: --speed 9"),
         (["exercises", "--only", "units-128,hats"], "only has 'hats', expected of units-128, units-512"),
         (["exercises", "--seed", "-1"], "seed is -1, expected 0 to 4294967295"),
@@ -120,6 +121,9 @@ def test_help_needs_no_tensorflow() -> None:
             ["folder", "no/folder", "--name", "shoes"],
             "directory is no/folder, no folder that exists",
         ),
+        (["import", "m.keras", "--name", "m", "--scale", "1/0"], "scale is '1/0', expected a number above 0"),
+        (["import", "m.keras", "--name", "m", "--image", "wide"], "image has 'wide', expected of stretch"),
+        (["import", "m.keras", "--name", "m", "--output", __file__], "which is a file, expected a folder"),
         (["folder", __file__, "--name", "shoes"], "test_cli.py, a file; expected a folder"),
     ],
 )
@@ -140,6 +144,11 @@ def test_all_exercises_are_chosen_unless_some_are_named() -> None:
     assert exercises.Config().chosen == exercises.EXERCISES
     chosen = exercises.Config(only="two-convolutions,units-512").chosen
     assert [each.name for each in chosen] == ["units-512", "two-convolutions"]
+
+
+def test_quick_exercise_is_called_by_its_epochs() -> None:
+    (longer,) = exercises.Config(only="epochs-15").chosen
+    assert (longer.label, replace(longer, epochs=3).label) == ("epochs-15", "epochs-3")
 
 
 @pytest.mark.parametrize(

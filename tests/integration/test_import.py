@@ -1,0 +1,261 @@
+"""Models of every kind, made by other people's code, imported: which have twins, and what their versions hold."""
+
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requirements/train.txt)")
+
+import keras
+import tensorflow as tf
+
+from service.engines.loading import load_engine
+from service.serving_config import ServingConfig, read_serving_config
+from tests.integration import saved_models
+from tests.integration.server import ROOT, running
+from training import publish
+from training.importing import summary
+
+layers = keras.layers
+RNG = np.random.default_rng(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick() -> Any:
+    """Without the processes that measure time and memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summary, "cost", lambda *_: None)
+        yield
+
+
+def sequential(*parts: Any) -> Any:
+    return keras.Sequential([keras.Input(parts[0]) if isinstance(parts[0], tuple) else parts[0], *parts[1:]])
+
+
+# Each writes a model into a folder, and gives what is imported: a keras.Model or a path.
+
+
+def two_inputs_and_outputs(_: Path) -> Any:
+    a, b = keras.Input((4,), name="a"), keras.Input((3,), name="b")
+    both = layers.Concatenate()([a, b])
+    return keras.Model([a, b], {"x": layers.Dense(2)(both), "y": layers.Dense(1)(both)})
+
+
+def subclassed(_: Path) -> Any:
+    class Own(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = layers.Dense(3)
+
+        def call(self, values: Any) -> Any:
+            return tf.nn.softmax(self.dense(values))
+
+    model = Own()
+    model(np.zeros((1, 5), np.float32))
+    return model
+
+
+def convolution(_: Path) -> Any:
+    return sequential(
+        (16, 16, 3),
+        layers.Rescaling(1 / 255),
+        layers.Conv2D(4, 3, activation="relu"),
+        layers.GlobalMaxPooling2D(),
+        layers.Dense(3, activation="softmax"),
+    )
+
+
+def hdf5(folder: Path) -> Path:
+    sequential((6,), layers.Dense(4, activation="relu"), layers.Dense(1)).save(folder / "model.h5")
+    return folder / "model.h5"
+
+
+def lstm(folder: Path) -> Path:
+    recurrent = layers.Bidirectional(layers.LSTM(4, return_sequences=True))
+    sequential((7, 3), recurrent, layers.LSTM(4), layers.Dense(2)).save(folder / "model.keras")
+    return folder / "model.keras"
+
+
+def gru(_: Path) -> Any:
+    return sequential((7, 3), layers.Masking(), layers.GRU(4), layers.Dense(2))
+
+
+def embedding(_: Path) -> Any:
+    words = keras.Input((None,), dtype="int32")
+    return keras.Model(words, layers.Dense(2)(layers.GlobalAveragePooling1D()(layers.Embedding(20, 4)(words))))
+
+
+def convolution_1d(_: Path) -> Any:
+    return sequential((30, 2), layers.Conv1D(4, 5, activation="relu"), layers.GlobalMaxPooling1D(), layers.Dense(2))
+
+
+def convolution_3d(_: Path) -> Any:
+    return sequential((6, 6, 6, 1), layers.Conv3D(2, 3), layers.Flatten(), layers.Dense(2))
+
+
+def efficientnet(_: Path) -> Any:
+    return keras.applications.EfficientNetB0(weights=None, input_shape=(32, 32, 3), classes=4)
+
+
+def mobilenet(_: Path) -> Any:
+    return keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3), alpha=0.35, classes=4)
+
+
+def transformer(_: Path) -> Any:
+    values = keras.Input((6, 8))
+    attended = layers.LayerNormalization()(values + layers.MultiHeadAttention(2, 4)(values, values))
+    fed = attended + layers.Dense(8)(layers.Dense(16, activation="gelu")(attended))
+    return keras.Model(values, layers.Dense(2)(layers.GlobalAveragePooling1D()(fed)))
+
+
+def text(_: Path) -> Any:
+    words = layers.TextVectorization(20, output_sequence_length=4)
+    words.adapt(["a red shoe", "the blue shirt"])
+    return keras.Sequential(
+        [keras.Input((1,), dtype="string"), words, layers.Embedding(20, 4), layers.Flatten(), layers.Dense(2)]
+    )
+
+
+def features(folder: Path) -> Path:
+    kind, size = keras.Input((1,), dtype="string", name="kind"), keras.Input((2,), name="size")
+    lookup = layers.StringLookup(vocabulary=["shirt", "shoe"], output_mode="one_hot")
+    normal = layers.Normalization()
+    normal.adapt(RNG.normal(size=(50, 2)))
+    both = layers.Concatenate()([lookup(kind), normal(size)])
+    keras.Model({"kind": kind, "size": size}, layers.Dense(1)(both)).save(folder / "model.keras")
+    return folder / "model.keras"
+
+
+def keras_export(folder: Path) -> Path:
+    """With the signatures serve and serving_default, which are one function."""
+    sequential((4,), layers.Dense(2)).export(folder / "exported", verbose=False)
+    return folder / "exported"
+
+
+def estimator(folder: Path) -> Path:
+    saved_models.save_halves(folder / "halves", plus=2.0)
+    return folder / "halves"
+
+
+def signatures(folder: Path) -> Path:
+    one = saved_models.spec("x", shape=[None, 3])
+    double = (lambda x: {"y": 2.0 * x}, [one])
+    mean = (lambda k: {"m": tf.reduce_mean(k, axis=1)}, [saved_models.spec("k", shape=[None, None])])
+    saved_models.save(folder / "saved", lambda x: {"y": tf.nn.softmax(x)}, one, double=double, mean=mean)
+    return folder / "saved"
+
+
+def int8(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    converter = tf.lite.TFLiteConverter.from_keras_model(convolution(folder))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([picture] for picture in pictures(10)[:, np.newaxis])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    (folder / "model.tflite").write_bytes(converter.convert())
+    return folder / "model.tflite"
+
+
+def pictures(count: int) -> Any:
+    return RNG.integers(0, 256, (count, 16, 16, 3)).astype(np.float32)
+
+
+TWINS: tuple[Callable[[Path], Any], ...] = (
+    two_inputs_and_outputs,
+    subclassed,
+    convolution,
+    hdf5,
+    lstm,
+    gru,
+    embedding,
+    convolution_1d,
+    convolution_3d,
+    mobilenet,
+    transformer,
+    features,
+    keras_export,
+    signatures,
+)
+
+
+def version(make: Callable[[Path], Any], folder: Path, **options: Any) -> tuple[Path, ServingConfig]:
+    folder.mkdir(exist_ok=True)
+    found = publish(make(folder), folder / "models", name="m", **options)
+    return found, read_serving_config(found)
+
+
+@pytest.mark.parametrize("make", TWINS, ids=lambda make: make.__name__)
+def test_model_has_a_twin_with_every_signature(make: Callable[[Path], Any], tmp_path: Path) -> None:
+    folder, config = version(make, tmp_path)
+    assert config.no_twin is None
+    engine = load_engine(folder, config, "litert")
+    assert engine.signatures.keys() == load_engine(folder, config, "tensorflow").signatures.keys()
+    assert config.independent_rows is not None
+    assert set(config.independent_rows.signatures) == set(engine.signatures)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (text, "LiteRT does not have TensorFlow's RaggedTensorToTensor, StaticRegexReplace, StringLower"),
+        (estimator, "LiteRT does not have TensorFlow's ParseExampleV2"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_litert_cannot_is_served_by_tensorflow(make: Callable[[Path], Any], reason: str, tmp_path: Path) -> None:
+    folder, config = version(make, tmp_path)
+    assert config.twin is None
+    assert config.no_twin is not None
+    assert config.no_twin.startswith(reason)
+    assert load_engine(folder, config, "auto").name == "tensorflow"
+
+
+def fitted() -> tuple[Any, Any, Any]:
+    """A model of two classes, as a notebook has it at its end, and the test data."""
+    x = RNG.normal(size=(300, 4)).astype(np.float32)
+    y = (x[:, 0] + x[:, 1] > 0).astype(int)
+    model = sequential((4,), layers.Dense(8, activation="relu"), layers.Dense(2, activation="softmax"))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(x[:200], y[:200], epochs=3, verbose=0)
+    return model, x[200:], y[200:]
+
+
+def test_readmes_own_lines_publish_serve_and_ask(tmp_path: Path) -> None:
+    section = (ROOT / "README.md").read_text().split("## Serve your own model")[1].split("\n## ")[0]
+    code, commands = (re.findall(rf"^```{kind}\n(.*?)^```", section, re.M | re.S)[0] for kind in ("python", "sh"))
+    model, x_test, y_test = fitted()
+    with chdir(tmp_path):
+        exec(code, {"model": model, "x_test": x_test, "y_test": y_test})
+    serve, curl = commands.splitlines()
+    assert serve == "make serve"
+    with running(tmp_path / "models", tmp_path / "log") as server:
+        command = shlex.split(curl.replace(":8501", f":{server.port}"))
+        asked = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, text=True)
+        assert server.request("/v1/models/mine").json()["model_version_status"][0]["state"] == "AVAILABLE"
+        assert 'engine="litert"' in server.request("/metrics").body.decode()
+    ((first, second),) = json.loads(asked.stdout)["results"]
+    assert {first[0], second[0]} == {"cat", "dog"}
+    assert first[1] >= second[1]
+
+
+def test_version_holds_what_is_known_of_the_examples(tmp_path: Path) -> None:
+    model, x_test, y_test = fitted()
+    folder, config = version(lambda _: model, tmp_path, labels=["cat", "dog"], examples=x_test, answers=y_test)
+    assets = folder / "assets.extra"
+    metrics = json.loads((assets / "metrics.json").read_text())
+    right = model.predict(x_test, verbose=0).argmax(axis=1) == y_test
+    assert metrics["accuracy"] == right.mean()
+    assert config.twin is not None
+    assert metrics["test_examples"] == config.twin.inputs_tried == 100
+    assert config.samples[0].expected == ["cat", "dog"][y_test[0]]
+    reference = json.loads((assets / "reference.json").read_text())
+    assert reference["rows"] == 100
+    assert sorted(reference["labels"]) == ["cat", "dog"]
+    assert "proved equal on 100 examples" in (assets / "README.md").read_text()
