@@ -20,6 +20,7 @@ def start(folder: Path, **variables: str) -> Any:
         "SAGEMAKER_BIND_TO_PORT": str(port),
         "SAGEMAKER_SAFE_PORT_RANGE": "40000-40999",
         "SAGEMAKER_BASE_DIR": str(folder),
+        "TMPDIR": str(folder),
         "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
         # Of the image.
         "SERVING_PORT": "8501",

@@ -22,6 +22,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "AIP_PREDICT_ROUTE": f"{ENDPOINT}:predict",
         "AIP_STORAGE_URI": str(folder / "artifacts"),
         "AIP_MODE": "PREDICTION",
+        "TMPDIR": str(folder),
         "AIP_DEPLOYED_MODEL_ID": "42",
         # Of the image.
         "SERVING_PORT": "8501",

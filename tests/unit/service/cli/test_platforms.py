@@ -8,6 +8,12 @@ from service.settings import InvalidSetting, Settings
 IMAGE = {"SERVING_PORT": "8501", "SERVING_GRPC_PORT": "8500", "SERVING_HOST": "0.0.0.0", "MODEL_BASE_PATH": "/models"}
 
 
+@pytest.fixture(autouse=True)
+def links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder := tmp_path / "links").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+
+
 def save(*versions: Path) -> None:
     for version in versions:
         version.mkdir(parents=True)
