@@ -48,13 +48,14 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from functools import partial
     from math import inf
 
-    from service.api import operations, pages
+    from service.api import operations, pages, sagemaker
     from service.api.flask_app import create_flask
     from service.api.grpc import health as grpc_health
     from service.api.grpc import profiler as grpc_profiler
     from service.api.grpc import v1 as grpc_v1
     from service.api.grpc import v2 as grpc_v2
     from service.api.playground import views as playground
+    from service.api.routes import Match, table_of
     from service.api.v1 import views as v1
     from service.api.v1.decode import decode_example
     from service.api.v2 import views as v2
@@ -81,7 +82,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.security.api_keys import ApiKeys, key_file
     from service.security.rate_limit import RateLimits
     from service.server.admission import Admission, Admit, admit_operations, with_metrics_at
-    from service.server.dispatch import Decode, Dispatcher
+    from service.server.dispatch import Address, Decode, Dispatcher
     from service.settings import parse_files
 
     memory = memory or SharedMemory()
@@ -150,6 +151,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     inference = Inference(metrics, loop_watchdog, records.captures.offer)
 
     # Admitting requests, and responding to them
+    table = table_of(settings)
     rate_limits = RateLimits(memory)
     api_keys = (
         ApiKeys(key_file(settings.api_keys_file, settings.rate_limit, rate_limits, values), tick_seconds)
@@ -157,8 +159,8 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
         else None
     )
     limit_of_all = rate_limits.of("", settings.rate_limit) if api_keys is None else None
-    admission = Admission(metrics, api_keys, limit_of_all, has_operations=not settings.operations_port)
-    page = scrape_page(metrics, registry, api_keys)
+    admission = Admission(metrics, api_keys, limit_of_all, not settings.operations_port, table)
+    page = scrape_page(metrics, registry, api_keys, has_tensorflow_names=settings.tensorflow_metrics)
     flask = create_flask(
         {
             **v1.views(registry),
@@ -166,7 +168,9 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
             **operations.views(page),
             **pages.views(),
             **playground.views(registry, inference, repository, settings),
-        }
+            **sagemaker.views(registry, settings, watcher),
+        },
+        table.routes,
     )
     decode_v1 = partial(v1.decode, settings)
     decoders: dict[str, Decode] = {
@@ -175,16 +179,24 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
         "playground": decode_v1,
         "grpc_v1": partial(grpc_v1.decode, settings.grpc_tensor_content),
         "grpc_v2": grpc_v2.decode,
+        "sagemaker": partial(sagemaker.decode, decode_v1),
+        "vertex_ai": decode_v1,
     }
-    addresses = {"grpc_v1": grpc_v1.address, "grpc_v2": grpc_v2.address}
+    default_model = partial(registry.default_model, settings.default_model)
+    addresses: dict[str, Address] = {
+        "grpc_v1": grpc_v1.address,
+        "grpc_v2": grpc_v2.address,
+        "sagemaker": partial(sagemaker.address, default_model),
+        "vertex_ai": lambda match, _request: Match(match.route, match.parameters, default_model()),
+    }
     methods = {
         **grpc_v1.methods(registry, inference, settings, watcher),
         **grpc_v2.methods(registry, settings, watcher, page),
         **grpc_health.methods(registry, settings.grpc_reflection),
         **grpc_profiler.methods(registry, records.profiler),
     }
-    dispatcher = Dispatcher(settings, registry, inference, metrics, flask, decoders, addresses, methods)
-    admits: tuple[Admit, ...] = (admission.admit, admit_operations)
+    dispatcher = Dispatcher(settings, registry, inference, metrics, flask, decoders, addresses, methods, table)
+    admits: tuple[Admit, ...] = (admission.admit, partial(admit_operations, table))
     if settings.metrics_path:
         admits = tuple(with_metrics_at(admit, settings.metrics_path) for admit in admits)
     return App(

@@ -23,7 +23,7 @@ from typing import Any, NoReturn, get_args
 from gunicorn.app.base import BaseApplication
 
 from service import create_app
-from service.cli import key, tensorflow_model_server
+from service.cli import key, platforms, tensorflow_model_server
 from service.engines.tensorflow import op_libraries
 from service.errors import FailedPrecondition
 from service.lifecycle.model_server_config import check_first_labels, config_file
@@ -39,7 +39,7 @@ from service.security.rate_limit import RateLimits
 from service.server.arbiter import ServiceArbiter
 from service.server.tls import InvalidTls, tls
 from service.server.worker import has_http2
-from service.settings import InvalidSetting, Settings, from_environment, parse_files, unknown_variables, variable
+from service.settings import InvalidSetting, Settings, parse_files, unknown_variables, variable
 
 # Not __name__, which is __main__ here.
 logger = logging.getLogger("service")
@@ -64,8 +64,11 @@ def main() -> None:
         _run_model_server(tensorflow_model_server.with_defaults_of_image(sys.argv[1:]))
     else:
         parser = _parser()
+        is_sagemaker = sys.argv[1:2] == [platforms.SERVE]
+        given = vars(parser.parse_args(sys.argv[2:] if is_sagemaker else None))
+        flags = {name: text for name, text in given.items() if text}
         try:
-            settings = from_environment(flags={name: text for name, text in vars(parser.parse_args()).items() if text})
+            settings = platforms.sagemaker_settings(flags) if is_sagemaker else platforms.settings(flags)
         except InvalidSetting as error:
             parser.error(str(error))
         if reason := _run(settings):
@@ -185,8 +188,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m service",
         description="Serve the SavedModels of a folder over HTTP: TensorFlow Serving's REST API, pictures as "
         "requests, Prometheus metrics. Every flag is also an environment variable; a flag counts more.",
-        epilog="`python -m service predict` asks a model, `python -m service key` makes an API key. docs/settings.md "
-        "says more about each flag; docs/api.md describes the routes.",
+        epilog="`python -m service predict` asks a model, `python -m service key` makes an API key, `python -m service "
+        "serve` serves as Amazon SageMaker starts it. docs/settings.md says more about each flag; docs/api.md "
+        "describes the routes.",
     )
     for spec in fields(Settings):
         choices = get_args(spec.type)

@@ -38,6 +38,10 @@ class NotFound(ServingError):
     status = 404
 
 
+class AlreadyExists(ServingError):
+    status = 409
+
+
 class PayloadTooLarge(ServingError):
     status = 413
 
@@ -53,6 +57,12 @@ class Unimplemented(ServingError):
 class Unavailable(ServingError):
     status = 503
     headers = (("retry-after", "1"),)
+
+
+class InsufficientStorage(ServingError):
+    """There is no memory for it now."""
+
+    status = 507
 
 
 class GraphError(ServingError):

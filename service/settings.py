@@ -20,6 +20,7 @@ PREFIX = "SERVING_"
 EngineChoice = Literal["auto", "tensorflow", "litert"]
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+SageMaker = Literal["off", "on", "multi_model"]
 
 ANY_ORIGIN = "*"
 MIN_POLL_SECONDS = 0.01
@@ -28,7 +29,7 @@ MAX_RATE_REQUESTS = 1_000_000
 
 _SWITCH = {"1": True, "true": True, "0": False, "false": False}
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?|null", re.ASCII)
-_PATH = re.compile(r"(?:/[\w.~-]+)+", re.ASCII)
+_PATH = re.compile(r"(?:/[\w.~:-]+)+", re.ASCII)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _RATE = re.compile(
     r"\s*([0-9]{1,9})\s*(?:/|per)\s*([0-9]{1,9})?\s*(second|minute|hour|day|month|year)s?\s*", re.IGNORECASE
@@ -164,12 +165,35 @@ class Settings:
         "origins whose pages may read responses (CORS), separated by commas; *: any (empty: none)",
         check=parse_origins,
     )
+    sagemaker: SageMaker = setting(
+        "off", "respond to Amazon SageMaker, as `serve` sets it; multi_model: which also loads and unloads models"
+    )
+    predict_path: str = setting(
+        "",
+        "another path for predictions, by the default model, as Vertex AI names it (empty: none)",
+        aliases=("AIP_PREDICT_ROUTE",),
+        check=parse_path,
+    )
+    health_path: str = setting(
+        "",
+        "another path for readiness, as Vertex AI names it (empty: none)",
+        aliases=("AIP_HEALTH_ROUTE",),
+        check=parse_path,
+    )
+    default_model: str = setting(
+        "",
+        "the model of SageMaker's and Vertex AI's requests that name none (empty: the first by name)",
+        aliases=("SAGEMAKER_TFS_DEFAULT_MODEL_NAME",),
+    )
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8501, "port to listen on", min=1, max=65535)
     metrics_path: str = setting(
         "",
         "another path for the page of metrics, beside /metrics and /monitoring/prometheus/metrics (empty: none)",
         check=parse_path,
+    )
+    tensorflow_metrics: bool = setting(
+        False, "show metrics under TensorFlow Serving's names as well, for its dashboards: 1 or 0"
     )
     operations_port: int = setting(
         0, "port of their own for health and metrics, without a key; 0: on the main port", min=0, max=65535

@@ -1,6 +1,6 @@
 """The Flask app: the views of all routes that are no predictions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import flask
@@ -24,13 +24,13 @@ class _NameConverter(BaseConverter):
     regex = "[^/:]+"
 
 
-def create_flask(views: Mapping[str, View]) -> Flask:
+def create_flask(views: Mapping[str, View], routes: Sequence[Route] = ROUTES) -> Flask:
     """`views`: by their endpoints in the table of routes, "v1.status"."""
     app = Flask(__name__, static_folder=None)
     # Paths count as they are; else //a gets a redirect to /a.
     app.url_map.merge_slashes = False
     app.url_map.converters["name"] = _NameConverter
-    for route in ROUTES:
+    for route in routes:
         if route.is_view:
             app.add_url_rule(_rule(route), route.endpoint, views[route.endpoint], methods=[route.method])
     headers.register(app)

@@ -1,7 +1,7 @@
 """The table of routes: dispatch, admission, Flask's rules, metrics, spans and the OpenAPI document all follow it."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import lru_cache
@@ -11,9 +11,10 @@ import msgspec
 from service.errors import InvalidRequest
 from service.http import GRPC, Request, Response, decoded_path, error_response
 from service.lifecycle.repository import MAX_VERSION, version_number
+from service.settings import Settings
 
-# Of what the server as a whole takes, for `OPTIONS *`.
-METHODS = ("GET", "HEAD", "OPTIONS", "POST")
+# Protocols that are v1 at other paths, and on by setting.
+CLOUDS = ("sagemaker", "vertex_ai")
 # Paths are cached up to this length: what strangers ask for must not fill the memory.
 MAX_CACHED_PATH_BYTES = 256
 
@@ -48,12 +49,18 @@ class Route:
     waits_for_models: bool = field(init=False)
     # Whether tools request it every few seconds.
     is_operations: bool = field(init=False)
+    # Whether its body is one of v1, and whether not its path but the rest of the request names the model.
+    speaks_v1: bool = field(init=False)
+    is_addressed: bool = field(init=False)
 
     def __post_init__(self) -> None:
         # Once: every request reads them.
         waits = self.protocol != "profiler" and (self.method in ("POST", GRPC) or "/models/" in self.path)
         object.__setattr__(self, "waits_for_models", waits)
         object.__setattr__(self, "is_operations", self.access in (Access.HEALTH, Access.METRICS))
+        is_of_cloud = self.protocol in CLOUDS
+        object.__setattr__(self, "speaks_v1", self.protocol == "v1" or is_of_cloud)
+        object.__setattr__(self, "is_addressed", self.is_prediction and (self.method == GRPC or is_of_cloud))
 
     @property
     def is_view(self) -> bool:
@@ -80,7 +87,7 @@ Method = Callable[[Match, Request], Response]
 _V1 = ("/v1/models/{model}", "/v1/models/{model}/versions/{version}", "/v1/models/{model}/labels/{label}")
 _V2 = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 _PLAYGROUND = "/playground/models/{model}/versions/{version}"
-_VERBS = ("predict", "classify", "regress")
+VERBS = ("predict", "classify", "regress")
 _REFLECTION = "ServerReflection/ServerReflectionInfo"
 _NO_SHARED_MEMORY = "there is no shared memory; send tensors in the request"
 # Methods of Triton, and of TensorFlow's profiler, that clients may try, and why there are none.
@@ -98,11 +105,11 @@ _UNIMPLEMENTED = {
 
 def _routes() -> Iterator[Route]:
     for place in _V1:
-        for verb in _VERBS:
+        for verb in VERBS:
             yield Route("POST", f"{place}:{verb}", "v1", verb, is_prediction=True)
     for place in _V2:
         yield Route("POST", f"{place}/infer", "v2", "infer", is_prediction=True)
-    for verb in _VERBS:
+    for verb in VERBS:
         yield Route("POST", f"{_PLAYGROUND}/{verb}", "playground", verb, is_prediction=True)
 
     yield Route("GET", "/v1/models", "v1", "models")
@@ -177,6 +184,18 @@ def _grpc_routes() -> Iterator[Route]:
         yield Route(GRPC, f"/grpc.reflection.{version}.{_REFLECTION}", "grpc", "reflection", is_stream=True)
 
 
+def _sagemaker_routes(*, has_models: bool) -> Iterator[Route]:
+    """`has_models`: whether the platform loads models by request. Then the container is healthy without one."""
+    yield Route("GET", "/ping", "operations", "live" if has_models else "ready", Access.HEALTH)
+    yield Route("POST", "/invocations", "sagemaker", "predict", is_prediction=True)
+    if has_models:
+        yield Route("GET", "/models", "sagemaker", "models")
+        yield Route("POST", "/models", "sagemaker", "load", Access.ADMIN)
+        yield Route("GET", "/models/{model}", "sagemaker", "model")
+        yield Route("DELETE", "/models/{model}", "sagemaker", "unload", Access.ADMIN)
+        yield Route("POST", "/models/{model}/invoke", "sagemaker", "predict", is_prediction=True)
+
+
 def _pattern(path: str) -> "re.Pattern[str]":
     parts = _PLACEHOLDER.split(path)
     for place in range(len(parts)):
@@ -185,30 +204,86 @@ def _pattern(path: str) -> "re.Pattern[str]":
 
 
 ROUTES = tuple(_routes())
-_TABLE = [(route, _pattern(route.path)) for route in ROUTES]
 # Of gRPC, by their paths.
 GRPC_ROUTES = {route.path: route for route in _grpc_routes()}
 
 
-def find(method: str, target: bytes) -> Match | None:
-    """The route of a request; None where there is none."""
-    # A HEAD gets the response of a GET; the connection leaves the body out.
-    method = "GET" if method == "HEAD" else method
-    path = target.partition(b"?")[0]
-    return (_find if len(path) <= MAX_CACHED_PATH_BYTES else _find.__wrapped__)(method, path)
+class Table:
+    """Routes, those of gRPC, and how to find the one of a request."""
+
+    def __init__(self, routes: Sequence[Route] = ROUTES) -> None:
+        """`routes`: the first that fits counts."""
+        self.routes = tuple(routes)
+        self._patterns = [(route, _pattern(route.path)) for route in routes]
+        self._cached = lru_cache(1024)(self._find)
+
+    def find(self, method: str, target: bytes) -> Match | None:
+        """The route of a request; None where there is none."""
+        # A HEAD gets the response of a GET; the connection leaves the body out.
+        method = "GET" if method == "HEAD" else method
+        path = target.partition(b"?")[0]
+        return (self._cached if len(path) <= MAX_CACHED_PATH_BYTES else self._find)(method, path)
+
+    def _find(self, method: str, escaped: bytes) -> Match | None:
+        path = decoded_path(escaped).decode(errors="replace")
+        if method == GRPC:
+            called = GRPC_ROUTES.get(path)
+            return None if called is None else Match(called, {})
+        for route, pattern in self._patterns:
+            if route.method == method and (match := pattern.fullmatch(path)):
+                parameters = match.groupdict()
+                return Match(route, parameters, parameters.get("model", ""))
+        return None
+
+    def no_route(self, request: Request) -> Response:
+        """The response where `find` finds nothing: 404, 405, or what OPTIONS asks for. In v1 TensorFlow Serving's
+        words."""
+        method, path = request.method, decoded_path(request.target).decode(errors="replace")
+        if method == GRPC:
+            reason = _UNIMPLEMENTED.get(path.rpartition("/")[2], "docs/grpc.md lists the methods")
+            return error_response(501, f"{path} is not implemented: {reason}")
+        allowed = self._allowed(path)
+        if allowed and method == "OPTIONS":
+            return Response(200, b"", "text/plain", (("allow", ", ".join(allowed)),))
+        if path.startswith("//"):
+            return error_response(400, "Malformed request: the path begins with more than one slash")
+        is_v1 = path.startswith("/v1/")
+        if path in GRPC_ROUTES:
+            # Of gRPC-Web, of other codecs, and over HTTP/1.1.
+            message = f"{path} is a method of gRPC: it takes HTTP/2 and the content type application/grpc"
+            return error_response(415, message)
+        if allowed:
+            message = f"{path} does not take {method}; it takes {', '.join(allowed)}"
+            if is_v1:
+                # Clients of TensorFlow Serving may look for these words, which it sends with 400.
+                message = f"Malformed request: {method} {path}: {message}"
+            return error_response(405, message, ("allow", ", ".join(allowed)))
+        if is_v1:
+            return error_response(400, f"Malformed request: {method} {path}")
+        return error_response(404, f"no such route: {method} {path}")
+
+    def _allowed(self, path: str) -> tuple[str, ...]:
+        """The methods of a path; for `*` those of the server as a whole."""
+        methods = {route.method for route, pattern in self._patterns if path == "*" or pattern.fullmatch(path)}
+        if "GET" in methods:
+            methods.add("HEAD")
+        return tuple(sorted(methods | {"OPTIONS"})) if methods else ()
 
 
-@lru_cache(1024)
-def _find(method: str, escaped: bytes) -> Match | None:
-    path = decoded_path(escaped).decode(errors="replace")
-    if method == GRPC:
-        called = GRPC_ROUTES.get(path)
-        return None if called is None else Match(called, {})
-    for route, pattern in _TABLE:
-        if route.method == method and (match := pattern.fullmatch(path)):
-            parameters = match.groupdict()
-            return Match(route, parameters, parameters.get("model", ""))
-    return None
+# Without those that are on by setting.
+TABLE = Table()
+
+
+def table_of(settings: Settings) -> Table:
+    """With the routes that settings turn on."""
+    more: list[Route] = []
+    if settings.sagemaker != "off":
+        more += _sagemaker_routes(has_models=settings.sagemaker == "multi_model")
+    if settings.predict_path:
+        more.append(Route("POST", settings.predict_path, "vertex_ai", "predict", is_prediction=True))
+    # Before all others: whoever names a path for health wants to know whether models are ready.
+    health = [Route("GET", path, "operations", "ready", Access.HEALTH) for path in [settings.health_path] if path]
+    return Table((*health, *ROUTES, *more)) if health or more else TABLE
 
 
 def parse_version(text: str | None) -> int | None:
@@ -222,36 +297,3 @@ def parse_version(text: str | None) -> int | None:
             f"{MAX_VERSION}"
         )
     return number
-
-
-def no_route(request: Request) -> Response:
-    """The response where `find` finds nothing: 404, 405, or what OPTIONS asks for. In v1 TensorFlow Serving's words."""
-    method, path = request.method, decoded_path(request.target).decode(errors="replace")
-    if method == GRPC:
-        reason = _UNIMPLEMENTED.get(path.rpartition("/")[2], "docs/grpc.md lists the methods")
-        return error_response(501, f"{path} is not implemented: {reason}")
-    allowed = METHODS if path == "*" else _allowed(path)
-    if allowed and method == "OPTIONS":
-        return Response(200, b"", "text/plain", (("allow", ", ".join(allowed)),))
-    if path.startswith("//"):
-        return error_response(400, "Malformed request: the path begins with more than one slash")
-    is_v1 = path.startswith("/v1/")
-    if path in GRPC_ROUTES:
-        # Of gRPC-Web, of other codecs, and over HTTP/1.1.
-        return error_response(415, f"{path} is a method of gRPC: it takes HTTP/2 and the content type application/grpc")
-    if allowed:
-        message = f"{path} does not take {method}; it takes {', '.join(allowed)}"
-        if is_v1:
-            # Clients of TensorFlow Serving may look for these words, which it sends with 400.
-            message = f"Malformed request: {method} {path}: {message}"
-        return error_response(405, message, ("allow", ", ".join(allowed)))
-    if is_v1:
-        return error_response(400, f"Malformed request: {method} {path}")
-    return error_response(404, f"no such route: {method} {path}")
-
-
-def _allowed(path: str) -> tuple[str, ...]:
-    methods = {route.method for route, pattern in _TABLE if pattern.fullmatch(path)}
-    if "GET" in methods:
-        methods.add("HEAD")
-    return tuple(sorted(methods | {"OPTIONS"})) if methods else ()

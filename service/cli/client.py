@@ -109,14 +109,14 @@ class ModelFolder:
             raise NoResponse(f"{models / model}: {reason}")
 
     def send(self, path: str, content: bytes | None = None, content_type: str = "application/json") -> Reply:
-        from service.api import routes
+        from service.api.routes import TABLE
         from service.http import Request as ServiceRequest
         from service.inference.context import RequestContext
 
         method = "GET" if content is None else "POST"
         headers = {b"content-type": content_type.encode()}
         request = ServiceRequest(method, path.encode(), headers, RequestContext(headers), content or b"")
-        request.match = routes.find(method, request.target)
+        request.match = TABLE.find(method, request.target)
         response = self._app.dispatcher.respond(request)
         return Reply(
             response.status, _json_object(response.body), {name.title(): value for name, value in response.headers}

@@ -77,8 +77,10 @@ def batching(path: str) -> tuple[dict[str, str], list[str]]:
 
 def monitoring(path: str) -> dict[str, str]:
     """Settings of a file with a MonitoringConfig. Raises InvalidFile."""
-    metrics_path = _read(path, _MONITORING_CONFIG).get("prometheus_config", {}).get("path", "")
-    return {"metrics_path": metrics_path} if metrics_path and metrics_path not in _METRICS_PATHS else {}
+    config = _read(path, _MONITORING_CONFIG).get("prometheus_config", {})
+    settings = {"tensorflow_metrics": "1"} if config.get("enable") else {}
+    metrics_path = config.get("path", "")
+    return settings | ({"metrics_path": metrics_path} if metrics_path and metrics_path not in _METRICS_PATHS else {})
 
 
 def tls(path: str) -> dict[str, str]:

@@ -6,15 +6,14 @@ https://github.com/tensorflow/serving/blob/master/tensorflow_serving/model_serve
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import PackageNotFoundError, version
 from typing import TypeAlias, cast
 
 from service.cli import model_server_files
 from service.engines.tensorflow import op_libraries
 from service.lifecycle.model_server_config import PLATFORM, InvalidConfig, ModelConfig, policies_of
+from service.runtime import build
 from service.runtime.config_file import InvalidFile
 from service.settings import ANY_ORIGIN, InvalidSetting, Settings, from_environment
 
@@ -211,7 +210,12 @@ FLAGS: Mapping[str, Flag] = {
         _done("enable_model_warmup", True, "warm_up"),
         _ignored("num_request_iterations_for_warmup", 0, "the warm-up finds out how many runs it needs"),
         _ignored("version", False, "prints the version and ends"),
-        _joint("monitoring_config_file", "", ("metrics_path",), "there are metrics without it, too"),
+        _joint(
+            "monitoring_config_file",
+            "",
+            ("metrics_path", "tensorflow_metrics"),
+            "there are metrics without it, too, but not under TensorFlow Serving's names",
+        ),
         _ignored("remove_unused_fields_from_bundle_metagraph", True, "nothing is kept of it but the signatures"),
         _done(
             "prefer_tflite_model",
@@ -309,9 +313,8 @@ def settings_of(values: Values, environ: Mapping[str, str] = os.environ) -> tupl
 
 def versions() -> str:
     """What --version prints."""
-    from service.api.v2.describe import NAME, VERSION
-
-    return f"TensorFlow ModelServer: {VERSION} ({NAME})\nTensorFlow Library: {_library_version()}"
+    library = build.engine_version("tensorflow") or "not installed"
+    return f"TensorFlow ModelServer: {build.VERSION} ({build.NAME})\nTensorFlow Library: {library}"
 
 
 def usage() -> str:
@@ -376,10 +379,3 @@ def _parallelism(values: Values) -> dict[str, str]:
     if any(values.get(name) for name in of_each):
         return {}
     return {name: str(max(cast(int, values.get("tensorflow_session_parallelism", 0)), 0)) for name in of_each}
-
-
-def _library_version() -> str:
-    for package in ("tensorflow-cpu", "tensorflow"):
-        with suppress(PackageNotFoundError):
-            return version(package)
-    return "not installed"

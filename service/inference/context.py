@@ -21,7 +21,7 @@ TRACE_CONTEXT_HEADER = b"traceparent"
 MAX_REQUEST_ID_BYTES = 128
 
 # Requests of these protocols are counted; health, metrics and the page would drown what clients do.
-COUNTED = ("v1", "v2", "grpc_v1", "grpc_v2")
+COUNTED = ("v1", "v2", "grpc_v1", "grpc_v2", "sagemaker", "vertex_ai")
 
 _REQUEST_ID = re.compile(rb"[!-~]{1,%d}" % MAX_REQUEST_ID_BYTES)
 _TRACE_CONTEXT = re.compile(

@@ -202,7 +202,8 @@ class Inference:
     def _record(self, prediction: Prediction, inferred: Inferred) -> None:
         loaded, name, context = prediction.loaded, prediction.signature_name, prediction.context
         inputs, outputs = prediction.inputs, inferred.outputs
-        self._metrics.of_inference(loaded.model, loaded.version, loaded.engine.name).observe(context.run_seconds)
+        of_inference = self._metrics.of_inference(loaded.model, loaded.version, loaded.engine.name, name)
+        of_inference.observe(context.run_seconds)
         if inferred.outlier_scores:
             self._metrics.of_outlier_scores(loaded.model, loaded.version).record(inferred.outlier_scores)
         if (label_scores := loaded.label_scores(name, outputs)) is not None:

@@ -1,6 +1,7 @@
 """The policies in force: those of the operator's file, or of a later request to reload."""
 
 import hashlib
+from collections.abc import Callable
 
 import msgspec
 
@@ -51,14 +52,15 @@ class PolicySource:
             self.content = request.policies if request is not None and is_in_force else self._file.content
         return has_changed
 
-    def request(self, policies: Policies) -> int:
-        """Put them in force in all worker processes, also in those that start later, until the file changes. Returns
-        the request's number. Raises MemoryFull."""
+    def request(self, change: Callable[[Policies], Policies]) -> int:
+        """Put what it makes of the policies in force in all worker processes, also in those that start later, until the
+        file changes. Returns the request's number. Raises MemoryFull, and what `change` raises."""
         digest = self._digest()
 
         def following(before: bytes | None) -> bytes:
             last = _decode(before)
-            return msgspec.json.encode(ReloadRequest(policies, last.number + 1 if last else 1, digest))
+            policies = last.policies if last and last.instead_of == digest else self._file.content
+            return msgspec.json.encode(ReloadRequest(change(policies), last.number + 1 if last else 1, digest))
 
         return msgspec.json.decode(self._values.change(_KEY, following), type=ReloadRequest).number
 

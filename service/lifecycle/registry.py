@@ -148,6 +148,10 @@ class Registry:
         """By model, the version that answers requests without one. Not the canary."""
         return {model: traffic.default.version for model, traffic in self._traffic.items() if traffic.default}
 
+    def default_model(self, named: str = "") -> str:
+        """The model of requests that name none: the one of this name, else the first; empty where there is none."""
+        return named or min(self._statuses, default="")
+
     def loaded(self) -> list[LoadedVersion]:
         return [loaded for traffic in self._traffic.values() for loaded in traffic.versions.values()]
 

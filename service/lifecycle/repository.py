@@ -194,6 +194,25 @@ def model_name_fault(name: str) -> str | None:
     return None
 
 
+def find_base_paths(root: Path) -> dict[str, Path]:
+    """By model, each folder at or below this one that has versions. A model is called like its folder.
+
+    Raises:
+        ValueError: two folders have the same name.
+    """
+    found: dict[str, Path] = {}
+    for folder, children, _ in os.walk(root):
+        path = Path(folder)
+        versions = [name for name in children if version_number(name) is not None and model_file(path / name)]
+        if versions:
+            if path.name in found:
+                raise ValueError(f"{path} and {found[path.name]} have the same name; expected one folder of each name")
+            found[path.name] = path
+        # The first by name counts; and what is in a version is no model.
+        children[:] = sorted(name for name in children if name not in versions)
+    return found
+
+
 class MisplacedModels:
     """Finds models in the wrong place. `places`: what to do about each, by its path within the models folder.
 

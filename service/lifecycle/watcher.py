@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+
 from service.engines.base import LoadError
-from service.errors import NotFound, Unavailable, without_paths
+from service.errors import AlreadyExists, NotFound, ServingError, Unavailable, without_paths
 from service.inference.folder import Folder, fingerprint
 from service.inference.version import LoadedVersion, State, VersionStatus
 from service.lifecycle.loader import Loader, LoadQueue, Retries, newest_first
-from service.lifecycle.policies import Policies
+from service.lifecycle.policies import ModelPolicy, Policies
 from service.lifecycle.policy_source import PolicySource
 from service.lifecycle.registry import Registry
 from service.lifecycle.repository import Key, Repository
@@ -112,11 +114,36 @@ class Watcher:
         that can be loaded; if it takes longer than the timeout; or if the shared memory is full.
         """
         self._check_reload(policies)
-        try:
-            number = self._source.request(policies)
-        except OSError as error:
-            raise Unavailable(f"the worker processes cannot be told to reload: {error.strerror}") from None
+        number = self._request(lambda _before: policies)
         self._agreement.reload([name for name, policy in policies.models.items() if policy.load == "preload"], number)
+
+    def add(self, model: str, policy: ModelPolicy) -> None:
+        """Serve one more model, in all worker processes; `reload` for it alone. Raises AlreadyExists, or what `reload`
+        raises; the model is not served then."""
+
+        def with_model(before: Policies) -> Policies:
+            if model in before.models:
+                raise AlreadyExists(f"{model} is loaded already")
+            return msgspec.structs.replace(before, models={**before.models, model: policy})
+
+        number = self._request(with_model)
+        try:
+            self._agreement.reload([model], number)
+        except ServingError:
+            self.remove(model)
+            raise
+
+    def remove(self, model: str) -> None:
+        """Serve one model less, in all worker processes. Returns once it is unloaded. Raises NotFound, or Unavailable
+        if that takes longer than the timeout."""
+
+        def without_model(before: Policies) -> Policies:
+            if model not in before.models:
+                raise NotFound(f"{model} is not loaded")
+            others = {name: policy for name, policy in before.models.items() if name != model}
+            return msgspec.structs.replace(before, models=others)
+
+        self._agreement.reload([], self._request(without_model), gone=model)
 
     def scan(self) -> None:
         """Poll, and wait until everything found is loaded."""
@@ -170,6 +197,12 @@ class Watcher:
             if self._is_to_load(key) and self._is_allowed(key[0]) and self._retries.is_due(key, files)
         ]
         self._queue.add(newest_first([key for key in due if self._make_room(key)]))
+
+    def _request(self, change: Callable[[Policies], Policies]) -> int:
+        try:
+            return self._source.request(change)
+        except OSError as error:
+            raise Unavailable(f"the worker processes cannot be told to reload: {error.strerror}") from None
 
     def _check_known(self, model: str) -> None:
         on_disk = {name for name, version in self._repository.versions()}

@@ -198,9 +198,9 @@ class Agreement:
         """
         self._command(model, "unload", (State.START, State.END))
 
-    def reload(self, models: Collection[str], number: int) -> None:
+    def reload(self, models: Collection[str], number: int, gone: str = "") -> None:
         """Wait until every worker process has carried out this request to reload the policies, and has loaded all
-        versions of these models or failed to.
+        versions of these models or failed to, and unloaded the one that is to be gone.
 
         Raises:
             InvalidRequest: a model has no version that every worker process could load.
@@ -209,7 +209,8 @@ class Agreement:
 
         def is_done(report: Report) -> bool:
             states = [state for model in models for state in report.progress.get(model, {}).values()]
-            return report.reloaded >= number and not any(state in (*_UNSETTLED, PREPARED) for state in states)
+            is_settled = not any(state in (*_UNSETTLED, PREPARED) for state in states)
+            return report.reloaded >= number and is_settled and gone not in report.progress
 
         self._wait_until(is_done, "to reload the models")
         reports = (self._report(), *self._board.others())

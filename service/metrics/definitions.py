@@ -59,7 +59,8 @@ class Metrics:
             store,
             "serving_inference_duration_seconds",
             "Time to run the model, without decoding and encoding.",
-            (*version, "engine"),
+            # Of the signatures that the version has, so they are few.
+            (*version, "engine", "signature"),
             BUCKETS,
         )
         self.batch_size = Histograms(store, "serving_batch_size", "Rows run together.", version, BATCH_BUCKETS)
@@ -159,8 +160,8 @@ class Metrics:
         )
 
     @cache  # noqa: B019
-    def of_inference(self, model: str, version: int, engine: str) -> Histogram:
-        return self.inference_duration.labels(model, str(version), engine)
+    def of_inference(self, model: str, version: int, engine: str, signature: str) -> Histogram:
+        return self.inference_duration.labels(model, str(version), engine, signature)
 
     @cache  # noqa: B019
     def of_batch(self, model: str, version: int) -> Histogram:
@@ -249,6 +250,8 @@ class ShadowMetrics:
         self._metrics.shadow_dropped.labels(shadow.model, shadow.version_text).inc()
 
 
-def scrape_page(metrics: Metrics, models: Models, api_keys: ApiKeys | None = None) -> Page:
+def scrape_page(
+    metrics: Metrics, models: Models, api_keys: ApiKeys | None = None, *, has_tensorflow_names: bool = False
+) -> Page:
     """What a scrape shows: what all worker processes counted, the states of the versions, and the processes."""
-    return Page(metrics.families, metrics.totals, models, api_keys)
+    return Page(metrics.families, metrics.totals, models, api_keys, has_tensorflow_names=has_tensorflow_names)

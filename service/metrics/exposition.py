@@ -9,8 +9,9 @@ from itertools import accumulate
 from operator import add
 from typing import Any
 
+from service.metrics import tensorflow_serving
 from service.metrics.instruments import Family, Histograms
-from service.metrics.scraped import VERSION, ApiKeys, Models, Reading, readings
+from service.metrics.scraped import VERSION, ApiKeys, Models, Reading, escaped, readings
 from service.metrics.store import Sums, Totals
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -21,6 +22,7 @@ Labels = tuple[str, ...]
 
 class Page:
     """`models`: which versions have series, and the states to show. None: all series, and nothing else.
+    `has_tensorflow_names`: whether there are series under TensorFlow Serving's names as well.
 
     A prometheus_client registry takes it as a collector.
     """
@@ -31,11 +33,15 @@ class Page:
         totals: Totals,
         models: Models | None = None,
         api_keys: ApiKeys | None = None,
+        *,
+        has_tensorflow_names: bool = False,
     ) -> None:
         self._families = families
         self._totals = totals
         self._models = models
         self._api_keys = api_keys
+        self._has_tensorflow_names = has_tensorflow_names
+        self._bounds = {family.name: family.bounds for family in families if isinstance(family, Histograms)}
         # As long as a series is shown.
         self._heads: dict[Hashable, list[str]] = {}
 
@@ -60,6 +66,8 @@ class Page:
                 heads[key] = self._heads.get(key) or [_head(*line) for line in _lines(reading, labels)]
                 lines.append(heads[key][0] + repr(value))
         self._heads = heads
+        if self._has_tensorflow_names and self._models is not None:
+            lines += tensorflow_serving.lines(sums, self._bounds, self._models)
         return ("\n".join(lines) + "\n").encode(errors="replace")
 
     def collect(self) -> Iterable[Any]:
@@ -114,9 +122,5 @@ def _shown_values(family: Family[Any], values: Sequence[float]) -> Sequence[floa
 
 
 def _head(name: str, labels: Iterable[Label]) -> str:
-    pairs = ",".join([f'{label}="{_escaped(value)}"' for label, value in sorted(labels)])
+    pairs = ",".join([f'{label}="{escaped(value)}"' for label, value in sorted(labels)])
     return f"{name}{{{pairs}}} " if pairs else f"{name} "
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

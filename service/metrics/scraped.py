@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from service.metrics.store import Sums
+from service.runtime import build
 from service.runtime.cgroup import limited_memory
 
 VERSION = ("model", "version")
@@ -63,11 +64,18 @@ class Drift(Protocol):
     def now(self) -> DriftNow: ...
 
 
+class Folder(Protocol):
+    @property
+    def path(self) -> Path: ...
+
+
 class Loaded(Protocol):
     @property
     def model(self) -> str: ...
     @property
     def version_text(self) -> str: ...
+    @property
+    def folder(self) -> Folder | None: ...
     @property
     def drift(self) -> Drift | None: ...
 
@@ -87,14 +95,27 @@ class ApiKeys(Protocol):
     def is_valid(self) -> bool: ...
 
 
+def escaped(value: str) -> str:
+    """A label's value, as the page writes it."""
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
 def readings(models: Models, api_keys: ApiKeys | None, sums: Sums, parent: int | None) -> Iterator[Reading]:
     """All of them. `parent`: see `usage`."""
+    yield _build()
     yield from _states(models)
     yield _health(models, sums)
     yield from _files(models, api_keys)
     yield from _drift(models)
     yield from _processes(sums, parent)
     yield from _memory()
+
+
+def _build() -> Reading:
+    of = build.versions()
+    reading = Reading("serving_build_info", "1; its labels are the versions.", tuple(of))
+    reading.add(tuple(of.values()), 1.0)
+    return reading
 
 
 def _states(models: Models) -> Iterator[Reading]:

@@ -8,8 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from time import perf_counter
 
-from service.api import routes
-from service.api.routes import Access
+from service.api.routes import TABLE, Access, Table
 from service.http import Request, Response, error_response
 from service.inference.context import RequestContext
 from service.metrics.definitions import Metrics
@@ -52,6 +51,7 @@ class Admission:
         api_keys: ApiKeys | None = None,
         limit_of_all: RateLimit | None = None,
         has_operations: bool = True,
+        table: Table = TABLE,
     ) -> None:
         """`limit_of_all`: where there are no keys, the limit for all clients together. `has_operations`: whether health
         and metrics are open here; else they have a port of their own, and here health needs a key."""
@@ -59,10 +59,11 @@ class Admission:
         self._limit_of_all = limit_of_all
         self._rejected = metrics.rejected
         self._has_operations = has_operations
+        self._table = table
         self._open = {Access.PAGE, Access.HEALTH, Access.METRICS} if has_operations else {Access.PAGE}
 
     def admit(self, request: Request) -> Response | None:
-        match = request.match = routes.find(request.method, request.target)
+        match = request.match = self._table.find(request.method, request.target)
         limit = self._limit_of_all
         if self._api_keys is None and limit is None and self._has_operations:
             return None
@@ -89,9 +90,9 @@ class Admission:
         return response
 
 
-def admit_operations(request: Request) -> Response | None:
+def admit_operations(table: Table, request: Request) -> Response | None:
     """Admission at the port for operations."""
-    match = request.match = routes.find(request.method, request.target)
+    match = request.match = table.find(request.method, request.target)
     return None if match is not None and match.route.is_operations and not request.has_body else NO_OPERATION
 
 

@@ -10,9 +10,8 @@ from functools import partial
 
 from flask import Flask
 
-from service.api import routes
 from service.api.operations import health
-from service.api.routes import Access, Match, Method, parse_version
+from service.api.routes import TABLE, Access, Match, Method, Table, parse_version
 from service.api.v2.decode import HEAD_LENGTH_HEADER
 from service.errors import InvalidRequest, ServingError, response_to_error
 from service.http import GRPC, Request, Response, error_response
@@ -53,8 +52,8 @@ _HEALTH, _METRICS, _ADMIN = Access.HEALTH, Access.METRICS, Access.ADMIN
 
 # Decodes a request for a model; `find` gives the version. Raises ServingError.
 Decode = Callable[[Find, Match, Request], Prediction]
-# The model that a message of gRPC names. Raises ServingError.
-Address = Callable[[Match, bytes], Match]
+# The model that a message of gRPC names, or a request of SageMaker. Raises ServingError.
+Address = Callable[[Match, Request], Match]
 
 
 class Dispatcher:
@@ -68,9 +67,10 @@ class Dispatcher:
         decoders: Mapping[str, Decode],
         addresses: Mapping[str, Address],
         methods: Mapping[str, Method],
+        table: Table = TABLE,
     ) -> None:
         """`decoders`: by protocol. `flask`: has HTTP's views of all routes that are no predictions. `addresses`: by
-        protocol of gRPC; `methods`: by endpoint, all of gRPC that are no predictions."""
+        protocol, for routes that are addressed; `methods`: by endpoint, all of gRPC that are no predictions."""
         self._settings = settings
         self._registry = registry
         self._inference = inference
@@ -79,6 +79,7 @@ class Dispatcher:
         self._decoders = decoders
         self._addresses = addresses
         self._methods = methods
+        self._table = table
         self._deadlines = Deadlines(settings.request_timeout_ms)
         self._unlimited = Deadlines(0)
         self._rejections = Rejections(metrics)
@@ -89,7 +90,7 @@ class Dispatcher:
         """The response, or a future of it, which is cancelled when the client leaves. Raises nothing; for the loop."""
         match, context = request.match, request.context
         if match is None:
-            return routes.no_route(request)
+            return self._table.no_route(request)
         route = match.route
         if route.access is _HEALTH:
             # Whether the process lives must not depend on a free thread.
@@ -109,7 +110,7 @@ class Dispatcher:
             context.deadline = Deadline.unlimited()
         if not route.waits_for_models:
             return self._executor.respond_apart(context, self.respond, request)
-        if route.method == GRPC and b"content-encoding" not in request.headers:
+        if route.is_addressed and b"content-encoding" not in request.headers:
             try:
                 match = request.match = self._addressed(match, request)
             except ServingError as error:
@@ -123,7 +124,7 @@ class Dispatcher:
         """The response, made in this thread. Raises nothing."""
         match = request.match
         if match is None:
-            return routes.no_route(request)
+            return self._table.no_route(request)
         _begin(request.context, match)
         return self._finish(request, partial(self._handle, match, request))
 
@@ -138,9 +139,8 @@ class Dispatcher:
         self._executor.close()
 
     def _addressed(self, match: Match, request: Request) -> Match:
-        """With the model that the message names: HTTP has it in the path."""
-        address = self._addresses.get(match.route.protocol) if match.route.is_prediction else None
-        return match if address is None else address(match, request.body)
+        """With the model that the message names: most of HTTP has it in the path."""
+        return self._addresses[match.route.protocol](match, request) if match.route.is_addressed else match
 
     def _is_starting(self) -> bool:
         return not self._registry.first_scan_done.is_set()
@@ -165,7 +165,7 @@ class Dispatcher:
             if size > (QUICK_STRING_BYTES if registry.takes_strings(match.model) else max_bytes):
                 return False
             # A picture within JSON, whose key may be written with escapes: how long it takes cannot be told from here.
-            if route.protocol == "v1" and registry.takes_pictures(match.model) and (b"b64" in body or b"\\" in body):
+            if route.speaks_v1 and registry.takes_pictures(match.model) and (b"b64" in body or b"\\" in body):
                 return False
         return registry.is_quick(match.model)
 

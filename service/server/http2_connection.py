@@ -15,7 +15,7 @@ from typing import Any, cast
 import msgspec
 
 from service.api.grpc.v2 import stream_error
-from service.api.routes import Match, no_route
+from service.api.routes import TABLE, Match
 from service.http import GRPC, Request, Response, error_response
 from service.inference.context import RequestContext
 from service.security import cors
@@ -330,7 +330,7 @@ class Http2Connection(asyncio.Protocol):
         if (rejection := self._admit(request)) is not None:
             return rejection
         if request.match is None:
-            return no_route(request)
+            return TABLE.no_route(request)
         stream.has_many = request.match.route.is_stream
         stream.max_message_bytes = grpc.MAX_OPEN_BYTES if request.is_operations else self._max_body_bytes
         if b"grpc-encoding" in request.headers and grpc.coding(request.headers) is None:

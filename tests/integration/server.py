@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
@@ -39,10 +39,13 @@ class Answer:
         return json.loads(self.body)
 
 
-def ask(port: int, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Answer:
-    """A GET without a body, a POST with one: bytes as they are, anything else as JSON."""
+def ask(
+    port: int, path: str, body: object = None, headers: Mapping[str, str] | None = None, method: str | None = None
+) -> Answer:
+    """A GET without a body, a POST with one, unless another method is given: bytes as they are, anything else as
+    JSON."""
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, dict(headers or {}))
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, dict(headers or {}), method=method)
     try:
         with urllib.request.urlopen(request, timeout=DEADLINE_SECONDS) as response:
             return Answer(response.status, response.read(), dict(response.headers))
@@ -150,22 +153,36 @@ def is_answered_by(worker: psutil.Process, port: int) -> bool:
 @contextmanager
 def running(models: Path, log: Path, stderr: int = subprocess.STDOUT, /, **settings: object) -> Iterator[Server]:
     """The service on a free port, all its workers ready; stopped with SIGTERM. Settings by their names (workers=2)."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVING_")}
     port = free_port()
+    given = {"models": models, "port": port, **settings}
+    with started(models, log, port, [], {}, stderr, **given) as server:
+        yield server
+
+
+@contextmanager
+def started(
+    models: Path,
+    log: Path,
+    port: int,
+    arguments: Sequence[str],
+    variables: Mapping[str, str],
+    stderr: int = subprocess.STDOUT,
+    /,
+    **settings: object,
+) -> Iterator[Server]:
+    """The same by other arguments and variables, which say where it listens and what it serves."""
     given = {
-        "models": models,
-        "port": port,
         "workers": 1,
         "poll_seconds": 0.05,
         # A busy machine is no reason to be turned away.
         "max_queue_ms": 30_000,
         **settings,
     }
-    environment |= {f"SERVING_{name.upper()}": str(value) for name, value in given.items()}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVING_")}
+    environment |= {f"SERVING_{name.upper()}": str(value) for name, value in given.items()} | dict(variables)
+    command = [sys.executable, "-m", "service", *arguments]
     with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service"], env=environment, stdout=output, stderr=stderr, text=True
-        )
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=stderr, text=True)
     try:
         server = Server(models, port, process, log, int(str(given.get("operations_port", port))))
         # The others leave clients to the first until they are as far.

@@ -59,8 +59,9 @@ _CODES = {"OK": 0, "FAILED_PRECONDITION": 9}
 _known = KnownInputs()
 
 
-def address(match: Match, body: bytes) -> Match:
+def address(match: Match, request: Request) -> Match:
     """The model that a request names, and its version, label and signature. Raises InvalidMessage."""
+    body = request.body
     known = _known.find(body)
     if known is not None and known.match.route is match.route:
         return known.match

@@ -82,8 +82,9 @@ class _Asked(NamedTuple):
 _known = KnownInputs()
 
 
-def address(match: Match, body: bytes) -> Match:
+def address(match: Match, request: Request) -> Match:
     """The model and the version that a request names. Raises InvalidMessage."""
+    body = request.body
     known = _known.find(body)
     if known is not None and known.match.route is match.route:
         return known.match

@@ -6,9 +6,9 @@ from service.api.v2.binary import datatype
 from service.api.v2.decode import signature_name
 from service.inference.version import LoadedVersion, State, VersionStatus
 from service.lifecycle.registry import Registry
+from service.runtime.build import NAME, VERSION
 from service.tensors.signature import TensorSpec
 
-NAME, VERSION = "fitting-room", "0.1.0"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
 # Of the versions, whichever engine runs them.
 PLATFORM = "tensorflow_savedmodel"

@@ -13,7 +13,7 @@ from werkzeug.test import EnvironBuilder, TestResponse
 from werkzeug.wrappers import Request as WerkzeugRequest
 
 from service import App
-from service.api import routes
+from service.api.routes import TABLE
 from service.engines.base import Engine
 from service.http import Request
 from service.inference.batching import Batcher, BatchLimits, Independence, TickBatcher, is_batchable
@@ -250,7 +250,7 @@ def request(
     """As the parser makes it, with its route."""
     own = {b"content-type": content_type.encode()} if content_type else {}
     made = Request(method, target, {**own, **(headers or {})}, RequestContext(headers or {}, len(body)), body)
-    made.match = routes.find(method, target)
+    made.match = TABLE.find(method, target)
     return made
 
 

@@ -1,8 +1,11 @@
+from typing import Any
+
 import orjson
 import pytest
 
-from service.api.routes import ROUTES, find, no_route, parse_version
+from service.api.routes import ROUTES, TABLE, Table, parse_version, table_of
 from service.errors import InvalidRequest
+from service.settings import Settings
 from tests.unit.service.fakes import request
 
 
@@ -22,7 +25,7 @@ from tests.unit.service.fakes import request
     ],
 )
 def test_find(method: str, target: bytes, endpoint: str, parameters: dict[str, str]) -> None:
-    match = find(method, target)
+    match = TABLE.find(method, target)
     assert match is not None
     assert (match.route.endpoint, match.parameters) == (endpoint, parameters)
 
@@ -55,7 +58,7 @@ def test_find(method: str, target: bytes, endpoint: str, parameters: dict[str, s
     ],
 )
 def test_unknown_path(method: str, target: bytes) -> None:
-    assert find(method, target) is None
+    assert TABLE.find(method, target) is None
 
 
 @pytest.mark.parametrize(
@@ -75,10 +78,10 @@ def test_parse_version_error(text: str) -> None:
 
 
 def test_long_paths_are_not_cached() -> None:
-    find.__globals__["_find"].cache_clear()
+    table = Table()
     path = b"/v1/models/" + b"x" * 300 + b":predict"
-    assert find("POST", path) == find("POST", path)
-    assert find.__globals__["_find"].cache_info().currsize == 0
+    assert table.find("POST", path) == table.find("POST", path)
+    assert table.find("POST", path) is not table.find("POST", path)
 
 
 def test_routes_are_unique() -> None:
@@ -110,7 +113,7 @@ def test_routes_are_unique() -> None:
     ],
 )
 def test_no_route(method: str, target: bytes, status: int, message: str) -> None:
-    response = no_route(request(target, method=method))
+    response = TABLE.no_route(request(target, method=method))
     assert (response.status, orjson.loads(response.body)) == (status, {"error": message})
 
 
@@ -128,5 +131,34 @@ def test_no_route(method: str, target: bytes, status: int, message: str) -> None
     ],
 )
 def test_allow(method: str, target: bytes, status: int, allowed: str | None) -> None:
-    response = no_route(request(target, method=method))
+    response = TABLE.no_route(request(target, method=method))
     assert (response.status, dict(response.headers).get("allow")) == (status, allowed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "method", "target", "endpoint"),
+    [
+        ({"sagemaker": "on"}, "GET", b"/ping", "operations.ready"),
+        ({"sagemaker": "on"}, "POST", b"/invocations", "sagemaker.predict"),
+        ({"sagemaker": "on"}, "GET", b"/models", None),
+        # Healthy without a model.
+        ({"sagemaker": "multi_model"}, "GET", b"/ping", "operations.live"),
+        ({"sagemaker": "multi_model"}, "DELETE", b"/models/m", "sagemaker.unload"),
+        ({"sagemaker": "multi_model"}, "POST", b"/models/m/invoke", "sagemaker.predict"),
+        ({"predict_path": "/a:predict", "health_path": "/a"}, "POST", b"/a:predict", "vertex_ai.predict"),
+        ({"predict_path": "/a:predict", "health_path": "/a"}, "GET", b"/a", "operations.ready"),
+        # Its model is in its path.
+        ({"predict_path": "/v1/models/m:predict"}, "POST", b"/v1/models/m:predict", "v1.predict"),
+        ({"health_path": "/v1/models/m"}, "GET", b"/v1/models/m", "operations.ready"),
+        ({}, "GET", b"/ping", None),
+        ({}, "POST", b"/invocations", None),
+    ],
+)
+def test_routes_of_clouds(settings: dict[str, Any], method: str, target: bytes, endpoint: str | None) -> None:
+    match = table_of(Settings(**settings)).find(method, target)
+    assert (match and match.route.endpoint) == endpoint
+
+
+def test_methods_of_the_server_are_those_of_its_routes() -> None:
+    response = table_of(Settings(sagemaker="multi_model")).no_route(request(b"*", method="OPTIONS"))
+    assert dict(response.headers)["allow"] == "DELETE, GET, HEAD, OPTIONS, POST"

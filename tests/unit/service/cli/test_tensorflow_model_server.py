@@ -284,7 +284,8 @@ def test_the_size_that_is_run_counts(tmp_path: Path) -> None:
 )
 def test_monitoring_config(tmp_path: Path, path: str, expected: str) -> None:
     file = write(tmp_path, f'prometheus_config: {{ enable: true, path: "{path}" }}')
-    assert settings(f"--monitoring_config_file={file}").metrics_path == expected
+    found = settings(f"--monitoring_config_file={file}")
+    assert (found.metrics_path, found.tensorflow_metrics) == (expected, True)
 
 
 def test_ssl_config(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ ANY = signature({"x": any_shape("DT_FLOAT")})
 ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 LABELLED = signature({"x": any_shape("DT_FLOAT")}, {"scores": tensor("DT_FLOAT", -1, 2)})
 MODEL = {"model": "model", "version": "1"}
+RUN = {**MODEL, "engine": "fake", "signature": DEFAULT_SIGNATURE}
 X = {"x": np.zeros(1, np.float32)}
 
 
@@ -69,7 +70,7 @@ def test_inputs_reach_the_engine_and_its_outputs_come_back(inference: Inference,
     inputs = {"a": np.array([1.0]), "b": np.array([[2.0, 3.0]])}
     assert infer(inference, loaded, inputs).outputs["y"].tolist() == [6.0]
     assert engine_of(loaded).runs == [(DEFAULT_SIGNATURE, inputs)]
-    assert page.get_sample_value("serving_inference_duration_seconds_count", {**MODEL, "engine": "fake"}) == 1
+    assert page.get_sample_value("serving_inference_duration_seconds_count", RUN) == 1
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_error_of_the_engine_comes_through(inference: Inference, page: Collector
 
     with pytest.raises(InvalidRequest, match="the model refuses this input"):
         infer(inference, loaded_version(ANY, refuse))
-    assert page.get_sample_value("serving_inference_duration_seconds_count", {**MODEL, "engine": "fake"}) is None
+    assert page.get_sample_value("serving_inference_duration_seconds_count", RUN) is None
 
 
 # On the event loop
@@ -190,7 +191,7 @@ def test_many_rows_run_in_parts(inference: Inference, page: CollectorRegistry) -
     assert context.batch_size == 4
     assert context.run_began > 0
     assert 0 < context.run_seconds <= perf_counter() - context.run_began
-    assert page.get_sample_value("serving_inference_duration_seconds_count", {**MODEL, "engine": "fake"}) == 1
+    assert page.get_sample_value("serving_inference_duration_seconds_count", RUN) == 1
 
 
 @pytest.mark.parametrize("cancels", [True, False])

@@ -298,3 +298,10 @@ def test_retire_drops_replacement_and_successors(registry: Registry) -> None:
     registry.hold("model", 1, frozenset({2}))
     registry.retire("model", 1)
     assert (registry.replacements(), registry.held("model")) == ({}, {})
+
+
+def test_default_model_is_the_first_by_name(registry: Registry) -> None:
+    assert registry.default_model() == ""
+    for model in ("b", "a"):
+        make_available(registry, loaded_version(SIGNATURE, model=model))
+    assert (registry.default_model(), registry.default_model("b")) == ("a", "b")

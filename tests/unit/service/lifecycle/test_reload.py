@@ -2,16 +2,17 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from service.engines.base import LoadError
-from service.errors import FailedPrecondition, InvalidRequest, NotFound, ServingError, Unavailable
+from service.errors import AlreadyExists, FailedPrecondition, InvalidRequest, NotFound, ServingError, Unavailable
 from service.inference.version import State
 from service.lifecycle.model_server_config import ModelConfig, policies_of
-from service.lifecycle.policies import Policies
+from service.lifecycle.policies import ModelPolicy, Policies
 from service.runtime.shared_memory import MIN_CAPACITY, Kind, SharedMemory
 from tests.unit.service.lifecycle.worker import Worker, board_of
 
@@ -188,3 +189,33 @@ def test_what_is_no_longer_listed_is_not_found(worker: Worker, tmp_path: Path) -
     worker.scan_each_second()
     with pytest.raises(NotFound):
         worker.registry.get("inside")
+
+
+def test_one_model_more_and_less(pair: tuple[Worker, Worker], tmp_path: Path) -> None:
+    policy = ModelPolicy(base_path=str(version_in(tmp_path / "elsewhere" / "3")))
+    with coordinating(*pair):
+        pair[0].watcher.add("one", policy)
+        pair[1].watcher.add("other", policy)
+        for worker in pair:
+            assert worker.states() == dict.fromkeys(("inside/1", "one/3", "other/3"), State.AVAILABLE)
+        with pytest.raises(AlreadyExists):
+            pair[1].watcher.add("one", policy)
+        with ThreadPoolExecutor(1) as thread:
+            removed = thread.submit(pair[1].watcher.remove, "one")
+            # What is missing for a second counts as removed.
+            while wait([removed], 0.001).not_done:
+                for worker in pair:
+                    worker.now += 1
+        removed.result()
+        for worker in pair:
+            assert worker.states() == {"inside/1": State.AVAILABLE, "other/3": State.AVAILABLE}
+        with pytest.raises(NotFound, match="one is not loaded"):
+            pair[0].watcher.remove("one")
+
+
+def test_model_that_cannot_be_added_is_not_kept(pair: tuple[Worker, Worker], tmp_path: Path) -> None:
+    policy = ModelPolicy(base_path=str(tmp_path / "none"))
+    with coordinating(*pair):
+        for _ in range(2):
+            with pytest.raises(InvalidRequest, match="did not become available"):
+                pair[0].watcher.add("one", policy)

@@ -1,7 +1,9 @@
 """Metrics that are read at each scrape: states and health of versions, drift, and the processes."""
 
 import os
+import platform
 from dataclasses import replace
+from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from service.lifecycle.registry import Registry
 from service.metrics import scraped
 from service.metrics.definitions import Metrics, scrape_page
 from service.metrics.scraped import Usage, usage
+from service.runtime.build import VERSION
 from service.runtime.cgroup import Memory
 from service.runtime.shared_memory import SharedMemory
 from tests.unit.service.fakes import FakeService, any_shape, loaded_version, make_available, signature
@@ -208,3 +211,15 @@ def test_process_that_ends_while_it_is_read_is_counted_once(proc: Path, monkeypa
     found = usage([2], parent=1)
     assert found is not None
     assert found.cpu_seconds == 53
+
+
+def test_build_info() -> None:
+    labels = {"version": VERSION, "python": platform.python_version()}
+    (sample,) = (
+        sample
+        for family in scrape_page(Metrics(), Registry()).collect()
+        for sample in family.samples
+        if sample.name == "serving_build_info"
+    )
+    assert (sample.value, {name: sample.labels[name] for name in labels}) == (1, labels)
+    assert sample.labels["litert"] == version("ai-edge-litert")

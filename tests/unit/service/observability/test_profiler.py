@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from service.api import routes
+from service.api.routes import TABLE
 from service.errors import Unavailable
 from service.http import GRPC
 from service.inference.context import RequestContext
@@ -14,7 +14,7 @@ PREDICT = b"/tensorflow.serving.PredictionService/Predict"
 
 def answer(profiler: Profiler, arrived: float, answered: float, path: bytes = PREDICT) -> RequestContext:
     sent = request(path, method=GRPC)
-    sent.match = routes.find(GRPC, path)
+    sent.match = TABLE.find(GRPC, path)
     context = sent.context
     context.arrived, context.answered = arrived, answered
     profiler.answered(sent, 200)

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service import create_app
-from service.api import routes
+from service.api.routes import TABLE
 from service.http import Request, Response
 from service.inference.context import RequestContext
 from service.metrics.definitions import Metrics
@@ -44,7 +44,7 @@ class Ports:
     def admit(
         self, path: str, headers: dict[str, str] | None = None, *, port: int = MAIN, body: bytes = b"body"
     ) -> Response:
-        method = "GET" if routes.find("GET", path.encode()) else "POST"
+        method = "GET" if TABLE.find("GET", path.encode()) else "POST"
         own = {name.lower().encode(): value.encode() for name, value in (headers or {}).items()}
         self.request = request(path.encode(), body, method=method, headers=own)
         self.request.has_body = bool(body)

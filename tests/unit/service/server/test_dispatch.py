@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from service import App, create_app
+from service.api.routes import table_of
 from service.errors import InvalidRequest
 from service.http import Request, Response
 from service.inference.context import RequestContext
@@ -91,7 +92,7 @@ Make = Callable[..., Bench]
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     made: list[Bench] = []
 
-    def make_bench(**settings: int) -> Bench:
+    def make_bench(**settings: int | str) -> Bench:
         app = create_app(patient_settings(tmp_path, **settings))
         app.watcher.scan()
         made.append(Bench(app))
@@ -183,6 +184,19 @@ async def test_slow_requests_take_a_thread(at: Bench, of: Signature, request_: R
     at.add(of)
     assert (await at.respond(arriving_now(request_))).status in (200, 400, 404)
     assert len(at.jobs) == by_thread
+
+
+@pytest.mark.parametrize(
+    ("of", "body", "jobs"),
+    [(ROWS, b"1.0", []), (PICTURES, b'{"b64": ""}', ["model"])],
+)
+async def test_request_whose_path_names_no_model(make: Make, of: Signature, body: bytes, jobs: list[str]) -> None:
+    at = make(sagemaker="on")
+    at.add(of)
+    invocation = request(b"/invocations", body)
+    invocation.match = table_of(at.app.settings).find("POST", b"/invocations")
+    await at.respond(arriving_now(invocation))
+    assert at.jobs == jobs
 
 
 async def test_slow_model_takes_a_thread(at: Bench) -> None:

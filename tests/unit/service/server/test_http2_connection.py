@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api import routes
+from service.api.routes import TABLE
 from service.http import Request, Response, error_response
 from service.server.connection import (
     BODY_SECONDS,
@@ -89,7 +89,7 @@ class Client:
         admit: Callable[[Request], Response | None] = lambda _request: None,
     ) -> None:
         def find_and_admit(request: Request) -> Response | None:
-            request.match = routes.find(request.method, request.target)
+            request.match = TABLE.find(request.method, request.target)
             return admit(request)
 
         self.echo = Stub()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from service.api.grpc import known_inputs, v1, v2
 from service.api.grpc.known_inputs import KnownInputs
-from service.api.routes import Match, find
+from service.api.routes import TABLE, Match
 from service.http import GRPC
 from tests.unit.service.api.grpc.calls import INFERENCE, PREDICTION, respond
 from tests.unit.service.api.grpc.test_v1 import predict
@@ -58,7 +58,7 @@ def test_request_that_is_almost_known_gets_what_a_new_one_gets(
 
 @pytest.fixture
 def match() -> Match:
-    match = find(GRPC, f"/{INFERENCE}/ModelInfer".encode())
+    match = TABLE.find(GRPC, f"/{INFERENCE}/ModelInfer".encode())
     assert match is not None
     return match
 
