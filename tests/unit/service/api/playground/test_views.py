@@ -55,7 +55,7 @@ def test_models(on_disk: FakeService, tmp_path: Path) -> None:
     assert [[version[name] for name in names] for version in model["versions"]] == [
         [3, "END", "damaged", None, None, None, None, None],  # it is not on disk
         [2, "END", "damaged", None, None, 0.25, 35, "sample.png"],  # an accuracy is a share
-        [1, "AVAILABLE", "", 0.9, 20, None, 43, None],
+        [1, "AVAILABLE", "", 0.9, 20, None, 47, None],
     ]
 
 
@@ -79,7 +79,7 @@ def test_version(on_disk: FakeService) -> None:
         ({"validation_examples": 100, "outliers_flagged": {"test": 0.01, "noise": 0.9, "inverted": 0.2}}, None),
         ({"validation_examples": "many", "outliers_flagged": {"noise": "all"}}, None),
     ],
-    ids=["few", "few of an old version", "blind", "sound", "other metrics"],
+    ids=["few", "blind", "sound", "other metrics"],
 )
 def test_outlier_doubt(on_disk: FakeService, tmp_path: Path, metrics: object, doubt: str | None) -> None:
     (tmp_path / "model/1/assets.extra/metrics.json").write_text(json.dumps(metrics))
