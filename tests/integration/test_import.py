@@ -22,6 +22,7 @@ from service.serving_config import ServingConfig, read_serving_config
 from tests.integration import saved_models
 from tests.integration.server import ROOT, running
 from training import publish
+from training.errors import RunError
 from training.importing import summary
 
 layers = keras.layers
@@ -191,6 +192,9 @@ def version(make: Callable[[Path], Any], folder: Path, **options: Any) -> tuple[
     return found, read_serving_config(found)
 
 
+# What is imported
+
+
 @pytest.mark.parametrize("make", TWINS, ids=lambda make: make.__name__)
 def test_model_has_a_twin_with_every_signature(make: Callable[[Path], Any], tmp_path: Path) -> None:
     folder, config = version(make, tmp_path)
@@ -259,3 +263,114 @@ def test_version_holds_what_is_known_of_the_examples(tmp_path: Path) -> None:
     assert reference["rows"] == 100
     assert sorted(reference["labels"]) == ["cat", "dog"]
     assert "proved equal on 100 examples" in (assets / "README.md").read_text()
+
+
+def logits(folder: Path) -> Path:
+    sequential((4,), layers.Dense(3)).save(folder / "model.keras")
+    return folder / "model.keras"
+
+
+def exported_logits(folder: Path) -> Path:
+    keras.saving.load_model(logits(folder)).export(folder / "exported", verbose=False)
+    return folder / "exported"
+
+
+@pytest.mark.parametrize("make", [logits, exported_logits], ids=lambda make: make.__name__)
+def test_scale_and_softmax_are_in_the_graph(make: Callable[[Path], Any], tmp_path: Path) -> None:
+    folder, config = version(make, tmp_path, scale=1 / 255, softmax=True)
+    x = RNG.uniform(0, 255, (5, 4)).astype(np.float32)
+    expected = tf.nn.softmax(keras.saving.load_model(tmp_path / "model.keras")(x / 255)).numpy()
+    (name,) = config.signatures["serving_default"].inputs
+    for choice in ("litert", "tensorflow"):
+        outputs = load_engine(folder, config, choice).run("serving_default", {name: x})
+        assert outputs["output_0"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_scores_that_are_no_probabilities_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = RNG.normal(size=(20, 4)).astype(np.float32) * 9
+    version(logits, tmp_path, labels=["a", "b", "c"], examples=x)
+    printed = capsys.readouterr().out
+    assert re.search(r"scores lie between -\S+ and \S+, .* pass --softmax", printed)
+
+
+@pytest.mark.parametrize("precision", ["float16", "dynamic"])
+def test_precision_is_proved_by_the_classes(precision: str, tmp_path: Path) -> None:
+    _, config = version(convolution, tmp_path, precision=precision, examples=pictures(200))
+    assert config.twin is not None
+    assert config.twin.precision == precision
+    assert config.twin.saved_model_accuracy == 1
+    assert config.twin.accuracy is not None
+    assert config.twin.accuracy >= 0.99
+
+
+def test_tflite_is_served_as_it_is(tmp_path: Path) -> None:
+    source = int8(tmp_path)
+    folder, config = version(lambda _: source, tmp_path, labels=["a", "b", "c"], examples=pictures(5))
+    assert (folder / "model.tflite").read_bytes() == source.read_bytes()
+    assert not (folder / "saved_model.pb").exists()
+    assert (config.twin, config.no_twin, config.signatures) == (None, None, {})
+    assert config.labels == ("a", "b", "c")
+    assert config.image is not None
+    assert config.example == {"picture": "samples/01.png"}
+
+
+def test_examples_of_an_estimator_are_its_warm_up(tmp_path: Path) -> None:
+    (path := tmp_path / "examples.json").write_text('{"examples": [{"x": 2.0}, {"x": 3.0}, {"x": 5.0}]}')
+    _, config = version(estimator, tmp_path, signature="regress", examples=path)
+    assert config.independent_rows is not None
+    assert "regress" in config.independent_rows.signatures
+
+
+OWN = """
+import keras
+
+@keras.saving.register_keras_serializable("own")
+class Twice(keras.layers.Layer):
+    def call(self, values):
+        return 2.0 * values
+"""
+
+
+def test_own_layers_come_from_a_file_of_code(tmp_path: Path) -> None:
+    (code := tmp_path / "own_layers.py").write_text(OWN)
+    names: dict[str, Any] = {}
+    exec(OWN, names)
+    sequential((2,), names["Twice"]()).save(tmp_path / "own.keras")
+    keras.saving.get_custom_objects().clear()
+    with pytest.raises(RunError, match=r"own.keras: it has 'Twice', which Keras does not know; .* --code FILE"):
+        publish(tmp_path / "own.keras", tmp_path, name="m")
+    folder = publish(tmp_path / "own.keras", tmp_path, name="m", code=code)
+    assert read_serving_config(folder).twin is not None
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "says"),
+    [
+        (lambda folder: folder / "none.keras", {}, "no such file or folder"),
+        (lambda folder: folder, {}, "a folder without saved_model.pb"),
+        (lambda folder: keras_export(folder).parent, {}, "there is one in .*exported"),
+        (lambda folder: write(folder / "m.keras"), {}, "m.keras: Keras cannot read it"),
+        (lambda folder: write(folder / "m.tflite"), {}, "m.tflite: LiteRT cannot read"),
+        (lambda folder: write(folder / "m.tflite"), {"softmax": True}, "a LiteRT model's cannot be changed"),
+        (lambda folder: write(folder / "m.onnx"), {}, "another kind of file"),
+        (lambda folder: write(folder / "saved_model.pb").parent, {}, "its saved_model.pb cannot be read"),
+        (lambda _: object(), {}, "model is a builtins.object, expected a keras.Model"),
+        (lambda _: keras.Sequential([layers.Dense(2)]), {}, "the model was never called"),
+        (keras_export, {"signature": "other"}, "signature is 'other'; the model has 'serve', 'serving_default'"),
+        (logits, {"labels": ["a", "b"]}, "2 labels .* go with no output: output_0"),
+        (logits, {"examples": np.zeros((2, 9))}, "'inputs?_?l?a?y?e?r?' has the shape"),
+        (hdf5, {"precision": "int8"}, "int8 is proved by how many classes"),
+    ],
+)
+def test_what_cannot_be_imported_is_one_sentence(
+    make: Callable[[Path], Any], options: Any, says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match=says) as caught:
+        publish(make(tmp_path), tmp_path / "models", name="m", **options)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "models").glob("m/*"))
+
+
+def write(path: Path) -> Path:
+    path.write_bytes(b"nothing of the kind")
+    return path

@@ -64,6 +64,9 @@ def publish(
         else:
             read = source.KerasSource(model, "a Keras model, published from Python", scale, softmax)
 
+        if isinstance(examples, list | tuple) and isinstance(read, source.KerasSource) and len(read.inputs) > 1:
+            examples = dict(zip(read.inputs, examples, strict=False))  # which are too few says the reader
+
         def read_examples(signature: Any, image: Any) -> reader.Examples:
             return reader.read(examples, answers, signature, image, labels, scale)
 

@@ -14,7 +14,7 @@ from service.tensors.image import takes_pictures
 from service.tensors.signature import Signature
 from training.data import Floats
 from training.errors import RunError
-from training.importing.examples import Examples
+from training.importing.examples import Examples, takes_any_rows
 from training.importing.source import Source
 
 BATCH_SIZE = 32
@@ -53,8 +53,7 @@ def scores_output(signature: Signature, config: ServingConfig) -> str | None:
 
 def run(engine: Engine, name: str, signature: Signature, examples: Examples) -> dict[str, Array]:
     """The outputs for all examples. RunError where the model refuses them."""
-    is_free = all(spec.shape is None or spec.shape[:1] == (-1,) for spec in signature.inputs.values())
-    size = BATCH_SIZE if is_free else 1
+    size = BATCH_SIZE if takes_any_rows(signature) else 1
     parts = []
     try:
         for start in range(0, examples.count, size):

@@ -85,7 +85,9 @@ def _json(value: Any) -> Any:
         return _text(value)
     if isinstance(value, np.ndarray) and value.dtype.kind == "O":
         return [_json(each) for each in value]
-    return value.tolist()
+    value = np.asarray(value)
+    # With the digits that its type has, not those of float64.
+    return (value.astype(str).astype(float) if value.dtype.kind == "f" else value).tolist()
 
 
 def _text(value: bytes) -> Any:

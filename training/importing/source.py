@@ -81,6 +81,14 @@ class KerasSource:
         """Raises RunError where the model has no inputs yet."""
         import keras
 
+        if not isinstance(model, keras.Model):
+            kind = type(model)
+            raise RunError(
+                f"model is a {kind.__module__}.{kind.__qualname__}, expected a keras.Model (Keras 3) or a path; save "
+                "any other as a SavedModel and give its path"
+            )
+        self._structure, self._specs = _keras_inputs(model)
+        self.inputs = tuple(self._specs)  # in the order in which Keras takes them
         self.text = text
         self._model = model
         self._scale = scale
@@ -92,11 +100,16 @@ class KerasSource:
         scaling = (keras.layers.Rescaling, keras.layers.Normalization)
         self.rescales: bool | None = scale != 1 or any(isinstance(layer, scaling) for layer in self._layers)
         self.parameters: int | None = int(model.count_params())
-        self._structure, self._specs = _keras_inputs(model)
 
     def write(self, folder: Path) -> dict[str, Signature]:
-        with self._in_float32():
-            self._save(folder)
+        try:
+            with self._in_float32():
+                self._save(folder)
+        except (RunError, OSError):
+            raise
+        except Exception as error:  # whatever the model's own code does
+            text = " ".join(str(error).split())
+            raise RunError(f"TensorFlow cannot export the model: {type(error).__name__}: {text[:300]}") from None
         return saved_model.read_signatures(folder)
 
     def convert(self, folder: Path, names: Sequence[str], precision: Precision, rows: Mapping[str, Arrays]) -> bytes:
@@ -189,7 +202,10 @@ class SavedModelSource:
         """With the scale and the softmax in its graph; the other signatures are left out."""
         import tensorflow as tf
 
-        loaded = tf.saved_model.load(str(self._path), tags=["serve"])
+        try:
+            loaded = tf.saved_model.load(str(self._path), tags=["serve"])
+        except Exception as error:  # TensorFlow raises many kinds
+            raise RunError(f"{self._path}: TensorFlow cannot load it: {' '.join(str(error).split())[:300]}") from None
         name = primary(loaded.signatures, self._signature)
         function = loaded.signatures[name]
         specs = {key: tf.TensorSpec(spec.shape, spec.dtype, key) for key, spec in _specs_of(function).items()}
