@@ -1,8 +1,11 @@
 # Every command of the project. `make help` lists them.
-PYTHON ?= python3
+# The Python of the virtual environments; if none is named, the first on this machine that fits.
+PYTHON ?=
 # TENSORFLOW=1 serves with TensorFlow beside LiteRT: for SavedModels that have no twin.
 TENSORFLOW ?=
 # SERVING_OTEL=1, the service's own setting, needs OpenTelemetry as well.
+# HEIC=1: training reads the photos of iPhones, by a decoder under other licences: docs/adr/0030.
+TRAIN := .venv/train$(if $(filter 1 true,$(HEIC)),-heic)
 SERVE := .venv/$(if $(TENSORFLOW),full,serve)$(if $(filter 1 true,$(SERVING_OTEL)),-otel)
 # Servers that `make bench` measures beside ours; their packages conflict with each other's and ours.
 YARDSTICKS := bench-fastapi bench-mlserver bench-bentoml
@@ -12,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train exercises test lint audit format protos lock up down e2e fuzz bench soak clean
+.PHONY: help serve train folder exercises test lint audit format protos lock up down e2e fuzz bench soak clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +29,9 @@ train: .venv/train/installed ## train and export every model as its next version
 	.venv/train/bin/python -m training activity
 	$(if $(CLOTHING_PHOTOS_DIR),.venv/train/bin/python -m training photos,@echo "photos is left out: CLOTHING_PHOTOS_DIR names no folder with its pictures")
 	.venv/train/bin/python -m training report
+
+folder: $(TRAIN)/installed ## train on your own pictures, a folder per class: PICTURES=folder NAME=model (HEIC=1 reads HEIC, too)
+	$(TRAIN)/bin/python -m training folder '$(PICTURES)' --name '$(NAME)'
 
 exercises: .venv/train/installed ## what units, epochs and convolutions do: table and curves in exercises/ (20 minutes of processor time; QUICK=1: one)
 	.venv/train/bin/python -m training exercises $(if $(QUICK),--quick)
@@ -80,11 +86,12 @@ protos: .venv/dev/installed ## compile the messages of gRPC, service/api/grpc/pr
 		--descriptor_set_out=descriptors.binpb *.proto
 
 lock: .venv/dev/installed ## write requirements/*.txt anew from pyproject.toml and requirements/*.in
-	@for name in serve full serve-otel full-otel train dev clients $(YARDSTICKS); do \
+	@for name in serve full serve-otel full-otel train train-heic dev clients $(YARDSTICKS); do \
 		case $$name in \
 			serve) from=pyproject.toml ;; \
 			full) from='--extra tensorflow pyproject.toml' ;; \
 			serve-otel) from='--extra otel pyproject.toml' ;; \
+			train-heic) from='--extra heic --extra train pyproject.toml' ;; \
 			full-otel) from='--extra otel --extra tensorflow pyproject.toml' ;; \
 			bench-*|clients) from=requirements/$$name.in ;; \
 			*) from="--extra $$name pyproject.toml" ;; \
@@ -98,10 +105,19 @@ clean: ## remove the virtual environments and caches
 	rm -rf .venv .import_linter_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 
 # A virtual environment holds exactly its lock file. The lock is complete: pip need not look for more (--no-deps);
-# nor compile thousands of files that are never imported (--no-compile).
+# nor compile thousands of files that are never imported (--no-compile). TensorFlow has wheels up to Python 3.13.
+.venv/%/installed: newest = $(if $(filter serve serve-otel,$*),14,13)
 .venv/%/installed: requirements/%.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python 3.11, 3.12 or 3.13 is needed; $(PYTHON) is {v[0]}.{v[1]}. Name another: make PYTHON=python3.12 ...")'
-	@echo "Setting up .venv/$* (once) ..."
-	@$(PYTHON) -m venv --clear .venv/$*
+	@for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11); do \
+		! $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $(newest)))' 2>/dev/null || break; \
+		python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "Python 3.11 to 3.$(newest) is needed, not '$$($(or $(PYTHON),python3) -V 2>&1 | head -n 1)'." \
+			"Install one, or name one: make PYTHON=/path/to/python3.12 ..." >&2; \
+		exit 1; \
+	fi; \
+	echo "Setting up .venv/$* (once) ..."; \
+	$$python -m venv --clear .venv/$*
 	@.venv/$*/bin/python -m pip install --quiet --require-hashes --no-deps --no-compile --only-binary :all: -r $<
 	@touch $@

@@ -51,6 +51,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.api import operations, pages
     from service.api.flask_app import create_flask
     from service.api.grpc import health as grpc_health
+    from service.api.grpc import profiler as grpc_profiler
     from service.api.grpc import v1 as grpc_v1
     from service.api.grpc import v2 as grpc_v2
     from service.api.playground import views as playground
@@ -180,6 +181,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
         **grpc_v1.methods(registry, inference, settings, watcher),
         **grpc_v2.methods(registry, settings, watcher, page),
         **grpc_health.methods(registry, settings.grpc_reflection),
+        **grpc_profiler.methods(registry, records.profiler),
     }
     dispatcher = Dispatcher(settings, registry, inference, metrics, flask, decoders, addresses, methods)
     admits: tuple[Admit, ...] = (admission.admit, admit_operations)

@@ -1,9 +1,15 @@
 """`python -m service`: settings from flags and SERVING_* variables, then gunicorn."""
 
+import signal
+
+if __name__ == "__main__":
+    # Ctrl-C ends the process without a traceback: during the imports, which take a second, and in `predict` also while
+    # requests are on their way. The server then has handlers of its own.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import logging
 import os
-import signal
 import socket
 import sys
 import tempfile

@@ -46,6 +46,10 @@ class UnsupportedMediaType(ServingError):
     status = 415
 
 
+class Unimplemented(ServingError):
+    status = 501
+
+
 class Unavailable(ServingError):
     status = 503
     headers = (("retry-after", "1"),)

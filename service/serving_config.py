@@ -4,6 +4,7 @@ Every part is optional: `{}` means the same as no file. docs/operations/models.m
 """
 
 import hashlib
+import shlex
 from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
@@ -16,10 +17,13 @@ from service.tensors.signature import Signature
 
 ASSETS = "assets.extra"
 CONFIG_FILE = "serving.json"
+# The twin in ASSETS, or a model without a SavedModel in the version's folder itself.
 TWIN_FILE = "model.tflite"
 # Files that may hold a SavedModel's graph; of several, TensorFlow reads the first. The last holds graphs of 2 GB and
 # more, in chunks.
 GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
+# Each makes a version of its folder.
+MODEL_FILES = (*GRAPH_FILES, TWIN_FILE)
 # Files that people put where a SavedModel belongs.
 OTHER_FORMATS = {
     ".keras": "Keras",
@@ -132,6 +136,7 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     image: ImageSpec | None = None
     example: dict[str, Any] | None = None
     samples: tuple[Sample, ...] = ()
+    samples_from: Literal["test", "examples"] | None = None
     twin: Twin | None = None
     outlier_score: OutlierScore | None = None
     no_twin: str | None = None
@@ -143,13 +148,24 @@ def graph_file(version_dir: Path) -> Path | None:
     return next((path for name in GRAPH_FILES if (path := version_dir / name).is_file()), None)
 
 
+def model_file(folder: Path) -> Path | None:
+    """The file that makes a version of the folder: a SavedModel's graph, or a LiteRT model without one."""
+    return next((path for name in MODEL_FILES if (path := folder / name).is_file()), None)
+
+
 def misplaced_models(version_dir: Path) -> Iterator[str]:
-    """What else a version's folder holds: models in other formats, and SavedModels one folder too deep."""
+    """What else a version's folder holds: models in other formats, and models one folder too deep."""
     for child in sorted(version_dir.iterdir()):
         if child.suffix.lower() in OTHER_FORMATS:
             yield child.name
-        elif graph := graph_file(child):
-            yield f"{child.name}/{graph.name}"
+        elif child.name != ASSETS and (file := model_file(child)):
+            yield f"{child.name}/{file.name}"
+
+
+def import_command(place: str, model: str) -> str:
+    """How a file of Keras becomes a version. `place`: its path within the models folder."""
+    source, name = shlex.quote(f"models/{place}"), shlex.quote(model)
+    return f"python -m training import {source} --name {name} makes a version of it"
 
 
 def saved_model_digest(version_dir: Path) -> str:

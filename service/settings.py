@@ -192,6 +192,7 @@ class Settings:
         max=86_400,
     )
     grpc_reflection: bool = setting(False, "let gRPC clients ask for the services and their messages: 1 or 0")
+    grpc_profiler: bool = setting(False, "let gRPC clients take profiles, as TensorFlow's profiler does: 1 or 0")
     grpc_tensor_content: bool = setting(
         False, "write tensors of Predict's responses as tensor_content, not as typed values: 1 or 0"
     )

@@ -1,7 +1,14 @@
 """`python -m training NAME`: trains a model (dataset → fit → evaluate → export) or runs a command."""
 
+import signal
+
+if __name__ == "__main__":
+    # What follows takes a second to import; Ctrl-C then ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import dataclasses
+import io
 import os
 import sys
 import textwrap
@@ -42,7 +49,7 @@ def parser() -> Parser:
             description=_help(module),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.set_defaults(module=module)
+        command.set_defaults(module=module, parser=command)
         for field in dataclasses.fields(module.Config):
             _add_flag(command, field)
     return top
@@ -62,7 +69,7 @@ def _add_flag(command: Parser, field: "dataclasses.Field[Any]") -> None:
         options["choices"] = field.metadata["choices"]
     else:
         metavar = "FOLDER" if issubclass(kind, Path) else kind.__name__.upper()
-        options |= {"type": kind, "metavar": field.metadata.get("metavar", metavar)}
+        options |= {"type": _path if kind is Path else kind, "metavar": field.metadata.get("metavar", metavar)}
     if is_several:
         options["nargs"] = "+"
     if field.metadata.get("positional"):
@@ -72,7 +79,13 @@ def _add_flag(command: Parser, field: "dataclasses.Field[Any]") -> None:
     # Set afterwards, because BooleanOptionalAction would say the default a second time.
     added.help = field.metadata.get("help") or HELP[field.name]
     if not required and field.default != "":
-        added.help += " (default: %(default)s)"
+        added.help += f" (default: {field.metadata.get('default', '%(default)s')})"
+
+
+def _path(text: str) -> Path:
+    if not text:  # of a shell's variable that is not set; as a path it would be the current folder
+        raise argparse.ArgumentTypeError("expected a path, it is empty")
+    return Path(text)
 
 
 def _help(module: ModuleType) -> str:
@@ -81,13 +94,12 @@ def _help(module: ModuleType) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns 0, or 1 if the run fails; exits with 2 if the arguments are invalid."""
-    commands = parser()
-    given = vars(commands.parse_args(arguments))
-    module = given.pop("module")
+    given = vars(parser().parse_args(arguments))
+    module, command = given.pop("module"), given.pop("parser")
     try:
         config = module.Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
     except ConfigError as error:
-        commands.error(str(error))
+        command.error(str(error))
     # TensorFlow and Keras read both when module.run imports them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
     os.environ["KERAS_BACKEND"] = "tensorflow"  # no other can write a SavedModel
@@ -96,12 +108,15 @@ def main(arguments: list[str] | None = None) -> int:
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)  # fail now, not after minutes of training
         module.run(config)
-    except KeyboardInterrupt:
-        return _failed("interrupted, nothing was exported", 130)
+    except KeyboardInterrupt as error:
+        return _failed("; ".join(["interrupted, nothing was exported", *map(str, error.args)]), 130)
     except RunError as error:
         return _failed(str(error))
     except ModuleNotFoundError as error:
         return _failed(f"{error.name} is missing; training needs pip install --no-deps -r requirements/train.txt")
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         return _failed(f"{error.filename or output or module.NAME}: {error.strerror or error}")
     return 0
@@ -113,4 +128,8 @@ def _failed(message: str, status: int = 1) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Each line at once, also into a pipe; and no name of a file that ends a run.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     sys.exit(main())

@@ -6,13 +6,14 @@ Cost: 20 minutes of processor time, one with --quick, which is a first look; --o
 
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from training.config import check_output, check_seed
+from training.console import load_tensorflow, quiet
 from training.data import Array, fashion_mnist
 from training.errors import ConfigError
 from training.evaluation.evaluate import microseconds
@@ -42,6 +43,11 @@ class Exercise:
     scaled: bool = True
     epochs: int = 5
     stop: Literal["never", "level", "patience"] = "never"
+
+    @property
+    def label(self) -> str:
+        """The name, which says how many epochs there are, also of those that --quick leaves."""
+        return f"epochs-{self.epochs}" if self.name.startswith("epochs-") else self.name
 
     @property
     def layers(self) -> str:
@@ -158,7 +164,7 @@ def stopping(exercise: Exercise, model: Any) -> tuple[Any, ...]:
     return ()
 
 
-def outcome(exercise: Exercise, epochs: int, seed: int, training: Split, validation: Split, test: Split) -> Outcome:
+def outcome(exercise: Exercise, seed: int, training: Split, validation: Split, test: Split) -> Outcome:
     """Fits and measures. The same seed gives the same, whatever was fitted before."""
     from training.fit import train
 
@@ -169,12 +175,14 @@ def outcome(exercise: Exercise, epochs: int, seed: int, training: Split, validat
     fit = train.fit(
         model,
         train.batches(training.pictures, training.labels, BATCH_SIZE, shuffle_seed=seed),
-        epochs=epochs,
+        epochs=exercise.epochs,
         validation=train.batches(validation.pictures, validation.labels, 1_000),
         callbacks=stopping(exercise, model),
     )
     cpu_seconds = time.process_time() - cpu_start
-    twin = convert(model)
+    with quiet():
+        twin = convert(model)
+        time_taken = time_of_a_prediction(twin, validation.pictures[:1])
     return Outcome(
         exercise,
         model,
@@ -184,7 +192,7 @@ def outcome(exercise: Exercise, epochs: int, seed: int, training: Split, validat
         accuracy(model, training),
         accuracy(model, test),
         len(twin),
-        time_of_a_prediction(twin, validation.pictures[:1]),
+        time_taken,
     )
 
 
@@ -226,6 +234,7 @@ def time_of_a_prediction(twin: bytes, picture: Array) -> float:
 
 def run(config: Config) -> None:
     data = fashion_mnist.load()
+    load_tensorflow()
     pictures, labels = data.train_images.astype(np.float32), data.train_labels
     training = Split(pictures[:-VALIDATION], labels[:-VALIDATION])
     validation = Split(pictures[-VALIDATION:], labels[-VALIDATION:])
@@ -236,10 +245,10 @@ def run(config: Config) -> None:
         test = test.first(QUICK_TEST)
     boot = validation.pictures[validation.labels == data.names.index("Ankle boot")][0]
     outcomes = []
-    for exercise in config.chosen:
-        print(f"\n{exercise.name}: {exercise.layers}", flush=True)
-        epochs = -(-exercise.epochs // QUICK_EPOCHS) if config.quick else exercise.epochs
-        outcomes.append(outcome(exercise, epochs, config.seed, training, validation, test))
+    for chosen in config.chosen:
+        exercise = replace(chosen, epochs=-(-chosen.epochs // QUICK_EPOCHS)) if config.quick else chosen
+        print(f"\n{exercise.label}: {exercise.layers}", flush=True)
+        outcomes.append(outcome(exercise, config.seed, training, validation, test))
         if exercise.filters:
             plot_filters(outcomes[-1].model, boot, config.output / f"{exercise.name}-boot.png")
         # After each, so that a run that is ended leaves what it had.
@@ -252,7 +261,7 @@ def run(config: Config) -> None:
 def table(outcomes: list[Outcome], training: int, test: int, *, quick: bool) -> str:
     """In Markdown, with what its columns mean; of so many pictures to train and to test."""
     rows = "\n".join(
-        f"| {each.exercise.name} | {each.exercise.layers} | {len(each.history['loss'])} "
+        f"| {each.exercise.label} | {each.exercise.layers} | {len(each.history['loss'])} "
         f"| {each.model.count_params():,} | {each.seconds:.0f} | {each.cpu_seconds:.0f} "
         f"| {each.train_accuracy:.4f} | {each.test_accuracy:.4f} "
         f"| {each.twin_bytes / 1000:,.0f} KB | {each.microseconds:.0f} |"
@@ -293,7 +302,7 @@ def _plot_curves(shown: list[Outcome], path: Path) -> None:
             # One seed gives one way: a fit that stops early lies on the curve of the one that does not, as a band.
             band = each.exercise.stop != "never"
             style: dict[str, Any] = {"color": colour} | ({"linewidth": 7, "alpha": 0.35} if band else {})
-            axes.plot(epochs, each.history[measure], label=each.exercise.name, **style)
+            axes.plot(epochs, each.history[measure], label=each.exercise.label, **style)
             axes.plot(epochs, each.history[f"val_{measure}"], linestyle="-" if band else "--", **style)
         axes.set_title(f"{measure.capitalize()} (line: training, dashed: validation)", loc="left", fontsize=10)
         axes.set_xlabel("epoch")

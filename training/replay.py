@@ -32,6 +32,7 @@ from service.observability.capture import Arrays, Captured, decode_line, decode_
 from service.serving_config import InvalidServingConfig, read_serving_config
 from service.settings import EngineChoice
 from service.tensors.dtypes import Array
+from training.console import quiet
 from training.errors import ConfigError, RunError
 
 NAME = "replay"
@@ -189,7 +190,8 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def run(config: Config) -> None:
-    loaded = load(config)
+    with quiet():
+        loaded = load(config)
     inference = Inference(Metrics())
     tally = Tally(loaded.model, loaded.version, loaded.engine.name)
     for where, captured in lines(config.file, tally):

@@ -21,8 +21,9 @@ from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, read_servin
 from service.settings import EngineChoice
 from service.tensors.dtypes import DTYPES, Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
+from training.console import duration, quiet
 from training.errors import RunError
-from training.evaluation.evaluate import microseconds
+from training.evaluation.evaluate import describe_accuracy, microseconds
 
 NAME = "report"
 METRICS_FILE = "metrics.json"
@@ -70,7 +71,7 @@ def cells(folder: Path) -> list[str]:
         size(saved_model_bytes(folder)),
         f"{size(twin.stat().st_size)} {config.twin.precision}" if config.twin and twin.is_file() else NONE,
         *(number(time_of_a_row(folder, config, engine), ",.0f") for engine in ENGINES),
-        duration(metrics.get("seconds")),
+        duration(metrics["seconds"]) if "seconds" in metrics else NONE,
     ]
 
 
@@ -87,8 +88,8 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def result(metrics: dict[str, Any]) -> str:
-    if "accuracy" in metrics:
-        return f"{metrics['accuracy']:.4f} of {number(metrics.get('test_examples'), ',')}"
+    if "accuracy" in metrics and "test_examples" in metrics:
+        return describe_accuracy(metrics["accuracy"], metrics["test_examples"])
     if "prediction_for_10" in metrics:
         return f"{metrics['prediction_for_10']:.3f} for x = 10"
     return NONE
@@ -102,14 +103,6 @@ def size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} KB"
 
 
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return NONE
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
-
-
 def saved_model_bytes(folder: Path) -> int:
     files = (path for path in folder.rglob("*") if path.is_file() and folder / ASSETS not in path.parents)
     return sum(path.stat().st_size for path in files)
@@ -117,7 +110,7 @@ def saved_model_bytes(folder: Path) -> int:
 
 def time_of_a_row(folder: Path, config: ServingConfig, choice: EngineChoice) -> float | None:
     """Microseconds; None if the engine cannot be loaded or no input can be made."""
-    with one_core():
+    with one_core(), quiet():
         try:
             engine = load_engine(folder, config, choice)
         except LoadError:

@@ -51,7 +51,8 @@ class Route:
 
     def __post_init__(self) -> None:
         # Once: every request reads them.
-        object.__setattr__(self, "waits_for_models", self.method in ("POST", GRPC) or "/models/" in self.path)
+        waits = self.protocol != "profiler" and (self.method in ("POST", GRPC) or "/models/" in self.path)
+        object.__setattr__(self, "waits_for_models", waits)
         object.__setattr__(self, "is_operations", self.access in (Access.HEALTH, Access.METRICS))
 
     @property
@@ -82,7 +83,7 @@ _PLAYGROUND = "/playground/models/{model}/versions/{version}"
 _VERBS = ("predict", "classify", "regress")
 _REFLECTION = "ServerReflection/ServerReflectionInfo"
 _NO_SHARED_MEMORY = "there is no shared memory; send tensors in the request"
-# Methods of Triton that clients may try, and why there are none.
+# Methods of Triton, and of TensorFlow's profiler, that clients may try, and why there are none.
 _UNIMPLEMENTED = {
     **{
         f"{kind}SharedMemory{verb}": _NO_SHARED_MEMORY
@@ -91,6 +92,7 @@ _UNIMPLEMENTED = {
     },
     "TraceSetting": "traces are set by OpenTelemetry's variables (SERVING_OTEL)",
     "LogSettings": "the log is set at the start (SERVING_LOG_LEVEL)",
+    "Monitor": "metrics are at /metrics",
 }
 
 
@@ -164,6 +166,10 @@ def _grpc_routes() -> Iterator[Route]:
     yield inference("RepositoryModelLoad", "load", Access.ADMIN)
     yield inference("RepositoryModelUnload", "unload", Access.ADMIN)
 
+    profiler = service("tensorflow.ProfilerService", "profiler")
+    yield profiler("Profile", "profile", Access.ADMIN)
+    yield profiler("Terminate", "terminate", Access.ADMIN)
+
     health = service("grpc.health.v1.Health", "grpc")
     yield health("Check", "check", Access.HEALTH)
     yield health("Watch", "watch", Access.HEALTH)
@@ -230,6 +236,9 @@ def no_route(request: Request) -> Response:
     if path.startswith("//"):
         return error_response(400, "Malformed request: the path begins with more than one slash")
     is_v1 = path.startswith("/v1/")
+    if path in GRPC_ROUTES:
+        # Of gRPC-Web, of other codecs, and over HTTP/1.1.
+        return error_response(415, f"{path} is a method of gRPC: it takes HTTP/2 and the content type application/grpc")
     if allowed:
         message = f"{path} does not take {method}; it takes {', '.join(allowed)}"
         if is_v1:

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TypeAlias, cast
 
 from service.cli import model_server_files
+from service.engines.tensorflow import op_libraries
 from service.lifecycle.model_server_config import PLATFORM, InvalidConfig, ModelConfig, policies_of
 from service.runtime.config_file import InvalidFile
 from service.settings import ANY_ORIGIN, InvalidSetting, Settings, from_environment
@@ -26,10 +27,12 @@ Values: TypeAlias = Mapping[str, Value]
 Translate: TypeAlias = Callable[[Value], Mapping[str, str]]
 
 _INT32, _INT64 = 2**31, 2**63
-# What no flag sets, as it is there: all addresses; who may call may reload; messages of any size; requests wait.
+# Where no flag says otherwise, as it is there: all addresses; who may call may reload and take profiles; messages of
+# any size; requests wait.
 THEIRS = {
     "SERVING_HOST": "0.0.0.0",  # noqa: S104
     "SERVING_ADMIN": "1",
+    "SERVING_GRPC_PROFILER": "1",
     "SERVING_MAX_BODY_BYTES": str(_INT32 - 1),
     "SERVING_MAX_QUEUE_MS": "30000",
 }
@@ -210,13 +213,18 @@ FLAGS: Mapping[str, Flag] = {
         _ignored("version", False, "prints the version and ends"),
         _joint("monitoring_config_file", "", ("metrics_path",), "there are metrics without it, too"),
         _ignored("remove_unused_fields_from_bundle_metagraph", True, "nothing is kept of it but the signatures"),
-        _done("prefer_tflite_model", False, "prefer_tflite"),
+        _done(
+            "prefer_tflite_model",
+            False,
+            "prefer_tflite",
+            "a `model.tflite` without a SavedModel is served without it, too",
+        ),
         _ignored("num_tflite_pools", 0, _POOLS),
         _ignored("num_tflite_interpreters_per_pool", 1, _POOLS),
         _ignored("enable_signature_method_name_check", False, "signatures are taken by their inputs and outputs"),
         _ignored("xla_cpu_compilation_enabled", False, "graphs are not compiled anew"),
         _ignored("xla_gpu_compilation_enabled", False, _NO_ACCELERATOR),
-        _ignored("enable_profiler", True, "there is no profiler; OpenTelemetry's spans show the stages of a request"),
+        _done("enable_profiler", True, "grpc_profiler", "shows stages of requests, not operations of graphs"),
         _ignored("thread_pool_factory_config_file", "", "there is one kind of thread pool"),
         _ignored("mixed_precision", "", "a model runs in the precision that it was exported in"),
         _ignored("skip_initialize_tpu", False, _NO_ACCELERATOR),
@@ -292,7 +300,9 @@ def settings_of(values: Values, environ: Mapping[str, str] = os.environ) -> tupl
             texts |= model_server_files.monitoring(str(file))
         if file := values.get("ssl_config_file"):
             texts |= model_server_files.tls(str(file))
-        return from_environment({**THEIRS, **environ}, texts, sources), warnings
+        # Operations that are built into TensorFlow Serving.
+        built_in = {op_libraries.SETTING: op_libraries.of_tensorflow_text()}
+        return from_environment({**THEIRS, **built_in, **environ}, texts, sources), warnings
     except (InvalidFile, InvalidSetting, InvalidConfig) as error:
         raise UsageError(str(error)) from None
 

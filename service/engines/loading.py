@@ -6,7 +6,16 @@ from pathlib import Path
 
 from service.engines.base import Engine, LoadError, LoadOptions
 from service.engines.outlier import ScoredEngine
-from service.serving_config import ASSETS, TWIN_FILE, ServingConfig, graph_file, misplaced_models, saved_model_digest
+from service.serving_config import (
+    ASSETS,
+    OTHER_FORMATS,
+    TWIN_FILE,
+    ServingConfig,
+    graph_file,
+    import_command,
+    misplaced_models,
+    saved_model_digest,
+)
 from service.settings import EngineChoice
 from service.tensors.signature import DEFAULT_SIGNATURE
 
@@ -20,16 +29,19 @@ logger = logging.getLogger(__name__)
 def load_engine(
     version_dir: Path, config: ServingConfig, choice: EngineChoice, options: LoadOptions = DEFAULT_OPTIONS
 ) -> Engine:
-    """The chosen engine. "auto" takes the twin if a proved one is there, else the SavedModel.
+    """The chosen engine. "auto" takes the twin if a proved one is there, else the SavedModel. A LiteRT model without a
+    SavedModel is run as it is.
 
     Raises:
         LoadError: also if TensorFlow is needed and missing.
     """
-    if options.prefer_tflite and (model := version_dir / TWIN_FILE).is_file():
-        return _load_tflite(model)
-    if graph_file(version_dir) is None:
-        below = "".join(f"; it holds {name}" for name in misplaced_models(version_dir))
-        raise LoadError(f"not a SavedModel: it holds no saved_model.pb (nor saved_model.pbtxt){below}")
+    model, has_graph = version_dir / TWIN_FILE, graph_file(version_dir) is not None
+    if model.is_file() and (options.prefer_tflite or not has_graph):
+        if choice == "tensorflow" and not options.prefer_tflite:
+            raise LoadError(f"SERVING_ENGINE=tensorflow, but it has no SavedModel, only {TWIN_FILE}")
+        return _load_tflite(model, config)
+    if not has_graph:
+        raise LoadError(_why_no_model(version_dir))
     reason = _why_no_twin(version_dir, config) if choice != "tensorflow" else "SERVING_ENGINE=tensorflow"
     if reason is None and options.tags != DEFAULT_OPTIONS.tags:
         reason = f"its twin was made from the graph with the tag {DEFAULT_OPTIONS.tags[0]!r}"
@@ -39,8 +51,24 @@ def load_engine(
         raise LoadError(f"SERVING_ENGINE=litert, but {reason}")
     if config.twin is not None and choice == "auto":
         logger.warning("%s: %s; TensorFlow runs the SavedModel instead", "/".join(version_dir.parts[-2:]), reason)
-    engine = _load_saved_model(version_dir, reason, options)
+    return _scored(_load_saved_model(version_dir, reason, options), config)
+
+
+def _scored(engine: Engine, config: ServingConfig) -> Engine:
     return engine if config.outlier_score is None else ScoredEngine(engine, engine.signatures, config.outlier_score)
+
+
+def _why_no_model(version_dir: Path) -> str:
+    """What a version's folder holds instead of a model, and what to do about it."""
+    reason = f"it holds no saved_model.pb (nor saved_model.pbtxt) and no {TWIN_FILE}"
+    held = list(misplaced_models(version_dir))
+    formats = {OTHER_FORMATS.get(Path(name).suffix.lower()) for name in held}
+    if formats == {"Keras"}:
+        model = version_dir.parent.name
+        return f"{reason}; it holds {held[0]}: {import_command(f'{model}/{version_dir.name}/{held[0]}', model)}"
+    if formats == {"LiteRT"}:
+        return f"{reason}; it holds {' and '.join(held)}: name the one to serve {TWIN_FILE}"
+    return reason + "".join(f"; it holds {name}" for name in held)
 
 
 def _why_no_twin(version_dir: Path, config: ServingConfig) -> str | None:
@@ -69,10 +97,10 @@ def _load_twin(twin: Path, config: ServingConfig) -> Engine:
     return ScoredEngine(LiteRTEngine(twin, run), config.signatures, config.outlier_score)
 
 
-def _load_tflite(model: Path) -> Engine:
-    from service.engines.litert import LiteRTEngine, read_signatures
+def _load_tflite(model: Path, config: ServingConfig) -> Engine:
+    from service.engines.litert import LiteRTEngine
 
-    return LiteRTEngine(model, read_signatures(model))
+    return _scored(LiteRTEngine(model), config)
 
 
 def _load_saved_model(version_dir: Path, reason: str, options: LoadOptions) -> Engine:

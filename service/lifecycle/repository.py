@@ -1,4 +1,4 @@
-"""The repository: which versions are on disk, as <models>/<model>/<version>/saved_model.pb, or in base paths."""
+"""The repository: which versions are on disk, as <models>/<model>/<version>/, or in base paths."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from service.errors import NotFound
 from service.inference.folder import folder_entries
-from service.serving_config import GRAPH_FILES, OTHER_FORMATS, graph_file
+from service.serving_config import GRAPH_FILES, MODEL_FILES, OTHER_FORMATS, import_command, model_file
 
 # Model and version.
 Key = tuple[str, int]
@@ -26,13 +26,11 @@ MAX_FOLDERS = 200
 # Zero-width joiners are part of words in Persian and many Indian languages, and of emoji.
 _JOINERS = "\u200c\u200d"
 
-_LAYOUT = "expected <models>/<model>/<version>/saved_model.pb"
-_NO_VERSION = "its base path has no folder with a number; expected <base path>/<version>/saved_model.pb"
+_LAYOUT = "expected <models>/<model>/<version>/saved_model.pb (or model.tflite)"
+_NO_VERSION = (
+    "its base path has no folder with a number; expected <base path>/<version>/saved_model.pb (or model.tflite)"
+)
 _NO_SAVED_MODEL = "it is no SavedModel; " + _LAYOUT
-_ADVICE = {
-    "Keras": 'it is a file of Keras; expected a SavedModel: model.export("<models>/{name}/1") makes one',
-    "LiteRT": "it is a LiteRT model alone; expected a SavedModel, which may bring such a twin in its assets.extra",
-}
 
 logger = logging.getLogger(__name__)
 
@@ -212,16 +210,16 @@ class MisplacedModels:
 
     def check_root(self, names: Iterable[str]) -> None:
         """`names`: of all entries of the models folder."""
-        if graph := _graph_among(names):
+        if file := _first_of(GRAPH_FILES, names):
             self.places[MODELS_FOLDER] = (
-                f"{graph} lies in the models folder itself, so it is a version; {_LAYOUT}: SERVING_MODELS is the "
+                f"{file} lies in the models folder itself, so it is a version; {_LAYOUT}: SERVING_MODELS is the "
                 "folder two levels above"
             )
             return
         for name in names:
-            if version_number(name) is not None and (graph := self._graph_in(name)):
+            if version_number(name) is not None and (file := self._model_in(name)):
                 self.places[MODELS_FOLDER] = (
-                    f"{name}/{graph} lies in the models folder, so it is a model, with a version {name}; {_LAYOUT}: "
+                    f"{name}/{file} lies in the models folder, so it is a model, with a version {name}; {_LAYOUT}: "
                     "SERVING_MODELS is the folder one level above"
                 )
                 return
@@ -230,37 +228,44 @@ class MisplacedModels:
     def check_model(self, model: str, children: Iterable["os.DirEntry[str]"], *, has_versions: bool) -> None:
         """`children`: the entries of the model's folder."""
         children = [child for child in children if not child.name.startswith(".")]
-        if graph := _graph_among([child.name for child in children]):
+        if file := _first_of(MODEL_FILES, [child.name for child in children]):
             if MODELS_FOLDER not in self.places:
-                self.places[model] = f"{graph} lies in it, and not in a folder of a version; expected {model}/1/{graph}"
+                self.places[model] = f"{file} lies in it, and not in a folder of a version; expected {model}/1/{file}"
             return
         for child in children:
             place = f"{model}/{child.name}"
             if child.name.isdigit() or _is_link_to_version(child):
                 continue
-            if graph := self._graph_in(place):
-                self.places[place] = f"{graph} lies in it, but a version is a number; expected {model}/1/{graph}"
+            if file := self._model_in(place):
+                self.places[place] = f"{file} lies in it, but a version is a number; expected {model}/1/{file}"
             elif not has_versions:
                 self._check_file(place, model)
-                if graph := self._graph_of_version_in(place):
+                if file := self._model_of_version_in(place):
                     self.places[model] = (
-                        f"it holds models of its own ({graph}): the models folder is one level too high; {_LAYOUT}: "
+                        f"it holds models of its own ({file}): the models folder is one level too high; {_LAYOUT}: "
                         f"SERVING_MODELS is the folder {model} in it"
                     )
                     return
 
     def _check_file(self, place: str, model: str) -> None:
         found = OTHER_FORMATS.get(Path(place).suffix.lower())
-        if found is not None and self._path(place).is_file():
-            self.places[place] = _ADVICE.get(found, _NO_SAVED_MODEL).format(name=model)
+        if found is None or not self._path(place).is_file():
+            return
+        match found:
+            case "Keras":
+                self.places[place] = f"it is a file of Keras: {import_command(place, model)}"
+            case "LiteRT":
+                self.places[place] = f"it is a LiteRT model; expected {model}/1/model.tflite"
+            case _:
+                self.places[place] = _NO_SAVED_MODEL
 
-    def _graph_in(self, place: str) -> str | None:
+    def _model_in(self, place: str) -> str | None:
         if not self._count_folder():
             return None
-        found = graph_file(self._path(place))
+        found = model_file(self._path(place))
         return found.name if found else None
 
-    def _graph_of_version_in(self, place: str) -> str | None:
+    def _model_of_version_in(self, place: str) -> str | None:
         if not self._count_folder():
             return None
         try:
@@ -268,7 +273,7 @@ class MisplacedModels:
         except OSError:
             return None
         versions = (f"{place}/{name}" for name in names if version_number(name) is not None)
-        return next((f"{version}/{graph}" for version in versions if (graph := self._graph_in(version))), None)
+        return next((f"{version}/{file}" for version in versions if (file := self._model_in(version))), None)
 
     def _path(self, place: str) -> Path:
         model, _, rest = place.partition("/")
@@ -280,9 +285,9 @@ class MisplacedModels:
         return self._folders <= MAX_FOLDERS
 
 
-def _graph_among(names: Iterable[str]) -> str | None:
+def _first_of(files: Iterable[str], names: Iterable[str]) -> str | None:
     names = set(names)
-    return next((name for name in GRAPH_FILES if name in names), None)
+    return next((file for file in files if file in names), None)
 
 
 def _is_link_to_version(child: "os.DirEntry[str]") -> bool:

@@ -13,6 +13,7 @@ from service.observability import logging
 from service.observability.access_log import RequestLog
 from service.observability.capture import Capture, Captures
 from service.observability.logging import STANDARD_ERROR, LogWriter
+from service.observability.profiler import Profiler
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,13 +32,17 @@ class Records:
         self._spans = _spans() if settings.otel else None
         new = partial(_capture, settings, metrics)
         self.captures = Captures(new(Path(settings.capture_file)) if settings.capture_file else None, new)
-        self.answered = self._log.answered if self._spans is None else self._answered
+        self.profiler = Profiler() if settings.grpc_profiler else None
+        is_log_alone = self._spans is None and self.profiler is None
+        self.answered = self._log.answered if is_log_alone else self._answered
 
     def _answered(self, request: Request, status: int, body_bytes: int) -> None:
         # The span first: the line names the trace that may begin with it.
         if self._spans is not None:
             self._spans.answered(request, status, body_bytes)
         self._log.answered(request, status, body_bytes)
+        if self.profiler is not None:
+            self.profiler.answered(request, status)
 
     @contextmanager
     def kept(self) -> Iterator[None]:

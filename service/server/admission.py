@@ -33,7 +33,9 @@ UNAUTHORIZED = error_response(
     "this needs an API key that counts, as Authorization: Bearer <key> or X-API-Key: <key>",
     ("www-authenticate", 'Bearer realm="models"'),
 )
-FORBIDDEN = error_response(403, "this key may predict, but not load or unload models: that needs the scope admin")
+FORBIDDEN = error_response(
+    403, "this key may predict; to load or unload models, or take profiles, needs the scope admin"
+)
 NO_SUCH_ROUTE = error_response(404, "no such route")
 NO_OPERATION = error_response(404, "no such route: this port has health (/v2/health/...) and /metrics alone")
 

@@ -80,6 +80,7 @@ class Dispatcher:
         self._addresses = addresses
         self._methods = methods
         self._deadlines = Deadlines(settings.request_timeout_ms)
+        self._unlimited = Deadlines(0)
         self._rejections = Rejections(metrics)
         self._executor = Executor(settings, metrics, self._deadlines, self._rejections, self._is_starting)
         self._tick = _Tick(self._run_tick, settings.max_queue_ms / 1000)
@@ -97,7 +98,8 @@ class Dispatcher:
             return health(self._registry, route.verb)
         if DEADLINE_HEADER in request.headers or GRPC_TIMEOUT in request.headers:
             try:
-                context.deadline = self._deadlines.from_headers(request.headers, context.arrived)
+                deadlines = self._unlimited if route.access is _ADMIN else self._deadlines
+                context.deadline = deadlines.from_headers(request.headers, context.arrived)
             except InvalidRequest as error:
                 self.count_rejected("malformed")
                 return error_response(error.status, str(error))

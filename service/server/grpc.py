@@ -5,6 +5,7 @@ Specification: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, a
 
 import struct
 from collections.abc import Mapping
+from io import BytesIO
 
 import orjson
 
@@ -90,19 +91,19 @@ def coding(headers: Mapping[bytes, bytes]) -> bytes | None:
 class MessageReader:
     """The messages in a call's body, as it comes in pieces."""
 
-    __slots__ = ("_length", "_max_bytes", "_parts", "_size", "is_compressed")
+    __slots__ = ("_is_compressed", "_length", "_max_bytes", "_read")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        # Of the message under way. -1: its prefix is not whole.
+        # Of the message under way, or of its prefix. It gives its bytes away without a copy.
+        self._read = BytesIO()
+        # -1: the prefix is not whole.
         self._length = -1
-        self._parts: list[bytes] = []
-        self._size = 0
-        self.is_compressed = False
+        self._is_compressed = False
 
     @property
     def is_within_message(self) -> bool:
-        return self._length >= 0 or self._size > 0
+        return self._length >= 0 or self._read.tell() > 0
 
     def feed(self, data: bytes) -> list[tuple[bytes, bool]]:
         """Whole messages that end in this piece, and whether each is compressed.
@@ -112,41 +113,29 @@ class MessageReader:
             TooLong
         """
         found: list[tuple[bytes, bool]] = []
-        while data:
+        rest = memoryview(data)
+        while True:
+            wanted = PREFIX.size if self._length < 0 else self._length
+            missing = wanted - self._read.tell()
+            if len(rest) < missing:
+                self._read.write(rest)
+                return found
+            self._read.write(rest[:missing])
+            rest = rest[missing:]
+            whole, self._read = self._read.getvalue(), BytesIO()
             if self._length < 0:
-                if self._size + len(data) < PREFIX.size:
-                    self._keep(data)
-                    break
-                if self._size:
-                    data = b"".join(self._parts) + data
-                    self._parts.clear()
-                    self._size = 0
-                flag, self._length = PREFIX.unpack_from(data)
-                if flag > 1:
-                    raise InvalidFraming(f"a message begins with {flag}; expected 0, or 1 for a compressed one")
-                if self._length > self._max_bytes:
-                    raise TooLong(self._length, self._max_bytes)
-                self.is_compressed = flag == 1
-                data = data[PREFIX.size :]
-            missing = self._length - self._size
-            if len(data) < missing:
-                self._keep(data)
-                break
-            if self._parts:
-                self._parts.append(data[:missing])
-                message = b"".join(self._parts)
-                self._parts = []
+                self._begin(whole)
             else:
-                message = data if len(data) == missing else data[:missing]
-            data = data[missing:]
-            self._length, self._size = -1, 0
-            found.append((message, self.is_compressed))
-        return found
+                found.append((whole, self._is_compressed))
+                self._length = -1
 
-    def _keep(self, data: bytes) -> None:
-        if data:
-            self._parts.append(data)
-            self._size += len(data)
+    def _begin(self, prefix: bytes) -> None:
+        flag, length = PREFIX.unpack(prefix)
+        if flag > 1:
+            raise InvalidFraming(f"a message begins with {flag}; expected 0, or 1 for a compressed one")
+        if length > self._max_bytes:
+            raise TooLong(length, self._max_bytes)
+        self._is_compressed, self._length = flag == 1, length
 
 
 class TooLong(InvalidFraming):

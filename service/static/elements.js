@@ -49,9 +49,29 @@ export async function trying(place, work) {
   }
 }
 
-/** What the model says, how sure it is, and whether that is right. `expected`: the right label, if it is known. */
-export function verdict(label, score, expected) {
-  const sure = `${score < 0.6 ? "only " : ""}${percent(score)} sure`;
+/** How far the sum of probabilities in low precision may be from 1. */
+const SUM_TOLERANCE = 0.05;
+
+function areProbabilities(ranking) {
+  const scores = ranking.map(([, score]) => score);
+  const sum = scores.reduce((total, score) => total + score, 0);
+  return scores.every((score) => score >= 0 && score <= 1) && Math.abs(sum - 1) <= SUM_TOLERANCE;
+}
+
+/** How a score of the ranking is written: only probabilities have percent. */
+export function scoreText(ranking) {
+  if (areProbabilities(ranking)) return percent;
+  return (score) => (Number.isFinite(score) ? String(Number(score.toPrecision(4))) : "–");
+}
+
+/** What the model says, how sure it is, and whether that is right. `ranking`: [[label, score], ...], best first.
+ * `expected`: the right label, if it is known. */
+export function verdict(ranking, expected) {
+  const [[label, score]] = ranking;
+  const text = scoreText(ranking)(score);
+  const sure = areProbabilities(ranking)
+    ? `${score < 0.6 ? "only " : ""}${text} sure`
+    : `score ${text}, which is no probability`;
   const right = !expected ? "" : expected === label ? " Correct." : ` Wrong: the right label is ${expected}.`;
   return [h("strong", {}, label), `: ${sure}.${right}`];
 }
@@ -77,13 +97,16 @@ export function json(value) {
   return h("pre", { class: "json", tabindex: "0" }, compact);
 }
 
-/** Probabilities as bars. `ranking`: [[label, score], ...], best first. */
+/** Scores as bars: probabilities from 0 to 1, others from the least to the largest. `ranking`: best first. */
 export function bars(ranking) {
+  const text = scoreText(ranking);
+  const scores = ranking.map(([, score]) => score).filter(Number.isFinite);
+  const [least, most] = areProbabilities(ranking) ? [0, 1] : [Math.min(...scores), Math.max(...scores)];
   return h(
     "ol",
     { class: "bars" },
     ranking.map(([label, score]) => {
-      const share = Math.max(0, Math.min(1, Number(score) || 0));
+      const share = Number.isFinite(score) ? (score - least) / (most - least) || 0 : 0;
       const fill = h("span", { class: "fill" });
       fill.style.inlineSize = `${share * 100}%`;
       return h(
@@ -91,7 +114,7 @@ export function bars(ranking) {
         {},
         h("span", { class: "label" }, label),
         h("span", { class: "track", "aria-hidden": "true" }, fill),
-        h("span", { class: "score" }, percent(score)),
+        h("span", { class: "score" }, text(score)),
       );
     }),
   );
@@ -101,6 +124,14 @@ export function percent(share) {
   if (share === null || share === undefined || Number.isNaN(Number(share))) return "–";
   const value = 100 * share;
   return `${value >= 99.95 || value === 0 ? value.toFixed(0) : value >= 9.995 ? value.toFixed(1) : value.toFixed(2)}%`;
+}
+
+/** Fewer examples are counted; a share of them would say more than they can. */
+const MIN_FOR_SHARE = 100;
+
+/** The accuracy as a share of the test examples, or "9 of 9" if they are few. `test_size`: null if unknown. */
+export function accuracyText({ accuracy, test_size: size }) {
+  return size !== null && size < MIN_FOR_SHARE ? `${Math.round(accuracy * size)} of ${size}` : percent(accuracy);
 }
 
 export function bytes(count) {

@@ -1,4 +1,4 @@
-"""Files as prediction requests: pictures, NumPy arrays, CSV tables, JSON."""
+"""Files as prediction requests: pictures, CSV tables, JSON."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ class PredictRequest:
 
 
 def read_file(path: Path, rank: int | None) -> PredictRequest:
-    """A picture, a NumPy array, a CSV table or JSON.
+    """A picture, a CSV table or JSON.
 
     `rank`: of the model's only input, with the batch dimension; it tells one row from a batch. None if unknown.
 
@@ -45,26 +45,14 @@ def read_file(path: Path, rank: int | None) -> PredictRequest:
         OSError: the file cannot be read.
     """
     match path.suffix.lower():
-        case ".npy":
-            return _array(str(path), _load(path), rank)
         case ".csv":
-            return _array(str(path), _table(path), rank)
+            return PredictRequest(str(path), body={"instances": as_rows(_table(path), rank).tolist()})
         case ".json":
             return json_request(str(path), utf8.decode(path.read_bytes()))
     content = path.read_bytes()
     if path.suffix.lower() in PICTURE_SUFFIXES or looks_like_picture(content):
         return PredictRequest(str(path), picture=content)
-    raise InvalidInput(str(path), f"expected a picture ({picture_suffixes()}), .npy, .csv or .json")
-
-
-def _load(path: Path) -> np.ndarray[Any, Any]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InvalidInput(str(path), f"no NumPy array: {error}") from None
-    if not isinstance(loaded, np.ndarray) or loaded.dtype.kind not in "biufUS":
-        raise InvalidInput(str(path), "no array of numbers, booleans or strings")
-    return loaded
+    raise InvalidInput(str(path), f"expected a picture ({picture_suffixes()}), .npy, .npz, .csv or .json")
 
 
 def _table(path: Path) -> np.ndarray[Any, Any]:
@@ -82,17 +70,14 @@ def _table(path: Path) -> np.ndarray[Any, Any]:
     return np.array(rows, dtype=np.float64)
 
 
-def _array(name: str, array: np.ndarray[Any, Any], rank: int | None) -> PredictRequest:
-    if rank is not None and array.ndim == rank - 1:
-        array = array[np.newaxis]
-    elif rank is not None and array.ndim == rank + 1 and array.shape[-1] == 1:
+def as_rows(array: np.ndarray[Any, Any], rank: int | None) -> np.ndarray[Any, Any]:
+    """The array with rows as its first dimension: one row becomes a batch. `rank`: of the input; None if unknown."""
+    if array.ndim == 0 or (rank is not None and array.ndim == rank - 1):
+        return array[np.newaxis]
+    if rank is not None and array.ndim == rank + 1 and array.shape[-1] == 1:
         # A CSV of one column, for a model of single numbers.
-        array = array[..., 0]
-    if array.ndim == 0:
-        array = array[np.newaxis]
-    if array.dtype.kind == "S":
-        array = array.astype(str)
-    return PredictRequest(name, body={"instances": array.tolist()})
+        return array[..., 0]
+    return array
 
 
 def json_request(name: str, text: str) -> PredictRequest:

@@ -5,7 +5,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import grpc
 import pytest
+from tensorflow.core.framework import types_pb2
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from tests.integration.server import ROOT
 
@@ -34,6 +37,20 @@ def port_in(printed: str) -> int:
 def ask_inside(container: str, path: str, body: str = "") -> str:
     """What the service answers to a process in its own container."""
     return docker("exec", container, "python", "-c", ASK_INSIDE, path, body)
+
+
+def predicted(port: int, model: str, credentials: grpc.ChannelCredentials | None = None) -> float:
+    """By gRPC, for 10. `credentials`: of TLS; without them the port speaks none."""
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.inputs["x"].dtype = types_pb2.DT_FLOAT
+    request.inputs["x"].tensor_shape.dim.add().size = 1
+    request.inputs["x"].float_val.append(10)
+    address = f"127.0.0.1:{port}"
+    with grpc.secure_channel(address, credentials) if credentials else grpc.insecure_channel(address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        value: float = stub.Predict(request, timeout=60).outputs["y"].float_val[0]
+    return value
 
 
 def wait_until(probe: Callable[[], Any], is_right: Callable[[Any], bool] = bool, what: str = "") -> Any:

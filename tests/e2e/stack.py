@@ -33,6 +33,7 @@ class Stack:
             "SERVING_MAX_QUEUE_MS": "10000",
             # Port 0: the engine takes one that is free.
             "SERVING_PORT": "127.0.0.1:0",
+            "SERVING_GRPC_PORT": "127.0.0.1:0",
             "PROMETHEUS_PORT": "0",
             "ALERTMANAGER_PORT": "0",
         }
@@ -50,6 +51,10 @@ class Stack:
     @property
     def balancer_port(self) -> int:
         return self.port("balancer", 8501)
+
+    @property
+    def grpc_port(self) -> int:
+        return self.port("balancer", 8500)
 
     @property
     def prometheus(self) -> Prometheus:
@@ -83,6 +88,13 @@ def balancer_follows_replicas() -> bool:
 def older_balancer_config(folder: Path) -> Path:
     """Looks for the replicas at the start alone; the rest is what the project has."""
     text = (ROOT / "deploy/nginx.conf").read_text()
-    assert text.count(" resolve max_fails=0;") == 1
-    (folder / "nginx.conf").write_text(text.replace(" resolve max_fails=0;", " max_fails=0;"))
+    for there, here in (
+        ("server service:8501 resolve ", "server service:8501 "),
+        ("server service:8500 resolve ", "server service:8500 "),
+        ("listen 8500 ", "listen 8500 http2 "),
+        ("http2 on;", ""),
+    ):
+        assert text.count(there) == 1, there
+        text = text.replace(there, here)
+    (folder / "nginx.conf").write_text(text)
     return folder / "nginx.conf"

@@ -1,14 +1,18 @@
 """docker-compose.yml for real: the service behind its balancer, Prometheus, Alertmanager; keys; spans."""
 
+import http.client
 import re
 import shutil
+import ssl
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
-from tests.e2e.engine import ABOUT_31, ask_inside, docker, wait_until
+from tests.e2e.engine import ABOUT_31, ask_inside, docker, predicted, wait_until
 from tests.e2e.stack import Stack, up
 from tests.integration.server import PREDICT, TEN, ask
 
@@ -17,7 +21,12 @@ BODY_LIMIT = 100_000
 
 @pytest.fixture(scope="module")
 def stack(image: str) -> Iterator[Stack]:
-    with up(image, "balancer", "prometheus", "alertmanager", SERVING_MAX_BODY_BYTES=str(BODY_LIMIT)) as stack:
+    settings = {
+        "SERVING_MAX_BODY_BYTES": str(BODY_LIMIT),
+        "SERVING_MAX_BATCH_SIZE": "",
+        "SERVING_SHUTDOWN_SECONDS": "45",
+    }
+    with up(image, "balancer", "prometheus", "alertmanager", **settings) as stack:
         yield stack
 
 
@@ -30,6 +39,17 @@ def test_containers_run_without_any_right_that_they_do_not_need(stack: Stack, se
     assert facts["NoNewPrivs"] == "1"
     for folder in folders:
         assert "Read-only" in stack.compose("exec", "-T", service, "touch", f"{folder}/file", check=False)
+
+
+def test_calls_of_grpc_go_through_the_balancer(stack: Stack) -> None:
+    assert predicted(stack.grpc_port, "regression") == pytest.approx(31, abs=0.01)
+    with grpc.insecure_channel(f"127.0.0.1:{stack.grpc_port}") as channel:
+        with pytest.raises(grpc.RpcError) as raised:
+            channel.unary_unary("/tensorflow.serving.PredictionService/Predict")(bytes(BODY_LIMIT + 1), timeout=60)
+        assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=60)
+        assert next(iter(watch)) == b"\x08\x01"  # SERVING
+        watch.cancel()
 
 
 def test_balancer_takes_no_longer_bodies_than_the_service(stack: Stack) -> None:
@@ -85,6 +105,39 @@ def test_client_needs_a_key_and_prometheus_and_the_health_check_need_none(image:
         stack.environment["SERVING_OPERATIONS_PORT"] = "8502"
         stack.compose("up", "--detach", "--wait", "service", "prometheus")
         wait_until_scraped(stack, 8502)
+
+
+def test_published_ports_speak_tls(image: str, tmp_path: Path) -> None:
+    """One certificate is the balancer's, the client's and its own issuer's."""
+    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "own.key")
+    names = ("-subj", "/CN=own", "-addext", "subjectAltName=IP:127.0.0.1")
+    command = ["openssl", "req", "-x509", *new, "-out", "own.pem", *names]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    # The container's user is another.
+    tmp_path.chmod(0o755)
+    (tmp_path / "own.key").chmod(0o644)
+    files = {"COMPOSE_FILE": "docker-compose.yml:deploy/compose.tls.yml", "TLS_DIR": str(tmp_path)}
+    files |= {"SERVING_TLS_CERT": "/tls/own.pem", "SERVING_TLS_KEY": "/tls/own.key"}
+    with up(image, "balancer", **files, SERVING_TLS_CLIENT_CA="/tls/own.pem") as stack:
+        certificate, key = ((tmp_path / name).read_bytes() for name in ("own.pem", "own.key"))
+        own = grpc.ssl_channel_credentials(certificate, key, certificate)
+        assert predicted(stack.grpc_port, "regression", own) == pytest.approx(31, abs=0.01)
+        with pytest.raises(grpc.RpcError) as raised:
+            predicted(stack.grpc_port, "regression", grpc.ssl_channel_credentials(certificate))
+        assert raised.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        context = ssl.create_default_context(cafile=tmp_path / "own.pem")
+        assert https_status(stack.balancer_port, context) == 401
+        context.load_cert_chain(tmp_path / "own.pem", tmp_path / "own.key")
+        assert https_status(stack.balancer_port, context) == 200
+        assert ask(stack.balancer_port, "/v1/models").status == 400
+
+
+def https_status(port: int, context: ssl.SSLContext) -> int:
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=context)
+    connection.request("GET", "/v1/models")
+    status = connection.getresponse().status
+    connection.close()
+    return status
 
 
 def wait_until_scraped(stack: Stack, port: int) -> None:

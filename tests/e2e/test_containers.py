@@ -11,18 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import yaml
-from tensorflow.core.framework import types_pb2
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from tests.e2e.engine import ABOUT_31, docker, port_in, wait_until
+from tests.e2e.engine import ABOUT_31, docker, port_in, predicted, wait_until
 from tests.integration.server import PREDICT, ROOT, TEN, Answer, ask
 
 BASE_IMAGE = "python:3.11-slim-bookworm"
 # A busy machine is no reason to be turned away.
 PATIENT = ("--env", "SERVING_MAX_QUEUE_MS=10000")
+OF_KSERVE = ("--volume", f"{ROOT / 'models/regression'}:/mnt/models:ro", "--publish", "127.0.0.1:0:8080")
 LOCKED_DOWN = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
 
 
@@ -68,6 +66,11 @@ def test_image_is_small_and_holds_neither_pip_nor_tensorflow(image: str) -> None
     assert int(sizes[0]) - int(sizes[1]) <= 300_000_000
     code = "import importlib.util as u; print([n for n in ('pip', 'tensorflow') if u.find_spec(n)])"
     assert docker("run", "--rm", "--entrypoint", "python", image, "-I", "-c", code) == "[]"
+
+
+def test_image_holds_the_notices(image: str) -> None:
+    notices = docker("run", "--rm", "--entrypoint", "cat", image, "/app/THIRD_PARTY_NOTICES")
+    assert notices == (ROOT / "THIRD_PARTY_NOTICES").read_text().strip()
 
 
 def test_container_is_healthy_keeps_to_its_core_and_answers_what_it_had_accepted_when_stopped(
@@ -141,29 +144,28 @@ def test_compose_file_of_tensorflow_serving(image: str, tmp_path: Path) -> None:
         docker(*project, "down", "--volumes", "--timeout", "0", check=False)
 
 
-def predicted(port: int, model: str) -> float:
-    """By gRPC, for 10."""
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = model
-    request.inputs["x"].dtype = types_pb2.DT_FLOAT
-    request.inputs["x"].tensor_shape.dim.add().size = 1
-    request.inputs["x"].float_val.append(10)
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        value: float = stub.Predict(request, timeout=60).outputs["y"].float_val[0]
-    return value
-
-
-def test_kserves_runtime_serves_a_folder_of_versions(image: str, start: Callable[..., Container]) -> None:
+def test_our_runtime_for_kserve(image: str, start: Callable[..., Container]) -> None:
     runtime = yaml.safe_load((ROOT / "deploy/kubernetes/kserve/cluster-serving-runtime.yaml").read_text())
     (container,) = runtime["spec"]["containers"]
     environment = {one["name"]: one["value"].replace("{{.Name}}", "straight-line") for one in container["env"]}
     options = [f"--env={name}={value}" for name, value in environment.items()]
-    options += ["--volume", f"{ROOT / 'models/regression'}:/mnt/models:ro", "--publish", "127.0.0.1:0:8080"]
     shell, *then = list[str]([*container["command"], *container["args"]])
-    port = start(image, *options, "--entrypoint", shell, then=then).port(8080)
-    assert ask(port, "/v1/models").json() == {"models": ["straight-line"]}
-    assert ask(port, "/v1/models/straight-line:predict", TEN).json() == ABOUT_31
+    running = start(image, *options, *OF_KSERVE, "--entrypoint", shell, then=then)
+    assert ask(running.port(8080), "/v1/models").json() == {"models": ["straight-line"]}
+    assert ask(running.port(8080), "/v1/models/straight-line:predict", TEN).json() == ABOUT_31
+    assert predicted(running.port(8080), "straight-line") == pytest.approx(31, abs=0.01)
+
+
+def test_kserves_runtime_for_tensorflow_with_our_image(image: str, start: Callable[..., Container]) -> None:
+    """As docs/tensorflow-serving.md has it, and as user 1000, whom KServe's own file names."""
+    page = (ROOT / "docs/tensorflow-serving.md").read_text().partition("## KServe")[2]
+    (container,) = yaml.safe_load(page.split("```")[1].removeprefix("yaml"))["containers"]
+    then = [argument.replace("{{.Name}}", "straight-line") for argument in container["args"]]
+    # The port is the image's own health check's, which KServe does not use; the flags count more.
+    options = (*OF_KSERVE, "--publish", "127.0.0.1:0:9000", "--user", "1000", "--env", "SERVING_PORT=8080")
+    running = start(image, *options, "--entrypoint", *container["command"], then=then)
+    assert ask(running.port(8080), "/v1/models/straight-line:predict", TEN).json() == ABOUT_31
+    assert predicted(running.port(9000), "straight-line") == pytest.approx(31, abs=0.01)
 
 
 def test_full_image_serves_a_savedmodel_that_has_no_twin(

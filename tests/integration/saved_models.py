@@ -96,6 +96,15 @@ def save_logarithm(path: Path) -> None:
     save(path, answer, spec("x"))
 
 
+def save_logits(path: Path) -> None:
+    """Two scores of a picture, far from probabilities: the sum of its pixels, and the same below zero."""
+    save(
+        path,
+        lambda pixels: {"scores": tf.reduce_sum(pixels, [1, 2, 3])[:, None] * [-1.0, 1.0]},
+        spec("pixels", shape=[None, 28, 28, 1]),
+    )
+
+
 def save_mean(path: Path) -> None:
     """Two outputs of which one has no row for each of the input's."""
     save(path, lambda x: {"double": 2.0 * x, "mean": tf.reduce_mean(x)}, spec("x"))

@@ -8,13 +8,16 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
+import grpc
 import pytest
 
 from tests.integration.server import DEADLINE_SECONDS, PREDICT, ROOT, TEN, Answer, ask, free_port, in_a_thread, wait_for
@@ -55,13 +58,31 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class GrpcReplica(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
+    """Answers every message of every call with itself."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict[str, str | bytes]]] = []
+        self.server = grpc.server(ThreadPoolExecutor(4), handlers=[self])
+        self.server_port = self.server.add_insecure_port("127.0.0.1:0")
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        self.calls.append((details.method, dict(details.invocation_metadata)))
+        return grpc.stream_stream_rpc_method_handler(lambda messages, _context: messages)
+
+
 @dataclass
 class Balancer:
     port: int
+    grpc_port: int
     log: Path
 
     def predict(self, headers: Mapping[str, str] | None = None) -> Answer:
         return ask(self.port, PREDICT, TEN, headers)
+
+    def call(self, method: str = "tensorflow.serving.PredictionService/Predict", message: bytes = b"ten") -> bytes:
+        with grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}") as channel:
+            return bytes(channel.unary_unary(f"/{method}")(message, timeout=DEADLINE_SECONDS))
 
     def raw(self, data: bytes) -> Answer:
         with socket.create_connection(("127.0.0.1", self.port), DEADLINE_SECONDS) as connection:
@@ -84,11 +105,14 @@ def balance(tmp_path: Path) -> Iterator[Balance]:
     """Starts the balancer before these replicas; a port stands for a replica that is gone."""
     with ExitStack() as running:
 
-        def start(*replicas: Replica | int) -> Balancer:
+        def start(*replicas: Replica | GrpcReplica | int) -> Balancer:
             for replica in replicas:
                 if isinstance(replica, Replica):
                     running.enter_context(in_a_thread(replica))
-            ports = [replica.server_port if isinstance(replica, Replica) else replica for replica in replicas]
+                elif isinstance(replica, GrpcReplica):
+                    replica.server.start()
+                    running.callback(replica.server.stop, None)
+            ports = [replica if isinstance(replica, int) else replica.server_port for replica in replicas]
             return running.enter_context(nginx(tmp_path, ports))
 
         yield start
@@ -96,12 +120,16 @@ def balance(tmp_path: Path) -> Iterator[Balance]:
 
 @contextmanager
 def nginx(folder: Path, replicas: list[int]) -> Iterator[Balancer]:
-    balancer = Balancer(free_port(), folder / "access.log")
+    balancer = Balancer(free_port(), free_port(), folder / "access.log")
     text = (ROOT / "deploy/nginx.conf").read_text().replace("/tmp/", f"{folder}/")
     servers = "\n".join(f"server 127.0.0.1:{port} max_fails=0;" for port in replicas)
     for there, here in (
         ("server service:8501 resolve max_fails=0;", servers),
+        ("server service:8500 resolve max_fails=0;", servers),
         ("listen 8501 ", f"listen 127.0.0.1:{balancer.port} "),
+        # As nginx before 1.25.1 has it.
+        ("listen 8500 ", f"listen 127.0.0.1:{balancer.grpc_port} http2 "),
+        ("http2 on;", ""),
         ("listen 127.0.0.1:8502;", f"listen unix:{folder}/health;"),
         ("/dev/stdout", str(balancer.log)),
         ("worker_processes auto;", "worker_processes 1;" + ("user root;" if os.geteuid() == 0 else "")),
@@ -112,7 +140,7 @@ def nginx(folder: Path, replicas: list[int]) -> Iterator[Balancer]:
     (folder / "replicas.conf").write_text("keepalive_timeout 60s;")
     (folder / "limits.conf").write_text(
         f"client_max_body_size {BODY_BYTES}; keepalive_timeout 75s; "
-        "proxy_next_upstream_timeout 30000ms; proxy_read_timeout 40000ms;"
+        "proxy_next_upstream_timeout 30000ms; proxy_read_timeout 40000ms; grpc_read_timeout 40000ms;"
     )
     command = ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", "daemon off;"]
     with (folder / "error.log").open("w") as errors:
@@ -121,7 +149,7 @@ def nginx(folder: Path, replicas: list[int]) -> Iterator[Balancer]:
     def is_listening() -> bool:
         assert process.poll() is None, (folder / "error.log").read_text()
         with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", balancer.port)) == 0
+            return probe.connect_ex(("127.0.0.1", balancer.grpc_port)) == 0
 
     try:
         wait_for(is_listening, lambda: "nginx does not listen")
@@ -208,3 +236,57 @@ def test_what_the_balancer_refuses_is_answered_in_json_and_reaches_no_replica(ba
     assert ask(balancer.port, "/v2/repository/index", {}).status == 200
     assert ask(balancer.port, PREDICT, bytes(BODY_BYTES)).status == 200
     assert len(replica.requests[-1][1]) == BODY_BYTES
+
+
+def test_calls_are_spread_over_the_replicas_with_an_id_of_each(balance: Balance) -> None:
+    replicas = [GrpcReplica(), GrpcReplica()]
+    balancer = balance(*replicas)
+    large = bytes(BODY_BYTES + 1)  # the limit is for each message, and the service's own
+    assert [balancer.call() for _ in range(3)] == [b"ten"] * 3
+    assert balancer.call(message=large) == large
+    assert [len(replica.calls) for replica in replicas] == [2, 2]
+    methods, metadata = zip(*[call for replica in replicas for call in replica.calls], strict=True)
+    assert set(methods) == {"/tensorflow.serving.PredictionService/Predict"}
+    assert len({one["x-request-id"] for one in metadata}) == 4
+    assert balancer.log.read_text() == ""
+
+
+def test_call_that_no_replica_has_got_goes_to_another(balance: Balance) -> None:
+    balancer = balance(free_port(), GrpcReplica(), free_port())
+    assert [balancer.call() for _ in range(4)] == [b"ten"] * 4
+
+
+def test_each_message_of_a_stream_is_answered_before_the_next(balance: Balance) -> None:
+    balancer = balance(GrpcReplica())
+    messages = SimpleQueue[bytes | None]()
+    with grpc.insecure_channel(f"127.0.0.1:{balancer.grpc_port}") as channel:
+        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        answers = stream(iter(messages.get, None), timeout=DEADLINE_SECONDS)
+        for message in (b"first", b"second"):
+            messages.put(message)
+            assert next(answers) == message
+        messages.put(None)
+        assert list(answers) == []
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "inference.GRPCInferenceService/RepositoryModelLoad",
+        "inference.GRPCInferenceService/RepositoryModelUnload",
+        "tensorflow.serving.ModelService/HandleReloadConfigRequest",
+    ],
+)
+def test_call_that_loads_or_unloads_reaches_no_replica(balance: Balance, method: str) -> None:
+    replica = GrpcReplica()
+    with pytest.raises(grpc.RpcError) as raised:
+        balance(replica).call(method)
+    assert raised.value.code() == grpc.StatusCode.PERMISSION_DENIED
+    assert replica.calls == []
+
+
+def test_without_any_replica_calls_are_unavailable(balance: Balance) -> None:
+    with pytest.raises(grpc.RpcError) as raised:
+        balance(free_port()).call()
+    assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert raised.value.details() == "no replica of the service could be reached"

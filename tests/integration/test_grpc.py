@@ -402,3 +402,22 @@ def test_command_of_tensorflow_serving_reloads_by_request(tmp_path: Path) -> Non
         assert (answer.status.error_code, answer.metric[0].name) == (0, "/a/metric")
         assert infer(channel, "second") == pytest.approx(31, abs=0.01)
         service.wait_for(lambda: service.request("/v1/models").json() == {"models": ["second"]}, "the first one stays")
+
+
+def test_profiler_client_of_tensorflow_gets_what_requests_took(tmp_path: Path) -> None:
+    from tensorflow.python.profiler import profiler_client
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    publish(VERSION_1, tmp_path / "models" / "1")
+    port = free_port()
+    flags = (f"--model_base_path={tmp_path / 'models'}", "--model_name=regression", f"--port={port}")
+    with started(tmp_path, *flags):
+        caller = Caller(f"127.0.0.1:{port}")
+        try:
+            profiler_client.trace(f"127.0.0.1:{port}", str(tmp_path / "logs"), duration_ms=500)
+        finally:
+            caller.stop()
+    (file,) = (tmp_path / "logs").rglob("*.xplane.pb")
+    (plane,) = xplane_pb2.XSpace.FromString(file.read_bytes()).planes
+    names = {event.name for event in plane.event_metadata.values()}
+    assert names == {"profile", "grpc_v2 infer", "queue", "decode", "inference", "encode"}

@@ -1,10 +1,14 @@
 """`python -m service predict`, with a running service and without one."""
 
 import json
+import shutil
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from service.cli import predict
@@ -70,7 +74,7 @@ def test_mistake_in_a_row_is_told_once(at: list[str], capsys: pytest.CaptureFixt
         (["regression", "1", "--signature", "none"], "no signature 'none'; it has 'serving_default'"),
         (["regression", "1", "--url", "http://127.0.0.1:9"], "does not answer"),
         (["/nothing", "1"], "no such folder"),
-        (["/proc/self/fdinfo", "1"], "no SavedModel there"),
+        (["/proc/self/fdinfo", "1"], "no model there"),
     ],
 )
 def test_missing_model_has_an_exit_code_of_its_own(
@@ -84,3 +88,44 @@ def test_whole_request_comes_from_standard_input(url: list[str]) -> None:
     command = [sys.executable, "-m", "service", "predict", "regression", "-", *url]
     done = subprocess.run(command, capture_output=True, input=b'{"instances": [10.0, 0.0]}')
     assert (done.returncode, done.stdout) == (0, b"standard input[0]  31\nstandard input[1]  1\n")
+
+
+def test_large_array_is_answered_in_parts(at: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "x.npz", np.arange(600.0))
+    assert predict.main([f"{at[0]}regression", str(tmp_path / "x.npz"), *at[1:]]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 600
+    assert lines[599].split() == [f"{tmp_path}/x.npz[599]", "1798"]
+
+
+def test_folder_for_each_label_is_evaluated(url: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, sample in {"T-shirt_top": "01", "trouser": "03", "Bag": "07"}.items():
+        (tmp_path / folder).mkdir()
+        shutil.copy(SAMPLES / f"{sample}.png", tmp_path / folder)
+    assert predict.main(["clothing", str(tmp_path), "--json", *url]) == 0
+    told = capsys.readouterr()
+    expected = [json.loads(line)["expected"] for line in told.out.splitlines()]
+    assert expected == ["Bag", "T-shirt/top", "Trouser"]
+    assert "Accuracy: 2 of 3" in told.err
+    assert "Bag taken for Dress" in told.err
+
+
+def test_reader_that_goes_away_is_no_error(url: list[str], tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.arange(20_000.0))
+    command = [sys.executable, "-m", "service", "predict", "regression", str(tmp_path / "x.npy"), *url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.wait(), process.stderr.read()) == (-signal.SIGPIPE, b"")
+
+
+def test_interrupt_leaves_no_traceback() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        command = [sys.executable, "-m", "service", "predict", "m", "1", "--url", f"127.0.0.1:{busy.getsockname()[1]}"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+            assert process.stderr is not None
+            with busy.accept()[0]:
+                process.send_signal(signal.SIGINT)
+                assert (process.wait(), process.stderr.read()) == (-signal.SIGINT, b"")

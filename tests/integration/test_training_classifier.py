@@ -121,6 +121,7 @@ def test_metrics(fitted: Classifier) -> None:
     assert found["ece"] == pytest.approx(error, abs=1e-6)
     assert found["outliers_flagged"] == {"test": pytest.approx((answers.scores > 1).mean(), abs=1e-4), "white": 1.0}
     assert (found["validation_examples"], found["test_examples"]) == (600, 300)
+    assert (found["outlier_fit_size"], found["test_size"]) == (600, 300)
     assert found["parameters"] == 4 * 16 + 16 + 16 * 3 + 3
     assert np.sum(found["confusion_matrix"]) == 300
 

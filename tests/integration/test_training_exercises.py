@@ -53,8 +53,11 @@ def test_fit_does_not_depend_on_earlier_fits(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(exercises, "time_of_a_prediction", lambda twin, picture: 0.0)
     random = np.random.default_rng(1)
     split = exercises.Split(random.uniform(0, 255, (64, 28, 28)).astype(np.float32), random.integers(10, size=64))
-    small, other = Exercise(name="small", filters=(2,), units=(4,)), Exercise(name="other", units=(3,))
-    first, between, again = (exercises.outcome(each, 2, 1, split, split, split) for each in (small, other, small))
+    small, other = (
+        Exercise(name="small", filters=(2,), units=(4,), epochs=2),
+        Exercise(name="other", units=(3,), epochs=2),
+    )
+    first, between, again = (exercises.outcome(each, 1, split, split, split) for each in (small, other, small))
     assert first.history == again.history != between.history
     assert first.test_accuracy == first.train_accuracy == again.test_accuracy
 

@@ -19,6 +19,7 @@ from service.drift import features
 from service.serving_config import saved_model_digest
 from tests.integration.packages import package, scored_graph, scored_package, serving_config
 from tests.integration.training_run import EVERY_MODEL, ROOT, files, read
+from training.errors import RunError
 from training.export import saved_model, twin, version
 from training.export.saved_model import Graph
 from training.export.twin import Plan
@@ -103,6 +104,16 @@ def test_nan_and_infinity_are_errors_and_nothing_is_left(tmp_path: Path) -> None
 
 
 # The twin
+
+
+def test_full_disk_is_an_error_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "saved_model.pb; No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    with pytest.raises(RunError, match=r"cannot be written: saved_model\.pb; No space left on device"):
+        version.export(package(), tmp_path)
+    assert list((tmp_path / "line").iterdir()) == []
 
 
 def another_model(folder: Path, *_: Any) -> bytes:

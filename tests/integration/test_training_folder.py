@@ -1,5 +1,6 @@
 """`python -m training folder` on a few generated pictures, up to a service that answers."""
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,12 @@ def test_folder_becomes_a_model_that_is_served(tmp_path: Path) -> None:
     assert metrics["skipped"] == [SKIPPED]
     assert f"Skipped     {SKIPPED}" in printed
     assert SKIPPED in (version / "assets.extra/README.md").read_text()
+
+    curl, binary, body, *_, url = shlex.split(printed.splitlines()[-1])
+    assert (curl, binary, body) == ("curl", "--data-binary", f"@{version / 'assets.extra/sample.jpg'}")
+    assert url == "http://127.0.0.1:8501/v1/models/my%20shoes:classify"
+    assert "6 of 6 (95 % interval 0.61 to 1.00)" in printed
+    assert "too few photos to tell what is an outlier: from 36, expected 100 or more" in printed
 
     with running(models, tmp_path / "log") as server:
         for name in COLOURS:

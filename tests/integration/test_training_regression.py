@@ -1,3 +1,4 @@
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,9 @@ def test_summary_says_what_was_exported_and_what_to_do_next(run: tuple[Path, str
     assert "Answer      31.0000 for x = 10" in printed
     assert "Twin        proved equal on 4,001 real inputs" in printed
     assert f"Next        python -m service --models {version_dir.parents[1]}\n" in printed
+    body = shlex.quote('{"instances": [10.0]}')
+    assert printed.endswith(f"curl -d {body} http://127.0.0.1:8501/v1/models/regression:predict\n")
+    assert len(printed.splitlines()) < 20
 
 
 def test_reference_has_a_bin_for_each_point(run: tuple[Path, str]) -> None:

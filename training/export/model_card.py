@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from training.evaluation import evaluate
+from training.console import duration
+from training.evaluation import evaluate, outliers
 
 FOLDER = Path(__file__).with_name("cards")
 
@@ -33,7 +34,7 @@ def values(metrics: Metrics, twin: str) -> Values:
     cores = metrics["cores"]
     return metrics | {
         "twin": twin,
-        "minutes": metrics["seconds"] / 60,
+        "duration": duration(metrics["seconds"]),
         "counted_cores": f"{cores} core{'' if cores == 1 else 's'}",
         "sizes": _sizes(metrics),
     }
@@ -51,6 +52,9 @@ def classifier_values(metrics: Metrics, twin: str, examples: str, *, validation:
         "class_rows": _class_rows(metrics),
         "flagged_rows": _flagged_rows(metrics),
         "errors": _errors(metrics, examples),
+        "validation_right": evaluate.describe_accuracy(metrics["validation_accuracy"], metrics["validation_examples"]),
+        "test_right": evaluate.describe_accuracy(metrics["accuracy"], metrics["test_examples"]),
+        "threshold": outliers.describe_threshold(metrics["validation_examples"], examples),
     }
     return found | {"results": fill_part("_results", found), "confidence": fill_part("_confidence", found)}
 

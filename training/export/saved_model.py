@@ -11,6 +11,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from training.errors import RunError
 from training.evaluation.classifier import Classifier, places
 
 SCORED_SIGNATURE = "scored"
@@ -103,7 +104,7 @@ def _distance_variables(classifier: Classifier) -> dict[str, Any]:
 
 
 def write(graph: Graph, folder: Path) -> None:
-    """Writes the signatures, with the names that requests use; the batch size is free.
+    """Writes the signatures, with the names that requests use; the batch size is free. RunError if the disk is full.
 
     keras.export.ExportArchive does the same, but writes every variable twice.
     """
@@ -118,7 +119,10 @@ def write(graph: Graph, folder: Path) -> None:
         )
     module = tf.Module()
     module.variables_of_graph = graph.variables  # only what hangs on the module is saved
-    tf.saved_model.save(module, str(folder), signatures=signatures)
+    try:
+        tf.saved_model.save(module, str(folder), signatures=signatures)
+    except tf.errors.OpError as error:
+        raise RunError(f"the SavedModel cannot be written: {error.message}") from None
 
 
 def read_signatures(folder: Path) -> dict[str, Signature]:

@@ -1,10 +1,13 @@
 """Writes a version: the SavedModel, and beside it in assets.extra the twin and all that is known about them."""
 
 import json
+import mimetypes
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import quote
 
 import numpy as np
 
@@ -23,6 +26,7 @@ from service.serving_config import (
     write_serving_config,
 )
 from service.tensors.signature import Signature
+from training.console import quiet
 from training.export import independence, saved_model, twin
 from training.export.publish import publish, staging
 from training.export.saved_model import SCORED_SIGNATURE, Graph
@@ -38,7 +42,7 @@ class Package:
 
     `metrics` becomes metrics.json, with the version and the sizes in bytes; `reference` becomes reference.json.
     `card` makes the model card from the metrics and the line on the twin. `pictures` writes PNGs into the folder that
-    it is given, `samples` inputs to try the version with.
+    it is given, `samples` inputs to try the version with; `samples_from` says whether these are of the test split.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Package:
     labels: tuple[str, ...] = ()
     image: ImageSpec | None = None
     samples: Callable[[Path], tuple[Sample, ...]] = lambda _assets: ()
+    samples_from: Literal["test", "examples"] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,22 @@ class Exported:
     metrics: dict[str, Any]
 
     def print_summary(self, request: str, **results: str) -> None:
-        """Prints the results, and what to do next: `request` is what to post, and where."""
+        """Prints the results, and what to do next; `request` is a command that asks the served model."""
         print(f"\n{'Exported':12}{self.version_dir}")
         for name, result in {**results, "Twin": self.twin, "Rows": self.rows}.items():
             print(f"{name:12}{result}")
-        print(f"{'Next':12}python -m service --models {self.version_dir.parents[1]}")
-        print(f"{'':12}and post {request}")
+        print(f"{'Next':12}{shlex.join(['python', '-m', 'service', '--models', str(self.version_dir.parents[1])])}")
+        print(f"{'':12}{request}")
+
+
+def curl(version_dir: Path, verb: str, body: Path | str) -> str:
+    """The command that posts a picture or JSON to the model, as a shell takes it, whatever the model's name."""
+    if isinstance(body, Path):
+        data = ["--data-binary", f"@{body}", "-H", f"Content-Type: {mimetypes.guess_type(body.name)[0]}"]
+    else:
+        data = ["-d", body]
+    model = quote(version_dir.parent.name, safe="")
+    return shlex.join(["curl", *data, f"http://127.0.0.1:8501/v1/models/{model}:{verb}"])
 
 
 def export(package: Package, output: Path, *, convert: Callable[..., bytes] = twin.convert) -> Exported:
@@ -80,9 +95,10 @@ def export(package: Package, output: Path, *, convert: Callable[..., bytes] = tw
         saved_model.write(package.graph, folder)
         assets = folder / ASSETS
         assets.mkdir()
-        proof, no_twin = make_twin(package, folder, convert)
-        signatures = saved_model.read_signatures(folder)
-        rows, depend = prove_rows(package, folder, signatures, has_twin=proof is not None)
+        with quiet():
+            proof, no_twin = make_twin(package, folder, convert)
+            signatures = saved_model.read_signatures(folder)
+            rows, depend = prove_rows(package, folder, signatures, has_twin=proof is not None)
         write_serving_config(
             folder,
             ServingConfig(
@@ -91,6 +107,7 @@ def export(package: Package, output: Path, *, convert: Callable[..., bytes] = tw
                 image=package.image,
                 example=package.example,
                 samples=package.samples(assets),
+                samples_from=package.samples_from,
                 twin=proof,
                 no_twin=no_twin,
                 outlier_score=outlier_score,

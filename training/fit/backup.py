@@ -8,6 +8,8 @@ import shutil
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,17 @@ def folder(model_dir: Path, config: Any) -> Path:
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "output"}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
     return model_dir / f".training-{digest[:12]}"
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Lets Ctrl-C say that the same command goes on, if there is a state to go on from."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not (folder / FILE).exists():
+            raise
+        raise KeyboardInterrupt("the same command goes on after the last whole epoch") from None
 
 
 class Backup(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from training.config import Config
+from training.console import Line, duration
 from training.data import Array
 from training.errors import FitError
 from training.fit import devices
@@ -121,6 +122,52 @@ def batches(
     return Batches(inputs, targets, size, shuffle_seed, augment)
 
 
+class Progress(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+    """Says how far the fit is, and how long it and the `later_steps` of other fits take.
+
+    The estimate leaves out the first step, in which TensorFlow compiles.
+    """
+
+    def __init__(self, line: Line, later_steps: int) -> None:
+        super().__init__()
+        self.line, self.later_steps = line, later_steps
+        self.epoch = self.steps = 0
+        self.since = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self.steps += 1
+        if self.steps == 1:
+            self.since = time.perf_counter()
+        share = (batch + 1) / self.params["steps"]
+        self.line.show(f"{self._epoch}, {share:.0%}, {_values(logs or {})}{self._left(batch + 1)}")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        logs = logs or {}
+        held_out = {name.removeprefix("val_"): value for name, value in logs.items() if name.startswith("val_")}
+        text = _values({name: value for name, value in logs.items() if not name.startswith("val_")})
+        if held_out:
+            text += f"; validation {_values(held_out)}"
+        is_last = epoch + 1 == self.params["epochs"] or self.model.stop_training
+        self.line.keep(f"{self._epoch}, {text}{self._left(self.params['steps'])}", always=is_last)
+
+    @property
+    def _epoch(self) -> str:
+        return f"{'Epoch':12}{self.epoch + 1} of {self.params['epochs']}"
+
+    def _left(self, step: int) -> str:
+        steps = (self.params["epochs"] - self.epoch) * self.params["steps"] - step + self.later_steps
+        if self.steps < 2 or not steps:
+            return ""
+        return f", about {duration((time.perf_counter() - self.since) / (self.steps - 1) * steps)} left"
+
+
+def _values(logs: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in logs.items())
+
+
 def fit(
     model: Any,
     training: Any,
@@ -131,12 +178,14 @@ def fit(
     backup: Path | None = None,
     worker: Worker = ALONE,
     callbacks: tuple[Any, ...] = (),
+    later_steps: int = 0,
 ) -> Fit:
     """Fits a compiled model in place. FitError if the loss is no longer finite, or another worker is lost.
 
     `training` and `validation` are Batches or, for one worker, whatever Keras takes. With the folder `backup` a run
     that was killed resumes after its last whole epoch and ends as one that was not; only Batches can do that exactly,
-    and the state of `callbacks` is not kept. The caller removes the folder, after the export.
+    and the state of `callbacks` is not kept. The caller removes the folder, after the export. `later_steps`: of fits
+    that follow, for the estimate of the time.
     """
     quiet = quiet or not worker.chief
     start = time.perf_counter()
@@ -148,15 +197,17 @@ def fit(
         if saved:
             print(f"Continues   after epoch {first} of {epochs} ({backup})")
     try:
-        history = model.fit(
-            **_keras_arguments("", training, first, worker),
-            **({} if validation is None else _keras_arguments("validation_", validation, 0, worker)),
-            initial_epoch=first,
-            epochs=epochs,
-            shuffle=False,  # Batches does it
-            verbose=0 if quiet else "auto",
-            callbacks=[keras.callbacks.TerminateOnNaN(), *callbacks, *([saving] if saving else [])],
-        ).history
+        with Line() as line:
+            own = [*([saving] if saving else []), *([] if quiet else [Progress(line, later_steps)])]
+            history = model.fit(
+                **_keras_arguments("", training, first, worker),
+                **({} if validation is None else _keras_arguments("validation_", validation, 0, worker)),
+                initial_epoch=first,
+                epochs=epochs,
+                shuffle=False,  # Batches does it
+                verbose=0,
+                callbacks=[keras.callbacks.TerminateOnNaN(), *callbacks, *own],
+            ).history
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
         raise FitError("the other workers are out of reach; start all of them again, and they go on") from error
     seconds = time.perf_counter() - start

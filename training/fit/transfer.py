@@ -4,8 +4,10 @@ The frozen stages' outputs are computed once, for each photo and for one altered
 file. The depthwise filters stay frozen too: fitting them would double the cost of a step.
 """
 
+import math
+import os
+import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,8 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from service.serving_config import ImageSpec
+from training.console import Line
 from training.data import Array, Integers, augmentation
 from training.data.picture_folder import PictureFolder
+from training.errors import RunError
 from training.fit import efficientnet, train
 
 SIDE = efficientnet.SIDE
@@ -71,29 +75,54 @@ def whole_network(upper: Any) -> Any:
     return keras.Model(lower.input, rounded(lower.output))
 
 
-def frozen_outputs(photos: PictureFolder, views: int, seed: int, file: Path) -> Array:
-    """The frozen stages' outputs for each photo and its views, in `file`: [n, 1 + views, ...] float16."""
+def frozen_outputs(photos: PictureFolder, views: int, seed: int) -> Array:
+    """The frozen stages' outputs for each photo and its views, in a temporary file: [n, 1 + views, ...] float16."""
     lower = efficientnet.lower(FROZEN)
     efficientnet.load(lower, efficientnet.pretrained())
     compute = tf.function(lambda pixels: lower(pixels, training=False), reduce_retracing=True)
     count = len(photos.files)
-    outputs = np.lib.format.open_memmap(file, "w+", np.float16, (count, 1 + views, *lower.output.shape[1:]))
+    outputs = _temporary((count, 1 + views, *lower.output.shape[1:]))
     generator = np.random.default_rng(seed)
-    progress = keras.utils.Progbar(count, unit_name="photo")
-    for start in range(0, count, FROZEN_BATCH):
-        places = np.arange(start, min(start + FROZEN_BATCH, count))
-        outputs[places, 0] = compute(tf.constant(photos.pixels[places], tf.float32))
-        larger = photos.larger(LARGER, places)
-        for view in range(1, 1 + views):
-            outputs[places, view] = compute(augmentation.photo_views(larger, SIDE, generator))
-        progress.add(len(places))
+    with Line() as line:
+        for start in line.counted(range(0, count, FROZEN_BATCH), "Photos"):
+            places = np.arange(start, min(start + FROZEN_BATCH, count))
+            outputs[places, 0] = compute(tf.constant(photos.pixels[places], tf.float32))
+            larger = photos.larger(LARGER, places)
+            for view in range(1, 1 + views):
+                outputs[places, view] = compute(augmentation.photo_views(larger, SIDE, generator))
     return outputs
 
 
+def _temporary(shape: tuple[int, ...]) -> Array:
+    """In a file without a name, which goes with the array, also after a kill. RunError if the disk has no room."""
+    size = math.prod(shape) * np.dtype(np.float16).itemsize
+    with tempfile.TemporaryFile() as file:
+        try:
+            file.truncate(size)
+            if hasattr(os, "posix_fallocate"):  # macOS has none
+                # All of it now: a page that finds no room later kills the process.
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise RunError(
+                f"{tempfile.gettempdir()}: {error.strerror}; training needs {size / 1e6:,.0f} MB there (TMPDIR names "
+                "another folder)"
+            ) from None
+        return np.memmap(file, np.float16, "r+", shape=shape)
+
+
 def fit(
-    recipe: Recipe, outputs: Array, labels: Integers, places: Integers, held_out: Integers | None = None
+    recipe: Recipe,
+    outputs: Array,
+    labels: Integers,
+    places: Integers,
+    held_out: Integers | None = None,
+    *,
+    later_photos: int = 0,
 ) -> tuple[Any, train.Fit]:
-    """Fits the upper network to the photos at `places`. `outputs`: from frozen_outputs."""
+    """Fits the upper network to the photos at `places`. `outputs`: from frozen_outputs.
+
+    `later_photos`: of fits that follow, for the estimate of the time.
+    """
     train.make_repeatable(recipe.seed)
     targets = np.eye(labels.max() + 1, dtype=np.float32)[labels]
     network = upper_network(targets.shape[1], recipe.dropout, recipe.drop_path)
@@ -110,7 +139,8 @@ def fit(
     validation = None
     if held_out is not None:
         validation = train.batches(outputs[held_out, 0].astype(np.float32), targets[held_out], 128)
-    return network, train.fit(model, batches, epochs=recipe.epochs, validation=validation)
+    later_steps = recipe.epochs * later_photos // recipe.batch_size
+    return network, train.fit(model, batches, epochs=recipe.epochs, validation=validation, later_steps=later_steps)
 
 
 def _optimizer(recipe: Recipe, steps: int) -> Any:

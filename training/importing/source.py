@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from service.engines.base import LoadError
-from service.engines.litert import read_signatures as read_tflite_signatures
+from service.engines.litert import LiteRTEngine
 from service.serving_config import ASSETS, TWIN_FILE, Precision, graph_file
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from training.data import Array
@@ -236,7 +236,7 @@ class TfliteSource:
     def write(self, folder: Path) -> dict[str, Signature]:
         shutil.copy(self._path, folder / TWIN_FILE)
         try:
-            return read_tflite_signatures(folder / TWIN_FILE)
+            return dict(LiteRTEngine(folder / TWIN_FILE).signatures)
         except LoadError as error:
             raise RunError(f"{self._path}: {error}") from None
 

@@ -5,6 +5,7 @@ Cost: a minute and a half on two cores, most of it the cross-validation.
 """
 
 import math
+import shlex
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from training.config import Config as BaseConfig
+from training.console import Line, load_tensorflow
 from training.data import Floats, basic_motions, samples
 from training.data.basic_motions import BasicMotions, Labels, Motions
 from training.evaluation import classifier, outliers
-from training.evaluation.evaluate import stratified_folds
+from training.evaluation.evaluate import describe_accuracy, stratified_folds
 from training.export import model_card
 
 if TYPE_CHECKING:
@@ -167,9 +169,10 @@ def choose(config: Config, motions: Motions, labels: Labels) -> tuple[Candidate,
     """The candidate with the highest validation accuracy; of equals the one with the lowest loss."""
     found = {}
     print(f"Cross-validation on the {len(motions)} training recordings, {FOLDS} folds each:")
-    for candidate in CANDIDATES:
-        found[candidate] = result = cross_validate(candidate, config, motions, labels)
-        print(f"  {candidate}: accuracy {result.accuracy:.3f}, loss {result.loss:.3f}", flush=True)
+    with Line() as line:
+        for candidate in line.counted(CANDIDATES, "Candidates"):
+            found[candidate] = result = cross_validate(candidate, config, motions, labels)
+            line.keep(f"  {candidate}: accuracy {result.accuracy:.3f}, loss {result.loss:.3f}", always=True)
     return max(found, key=lambda each: (round(found[each].accuracy, 6), -found[each].loss)), found
 
 
@@ -216,6 +219,7 @@ def cross_validate_rules(config: Config, data: BasicMotions) -> float:
 
 def run(config: Config) -> None:
     data = basic_motions.load()
+    load_tensorflow()
 
     from training.evaluation import plots
     from training.export import twin, version
@@ -268,12 +272,15 @@ def run(config: Config) -> None:
             samples=lambda assets: samples.recordings(
                 assets, data.test_motions, data.test_labels, data.names, basic_motions.CHANNELS
             ),
+            samples_from="test",
         ),
         config.output,
     )
+    sample = exported.version_dir / "assets.extra" / samples.FOLDER / "01.csv"
     exported.print_summary(
-        f"the example in its serving.json to /v1/models/{NAME}:classify",
-        Accuracy=f"{metrics['accuracy']:.4f} on {metrics['test_examples']} test recordings",
+        f"python -m service predict {NAME} {shlex.quote(str(sample))}",
+        Accuracy=f"{describe_accuracy(metrics['accuracy'], metrics['test_examples'])} on the test recordings",
+        Outliers=outliers.describe_threshold(metrics["validation_examples"], "recordings"),
         Rules=f"{metrics['rules_accuracy']:.4f} by hand, {metrics['tuned_rules_accuracy']:.4f} tuned",
     )
 
@@ -289,7 +296,6 @@ def card(metrics: dict[str, Any], twin: str) -> str:
     chosen = next(each for each in candidates if each["chosen"])
     altered = "begun at another moment, up to 15 % stronger or weaker, with a little noise"
     values = {
-        "right": round(metrics["accuracy"] * metrics["test_examples"]),
         "filters": chosen["filters"],
         "double_filters": 2 * chosen["filters"],
         "trained_on": f"20 copies of each recording, {altered}"

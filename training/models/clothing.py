@@ -14,10 +14,12 @@ import numpy as np
 
 from service.serving_config import ImageSpec
 from training.config import Config as BaseConfig
+from training.console import load_tensorflow
 from training.data import clothing_photos, fashion_mnist
 from training.errors import DatasetError
 from training.evaluation import classifier, outliers
 from training.evaluation.classifier import Examples
+from training.evaluation.evaluate import describe_accuracy
 from training.export import model_card
 from training.fit import devices
 from training.fit.devices import PRECISIONS, STRATEGIES
@@ -54,17 +56,17 @@ class Recipe:
 RECIPES = {"convolution": Recipe(epochs=36, learning_rate=0.1), "dense": Recipe(epochs=12, learning_rate=0.002)}
 
 
-def _of_each(setting: str, what: str) -> str:
+def _of_each(setting: str, what: str) -> Any:
     values = ", ".join(f"{network} {getattr(recipe, setting):g}" for network, recipe in RECIPES.items())
-    return f"{what}; 0 stands for the network's own: {values}"
+    return field(default=None, metadata={"help": what, "default": values})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(BaseConfig):
     network: str = field(default="convolution", metadata={"choices": tuple(RECIPES), "help": "what is fitted"})
-    epochs: int = field(default=0, metadata={"help": _of_each("epochs", "passes over the training data")})
+    epochs: int = _of_each("epochs", "passes over the training data")
     batch_size: int = 128
-    learning_rate: float = field(default=0.0, metadata={"help": _of_each("learning_rate", "largest step size")})
+    learning_rate: float = _of_each("learning_rate", "largest step size")
     precision: str = field(
         default="auto",
         metadata={"choices": PRECISIONS, "help": "what the fit computes in; the model is float32 in any case"},
@@ -76,8 +78,8 @@ class Config(BaseConfig):
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate"):
-            # The dataclass is frozen.
-            object.__setattr__(self, name, getattr(self, name) or getattr(RECIPES[self.network], name))
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(RECIPES[self.network], name))  # the dataclass is frozen
         super().__post_init__()
 
 
@@ -201,6 +203,7 @@ def fit(config: Config, training: Examples, validation: Examples, worker: "Worke
 
 def run(config: Config) -> None:
     data = fashion_mnist.load()
+    load_tensorflow()
 
     from PIL import Image
 
@@ -214,7 +217,8 @@ def run(config: Config) -> None:
     training = Examples(data.train_images[:-VALIDATION], data.train_labels[:-VALIDATION])
     validation = Examples(data.train_images[-VALIDATION:], data.train_labels[-VALIDATION:])
     backup_folder = backup.folder(config.output / NAME, config)
-    network, fitting = fit(config, training, validation, worker, backup_folder)
+    with backup.resumable(backup_folder):
+        network, fitting = fit(config, training, validation, worker, backup_folder)
     if not worker.chief:
         print(f"Done        worker {worker.index + 1} of {worker.count}; the first one evaluates and exports")
         return
@@ -254,14 +258,16 @@ def run(config: Config) -> None:
             labels=data.names,
             image=IMAGE,
             samples=lambda assets: samples.pictures(assets, data.test_images, data.test_labels, data.names),
+            samples_from="test",
         ),
         config.output,
     )
     backup.Backup(backup_folder, worker).remove()
     sample = exported.version_dir / "assets.extra" / "sample.png"
     exported.print_summary(
-        f"{sample} to /v1/models/{NAME}:classify",
-        Accuracy=f"{metrics['accuracy']:.4f} on {metrics['test_examples']:,} test pictures",
+        version.curl(exported.version_dir, "classify", sample),
+        Accuracy=f"{describe_accuracy(metrics['accuracy'], metrics['test_examples'])} test pictures",
+        Outliers=outliers.describe_threshold(metrics["validation_examples"], "pictures"),
     )
 
 

@@ -4,7 +4,6 @@ Result: accuracy 0.934 in cross-validation, 0.921 on the 341 photos that are kep
 Cost: 69 minutes on one core that had other work too; 0.9 GB in the temporary folder.
 """
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,12 +14,13 @@ import numpy as np
 
 from service.serving_config import ImageSpec
 from training.config import Config as BaseConfig
+from training.console import load_tensorflow
 from training.data import clothing_photos
-from training.data.picture_folder import PictureFolder, Pictures
+from training.data.picture_folder import PictureFolder, Pictures, describe_skipped
 from training.errors import ConfigError
 from training.evaluation import classifier, outliers
 from training.evaluation.classifier import Classifier, Examples
-from training.evaluation.evaluate import stratified_folds
+from training.evaluation.evaluate import describe_accuracy, stratified_folds
 from training.export import model_card
 
 if TYPE_CHECKING:
@@ -75,22 +75,22 @@ def train(config: Config, photos: PictureFolder) -> Trained:
     recipe = transfer.Recipe(
         epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate, seed=config.seed
     )
-    with tempfile.TemporaryDirectory() as folder:
-        print(
-            f"{len(photos.files):,} photos, and {config.epochs} views of each, through the stages that stay as they are"
-        )
-        outputs = transfer.frozen_outputs(photos, config.epochs, config.seed, Path(folder) / "outputs.npy")
-        held_out, histories = [], []
-        for number, (places, rest) in enumerate(stratified_folds(photos.labels, config.folds, config.seed), 1):
-            print(f"\nFold {number} of {config.folds}: {len(places):,} photos to train, {len(rest):,} held out")
-            upper, fitted = transfer.fit(recipe, outputs, photos.labels, places, rest)
-            distance = outliers.fit(classifier.run(upper, outputs[places, 0])[0], photos.labels[places])
-            examples = Examples(outputs[rest, 0], photos.labels[rest])
-            held_out.append(classifier.hold_out(upper, distance, examples))
-            histories.append(fitted.history)
-        print(f"\nThe network to serve: {len(photos.files):,} photos to train")
-        upper, fitted = transfer.fit(recipe, outputs, photos.labels, np.arange(len(photos.files)))
-        distance = outliers.fit(classifier.run(upper, outputs[:, 0])[0], photos.labels)
+    count = len(photos.files)
+    print(f"{count:,} photos, and {config.epochs} views of each, through the stages that stay as they are")
+    outputs = transfer.frozen_outputs(photos, config.epochs, config.seed)
+    held_out, histories = [], []
+    later = config.folds * count  # each photo is in all folds but one, and in the last fit
+    for number, (places, rest) in enumerate(stratified_folds(photos.labels, config.folds, config.seed), 1):
+        print(f"\nFold {number} of {config.folds}: {len(places):,} photos to train, {len(rest):,} held out")
+        later -= len(places)
+        upper, fitted = transfer.fit(recipe, outputs, photos.labels, places, rest, later_photos=later)
+        distance = outliers.fit(classifier.run(upper, outputs[places, 0])[0], photos.labels[places])
+        examples = Examples(outputs[rest, 0], photos.labels[rest])
+        held_out.append(classifier.hold_out(upper, distance, examples))
+        histories.append(fitted.history)
+    print(f"\nThe network to serve: {count:,} photos to train")
+    upper, fitted = transfer.fit(recipe, outputs, photos.labels, np.arange(count))
+    distance = outliers.fit(classifier.run(upper, outputs[:, 0])[0], photos.labels)
     mean = {name: np.mean([each[name] for each in histories], axis=0).tolist() for name in ("val_loss", "val_accuracy")}
     return Trained(
         classifier.assemble_cross_validated(
@@ -121,6 +121,8 @@ def train_and_export(
     card: Callable[[dict[str, Any], str], str],
 ) -> None:
     """Shared with `folder`."""
+    load_tensorflow()
+
     from PIL import Image
 
     from training.data import samples
@@ -130,7 +132,7 @@ def train_and_export(
     from training.fit.train import settings_and_cost
 
     skipped = list(dict.fromkeys(photos.skipped + test.skipped))
-    for each in skipped:
+    for each in describe_skipped(skipped):
         print(f"Skipped     {each}")
     trained = train(config, photos)
     # The test photos are used only now.
@@ -161,14 +163,17 @@ def train_and_export(
             labels=photos.names,
             image=IMAGE,
             samples=lambda assets: samples.photos(assets, test.files, test.labels, test.names),
+            samples_from="test",
         ),
         config.output,
     )
     sample = exported.version_dir / "assets.extra" / "sample.jpg"
-    accuracy, validation = metrics["accuracy"], metrics["validation_accuracy"]
+    validation = describe_accuracy(metrics["validation_accuracy"], metrics["validation_examples"])
+    accuracy = describe_accuracy(metrics["accuracy"], metrics["test_examples"])
     exported.print_summary(
-        f"{sample} to /v1/models/{name}:classify",
-        Accuracy=f"{validation:.4f} in cross-validation, {accuracy:.4f} on {len(test.files):,} other photos",
+        version.curl(exported.version_dir, "classify", sample),
+        Accuracy=f"{validation} in cross-validation, {accuracy} of the photos kept for the test",
+        Outliers=outliers.describe_threshold(metrics["validation_examples"], "photos"),
     )
 
 

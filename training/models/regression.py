@@ -12,6 +12,7 @@ import numpy as np
 
 from service.serving_config import Sample
 from training.config import Config as BaseConfig
+from training.console import load_tensorflow
 from training.export import model_card
 
 NAME = "regression"
@@ -45,6 +46,7 @@ def build() -> Any:
 
 
 def run(config: Config) -> None:
+    load_tensorflow()
     import keras
 
     from training.evaluation import plots, reference
@@ -90,7 +92,7 @@ def run(config: Config) -> None:
         config.output,
     )
     exported.print_summary(
-        f'{{"instances": [{NEW_X}]}} to /v1/models/{NAME}:predict',
+        version.curl(exported.version_dir, "predict", f'{{"instances": [{NEW_X}]}}'),
         Fitted=f"y = {weight:.4f}·x + {bias:.4f}, loss {metrics['loss']:.2g}",
         Answer=f"{answer:.4f} for x = {NEW_X:g}",
     )

@@ -6,17 +6,13 @@ from typing import Any
 from service.api.grpc import messages
 from service.api.grpc.messages import descriptors
 from service.api.routes import Match, Method
-from service.errors import NotFound, ServingError
-from service.http import GRPC_CONTENT_TYPE, Request, Response
+from service.errors import NotFound, Unimplemented
+from service.http import Request, Response
 from service.lifecycle.registry import Registry
 
 # Those of TensorFlow Serving's health service.
 _TENSORFLOW_SERVING = ("PredictionService", "ModelService")
 _NOT_FOUND = 5
-
-
-class Unimplemented(ServingError):
-    status = 501
 
 
 def methods(registry: Registry, has_reflection: bool) -> dict[str, Method]:
@@ -30,23 +26,23 @@ def methods(registry: Registry, has_reflection: bool) -> dict[str, Method]:
         found = status(service)
         if found == "SERVICE_UNKNOWN":
             raise NotFound(f"unknown service {service!r}")
-        return _response("grpc.health.v1.HealthCheckResponse", {"status": found})
+        return messages.encode_response("grpc.health.v1.HealthCheckResponse", {"status": found})
 
     def watch(_match: Match, request: Request) -> Response:
-        return _response("grpc.health.v1.HealthCheckResponse", {"status": status(_service(request))})
+        return messages.encode_response("grpc.health.v1.HealthCheckResponse", {"status": status(_service(request))})
 
     def reflection(_match: Match, request: Request) -> Response:
         if not has_reflection:
             raise Unimplemented("reflection is off; SERVING_GRPC_REFLECTION=1 turns it on")
-        asked = messages.decode("grpc.reflection.v1.ServerReflectionRequest", memoryview(request.body))
+        asked = messages.decode_request("grpc.reflection.v1.ServerReflectionRequest", request)
         answer = {"valid_host": asked.get("host", ""), "original_request": asked} | _reflected(asked)
-        return _response("grpc.reflection.v1.ServerReflectionResponse", answer)
+        return messages.encode_response("grpc.reflection.v1.ServerReflectionResponse", answer)
 
     return {"grpc.check": check, "grpc.watch": watch, "grpc.reflection": reflection}
 
 
 def _service(request: Request) -> str:
-    service: str = messages.decode("grpc.health.v1.HealthCheckRequest", memoryview(request.body)).get("service", "")
+    service: str = messages.decode_request("grpc.health.v1.HealthCheckRequest", request).get("service", "")
     return service
 
 
@@ -67,7 +63,3 @@ def _reflected(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def _error(message: str) -> dict[str, Any]:
     return {"error_response": {"error_code": _NOT_FOUND, "error_message": message}}
-
-
-def _response(message: str, values: Mapping[str, Any]) -> Response:
-    return Response(200, messages.encode(message, values), GRPC_CONTENT_TYPE)

@@ -11,7 +11,7 @@ from service.tensors.signature import Signature
 from service.tensors.tensor_proto import NAME_OF
 
 # Of what clients send, so that they cannot fill the memory.
-MAX_HEAD_BYTES = 256
+MAX_CACHED_BYTES = 256
 MAX_HEADS = 1024
 
 
@@ -49,7 +49,7 @@ class KnownInputs:
         size = len(body)
         start = size - values.nbytes
         # The bytes of a bool are checked each time.
-        if values.dtype.kind not in "fiu" or not 0 < start < size or start > MAX_HEAD_BYTES:
+        if values.dtype.kind not in "fiu" or not 0 < start < size or start > MAX_CACHED_BYTES:
             return
         if _address(values) != _address(np.frombuffer(body, np.uint8, offset=start)):
             return

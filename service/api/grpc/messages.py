@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from service.http import GRPC_CONTENT_TYPE, Request, Response
 from service.tensors.protobuf import (
     NOTHING,
     InvalidMessage,
@@ -97,6 +98,15 @@ def decode(message: str, data: memoryview) -> dict[str, Any]:
                 # The last one counts.
                 values[of.name] = value
     return values
+
+
+def decode_request(message: str, request: Request) -> dict[str, Any]:
+    """The same of a request's body. Raises InvalidMessage."""
+    return decode(message, memoryview(request.body))
+
+
+def encode_response(message: str, values: Mapping[str, Any]) -> Response:
+    return Response(200, encode(message, values), GRPC_CONTENT_TYPE)
 
 
 @cache

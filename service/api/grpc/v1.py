@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from service.api.grpc import messages
-from service.api.grpc.known_inputs import KnownInputs
+from service.api.grpc.known_inputs import MAX_CACHED_BYTES, KnownInputs
 from service.api.routes import Match, Method, parse_version
 from service.api.v1 import describe
 from service.api.v2.views import check_admin
@@ -49,8 +49,6 @@ from service.tensors.tensor_proto import read_tensor, write_tensor
 from service.tensors.tf_example import decode_example, serialized_examples
 
 _PACKAGE = "tensorflow.serving"
-# Of what clients send, so that they cannot fill the memory.
-MAX_CACHED_BYTES = 256
 _SCORE = struct.Struct("<f")
 _FLOAT32 = 5
 _CLASSIFY, _REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
@@ -109,7 +107,7 @@ def decode(as_content: bool, find: Find, match: Match, request: Request) -> Pred
 
 def methods(registry: Registry, inference: Inference, settings: Settings, watcher: Watcher) -> dict[str, Method]:
     def multi_inference(_match: Match, request: Request) -> Response:
-        asked = messages.decode(f"{_PACKAGE}.MultiInferenceRequest", memoryview(request.body))
+        asked = messages.decode_request(f"{_PACKAGE}.MultiInferenceRequest", request)
         if not (tasks := asked.get("tasks")):
             raise InvalidRequest("Inference request must have at least one task: tasks is empty")
         if len({task.get("model_spec", {}).get("name", "") for task in tasks}) > 1:
@@ -135,10 +133,10 @@ def methods(registry: Registry, inference: Inference, settings: Settings, watche
                 raise outcome
             result = _encode_results(verb, loaded, name, outcome.outputs)
             results.append(field(1, _spec(1, loaded, name) + field(key, result)))
-        return _response(b"".join(results))
+        return Response(200, b"".join(results), GRPC_CONTENT_TYPE)
 
     def metadata(_match: Match, request: Request) -> Response:
-        asked = messages.decode(f"{_PACKAGE}.GetModelMetadataRequest", memoryview(request.body))
+        asked = messages.decode_request(f"{_PACKAGE}.GetModelMetadataRequest", request)
         if "model_spec" not in asked:
             raise InvalidRequest("Missing ModelSpec")
         wanted = asked.get("metadata_field", [])
@@ -155,10 +153,10 @@ def methods(registry: Registry, inference: Inference, settings: Settings, watche
         content = messages.encode(f"{_PACKAGE}.SignatureDefMap", {"signature_def": signatures})
         value = {"type_url": _SIGNATURES, "value": content}
         answer = {"model_spec": _spec_values(loaded), "metadata": {"signature_def": value}}
-        return _response(messages.encode(f"{_PACKAGE}.GetModelMetadataResponse", answer))
+        return messages.encode_response(f"{_PACKAGE}.GetModelMetadataResponse", answer)
 
     def status(_match: Match, request: Request) -> Response:
-        asked = messages.decode(f"{_PACKAGE}.GetModelStatusRequest", memoryview(request.body))
+        asked = messages.decode_request(f"{_PACKAGE}.GetModelStatusRequest", request)
         if "model_spec" not in asked:
             raise InvalidRequest("Missing ModelSpec")
         spec = asked["model_spec"]
@@ -166,11 +164,11 @@ def methods(registry: Registry, inference: Inference, settings: Settings, watche
         described: Any = describe.model_version_status(registry, spec.get("name", ""), version)
         for each in described["model_version_status"]:
             each["status"]["error_code"] = _CODES[each["status"]["error_code"]]
-        return _response(messages.encode(f"{_PACKAGE}.GetModelStatusResponse", described))
+        return messages.encode_response(f"{_PACKAGE}.GetModelStatusResponse", described)
 
     def reload_config(_match: Match, request: Request) -> Response:
         check_admin(settings)
-        asked = messages.decode(f"{_PACKAGE}.ReloadConfigRequest", memoryview(request.body))
+        asked = messages.decode_request(f"{_PACKAGE}.ReloadConfigRequest", request)
         config = asked.get("config", {})
         if "model_config_list" not in config:
             raise InvalidRequest(
@@ -189,7 +187,7 @@ def methods(registry: Registry, inference: Inference, settings: Settings, watche
         watcher.reload(policies)
         # Its metrics are none of ours: as there, one that is not known has not grown.
         metrics = [{"name": name, "int64_value_increase": 0} for name in asked.get("metric_names", [])]
-        return _response(messages.encode(f"{_PACKAGE}.ReloadConfigResponse", {"status": {}, "metric": metrics}))
+        return messages.encode_response(f"{_PACKAGE}.ReloadConfigResponse", {"status": {}, "metric": metrics})
 
     functions = (multi_inference, metadata, status, reload_config)
     return {f"grpc_v1.{function.__name__}": function for function in functions}
@@ -370,10 +368,6 @@ def _spec_field(key: int, model: str, version: int, signature: str) -> bytes:
 
 def _spec_values(loaded: LoadedVersion) -> dict[str, Any]:
     return {"name": loaded.model, "version": {"value": loaded.version}}
-
-
-def _response(content: bytes) -> Response:
-    return Response(200, content, GRPC_CONTENT_TYPE)
 
 
 def _no_response(_inferred: Inferred) -> Response:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from service.api.grpc import messages
-from service.api.grpc.known_inputs import KnownInputs
+from service.api.grpc.known_inputs import MAX_CACHED_BYTES, KnownInputs
 from service.api.routes import Match, Method, parse_version
 from service.api.v2 import binary, describe
 from service.api.v2 import decode as v2_decode
@@ -44,8 +44,6 @@ from service.tensors.protobuf import NUMBER, Data, number, pack_varints, spans, 
 from service.tensors.signature import Signature
 
 _PACKAGE = "inference"
-# Of what clients send, so that they cannot fill the memory.
-MAX_CACHED_BYTES = 256
 # The field of InferTensorContents for a datatype. There is none for half precision.
 _BOOL, _INT, _INT64, _UINT, _UINT64, _FP32, _FP64, _BYTES = 1, 2, 3, 4, 5, 6, 7, 8
 _CONTENTS = {
@@ -201,11 +199,11 @@ def _version(asked: Mapping[str, Any]) -> int | None:
 
 
 def _decoded(message: str, request: Request) -> dict[str, Any]:
-    return messages.decode(f"{_PACKAGE}.{message}", memoryview(request.body))
+    return messages.decode_request(f"{_PACKAGE}.{message}", request)
 
 
 def _response(message: str, values: Mapping[str, Any]) -> Response:
-    return Response(200, messages.encode(f"{_PACKAGE}.{message}", values), GRPC_CONTENT_TYPE)
+    return messages.encode_response(f"{_PACKAGE}.{message}", values)
 
 
 def _read(body: bytes) -> _Asked:

@@ -15,6 +15,11 @@ from service.lifecycle.registry import Registry
 from service.tensors.image import picture_spec
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 
+# No distance of fewer examples is one that one in a hundred exceeds.
+MIN_OUTLIER_EXAMPLES = 100
+# Share of foreign inputs above the threshold, averaged over their kinds.
+MIN_FLAGGED = 0.5
+
 
 def models(registry: Registry, folders: Mapping[tuple[str, int], Path]) -> dict[str, object]:
     """Every model with its versions, newest first, whatever their state. `default`: the version that answers who names
@@ -46,14 +51,36 @@ def models(registry: Registry, folders: Mapping[tuple[str, int], Path]) -> dict[
 def _on_disk(folder: Path | None) -> dict[str, object]:
     """What a version's own files say about it; null for what they do not. `bytes`: of all its files; `thumbnail`: the
     picture among them that stands for it."""
-    found: dict[str, object] = dict.fromkeys(("accuracy", "loss", "bytes", "thumbnail"))
+    found: dict[str, object] = dict.fromkeys(("accuracy", "test_size", "loss", "bytes", "thumbnail"))
     if folder is not None:
         files = VersionFiles(folder)
         metrics = files.metrics() or {}
-        found |= {"accuracy": _number(metrics.get("accuracy"), 0, 1), "loss": _number(metrics.get("loss"))}
+        found |= {"loss": _number(metrics.get("loss")), **_accuracy(metrics)}
         with suppress(OSError):  # it may be removed meanwhile
             found |= {"bytes": files.total_size(), "thumbnail": files.thumbnail()}
     return found
+
+
+def _accuracy(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """With the number of examples that it is a share of."""
+    # Versions from before `test_size` have `test_examples`.
+    size = metrics.get("test_size", metrics.get("test_examples"))
+    return {"accuracy": _number(metrics.get("accuracy"), 0, 1), "test_size": _number(size, 1)}
+
+
+def _outlier_doubt(metrics: Mapping[str, Any]) -> str | None:
+    """Why a low outlier score says nothing: "few examples" gave the threshold, or it "flags few" of the foreign inputs
+    that the version was tried on. None if nothing speaks against it."""
+    # Versions from before `outlier_fit_size` have `validation_examples`.
+    size = _number(metrics.get("outlier_fit_size", metrics.get("validation_examples")))
+    if size is not None and size < MIN_OUTLIER_EXAMPLES:
+        return "few examples"
+    flagged = metrics.get("outliers_flagged")
+    if isinstance(flagged, dict):
+        foreign = [share for name, value in flagged.items() if name != "test" and (share := _number(value)) is not None]
+        if foreign and sum(foreign) / len(foreign) < MIN_FLAGGED:
+            return "flags few"
+    return None
 
 
 def _number(value: object, least: float = -inf, most: float = inf) -> float | None:
@@ -67,6 +94,7 @@ def version(loaded: LoadedVersion, files: VersionFiles) -> dict[str, object]:
     """A loaded version. `image`: how a picture becomes the input of the default signature; null where none can."""
     config = loaded.config
     default = loaded.engine.signatures.get(DEFAULT_SIGNATURE)
+    metrics = files.metrics()
     image = picture_spec(default, config.image) if default else None
     return {
         "name": loaded.model,
@@ -78,10 +106,13 @@ def version(loaded: LoadedVersion, files: VersionFiles) -> dict[str, object]:
         "label_output": loaded.label_output(DEFAULT_SIGNATURE),
         "image": msgspec.to_builtins(image) if image else None,
         "has_outlier_score": config.outlier_score is not None,
+        "outlier_doubt": _outlier_doubt(metrics or {}),
         "example": config.example,
         "samples": msgspec.to_builtins(config.samples),
         "twin": msgspec.to_builtins(config.twin) if config.twin else None,
-        "metrics": files.metrics(),
+        "samples_from": config.samples_from,
+        "metrics": metrics,
+        **_accuracy(metrics or {}),
         "files": [{"name": file.name, "bytes": file.size} for file in files.shown()],
         "bytes": files.total_size(),
     }

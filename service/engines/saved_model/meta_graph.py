@@ -1,11 +1,14 @@
 """Signatures and tags of a SavedModel, read without TensorFlow or generated classes.
 
-Format: tensorflow/core/protobuf/{saved_model,meta_graph}.proto.
+Format: tensorflow/core/protobuf/{saved_model,meta_graph}.proto, tensorflow/core/framework/{graph,node_def}.proto.
 
     message SavedModel       { repeated MetaGraphDef meta_graphs = 2; }
-    message MetaGraphDef     { MetaInfoDef meta_info_def = 1; SaverDef saver_def = 3;
+    message MetaGraphDef     { MetaInfoDef meta_info_def = 1; GraphDef graph_def = 2; SaverDef saver_def = 3;
                                map<string, SignatureDef> signature_def = 5; }
     message MetaInfoDef      { repeated string tags = 4; }
+    message GraphDef         { repeated NodeDef node = 1; }
+    message NodeDef          { string op = 2; map<string, AttrValue> attr = 5; }
+    message AttrValue        { oneof value { bool b = 5; } }
     message SignatureDef     { map<string, TensorInfo> inputs = 1; map<string, TensorInfo> outputs = 2;
                                string method_name = 3; }
     message TensorInfo       { oneof encoding { string name = 1; CooSparse coo_sparse = 4;
@@ -13,9 +16,26 @@ Format: tensorflow/core/protobuf/{saved_model,meta_graph}.proto.
                                TensorShapeProto tensor_shape = 3; }
 """
 
-from service.tensors.protobuf import as_bytes, as_int, as_text, entries, fields, last, submessage
+from collections.abc import Callable
+
+from service.tensors.protobuf import (
+    as_bytes,
+    as_int,
+    as_text,
+    entries,
+    field,
+    fields,
+    last,
+    number_field,
+    submessage,
+    text_field,
+)
 from service.tensors.signature import Signature, TensorSpec
 from service.tensors.tensor_proto import DATA_TYPES, read_shape
+
+# Nodes that call a function, and the attribute by which TensorFlow does not look into it for the shapes of its outputs.
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+_SHAPES_UNKNOWN = field(5, text_field(1, "_disable_call_shape_inference"), field(2, number_field(5, 1)))
 
 
 def read_signatures(meta_graph: bytes) -> dict[str, Signature]:
@@ -49,6 +69,30 @@ def read_tags(saved_model: bytes) -> list[list[str]]:
         for number, graph in fields(memoryview(saved_model))
         if number == 2
     ]
+
+
+def with_unknown_shapes(saved_model: bytes) -> bytes:
+    """A saved_model.pb whose graphs call functions without a look at the shapes of their outputs. Raises ValueError."""
+
+    def node(message: memoryview) -> bytes:
+        return bytes(message) + (_SHAPES_UNKNOWN if as_text(last(message, 2)) in _CALLS else b"")
+
+    def graph(message: memoryview) -> bytes:
+        return _replaced(message, 1, node)
+
+    return _replaced(memoryview(saved_model), 2, lambda meta_graph: _replaced(meta_graph, 2, graph))
+
+
+def _replaced(message: memoryview, number: int, replace: Callable[[memoryview], bytes]) -> bytes:
+    """The message with every message in this field replaced. For types without numbers of fixed size."""
+    return b"".join(
+        [
+            number_field(key, value)
+            if isinstance(value, int)
+            else field(key, replace(value) if key == number else value)
+            for key, value in fields(message)
+        ]
+    )
 
 
 def _specs(definition: memoryview, number: int) -> dict[str, TensorSpec] | None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 SETTING = "SERVING_OP_LIBRARIES"
@@ -31,6 +32,7 @@ _PACKAGES = {
     "NormalizeUTF8": "tensorflow-text",
     "PhraseTokenize": "tensorflow-text",
     "RegexSplitWithOffsets": "tensorflow-text",
+    "RougeL": "tensorflow-text",
     "SentenceFragments": "tensorflow-text",
     "Sentencepiece": "tensorflow-text",
     "SplitMergeTokenize": "tensorflow-text",
@@ -39,6 +41,14 @@ _PACKAGES = {
     "WhitespaceTokenize": "tensorflow-text",
     "WordpieceTokenize": "tensorflow-text",
 }
+
+
+def of_tensorflow_text() -> str:
+    """The setting for the libraries of an installed TensorFlow Text; empty without them, or without TensorFlow."""
+    spec = find_spec("tensorflow_text")
+    if spec is None or find_spec("tensorflow") is None:
+        return ""
+    return ":".join(f"{folder}/python/*/*.so" for folder in spec.submodule_search_locations or ())
 
 
 def why_not_loadable(paths: Sequence[Path]) -> str | None:

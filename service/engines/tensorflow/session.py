@@ -7,16 +7,18 @@ from collections.abc import Iterable, Mapping
 from ctypes import c_char_p, c_void_p
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import msgspec
 import numpy as np
 
-from service.engines.base import LoadOptions
-from service.engines.saved_model.meta_graph import has_variables, read_signatures
+from service.engines.base import LoadError, LoadOptions
+from service.engines.saved_model.meta_graph import has_variables, read_signatures, with_unknown_shapes
 from service.engines.tensorflow.c_api import NOT_FOUND, Buffer, Library, Output, TensorFlowError, check, tensorflow
 from service.engines.tensorflow.tensor import new_tensor, to_array
 from service.runtime.cgroup import usable_cores
+from service.serving_config import graph_file
 from service.tensors.dtypes import Array
 from service.tensors.signature import Signature, TensorSpec
 from service.tensors.tensor_proto import DATA_TYPES, TYPE_NUMBERS
@@ -26,7 +28,9 @@ from service.tensors.tensor_proto import DATA_TYPES, TYPE_NUMBERS
 Executor = Literal["SINGLE_THREADED_EXECUTOR", "DEFAULT"]
 EXECUTORS: tuple[Executor, ...] = ("SINGLE_THREADED_EXECUTOR", "DEFAULT")
 
+# Messages of TensorFlow.
 _WRONG_TYPE = "Expects arg["
+_NO_SHAPE_FUNCTION = "No shape inference function exists"
 _BOOL, _INT8 = TYPE_NUMBERS["DT_BOOL"], TYPE_NUMBERS["DT_INT8"]
 _ZERO = np.zeros((), np.int8)
 
@@ -37,7 +41,15 @@ class Session:
     def __init__(self, version_dir: Path, executor: Executor, options: LoadOptions) -> None:
         """Raises TensorFlowError, LoadError, ModuleNotFoundError."""
         self.library = tensorflow()
-        self.address, self._graph, meta_graph = _load(self.library, version_dir, executor, options)
+        try:
+            self.address, self._graph, meta_graph = _load(self.library, version_dir, executor, options)
+        except TensorFlowError as error:
+            file = graph_file(version_dir)
+            if _NO_SHAPE_FUNCTION not in str(error) or file is None or file.suffix != ".pb":
+                raise
+            # Sessions need no shapes, but to load one by the C API works them out. Kept, for graphs may read assets.
+            self._copy = _copy_with_unknown_shapes(file)
+            self.address, self._graph, meta_graph = _load(self.library, Path(self._copy.name), executor, options)
         finalizer = weakref.finalize(self, _close, self.library, self.address, self._graph)
         # At exit, threads may still run in the session, and its memory goes anyway.
         finalizer.atexit = False
@@ -123,6 +135,19 @@ class SignatureRunner:
                 if tensor is not None:
                     library.TF_DeleteTensor(tensor)
             library.TF_DeleteStatus(status)
+
+
+def _copy_with_unknown_shapes(graph: Path) -> "TemporaryDirectory[str]":
+    """A folder with a changed graph, and links to all else. Raises LoadError."""
+    try:
+        folder = TemporaryDirectory(prefix="saved_model-")
+        for path in graph.parent.iterdir():
+            if path != graph:
+                Path(folder.name, path.name).symlink_to(path.resolve())
+        Path(folder.name, graph.name).write_bytes(with_unknown_shapes(graph.read_bytes()))
+    except OSError as error:
+        raise LoadError(f"a copy of its graph cannot be made: {error.strerror}") from None
+    return folder
 
 
 def _load(library: Library, version_dir: Path, executor: Executor, loading: LoadOptions) -> tuple[int, int, bytes]:

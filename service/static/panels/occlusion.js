@@ -1,12 +1,13 @@
 // Which parts of a picture mattered, as a map over what the model saw.
 
 import { aboutPath, postPicture } from "../api.js";
-import { errorPlace, h, percent, trying } from "../elements.js";
+import { errorPlace, h, scoreText, trying } from "../elements.js";
 
 const MIN_FULL_STRENGTH = 0.05;
 
 /** A button that lays the map over the picture in the figure `saw`. */
-export function occlusion(version, picture, saw, [[label]]) {
+export function occlusion(version, picture, saw, ranking) {
+  const [[label]] = ranking;
   const problem = errorPlace();
   const said = h("p", { class: "note", role: "status" });
   const button = h("button", { type: "button", "aria-pressed": "false" }, "Which parts mattered?");
@@ -19,7 +20,7 @@ export function occlusion(version, picture, saw, [[label]]) {
       const found = await (await postPicture(path, picture)).json();
       map = drawn(found.drops);
       saw.querySelector(".stack").append(map);
-      said.textContent = told(found);
+      said.textContent = told(found, scoreText(ranking));
     } finally {
       button.disabled = false;
     }
@@ -35,12 +36,12 @@ export function occlusion(version, picture, saw, [[label]]) {
   return h("div", { class: "occlusion" }, button, said, problem.element);
 }
 
-function told({ label, score, drops }) {
+function told({ label, score, drops }, text) {
   const most = Math.max(...drops.flat());
-  if (most < 0.0005) return `Hiding any one part does not make the model less sure of ${label} (${percent(score)}).`;
+  if (most < 0.0005) return `Hiding any one part does not make the model less sure of ${label} (${text(score)}).`;
   return (
-    `Red parts speak for ${label}: hiding the reddest lowers its score from ${percent(score)} to ` +
-    `${percent(score - most)}. Blue parts speak against it.`
+    `Red parts speak for ${label}: hiding the reddest lowers its score from ${text(score)} to ` +
+    `${text(score - most)}. Blue parts speak against it.`
   );
 }
 

@@ -1,7 +1,7 @@
 // A model that takes pictures: drop, paste, choose, photograph or draw one, or pick a sample.
 
 import { aboutPath, ask, filePath, modelPath, postPicture } from "../api.js";
-import { bars, errorPlace, h, json, listed, newId, percent, trying, verdict } from "../elements.js";
+import { accuracyText, bars, errorPlace, h, json, listed, newId, trying, verdict } from "../elements.js";
 import { pictureSnippets, snippetBox } from "../snippets.js";
 import { camera } from "./camera.js";
 import { drawingBoard } from "./drawing.js";
@@ -78,8 +78,8 @@ export function panel(model, about, first) {
       "article",
       { class: "answer" },
       title,
-      h("p", { class: "verdict" }, verdict(...ranking[0], expected)),
-      outlier(response.headers.get("Outlier-Score")),
+      h("p", { class: "verdict" }, verdict(ranking, expected)),
+      outlier(response.headers.get("Outlier-Score"), version.outlier_doubt),
       h("div", { class: "pair" }, saw, bars(ranking)),
       occlusion(version, picture, saw, ranking),
       snippetBox(pictureSnippets(`${path}:${verb}`, name, picture.type || "image/png")),
@@ -142,16 +142,22 @@ function whatItKnows({ labels }) {
     : "Give it a picture, and see what it answers.";
 }
 
-function accuracyOf({ metrics }) {
-  return metrics?.accuracy === undefined
-    ? null
-    : h("span", { class: "note" }, ` ${percent(metrics.accuracy)} of test pictures right`);
+function accuracyOf(version) {
+  if (version.accuracy === null) return null;
+  return h("span", { class: "note" }, ` ${accuracyText(version)} right on test pictures`);
 }
 
+/** Why a score below the limit says nothing. */
+const DOUBTS = {
+  "few examples": "Too few pictures to tell whether this looks like those it was trained on",
+  "flags few": "Its outlier score does not tell whether this looks like the pictures it was trained on",
+};
+
 /** Whether the picture looks like the training data. `score`: of the response's header; null if it has none. */
-function outlier(score) {
+function outlier(score, doubt) {
   if (score === null) return null;
   if (Number(score) <= 1) {
+    if (doubt) return h("p", { class: "unsure" }, `${DOUBTS[doubt]} (outlier score ${score}, limit 1).`);
     return h("p", { class: "known" }, `This looks like the pictures it was trained on (outlier score ${score}, limit 1).`);
   }
   const sentence = `This looks like nothing it was trained on (outlier score ${score}, limit 1). Do not rely on the label.`;
@@ -209,11 +215,15 @@ function sources(about, problem, take) {
 function samples(about, problem, take) {
   const pictures = about.samples.filter(({ file }) => /\.(png|jpe?g)$/.test(file ?? ""));
   if (!pictures.length) return null;
+  const origin =
+    about.samples_from === "test"
+      ? "From the test split: the model was not fitted to these."
+      : "These pictures came with the model.";
   return h(
     "section",
     { class: "samples" },
     h("h2", {}, "Or pick a sample"),
-    h("p", { class: "note" }, "These pictures came with the model."),
+    h("p", { class: "note" }, origin),
     h(
       "ul",
       { class: "strip" },

@@ -107,11 +107,11 @@ export function panel(model, about, first) {
       place = to;
       slider.value = String(to);
       const ranked = version.labels.map((label, at) => [label, scores[place][at]]).sort((a, b) => b[1] - a[1]);
-      const [[label, score]] = ranked;
+      const [[label]] = ranked;
       const end = starts[place] + length - 1;
       slider.setAttribute("aria-valuetext", `steps ${starts[place]} to ${end}: ${label}`);
       said.replaceChildren(
-        ...verdict(label, score, expected),
+        ...verdict(ranked, expected),
         h("br"),
         h("span", { class: "note" }, `steps ${starts[place]} to ${end}`),
       );

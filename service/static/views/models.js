@@ -1,7 +1,7 @@
 // Models: every version with its state and quality, and a page for each with what its own files say.
 
 import { aboutPath, ask, filePath, getJson } from "../api.js";
-import { bytes, errorPlace, h, percent, tensorText, trying } from "../elements.js";
+import { accuracyText, bytes, errorPlace, h, tensorText, trying } from "../elements.js";
 import { rendered } from "../markdown.js";
 
 const FIGURES = /\.(png|jpe?g)$/;
@@ -100,8 +100,9 @@ function labelsOf(model, { version }) {
 }
 
 /** The accuracy; of a model that has none, such as a regression, the loss. */
-function quality({ accuracy, loss }) {
-  if (accuracy !== null) return percent(accuracy);
+function quality(version) {
+  const { accuracy, loss } = version;
+  if (accuracy !== null) return accuracyText(version);
   return loss === null ? null : `loss ${short(loss)}`;
 }
 
@@ -149,7 +150,7 @@ function facts(about, model, version) {
   const tensor = ([name, spec]) => `${name}: ${tensorText(spec)}`;
   const default_ = signatures.serving_default;
   const entries = [
-    ["Accuracy", version.accuracy !== null && `${percent(version.accuracy)} on test data`],
+    ["Accuracy", version.accuracy !== null && `${accuracyText(version)} on test data`],
     ["Loss", version.accuracy === null && version.loss !== null && short(version.loss)],
     ["Parameters", Number.isFinite(metrics?.parameters) && metrics.parameters.toLocaleString("en")],
     ["Size on disk", bytes(about.bytes)],

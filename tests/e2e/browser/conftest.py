@@ -1,5 +1,6 @@
 """A real browser before a real service: Debian's Chromium, headless. Where there is none, the tests are skipped."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -69,6 +70,23 @@ def strangers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (assets / "metrics.json").write_text('{"accuracy": "high", "loss": [1], "parameters": null}')
     (models / "broken" / "1").mkdir(parents=True)
     (models / "broken" / "1" / "saved_model.pb").write_bytes(b"\xffnot a protocol buffer")
+    with running(models, tmp_path_factory.mktemp("log") / "service.log") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def doubtful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`few` is tested on 9 pictures, with an outlier threshold from 53, and its samples are anybody's; `logits` answers
+    scores that are no probabilities."""
+    models = tmp_path_factory.mktemp("models")
+    shutil.copytree(SHIPPED / "clothing" / "2", models / "few" / "1")
+    assets = models / "few" / "1" / "assets.extra"
+    (assets / "metrics.json").write_text('{"accuracy": 1.0, "test_size": 9, "outlier_fit_size": 53}')
+    config = json.loads((assets / "serving.json").read_text())
+    (assets / "serving.json").write_text(json.dumps(config | {"samples_from": "examples"}))
+    saved_models.save_logits(models / "logits" / "1")
+    (models / "logits" / "1" / "assets.extra").mkdir()
+    (models / "logits" / "1" / "assets.extra" / "serving.json").write_text('{"labels": ["Bag", "Sneaker"]}')
     with running(models, tmp_path_factory.mktemp("log") / "service.log") as server:
         yield server
 

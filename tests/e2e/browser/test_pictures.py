@@ -8,7 +8,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.e2e.browser.conftest import OpenPage, at_every_size
-from tests.integration.server import SHIPPED
+from tests.integration.server import SHIPPED, Server
 
 SNEAKER = SHIPPED / "clothing/2/assets.extra/sample.png"
 
@@ -79,6 +79,31 @@ def test_what_looks_like_nothing_known_is_said_to(open_page: OpenPage, tmp_path:
     page = open_page("/#/try/clothing")
     choose(page, blank)
     expect(page.locator(".strange")).to_be_visible()
+
+
+def test_samples_of_a_test_split_are_said_to_be(open_page: OpenPage, doubtful: Server) -> None:
+    expect(open_page("/#/try/clothing").locator(".samples .note")).to_contain_text("not fitted to these")
+    expect(open_page("/#/try/few", doubtful).locator(".samples .note")).to_have_text(
+        "These pictures came with the model."
+    )
+
+
+def test_a_threshold_from_few_pictures_tells_nothing(open_page: OpenPage, doubtful: Server) -> None:
+    page = open_page("/#/try/few", doubtful)
+    choose(page, SNEAKER)
+    expect(page.locator(".unsure")).to_contain_text("Too few pictures to tell")
+    expect(page.locator(".known")).to_have_count(0)
+
+
+def test_scores_that_are_no_probabilities_have_no_percent(open_page: OpenPage, doubtful: Server) -> None:
+    page = open_page("/#/try/logits", doubtful)
+    choose(page, SNEAKER)
+    expect(page.locator(".verdict")).to_contain_text("no probability")
+    page.get_by_role("button", name="Which parts mattered?").click()
+    expect(page.locator(".occlusion [role=status]")).to_contain_text("speak for Sneaker")
+    expect(page.locator(".answer")).not_to_contain_text("%")
+    scores = [float(text) for text in page.locator(".bars .score").all_inner_texts()]
+    assert scores[0] == -scores[1] > 1
 
 
 @at_every_size

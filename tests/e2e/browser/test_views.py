@@ -31,6 +31,11 @@ def test_every_version_is_listed_with_its_state_and_leads_to_its_own_files(open_
         assert image.evaluate("image => image.naturalWidth") > 0
 
 
+def test_the_accuracy_on_a_few_examples_is_a_count(open_page: OpenPage, doubtful: Server) -> None:
+    expect(open_page("/#/models", doubtful).get_by_role("row", name="few 1")).to_contain_text("9 of 9")
+    expect(open_page("/#/models/few/1", doubtful).locator(".facts")).to_contain_text("9 of 9 on test data")
+
+
 def test_a_strangers_version_is_listed_without_what_it_does_not_say(open_page: OpenPage, strangers: Server) -> None:
     page = open_page("/#/models", strangers)
     broken, vocabulary = page.locator("tbody tr").first, page.locator("tbody tr").last

@@ -168,7 +168,13 @@ def test_digest_ignores_the_folder_and_other_files(saved_model: Path) -> None:
 
 
 def test_misplaced_models_are_found(tmp_path: Path) -> None:
-    for name in ("export/saved_model.pb", "model.keras", "notes/readme.txt"):
+    for name in (
+        "assets.extra/model.tflite",
+        "export/saved_model.pb",
+        "lite/model.tflite",
+        "model.keras",
+        "notes/a.txt",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert list(misplaced_models(tmp_path)) == ["export/saved_model.pb", "model.keras"]
+    assert list(misplaced_models(tmp_path)) == ["export/saved_model.pb", "lite/model.tflite", "model.keras"]

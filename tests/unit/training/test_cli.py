@@ -64,7 +64,7 @@ def test_help_states_each_flag_and_default(module: Any, capsys: pytest.CaptureFi
         name = each.name.upper() if each.metadata.get("positional") else f"--{each.name.replace('_', '-')}"
         assert re.search(rf"[ \[]{re.escape(name)}[ ,\]]", text)
         if each.default not in (dataclasses.MISSING, ""):
-            assert f"(default: {each.default})" in text
+            assert f"(default: {each.metadata.get('default', each.default)})" in text
     assert "Result: " in text
     assert "Cost: " in text
 
@@ -102,7 +102,8 @@ def test_help_needs_no_tensorflow() -> None:
         (["activity", "--epochs", "0"], "epochs is 0, expected 1 or more"),
         (["activity", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
         (["activity", "--batch-size", "-3"], "batch_size is -3, expected 1 or more"),
-        (["clothing", "--epochs", "-1"], "epochs is -1, expected 1 or more"),
+        (["clothing", "--epochs", "0"], "clothing: epochs is 0, expected 1 or more"),
+        (["clothing", "--learning-rate", "0"], "learning_rate is 0.0, expected a number above 0"),
         (["clothing", "--learning-rate", "nan"], "learning_rate is nan, expected a number above 0"),
         (["clothing", "--network", "none"], "argument --network: invalid choice: 'none'"),
         (["photos", "--folds", "1"], "folds is 1, expected 2 to 5"),
@@ -111,6 +112,7 @@ def test_help_needs_no_tensorflow() -> None:
         (["regression", "--learning-rate", "inf"], "learning_rate is inf, expected a number above 0"),
         (["regression", "--seed", "-1"], "seed is -1, expected 0 to 4294967295"),
         (["regression", "--output", __file__], "which is a file, expected a folder"),
+        (["regression", "--output", ""], "argument --output: expected a path, it is empty"),
         (["regression", "--speed", "9"], "unrecognized arguments: --speed 9"),
         (["exercises", "--only", "units-128,hats"], "only has 'hats', expected of units-128, units-512"),
         (["exercises", "--seed", "-1"], "seed is -1, expected 0 to 4294967295"),
@@ -144,10 +146,16 @@ def test_all_exercises_are_chosen_unless_some_are_named() -> None:
     assert [each.name for each in chosen] == ["units-512", "two-convolutions"]
 
 
+def test_quick_exercise_is_called_by_its_epochs() -> None:
+    (longer,) = exercises.Config(only="epochs-15").chosen
+    assert (longer.label, replace(longer, epochs=3).label) == ("epochs-15", "epochs-3")
+
+
 @pytest.mark.parametrize(
     ("error", "status", "says"),
     [
-        (KeyboardInterrupt(), 130, "interrupted, nothing was exported"),
+        (KeyboardInterrupt(), 130, "interrupted, nothing was exported\n"),
+        (KeyboardInterrupt("the same command goes on"), 130, "nothing was exported; the same command goes on\n"),
         (DatasetError("t10k-labels is missing"), 1, "t10k-labels is missing"),
         (
             ModuleNotFoundError(name="keras"),

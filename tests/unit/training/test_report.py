@@ -109,13 +109,6 @@ def test_no_random_row_of_text_or_unknown_shape(spec: Any) -> None:
     assert not report.random_row(None)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "–"), (2.2, "2 s"), (89, "89 s"), (300, "5 min"), (5_340, "89 min"), (9_000, "2.5 h")]
-)
-def test_duration(seconds: float | None, text: str) -> None:
-    assert report.duration(seconds) == text
-
-
 def test_folder_without_versions_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="has no version, expected MODEL/NUMBER/ in it"):
         report.run(report.Config(models=tmp_path))

@@ -1,6 +1,7 @@
 """The fast decoders take only what they decode as the slow ones do, and leave them all the rest."""
 
 import json
+from collections.abc import Iterator
 from math import prod
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from service.api import numbers
 from service.api.numbers import MAX_KEPT_BYTES, decode_data, decode_rows
 from service.api.v1.decode import decode_predict, parse_body
 from service.tensors.dtypes import DTYPES
@@ -28,6 +30,16 @@ leaves: st.SearchStrategy[Any] = st.one_of(
     st.sampled_from([None, True, "1", {}, []]),
 )
 nested_lists = st.recursive(leaves, lambda inner: st.lists(inner, max_size=4), max_leaves=12)
+
+
+@pytest.fixture(scope="module", autouse=True, params=["simdjson", "orjson"])
+def parser(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "orjson":
+            patch.setattr(numbers, "simdjson", None)
+        else:
+            pytest.importorskip("simdjson")
+        yield
 
 
 # The rows of a body
@@ -160,6 +172,7 @@ def test_data_is_that_of_the_slow_decoder(value: Any, dtype: str, shape: list[in
         (b"[1]", "DT_BOOL", (1,)),
         (b"[true]", "DT_FLOAT", (1,)),
         (b'["["]', "DT_STRING", (1,)),
+        (b'{"name":[]}', "DT_FLOAT", (1,)),
         (b"1", "DT_FLOAT", ()),
         (b"[]", "DT_FLOAT", (0,)),
         (b"[1]", "DT_FLOAT", (2**60,)),

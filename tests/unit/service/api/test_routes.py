@@ -89,6 +89,13 @@ def test_routes_are_unique() -> None:
     ("method", "target", "status", "message"),
     [
         ("GET", b"/nowhere?x=1", 404, "no such route: GET /nowhere"),
+        (
+            "POST",
+            b"/inference.GRPCInferenceService/ServerLive",
+            415,
+            "/inference.GRPCInferenceService/ServerLive is a method of gRPC: it takes HTTP/2 and the content type "
+            "application/grpc",
+        ),
         ("GET", b"/v1/nowhere", 400, "Malformed request: GET /v1/nowhere"),
         ("POST", b"/v1/models/x:frobnicate", 400, "Malformed request: POST /v1/models/x:frobnicate"),
         ("GET", b"//metrics", 400, "Malformed request: the path begins with more than one slash"),

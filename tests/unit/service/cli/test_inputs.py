@@ -2,15 +2,31 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from service.cli.inputs import requests
+from service.cli import inputs
+from service.cli.inputs import Item, ModelInput, source
 from service.tensors.files import InvalidInput, PredictRequest
 
+NUMBER = {"x": ModelInput(1)}
 
-def one(text: str, stdin: bytes = b"") -> PredictRequest | InvalidInput:
-    (request,) = requests([text], 1, io.BytesIO(stdin))
-    return request
+
+def items(text: str | Path, model: dict[str, ModelInput] = NUMBER, stdin: bytes = b"") -> list[Item]:
+    return list(source(str(text), model, io.BytesIO(stdin)).items)
+
+
+def instances(text: str | Path, model: dict[str, ModelInput] = NUMBER) -> Any:
+    (item,) = items(text, model)
+    assert isinstance(item.request, PredictRequest)
+    assert item.request.body is not None
+    return item.request.body["instances"]
+
+
+def error(text: str | Path, model: dict[str, ModelInput] = NUMBER) -> str:
+    request = items(text, model)[-1].request
+    assert isinstance(request, InvalidInput)
+    return str(request)
 
 
 @pytest.mark.parametrize(
@@ -29,18 +45,38 @@ def one(text: str, stdin: bytes = b"") -> PredictRequest | InvalidInput:
 )
 def test_text_is_a_row_or_a_whole_request(tmp_path: Path, text: str, expected: Any) -> None:
     (tmp_path / "row.json").write_text('{"instances": [5]}')
-    request = one(text.replace("{folder}", str(tmp_path)), stdin=b"[3]")
-    assert isinstance(request, PredictRequest)
-    assert request.body == expected
+    (item,) = items(text.replace("{folder}", str(tmp_path)), stdin=b"[3]")
+    assert isinstance(item.request, PredictRequest)
+    assert item.request.body == expected
+
+
+def test_number_is_as_deep_as_a_row() -> None:
+    assert instances("10", {"x": ModelInput(2)}) == [[10]]
+
+
+@pytest.mark.parametrize(
+    ("text", "instance"),
+    [
+        ("a nice shirt, too", "a nice shirt, too"),
+        ("10", "10"),
+        ("[sic] it fits", "[sic] it fits"),
+        ('["as JSON"]', ["as JSON"]),
+        ("x" * 5000, "x" * 5000),
+    ],
+    ids=["sentence", "number", "bracket", "JSON", "long"],
+)
+def test_text_for_a_model_of_texts(text: str, instance: Any) -> None:
+    assert instances(text, {"words": ModelInput(1, is_text=True)}) == [instance]
 
 
 def test_folder_is_its_pictures_sorted_by_name(tmp_path: Path) -> None:
-    (tmp_path / "deeper").mkdir()
-    for name in ("b.PNG", "deeper/c.jpg", "a.webp", "notes.txt"):
+    (tmp_path / "deeper/still").mkdir(parents=True)
+    for name in ("b.PNG", "deeper/still/c.jpg", "a.webp", "notes.txt"):
         (tmp_path / name).write_bytes(b"as it is")
-    found = list(requests([str(tmp_path)], 3, io.BytesIO()))
-    assert [Path(request.name).name for request in found] == ["a.webp", "b.PNG", "c.jpg"]
-    assert all(isinstance(request, PredictRequest) and request.picture == b"as it is" for request in found)
+    found = items(tmp_path)
+    assert [Path(item.request.name).name for item in found] == ["a.webp", "b.PNG", "c.jpg"]
+    assert [item.folders for item in found] == [(), (), ("deeper", "still")]
+    assert all(isinstance(item.request, PredictRequest) and item.request.picture == b"as it is" for item in found)
 
 
 @pytest.mark.parametrize(
@@ -49,14 +85,13 @@ def test_folder_is_its_pictures_sorted_by_name(tmp_path: Path) -> None:
         ("shoe.png", "no such file, and no number; expected"),
         ("{folder}", "no pictures in this folder"),
         ("[1, 2", "no JSON"),
+        ("", "this input is empty; expected"),
+        ("x" * 5000, "no such file, and no number; expected"),
     ],
+    ids=["file", "folder", "JSON", "empty", "long"],
 )
 def test_invalid_input_says_why(tmp_path: Path, text: str, message: str) -> None:
-    name = text.format(folder=tmp_path)
-    request = one(name)
-    assert isinstance(request, InvalidInput)
-    assert request.name == name
-    assert str(request).startswith(message)
+    assert error(text.format(folder=tmp_path)).startswith(message)
 
 
 def test_unreadable_file_is_an_invalid_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,9 +100,77 @@ def test_unreadable_file_is_an_invalid_input(tmp_path: Path, monkeypatch: pytest
 
     (tmp_path / "row.json").touch()
     monkeypatch.setattr(Path, "read_bytes", fail)
-    assert str(one(str(tmp_path / "row.json"))) == "Permission denied"
+    assert error(tmp_path / "row.json") == "Permission denied"
 
 
-def test_invalid_input_does_not_affect_the_others() -> None:
-    types = [type(request) for request in requests(["1", "x", "2"], 1, io.BytesIO())]
-    assert types == [PredictRequest, InvalidInput, PredictRequest]
+@pytest.mark.parametrize(
+    ("shape", "rank", "rows"), [((3,), 1, 3), ((2, 3), 3, 1), ((4, 2, 3), 3, 4), ((), 1, 1), ((2, 3), None, 2)]
+)
+def test_array_is_a_row_or_a_batch(tmp_path: Path, shape: tuple[int, ...], rank: int | None, rows: int) -> None:
+    np.save(tmp_path / "array.npy", np.zeros(shape))
+    assert len(instances(tmp_path / "array.npy", {"x": ModelInput(rank)})) == rows
+
+
+def test_array_of_bytes_is_text(tmp_path: Path) -> None:
+    np.save(tmp_path / "array.npy", np.array([b"hat", "Schürze".encode()]))
+    assert instances(tmp_path / "array.npy") == ["hat", "Schürze"]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_large_array_is_sent_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, order: Any) -> None:
+    monkeypatch.setattr(inputs, "MAX_PART_BYTES", 40)
+    array = np.array([[1, 2], [3, 4], [5, 6], [7, 8], [9, 0]], np.uint8, order=order)
+    path = tmp_path / f"array.{suffix}"
+    if suffix == "npy":
+        np.save(path, array)
+    else:
+        np.savez_compressed(path, array)
+    found = items(path, {"x": ModelInput(2)})
+    bodies = [item.request.body for item in found if isinstance(item.request, PredictRequest)]
+    assert bodies == [{"instances": [[1, 2], [3, 4], [5, 6]]}, {"instances": [[7, 8], [9, 0]]}]
+    assert [(item.first_row, item.rows) for item in found] == [(0, 3), (3, 2)]
+
+
+def test_arrays_of_several_inputs_are_taken_by_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", b=np.array([1, 2]), a=np.array([[0.5], [1.5]]), labels=np.arange(7))
+    model = {"a": ModelInput(2), "b": ModelInput(1)}
+    assert instances(tmp_path / "x.npz", model) == [{"a": [0.5], "b": 1}, {"a": [1.5], "b": 2}]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"a": np.zeros(2)}, "no array 'b', which is an input of the model; the file has 'a'"),
+        ({"a": np.zeros(2), "b": np.zeros(3)}, "'a' has 2 rows, 'b' has 3"),
+        ({"a": np.zeros(0), "b": np.zeros(0)}, "no rows"),
+    ],
+    ids=["missing", "rows", "empty"],
+)
+def test_arrays_must_fit_the_inputs(tmp_path: Path, arrays: Any, message: str) -> None:
+    np.savez(tmp_path / "x.npz", **arrays)
+    assert error(tmp_path / "x.npz", {"a": ModelInput(1), "b": ModelInput(1)}) == message
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array([{"a": 1}], object), "an array of object"),  # not unpickled
+        (np.zeros(2, "M8[s]"), "an array of datetime64"),
+        (np.array([b"\xff"]), "bytes that are not UTF-8"),
+    ],
+    ids=["objects", "dates", "bytes"],
+)
+def test_array_of_another_kind_is_invalid(tmp_path: Path, array: Any, message: str) -> None:
+    np.save(tmp_path / "array.npy", array, allow_pickle=True)
+    assert error(tmp_path / "array.npy").startswith(message)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_damaged_arrays_are_invalid(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"words.{suffix}").write_text("not one")
+    assert error(tmp_path / f"words.{suffix}").startswith("no ")
+    whole = tmp_path / "whole.npy"
+    np.save(whole, np.zeros(100))
+    (tmp_path / "short.npy").write_bytes(whole.read_bytes()[:-1])
+    assert error(tmp_path / "short.npy") == "the file ends within the array"

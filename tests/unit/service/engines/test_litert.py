@@ -101,7 +101,7 @@ def test_a_failed_run_does_not_affect_the_next(engine: Engine) -> None:
 @pytest.mark.parametrize("content", [b"", b"garbage", bytes(1000)])
 def test_an_invalid_twin_is_rejected(content: bytes, tmp_path: Path) -> None:
     (tmp_path / TWIN_FILE).write_bytes(content)
-    with pytest.raises(LoadError, match="LiteRT cannot read the twin"):
+    with pytest.raises(LoadError, match="LiteRT cannot read model"):
         LiteRTEngine(tmp_path / TWIN_FILE, {})
 
 

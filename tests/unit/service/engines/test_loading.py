@@ -16,6 +16,7 @@ from tests.unit.service import scored
 from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature
 
 SIGNATURES = {"serving_default": signature({"x": any_shape("DT_FLOAT")})}
+OWN = {"own": signature({"x": any_shape("DT_FLOAT")})}
 INSTALL = "TensorFlow is not installed; install it with make serve TENSORFLOW=1 (or: pip install tensorflow-cpu)"
 
 
@@ -23,7 +24,11 @@ INSTALL = "TensorFlow is not installed; install it with make serve TENSORFLOW=1 
 def litert(monkeypatch: pytest.MonkeyPatch) -> Any:
     """In the place of the engine's module, which needs its runtime."""
     module: Any = ModuleType("service.engines.litert")
-    module.LiteRTEngine = lambda twin, signatures: FakeEngine(signatures, scored.with_score, f"litert of {twin.name}")
+
+    def load(model: Path, signatures: Any = OWN) -> Engine:
+        return FakeEngine(signatures, scored.with_score, f"litert of {model.name}")
+
+    module.LiteRTEngine = load
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module
 
@@ -180,11 +185,14 @@ def test_an_incomplete_tensorflow_raises_its_own_error(version: Path, saved_mode
         load_engine(version, ServingConfig(), "auto")
 
 
+NO_MODEL = "it holds no saved_model.pb (nor saved_model.pbtxt) and no model.tflite"
+
+
 @pytest.mark.parametrize("choice", ["auto", "tensorflow", "litert"])
-def test_a_folder_without_a_saved_model_is_rejected(version: Path, choice: Any) -> None:
+def test_a_folder_without_a_model_is_rejected(version: Path, choice: Any) -> None:
     config = proved(version)
     (version / "saved_model.pb").unlink()
-    assert load_error(version, config, choice) == "not a SavedModel: it holds no saved_model.pb (nor saved_model.pbtxt)"
+    assert load_error(version, config, choice) == NO_MODEL
 
 
 def test_a_graph_in_text_form_is_a_saved_model(version: Path) -> None:
@@ -195,9 +203,53 @@ def test_a_graph_in_text_form_is_a_saved_model(version: Path) -> None:
     assert load_error(version, config, "litert") == f"SERVING_ENGINE=litert, but {REASONS['retrained']}"
 
 
-@pytest.mark.parametrize("held", ["model.keras", "export/saved_model.pb"])
-def test_misplaced_models_are_named(version: Path, held: str) -> None:
-    config = proved(version)
-    (version / held).parent.mkdir(exist_ok=True)
-    (version / "saved_model.pb").rename(version / held)
-    assert load_error(version, config, "auto").endswith(f"(nor saved_model.pbtxt); it holds {held}")
+@pytest.mark.parametrize(
+    ("held", "advice"),
+    [
+        (
+            ["a.keras"],
+            "it holds a.keras: python -m training import models/model/1/a.keras --name model makes",
+        ),
+        (["a.h5"], "it holds a.h5: python -m training import models/model/1/a.h5 --name model makes a version of it"),
+        (["a.tflite", "b.tflite"], "it holds a.tflite and b.tflite: name the one to serve model.tflite"),
+        (["export/saved_model.pb", "a.onnx"], "it holds a.onnx; it holds export/saved_model.pb"),
+    ],
+)
+def test_other_models_in_the_folder_are_named(version: Path, held: list[str], advice: str) -> None:
+    (version / "saved_model.pb").unlink()
+    for name in held:
+        (version / name).parent.mkdir(exist_ok=True)
+        (version / name).touch()
+    assert load_error(version, ServingConfig(), "auto").startswith(f"{NO_MODEL}; {advice}")
+
+
+def litert_alone(version: Path) -> Path:
+    (version / "saved_model.pb").unlink()
+    (version / ASSETS / TWIN_FILE).rename(version / TWIN_FILE)
+    return version
+
+
+@pytest.mark.usefixtures("without_tensorflow")
+@pytest.mark.parametrize("choice", ["auto", "litert"])
+def test_a_litert_model_alone_is_run_by_its_own_signatures(version: Path, choice: Any) -> None:
+    engine = load_engine(litert_alone(version), ServingConfig(signatures=SIGNATURES), choice)
+    assert (engine.name, engine.signatures) == ("litert of model.tflite", OWN)
+
+
+def test_a_litert_model_alone_is_not_for_tensorflow(version: Path) -> None:
+    reason = "SERVING_ENGINE=tensorflow, but it has no SavedModel, only model.tflite"
+    assert load_error(litert_alone(version), ServingConfig(), "tensorflow") == reason
+
+
+def test_a_litert_model_alone_may_give_the_outlier_score(version: Path, litert: Any) -> None:
+    litert.LiteRTEngine = lambda model: FakeEngine(scored.SIGNATURES, scored.with_score)
+    engine = load_engine(litert_alone(version), ServingConfig(outlier_score=scored.SCORE), "auto")
+    assert list(engine.run("serving_default", scored.pixels(0))) == ["probabilities"]
+
+
+@pytest.mark.parametrize(
+    ("options", "name"), [(LoadOptions(), "tensorflow"), (LoadOptions(prefer_tflite=True), "litert of model.tflite")]
+)
+def test_beside_a_saved_model_the_setting_decides(version: Path, options: LoadOptions, name: str) -> None:
+    (version / TWIN_FILE).write_bytes(b"model")
+    assert load_engine(version, ServingConfig(), "auto", options).name == name

@@ -1,7 +1,8 @@
-"""A LiteRT model where TensorFlow Serving looks for it, without a SavedModel."""
+"""A LiteRT model without a SavedModel."""
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -17,7 +18,6 @@ from service.tensors.signature import DEFAULT_SIGNATURE
 from tests.unit.service.protobufs import message, whole
 
 SHIPPED = Path(__file__).parents[4] / "models/regression/1"
-OPTIONS = LoadOptions(prefer_tflite=True)
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def version(tmp_path: Path) -> Path:
 
 
 def test_it_is_run_by_its_own_signatures(version: Path) -> None:
-    engine = load_engine(version, ServingConfig(), "auto", OPTIONS)
+    engine = load_engine(version, ServingConfig(), "auto")
     signature = engine.signatures[DEFAULT_SIGNATURE]
     ((name, spec),) = signature.inputs.items()
     assert (spec.dtype, signature.method_name) == ("DT_FLOAT", "tensorflow/serving/predict")
@@ -35,11 +35,9 @@ def test_it_is_run_by_its_own_signatures(version: Path) -> None:
     np.testing.assert_allclose(outputs, [31], atol=0.1)
 
 
-def test_without_signatures_tensors_have_their_names_in_the_graph(
-    version: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Interpreter, "get_signature_list", lambda _: {})
-    engine = load_engine(version, ServingConfig(), "auto", OPTIONS)
+def test_without_signatures_tensors_have_their_names_in_the_graph(version: Path) -> None:
+    without_signatures(version / "model.tflite")
+    engine = load_engine(version, ServingConfig(), "auto")
     (name,) = engine.signatures[DEFAULT_SIGNATURE].inputs
     assert name == engine.signatures[DEFAULT_SIGNATURE].inputs[name].name
     # Of other shapes, too.
@@ -49,15 +47,10 @@ def test_without_signatures_tensors_have_their_names_in_the_graph(
         np.testing.assert_allclose(outputs, [31] * rows, atol=0.1)
 
 
-def test_it_is_run_only_where_the_setting_asks_for_it(version: Path) -> None:
-    with pytest.raises(LoadError, match="not a SavedModel"):
-        load_engine(version, ServingConfig(), "auto")
-
-
 def test_a_damaged_one_is_refused(version: Path) -> None:
     (version / "model.tflite").write_bytes(b"no model")
     with pytest.raises(LoadError, match="LiteRT cannot read"):
-        load_engine(version, ServingConfig(), "auto", OPTIONS)
+        load_engine(version, ServingConfig(), "auto")
 
 
 def test_a_twin_is_not_of_a_graph_with_other_tags() -> None:
@@ -65,18 +58,32 @@ def test_a_twin_is_not_of_a_graph_with_other_tags() -> None:
         load_engine(SHIPPED, read_serving_config(SHIPPED), "litert", LoadOptions(tags=("serve", "gpu")))
 
 
+def read(model: Path) -> Any:
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(model.read_bytes(), 0))
+
+
+def write(model: Path, root: Any) -> None:
+    builder = flatbuffers.Builder()
+    builder.Finish(root.Pack(builder), b"TFL3")
+    model.write_bytes(builder.Output())
+
+
+def without_signatures(model: Path) -> None:
+    root = read(model)
+    root.signatureDefs = None
+    write(model, root)
+
+
 def record_signature(model: Path, definition: bytes) -> None:
     """Into the metadata, in place of the signatures that the model has now."""
-    root = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model.read_bytes(), 0))
+    root = read(model)
     root.signatureDefs = None
     (recorded := schema.MetadataT()).name = "signature_defs_metadata"
     recorded.buffer = len(root.buffers)
     (buffer := schema.BufferT()).data = list(flexbuffers.Dumps({DEFAULT_SIGNATURE: definition.decode()}))
     root.buffers.append(buffer)
     root.metadata = [*(root.metadata or []), recorded]
-    builder = flatbuffers.Builder()
-    builder.Finish(root.Pack(builder), b"TFL3")
-    model.write_bytes(builder.Output())
+    write(model, root)
 
 
 def signature_def(inputs: dict[str, str], outputs: dict[str, str]) -> bytes:
@@ -96,7 +103,7 @@ def names_in_graph(version: Path) -> tuple[str, str]:
 def test_signature_in_the_metadata_counts(version: Path) -> None:
     given, answer = names_in_graph(version)
     record_signature(version / "model.tflite", signature_def({"degrees": given}, {"fahrenheit": answer}))
-    engine = load_engine(version, ServingConfig(), "auto", OPTIONS)
+    engine = load_engine(version, ServingConfig(), "auto")
     outputs = engine.run(DEFAULT_SIGNATURE, {"degrees": np.array([10.0], np.float32)})
     np.testing.assert_allclose(outputs["fahrenheit"], [31], atol=0.1)
 
@@ -111,4 +118,4 @@ def test_signature_in_the_metadata_counts(version: Path) -> None:
 def test_a_wrong_signature_in_the_metadata_is_refused(version: Path, definition: bytes, reason: str) -> None:
     record_signature(version / "model.tflite", definition)
     with pytest.raises(LoadError, match=reason):
-        load_engine(version, ServingConfig(), "auto", OPTIONS)
+        load_engine(version, ServingConfig(), "auto")

@@ -140,10 +140,25 @@ def test_path(tmp_path: Path) -> None:
         (f"x/{GRAPH}", "'x' is not served: saved_model.pb lies in it, and not in a folder of a version"),
         (f"x/v1/{GRAPH}", "'x/v1' is not served: saved_model.pb lies in it, but a version is a number"),
         ("x/latest/saved_model.cpb", "'x/latest' is not served: saved_model.cpb lies in it"),
-        ("x.keras", "'x.keras' is not served: it is a file of Keras; expected a SavedModel"),
+        (
+            "x.keras",
+            "'x.keras' is not served: it is a file of Keras: python -m training import models/x.keras --name x makes",
+        ),
         ("x.H5", "'x.H5' is not served: it is a file of Keras"),
-        ("x/model.keras", "'x/model.keras' is not served: it is a file of Keras"),
-        ("x/model.tflite", "'x/model.tflite' is not served: it is a LiteRT model alone"),
+        (
+            "my x/a.keras",
+            "'my x/a.keras' is not served: it is a file of Keras: "
+            "python -m training import 'models/my x/a.keras' --name 'my x' makes a version of it",
+        ),
+        ("x.tflite", "'x.tflite' is not served: it is a LiteRT model; expected x/1/model.tflite"),
+        ("x/a.tflite", "'x/a.tflite' is not served: it is a LiteRT model; expected x/1/model.tflite"),
+        (
+            "x/model.tflite",
+            "'x' is not served: model.tflite lies in it, and not in a folder of a version",
+        ),
+        ("x/v1/model.tflite", "'x/v1' is not served: model.tflite lies in it, but a version is a number"),
+        ("1/model.tflite", "nothing is served: 1/model.tflite lies in the models folder"),
+        ("x/a.onnx", "'x/a.onnx' is not served: it is no SavedModel; expected"),
         (f"x/9223372036854775808/{GRAPH}", "'x/9223372036854775808' is not served: a version is a number of at most"),
         (f"a:b/1/{GRAPH}", "'a:b' is not served: its name has a colon"),
         (f"\udcff/1/{GRAPH}", "'\\udcff' is not served: its name has a character that cannot be printed"),

@@ -10,7 +10,7 @@ import pytest
 from service.api.playground.version_files import VersionFiles
 from service.api.v1.decode import parse_body
 from service.api.v2 import decode as v2_codec
-from service.cli.inputs import requests
+from service.cli.inputs import ModelInput, source
 from service.drift.reference import InvalidReference, read_reference
 from service.errors import InvalidRequest
 from service.lifecycle import policies
@@ -43,8 +43,8 @@ def beside(folder: Path, name: str, text: bytes) -> Path:
 
 
 def read_input(text: str, rank: int, stdin: bytes = b"") -> Any:
-    (one,) = requests([text], rank, io.BytesIO(stdin))
-    return one if isinstance(one, InvalidInput) else one.body
+    (one,) = source(text, {"x": ModelInput(rank)}, io.BytesIO(stdin)).items
+    return one.request if isinstance(one.request, InvalidInput) else one.request.body
 
 
 def read_file(folder: Path, name: str, text: bytes) -> Any:

@@ -1,7 +1,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -10,19 +9,6 @@ from service.tensors.files import InvalidInput, read_file
 
 def body(path: Path, rank: int | None = 1) -> Any:
     return read_file(path, rank).body
-
-
-@pytest.mark.parametrize(
-    ("shape", "rank", "rows"), [((3,), 1, 3), ((2, 3), 3, 1), ((4, 2, 3), 3, 4), ((), 1, 1), ((2, 3), None, 2)]
-)
-def test_an_array_is_a_row_or_a_batch(tmp_path: Path, shape: tuple[int, ...], rank: int | None, rows: int) -> None:
-    np.save(tmp_path / "array.npy", np.zeros(shape))
-    assert len(body(tmp_path / "array.npy", rank)["instances"]) == rows
-
-
-def test_an_array_of_bytes_is_text(tmp_path: Path) -> None:
-    np.save(tmp_path / "array.npy", np.array([b"hat", b"shoe"]))
-    assert body(tmp_path / "array.npy") == {"instances": ["hat", "shoe"]}
 
 
 @pytest.mark.parametrize(
@@ -49,7 +35,6 @@ INVALID = {
     "row.csv": ("1,2\n3\n", "row 2 has 1 values, the first has 2"),
     "word.csv": ("1,2\n3,x\n", "row 2 has 'x'; expected a number"),
     "empty.csv": ("a,b\n", "no rows; expected numbers, a row a line"),
-    "array.npy": ("not one", "no NumPy array: "),
     "row.json": ("{", "no JSON: "),
     "notes.txt": ("hello", "expected a picture (.avif, .bmp, "),
 }
@@ -63,17 +48,3 @@ def test_an_invalid_file_is_named(tmp_path: Path, name: str) -> None:
         read_file(tmp_path / name, 1)
     assert raised.value.name == str(tmp_path / name)
     assert str(raised.value).startswith(message)
-
-
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
-        (np.array([{"a": 1}], object), "no NumPy array"),  # not unpickled
-        (np.zeros(2, "M8[s]"), "no array of numbers, booleans or strings"),
-    ],
-    ids=["objects", "dates"],
-)
-def test_an_array_of_another_kind_is_rejected(tmp_path: Path, array: Any, message: str) -> None:
-    np.save(tmp_path / "array.npy", array, allow_pickle=True)
-    with pytest.raises(InvalidInput, match=message):
-        read_file(tmp_path / "array.npy", 1)

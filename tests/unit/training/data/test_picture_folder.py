@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +119,29 @@ def test_pictures_in_another_size(folder: Path) -> None:
     larger = found.larger(ImageSpec(height=5, width=6), np.array([0]))
     assert larger.shape == (1, 5, 6, 3)
     np.testing.assert_array_equal(larger[0, 0, 0], BLUE)
+
+
+def test_heic_without_decoder_is_counted_and_says_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(picture_folder, "has_heic_decoder", lambda: False)
+    heic = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(100)
+    for number in range(3):
+        (folder / "ärmellos" / f"IMG_{number}.HEIC").write_bytes(heic)
+    found = read(folder)
+    assert len(found.skipped) == 3
+    (line,) = picture_folder.describe_skipped(found.skipped)
+    assert line.startswith("3 HEIC pictures, which iPhones write; to read them: pip install")
+    with pytest.raises(DatasetError, match="'ärmellos' has 2; 3 HEIC pictures"):
+        picture_folder.read(folder, SPEC, 3)
+
+
+def test_ten_skipped_files_are_shown() -> None:
+    lines = list(picture_folder.describe_skipped([f"hats/{number}: damaged" for number in range(25)]))
+    assert lines[9:] == ["hats/9: damaged", "15 more, which the model card names"]
+
+
+def test_skipped_file_whose_name_is_no_text(folder: Path) -> None:
+    Path(os.fsdecode(bytes(folder / "ärmellos") + b"/\xff.jpg")).touch()
+    (skipped,) = read(folder).skipped
+    assert skipped.startswith(r"clothes/ärmellos/\udcff.jpg: the file")

@@ -81,3 +81,22 @@ def test_timing_bounds_the_number_of_calls(seconds: float, calls: int, monkeypat
     monkeypatch.setattr(evaluate, "time", timed)
     evaluate.microseconds(timed.predict)
     assert timed.calls == evaluate.WARM_UP_CALLS + calls
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"), [(9, 9, 0.7009, 1), (0, 10, 0, 0.2775), (314, 341, 0.8873, 0.9450)]
+)
+def test_interval(right: int, count: int, low: float, high: float) -> None:
+    assert evaluate.interval(right, count) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "count", "text"),
+    [
+        (1.0, 9, "9 of 9 (95 % interval 0.70 to 1.00)"),
+        (314 / 341, 341, "314 of 341 (95 % interval 0.89 to 0.95)"),
+        (0.9477, 10_000, "0.9477 of 10,000"),
+    ],
+)
+def test_accuracy_of_a_small_test_is_a_count(accuracy: float, count: int, text: str) -> None:
+    assert evaluate.describe_accuracy(accuracy, count) == text

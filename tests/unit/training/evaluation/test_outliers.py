@@ -107,3 +107,14 @@ def test_probe_photos_are_read_as_the_service_does(tmp_path: Path) -> None:
     photos = outliers.probe_photos(tmp_path, spec)
     assert photos.shape == (2, 28, 28)
     assert photos.max() == 0  # white on white was inverted
+
+
+@pytest.mark.parametrize(
+    ("held_out", "text"),
+    [
+        (53, "too few photos to tell what is an outlier: from 53, expected 100 or more"),
+        (3_068, "from 3,068 held-out photos"),
+    ],
+)
+def test_threshold_from_few_examples_tells_nothing(held_out: int, text: str) -> None:
+    assert outliers.describe_threshold(held_out, "photos") == text

@@ -83,7 +83,7 @@ def test_values_are_those_of_the_request(match: Match) -> None:
 
 def test_few_and_short_heads_are_kept(match: Match, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_inputs, "MAX_HEADS", 2)
-    monkeypatch.setattr(known_inputs, "MAX_HEAD_BYTES", 4)
+    monkeypatch.setattr(known_inputs, "MAX_CACHED_BYTES", 4)
     known = KnownInputs()
     bodies = [head + X.tobytes() for head in (b"1", b"22", b"333", b"55555")]
     for body in bodies:

@@ -1,4 +1,5 @@
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def on_disk(service: FakeService, tmp_path: Path) -> FakeService:
     service.add(PICTURES, brightness, CONFIG)
     assets = tmp_path / "model" / "1" / "assets.extra"
     assets.mkdir(parents=True)
-    (assets / "metrics.json").write_text('{"accuracy": 0.9}')
+    (assets / "metrics.json").write_text('{"accuracy": 0.9, "test_size": 20}')
     (assets / "README.md").write_text("# A model")
     return service
 
@@ -50,11 +51,11 @@ def test_models(on_disk: FakeService, tmp_path: Path) -> None:
         on_disk.registry.set_status("model", number, VersionStatus(State.END, "damaged"))
     (model,) = on_disk.get("/playground/models").get_json()["models"]
     assert (model["name"], model["default"], model["labels"]) == ("model", 1, {})
-    names = ("version", "state", "error", "accuracy", "loss", "bytes", "thumbnail")
+    names = ("version", "state", "error", "accuracy", "test_size", "loss", "bytes", "thumbnail")
     assert [[version[name] for name in names] for version in model["versions"]] == [
-        [3, "END", "damaged", None, None, None, None],  # it is not on disk
-        [2, "END", "damaged", None, 0.25, 35, "sample.png"],  # an accuracy is a share
-        [1, "AVAILABLE", "", 0.9, None, 26, None],
+        [3, "END", "damaged", None, None, None, None, None],  # it is not on disk
+        [2, "END", "damaged", None, None, 0.25, 35, "sample.png"],  # an accuracy is a share
+        [1, "AVAILABLE", "", 0.9, 20, None, 43, None],
     ]
 
 
@@ -65,8 +66,25 @@ def test_version(on_disk: FakeService) -> None:
     assert (body["labels"], body["label_output"]) == (["dark", "bright"], "scores")
     assert body["image"] == {"height": 8, "width": 8, "mode": "L"}
     assert body["samples"] == [{"file": "samples/01.png", "expected": "dark"}]
-    assert body["metrics"] == {"accuracy": 0.9}
+    assert body["metrics"] == {"accuracy": 0.9, "test_size": 20}
+    assert (body["accuracy"], body["test_size"], body["outlier_doubt"]) == (0.9, 20, None)
     assert [file["name"] for file in body["files"]] == ["README.md", "metrics.json"]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "doubt"),
+    [
+        ({"outlier_fit_size": 53, "outliers_flagged": {"test": 0.0, "noise": 1.0}}, "few examples"),
+        ({"validation_examples": 53}, "few examples"),
+        ({"outlier_fit_size": 5000, "outliers_flagged": {"test": 1.0, "noise": 0.6, "inverted": 0.1}}, "flags few"),
+        ({"outlier_fit_size": 100, "outliers_flagged": {"test": 0.01, "noise": 0.9, "inverted": 0.2}}, None),
+        ({"outlier_fit_size": "many", "outliers_flagged": {"noise": "all"}}, None),
+    ],
+    ids=["few", "few of an old version", "blind", "sound", "other metrics"],
+)
+def test_outlier_doubt(on_disk: FakeService, tmp_path: Path, metrics: object, doubt: str | None) -> None:
+    (tmp_path / "model/1/assets.extra/metrics.json").write_text(json.dumps(metrics))
+    assert on_disk.get(VERSION).get_json()["outlier_doubt"] == doubt
 
 
 def test_version_without_pictures_and_files(service: FakeService, tmp_path: Path) -> None:

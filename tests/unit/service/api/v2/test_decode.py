@@ -219,7 +219,8 @@ def test_error_in_data_names_the_input(dtype: str, data: object) -> None:
 def test_data_nested_too_deep(depth: int) -> None:
     data = b"[" * depth + b"1" + b"]" * depth
     message = error(orjson.dumps(one()).replace(b"[1,2]}", data + b"}"))
-    assert "nested too deep" in message or "recursion limit" in message.lower()
+    # orjson's own words depend on the Python it is built for.
+    assert any(words in message.lower() for words in ("nested too deep", "recursion limit", "depth limit"))
 
 
 @pytest.mark.parametrize("begin", [b'{"inputs": ', b'{"unknown": ', b'{"parameters": {"a": ', b'{"inputs": [{"data": '])

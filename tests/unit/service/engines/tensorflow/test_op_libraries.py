@@ -1,10 +1,12 @@
+import sys
 from pathlib import Path
 
 import pytest
 
 from service.engines.base import LoadError
 from service.engines.tensorflow import c_api
-from service.engines.tensorflow.op_libraries import main, missing_op
+from service.engines.tensorflow.op_libraries import main, missing_op, of_tensorflow_text
+from service.settings import parse_files
 
 
 @pytest.mark.parametrize(
@@ -43,3 +45,17 @@ def test_the_failing_library_is_the_last_line(
     monkeypatch.setattr(c_api, "load_op_library", load)
     assert (main(["a.so"]), main(["a.so", "b.so", "c.so"])) == (0, 1)
     assert capsys.readouterr().out.splitlines()[-1] == "b.so cannot be loaded: no library"
+
+
+def test_libraries_of_tensorflow_text_are_found_beside_tensorflow(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    libraries = [tmp_path / "tensorflow_text" / "python" / folder / "_a.so" for folder in ("metrics", "ops")]
+    for file in (*libraries, tmp_path / "tensorflow_text" / "__init__.py"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    assert of_tensorflow_text() == ""
+    (tmp_path / "tensorflow.py").touch()
+    assert parse_files(of_tensorflow_text()) == tuple(libraries)
