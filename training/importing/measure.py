@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,9 +23,9 @@ SMAPS = Path("/proc/self/smaps_rollup")  # of Linux
 
 @dataclass(frozen=True)
 class Cost:
-    """`micros`: of one row, on one core, the median of many. `memory`: in bytes, of a process with only this engine,
-    libraries included (RSS: of what other processes use as well, PSS would count a part); None where the system does
-    not say."""
+    """`micros`: of processor time for one row, on one core, the median of many. `memory`: in bytes, of a process with
+    only this engine, libraries included (RSS: of what other processes use as well, PSS would count a part); None where
+    the system does not say."""
 
     micros: float
     memory: int | None
@@ -61,7 +62,7 @@ def main(version_dir: Path, engine: EngineChoice, signature: str, rows: Path) ->
         row = {
             name: array.astype(object) if array.dtype.kind == "S" else array for name, array in np.load(rows).items()
         }
-        micros = microseconds(lambda: loaded.run(signature, row))
+        micros = microseconds(lambda: loaded.run(signature, row), time.process_time)
     lines = SMAPS.read_text().splitlines() if SMAPS.is_file() else []
     memory = next((1024 * int(line.split()[1]) for line in lines if line.startswith("Rss:")), None)
     print(json.dumps({"micros": micros, "memory": memory}))

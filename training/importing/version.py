@@ -82,7 +82,7 @@ def make_version(source: Source, wish: Wish, read_examples: ReadExamples | None,
     with staging(output / wish.name) as folder:
         signatures = source.write(folder)
         (folder / ASSETS).mkdir(exist_ok=True)
-        engine, refusal = _load(source, folder, signatures)
+        engine, refusal = _load(source, folder)
         if engine:  # which leaves out those with sparse tensors and the like
             signatures = {name: signatures[name] for name in engine.signatures}
         name = primary(signatures, wish.signature)
@@ -115,7 +115,8 @@ def make_version(source: Source, wish: Wish, read_examples: ReadExamples | None,
             probabilities = found.probabilities if found else None
             content = reference(given.inputs, probabilities, labels if probabilities is not None else ())
             write_json(folder / ASSETS / REFERENCE_FILE, content, indent=None)
-        metrics = {"model": wish.name, "version": 0, "source": source.text}
+        metrics: dict[str, Any] = {"model": wish.name, "version": 0, "source": source.text}
+        metrics |= {"parameters": source.parameters} if source.parameters is not None else {}
         metrics |= (found.metrics if found else {}) | sizes(folder)
         notes = results.notes(source, signature, image, labels, given, found)
         lines = {
@@ -142,7 +143,7 @@ def make_version(source: Source, wish: Wish, read_examples: ReadExamples | None,
 
 def _image(signature: Signature, fields: Mapping[str, Any]) -> ImageSpec | None:
     """How a picture becomes the input, by its shape and by what the owner says. Raises RunError."""
-    guessed = picture_spec(signature, None)
+    guessed = picture_spec(signature, None) if takes_pictures(signature, None) else None
     if not fields:
         return guessed
     try:
@@ -151,10 +152,10 @@ def _image(signature: Signature, fields: Mapping[str, Any]) -> ImageSpec | None:
         raise RunError(f"image: {error}; the model's inputs are {', '.join(signature.inputs)}") from None
 
 
-def _load(source: Source, folder: Path, signatures: Mapping[str, Signature]) -> tuple[Engine | None, str]:
+def _load(source: Source, folder: Path) -> tuple[Engine | None, str]:
     """The engine of what was written, or why TensorFlow here cannot run it: with operations that it lacks, say."""
     if not source.is_saved_model:
-        return LiteRTEngine(folder / TWIN_FILE, signatures), ""
+        return LiteRTEngine(folder / TWIN_FILE), ""
     try:
         return SavedModelEngine(folder), ""
     except LoadError as error:
