@@ -89,6 +89,12 @@ def gru(_: Path) -> Any:
     return sequential((7, 3), layers.Masking(), layers.GRU(4), layers.Dense(2))
 
 
+def recurrent_of_any_length(_: Path) -> Any:
+    words = keras.Input((None,), dtype="int32")
+    found = layers.Bidirectional(layers.GRU(3, return_sequences=True))(layers.Embedding(20, 4, mask_zero=True)(words))
+    return keras.Model(words, layers.Dense(2)(layers.LSTM(4)(found)))
+
+
 def embedding(_: Path) -> Any:
     words = keras.Input((None,), dtype="int32")
     return keras.Model(words, layers.Dense(2)(layers.GlobalAveragePooling1D()(layers.Embedding(20, 4)(words))))
@@ -175,6 +181,7 @@ TWINS: tuple[Callable[[Path], Any], ...] = (
     hdf5,
     lstm,
     gru,
+    recurrent_of_any_length,
     embedding,
     convolution_1d,
     convolution_3d,

@@ -4,11 +4,11 @@ import importlib.util
 import re
 import shutil
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from training.data import Array
 from training.errors import RunError
 from training.export import saved_model, twin
+from training.importing.recurrent import convertible, recurrent_layers
 
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 WARM_UP_FILE = "tf_serving_warmup_requests"
@@ -113,19 +114,15 @@ class KerasSource:
         return saved_model.read_signatures(folder)
 
     def convert(self, folder: Path, names: Sequence[str], precision: Precision, rows: Mapping[str, Arrays]) -> bytes:
-        """Recurrent layers are unrolled: LiteRT's converter does not take their loops."""
-        recurrent = [layer for layer in self._layers if hasattr(layer, "unroll") and not layer.unroll]
+        recurrent = recurrent_layers(self._layers)
         if not recurrent:
             return twin.convert(folder, names, precision, rows)
-        for layer in recurrent:
-            layer.unroll = True
-        try:
-            with tempfile.TemporaryDirectory() as unrolled, self._in_float32():
-                self._save(Path(unrolled))
-                return twin.convert(Path(unrolled), names, precision, rows)
-        finally:
-            for layer in recurrent:
-                layer.unroll = False
+        shapes = [spec.shape[1:] for spec in self._specs.values() if spec.shape.rank > 1]
+        is_free = any(None in shape for shape in shapes)
+        steps = None if is_free else max((shape[0] for shape in shapes), default=None)
+        with TemporaryDirectory() as other, self._in_float32(), convertible(recurrent, steps):
+            self._save(Path(other))
+            return twin.convert(Path(other), names, precision, rows)
 
     def _save(self, folder: Path) -> None:
         import tensorflow as tf
@@ -263,8 +260,8 @@ def why_no_twin(error: Exception, folder: Path) -> str:
         return f"LiteRT does not have TensorFlow's {', '.join(missing)}"
     if "TensorList" in text:
         return (
-            "LiteRT's converter does not take recurrent layers whose number of steps is free; give the model's input a "
-            "length, or import a .keras file rather than a SavedModel"
+            "LiteRT's converter does not take the loop of a recurrent layer in a SavedModel; import the .keras file, "
+            "or publish the model from Python"
         )
     if isinstance(error, twin.TwinError):
         return f"the conversion does not give the same: {text}"
