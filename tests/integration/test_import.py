@@ -23,7 +23,7 @@ from tests.integration import saved_models
 from tests.integration.server import ROOT, running
 from training import publish
 from training.errors import RunError
-from training.importing import summary
+from training.importing import measure, summary
 
 layers = keras.layers
 RNG = np.random.default_rng(1)
@@ -270,6 +270,21 @@ def test_version_holds_what_is_known_of_the_examples(tmp_path: Path) -> None:
     assert reference["rows"] == 100
     assert sorted(reference["labels"]) == ["cat", "dog"]
     assert "proved equal on 100 examples" in (assets / "README.md").read_text()
+
+
+def test_cost_is_that_of_one_engine_in_a_process_of_its_own(tmp_path: Path) -> None:
+    file = keras.Input((2,), name="file")
+    folder, _ = version(lambda _: keras.Model(file, layers.Dense(1)(file)), tmp_path)
+    row = {"file": np.ones((1, 2), np.float32)}
+    by_litert, by_tensorflow = (
+        measure.cost(folder, "litert", "serving_default", row),
+        measure.cost(folder, "tensorflow", "serving_default", row),
+    )
+    assert by_litert is not None
+    assert by_tensorflow is not None
+    assert by_litert.micros > 0
+    if by_litert.memory and by_tensorflow.memory:
+        assert by_litert.memory < by_tensorflow.memory / 2
 
 
 def logits(folder: Path) -> Path:

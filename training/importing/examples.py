@@ -28,6 +28,7 @@ ANSWERS = ("label", "labels", "class", "target", "y", "y_test")
 # Rows that are made up where too few are given.
 MIN_ROWS = 64
 FREE_SIZES = (8, 16)  # of axes that are free, beside the batch
+OTHER_SIZE = 13  # with which a twin is tried as well
 FREE_SIDE = 64  # of pictures
 WORDS = ("red", "blue", "a shoe", "two words", "Straße", "42", "", "something longer than the rest of them")
 MAX_SCALED = 2  # of what a model takes whose graph scales
@@ -167,17 +168,18 @@ def made_up(
     max_integer: int | None,
     words: Sequence[str],
     given: Examples | None = None,
+    sizes: Sequence[int] = FREE_SIZES,
 ) -> Examples | None:
     """Rows of the declared types, shapes and ranges, or within those of the `given`, that the model takes; None if it
     takes none. `max_integer`: what integers may be at most, else it is found by trying. `words`: some that the model
-    knows."""
+    knows. `sizes`: of free axes beside the batch, the first that the model takes."""
     random = np.random.default_rng(1)
     if given is not None:
         more = max(0, min(MIN_ROWS, count) - given.count)
         inputs = {name: np.concatenate([array, _between(array, more, random)]) for name, array in given.inputs.items()}
         return replace(given, inputs=inputs, made_up=more)
     for largest in [max_integer] if max_integer is not None else MAX_INTEGERS:
-        for free in FREE_SIZES:
+        for free in sizes:
             inputs = {
                 name: _random(spec, count, largest, free, words, random) for name, spec in signature.inputs.items()
             }
@@ -194,6 +196,11 @@ def made_up(
 def takes_any_rows(signature: Signature) -> bool:
     """Whether the first axis of each input is free, as far as that is declared."""
     return all(spec.shape is None or spec.shape[:1] == (-1,) for spec in signature.inputs.values())
+
+
+def has_free_sizes(signature: Signature) -> bool:
+    """Whether an axis beside the batch is free."""
+    return any(spec.shape is not None and -1 in spec.shape[1:] for spec in signature.inputs.values())
 
 
 def _random(

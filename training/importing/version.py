@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from service.serving_config import (
     Twin,
     write_serving_config,
 )
-from service.tensors.dtypes import Array
 from service.tensors.image import picture_spec, takes_pictures
 from service.tensors.signature import Signature
 from training.errors import RunError
@@ -31,7 +31,7 @@ from training.export import independence, twin
 from training.export.publish import publish, staging
 from training.export.version import CARD_FILE, METRICS_FILE, REFERENCE_FILE, describe_rows, sizes, write_json
 from training.importing import card, results, samples
-from training.importing.examples import MIN_ROWS, Examples, made_up, takes_any_rows
+from training.importing.examples import MIN_ROWS, OTHER_SIZE, Examples, has_free_sizes, made_up, takes_any_rows
 from training.importing.source import Arrays, Source, first_rows, primary, why_no_twin
 
 # Of a twin's proof: rows, and seconds for which the SavedModel runs them.
@@ -174,10 +174,7 @@ def _inputs_to_try(
         if same:
             tried[each] = tried[same]
             continue
-
-        def run(inputs: Arrays, each: str = each) -> dict[str, Array]:
-            return engine.run(each, inputs)
-
+        run = partial(engine.run, each)
         own = given if each == name else None
         few = made_up(signature, run, MIN_ROWS, source.max_integer, source.words, own)
         if few is None:
@@ -236,6 +233,7 @@ def _make_twin(
             raise NoProof("words that its tables know are needed to prove a twin; give examples")
         free = {each for each in tried if takes_any_rows(engine.signatures[each])}
         outcome = _prove(engine.run, converted.run, wish, tried, name, scores, free)
+        _check_other_sizes(source, engine, converted, wish)
     except NoProof as error:
         path.unlink(missing_ok=True)
         return None, str(error)
@@ -283,6 +281,18 @@ def _prove(
         answers = saved_model(name, examples.inputs)[scores].argmax(axis=1)
     arguments = name, examples.inputs, answers, scores, None, wish.precision, ACCURACY_LOSS
     return twin.accuracies(saved_model, converted, *arguments)
+
+
+def _check_other_sizes(source: Source, engine: Engine, converted: Engine, wish: Wish) -> None:
+    """Tries made-up rows of another length, where that is free. Raises TwinError."""
+    for name, signature in engine.signatures.items():
+        if wish.precision != "float32" or not has_free_sizes(signature):
+            continue
+        run = partial(engine.run, name)
+        other = made_up(signature, run, independence.ROWS, source.max_integer, source.words, sizes=(OTHER_SIZE,))
+        if other is not None:
+            sizes = (1, independence.ROWS) if takes_any_rows(signature) else (1,)
+            twin.largest_difference(engine.run, converted.run, name, other.inputs, sizes=sizes, tolerance=TOLERANCE)
 
 
 def _prove_rows(
