@@ -16,6 +16,7 @@ pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requireme
 
 import keras
 import tensorflow as tf
+from PIL import Image
 
 from service.engines.loading import load_engine
 from service.serving_config import ServingConfig, read_serving_config
@@ -313,6 +314,19 @@ def test_scores_that_are_no_probabilities_are_said(tmp_path: Path, capsys: pytes
     version(logits, tmp_path, labels=["a", "b", "c"], examples=x)
     printed = capsys.readouterr().out
     assert re.search(r"scores lie between -\S+ and \S+, .* pass --softmax", printed)
+
+
+def test_pixels_that_were_scaled_outside_are_found_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which of two is brighter than 0.5, by its sign: with pixels of 0 to 255 everything is."""
+    folders = {"bright": 250, "dark": 5}
+    for name, grey in folders.items():
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8), (grey - number,) * 3).save(tmp_path / "pictures" / name / f"{number}.png")
+    model = sequential((8, 8, 3), layers.GlobalAveragePooling2D(), layers.Dense(2, activation="softmax"))
+    model.layers[-1].set_weights([np.array([[1, -1]] * 3, np.float32), np.array([-1.5, 1.5], np.float32)])
+    publish(model, tmp_path / "models", name="m", examples=tmp_path / "pictures", twin=False)
+    assert re.search(r"with pixels from 0 to 1 .* 1.0000 .* 0.5000: pass --scale 1/255", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("precision", ["float16", "dynamic"])
