@@ -113,3 +113,18 @@ def quiet() -> Iterator[None]:
             os.close(original)
             held.seek(0)
             os.write(2, b"".join(line for line in held if not _NOISE.search(line)))
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Drops what is written to standard error, by libraries too: LiteRT's converter prints what it also raises."""
+    sys.stderr.flush()
+    original = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(original, 2)
+        os.close(original)

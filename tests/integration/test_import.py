@@ -16,13 +16,15 @@ pytest.importorskip("tensorflow", reason="TensorFlow is not installed (requireme
 
 import keras
 import tensorflow as tf
+from PIL import Image
 
 from service.engines.loading import load_engine
 from service.serving_config import ServingConfig, read_serving_config
 from tests.integration import saved_models
 from tests.integration.server import ROOT, running
 from training import publish
-from training.importing import summary
+from training.errors import RunError
+from training.importing import measure, summary
 
 layers = keras.layers
 RNG = np.random.default_rng(1)
@@ -86,6 +88,12 @@ def lstm(folder: Path) -> Path:
 
 def gru(_: Path) -> Any:
     return sequential((7, 3), layers.Masking(), layers.GRU(4), layers.Dense(2))
+
+
+def recurrent_of_any_length(_: Path) -> Any:
+    words = keras.Input((None,), dtype="int32")
+    found = layers.Bidirectional(layers.GRU(3, return_sequences=True))(layers.Embedding(20, 4, mask_zero=True)(words))
+    return keras.Model(words, layers.Dense(2)(layers.LSTM(4)(found)))
 
 
 def embedding(_: Path) -> Any:
@@ -174,6 +182,7 @@ TWINS: tuple[Callable[[Path], Any], ...] = (
     hdf5,
     lstm,
     gru,
+    recurrent_of_any_length,
     embedding,
     convolution_1d,
     convolution_3d,
@@ -189,6 +198,9 @@ def version(make: Callable[[Path], Any], folder: Path, **options: Any) -> tuple[
     folder.mkdir(exist_ok=True)
     found = publish(make(folder), folder / "models", name="m", **options)
     return found, read_serving_config(found)
+
+
+# What is imported
 
 
 @pytest.mark.parametrize("make", TWINS, ids=lambda make: make.__name__)
@@ -259,3 +271,142 @@ def test_version_holds_what_is_known_of_the_examples(tmp_path: Path) -> None:
     assert reference["rows"] == 100
     assert sorted(reference["labels"]) == ["cat", "dog"]
     assert "proved equal on 100 examples" in (assets / "README.md").read_text()
+
+
+def test_cost_is_that_of_one_engine_in_a_process_of_its_own(tmp_path: Path) -> None:
+    file = keras.Input((2,), name="file")
+    folder, _ = version(lambda _: keras.Model(file, layers.Dense(1)(file)), tmp_path)
+    row = {"file": np.ones((1, 2), np.float32)}
+    by_litert, by_tensorflow = (
+        measure.cost(folder, "litert", "serving_default", row),
+        measure.cost(folder, "tensorflow", "serving_default", row),
+    )
+    assert by_litert is not None
+    assert by_tensorflow is not None
+    assert by_litert.micros > 0
+    if by_litert.memory and by_tensorflow.memory:
+        assert by_litert.memory < by_tensorflow.memory / 2
+
+
+def logits(folder: Path) -> Path:
+    sequential((4,), layers.Dense(3)).save(folder / "model.keras")
+    return folder / "model.keras"
+
+
+def exported_logits(folder: Path) -> Path:
+    keras.saving.load_model(logits(folder)).export(folder / "exported", verbose=False)
+    return folder / "exported"
+
+
+@pytest.mark.parametrize("make", [logits, exported_logits], ids=lambda make: make.__name__)
+def test_scale_and_softmax_are_in_the_graph(make: Callable[[Path], Any], tmp_path: Path) -> None:
+    folder, config = version(make, tmp_path, scale=1 / 255, softmax=True)
+    x = RNG.uniform(0, 255, (5, 4)).astype(np.float32)
+    expected = tf.nn.softmax(keras.saving.load_model(tmp_path / "model.keras")(x / 255)).numpy()
+    (name,) = config.signatures["serving_default"].inputs
+    for choice in ("litert", "tensorflow"):
+        outputs = load_engine(folder, config, choice).run("serving_default", {name: x})
+        assert outputs["output_0"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_scores_that_are_no_probabilities_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = RNG.normal(size=(20, 4)).astype(np.float32) * 9
+    version(logits, tmp_path, labels=["a", "b", "c"], examples=x)
+    printed = capsys.readouterr().out
+    assert re.search(r"scores lie between -\S+ and \S+, .* pass --softmax", printed)
+
+
+def test_pixels_that_were_scaled_outside_are_found_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which of two is brighter than 0.5, by its sign: with pixels of 0 to 255 everything is."""
+    folders = {"bright": 250, "dark": 5}
+    for name, grey in folders.items():
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8), (grey - number,) * 3).save(tmp_path / "pictures" / name / f"{number}.png")
+    model = sequential((8, 8, 3), layers.GlobalAveragePooling2D(), layers.Dense(2, activation="softmax"))
+    model.layers[-1].set_weights([np.array([[1, -1]] * 3, np.float32), np.array([-1.5, 1.5], np.float32)])
+    publish(model, tmp_path / "models", name="m", examples=tmp_path / "pictures", twin=False)
+    assert re.search(r"with pixels from 0 to 1 .* 1.0000 .* 0.5000: pass --scale 1/255", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("precision", ["float16", "dynamic"])
+def test_precision_is_proved_by_the_classes(precision: str, tmp_path: Path) -> None:
+    _, config = version(convolution, tmp_path, precision=precision, examples=pictures(200))
+    assert config.twin is not None
+    assert config.twin.precision == precision
+    assert config.twin.saved_model_accuracy == 1
+    assert config.twin.accuracy is not None
+    assert config.twin.accuracy >= 0.99
+
+
+def test_tflite_is_served_as_it_is(tmp_path: Path) -> None:
+    source = int8(tmp_path)
+    folder, config = version(lambda _: source, tmp_path, labels=["a", "b", "c"], examples=pictures(5))
+    assert (folder / "model.tflite").read_bytes() == source.read_bytes()
+    assert not (folder / "saved_model.pb").exists()
+    assert (config.twin, config.no_twin, config.signatures) == (None, None, {})
+    assert config.labels == ("a", "b", "c")
+    assert config.image is not None
+    assert config.example == {"picture": "samples/01.png"}
+
+
+def test_examples_of_an_estimator_are_its_warm_up(tmp_path: Path) -> None:
+    (path := tmp_path / "examples.json").write_text('{"examples": [{"x": 2.0}, {"x": 3.0}, {"x": 5.0}]}')
+    _, config = version(estimator, tmp_path, signature="regress", examples=path)
+    assert config.independent_rows is not None
+    assert "regress" in config.independent_rows.signatures
+
+
+OWN = """
+import keras
+
+@keras.saving.register_keras_serializable("own")
+class Twice(keras.layers.Layer):
+    def call(self, values):
+        return 2.0 * values
+"""
+
+
+def test_own_layers_come_from_a_file_of_code(tmp_path: Path) -> None:
+    (code := tmp_path / "own_layers.py").write_text(OWN)
+    names: dict[str, Any] = {}
+    exec(OWN, names)
+    sequential((2,), names["Twice"]()).save(tmp_path / "own.keras")
+    keras.saving.get_custom_objects().clear()
+    with pytest.raises(RunError, match=r"own.keras: it has 'Twice', which Keras does not know; .* --code FILE"):
+        publish(tmp_path / "own.keras", tmp_path, name="m")
+    folder = publish(tmp_path / "own.keras", tmp_path, name="m", code=code)
+    assert read_serving_config(folder).twin is not None
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "says"),
+    [
+        (lambda folder: folder / "none.keras", {}, "no such file or folder"),
+        (lambda folder: folder, {}, "a folder without saved_model.pb"),
+        (lambda folder: keras_export(folder).parent, {}, "there is one in .*exported"),
+        (lambda folder: write(folder / "m.keras"), {}, "m.keras: Keras cannot read it"),
+        (lambda folder: write(folder / "m.tflite"), {}, "m.tflite: LiteRT cannot read"),
+        (lambda folder: write(folder / "m.tflite"), {"softmax": True}, "a LiteRT model's cannot be changed"),
+        (lambda folder: write(folder / "m.onnx"), {}, "another kind of file"),
+        (lambda folder: write(folder / "saved_model.pb").parent, {}, "its saved_model.pb cannot be read"),
+        (lambda _: object(), {}, "model is a builtins.object, expected a keras.Model"),
+        (lambda _: keras.Sequential([layers.Dense(2)]), {}, "the model was never called"),
+        (keras_export, {"signature": "other"}, "signature is 'other'; the model has 'serve', 'serving_default'"),
+        (logits, {"labels": ["a", "b"]}, "2 labels .* go with no output: output_0"),
+        (logits, {"examples": np.zeros((2, 9))}, "'inputs?_?l?a?y?e?r?' has the shape"),
+        (hdf5, {"precision": "int8"}, "int8 is proved by how many classes"),
+    ],
+)
+def test_what_cannot_be_imported_is_one_sentence(
+    make: Callable[[Path], Any], options: Any, says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match=says) as caught:
+        publish(make(tmp_path), tmp_path / "models", name="m", **options)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "models").glob("m/*"))
+
+
+def write(path: Path) -> Path:
+    path.write_bytes(b"nothing of the kind")
+    return path

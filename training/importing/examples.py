@@ -17,7 +17,7 @@ from service.runtime import utf8
 from service.serving_config import ImageSpec
 from service.tensors.dtypes import DTYPES
 from service.tensors.files import PICTURE_SUFFIXES, is_number
-from service.tensors.image import decode_picture
+from service.tensors.image import decode_picture, takes_pictures
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from training.data import Array, picture_folder
 from training.errors import DatasetError
@@ -28,6 +28,7 @@ ANSWERS = ("label", "labels", "class", "target", "y", "y_test")
 # Rows that are made up where too few are given.
 MIN_ROWS = 64
 FREE_SIZES = (8, 16)  # of axes that are free, beside the batch
+OTHER_SIZE = 13  # with which a twin is tried as well
 FREE_SIDE = 64  # of pictures
 WORDS = ("red", "blue", "a shoe", "two words", "Straße", "42", "", "something longer than the rest of them")
 MAX_SCALED = 2  # of what a model takes whose graph scales
@@ -117,7 +118,7 @@ def _read_path(
 
 
 def from_arrays(arrays: Any, answers: Any, signature: Signature, names: tuple[str, ...], scale: float = 1) -> Examples:
-    """Of one array, a list of one for each input, or a dict of them, which may hold the answers as well."""
+    """Of one array, or of a dict with one for each input, which may hold the answers as well."""
     wanted = signature.inputs
     if isinstance(arrays, Mapping):
         found = {str(name): np.asarray(array) for name, array in arrays.items()}
@@ -129,11 +130,9 @@ def from_arrays(arrays: Any, answers: Any, signature: Signature, names: tuple[st
                 raise DatasetError(f"it has {', '.join(found) or 'nothing'}; expected the inputs {', '.join(wanted)}")
             found = {next(iter(wanted)): rest[0]}
     else:
-        several = list(arrays) if isinstance(arrays, list | tuple) and len(wanted) > 1 else [arrays]
-        if len(several) != len(wanted):
-            raise DatasetError(f"it is {len(several)} array; the model takes {len(wanted)}: {', '.join(wanted)}")
-        # A signature's inputs stand in the order of the alphabet; without names, that is the only one known.
-        found = dict(zip(wanted, map(np.asarray, several), strict=True))
+        if len(wanted) > 1:
+            raise DatasetError(f"it has no names, and the model takes {', '.join(wanted)}; expected an array for each")
+        found = {next(iter(wanted)): np.asarray(arrays)}
     inputs = {name: _fit(name, found[name], spec) for name, spec in wanted.items()}
     if len(counts := {len(array) for array in inputs.values()}) > 1:
         raise DatasetError(f"its inputs have {' and '.join(map(str, sorted(counts)))} rows; expected one number")
@@ -169,35 +168,39 @@ def made_up(
     max_integer: int | None,
     words: Sequence[str],
     given: Examples | None = None,
+    sizes: Sequence[int] = FREE_SIZES,
 ) -> Examples | None:
     """Rows of the declared types, shapes and ranges, or within those of the `given`, that the model takes; None if it
     takes none. `max_integer`: what integers may be at most, else it is found by trying. `words`: some that the model
-    knows."""
+    knows. `sizes`: of free axes beside the batch, the first that the model takes."""
     random = np.random.default_rng(1)
     if given is not None:
         more = max(0, min(MIN_ROWS, count) - given.count)
         inputs = {name: np.concatenate([array, _between(array, more, random)]) for name, array in given.inputs.items()}
         return replace(given, inputs=inputs, made_up=more)
     for largest in [max_integer] if max_integer is not None else MAX_INTEGERS:
-        for free in FREE_SIZES:
+        for free in sizes:
             inputs = {
                 name: _random(spec, count, largest, free, words, random) for name, spec in signature.inputs.items()
             }
             try:
-                run({name: array[:2] if _is_free(spec) else array for (name, array), spec in _pairs(inputs, signature)})
                 run({name: array[:1] for name, array in inputs.items()})
+                if takes_any_rows(signature):
+                    run({name: array[:2] for name, array in inputs.items()})
             except ServingError:
                 continue
             return Examples(inputs=inputs, made_up=count)
     return None
 
 
-def _pairs(inputs: Arrays, signature: Signature) -> list[tuple[tuple[str, Array], TensorSpec]]:
-    return list(zip(inputs.items(), signature.inputs.values(), strict=True))
+def takes_any_rows(signature: Signature) -> bool:
+    """Whether the first axis of each input is free, as far as that is declared."""
+    return all(spec.shape is None or spec.shape[:1] == (-1,) for spec in signature.inputs.values())
 
 
-def _is_free(spec: TensorSpec) -> bool:
-    return not spec.shape or spec.shape[0] == -1
+def has_free_sizes(signature: Signature) -> bool:
+    """Whether an axis beside the batch is free."""
+    return any(spec.shape is not None and -1 in spec.shape[1:] for spec in signature.inputs.values())
 
 
 def _random(
@@ -308,7 +311,7 @@ def _requests(text: str, signature: Signature, names: tuple[str, ...]) -> Exampl
 
 def _pictures(path: Path, signature: Signature, image: ImageSpec | None, names: tuple[str, ...]) -> Examples:
     """A picture, a folder of them, or a folder with one a class, whose names are the labels unless those are given."""
-    if image is None:
+    if image is None or not takes_pictures(signature, image):
         raise DatasetError(f"{path}: the model takes no pictures; say how with --image, or give arrays")
     ((name, spec),) = signature.inputs.items()
     folders = (

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,9 +23,9 @@ SMAPS = Path("/proc/self/smaps_rollup")  # of Linux
 
 @dataclass(frozen=True)
 class Cost:
-    """`micros`: of one row, on one core, the median of many. `memory`: in bytes, of a process with only this engine,
-    libraries included (RSS: of what other processes use as well, PSS would count a part); None where the system does
-    not say."""
+    """`micros`: of processor time for one row, on one core, the median of many. `memory`: in bytes, of a process with
+    only this engine, libraries included (RSS: of what other processes use as well, PSS would count a part); None where
+    the system does not say."""
 
     micros: float
     memory: int | None
@@ -33,17 +34,10 @@ class Cost:
 def cost(version_dir: Path, engine: EngineChoice, signature: str, row: dict[str, Array]) -> Cost | None:
     """None where it could not be measured."""
     with TemporaryDirectory() as folder:
-        texts = {name: array.astype("S") if array.dtype.kind == "O" else array for name, array in row.items()}
-        np.savez(Path(folder) / "row.npz", **texts)  # type: ignore[arg-type]
-        command = [
-            sys.executable,
-            "-m",
-            __spec__.name,
-            str(version_dir.absolute()),
-            engine,
-            signature,
-            f"{folder}/row.npz",
-        ]
+        texts = [array.astype("S") if array.dtype.kind == "O" else array for array in row.values()]
+        np.savez(file := Path(folder) / "row.npz", *texts)
+        arguments = str(version_dir.absolute()), engine, signature, json.dumps(list(row)), str(file)
+        command = [sys.executable, "-m", __spec__.name, *arguments]
         root = Path(__file__).parents[2]
         done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)  # noqa: S603
     try:
@@ -53,20 +47,21 @@ def cost(version_dir: Path, engine: EngineChoice, signature: str, row: dict[str,
     return Cost(found["micros"], found["memory"])
 
 
-def main(version_dir: Path, engine: EngineChoice, signature: str, rows: Path) -> None:
+def main(version_dir: Path, engine: EngineChoice, signature: str, names: list[str], rows: Path) -> None:
     with one_core():
-        is_bare = (version_dir / TWIN_FILE).is_file()
-        options = LoadOptions(prefer_tflite=is_bare)
-        loaded = load_engine(version_dir, read_serving_config(version_dir.absolute()), engine, options)
+        options = LoadOptions(prefer_tflite=(version_dir / TWIN_FILE).is_file())
+        loaded = load_engine(version_dir, read_serving_config(version_dir), engine, options)
+        arrays = np.load(rows).values()
         row = {
-            name: array.astype(object) if array.dtype.kind == "S" else array for name, array in np.load(rows).items()
+            name: array.astype(object) if array.dtype.kind == "S" else array
+            for name, array in zip(names, arrays, strict=True)
         }
-        micros = microseconds(lambda: loaded.run(signature, row))
+        micros = microseconds(lambda: loaded.run(signature, row), time.process_time)
     lines = SMAPS.read_text().splitlines() if SMAPS.is_file() else []
     memory = next((1024 * int(line.split()[1]) for line in lines if line.startswith("Rss:")), None)
     print(json.dumps({"micros": micros, "memory": memory}))
 
 
 if __name__ == "__main__":
-    folder, choice, name, file = sys.argv[1:]
-    main(Path(folder).absolute(), choice, name, Path(file))  # type: ignore[arg-type]
+    folder, choice, name, inputs, file = sys.argv[1:]
+    main(Path(folder), choice, name, json.loads(inputs), Path(file))  # type: ignore[arg-type]

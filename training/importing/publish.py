@@ -1,9 +1,6 @@
 """`publish`: a model of one's own as a version that is ready to serve, and what came of it."""
 
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +41,7 @@ def publish(
     Raises:
         RunError: in training.errors; the message says in a sentence what is wrong.
     """
+    from training import console
     from training.config import check_output
     from training.errors import ConfigError
     from training.folder import check_name
@@ -54,7 +52,7 @@ def publish(
         raise ConfigError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     fields = parse_image(image)
     labels = tuple(map(str, labels))
-    with quiet():
+    with console.silent():
         from training.importing import examples as reader
         from training.importing import source, summary
         from training.importing.version import Wish, make_version
@@ -63,6 +61,9 @@ def publish(
             read = source.read(Path(model), Path(code) if code else None, signature or None, scale, softmax)
         else:
             read = source.KerasSource(model, "a Keras model, published from Python", scale, softmax)
+
+        if isinstance(examples, list | tuple) and isinstance(read, source.KerasSource) and len(read.inputs) > 1:
+            examples = dict(zip(read.inputs, examples, strict=False))  # which are too few says the reader
 
         def read_examples(signature: Any, image: Any) -> reader.Examples:
             return reader.read(examples, answers, signature, image, labels, scale)
@@ -99,17 +100,3 @@ def parse_image(text: str) -> dict[str, Any]:
         else:
             raise ConfigError(f"image has {word!r}, {IMAGE_EXPECTED}")
     return fields
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hides what C++ libraries write to stderr meanwhile; errors say it again."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from service.serving_config import ImageSpec, Sample
 from service.tensors.dtypes import Array
@@ -14,6 +15,7 @@ from training.data import samples
 from training.importing.examples import Examples
 
 EXAMPLE_FILE = "example.json"  # of which curl can send what is too long for a command
+NOISE_FILE = "example.png"  # where no picture was given
 ROWS = 8
 MAX_VALUES = 64  # of a row that is shown on the page
 MAX_EXAMPLE_VALUES = 100_000
@@ -31,16 +33,18 @@ def write(
     if examples is None or name != DEFAULT_SIGNATURE:
         return {}
     given = examples.given()
-    if takes_pictures(signature, image) and given.count:
-        found = _pictures(assets, given, labels)
-        if found:
-            return {"example": {"picture": found[0].file}, "samples": found}
     instances = [_instance(examples.inputs, row) for row in range(min(ROWS, examples.count))]
     values = sum(array[0].size for array in examples.inputs.values())
-    if values > MAX_EXAMPLE_VALUES or not _survives(instances[0]):
-        return {}
-    example = {"example": {"instances": instances[:1]}}
-    (assets / EXAMPLE_FILE).write_text(json.dumps(example["example"]) + "\n", "utf-8")
+    example: dict[str, Any] = {}
+    if values <= MAX_EXAMPLE_VALUES and _survives(instances[0]):
+        example = {"example": {"instances": instances[:1]}}
+        (assets / EXAMPLE_FILE).write_text(json.dumps(example["example"]) + "\n", "utf-8")
+    if takes_pictures(signature, image):
+        if given.count and (found := _pictures(assets, given, labels)):
+            return {"example": {"picture": found[0].file}, "samples": found}
+        if not given.count:
+            Image.fromarray(_pixels(examples)[0]).save(assets / NOISE_FILE)
+            return {"example": {"picture": NOISE_FILE}}
     if values > MAX_VALUES or not given.count:
         return example
     shown = [
@@ -63,11 +67,17 @@ def _pictures(assets: Path, given: Examples, labels: tuple[str, ...]) -> tuple[S
     (pixels,) = given.inputs.values()
     if pixels.min() < 0 or pixels.max() > 255 or (pixels.dtype.kind == "f" and pixels.max() <= 1):
         return ()
-    images = np.rint(pixels).astype(np.uint8)
-    images = images[..., 0] if images.ndim == 4 and images.shape[-1] == 1 else images
+    images = _pixels(given)
     if answers is None:
         return _unlabelled(samples.pictures(assets, images, np.zeros(len(images), int), ("",)))
     return samples.pictures(assets, images, answers, names)
+
+
+def _pixels(examples: Examples) -> Array:
+    """Of the only input, as pictures have them: [n, height, width] or with three channels."""
+    (values,) = examples.inputs.values()
+    pixels: Array = np.rint(values.clip(0, 255)).astype(np.uint8)
+    return pixels[..., 0] if pixels.ndim == 4 and pixels.shape[-1] == 1 else pixels
 
 
 def _unlabelled(found: tuple[Sample, ...]) -> tuple[Sample, ...]:
@@ -85,7 +95,9 @@ def _json(value: Any) -> Any:
         return _text(value)
     if isinstance(value, np.ndarray) and value.dtype.kind == "O":
         return [_json(each) for each in value]
-    return value.tolist()
+    value = np.asarray(value)
+    # With the digits that its type has, not those of float64.
+    return (value.astype(str).astype(float) if value.dtype.kind == "f" else value).tolist()
 
 
 def _text(value: bytes) -> Any:

@@ -4,11 +4,11 @@ import importlib.util
 import re
 import shutil
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from training.data import Array
 from training.errors import RunError
 from training.export import saved_model, twin
+from training.importing.recurrent import convertible, recurrent_layers
 
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 WARM_UP_FILE = "tf_serving_warmup_requests"
@@ -81,6 +82,14 @@ class KerasSource:
         """Raises RunError where the model has no inputs yet."""
         import keras
 
+        if not isinstance(model, keras.Model):
+            kind = type(model)
+            raise RunError(
+                f"model is a {kind.__module__}.{kind.__qualname__}, expected a keras.Model (Keras 3) or a path; save "
+                "any other as a SavedModel and give its path"
+            )
+        self._structure, self._specs = _keras_inputs(model)
+        self.inputs = tuple(self._specs)  # in the order in which Keras takes them
         self.text = text
         self._model = model
         self._scale = scale
@@ -92,27 +101,28 @@ class KerasSource:
         scaling = (keras.layers.Rescaling, keras.layers.Normalization)
         self.rescales: bool | None = scale != 1 or any(isinstance(layer, scaling) for layer in self._layers)
         self.parameters: int | None = int(model.count_params())
-        self._structure, self._specs = _keras_inputs(model)
 
     def write(self, folder: Path) -> dict[str, Signature]:
-        with self._in_float32():
-            self._save(folder)
+        try:
+            with self._in_float32():
+                self._save(folder)
+        except (RunError, OSError):
+            raise
+        except Exception as error:  # whatever the model's own code does
+            text = " ".join(str(error).split())
+            raise RunError(f"TensorFlow cannot export the model: {type(error).__name__}: {text[:300]}") from None
         return saved_model.read_signatures(folder)
 
     def convert(self, folder: Path, names: Sequence[str], precision: Precision, rows: Mapping[str, Arrays]) -> bytes:
-        """Recurrent layers are unrolled: LiteRT's converter does not take their loops."""
-        recurrent = [layer for layer in self._layers if hasattr(layer, "unroll") and not layer.unroll]
+        recurrent = recurrent_layers(self._layers)
         if not recurrent:
             return twin.convert(folder, names, precision, rows)
-        for layer in recurrent:
-            layer.unroll = True
-        try:
-            with tempfile.TemporaryDirectory() as unrolled, self._in_float32():
-                self._save(Path(unrolled))
-                return twin.convert(Path(unrolled), names, precision, rows)
-        finally:
-            for layer in recurrent:
-                layer.unroll = False
+        shapes = [spec.shape[1:] for spec in self._specs.values() if spec.shape.rank > 1]
+        is_free = any(None in shape for shape in shapes)
+        steps = None if is_free else max((shape[0] for shape in shapes), default=None)
+        with TemporaryDirectory() as other, self._in_float32(), convertible(recurrent, steps):
+            self._save(Path(other))
+            return twin.convert(Path(other), names, precision, rows)
 
     def _save(self, folder: Path) -> None:
         import tensorflow as tf
@@ -189,7 +199,10 @@ class SavedModelSource:
         """With the scale and the softmax in its graph; the other signatures are left out."""
         import tensorflow as tf
 
-        loaded = tf.saved_model.load(str(self._path), tags=["serve"])
+        try:
+            loaded = tf.saved_model.load(str(self._path), tags=["serve"])
+        except Exception as error:  # TensorFlow raises many kinds
+            raise RunError(f"{self._path}: TensorFlow cannot load it: {' '.join(str(error).split())[:300]}") from None
         name = primary(loaded.signatures, self._signature)
         function = loaded.signatures[name]
         specs = {key: tf.TensorSpec(spec.shape, spec.dtype, key) for key, spec in _specs_of(function).items()}
@@ -247,8 +260,8 @@ def why_no_twin(error: Exception, folder: Path) -> str:
         return f"LiteRT does not have TensorFlow's {', '.join(missing)}"
     if "TensorList" in text:
         return (
-            "LiteRT's converter does not take recurrent layers whose number of steps is free; give the model's input a "
-            "length, or import a .keras file rather than a SavedModel"
+            "LiteRT's converter does not take the loop of a recurrent layer in a SavedModel; import the .keras file, "
+            "or publish the model from Python"
         )
     if isinstance(error, twin.TwinError):
         return f"the conversion does not give the same: {text}"

@@ -1,8 +1,9 @@
 """Makes a version of what is imported: graph, twin, proofs, samples, reference and card, published by one rename."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from service.serving_config import (
     Twin,
     write_serving_config,
 )
-from service.tensors.dtypes import Array
 from service.tensors.image import picture_spec, takes_pictures
 from service.tensors.signature import Signature
 from training.errors import RunError
@@ -31,7 +31,7 @@ from training.export import independence, twin
 from training.export.publish import publish, staging
 from training.export.version import CARD_FILE, METRICS_FILE, REFERENCE_FILE, describe_rows, sizes, write_json
 from training.importing import card, results, samples
-from training.importing.examples import MIN_ROWS, Examples, made_up
+from training.importing.examples import MIN_ROWS, OTHER_SIZE, Examples, has_free_sizes, made_up, takes_any_rows
 from training.importing.source import Arrays, Source, first_rows, primary, why_no_twin
 
 # Of a twin's proof: rows, and seconds for which the SavedModel runs them.
@@ -82,6 +82,9 @@ def make_version(source: Source, wish: Wish, read_examples: ReadExamples | None,
     with staging(output / wish.name) as folder:
         signatures = source.write(folder)
         (folder / ASSETS).mkdir(exist_ok=True)
+        engine, refusal = _load(source, folder)
+        if engine:  # which leaves out those with sparse tensors and the like
+            signatures = {name: signatures[name] for name in engine.signatures}
         name = primary(signatures, wish.signature)
         signature = signatures[name]
         image = _image(signature, wish.image)
@@ -89,7 +92,11 @@ def make_version(source: Source, wish: Wish, read_examples: ReadExamples | None,
         labels = wish.labels or (given.names if given else ())
         config = ServingConfig(signatures=signatures, labels=labels, image=image)
         scores = results.scores_output(signature, config)
-        engine, refusal = _load(source, folder, signatures)
+        if wish.precision != "float32" and scores is None:
+            raise RunError(
+                f"a twin in {wish.precision} is proved by how many classes it calls right, and the model has no output "
+                "with a score for each class; leave the precision at float32"
+            )
         tried = _inputs_to_try(engine, source, signatures, name, given) if engine else {}
         found = results.measure(engine, name, signature, scores, given, labels) if engine and given else None
 
@@ -108,7 +115,8 @@ def make_version(source: Source, wish: Wish, read_examples: ReadExamples | None,
             probabilities = found.probabilities if found else None
             content = reference(given.inputs, probabilities, labels if probabilities is not None else ())
             write_json(folder / ASSETS / REFERENCE_FILE, content, indent=None)
-        metrics = {"model": wish.name, "version": 0, "source": source.text}
+        metrics: dict[str, Any] = {"model": wish.name, "version": 0, "source": source.text}
+        metrics |= {"parameters": source.parameters} if source.parameters is not None else {}
         metrics |= (found.metrics if found else {}) | sizes(folder)
         notes = results.notes(source, signature, image, labels, given, found)
         lines = {
@@ -135,7 +143,7 @@ def make_version(source: Source, wish: Wish, read_examples: ReadExamples | None,
 
 def _image(signature: Signature, fields: Mapping[str, Any]) -> ImageSpec | None:
     """How a picture becomes the input, by its shape and by what the owner says. Raises RunError."""
-    guessed = picture_spec(signature, None)
+    guessed = picture_spec(signature, None) if takes_pictures(signature, None) else None
     if not fields:
         return guessed
     try:
@@ -144,10 +152,10 @@ def _image(signature: Signature, fields: Mapping[str, Any]) -> ImageSpec | None:
         raise RunError(f"image: {error}; the model's inputs are {', '.join(signature.inputs)}") from None
 
 
-def _load(source: Source, folder: Path, signatures: Mapping[str, Signature]) -> tuple[Engine | None, str]:
+def _load(source: Source, folder: Path) -> tuple[Engine | None, str]:
     """The engine of what was written, or why TensorFlow here cannot run it: with operations that it lacks, say."""
     if not source.is_saved_model:
-        return LiteRTEngine(folder / TWIN_FILE, signatures), ""
+        return LiteRTEngine(folder / TWIN_FILE), ""
     try:
         return SavedModelEngine(folder), ""
     except LoadError as error:
@@ -166,10 +174,7 @@ def _inputs_to_try(
         if same:
             tried[each] = tried[same]
             continue
-
-        def run(inputs: Arrays, each: str = each) -> dict[str, Array]:
-            return engine.run(each, inputs)
-
+        run = partial(engine.run, each)
         own = given if each == name else None
         few = made_up(signature, run, MIN_ROWS, source.max_integer, source.words, own)
         if few is None:
@@ -226,9 +231,9 @@ def _make_twin(
             raise NoProof(f"there are no inputs to prove a twin with; give examples for the signature {missing[0]!r}")
         if _takes_unknown_words(source, engine, tried):
             raise NoProof("words that its tables know are needed to prove a twin; give examples")
-        outcome = _prove(engine.run, converted.run, wish, tried, name, scores)
-    except RunError:
-        raise
+        free = {each for each in tried if takes_any_rows(engine.signatures[each])}
+        outcome = _prove(engine.run, converted.run, wish, tried, name, scores, free)
+        _check_other_sizes(source, engine, converted, wish)
     except NoProof as error:
         path.unlink(missing_ok=True)
         return None, str(error)
@@ -245,20 +250,29 @@ def _takes_unknown_words(source: Source, engine: Engine, tried: Tried) -> bool:
 
 
 def _prove(
-    saved_model: twin.Run, converted: twin.Run, wish: Wish, tried: Tried, name: str, scores: str | None
+    saved_model: twin.Run,
+    converted: twin.Run,
+    wish: Wish,
+    tried: Tried,
+    name: str,
+    scores: str | None,
+    free: Collection[str],
 ) -> dict[str, float]:
-    """Raises TwinError."""
+    """`free`: the signatures that take any number of rows. Raises TwinError."""
     if wish.precision == "float32":
         largest = max(
-            twin.largest_difference(saved_model, converted, each, examples.inputs, tolerance=TOLERANCE)
+            twin.largest_difference(
+                saved_model,
+                converted,
+                each,
+                examples.inputs,
+                sizes=twin.BATCH_SIZES if each in free else (1,),
+                tolerance=TOLERANCE,
+            )
             for each, examples in tried.items()
         )
         return {"largest_difference": largest, "tolerance": TOLERANCE}
-    if scores is None:
-        raise RunError(
-            f"a twin in {wish.precision} is proved by how many classes it calls right, and the model has no output "
-            "with a score for each class; leave the precision at float32"
-        )
+    assert scores is not None  # noqa: S101
     examples = tried[name].given()
     answers = examples.answers
     if answers is None or len(answers) < twin.MIN_LABELLED:
@@ -267,6 +281,18 @@ def _prove(
         answers = saved_model(name, examples.inputs)[scores].argmax(axis=1)
     arguments = name, examples.inputs, answers, scores, None, wish.precision, ACCURACY_LOSS
     return twin.accuracies(saved_model, converted, *arguments)
+
+
+def _check_other_sizes(source: Source, engine: Engine, converted: Engine, wish: Wish) -> None:
+    """Tries made-up rows of another length, where that is free. Raises TwinError."""
+    for name, signature in engine.signatures.items():
+        if wish.precision != "float32" or not has_free_sizes(signature):
+            continue
+        run = partial(engine.run, name)
+        other = made_up(signature, run, independence.ROWS, source.max_integer, source.words, sizes=(OTHER_SIZE,))
+        if other is not None:
+            sizes = (1, independence.ROWS) if takes_any_rows(signature) else (1,)
+            twin.largest_difference(engine.run, converted.run, name, other.inputs, sizes=sizes, tolerance=TOLERANCE)
 
 
 def _prove_rows(
@@ -280,8 +306,7 @@ def _prove_rows(
         engines.append(LiteRTEngine(folder / ASSETS / TWIN_FILE, engine.signatures))
     proofs, reasons = [], []
     for name, examples in tried.items():
-        specs = signatures[name].inputs.values()
-        if any(not spec.shape or spec.shape[0] != -1 for spec in specs):
+        if not takes_any_rows(signatures[name]):
             reasons.append(f"{name!r} takes a fixed number of rows")
             continue
         try:
