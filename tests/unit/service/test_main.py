@@ -38,7 +38,7 @@ def call_main(monkeypatch: pytest.MonkeyPatch) -> Main:
 
     started: list[Any] = []
     monkeypatch.setattr(
-        "service.__main__.ServiceArbiter", lambda app, memory: SimpleNamespace(run=lambda: started.append(app))
+        "service.__main__.ServiceArbiter", lambda app, *_: SimpleNamespace(run=lambda: started.append(app))
     )
 
     def call(*flags: str) -> Any:
