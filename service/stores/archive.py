@@ -26,9 +26,8 @@ def unpack(archive: Path, target: Path, max_bytes: int) -> None:
         stream = _Bounded(gzip.GzipFile(fileobj=file) if is_compressed else file, max_bytes)
         try:
             _unpack(stream, target)
-        except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
-            damage = "it is truncated" if "end of" in str(error) else "it is no tar file, or is damaged"
-            raise StoreError("refused", f"the archive is refused: {damage}") from None
+        except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError):
+            raise StoreError("refused", "the archive is refused: it is no tar file, or damaged or truncated") from None
 
 
 def _unpack(stream: "_Bounded", target: Path) -> None:

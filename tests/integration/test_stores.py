@@ -218,6 +218,14 @@ def test_archive_by_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve
             assert not [secret for secret in SECRETS if secret in text]
 
 
+def test_google_cloud_storage(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
+    with serving(Store()) as store:
+        store.upload(VERSION_1, f"{ROOT}/m/1")
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", store.url)
+        with serve(f"gs://{BUCKET}/{ROOT}") as server:
+            assert Model(server, "m").states() == {1: State.AVAILABLE}
+
+
 def test_hugging_face_repository(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
     with serving(Store()) as store:
         store.upload(VERSION_1, "")
