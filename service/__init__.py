@@ -47,6 +47,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     # fatten the process that only watches over it.
     from functools import partial
     from math import inf
+    from pathlib import Path
 
     from service.api import operations, pages, sagemaker
     from service.api.flask_app import create_flask
@@ -77,6 +78,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.lifecycle.workers import Agreement, Board
     from service.metrics.definitions import BatchMetrics, Metrics, scrape_page
     from service.observability.records import Records
+    from service.runtime.fetching import first_fetch_is_over
     from service.runtime.shared_memory import SharedMemory
     from service.runtime.shared_values import Values
     from service.security.api_keys import ApiKeys, key_file
@@ -119,7 +121,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     # The files of policies are polled at a pace of their own.
     tick_seconds = min(settings.poll_seconds or MAX_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
     disk_pause_seconds = 0 if settings.poll_seconds == tick_seconds else settings.poll_seconds or inf
-    repository = Repository(settings.models, settings.model_name, board.is_first, disk_pause_seconds)
+    repository = Repository(Path(settings.models), settings.model_name, board.is_first, disk_pause_seconds)
     check = partial(registry.check_labels, allow_unavailable=settings.allow_version_labels_for_unavailable_models)
     file = config_file(settings, values, check) if settings.model_config_file else policy_file(settings, values)
     watcher = Watcher(
@@ -138,6 +140,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
         ),
         loaders=settings.loaders or None,
         records=version_records,
+        may_begin=lambda: first_fetch_is_over(values),
     )
 
     # Running them

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from gunicorn.app.base import BaseApplication
 
@@ -32,6 +32,7 @@ from service.observability.logging import logging_config
 from service.observability.rotating_file import RotatingFile
 from service.runtime.cgroup import usable_cores
 from service.runtime.config_file import InvalidFile
+from service.runtime.fetching import begin_first_fetch
 from service.runtime.shared_memory import SharedMemory
 from service.runtime.tuning import limit_blas_threads
 from service.security.api_keys import key_file
@@ -40,6 +41,10 @@ from service.server.arbiter import ServiceArbiter
 from service.server.tls import InvalidTls, tls
 from service.server.worker import has_http2
 from service.settings import InvalidSetting, Settings, parse_files, unknown_variables, variable
+from service.stores.location import InvalidLocation, Location, fetched, location_of
+
+if TYPE_CHECKING:
+    from service.stores.fetcher import FetchingProcess
 
 # Not __name__, which is __main__ here.
 logger = logging.getLogger("service")
@@ -98,17 +103,48 @@ def _run(settings: Settings, warnings: Sequence[str] = ()) -> str | None:
     """Serve until a signal ends it. Returns why it cannot start. `warnings`: to log."""
     # IPv6 addresses may be written as in URLs.
     settings = replace(settings, host=settings.host.removeprefix("[").removesuffix("]"))
+    try:
+        location = location_of(settings)
+    except InvalidLocation as error:
+        return str(error)
+    if location is not None:
+        settings = fetched(settings, location)
+        if reason := _store_error(settings, location):
+            return reason
     if reason := _startup_error(settings):
         return reason
     settings = replace(settings, workers=settings.workers or usable_cores())
-    _Gunicorn(settings, SharedMemory(), warnings).run()
+    memory = SharedMemory()
+    _Gunicorn(settings, memory, warnings, _fetching(settings, location, memory) if location else None).run()
     return None
+
+
+def _fetching(settings: Settings, location: Location, memory: SharedMemory) -> "FetchingProcess":
+    # Not at the top: a folder needs nothing of it.
+    from service.stores.fetcher import FetchingProcess
+
+    begin_first_fetch(memory)
+    return FetchingProcess(settings, location, memory)
+
+
+def _store_error(settings: Settings, location: Location) -> str | None:
+    """Why nothing can be fetched from there."""
+    if location.scheme in ("s3", "gs", "az") and not _is_there("obstore"):
+        return f"{location}: the package obstore is not installed (pip install obstore)"
+    folder = Path(settings.store_folder)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Else somebody else could put models into it.
+        is_own = folder.stat().st_uid == os.geteuid()
+    except OSError as error:
+        return f"SERVING_STORE_FOLDER={str(folder)!r} cannot be made: {error.strerror}"
+    return None if is_own else f"SERVING_STORE_FOLDER={str(folder)!r}: expected a folder of the user who serves"
 
 
 def _startup_error(settings: Settings) -> str | None:
     """Why the service cannot start with these settings; None if it can."""
-    if not (settings.base_path or settings.model_config_file) and not settings.models.is_dir():
-        return f"SERVING_MODELS={str(settings.models)!r}: there is no such folder"
+    if not (settings.base_path or settings.model_config_file) and not Path(settings.models).is_dir():
+        return f"SERVING_MODELS={settings.models!r}: there is no such folder"
     try:
         if settings.model_config_file:
             check_first_labels(
@@ -205,8 +241,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    def __init__(self, settings: Settings, memory: SharedMemory, warnings: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        memory: SharedMemory,
+        warnings: Sequence[str] = (),
+        fetching: "FetchingProcess | None" = None,
+    ) -> None:
         self._settings = settings
+        self._fetching = fetching
         self._warnings = warnings
         self.memory = memory
         # A worker's own, in its process.
@@ -214,7 +257,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(prog="python -m service")
 
     def run(self) -> None:
-        ServiceArbiter(self, self.memory).run()
+        ServiceArbiter(self, self.memory, self._fetching).run()
 
     def load_config(self) -> None:
         settings = self._settings

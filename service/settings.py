@@ -130,16 +130,24 @@ def setting(
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    models: Path = setting(
-        Path("models"),
-        "folder with the models: <models>/<model>/<version>/saved_model.pb",
+    models: str = setting(
+        "models",
+        "folder with the models: <models>/<model>/<version>/saved_model.pb; or an object store, as s3://bucket/prefix, "
+        "gs://, az://, hf://organisation/model, https://host/model.tar.gz",
         aliases=("MODEL_BASE_PATH",),
     )
     model_name: str = setting("", "serve only this model of the folder (empty: all)", aliases=("MODEL_NAME",))
     base_path: str = setting(
         "",
-        "folder with the versions of one model, of which the latest is served, in place of a models folder; the model "
-        "is called SERVING_MODEL_NAME, else like the folder (empty: none)",
+        "folder or object store with the versions of one model, of which the latest is served, in place of a models "
+        "folder; the model is called SERVING_MODEL_NAME, else like the folder (empty: none)",
+    )
+    store_folder: str = setting(
+        "",
+        "folder that the models of an object store are fetched into (empty: one in the user's cache, which is kept)",
+    )
+    store_max_bytes: int = setting(
+        50 * 1024**3, "maximum size of that folder, and of an archive unpacked, in bytes; 0: what the disk has", min=0
     )
     model_config_file: str = setting(
         "", "ModelServerConfig of TensorFlow Serving, in place of a models folder and models.toml (empty: none)"

@@ -96,7 +96,8 @@ class ModelFolder:
 
         try:
             # The only setting that a graph may need.
-            settings = Settings(models=models, model_name=model, op_libraries=os.environ.get(op_libraries.SETTING, ""))
+            libraries = os.environ.get(op_libraries.SETTING, "")
+            settings = Settings(models=str(models), model_name=model, op_libraries=libraries)
         except InvalidSetting as error:
             raise NoResponse(str(error)) from None
         self._app = create_app(settings)

@@ -75,5 +75,5 @@ def _curl(loaded: LoadedVersion, settings: Settings, address: str) -> str | None
 
 def _folder(loaded: LoadedVersion, settings: Settings) -> Path:
     """Of the version, by the shortest path where it lies in the models folder."""
-    folder = settings.models / loaded.model / str(loaded.version)
+    folder = Path(settings.models) / loaded.model / str(loaded.version)
     return folder if loaded.folder is None or folder.is_dir() else loaded.folder.path

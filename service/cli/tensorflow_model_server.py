@@ -171,7 +171,7 @@ FLAGS: Mapping[str, Flag] = {
         _done("model_config_file", "", "model_config_file"),
         _done("model_config_file_poll_wait_seconds", 0, "model_config_file_poll_wait_seconds", minimum=0, maximum=_DAY),
         _joint("model_name", "default", ("model_name",)),
-        _joint("model_base_path", "", ("base_path",), "a path, no URI: mount what is elsewhere"),
+        _joint("model_base_path", "", ("base_path",), "a path, or the URL of an object store"),
         _done("num_load_threads", 0, "loaders", "0: 1 to 4, by cores", minimum=0),
         _ignored("num_unload_threads", 0, "unloading takes no thread"),
         _done("max_num_load_retries", 5, "load_retries", "without the flag, for as long as it takes", minimum=0),
@@ -369,7 +369,9 @@ def _models(values: Values) -> dict[str, str]:
     if values.get("model_config_file"):
         return {}
     name, base_path = str(values.get("model_name", FLAGS["model_name"].default)), str(values["model_base_path"])
-    policies_of([ModelConfig(name=name, base_path=base_path, model_platform=PLATFORM)])
+    # A URL is checked with the settings.
+    path = "/" if "://" in base_path else base_path
+    policies_of([ModelConfig(name=name, base_path=path, model_platform=PLATFORM)])
     return {"model_name": name, "base_path": base_path}
 
 

@@ -174,7 +174,7 @@ def label_refused(model: str, label: str, version: int) -> FailedPrecondition:
 def policy_file(settings: Settings, values: Values | None = None) -> ConfigFile[Policies]:
     """models.toml. `values`: shared by the worker processes."""
     named = settings.models_config
-    path = Path(named) if named else settings.models / FILE_NAME
+    path = Path(named) if named else Path(settings.models) / FILE_NAME
     kept = Value(values, FILE_NAME.encode()) if values else None
     read = partial(_decode_for_base_path, settings) if settings.base_path else decode
     return ConfigFile(path, read, Policies(), must_exist=bool(named), kept=kept)

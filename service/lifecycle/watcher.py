@@ -54,11 +54,12 @@ class Watcher:
         retries: Retries | None = None,
         loaders: int | None = None,
         records: VersionRecords | None = None,
+        may_begin: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`on_failure`: called whenever a version fails to load. `on_policies`: called with those in force whenever
         they change. `check_reload`: raises ServingError for policies that `reload` must not carry out. `loaders`:
-        threads that load."""
+        threads that load. `may_begin`: whether the models folder holds what the first scan is to find."""
         self._repository = repository
         self._registry = registry
         self._loader = loader
@@ -70,6 +71,7 @@ class Watcher:
         self._check_reload = check_reload
         self._retries = retries or Retries()
         self._records = records or VersionRecords()
+        self._may_begin = may_begin
         self._succession = Succession(registry, agreement, self._retries, clock)
         self._queue = LoadQueue(self._load, loaders or min(usable_cores(), MAX_LOADERS))
         self._policies = Policies()
@@ -441,7 +443,8 @@ class Watcher:
             self._agreement.wake.clear()
             try:
                 if not self._registry.first_scan_done.is_set():
-                    self.scan()
+                    if self._may_begin():
+                        self.scan()
                 elif time.monotonic() >= next_poll:
                     self.poll()
                 self._coordinate()
@@ -457,7 +460,11 @@ class Watcher:
             self._agreement.wake.wait(min(self._pause(next_poll - now), MAX_PAUSE_SECONDS))
 
     def _pause(self, until_next_poll: float) -> float:
-        is_under_way = self._registry.replacements() or not self._states().isdisjoint((State.LOADING, State.UNLOADING))
+        is_under_way = (
+            not self._registry.first_scan_done.is_set()
+            or self._registry.replacements()
+            or not self._states().isdisjoint((State.LOADING, State.UNLOADING))
+        )
         return min(until_next_poll, EAGER_SECONDS) if is_under_way else until_next_poll
 
     def _state(self, key: Key) -> State | None:

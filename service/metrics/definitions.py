@@ -17,6 +17,7 @@ from service.metrics.instruments import (
 )
 from service.metrics.scraped import ApiKeys, Models
 from service.metrics.store import Totals
+from service.runtime import fetching
 from service.runtime.deaths import METRIC
 from service.runtime.shared_memory import SharedMemory, Store
 
@@ -128,6 +129,17 @@ class Metrics:
         self.capture_dropped = Counters(
             store, "serving_capture_dropped", "Requests chosen for capture but not written.", ()
         )
+        # Of the fetching process.
+        self.store_last_listing = Gauges(
+            store, fetching.LAST_LISTING, "When the object store was last listed, in seconds since 1970.", ()
+        )
+        self.store_failing = Gauges(
+            store, fetching.FAILING, "1 while the object store fails, or a version in it cannot be fetched.", ()
+        )
+        self.store_failures = Counters(
+            store, fetching.FAILURES, "Failed listings and fetches of the object store, by kind.", ("kind",)
+        )
+        self.store_fetched_bytes = Counters(store, fetching.FETCHED_BYTES, "Bytes fetched from the object store.", ())
         if registry is not None:
             self.registry = self._registered_in(registry)
 

@@ -5,12 +5,15 @@ import signal
 import time
 from dataclasses import replace
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.arbiter import Arbiter
 
 from service.runtime.deaths import Deaths, Ending
 from service.runtime.shared_memory import SharedMemory, nameless_file
+
+if TYPE_CHECKING:
+    from service.stores.fetcher import FetchingProcess
 
 # A crash report lists at most 100 threads.
 MAX_CRASH_BYTES = 256 * 1024
@@ -52,13 +55,17 @@ class Heartbeat:
 class ServiceArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's arbiter, which also records how each worker ended."""
 
-    def __init__(self, app: object, memory: SharedMemory) -> None:
+    def __init__(self, app: object, memory: SharedMemory, fetching: "FetchingProcess | None" = None) -> None:
+        """`fetching`: the process to keep beside the workers, if there is to be one."""
         self._memory = memory
+        self._fetching = fetching
         self._deaths = Deaths(memory)
         self._is_stopping = False
         super().__init__(app)
 
     def reap_workers(self) -> None:
+        if self._fetching is not None:
+            self._fetching.reap()
         # gunicorn keeps to itself how a worker ended. Reading it with WNOWAIT leaves it to gunicorn as well.
         for pid, worker in self.WORKERS.items():
             worker.ending = _ending(pid)
@@ -70,9 +77,16 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
 
     def manage_workers(self) -> None:
         self._deaths.poll()
+        if self._fetching is not None:
+            self._fetching.keep()
         if len(self.WORKERS) > self.num_workers:
             self._wait_for_successors()
         super().manage_workers()
+
+    def stop(self, graceful: bool = True) -> None:
+        if self._fetching is not None:
+            self._fetching.stop()
+        super().stop(graceful)
 
     def _wait_for_successors(self) -> None:
         """After a reload, keep the old workers until the new ones listen."""

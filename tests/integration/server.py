@@ -22,6 +22,8 @@ from typing import Any
 import psutil
 import pytest
 
+from service.stores.fetcher import PROCESS_NAME
+
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "models"
 DEADLINE_SECONDS = 60
@@ -133,7 +135,7 @@ def free_port() -> int:
 
 
 def workers(server: Server) -> list[psutil.Process]:
-    return psutil.Process(server.process.pid).children()
+    return [one for one in psutil.Process(server.process.pid).children() if one.name() != PROCESS_NAME]
 
 
 def clients_of(worker: psutil.Process) -> set[int]:

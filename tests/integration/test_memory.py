@@ -24,7 +24,7 @@ def test_unloaded_versions_leave_no_memory_behind(
 ) -> None:
     # What is taken away goes at the next look.
     monkeypatch.setattr("service.lifecycle.succession.MIN_ABSENT_SECONDS", 0)
-    app = create_app(Settings(models=tmp_path, engine=engine))
+    app = create_app(Settings(models=str(tmp_path), engine=engine))
     watcher: Watcher = app.watcher
     registry: Registry = app.registry
     watcher.scan()

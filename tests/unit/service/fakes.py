@@ -120,7 +120,7 @@ def make_available(registry: Registry, loaded: LoadedVersion) -> None:
 
 def patient_settings(models: Path, **settings: Any) -> Settings:
     """However slow the machine, nobody is refused for that."""
-    return Settings(**{"models": models, "max_queue_ms": 60_000, **settings})
+    return Settings(**{"models": str(models), "max_queue_ms": 60_000, **settings})
 
 
 @dataclass

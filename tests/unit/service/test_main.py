@@ -38,7 +38,7 @@ def call_main(monkeypatch: pytest.MonkeyPatch) -> Main:
 
     started: list[Any] = []
     monkeypatch.setattr(
-        "service.__main__.ServiceArbiter", lambda app, memory: SimpleNamespace(run=lambda: started.append(app))
+        "service.__main__.ServiceArbiter", lambda app, *_: SimpleNamespace(run=lambda: started.append(app))
     )
 
     def call(*flags: str) -> Any:
@@ -88,6 +88,11 @@ def test_help_has_every_setting(call_main: Main, capsys: pytest.CaptureFixture[s
         (["--port", "http"], "--port='http': expected a whole number"),
         (["--models", "no/such/folder"], "SERVING_MODELS='no/such/folder': there is no such folder"),
         (["--models", __file__], "there is no such folder"),
+        (
+            ["--models", "s3://key:secret@bucket"],
+            "SERVING_MODELS: not a store that the service knows; expected a folder",
+        ),
+        (["--models", "hf://a/b", "--store-folder", __file__], f"SERVING_STORE_FOLDER={__file__!r} cannot be made: "),
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),
         (["--port"], "--port: expected one argument"),
         (["--models-config", "none.toml"], "none.toml: there is no such file"),

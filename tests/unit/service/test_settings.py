@@ -23,7 +23,7 @@ SERVICE_LINK = "tcp://10.96.12.7:8501"
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
-        ("models", "/srv/models", Path("/srv/models")),
+        ("models", "/srv/models", "/srv/models"),
         ("host", "0.0.0.0", "0.0.0.0"),
         ("port", "80", 80),
         ("poll_seconds", "2", 2.0),
@@ -42,12 +42,12 @@ def test_variables_and_flags_are_parsed_by_type(name: str, text: str, value: Any
 @pytest.mark.parametrize(
     ("environ", "flags", "expected"),
     [
-        ({}, {}, {"host": "127.0.0.1", "port": 8501, "models": Path("models"), "engine": "auto"}),
+        ({}, {}, {"host": "127.0.0.1", "port": 8501, "models": "models", "engine": "auto"}),
         ({"SERVING_PORT": "1"}, {"port": "2"}, {"port": 2}),
         ({"SERVING_PORT": "1"}, {"port": ""}, {"port": 1}),
-        ({"MODEL_NAME": "m", "MODEL_BASE_PATH": "/theirs"}, {}, {"model_name": "m", "models": Path("/theirs")}),
-        ({"MODEL_BASE_PATH": "/theirs", "SERVING_MODELS": "/ours"}, {}, {"models": Path("/ours")}),
-        ({"MODEL_BASE_PATH": "/theirs", "SERVING_MODELS": SERVICE_LINK}, {}, {"models": Path("/theirs")}),
+        ({"MODEL_NAME": "m", "MODEL_BASE_PATH": "/theirs"}, {}, {"model_name": "m", "models": "/theirs"}),
+        ({"MODEL_BASE_PATH": "/theirs", "SERVING_MODELS": "/ours"}, {}, {"models": "/ours"}),
+        ({"MODEL_BASE_PATH": "/theirs", "SERVING_MODELS": SERVICE_LINK}, {}, {"models": "/theirs"}),
         ({"SERVING_PORT": SERVICE_LINK}, {"port": "80"}, {"port": 80}),
         ({"PORT": "1", "SERVING_UNKNOWN": "x"}, {}, {}),
         (dict.fromkeys(VARIABLES, ""), {}, {}),

@@ -24,7 +24,7 @@ SIZES = st.integers(0, 5) | st.sampled_from([*ODD_NUMBERS, -1, 2**62, 2**63 - 1,
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> FakeService:
-    settings = Settings(models=tmp_path_factory.mktemp("models"), max_body_bytes=100_000)
+    settings = Settings(models=str(tmp_path_factory.mktemp("models")), max_body_bytes=100_000)
     service = FakeService(create_app(settings))
     service.app.watcher.scan()
     pairs = tensor("DT_FLOAT", -1, 2)

@@ -34,7 +34,7 @@ def test_ready(verb: str) -> None:
 
 
 def test_health_while_starting(tmp_path: Path) -> None:
-    starting = FakeService(create_app(Settings(models=tmp_path)))
+    starting = FakeService(create_app(Settings(models=str(tmp_path))))
     assert (starting.get("/v2/health/live").status_code, starting.get("/v2/health/ready").status_code) == (200, 503)
 
 

@@ -48,7 +48,7 @@ def test_whole_greeting(registry: Registry) -> None:
 
 
 def test_no_models_yet(registry: Registry) -> None:
-    settings = Settings(models=Path("somewhere"))
+    settings = Settings(models="somewhere")
     assert "no models yet: put a SavedModel into somewhere/<name>/1/" in greeting(registry, settings)
     registry.skipped = {"x": "it holds nothing"}
     assert "no models yet" not in greeting(registry, settings)

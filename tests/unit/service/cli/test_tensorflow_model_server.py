@@ -237,7 +237,6 @@ def test_a_flag_without_effect_is_warned_of_once() -> None:
             "You cannot configure all.",
         ),
         (("--model_base_path=x",), "Expected model default to have an absolute path or URI; got base_path()=x"),
-        (("--model_base_path=gs://a/b",), "URIs are not supported"),
         ((*ONE_MODEL, "--model_name=a/b"), "name is 'a/b'"),
         ((*ONE_MODEL, "--rest_api_port=99999"), "--rest_api_port='99999': expected at most 65535"),
         ((*ONE_MODEL, "--rest_api_num_threads=0"), "--rest_api_num_threads='0': expected at least 1"),
@@ -247,6 +246,10 @@ def test_a_flag_without_effect_is_warned_of_once() -> None:
 )
 def test_flags_that_cannot_be_are_refused(flags: tuple[str, ...], message: str) -> None:
     assert message in fault(*flags)
+
+
+def test_base_path_may_be_in_an_object_store() -> None:
+    assert settings("--model_base_path=gs://a/b", "--model_name=m").base_path == "gs://a/b"
 
 
 def test_a_config_file_counts_more_than_a_base_path() -> None:

@@ -121,7 +121,7 @@ def test_wrong_places_are_refused(text: str, message: str) -> None:
 
 
 def test_the_one_model_of_the_settings_serves_its_latest_version(tmp_path: Path) -> None:
-    settings = Settings(base_path=str(tmp_path), model_name="m", models=tmp_path / "none")
+    settings = Settings(base_path=str(tmp_path), model_name="m", models=str(tmp_path / "none"))
     file = policy_file(settings)
     assert file.read()
     policy = ModelPolicy(base_path=str(tmp_path), versions=Latest(latest=1), default_label="")

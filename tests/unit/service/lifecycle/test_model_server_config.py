@@ -192,7 +192,7 @@ def test_file_is_refused_until_its_labels_may_be(tmp_path: Path) -> None:
     refusals = ["not yet"]
     write("")
     settings = Settings(
-        model_config_file=str(tmp_path / "models.config"), model_config_file_poll_wait_seconds=1, models=tmp_path
+        model_config_file=str(tmp_path / "models.config"), model_config_file_poll_wait_seconds=1, models=str(tmp_path)
     )
     now = 0.0
     file = config_file(settings, Values(SharedMemory()), check)

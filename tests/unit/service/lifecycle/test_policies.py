@@ -100,7 +100,7 @@ def test_file_of_the_setting_must_exist(tmp_path: Path) -> None:
 
 
 def test_default_file_is_in_the_models_folder(tmp_path: Path) -> None:
-    file = policy_file(Settings(models=tmp_path))
+    file = policy_file(Settings(models=str(tmp_path)))
     file.check()
     (tmp_path / "models.toml").write_text("[default]\nload = 'lazy'")
     with pytest.raises(InvalidFile, match="Invalid enum value 'lazy'"):

@@ -82,7 +82,7 @@ class Worker:
                 decode_example,
             ),
             self.poll_seconds,
-            PolicySource(policy_file(Settings(models=self.models)), self.board.values),
+            PolicySource(policy_file(Settings(models=str(self.models))), self.board.values),
             self.agreement,
             on_failure=lambda model, version: self.failures.append((model, version)),
             retries=Retries(lambda: self.now),

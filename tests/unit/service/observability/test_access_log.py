@@ -224,7 +224,7 @@ def test_lines_of_a_while_are_written_together_and_soon(tmp_path: Path) -> None:
             blocks.append(lines)
             written.set()
 
-        log = RequestLog(Settings(models=tmp_path), write)
+        log = RequestLog(Settings(models=str(tmp_path)), write)
         for _ in range(3):
             log.answered(request(b"/v1/models", method="GET"), 200, 10)
         assert not blocks

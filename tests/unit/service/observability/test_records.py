@@ -6,10 +6,9 @@ import pytest
 
 PROGRAM = """
 import sys
-from pathlib import Path
 from service import create_app
 from service.settings import Settings
-create_app(Settings(models=Path(sys.argv[1]), otel=sys.argv[2] == "1"))
+create_app(Settings(models=sys.argv[1], otel=sys.argv[2] == "1"))
 print(*sorted({"opentelemetry", "prometheus_client"} & set(sys.modules)))
 """
 

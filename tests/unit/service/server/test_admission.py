@@ -64,7 +64,7 @@ def build(tmp_path: Path) -> Callable[..., Ports]:
         if keys:
             (tmp_path / "keys.toml").write_text(keys)
             settings["api_keys_file"] = str(tmp_path / "keys.toml")
-        return Ports(Settings(models=tmp_path, **settings))
+        return Ports(Settings(models=str(tmp_path), **settings))
 
     return make
 

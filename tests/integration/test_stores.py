@@ -1,0 +1,236 @@
+"""Models in stores: from upload to AVAILABLE, and whatever goes wrong there, while requests are answered."""
+
+import io
+import itertools
+import os
+import signal
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from service.inference.version import State
+from service.stores.fetcher import PROCESS_NAME
+from tests.integration.models import VERSION_1, Model, asking
+from tests.integration.server import TEN, Server, running
+from tests.integration.stores import BUCKET, Fault, Store, make_certificate, serving
+
+ROOT = "all/models"
+URL = f"s3://{BUCKET}/{ROOT}"
+SECRETS = ("AKIDNOBODY", "verysecret", "signed-query", "passw0rd", "hf_token")
+
+Serve = Callable[..., AbstractContextManager[Server]]
+numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def shared_store() -> Iterator[Store]:
+    with serving(Store()) as store, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", store.url)
+        patch.setenv("AWS_ACCESS_KEY_ID", SECRETS[0])
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRETS[1])
+        yield store
+
+
+@pytest.fixture(scope="module")
+def service(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("fetched")
+    with running(folder, folder.parent / "service.log", models=URL, store_folder=folder) as server:
+        yield server
+
+
+@pytest.fixture
+def store(shared_store: Store) -> Iterator[Store]:
+    yield shared_store
+    shared_store.fault = lambda _key: None
+    shared_store.delete("")
+
+
+@pytest.fixture
+def model(store: Store, service: Server) -> Model:
+    """A model of the test's own in the module's service, version 1 of which is served."""
+    model = Model(service, f"m{next(numbers)}")
+    store.upload(VERSION_1, f"{ROOT}/{model.name}/1")
+    model.wait_for_state(1)
+    return model
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Serve:
+    """Starts a service of the test's own."""
+
+    def start(url: str, **settings: object) -> AbstractContextManager[Server]:
+        folder = tmp_path / "fetched"
+        return running(folder, tmp_path / "service.log", models=url, store_folder=folder, **settings)
+
+    return start
+
+
+def failures(server: Server, kind: str) -> float:
+    return server.sample(f'serving_store_failures_total{{kind="{kind}"}}')
+
+
+def wait_for_failure(server: Server, kind: str, before: float = 0) -> None:
+    server.wait_for(lambda: failures(server, kind) > before, f"no failure of the kind {kind}")
+
+
+def wait_for_listings(server: Server, store: Store) -> None:
+    listings = store.count()
+    server.wait_for(lambda: store.count() > listings + 4, "the store is not listed")
+
+
+def fetcher(server: Server) -> psutil.Process:
+    (found,) = [one for one in psutil.Process(server.process.pid).children() if one.name() == PROCESS_NAME]
+    return found
+
+
+def archive_of(version: Path, name: str) -> bytes:
+    with io.BytesIO() as out:
+        with tarfile.open(fileobj=out, mode="w:gz") as tar:
+            tar.add(version, name)
+        return out.getvalue()
+
+
+def test_new_version_takes_over_without_a_failed_request(store: Store, model: Model) -> None:
+    with asking(model.server, f"{model.path}:predict") as outcomes:
+        store.upload(VERSION_1, f"{ROOT}/{model.name}/2")
+        model.wait_for_default(2)
+        store.delete(f"{ROOT}/{model.name}/1/")
+        model.server.wait_for(lambda: model.states() == {2: State.AVAILABLE}, "version 1 is not gone")
+    assert outcomes.keys() == {"200"}
+    assert not (model.folder / "1").exists()
+    assert model.server.sample("serving_store_failing") == 0
+    assert model.server.sample("serving_store_fetched_bytes_total") > 0
+
+
+def test_half_upload_is_not_taken(store: Store, model: Model) -> None:
+    store.upload(VERSION_1, f"{ROOT}/{model.name}/2")
+    graph = store.objects.pop(f"{ROOT}/{model.name}/2/saved_model.pb")
+    wait_for_listings(model.server, store)
+    assert set(model.states()) == {1}
+    store.objects[f"{ROOT}/{model.name}/2/saved_model.pb"] = graph
+    model.wait_for_state(2)
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (Fault(403), "denied"),
+        (Fault(404), "missing"),
+        (Fault(503), "throttled"),
+        (Fault(500), "unreachable"),
+    ],
+    ids=["403", "404", "503", "500"],
+)
+def test_store_that_fails_leaves_everything_serving(store: Store, model: Model, fault: Fault, kind: str) -> None:
+    before = failures(model.server, kind)
+    with asking(model.server, f"{model.path}:predict") as outcomes:
+        store.fault = lambda key: None if key else fault
+        wait_for_failure(model.server, kind, before)
+        assert model.server.sample("serving_store_failing") == 1
+        store.upload(VERSION_1, f"{ROOT}/{model.name}/2")
+        store.fault = lambda _key: None
+        model.wait_for_state(2)
+    assert outcomes.keys() == {"200"}
+    model.server.wait_for(lambda: model.server.sample("serving_store_failing") == 0, "it still fails")
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [(Fault(cut=10), "unreachable"), (Fault(403), "denied"), (Fault(404), "missing"), (Fault(412), "changed")],
+    ids=["cut off", "403", "404", "changed"],
+)
+def test_fetch_that_fails_is_tried_again(store: Store, model: Model, fault: Fault, kind: str) -> None:
+    before = failures(model.server, kind)
+    store.fault = lambda key: fault if key.endswith("2/saved_model.pb") else None
+    store.upload(VERSION_1, f"{ROOT}/{model.name}/2")
+    wait_for_failure(model.server, kind, before)
+    assert not (model.folder / "2").exists()
+    store.fault = lambda _key: None
+    model.wait_for_state(2)
+    assert model.predict() == 200
+
+
+def test_changed_version_is_loaded_again(store: Store, model: Model) -> None:
+    store.objects[f"{ROOT}/{model.name}/1/assets.extra/README.md"] = b"another"
+    model.server.wait_until_logged(f"{model.name} version 1 is replaced")
+    assert model.predict() == 200
+
+
+def test_policies_beside_the_models_are_followed(store: Store, model: Model) -> None:
+    before = failures(model.server, "refused")
+    store.objects[f"{ROOT}/models.toml"] = f"[models.{model.name}]\nversions = [1]\n".encode()
+    model.server.wait_for((model.server.models / "models.toml").exists, "models.toml is not fetched")
+    store.objects[f"{ROOT}/models.toml"] = b"[models.m]\nversions = 'none'\n"
+    wait_for_failure(model.server, "refused", before)
+    store.upload(VERSION_1, f"{ROOT}/{model.name}/2")
+    wait_for_listings(model.server, store)
+    assert set(model.states()) == {1}
+
+
+def test_fetching_process_that_dies_is_replaced(store: Store, model: Model) -> None:
+    before = fetcher(model.server)
+    before.send_signal(signal.SIGKILL)
+    model.server.wait_until_logged("the process that fetches models ended (signal 9)")
+    store.upload(VERSION_1, f"{ROOT}/{model.name}/2")
+    model.wait_for_state(2)
+    assert fetcher(model.server).pid != before.pid
+
+
+def test_nothing_of_a_credential_is_shown(model: Model) -> None:
+    text = model.server.log.read_text() + model.server.request("/metrics").body.decode()
+    assert not [secret for secret in SECRETS if secret in text]
+
+
+def test_it_ends_with_the_first_process_and_starts_with_what_it_fetched(store: Store, serve: Serve) -> None:
+    store.upload(VERSION_1, f"{ROOT}/m/1")
+    store.upload(VERSION_1, f"{ROOT}/m/2")
+    with serve("models", base_path=f"{URL}/m") as server:
+        assert Model(server, "m").states() == {2: State.AVAILABLE}
+        process = fetcher(server)
+        os.kill(server.process.pid, signal.SIGKILL)
+        process.wait(30)
+    store.fault = lambda _key: Fault(503)
+    with serve("models", base_path=f"{URL}/m") as server:
+        assert Model(server, "m").states() == {2: State.AVAILABLE}
+
+
+def test_archive_by_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
+    certificate = make_certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with serving(Store(), certificate) as store:
+        store.objects["some/house.tar.gz"] = archive_of(VERSION_1, "1")
+        url = store.url.replace("://", f"://user:{SECRETS[3]}@") + f"/some/house.tar.gz?sig={SECRETS[2]}"
+        with serve(url) as server:
+            model = Model(server, "house")
+            assert model.states() == {1: State.AVAILABLE}
+            with asking(server, f"{model.path}:predict") as outcomes:
+                store.objects["some/house.tar.gz"] = b"no archive"
+                wait_for_failure(server, "refused")
+                store.objects["some/house.tar.gz"] = archive_of(VERSION_1, "2")
+                model.wait_for_default(2)
+                server.wait_for(lambda: model.states() == {2: State.AVAILABLE}, "version 1 is not gone")
+            assert outcomes.keys() == {"200"}
+            text = server.log.read_text() + server.request("/metrics").body.decode()
+            assert not [secret for secret in SECRETS if secret in text]
+
+
+def test_google_cloud_storage(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
+    with serving(Store()) as store:
+        store.upload(VERSION_1, f"{ROOT}/m/1")
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", store.url)
+        with serve(f"gs://{BUCKET}/{ROOT}") as server:
+            assert Model(server, "m").states() == {1: State.AVAILABLE}
+
+
+def test_hugging_face_repository(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
+    with serving(Store()) as store:
+        store.upload(VERSION_1, "")
+        monkeypatch.setenv("HF_ENDPOINT", store.url)
+        monkeypatch.setenv("HF_TOKEN", SECRETS[4])
+        with serve("hf://some/house") as server:
+            assert server.request("/v1/models/house/versions/1:predict", TEN).status == 200
+            assert SECRETS[4] not in server.log.read_text()
