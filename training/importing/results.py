@@ -72,24 +72,26 @@ def measure(
     examples: Examples,
     labels: tuple[str, ...],
 ) -> Result:
+    def classes_of(outputs: dict[str, Array]) -> Array | None:
+        """[n, classes], also of a single probability with two labels."""
+        if scores is None or not labels:
+            return outputs[scores] if scores else None
+        return label_scores(outputs[scores], signature.outputs[scores], len(labels))
+
     outputs = run(engine, name, signature, examples)
-    found = outputs[scores] if scores else None
-    probabilities = None
-    if scores and labels:
-        probabilities = label_scores(outputs[scores], signature.outputs[scores], len(labels))
+    classes = classes_of(outputs)
     answers, count = examples.answers, examples.count
     scaled_accuracy = None
     metrics: dict[str, Any] = {"test_examples": count}
     text = ""
     if answers is not None and len(answers) == count:
-        classes = probabilities if probabilities is not None else found
-        if classes is not None and classes.ndim == 2 and classes.shape[1] > 1:
+        if classes is not None:
             right = int((classes.argmax(axis=1) == answers).sum())
             metrics["accuracy"] = right / count
-            if examples.files and scores:
+            if examples.files:
                 scaled = {key: (array / 255).astype(array.dtype) for key, array in examples.inputs.items()}
-                other = run(engine, name, signature, replace(examples, inputs=scaled))[scores]
-                scaled_right = float((other.argmax(axis=1) == answers).mean())
+                others = classes_of(run(engine, name, signature, replace(examples, inputs=scaled)))
+                scaled_right = 0.0 if others is None else float((others.argmax(axis=1) == answers).mean())
                 scaled_accuracy = scaled_right if scaled_right > right / count else None
             text = f"{right:,} of {count:,} examples right ({right / count:.4f})"
         elif len(outputs) == 1 and (numbers := next(iter(outputs.values()))).size == count:
@@ -97,7 +99,11 @@ def measure(
             metrics["mean_absolute_error"] = error
             text = f"mean absolute error {error:.4g} on {count:,} examples"
     return Result(
-        metrics=metrics, text=text, scores=found, probabilities=probabilities, scaled_accuracy=scaled_accuracy
+        metrics=metrics,
+        text=text,
+        scores=outputs[scores] if scores else None,
+        probabilities=classes if labels else None,
+        scaled_accuracy=scaled_accuracy,
     )
 
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-import numpy as np
-
 from service.engines.base import LoadError
 from service.engines.litert import LiteRTEngine
 from service.serving_config import ASSETS, TWIN_FILE, Precision, graph_file
@@ -205,7 +203,8 @@ class SavedModelSource:
             raise RunError(f"{self._path}: TensorFlow cannot load it: {' '.join(str(error).split())[:300]}") from None
         name = primary(loaded.signatures, self._signature)
         function = loaded.signatures[name]
-        specs = {key: tf.TensorSpec(spec.shape, spec.dtype, key) for key, spec in _specs_of(function).items()}
+        declared = function.structured_input_signature[1]
+        specs = {key: tf.TensorSpec(spec.shape, spec.dtype, key) for key, spec in declared.items()}
 
         def answer(*tensors: Any) -> dict[str, Any]:
             given = dict(zip(specs, tensors, strict=True))
@@ -365,18 +364,3 @@ def _with_softmax(outputs: Mapping[str, Any]) -> dict[str, Any]:
         raise RunError(f"softmax needs one output with a row of logits; the model has {', '.join(outputs)}")
     logits = tf.cast(outputs[floats[0]], tf.float32)
     return dict(outputs) | {floats[0]: tf.sigmoid(logits) if logits.shape[-1] == 1 else tf.nn.softmax(logits)}
-
-
-def _specs_of(function: Any) -> dict[str, Any]:
-    specs: dict[str, Any] = function.structured_input_signature[1]
-    return specs
-
-
-def rows_of(inputs: Arrays) -> int:
-    return len(next(iter(inputs.values())))
-
-
-def first_rows(inputs: Arrays, count: int) -> dict[str, Array]:
-    """Spread evenly from the first to the last."""
-    places = np.unique(np.linspace(0, rows_of(inputs) - 1, min(count, rows_of(inputs))).astype(int))
-    return {name: array[places] for name, array in inputs.items()}

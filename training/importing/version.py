@@ -31,12 +31,19 @@ from training.export import independence, twin
 from training.export.publish import publish, staging
 from training.export.version import CARD_FILE, METRICS_FILE, REFERENCE_FILE, describe_rows, sizes, write_json
 from training.importing import card, results, samples
-from training.importing.examples import MIN_ROWS, OTHER_SIZE, Examples, has_free_sizes, made_up, takes_any_rows
-from training.importing.source import Arrays, Source, first_rows, primary, why_no_twin
+from training.importing.examples import (
+    MIN_ROWS,
+    OTHER_SIZE,
+    Examples,
+    first_rows,
+    has_free_sizes,
+    made_up,
+    takes_any_rows,
+)
+from training.importing.source import Arrays, Source, primary, why_no_twin
 
 # Of a twin's proof: rows, and seconds for which the SavedModel runs them.
 MAX_ROWS, MAX_SECONDS = 1_000, 10.0
-MAX_MEASURED_ROWS = 10_000  # of examples, for the accuracy
 REPRESENTATIVE_ROWS = 200
 # Sums of float32 in another order, of layers that nobody here has seen.
 TOLERANCE = 1e-4
@@ -92,7 +99,8 @@ def make_version(source: Source, wish: Wish, read_examples: ReadExamples | None,
         labels = wish.labels or (given.names if given else ())
         config = ServingConfig(signatures=signatures, labels=labels, image=image)
         scores = results.scores_output(signature, config)
-        if wish.precision != "float32" and scores is None:
+        classes = (signature.outputs[scores].shape or ())[1:] if scores else ()
+        if wish.precision != "float32" and classes in ((), (1,)):
             raise RunError(
                 f"a twin in {wish.precision} is proved by how many classes it calls right, and the model has no output "
                 "with a score for each class; leave the precision at float32"

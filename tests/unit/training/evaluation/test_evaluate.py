@@ -72,7 +72,7 @@ class Timed:
 def test_timing_ignores_warm_up_and_interrupted_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     timed = Timed(lambda call: 9.0 if call <= evaluate.WARM_UP_CALLS or call % 5 == 0 else 3e-6)
     monkeypatch.setattr(evaluate, "time", timed)
-    assert evaluate.microseconds(timed.predict) == pytest.approx(3)
+    assert evaluate.microseconds(timed.predict, timed.perf_counter) == pytest.approx(3)
 
 
 @pytest.mark.parametrize(("seconds", "calls"), [(60.0, evaluate.MIN_CALLS), (1e-9, evaluate.MAX_CALLS)])
