@@ -82,7 +82,7 @@ def sagemaker_settings(flags: Mapping[str, str], environ: Mapping[str, str] = os
     if environ.get("SERVING_MODELS") or "models" in flags or found.base_path or found.model_config_file:
         return found
     folder = Path(environ.get(BASE_DIR) or "/opt/ml") / "model"
-    return replace(found, models=_linked({}) if has_models else _models_in(folder, str(folder)))
+    return replace(found, models=str(_linked({}) if has_models else _models_in(folder, str(folder))))
 
 
 def _settings(

@@ -20,8 +20,8 @@ def save(*versions: Path) -> None:
         (version / "saved_model.pb").touch()
 
 
-def folders(models: Path) -> dict[str, list[str]]:
-    return {model.name: sorted(version.name for version in model.iterdir()) for model in models.iterdir()}
+def folders(models: str) -> dict[str, list[str]]:
+    return {model.name: sorted(version.name for version in model.iterdir()) for model in Path(models).iterdir()}
 
 
 def sagemaker(base: Path, **variables: str) -> Settings:
@@ -70,7 +70,7 @@ def test_sagemaker_with_models_by_request(tmp_path: Path) -> None:
 
 
 def test_models_of_the_image(tmp_path: Path) -> None:
-    assert sagemaker(tmp_path, SERVING_MODELS="/my/models").models == Path("/my/models")
+    assert sagemaker(tmp_path, SERVING_MODELS="/my/models").models == "/my/models"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_vertex_ai(tmp_path: Path) -> None:
     given = {**IMAGE, "AIP_HTTP_PORT": "8080", "AIP_PREDICT_ROUTE": "/v1/a:predict", "AIP_HEALTH_ROUTE": "/v1/a"}
     found = settings({}, given)
     assert (found.port, found.predict_path, found.health_path) == (8080, "/v1/a:predict", "/v1/a")
-    assert found.models == Path("/models")
+    assert found.models == "/models"
     assert settings({}, {"AIP_HTTP_PORT": "8080"}).host == "0.0.0.0"
     assert settings({"port": "9"}, given).port == 9
     with pytest.raises(InvalidSetting, match="AIP_HTTP_PORT='x': expected a whole number"):
