@@ -143,6 +143,10 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     independent_rows: RowProof | None = None
 
 
+# Made once: two threads that are the first to decode a type crash the process (msgspec 0.22).
+_decoder = msgspec.json.Decoder(ServingConfig)
+
+
 def graph_file(version_dir: Path) -> Path | None:
     """The file with the SavedModel's graph; None if the folder is no SavedModel."""
     return next((path for name in GRAPH_FILES if (path := version_dir / name).is_file()), None)
@@ -187,7 +191,7 @@ def read_serving_config(version_dir: Path) -> ServingConfig:
     except FileNotFoundError:
         return ServingConfig()
     try:
-        return msgspec.json.decode(without_mark(text), type=ServingConfig)
+        return _decoder.decode(without_mark(text))
     except (msgspec.DecodeError, UnicodeDecodeError, NotUtf8) as error:
         raise InvalidServingConfig(f"{ASSETS}/{CONFIG_FILE}: {error}") from None
 

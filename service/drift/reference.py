@@ -56,6 +56,10 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             _check_shares(tuple(self.labels.values()))
 
 
+# Made once: two threads that are the first to decode a type crash the process (msgspec 0.22).
+_decoder = msgspec.json.Decoder(Reference)
+
+
 def read_reference(version_dir: Path) -> Reference | None:
     """None if the version has none. Raises InvalidReference, which names the invalid part and what was expected."""
     try:
@@ -65,7 +69,7 @@ def read_reference(version_dir: Path) -> Reference | None:
     except OSError as error:
         raise InvalidReference(str(error.strerror)) from None
     try:
-        return msgspec.json.decode(without_mark(text), type=Reference)
+        return _decoder.decode(without_mark(text))
     except (msgspec.DecodeError, UnicodeDecodeError, NotUtf8) as error:
         raise InvalidReference(str(error)) from None
 

@@ -21,6 +21,10 @@ class ReloadRequest(msgspec.Struct, frozen=True):
     instead_of: str
 
 
+# Made once: two threads that are the first to decode a type crash the process (msgspec 0.22).
+_decoder = msgspec.json.Decoder(ReloadRequest)
+
+
 class PolicySource:
     """`content`: the policies in force. `error`: why the file is invalid. `number`: of the last request read."""
 
@@ -62,11 +66,11 @@ class PolicySource:
             policies = last.policies if last and last.instead_of == digest else self._file.content
             return msgspec.json.encode(ReloadRequest(change(policies), last.number + 1 if last else 1, digest))
 
-        return msgspec.json.decode(self._values.change(_KEY, following), type=ReloadRequest).number
+        return _decoder.decode(self._values.change(_KEY, following)).number
 
     def _digest(self) -> str:
         return hashlib.sha256(self._file.written or b"").hexdigest()
 
 
 def _decode(encoded: bytes | None) -> ReloadRequest | None:
-    return msgspec.json.decode(encoded, type=ReloadRequest) if encoded else None
+    return _decoder.decode(encoded) if encoded else None

@@ -81,6 +81,12 @@ class _Published(msgspec.Struct, frozen=True):
     report: Report
 
 
+# Made once: two threads that are the first to decode a type crash the process (msgspec 0.22).
+_reports = msgspec.json.Decoder(_Published)
+_load_requests = msgspec.json.Decoder(LoadRequest)
+_slow_versions = msgspec.json.Decoder(SlowVersion)
+
+
 class Board:
     """What the worker processes tell each other: reports, load requests, slow versions."""
 
@@ -111,7 +117,7 @@ class Board:
     def others(self) -> list[Report]:
         """The reports of all other worker processes that are alive."""
         found = [(slot, value) for slot, value in self.values.all(_REPORT) if slot != self._slot]
-        published = [(slot, msgspec.json.decode(value, type=_Published)) for slot, value in found]
+        published = [(slot, _reports.decode(value)) for slot, value in found]
         # The report of a dead process stays until its successor publishes one.
         return [one.report for slot, one in published if one.pid == self._memory.pid(slot)]
 
@@ -119,15 +125,15 @@ class Board:
         """Returns the number of the LoadRequest. Raises MemoryFull."""
 
         def following(before: bytes | None) -> bytes:
-            number = msgspec.json.decode(before, type=LoadRequest).number + 1 if before else 1
+            number = _load_requests.decode(before).number + 1 if before else 1
             return msgspec.json.encode(LoadRequest(model, action, number))
 
         encoded = self.values.change(_REQUEST + model.encode(), following)
-        return msgspec.json.decode(encoded, type=LoadRequest).number
+        return _load_requests.decode(encoded).number
 
     def requests(self) -> dict[str, LoadRequest]:
         """By model, the last one."""
-        found = [msgspec.json.decode(value, type=LoadRequest) for _, value in self.values.all(_REQUEST)]
+        found = [_load_requests.decode(value) for _, value in self.values.all(_REQUEST)]
         return {request.model: request for request in found}
 
     def is_first(self, message: str) -> bool:
@@ -149,7 +155,7 @@ class Board:
             logger.error("other worker processes cannot be told of slow versions: %s", error.strerror)
 
     def slow(self) -> set[SlowVersion]:
-        return self._slow.union(msgspec.json.decode(value, type=SlowVersion) for _, value in self.values.all(_SLOW))
+        return self._slow.union(_slow_versions.decode(value) for _, value in self.values.all(_SLOW))
 
 
 class Agreement:

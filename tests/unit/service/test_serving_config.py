@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +180,30 @@ def test_misplaced_models_are_found(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert list(misplaced_models(tmp_path)) == ["export/saved_model.pb", "lite/model.tflite", "model.keras"]
+
+
+# In a process of its own, which may crash.
+IN_MANY_THREADS = """
+import importlib, pathlib, sys, threading
+from service import serving_config
+
+sys.setswitchinterval(1e-6)
+for _ in range(40):
+    importlib.reload(serving_config)
+    together = threading.Barrier(8)
+
+    def read():
+        together.wait()
+        serving_config.read_serving_config(pathlib.Path(sys.argv[1]))
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_threads_that_read_first_at_the_same_time(tmp_path: Path) -> None:
+    write_serving_config(tmp_path, WHOLE)
+    subprocess.run([sys.executable, "-c", IN_MANY_THREADS, str(tmp_path)], check=True)
