@@ -114,6 +114,7 @@ class ObjectMirror(Mirror):
 
     _before: Mapping[Key, Identity] | None = None
     _policies: File | None = None
+    _is_empty = False
 
     def _follow(self, files: list[File]) -> None:
         by_path = {file.path: file for file in files}
@@ -130,8 +131,9 @@ class ObjectMirror(Mirror):
         for name in self.failures.keys() - names.values() - {FILE_NAME}:
             del self.failures[name]
         if before is None:
-            self.has_begun = bool(local) and all(local.get(key) == listed[key] for key in chosen)
+            self.has_begun |= bool(local) and all(local.get(key) == listed[key] for key in chosen)
             return
+        self._note_empty(len(files), is_empty=not chosen)
         self._remove([key for key in local if key not in listed and key not in before])
         try:
             for key in sorted(chosen, key=lambda key: (-key[1], key[0])):
@@ -162,6 +164,12 @@ class ObjectMirror(Mirror):
         finally:
             self._folder.discard(draft)
         progress.end()
+
+    def _note_empty(self, count: int, *, is_empty: bool) -> None:
+        if is_empty and not self._is_empty:
+            files = f"{count} other file{'s' * (count != 1)}" if count else "nothing"
+            logger.warning("the store holds no version to serve but %s; expected %s", files, self._layout.expected)
+        self._is_empty = is_empty
 
     def _dispensable(self, key: Key) -> list[Key]:
         """What no policy wants, neither now nor once the version is there; oldest first."""

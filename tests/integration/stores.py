@@ -6,7 +6,7 @@ import re
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,12 +23,12 @@ DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
 @dataclass
 class Store:
     """`objects`: by key. `fault`: called with the key, or "" for a listing; what it returns is done to the response.
-    `requests`: their keys and times."""
+    `requests`: their keys and headers."""
 
     url: str = ""
     objects: dict[str, bytes] = field(default_factory=dict)
     fault: Callable[[str], "Fault | None"] = lambda _key: None
-    requests: list[tuple[str, float]] = field(default_factory=list)
+    requests: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
 
     def upload(self, folder: Path, prefix: str) -> None:
         """The graph last, as nobody promises."""
@@ -51,6 +51,7 @@ class Fault:
 
     status: int = 200
     retry_after: str = ""
+    location: str = ""
     cut: int | None = None
     pause: float = 0.0
 
@@ -103,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(key, content)
 
     def _send(self, key: str, content: bytes, status: int = 200) -> None:
-        self.store.requests.append((key, time.monotonic()))
+        self.store.requests.append((key, dict(self.headers)))
         fault = self.store.fault(key) or Fault(status)
         if fault.status != 200:
             content = b"<Error><Code>SomeCode</Code></Error>"
@@ -118,8 +119,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.send_header("ETag", etag(whole))
         self.send_header("Last-Modified", DATE)
-        if fault.retry_after:
-            self.send_header("Retry-After", fault.retry_after)
+        for name, text in (("Retry-After", fault.retry_after), ("Location", fault.location)):
+            if text:
+                self.send_header(name, text)
         self.end_headers()
         content = content[: fault.cut]
         for start in range(0, len(content), 65536):

@@ -13,7 +13,10 @@ import psutil
 import pytest
 
 from service.inference.version import State
+from service.stores.errors import StoreError
 from service.stores.fetcher import PROCESS_NAME
+from service.stores.location import parse
+from service.stores.sources import source_of
 from tests.integration.models import VERSION_1, Model, asking
 from tests.integration.server import TEN, Server, running
 from tests.integration.stores import BUCKET, Fault, Store, make_certificate, serving
@@ -234,3 +237,62 @@ def test_hugging_face_repository(monkeypatch: pytest.MonkeyPatch, serve: Serve) 
         with serve("hf://some/house") as server:
             assert server.request("/v1/models/house/versions/1:predict", TEN).status == 200
             assert SECRETS[4] not in server.log.read_text()
+
+
+def fetched(url: str, store: Store, tmp_path: Path, change: Callable[[], None] = lambda: None) -> bytes:
+    """The first file of a repository or archive, without a service. `change`: called between listing and fetch."""
+    location = parse(url)
+    assert location is not None
+    source = source_of(location, {"HF_ENDPOINT": store.url, "HF_TOKEN": SECRETS[4]})
+    target = tmp_path / f"file{next(numbers)}"
+    file = source.listing()[0]
+    change()
+    source.fetch(file, target, lambda _size: None)
+    return target.read_bytes()
+
+
+def test_credentials_are_not_taken_to_another_host(tmp_path: Path) -> None:
+    with serving(Store()) as store, serving(Store()) as other:
+        store.objects["a/b"] = b"moved"
+        other.objects["a/b"] = b"moved"
+        store.fault = lambda key: Fault(302, location=f"{other.url}/a/b") if key else None
+        assert fetched("hf://some/house", store, tmp_path) == b"moved"
+        assert store.requests[-1][1]["Authorization"] == f"Bearer {SECRETS[4]}"
+        assert "Authorization" not in other.requests[-1][1]
+
+
+def test_large_file_with_another_digest_is_refused(tmp_path: Path) -> None:
+    with serving(Store()) as store:
+        store.objects["a"] = b"12345"
+        with pytest.raises(StoreError, match="a is damaged: its SHA-256 is another"):
+            fetched("hf://some/house", store, tmp_path, lambda: store.objects.update(a=b"54321"))
+
+
+def test_retry_after_is_kept(tmp_path: Path) -> None:
+    with serving(Store()) as store:
+        store.fault = lambda _key: Fault(503, retry_after="7")
+        with pytest.raises(StoreError) as raised:
+            fetched("hf://some/house", store, tmp_path)
+    assert (raised.value.kind, raised.value.retry_after) == ("throttled", 7)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault(302, location="http://localhost:1/a.tar"), "it redirects to a connection that is not encrypted"),
+        (Fault(401), "it denies access .HTTP 401."),
+        (Fault(cut=2), "the connection was cut off"),
+    ],
+)
+def test_archives_that_cannot_be_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, message: str
+) -> None:
+    certificate = make_certificate(tmp_path)
+    with serving(Store(objects={"a.tar": b"12345"}), certificate) as store:
+        with pytest.raises(StoreError, match="its certificate is not trusted"):
+            fetched(f"{store.url}/a.tar", store, tmp_path)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert fetched(f"{store.url}/a.tar", store, tmp_path) == b"12345"
+        store.fault = lambda _key: fault
+        with pytest.raises(StoreError, match=message):
+            fetched(f"{store.url}/a.tar", store, tmp_path)

@@ -108,13 +108,17 @@ def test_version_that_grows_is_not_fetched(fetching: Fetching) -> None:
     assert fetching.versions == {"1"}
 
 
-def test_version_without_a_graph_is_not_fetched(fetching: Fetching) -> None:
+def test_version_without_a_graph_is_not_fetched(fetching: Fetching, caplog: pytest.LogCaptureFixture) -> None:
     fetching.put(1)
     del fetching.source.objects[f"m/1/{GRAPH}"]
     fetching.poll(3)
     assert not fetching.source.fetched
     # There is nothing to wait for.
     assert fetching.mirror.has_begun
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "the store holds no version to serve but 1 other file; expected <model>/<version>/saved_model.pb"
+    )
 
 
 def test_changed_version_takes_the_old_ones_place(fetching: Fetching) -> None:
