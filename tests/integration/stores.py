@@ -85,27 +85,35 @@ class _Handler(BaseHTTPRequestHandler):
             for key, content in sorted(self.store.objects.items())
             if key.startswith(prefix)
         )
-        self._send("", f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>".encode())
+        self._send(
+            "",
+            f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>".encode(),
+            self.store.fault(""),
+        )
 
     def _repository(self, revision: str) -> None:
         siblings = [
             {"rfilename": key, "size": len(content), "blobId": etag(content), "lfs": _lfs(content)}
             for key, content in self.store.objects.items()
         ]
-        self._send("", json.dumps({"sha": f"commit-of-{revision}", "siblings": siblings}).encode())
+        self._send(
+            "", json.dumps({"sha": f"commit-of-{revision}", "siblings": siblings}).encode(), self.store.fault("")
+        )
 
     def _object(self, key: str) -> None:
+        # It may change what is sent.
+        fault = self.store.fault(key)
         content = self.store.objects.get(key)
         if content is None:
-            self._send(key, b"<Error><Code>NoSuchKey</Code></Error>", 404)
+            self._send(key, b"<Error><Code>NoSuchKey</Code></Error>", fault or Fault(404))
         elif self.headers.get("If-Match", etag(content)) != etag(content):
-            self._send(key, b"<Error><Code>PreconditionFailed</Code></Error>", 412)
+            self._send(key, b"<Error><Code>PreconditionFailed</Code></Error>", fault or Fault(412))
         else:
-            self._send(key, content)
+            self._send(key, content, fault)
 
-    def _send(self, key: str, content: bytes, status: int = 200) -> None:
+    def _send(self, key: str, content: bytes, fault: Fault | None) -> None:
         self.store.requests.append((key, dict(self.headers)))
-        fault = self.store.fault(key) or Fault(status)
+        fault = fault or Fault()
         if fault.status != 200:
             content = b"<Error><Code>SomeCode</Code></Error>"
         whole = content

@@ -14,11 +14,10 @@ import pytest
 
 from service.inference.version import State
 from service.stores.errors import StoreError
-from service.stores.fetcher import PROCESS_NAME
 from service.stores.location import parse
 from service.stores.sources import source_of
 from tests.integration.models import VERSION_1, Model, asking
-from tests.integration.server import TEN, Server, running
+from tests.integration.server import Server, is_fetcher, running
 from tests.integration.stores import BUCKET, Fault, Store, make_certificate, serving
 
 ROOT = "all/models"
@@ -86,7 +85,7 @@ def wait_for_listings(server: Server, store: Store) -> None:
 
 
 def fetcher(server: Server) -> psutil.Process:
-    (found,) = [one for one in psutil.Process(server.process.pid).children() if one.name() == PROCESS_NAME]
+    (found,) = filter(is_fetcher, psutil.Process(server.process.pid).children())
     return found
 
 
@@ -155,6 +154,29 @@ def test_fetch_that_fails_is_tried_again(store: Store, model: Model, fault: Faul
     store.fault = lambda _key: None
     model.wait_for_state(2)
     assert model.predict() == 200
+
+
+def test_slow_store_holds_up_nobody(store: Store, model: Model) -> None:
+    store.fault = lambda key: Fault(pause=1) if key.endswith("2/saved_model.pb") else None
+    with asking(model.server, f"{model.path}:predict") as outcomes:
+        store.upload(VERSION_1, f"{ROOT}/{model.name}/2")
+        model.wait_for_default(2)
+    assert outcomes.keys() == {"200"}
+
+
+def test_version_that_changes_while_it_is_fetched_is_fetched_anew(store: Store, model: Model) -> None:
+    readme = f"{ROOT}/{model.name}/2/assets.extra/README.md"
+
+    def change(key: str) -> None:
+        if key == readme and store.objects[key] != b"another":
+            store.objects[key] = b"another"
+
+    before = failures(model.server, "changed")
+    store.fault = change
+    store.upload(VERSION_1, f"{ROOT}/{model.name}/2")
+    model.wait_for_state(2)
+    assert (model.folder / "2/assets.extra/README.md").read_bytes() == b"another"
+    assert failures(model.server, "changed") > before
 
 
 def test_changed_version_is_loaded_again(store: Store, model: Model) -> None:
@@ -226,7 +248,11 @@ def test_google_cloud_storage(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> 
         store.upload(VERSION_1, f"{ROOT}/m/1")
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", store.url)
         with serve(f"gs://{BUCKET}/{ROOT}") as server:
-            assert Model(server, "m").states() == {1: State.AVAILABLE}
+            model = Model(server, "m")
+            with asking(server, f"{model.path}:predict") as outcomes:
+                store.upload(VERSION_1, f"{ROOT}/m/2")
+                model.wait_for_default(2)
+            assert outcomes.keys() == {"200"}
 
 
 def test_hugging_face_repository(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
@@ -235,7 +261,10 @@ def test_hugging_face_repository(monkeypatch: pytest.MonkeyPatch, serve: Serve) 
         monkeypatch.setenv("HF_ENDPOINT", store.url)
         monkeypatch.setenv("HF_TOKEN", SECRETS[4])
         with serve("hf://some/house") as server:
-            assert server.request("/v1/models/house/versions/1:predict", TEN).status == 200
+            with asking(server, "/v1/models/house/versions/1:predict") as outcomes:
+                store.objects["assets.extra/README.md"] = b"another"
+                server.wait_until_logged("house version 1 is replaced")
+            assert outcomes.keys() == {"200"}
             assert SECRETS[4] not in server.log.read_text()
 
 
