@@ -195,10 +195,11 @@ def _of_sibling(one: Mapping[str, Any]) -> File:
 
 
 def _token_in_file(environ: Mapping[str, str]) -> str:
-    home = Path(environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    folder = environ.get("HF_HOME", "~/.cache/huggingface")
     try:
-        return Path(environ.get("HF_TOKEN_PATH") or home / "token").read_text().strip()
-    except OSError:
+        return Path(environ.get("HF_TOKEN_PATH") or f"{folder}/token").expanduser().read_text().strip()
+    except (OSError, RuntimeError):
+        # RuntimeError: a user without a home.
         return ""
 
 
