@@ -113,7 +113,6 @@ class ObjectMirror(Mirror):
     """Of a store that lists the files of versions."""
 
     _before: Mapping[Key, Identity] | None = None
-    _policies: File | None = None
     _is_empty = False
 
     def _follow(self, files: list[File]) -> None:
@@ -180,19 +179,21 @@ class ObjectMirror(Mirror):
     def _update_policies(self, file: File | None) -> None:
         """models.toml, if the store has one beside the models: as soon as it is valid, so that a start never fails for
         it."""
-        path = self._folder.root / FILE_NAME
-        if self._layout.is_one_model or file == self._policies:
+        if not self._layout.has_policies:
             return
+        before = self._folder.policies
         if file is None:
-            path.unlink(missing_ok=True)
+            self.failures.pop(FILE_NAME, None)
+            if before is not None:
+                self._folder.remove_policies()
+            return
+        identity = {FILE_NAME: (file.size, file.etag)}
+        if identity == before:
             self.failures.pop(FILE_NAME, None)
         else:
-            self._try(FILE_NAME, {"": (file.size, file.etag)}, partial(self._fetch_policies, file, path))
-            if FILE_NAME in self.failures:
-                return
-        self._policies = file
+            self._try(FILE_NAME, identity, partial(self._fetch_policies, file, identity))
 
-    def _fetch_policies(self, file: File, path: Path) -> None:
+    def _fetch_policies(self, file: File, identity: Identity) -> None:
         if file.size > MAX_POLICIES_BYTES:
             raise StoreError("refused", f"it has {file.size} bytes; at most {MAX_POLICIES_BYTES} are expected")
         draft = self._folder.draft()
@@ -202,7 +203,7 @@ class ObjectMirror(Mirror):
                 decode((draft / FILE_NAME).read_bytes(), Path(FILE_NAME))
             except InvalidFile as error:
                 raise StoreError("refused", str(error)) from None
-            (draft / FILE_NAME).rename(path)
+            self._folder.install_policies(draft / FILE_NAME, identity)
         finally:
             self._folder.discard(draft)
 

@@ -265,9 +265,18 @@ def test_policies_are_fetched_if_they_are_valid(fetching: Fetching) -> None:
     assert path.read_bytes() == b"[models.m]\nversions = [1]\n"
     assert fetching.reasons[0].startswith("models.toml: ")
     del fetching.source.objects["models.toml"]
-    fetching.poll()
+    second = Fetching(fetching.root)
+    second.poll()
     assert not path.exists()
-    assert not fetching.reasons
+
+
+def test_policies_of_somebody_else_are_left_alone(fetching: Fetching) -> None:
+    (path := fetching.root / "models.toml").write_bytes(b"theirs")
+    fetching.poll()
+    fetching.source.objects["models.toml"] = b""
+    fetching.poll()
+    assert path.read_bytes() == b"theirs"
+    assert "was not fetched; remove it" in fetching.reasons[0]
 
 
 def archive_of(*names: str) -> bytes:
