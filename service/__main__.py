@@ -134,11 +134,9 @@ def _store_error(settings: Settings, location: Location) -> str | None:
     folder = Path(settings.store_folder)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Else somebody else could put models into it.
-        is_own = folder.stat().st_uid == os.geteuid()
     except OSError as error:
         return f"SERVING_STORE_FOLDER={str(folder)!r} cannot be made: {error.strerror}"
-    return None if is_own else f"SERVING_STORE_FOLDER={str(folder)!r}: expected a folder of the user who serves"
+    return None if os.access(folder, os.W_OK) else f"SERVING_STORE_FOLDER={str(folder)!r} cannot be written"
 
 
 def _startup_error(settings: Settings) -> str | None:

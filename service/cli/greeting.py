@@ -34,6 +34,8 @@ def greeting(registry: Registry, settings: Settings) -> str:
     if not registry.statuses() and not registry.skipped:
         if settings.model_config_file:
             lines.append(f"  no models yet: {settings.model_config_file} lists none")
+        elif settings.models == settings.store_folder:
+            lines.append("  no models yet: what comes into the object store is served")
         else:
             lines.append(f"  no models yet: put a SavedModel into {settings.models}/<name>/1/ and it is served")
     examples = [command for loaded in _default_versions(registry) if (command := _curl(loaded, settings, address))]

@@ -161,9 +161,12 @@ def _ini(path: str, section: str) -> Variables:
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read(Path(path).expanduser())
+    except RuntimeError:
+        # A user without a home.
+        return {}
     except (configparser.Error, OSError, ValueError):
         raise StoreError("denied", f"{path} cannot be read") from None
-    return dict(parser[section]) if parser.has_section(section) or section == parser.default_section else {}
+    return dict(parser[section]) if parser.has_section(section) else {}
 
 
 def _read(path: str) -> bytes:

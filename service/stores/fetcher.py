@@ -77,7 +77,8 @@ class FetchingProcess:
     def stop(self) -> None:
         if self._pid:
             with suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGTERM)
+                # It leaves nothing half done, whenever it ends.
+                os.kill(self._pid, signal.SIGKILL)
             with suppress(ChildProcessError):
                 os.waitpid(self._pid, 0)
             self._pid = 0

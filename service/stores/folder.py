@@ -1,6 +1,7 @@
 """The folder that is fetched into: what the watcher of the workers serves. It holds nothing half done.
 
 <folder>/<model>/<version>/               with a manifest, by which it is known what it was fetched from
+<folder>/models.toml                      with a manifest beside it
 <folder>/.fetching/                       drafts, and what is being removed
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from service.lifecycle.policies import FILE_NAME
 from service.lifecycle.repository import Key, version_number
 from service.stores.errors import StoreError
 
@@ -40,10 +42,31 @@ class FetchFolder:
         found = {}
         for manifest in self.root.glob(f"*/*/{MANIFEST}"):
             version = manifest.parent
-            if version.parent.name != _DRAFTS and (number := version_number(version.name)) is not None:
-                with suppress(OSError, msgspec.ValidationError, msgspec.DecodeError):
-                    found[version.parent.name, number] = msgspec.json.decode(manifest.read_bytes(), type=Identity)
+            if version.parent.name == _DRAFTS or (number := version_number(version.name)) is None:
+                continue
+            if (identity := _read(manifest)) is not None:
+                found[version.parent.name, number] = identity
         return found
+
+    @property
+    def policies(self) -> Identity | None:
+        """What models.toml was fetched from; None if there is none, or it is somebody else's."""
+        return _read(self.root / MANIFEST)
+
+    def install_policies(self, draft: Path, identity: Identity) -> None:
+        """Raises StoreError."""
+        path = self.root / FILE_NAME
+        if path.exists() and self.policies is None:
+            raise StoreError("refused", f"{path} is there already, and was not fetched; remove it")
+        manifest = self.root / MANIFEST
+        # Ours, and to be fetched again if this process is killed before the next manifest.
+        manifest.write_bytes(b"{}")
+        draft.rename(path)
+        manifest.write_bytes(msgspec.json.encode(identity))
+
+    def remove_policies(self) -> None:
+        (self.root / FILE_NAME).unlink(missing_ok=True)
+        (self.root / MANIFEST).unlink(missing_ok=True)
 
     def draft(self) -> Path:
         """A new empty folder, on the same disk."""
@@ -102,6 +125,12 @@ class FetchFolder:
 
     def _new(self) -> Path:
         return self._drafts / str(next(self._numbers))
+
+
+def _read(manifest: Path) -> Identity | None:
+    with suppress(OSError, msgspec.ValidationError, msgspec.DecodeError):
+        return msgspec.json.decode(manifest.read_bytes(), type=Identity)
+    return None
 
 
 def files_below(folder: Path) -> list[str]:

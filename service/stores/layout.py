@@ -19,13 +19,15 @@ class Layout:
     version."""
 
     def __init__(self, model: str, *, is_one_model: bool, is_free: bool) -> None:
+        # A stranger's repository must not say how models are served, nor where requests are captured.
+        self.has_policies = not is_one_model and not is_free
         self._model = model
-        self.is_one_model = is_one_model
+        self._is_one_model = is_one_model
         self._is_free = is_free
 
     @property
     def expected(self) -> str:
-        return "<version>/saved_model.pb" if self.is_one_model else "<model>/<version>/saved_model.pb"
+        return "<version>/saved_model.pb" if self._is_one_model else "<model>/<version>/saved_model.pb"
 
     def versions(self, paths: Iterable[str]) -> Versions:
         """Complete ones and others. Raises StoreError for a path that leads out of its version."""
@@ -52,7 +54,7 @@ class Layout:
                 return 0
             if any(_is_graph_of_version(path) for path in paths):
                 return 1
-        return 1 if self.is_one_model else 2
+        return 1 if self._is_one_model else 2
 
 
 def is_complete(names: Collection[str]) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -110,5 +111,9 @@ def fetched(settings: Settings, location: Location, environ: Mapping[str, str] =
 def _cache_folder(settings: Settings, location: Location, environ: Mapping[str, str]) -> Path:
     """The same after a restart, and another for each store and service of this machine."""
     key = repr((str(location), bool(settings.base_path), settings.host, settings.port))
-    cache = Path(environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    try:
+        cache = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        # A user without a home.
+        cache = Path(tempfile.gettempdir())
     return cache / "fitting-room" / f"{location.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"

@@ -113,7 +113,7 @@ class ObjectMirror(Mirror):
     """Of a store that lists the files of versions."""
 
     _before: Mapping[Key, Identity] | None = None
-    _policies: File | None = None
+    _is_empty = False
 
     def _follow(self, files: list[File]) -> None:
         by_path = {file.path: file for file in files}
@@ -130,8 +130,9 @@ class ObjectMirror(Mirror):
         for name in self.failures.keys() - names.values() - {FILE_NAME}:
             del self.failures[name]
         if before is None:
-            self.has_begun = bool(local) and all(local.get(key) == listed[key] for key in chosen)
+            self.has_begun |= bool(local) and all(local.get(key) == listed[key] for key in chosen)
             return
+        self._note_empty(len(files), is_empty=not chosen)
         self._remove([key for key in local if key not in listed and key not in before])
         try:
             for key in sorted(chosen, key=lambda key: (-key[1], key[0])):
@@ -163,6 +164,12 @@ class ObjectMirror(Mirror):
             self._folder.discard(draft)
         progress.end()
 
+    def _note_empty(self, count: int, *, is_empty: bool) -> None:
+        if is_empty and not self._is_empty:
+            files = f"{count} other file{'s' * (count != 1)}" if count else "nothing"
+            logger.warning("the store holds no version to serve but %s; expected %s", files, self._layout.expected)
+        self._is_empty = is_empty
+
     def _dispensable(self, key: Key) -> list[Key]:
         """What no policy wants, neither now nor once the version is there; oldest first."""
         local = self._folder.versions().keys()
@@ -172,19 +179,21 @@ class ObjectMirror(Mirror):
     def _update_policies(self, file: File | None) -> None:
         """models.toml, if the store has one beside the models: as soon as it is valid, so that a start never fails for
         it."""
-        path = self._folder.root / FILE_NAME
-        if self._layout.is_one_model or file == self._policies:
+        if not self._layout.has_policies:
             return
+        before = self._folder.policies
         if file is None:
-            path.unlink(missing_ok=True)
+            self.failures.pop(FILE_NAME, None)
+            if before is not None:
+                self._folder.remove_policies()
+            return
+        identity = {FILE_NAME: (file.size, file.etag)}
+        if identity == before:
             self.failures.pop(FILE_NAME, None)
         else:
-            self._try(FILE_NAME, {"": (file.size, file.etag)}, partial(self._fetch_policies, file, path))
-            if FILE_NAME in self.failures:
-                return
-        self._policies = file
+            self._try(FILE_NAME, identity, partial(self._fetch_policies, file, identity))
 
-    def _fetch_policies(self, file: File, path: Path) -> None:
+    def _fetch_policies(self, file: File, identity: Identity) -> None:
         if file.size > MAX_POLICIES_BYTES:
             raise StoreError("refused", f"it has {file.size} bytes; at most {MAX_POLICIES_BYTES} are expected")
         draft = self._folder.draft()
@@ -194,7 +203,7 @@ class ObjectMirror(Mirror):
                 decode((draft / FILE_NAME).read_bytes(), Path(FILE_NAME))
             except InvalidFile as error:
                 raise StoreError("refused", str(error)) from None
-            (draft / FILE_NAME).rename(path)
+            self._folder.install_policies(draft / FILE_NAME, identity)
         finally:
             self._folder.discard(draft)
 

@@ -14,6 +14,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
+from service.serving_config import ASSETS
 from service.stores import cloud
 from service.stores.errors import StoreError, of_library, of_status
 from service.stores.location import Location
@@ -60,31 +61,37 @@ class ObjectStore:
     def __init__(self, location: Location, environ: Mapping[str, str]) -> None:
         self._location = location
         self._environ = environ
+        # It keeps connections and the credentials of identities.
+        self._store: Any = None
 
     def listing(self) -> list[File]:
         import obstore
 
-        # Each time: credentials in files and variables' files may be new ones.
-        self._store = cloud.connect(self._location, self._environ)
+        if self._store is None:
+            self._store = cloud.connect(self._location, self._environ)
         found: list[File] = []
         try:
             for page in obstore.list(self._store):
-                found += [File(one["path"], one["size"], one["e_tag"] or str(one["last_modified"])) for one in page]
+                found += map(_of_object, page)
                 _check_count(len(found))
         except StoreError:
             raise
         except Exception as error:
+            # Credentials that are read from files may be new ones.
+            self._store = None
             raise of_library(error) from None
         return _without_folders(found)
 
     def fetch(self, file: File, target: Path, fetched: Callable[[int], None]) -> None:
         import obstore
 
-        options: Any = {"if_match": file.etag} if file.etag.startswith('"') else {}
         try:
-            chunks = iter(obstore.get(self._store, file.path, options=options).stream(min_chunk_size=CHUNK_BYTES))
+            result = obstore.get(self._store, file.path)
+            chunks = iter(result.stream(min_chunk_size=CHUNK_BYTES))
         except Exception as error:
             raise of_library(error) from None
+        if _of_object(result.meta)[1:] != file[1:]:
+            raise of_status(412)
 
         def read() -> Any:
             try:
@@ -95,10 +102,19 @@ class ObjectStore:
         _write(file, target, read, fetched)
 
 
+def _of_object(meta: Mapping[str, Any]) -> File:
+    # Azure's listing has ETags without quotation marks.
+    return File(meta["path"], meta["size"], (meta["e_tag"] or str(meta["last_modified"])).strip('"'))
+
+
 def _without_folders(files: list[File]) -> list[File]:
-    """Without the empty objects that stand for folders."""
+    """Without the empty objects that stand for folders, as some tools make them."""
     folders = {parent for file in files for parent in _parents(file.path)}
-    return [file for file in files if file.size or file.path not in folders]
+
+    def is_folder(file: File) -> bool:
+        return file.path in folders or file.path.rpartition("/")[2] in ("assets", "variables", ASSETS)
+
+    return [file for file in files if file.size or not is_folder(file)]
 
 
 def _parents(path: str) -> Iterator[str]:
@@ -179,10 +195,11 @@ def _of_sibling(one: Mapping[str, Any]) -> File:
 
 
 def _token_in_file(environ: Mapping[str, str]) -> str:
-    home = Path(environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    folder = environ.get("HF_HOME", "~/.cache/huggingface")
     try:
-        return Path(environ.get("HF_TOKEN_PATH") or home / "token").read_text().strip()
-    except OSError:
+        return Path(environ.get("HF_TOKEN_PATH") or f"{folder}/token").expanduser().read_text().strip()
+    except (OSError, RuntimeError):
+        # RuntimeError: a user without a home.
         return ""
 
 

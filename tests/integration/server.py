@@ -135,7 +135,14 @@ def free_port() -> int:
 
 
 def workers(server: Server) -> list[psutil.Process]:
-    return [one for one in psutil.Process(server.process.pid).children() if one.name() != PROCESS_NAME]
+    return [one for one in psutil.Process(server.process.pid).children() if not is_fetcher(one)]
+
+
+def is_fetcher(process: psutil.Process) -> bool:
+    """Whether it is the one that fetches models."""
+    with suppress(psutil.NoSuchProcess):
+        return process.name() == PROCESS_NAME
+    return False
 
 
 def clients_of(worker: psutil.Process) -> set[int]:

@@ -6,7 +6,7 @@ import re
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,12 +23,12 @@ DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
 @dataclass
 class Store:
     """`objects`: by key. `fault`: called with the key, or "" for a listing; what it returns is done to the response.
-    `requests`: their keys and times."""
+    `requests`: their keys and headers."""
 
     url: str = ""
     objects: dict[str, bytes] = field(default_factory=dict)
     fault: Callable[[str], "Fault | None"] = lambda _key: None
-    requests: list[tuple[str, float]] = field(default_factory=list)
+    requests: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
 
     def upload(self, folder: Path, prefix: str) -> None:
         """The graph last, as nobody promises."""
@@ -51,6 +51,7 @@ class Fault:
 
     status: int = 200
     retry_after: str = ""
+    location: str = ""
     cut: int | None = None
     pause: float = 0.0
 
@@ -84,27 +85,35 @@ class _Handler(BaseHTTPRequestHandler):
             for key, content in sorted(self.store.objects.items())
             if key.startswith(prefix)
         )
-        self._send("", f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>".encode())
+        self._send(
+            "",
+            f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>".encode(),
+            self.store.fault(""),
+        )
 
     def _repository(self, revision: str) -> None:
         siblings = [
             {"rfilename": key, "size": len(content), "blobId": etag(content), "lfs": _lfs(content)}
             for key, content in self.store.objects.items()
         ]
-        self._send("", json.dumps({"sha": f"commit-of-{revision}", "siblings": siblings}).encode())
+        self._send(
+            "", json.dumps({"sha": f"commit-of-{revision}", "siblings": siblings}).encode(), self.store.fault("")
+        )
 
     def _object(self, key: str) -> None:
+        # It may change what is sent.
+        fault = self.store.fault(key)
         content = self.store.objects.get(key)
         if content is None:
-            self._send(key, b"<Error><Code>NoSuchKey</Code></Error>", 404)
+            self._send(key, b"<Error><Code>NoSuchKey</Code></Error>", fault or Fault(404))
         elif self.headers.get("If-Match", etag(content)) != etag(content):
-            self._send(key, b"<Error><Code>PreconditionFailed</Code></Error>", 412)
+            self._send(key, b"<Error><Code>PreconditionFailed</Code></Error>", fault or Fault(412))
         else:
-            self._send(key, content)
+            self._send(key, content, fault)
 
-    def _send(self, key: str, content: bytes, status: int = 200) -> None:
-        self.store.requests.append((key, time.monotonic()))
-        fault = self.store.fault(key) or Fault(status)
+    def _send(self, key: str, content: bytes, fault: Fault | None) -> None:
+        self.store.requests.append((key, dict(self.headers)))
+        fault = fault or Fault()
         if fault.status != 200:
             content = b"<Error><Code>SomeCode</Code></Error>"
         whole = content
@@ -118,8 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.send_header("ETag", etag(whole))
         self.send_header("Last-Modified", DATE)
-        if fault.retry_after:
-            self.send_header("Retry-After", fault.retry_after)
+        for name, text in (("Retry-After", fault.retry_after), ("Location", fault.location)):
+            if text:
+                self.send_header(name, text)
         self.end_headers()
         content = content[: fault.cut]
         for start in range(0, len(content), 65536):

@@ -13,9 +13,11 @@ import psutil
 import pytest
 
 from service.inference.version import State
-from service.stores.fetcher import PROCESS_NAME
+from service.stores.errors import StoreError
+from service.stores.location import parse
+from service.stores.sources import source_of
 from tests.integration.models import VERSION_1, Model, asking
-from tests.integration.server import TEN, Server, running
+from tests.integration.server import Server, is_fetcher, running
 from tests.integration.stores import BUCKET, Fault, Store, make_certificate, serving
 
 ROOT = "all/models"
@@ -83,7 +85,7 @@ def wait_for_listings(server: Server, store: Store) -> None:
 
 
 def fetcher(server: Server) -> psutil.Process:
-    (found,) = [one for one in psutil.Process(server.process.pid).children() if one.name() == PROCESS_NAME]
+    (found,) = filter(is_fetcher, psutil.Process(server.process.pid).children())
     return found
 
 
@@ -152,6 +154,29 @@ def test_fetch_that_fails_is_tried_again(store: Store, model: Model, fault: Faul
     store.fault = lambda _key: None
     model.wait_for_state(2)
     assert model.predict() == 200
+
+
+def test_slow_store_holds_up_nobody(store: Store, model: Model) -> None:
+    store.fault = lambda key: Fault(pause=1) if key.endswith("2/saved_model.pb") else None
+    with asking(model.server, f"{model.path}:predict") as outcomes:
+        store.upload(VERSION_1, f"{ROOT}/{model.name}/2")
+        model.wait_for_default(2)
+    assert outcomes.keys() == {"200"}
+
+
+def test_version_that_changes_while_it_is_fetched_is_fetched_anew(store: Store, model: Model) -> None:
+    readme = f"{ROOT}/{model.name}/2/assets.extra/README.md"
+
+    def change(key: str) -> None:
+        if key == readme and store.objects[key] != b"another":
+            store.objects[key] = b"another"
+
+    before = failures(model.server, "changed")
+    store.fault = change
+    store.upload(VERSION_1, f"{ROOT}/{model.name}/2")
+    model.wait_for_state(2)
+    assert (model.folder / "2/assets.extra/README.md").read_bytes() == b"another"
+    assert failures(model.server, "changed") > before
 
 
 def test_changed_version_is_loaded_again(store: Store, model: Model) -> None:
@@ -223,7 +248,11 @@ def test_google_cloud_storage(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> 
         store.upload(VERSION_1, f"{ROOT}/m/1")
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", store.url)
         with serve(f"gs://{BUCKET}/{ROOT}") as server:
-            assert Model(server, "m").states() == {1: State.AVAILABLE}
+            model = Model(server, "m")
+            with asking(server, f"{model.path}:predict") as outcomes:
+                store.upload(VERSION_1, f"{ROOT}/m/2")
+                model.wait_for_default(2)
+            assert outcomes.keys() == {"200"}
 
 
 def test_hugging_face_repository(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
@@ -232,5 +261,67 @@ def test_hugging_face_repository(monkeypatch: pytest.MonkeyPatch, serve: Serve) 
         monkeypatch.setenv("HF_ENDPOINT", store.url)
         monkeypatch.setenv("HF_TOKEN", SECRETS[4])
         with serve("hf://some/house") as server:
-            assert server.request("/v1/models/house/versions/1:predict", TEN).status == 200
+            with asking(server, "/v1/models/house/versions/1:predict") as outcomes:
+                store.objects["assets.extra/README.md"] = b"another"
+                server.wait_until_logged("house version 1 is replaced")
+            assert outcomes.keys() == {"200"}
             assert SECRETS[4] not in server.log.read_text()
+
+
+def fetched(url: str, store: Store, tmp_path: Path, change: Callable[[], None] = lambda: None) -> bytes:
+    """The first file of a repository or archive, without a service. `change`: called between listing and fetch."""
+    location = parse(url)
+    assert location is not None
+    source = source_of(location, {"HF_ENDPOINT": store.url, "HF_TOKEN": SECRETS[4]})
+    target = tmp_path / f"file{next(numbers)}"
+    file = source.listing()[0]
+    change()
+    source.fetch(file, target, lambda _size: None)
+    return target.read_bytes()
+
+
+def test_credentials_are_not_taken_to_another_host(tmp_path: Path) -> None:
+    with serving(Store()) as store, serving(Store()) as other:
+        store.objects["a/b"] = b"moved"
+        other.objects["a/b"] = b"moved"
+        store.fault = lambda key: Fault(302, location=f"{other.url}/a/b") if key else None
+        assert fetched("hf://some/house", store, tmp_path) == b"moved"
+        assert store.requests[-1][1]["Authorization"] == f"Bearer {SECRETS[4]}"
+        assert "Authorization" not in other.requests[-1][1]
+
+
+def test_large_file_with_another_digest_is_refused(tmp_path: Path) -> None:
+    with serving(Store()) as store:
+        store.objects["a"] = b"12345"
+        with pytest.raises(StoreError, match="a is damaged: its SHA-256 is another"):
+            fetched("hf://some/house", store, tmp_path, lambda: store.objects.update(a=b"54321"))
+
+
+def test_retry_after_is_kept(tmp_path: Path) -> None:
+    with serving(Store()) as store:
+        store.fault = lambda _key: Fault(503, retry_after="7")
+        with pytest.raises(StoreError) as raised:
+            fetched("hf://some/house", store, tmp_path)
+    assert (raised.value.kind, raised.value.retry_after) == ("throttled", 7)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault(302, location="http://localhost:1/a.tar"), "it redirects to a connection that is not encrypted"),
+        (Fault(401), "it denies access .HTTP 401."),
+        (Fault(cut=2), "the connection was cut off"),
+    ],
+)
+def test_archives_that_cannot_be_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, message: str
+) -> None:
+    certificate = make_certificate(tmp_path)
+    with serving(Store(objects={"a.tar": b"12345"}), certificate) as store:
+        with pytest.raises(StoreError, match="its certificate is not trusted"):
+            fetched(f"{store.url}/a.tar", store, tmp_path)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert fetched(f"{store.url}/a.tar", store, tmp_path) == b"12345"
+        store.fault = lambda _key: fault
+        with pytest.raises(StoreError, match=message):
+            fetched(f"{store.url}/a.tar", store, tmp_path)

@@ -204,6 +204,15 @@ def test_polls_until_stopped_even_after_an_error(
     assert "out of luck" in caplog.text
 
 
+def test_first_scan_waits_until_the_models_are_there(tmp_path: Path) -> None:
+    answers = [True, False, False]
+    worker = Worker(tmp_path / "models", may_begin=lambda: answers.pop() and bool(worker.add("a/1")))
+    worker.watcher.start()
+    assert worker.registry.first_scan_done.wait(MAX_WAIT_SECONDS)
+    worker.watcher.stop()
+    assert worker.registry.get("a").version == 1
+
+
 def test_bad_policy_file_is_logged_once_and_ignored(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
     worker.begin_with("a/1", "a/2", policies="[models.a.labels]\nstable = 1")
     worker.write_policies("[models.a.labels]\nstable = 'two'")

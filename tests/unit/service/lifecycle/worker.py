@@ -68,6 +68,7 @@ class Worker:
     failures: list[tuple[str, int]] = field(default_factory=list)
     records: VersionRecords = field(default_factory=VersionRecords)
     poll_seconds: float = NEVER_SECONDS
+    may_begin: Callable[[], bool] = lambda: True
 
     def __post_init__(self) -> None:
         self.models.mkdir(exist_ok=True)
@@ -88,6 +89,7 @@ class Worker:
             retries=Retries(lambda: self.now),
             loaders=1,
             records=self.records,
+            may_begin=self.may_begin,
             clock=lambda: self.now,
         )
 

@@ -24,6 +24,10 @@ def test_versions(layout: Layout, paths: list[str], found: set[tuple[str, int]])
     assert layout.versions(paths).keys() == found
 
 
+def test_only_a_models_folder_has_policies() -> None:
+    assert [layout.has_policies for layout in (MODELS, BASE_PATH, FREE)] == [True, False, False]
+
+
 def test_files_of_a_version() -> None:
     paths = ["m/1/saved_model.pb", "m/1/variables/a"]
     assert MODELS.versions(paths) == {("m", 1): {"saved_model.pb": paths[0], "variables/a": paths[1]}}

@@ -108,13 +108,17 @@ def test_version_that_grows_is_not_fetched(fetching: Fetching) -> None:
     assert fetching.versions == {"1"}
 
 
-def test_version_without_a_graph_is_not_fetched(fetching: Fetching) -> None:
+def test_version_without_a_graph_is_not_fetched(fetching: Fetching, caplog: pytest.LogCaptureFixture) -> None:
     fetching.put(1)
     del fetching.source.objects[f"m/1/{GRAPH}"]
     fetching.poll(3)
     assert not fetching.source.fetched
     # There is nothing to wait for.
     assert fetching.mirror.has_begun
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "the store holds no version to serve but 1 other file; expected <model>/<version>/saved_model.pb"
+    )
 
 
 def test_changed_version_takes_the_old_ones_place(fetching: Fetching) -> None:
@@ -261,9 +265,18 @@ def test_policies_are_fetched_if_they_are_valid(fetching: Fetching) -> None:
     assert path.read_bytes() == b"[models.m]\nversions = [1]\n"
     assert fetching.reasons[0].startswith("models.toml: ")
     del fetching.source.objects["models.toml"]
-    fetching.poll()
+    second = Fetching(fetching.root)
+    second.poll()
     assert not path.exists()
-    assert not fetching.reasons
+
+
+def test_policies_of_somebody_else_are_left_alone(fetching: Fetching) -> None:
+    (path := fetching.root / "models.toml").write_bytes(b"theirs")
+    fetching.poll()
+    fetching.source.objects["models.toml"] = b""
+    fetching.poll()
+    assert path.read_bytes() == b"theirs"
+    assert "was not fetched; remove it" in fetching.reasons[0]
 
 
 def archive_of(*names: str) -> bytes:
