@@ -1,12 +1,11 @@
 """A Keras model's file: who wrote it, and the model in it, read by Keras 3 or by tf_keras, which is Keras 2."""
 
-import builtins
 import importlib.util
 import json
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ _UNKNOWN_CLASS = re.compile(
     r"Could not (?:locate|find|deserialize) (?:class|function) ['\"]?(\w+)|Unknown \w+: '?(\w+)"
 )
 # What follows is a configuration, on many lines.
-_DUMP = re.compile(r"(?<=[.!?])\s|(?:,| using)? config=|:? ?\{")
+_DUMP = re.compile(r"(?<=[.!?])\s|(?:,| using)? config=|:? ?['\"]?\{")
 _PUBLISH = "from training import publish; publish(model, ...)"
 
 
@@ -34,7 +33,7 @@ def read(path: Path, code: Path | None) -> tuple[Any, str]:
                 f"{code}: its classes are Keras 3's, and Keras {version} wrote {path.name}; import tf_keras in it, or "
                 "set TF_USE_LEGACY_KERAS=1 if it uses tf.keras"
             )
-        _check(path, config, lambda name: library.saving.get_registered_object(name, custom) is not None)
+        _check(path, config, library, custom)
     try:
         model = library.models.load_model(path, custom_objects=custom, compile=False)
     except Exception as error:  # Keras raises many kinds
@@ -98,23 +97,23 @@ def _is_keras_3(each: Any) -> bool:
     return isinstance(each, type) and issubclass(each, _keras_3().Layer)
 
 
-def _check(path: Path, config: Any, is_known: Callable[[str], bool]) -> None:
+def _check(path: Path, config: Any, library: Any, custom: dict[str, Any]) -> None:
     """Raises RunError where tf_keras would run code that the file brings, or import what it names: in HDF5 files it
     does so unasked."""
     for each in _objects(config):
-        if "lambda" in [value for key, value in each.items() if key.endswith("_type")]:
-            raise _untrusted(path)
         kind, module = each.get("class_name"), each.get("module")
-        if kind == "__lambda__":
+        if kind == "__lambda__" or "lambda" in [value for key, value in each.items() if key.endswith("_type")]:
             raise _untrusted(path)
         if not isinstance(kind, str) or not isinstance(module, str):
             continue
         name = str(each.get("config")) if kind == "function" else kind
-        is_own = module.partition(".")[0] in ("keras", "tf_keras") or (
-            kind == "__typespec__" and module.startswith("tensorflow.")
+        is_own = (
+            module.partition(".")[0] in ("keras", "tf_keras")
+            or (module == "builtins" and hasattr(library.activations, name))
+            or (kind == "__typespec__" and module.startswith("tensorflow."))
         )
-        is_own = is_own or (module == "builtins" and not hasattr(builtins, name))
-        if not is_own and not is_known(name) and not is_known(str(each.get("registered_name"))):
+        given = [library.saving.get_registered_object(key, custom) for key in (name, str(each.get("registered_name")))]
+        if not is_own and given == [None, None]:
             raise _unknown(path, name)
 
 

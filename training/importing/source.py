@@ -116,9 +116,11 @@ class KerasSource:
         import tensorflow as tf
 
         module = tf.Module()
-        module.variables_of_graph = [
-            weight if isinstance(weight, tf.Variable) else weight.value for weight in self._model.weights
-        ]
+        weights = self._model.weights
+        if _is_keras_2(self._model):  # in which vocabularies are weights, too
+            module.variables_of_graph = [weight for weight in weights if isinstance(weight, tf.Variable)]
+        else:
+            module.variables_of_graph = [weight.value for weight in weights]
         module.tables = [layer.lookup_table for layer in self._layers if hasattr(layer, "lookup_table")]
         function = tf.function(self._answer, input_signature=list(self._specs.values()), autograph=False)
         tf.saved_model.save(module, str(folder), signatures={DEFAULT_SIGNATURE: function})

@@ -23,7 +23,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             found.append(name)
 
         saving = SimpleNamespace(get_registered_object=lambda name, custom: custom.get(name))
-        fake = SimpleNamespace(models=SimpleNamespace(load_model=load_model), saving=saving, Layer=int)
+        models, activations = SimpleNamespace(load_model=load_model), SimpleNamespace(relu=None)
+        fake = SimpleNamespace(models=models, activations=activations, saving=saving, Layer=int)
         monkeypatch.setitem(sys.modules, name, fake)
     return found
 
@@ -81,6 +82,7 @@ def test_known_functions_are_read(config: Any, loaded: list[str], tmp_path: Path
         ("No weights. Please ensure\n that all is well.", "No weights."),
         ("Error when deserializing class 'A' using config={'a': 1}.", "Error when deserializing class 'A'"),
         ("Error in 'A' using config={'a': {}}.\n\nException encountered: No argument: b. See c", "No argument: b."),
+        ("Unknown function '{'a': 1}'", "Unknown function"),
         ("x" * 300, "x" * 200),
     ],
 )
