@@ -325,8 +325,9 @@ def _keras_inputs(model: Any) -> tuple[Any, dict[str, Any]]:
         name = key or each.name
         if name is None or name == of_layer or _MADE_UP_NAME.fullmatch(name):
             name = "inputs" if len(flat) == 1 else f"input_{place}"
-        dtype = tf.int32 if each.name in numbers else each.dtype
-        specs[name] = tf.TensorSpec((None, *each.shape[1:]), dtype, name)
+        spec = tf.TensorSpec((None, *each.shape[1:]), each.dtype, name)
+        is_number = each.name in numbers and spec.dtype.is_floating
+        specs[name] = tf.TensorSpec(spec.shape, tf.int32, name) if is_number else spec
     if len(specs) < len(flat):
         raise RunError(f"the model's inputs have the names {', '.join(specs)}; expected {len(flat)} different ones")
     return structure, specs
