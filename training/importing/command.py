@@ -1,6 +1,6 @@
 """Imports a model that was trained elsewhere as a version that is ready to serve.
 
-SOURCE is a .keras, .h5 or .tflite file, or the folder of a SavedModel (Keras 3, Keras 2, TensorFlow 1).
+SOURCE is a .keras, .h5 or .tflite file (Keras 3, Keras 2), or the folder of a SavedModel (TensorFlow 1, too).
 Result: OUTPUT/NAME/<next version> with a twin where LiteRT can run the model, its proofs, labels, samples, a drift
 reference and a model card; and a table of accuracy, difference, size, time and memory by TensorFlow and by the twin.
 Cost: half a minute for a small model; a few for a large one.

@@ -33,10 +33,10 @@ def publish(
 ) -> Path:
     """Writes a model as the next version under OUTPUT/NAME/, and prints what came of it. Gives the version's folder.
 
-    `model`: a keras.Model, or the path of a .keras, .h5 or .tflite file or of a SavedModel. `examples`: what
-    model.predict takes (an array, or a list or dict of them), or the path of a file or a folder with pictures.
-    `answers`: what is right for them: class numbers, one-hot rows, labels or numbers. `scale`, `softmax`: what the
-    exported graph does beside the model, to its input and its output. The others are the command's flags.
+    `model`: a keras.Model, a tf_keras.Model, or the path of a .keras, .h5 or .tflite file or of a SavedModel.
+    `examples`: what model.predict takes (an array, or a list or dict of them), or the path of a file or a folder with
+    pictures. `answers`: what is right for them: class numbers, one-hot rows, labels or numbers. `scale`, `softmax`:
+    what the exported graph does beside the model, to its input and its output. The others are the command's flags.
 
     Raises:
         RunError: in training.errors; the message says in a sentence what is wrong.

@@ -1,12 +1,10 @@
 """What is imported: a Keras model, a SavedModel or a LiteRT model, read, and written as a version's graph."""
 
-import importlib.util
 import re
 import shutil
 import sys
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -18,6 +16,7 @@ from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from training.data import Array
 from training.errors import RunError
 from training.export import saved_model, twin
+from training.importing import keras_file
 from training.importing.recurrent import convertible, recurrent_layers
 
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
@@ -26,12 +25,8 @@ WARM_UP_FILE = "tf_serving_warmup_requests"
 Arrays = Mapping[str, Array]
 
 # Names that Keras makes up, which depend on what was built before.
-_MADE_UP_NAME = re.compile(r"(keras_tensor|input|input_layer)(_\d+)*")
-_UNKNOWN_CLASS = re.compile(
-    r"Could not (?:locate|find|deserialize) (?:class|function) ['\"]?(\w+)|Unknown \w+: '?(\w+)"
-)
+_MADE_UP_NAME = re.compile(r"(keras_tensor|input|input_layer|args)(_\d+)*")
 _MISSING_OPS = re.compile(r"(?:Flex|Custom|TF Select|Select) ops: ([\w, ]+)")
-_PUBLISH = "from training import publish; publish(model, ...)"
 
 
 class Source(Protocol):
@@ -59,8 +54,8 @@ def read(path: Path, code: Path | None, signature: str | None, scale: float, sof
         raise RunError(f"{path}: no such file or folder; expected a .keras, .h5 or .tflite file, or a SavedModel")
     suffix = path.suffix.lower()
     if path.is_file() and suffix in KERAS_SUFFIXES:
-        model = _load_keras(path, code)
-        return KerasSource(model, f"{path.name} ({_keras_version(path)})", scale, softmax)
+        model, written_by = keras_file.read(path, code)
+        return KerasSource(model, f"{path.name} ({written_by})", scale, softmax)
     if path.is_file() and suffix == ".tflite":
         if scale != 1 or softmax:
             raise RunError(f"{path}: scale and softmax change the graph, and a LiteRT model's cannot be changed")
@@ -74,18 +69,13 @@ def read(path: Path, code: Path | None, signature: str | None, scale: float, sof
 
 
 class KerasSource:
+    """A model of Keras 3, or of Keras 2 as the package tf_keras has it."""
+
     is_saved_model = True
 
     def __init__(self, model: Any, text: str, scale: float = 1, softmax: bool = False) -> None:
         """Raises RunError where the model has no inputs yet."""
-        import keras
-
-        if not isinstance(model, keras.Model):
-            kind = type(model)
-            raise RunError(
-                f"model is a {kind.__module__}.{kind.__qualname__}, expected a keras.Model (Keras 3) or a path; save "
-                "any other as a SavedModel and give its path"
-            )
+        library = _library_of(model)
         self._structure, self._specs = _keras_inputs(model)
         self.inputs = tuple(self._specs)  # in the order in which Keras takes them
         self.text = text
@@ -93,10 +83,10 @@ class KerasSource:
         self._scale = scale
         self._softmax = softmax
         self._layers = list(model._flatten_layers())
-        sizes = [layer.input_dim for layer in self._layers if isinstance(layer, keras.layers.Embedding)]
+        sizes = [layer.input_dim for layer in self._layers if isinstance(layer, library.layers.Embedding)]
         self.max_integer: int | None = min(sizes) - 1 if sizes else None
         self.words: Sequence[str] = [word for layer in self._layers for word in _words(layer)]
-        scaling = (keras.layers.Rescaling, keras.layers.Normalization)
+        scaling = (library.layers.Rescaling, library.layers.Normalization)
         self.rescales: bool | None = scale != 1 or any(isinstance(layer, scaling) for layer in self._layers)
         self.parameters: int | None = int(model.count_params())
 
@@ -107,8 +97,8 @@ class KerasSource:
         except (RunError, OSError):
             raise
         except Exception as error:  # whatever the model's own code does
-            text = " ".join(str(error).split())
-            raise RunError(f"TensorFlow cannot export the model: {type(error).__name__}: {text[:300]}") from None
+            text = keras_file.first_sentence(error)
+            raise RunError(f"TensorFlow cannot export the model: {type(error).__name__}: {text}") from None
         return saved_model.read_signatures(folder)
 
     def convert(self, folder: Path, names: Sequence[str], precision: Precision, rows: Mapping[str, Arrays]) -> bytes:
@@ -126,7 +116,11 @@ class KerasSource:
         import tensorflow as tf
 
         module = tf.Module()
-        module.variables_of_graph = [weight.value for weight in self._model.weights]
+        weights = self._model.weights
+        if _is_keras_2(self._model):  # in which vocabularies are weights, too
+            module.variables_of_graph = [weight for weight in weights if isinstance(weight, tf.Variable)]
+        else:
+            module.variables_of_graph = [weight.value for weight in weights]
         module.tables = [layer.lookup_table for layer in self._layers if hasattr(layer, "lookup_table")]
         function = tf.function(self._answer, input_signature=list(self._specs.values()), autograph=False)
         tf.saved_model.save(module, str(folder), signatures={DEFAULT_SIGNATURE: function})
@@ -137,7 +131,7 @@ class KerasSource:
 
         scaled = [tensor * self._scale if tensor.dtype.is_floating else tensor for tensor in tensors]
         arguments = keras.tree.pack_sequence_as(self._structure, scaled if self._scale != 1 else list(tensors))
-        outputs = _named(self._model(*arguments, training=False))
+        outputs = _named(self._model(*arguments, training=False), _output_names(self._model))
         if self._softmax:
             outputs = _with_softmax(outputs)
         return {
@@ -151,12 +145,12 @@ class KerasSource:
         mixed = [layer for layer in self._layers if layer.dtype_policy.name.startswith("mixed_")]
         policies = [layer.dtype_policy for layer in mixed]
         for layer in mixed:
-            layer.dtype_policy = "float32"
+            _set_policy(layer, "float32")
         try:
             yield
         finally:
             for layer, policy in zip(mixed, policies, strict=True):
-                layer.dtype_policy = policy
+                _set_policy(layer, policy)
 
 
 class SavedModelSource:
@@ -268,70 +262,72 @@ def why_no_twin(error: Exception, folder: Path) -> str:
     return f"LiteRT cannot convert or run it: {first[:300]}"
 
 
-def _load_keras(path: Path, code: Path | None) -> Any:
+def _library_of(model: Any) -> Any:
+    """Keras, or tf_keras, if that made the model. Raises RunError where neither did."""
     import keras
 
-    custom = _classes_of(code) if code else {}
+    for library in (keras, sys.modules.get("tf_keras")):
+        if library and isinstance(model, library.Model):
+            return library
+    kind = type(model)
+    raise RunError(
+        f"model is a {kind.__module__}.{kind.__qualname__}, expected a keras.Model, a tf_keras.Model or a path; save "
+        "any other as a SavedModel and give its path"
+    )
+
+
+def _is_keras_2(model: Any) -> bool:
+    return hasattr(model, "save_spec")
+
+
+def _set_policy(layer: Any, policy: Any) -> None:
+    if hasattr(layer, "_set_dtype_policy"):  # Keras 2
+        layer._set_dtype_policy(policy)
+    else:
+        layer.dtype_policy = policy
+
+
+def _arguments(model: Any) -> list[Any] | None:
+    """Of a call, as Keras nests them; None where there was none yet."""
+    from keras.src.export.export_utils import get_input_signature
+
+    if _is_keras_2(model):
+        found = model.save_spec()
+        return list(found[0]) if found else None
     try:
-        return keras.saving.load_model(path, custom_objects=custom, compile=False)
-    except Exception as error:  # Keras raises many kinds
-        text = " ".join(str(error).split())
-        if unknown := _UNKNOWN_CLASS.search(text):
-            name = unknown[1] or unknown[2]
-            raise RunError(
-                f"{path}: it has {name!r}, which Keras does not know; name the Python file that defines it with "
-                f"--code FILE, or use {_PUBLISH} where the model is"
-            ) from None
-        if "Lambda" in text:
-            raise RunError(
-                f"{path}: it has a Lambda layer, whose code a file cannot be trusted with; use {_PUBLISH} where the "
-                "model is"
-            ) from None
-        if "No model config found" in text:
-            raise RunError(f"{path}: it holds weights only; use {_PUBLISH} where the model is") from None
-        raise RunError(f"{path}: Keras cannot read it: {text[:300]}") from None
+        return list(get_input_signature(model))
+    except ValueError:
+        return None
 
 
-def _classes_of(code: Path) -> dict[str, Any]:
-    """Runs the file, and gives the classes and functions that it defines."""
-    spec = importlib.util.spec_from_file_location(code.stem, code)
-    if spec is None or spec.loader is None or not code.is_file():
-        raise RunError(f"{code}: expected a Python file, with the classes and functions of the model")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[code.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise RunError(f"{code}: {type(error).__name__}: {error}") from None
-    return {name: each for name, each in vars(module).items() if callable(each) and each.__module__ == code.stem}
-
-
-def _keras_version(path: Path) -> str:
-    with suppress(Exception), zipfile.ZipFile(path) as archive:
-        import json
-
-        return f"Keras {json.loads(archive.read('metadata.json'))['keras_version']}"
-    return "Keras, HDF5"
+def _looked_up(model: Any) -> set[str]:
+    """Names of the inputs whose numbers are those of an embedding's rows, which Keras 2 declares as float32."""
+    embeddings = [layer for layer in model._flatten_layers() if hasattr(layer, "embeddings_initializer")]
+    found = [tensor for layer in embeddings for node in layer._inbound_nodes for tensor in node.keras_inputs]
+    return {tensor.name for tensor in model.inputs or () if any(tensor is each for each in found)}
 
 
 def _keras_inputs(model: Any) -> tuple[Any, dict[str, Any]]:
     """The arguments of a call, as Keras nests them, and each tensor's spec by its name in requests."""
     import keras
     import tensorflow as tf
-    from keras.src.export.export_utils import get_input_signature
 
-    try:
-        structure = list(get_input_signature(model))
-    except ValueError:
-        raise RunError("the model was never called, so its inputs are not known; call it once, then publish") from None
+    structure = _arguments(model)
+    if structure is None:
+        raise RunError("the model was never called, so its inputs are not known; call it once, then publish")
+    # Of a Sequential, Keras 2 makes the input's name of its first layer's.
+    of_layer = f"{model.layers[0].name}_input" if _is_keras_2(model) and model.layers else None
+    numbers = _looked_up(model) if _is_keras_2(model) else set()
     flat = keras.tree.flatten_with_path(structure)
     keys = [path[-1] if path and isinstance(path[-1], str) else None for path, _ in flat]
     specs: dict[str, Any] = {}
     for place, (key, (_, each)) in enumerate(zip(keys, flat, strict=True)):
         name = key or each.name
-        if name is None or _MADE_UP_NAME.fullmatch(name):
+        if name is None or name == of_layer or _MADE_UP_NAME.fullmatch(name):
             name = "inputs" if len(flat) == 1 else f"input_{place}"
-        specs[name] = tf.TensorSpec((None, *each.shape[1:]), each.dtype, name)
+        spec = tf.TensorSpec((None, *each.shape[1:]), each.dtype, name)
+        is_number = each.name in numbers and spec.dtype.is_floating
+        specs[name] = tf.TensorSpec(spec.shape, tf.int32, name) if is_number else spec
     if len(specs) < len(flat):
         raise RunError(f"the model's inputs have the names {', '.join(specs)}; expected {len(flat)} different ones")
     return structure, specs
@@ -345,14 +341,29 @@ def _words(layer: Any) -> list[str]:
     return [word for word in vocabulary if isinstance(word, str)]
 
 
-def _named(outputs: Any) -> dict[str, Any]:
-    """As Keras's own export names them."""
+def _output_names(model: Any) -> list[str]:
+    """Of a model of Keras 2, whose export names its outputs by their layers: those names that Keras did not make up."""
+    if not _is_keras_2(model):
+        return []
+    kinds = {layer.name: type(layer).__name__.lower() for layer in model.layers}
+    names = [
+        f"output_{place}" if re.sub(r"_\d+$", "", name).replace("_", "") == kinds.get(name) else name
+        for place, name in enumerate(model.output_names or ())
+    ]
+    return names if len(set(names)) == len(names) else []
+
+
+def _named(outputs: Any, names: Sequence[str]) -> dict[str, Any]:
+    """By their names, else as Keras's own export has them."""
     import keras
 
     if isinstance(outputs, dict):
         flat = keras.tree.flatten_with_path(outputs)
         return {"_".join(map(str, path)): tensor for path, tensor in flat}
-    return {f"output_{place}": tensor for place, tensor in enumerate(keras.tree.flatten(outputs))}
+    tensors = keras.tree.flatten(outputs)
+    if len(names) != len(tensors):
+        names = [f"output_{place}" for place in range(len(tensors))]
+    return dict(zip(names, tensors, strict=True))
 
 
 def _with_softmax(outputs: Mapping[str, Any]) -> dict[str, Any]:
