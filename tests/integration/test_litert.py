@@ -269,7 +269,7 @@ def test_pictures_and_labels(served: Server, classifier: Path) -> None:
     assert best == ["abcd"[scores.argmax()], scores.max()]
     predictions = served.request("/v1/models/classifier:predict", {"instances": PIXELS[:1].tolist()}).json()
     assert predictions == {"predictions": [scores.tolist()]}
-    labels = 'engine="litert",model="classifier",version="1"'
+    labels = 'engine="litert",model="classifier",signature="serving_default",version="1"'
     assert served.sample(f"serving_inference_duration_seconds_count{{{labels}}}") >= 2
 
 

@@ -64,7 +64,7 @@ class Worker:
     loader: FakeLoader = field(default_factory=FakeLoader)
     board: Board = field(default_factory=Board)
     now: float = 0.0
-    timeout_seconds: float = 10
+    timeout_seconds: float = 60
     failures: list[tuple[str, int]] = field(default_factory=list)
     records: VersionRecords = field(default_factory=VersionRecords)
     poll_seconds: float = NEVER_SECONDS
