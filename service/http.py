@@ -59,9 +59,8 @@ class Request(msgspec.Struct):
 
     @property
     def path(self) -> str:
-        """The path for logs: without the query, which may hold secrets, and without control characters."""
-        path = self.target.partition(b"?")[0][:MAX_PATH_BYTES].decode("latin-1")
-        return path if path.isascii() and path.isprintable() else path.encode("unicode_escape").decode()
+        """The path for logs."""
+        return shown_path(self.target)
 
     @property
     def query(self) -> Mapping[str, str]:
@@ -81,6 +80,17 @@ class Request(msgspec.Struct):
     def is_operations(self) -> bool:
         """Whether tools send it every few seconds, for health or metrics."""
         return self.match is not None and self.match.route.is_operations
+
+
+def shown_path(target: bytes) -> str:
+    """The path for logs: without the query, which may hold secrets, and without control characters."""
+    return _shown(target.partition(b"?")[0][:MAX_PATH_BYTES])
+
+
+@lru_cache(256)
+def _shown(path: bytes) -> str:
+    text = path.decode("latin-1")
+    return text if text.isascii() and text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def decoded_path(target: bytes) -> bytes:

@@ -13,11 +13,14 @@ from random import random
 
 import msgspec
 
-from service.http import Request
+from service.http import Request, shown_path
+from service.inference.context import RequestContext
 from service.settings import Settings
 
-# How long a line waits for others: waking the writer takes as long as several lines.
-FLUSH_SECONDS = 0.02
+# How long a line waits for others. Errors of the service do not wait. A process that is killed loses these lines.
+FLUSH_SECONDS = 0.05
+# Lines that are formatted in one go: fewer take longer each, and more would hold up the event loop.
+FORMATTED_TOGETHER = 64
 
 
 class Line(msgspec.Struct, omit_defaults=True, gc=False):
@@ -46,6 +49,10 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
     span_id: str = ""
 
 
+# Time, method, target, status, name of the key, bytes of the response, context.
+_Entry = tuple[float, str, bytes, int, str, int, RequestContext]
+
+
 class RequestLog:
     """The log of one event loop. `draw`: gives a number in [0, 1) for each request that may be left out."""
 
@@ -58,7 +65,9 @@ class RequestLog:
         self._write = write
         self._draw = draw
         self._process = os.getpid()
-        self._lines: list[Line] = []
+        self._entries: list[_Entry] = []
+        self._formatted: list[bytes] = []
+        self._is_flush_scheduled = False
         self._millisecond = 0
         self._millisecond_text = ""
 
@@ -68,44 +77,68 @@ class RequestLog:
             return
         if request.is_operations and not self._shows_operations:
             return
-        context = request.context
-        if not self._lines:
-            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
-        trace_id, span_id = ("", "") if context.trace is None else context.trace[:2]
-        self._lines.append(
-            Line(
-                self._now(),
-                "info" if status < 500 else "error",
-                "service.requests",
-                self._process,
-                context.request_id,
-                request.method,
-                request.path,
-                status,
-                _milliseconds(context.answered - context.arrived),
-                _milliseconds(context.decode_seconds),
-                _milliseconds(context.queue_seconds),
-                _milliseconds(context.run_seconds),
-                _milliseconds(context.encode_seconds),
-                context.batch_size,
-                context.body_bytes,
-                body_bytes,
-                request.key_name,
-                context.model,
-                context.version,
-                trace_id,
-                span_id,
-            )
+        # Not the request: its body may be large.
+        self._entries.append(
+            (time.time(), request.method, request.target, status, request.key_name, body_bytes, request.context)
         )
+        if status == 500:
+            asyncio.get_running_loop().call_soon(self.flush)
+        elif not self._is_flush_scheduled:
+            self._is_flush_scheduled = True
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+        elif len(self._entries) >= FORMATTED_TOGETHER:
+            self._format_entries()
 
     def flush(self) -> None:
-        if self._lines:
-            lines, self._lines = self._lines, []
-            self._write(self._format(lines))
+        self._is_flush_scheduled = False
+        self._format_entries()
+        if self._formatted:
+            lines, self._formatted = b"".join(self._formatted), []
+            self._write(lines)
 
-    def _now(self) -> str:
-        """The time as text, which is kept: many requests end in the same millisecond."""
-        millisecond = int(time.time() * 1000)
+    def _format_entries(self) -> None:
+        if self._entries:
+            entries, self._entries = self._entries, []
+            self._formatted.append(self._format([self._line(*entry) for entry in entries]))
+
+    def _line(
+        self,
+        seconds: float,
+        method: str,
+        target: bytes,
+        status: int,
+        key_name: str,
+        body_bytes: int,
+        context: RequestContext,
+    ) -> Line:
+        trace_id, span_id = ("", "") if context.trace is None else context.trace[:2]
+        return Line(
+            self._time(seconds),
+            "info" if status < 500 else "error",
+            "service.requests",
+            self._process,
+            context.request_id,
+            method,
+            shown_path(target),
+            status,
+            _milliseconds(context.answered - context.arrived),
+            _milliseconds(context.decode_seconds),
+            _milliseconds(context.queue_seconds),
+            _milliseconds(context.run_seconds),
+            _milliseconds(context.encode_seconds),
+            context.batch_size,
+            context.body_bytes,
+            body_bytes,
+            key_name,
+            context.model,
+            context.version,
+            trace_id,
+            span_id,
+        )
+
+    def _time(self, seconds: float) -> str:
+        """As text, which is kept: many requests end in the same millisecond."""
+        millisecond = int(seconds * 1000)
         if millisecond != self._millisecond:
             self._millisecond = millisecond
             self._millisecond_text = self._time_text(millisecond / 1000)

@@ -21,6 +21,11 @@ class WorkerThread(Generic[Piece]):
         self._thread: threading.Thread | None = None
         self._closing = False
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether all pieces are done."""
+        return not self._queued
+
     def offer(self, piece: Piece, weight: int) -> bool:
         """Queue a piece, without waiting. False if the queue is full."""
         with self._changed:

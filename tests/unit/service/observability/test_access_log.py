@@ -14,7 +14,7 @@ import pytest
 
 from service import create_app
 from service.http import MAX_PATH_BYTES
-from service.observability.access_log import RequestLog
+from service.observability.access_log import FORMATTED_TOGETHER, RequestLog
 from service.server.connection import Connections, HttpConnection
 from service.settings import Settings
 from tests.unit.service.fakes import (
@@ -233,3 +233,23 @@ def test_lines_of_a_while_are_written_together_and_soon(tmp_path: Path) -> None:
     asyncio.run(scenario())
     (block,) = blocks
     assert block.count(b"\n") == 3
+
+
+def test_lines_are_written_together_and_after_an_error_at_once() -> None:
+    written: list[bytes] = []
+
+    async def scenario() -> None:
+        log = RequestLog(Settings(), written.append)
+        for status in (*[200] * 2 * FORMATTED_TOGETHER, 429, 503):
+            log.answered(request(b"/v1/models/m:predict"), status, 0)
+        await asyncio.sleep(0)
+        assert not written
+        log.answered(request(b"/v1/models/m:predict"), 500, 0)
+        await asyncio.sleep(0)
+        log.answered(request(b"/v1/models/m:predict"), 404, 0)
+        await asyncio.sleep(0)
+        log.flush()
+
+    asyncio.run(scenario())
+    first, last = ([int(line.split(b" ms ")[0].split()[-2]) for line in lines.splitlines()] for lines in written)
+    assert (first, last) == ([200] * 2 * FORMATTED_TOGETHER + [429, 503, 500], [404])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from select import PIPE_BUF, select
 from typing import Any
 
@@ -124,6 +125,11 @@ def pipe() -> Iterator[Pipe]:
     os.close(pipe.write_end)
 
 
+def not_supported(*_: Any) -> int:
+    """To write without waiting, on an older kernel."""
+    raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+
 def test_lines_of_the_logging_module_are_written_until_its_end(pipe: Pipe) -> None:
     handler = logging.StreamHandler(before := io.StringIO())
     root = logging.getLogger()
@@ -149,17 +155,23 @@ def test_lines_of_the_logging_module_are_written_until_its_end(pipe: Pipe) -> No
         [number * 37 for number in range(1, 99)],
     ],
 )
+@pytest.mark.parametrize("at_once", [True, False])
 def test_lines_are_written_in_order_and_as_a_pipe_takes_them_in_one_go(
-    pipe: Pipe, monkeypatch: pytest.MonkeyPatch, lengths: list[int]
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch, lengths: list[int], at_once: bool
 ) -> None:
     pieces: list[bytes] = []
-    write = os.write
+    write, pwritev = os.write, os.pwritev
 
     def recorded(descriptor: int, data: bytes) -> int:
         pieces.append(data)
         return write(descriptor, data)
 
+    def recorded_at_once(descriptor: int, data: list[bytes], *how: int) -> int:
+        pieces.extend(data)
+        return pwritev(descriptor, data, *how)
+
     monkeypatch.setattr("service.observability.logging.os.write", recorded)
+    monkeypatch.setattr("service.observability.logging.os.pwritev", recorded_at_once if at_once else not_supported)
     lines = b"".join(b"x" * (length - 1) + b"\n" for length in lengths)
     pipe.writer.write(lines)
     pipe.writer.write(b"next\n")
@@ -186,8 +198,27 @@ def test_log_without_a_reader_is_no_error(pipe: Pipe) -> None:
     pipe.read_end = os.open(os.devnull, os.O_RDONLY)
 
 
+def test_file_takes_all_lines_in_one_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = b"a line\n" * PIPE_BUF
+    written = []
+    write = os.write
+
+    def recorded(descriptor: int, data: bytes) -> int:
+        written.append(len(data))
+        return write(descriptor, data)
+
+    monkeypatch.setattr("service.observability.logging.os.write", recorded)
+    with (tmp_path / "log").open("wb") as file:
+        writer = LogWriter(file.fileno(), lambda _lines: None)
+        writer.write(lines)
+        writer.close(DEADLINE)
+    assert (tmp_path / "log").read_bytes() == lines
+    assert written == [len(lines)]
+
+
 def test_full_disk_costs_lines_until_there_is_room_again(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk takes part of a line, and then nothing."""
+    monkeypatch.setattr("service.observability.logging.os.pwritev", not_supported)
     write = os.write
     room = [4, 0]
 
