@@ -287,10 +287,14 @@ def test_keys_are_metadata(models: Path, tmp_path: Path) -> None:
 class Authority:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._openssl("req", "-x509", "-nodes", *self._new("ca"), "-out", "ca.pem", "-days", "2")
+        # Python 3.13 asks for these extensions.
+        extensions = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+        self._openssl("req", "-x509", "-nodes", *self._new("ca"), *extensions, "-out", "ca.pem", "-days", "2")
 
     def issue(self, name: str) -> None:
-        (self.folder / "ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+        (self.folder / "ext").write_text(
+            "subjectAltName=DNS:localhost,IP:127.0.0.1\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
+        )
         self._openssl("req", "-nodes", *self._new(name), "-out", f"{name}.csr")
         ca = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "ext", "-days", "2")
         self._openssl("x509", "-req", "-in", f"{name}.csr", *ca, "-out", f"{name}.pem")
