@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import IO, TypeVar
 
 Item = TypeVar("Item")
 
@@ -101,16 +101,11 @@ def quiet() -> Iterator[None]:
     if not _is_quiet():
         yield
         return
-    sys.stderr.flush()
-    original = os.dup(2)
     with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
         try:
-            yield
+            with _standard_error_to(held):
+                yield
         finally:
-            sys.stderr.flush()
-            os.dup2(original, 2)
-            os.close(original)
             held.seek(0)
             os.write(2, b"".join(line for line in held if not _NOISE.search(line)))
 
@@ -118,10 +113,15 @@ def quiet() -> Iterator[None]:
 @contextmanager
 def silent() -> Iterator[None]:
     """Drops what is written to standard error, by libraries too: LiteRT's converter prints what it also raises."""
+    with open(os.devnull, "wb") as nowhere, _standard_error_to(nowhere):  # noqa: PTH123
+        yield
+
+
+@contextmanager
+def _standard_error_to(file: IO[bytes]) -> Iterator[None]:
     sys.stderr.flush()
     original = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
-        os.dup2(nowhere.fileno(), 2)
+    os.dup2(file.fileno(), 2)
     try:
         yield
     finally:
