@@ -44,6 +44,11 @@ class KnownInputs:
         length = self._lengths.get(size)
         return None if length is None else self._found.get((size, body[:length]))
 
+    def match(self, match: Match, body: bytes) -> Match | None:
+        """With the model that the body names, if it came by the same route before."""
+        known = self.find(body)
+        return known.match if known is not None and known.match.route is match.route else None
+
     def keep(self, match: Match, body: bytes, name: str, values: Array, asked: Any = None) -> None:
         """Keep what `body` says of its only input, if its values are a view of the body's end."""
         size = len(body)

@@ -55,16 +55,14 @@ _CLASSIFY, _REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress
 _SIGNATURES = f"type.googleapis.com/{_PACKAGE}.SignatureDefMap"
 _CODES = {"OK": 0, "FAILED_PRECONDITION": 9}
 
-
 _known = KnownInputs()
 
 
 def address(match: Match, request: Request) -> Match:
     """The model that a request names, and its version, label and signature. Raises InvalidMessage."""
     body = request.body
-    known = _known.find(body)
-    if known is not None and known.match.route is match.route:
-        return known.match
+    if known := _known.match(match, body):
+        return known
     for key, start, end in spans(body, 0, len(body)):
         if key == 1 and end != NUMBER:
             model, parameters = (_spec_of if end - start <= MAX_CACHED_BYTES else _spec_of.__wrapped__)(body[start:end])

@@ -85,9 +85,8 @@ _known = KnownInputs()
 def address(match: Match, request: Request) -> Match:
     """The model and the version that a request names. Raises InvalidMessage."""
     body = request.body
-    known = _known.find(body)
-    if known is not None and known.match.route is match.route:
-        return known.match
+    if known := _known.match(match, body):
+        return known
     model, parameters = "", {}
     for key, start, end in spans(body, 0, len(body)):
         if key == 1:
