@@ -16,14 +16,15 @@ MAX_HEADS = 1024
 
 
 class KnownInput(NamedTuple):
-    """The input of a request that has one, with its values from `start` to the end. `asked`: the protocol's own."""
+    """The input of a request that has one, with its values from `start` to the end. `head`: what it says before, as its
+    protocol reads it."""
 
     match: Match
     name: str
     dtype: str
     shape: tuple[int, ...]
     start: int
-    asked: Any
+    head: Any
 
     def decode(self, body: bytes, signature: Signature) -> dict[str, Array] | None:
         """The inputs; None where the signature wants others."""
@@ -49,7 +50,7 @@ class KnownInputs:
         known = self.find(body)
         return known.match if known is not None and known.match.route is match.route else None
 
-    def keep(self, match: Match, body: bytes, name: str, values: Array, asked: Any = None) -> None:
+    def keep(self, match: Match, body: bytes, name: str, values: Array, head: Any = None) -> None:
         """Keep what `body` says of its only input, if its values are a view of the body's end."""
         size = len(body)
         start = size - values.nbytes
@@ -62,7 +63,7 @@ class KnownInputs:
             self._found.clear()
             self._lengths.clear()
         self._lengths[size] = start
-        self._found[size, body[:start]] = KnownInput(match, name, NAME_OF[values.dtype], values.shape, start, asked)
+        self._found[size, body[:start]] = KnownInput(match, name, NAME_OF[values.dtype], values.shape, start, head)
 
 
 def _address(array: Array) -> int:

@@ -21,8 +21,8 @@ def methods(registry: Registry, profiler: Profiler | None) -> dict[str, Method]:
         return profiler
 
     def profile(_match: Match, request: Request) -> Response:
-        asked = messages.decode_request("tensorflow.ProfileRequest", request)
-        duration_ms = asked.get("opts", {}).get("duration_ms") or asked.get("duration_ms", 0)
+        values = messages.decode_request("tensorflow.ProfileRequest", request)
+        duration_ms = values.get("opts", {}).get("duration_ms") or values.get("duration_ms", 0)
         if not 0 < duration_ms <= MAX_SECONDS * 1000:
             raise InvalidRequest(f"duration_ms is {duration_ms}; expected 1 to {MAX_SECONDS * 1000}")
         deadline = request.context.deadline
@@ -30,16 +30,16 @@ def methods(registry: Registry, profiler: Profiler | None) -> dict[str, Method]:
         def is_over() -> bool:
             return registry.draining or (deadline is not None and deadline.is_cancelled)
 
-        space = on().take(duration_ms / 1000, asked.get("session_id", ""), is_over)
-        if asked.get("emit_xspace"):
+        space = on().take(duration_ms / 1000, values.get("session_id", ""), is_over)
+        if values.get("emit_xspace"):
             return messages.encode_response("tensorflow.ProfileResponse", {"xspace": space})
         # TensorFlow writes the file itself, where the client says. Here the client does: it must not choose a path.
         file = {"name": _FILE, "data": messages.encode("tensorflow.profiler.XSpace", space)}
         return messages.encode_response("tensorflow.ProfileResponse", {"tool_data": [file]})
 
     def terminate(_match: Match, request: Request) -> Response:
-        asked = messages.decode_request("tensorflow.TerminateRequest", request)
-        on().terminate(asked.get("session_id", ""))
+        values = messages.decode_request("tensorflow.TerminateRequest", request)
+        on().terminate(values.get("session_id", ""))
         return messages.encode_response("tensorflow.TerminateResponse", {})
 
     return {"profiler.profile": profile, "profiler.terminate": terminate}

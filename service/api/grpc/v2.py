@@ -70,7 +70,7 @@ class _Input:
     contents: tuple[int, int] | None = None
 
 
-class _Asked(NamedTuple):
+class _Head(NamedTuple):
     """`raw`: where raw contents are in the message."""
 
     request_id: str
@@ -112,17 +112,17 @@ def decode(find: Find, match: Match, request: Request) -> Prediction:
     known = _known.find(body)
     inputs = known and known.decode(body, signature)
     if known is not None and inputs is not None:
-        asked: _Asked = known.asked
+        head: _Head = known.head
     else:
-        asked, inputs = _decode_inputs(body, signature)
+        head, inputs = _decode_inputs(body, signature)
         # Ids do not come again.
-        if len(asked.raw) == 1 and not asked.request_id:
-            _known.keep(match, body, *next(iter(inputs.items())), asked)
-    v2_decode.check_outputs(asked.outputs, signature)
+        if len(head.raw) == 1 and not head.request_id:
+            _known.keep(match, body, *next(iter(inputs.items())), head)
+    v2_decode.check_outputs(head.outputs, signature)
     request.context.decoded()
 
     def encode(inferred: Inferred) -> Response:
-        content = _encode(loaded, name, asked, inferred.outputs)
+        content = _encode(loaded, name, head, inferred.outputs)
         if match.route.is_stream:
             content = protobuf.field(2, content)
         return Response(200, content, GRPC_CONTENT_TYPE, outlier_score_headers(inferred.outlier_scores))
@@ -206,7 +206,7 @@ def _response(message: str, values: Mapping[str, Any]) -> Response:
     return messages.encode_response(f"{_PACKAGE}.{message}", values)
 
 
-def _read(body: bytes) -> _Asked:
+def _read(body: bytes) -> _Head:
     request_id = ""
     inputs: list[_Input] = []
     outputs: list[Output] = []
@@ -220,21 +220,21 @@ def _read(body: bytes) -> _Asked:
             outputs.append(_read_output(body, start, end))
         elif key == 3:
             request_id = text(body, start, end)
-    return _Asked(request_id, inputs, outputs, raw)
+    return _Head(request_id, inputs, outputs, raw)
 
 
-def _decode_inputs(body: bytes, signature: Signature) -> tuple[_Asked, dict[str, Array]]:
-    asked = _read(body)
-    if asked.raw and len(asked.raw) != len(asked.inputs):
+def _decode_inputs(body: bytes, signature: Signature) -> tuple[_Head, dict[str, Array]]:
+    head = _read(body)
+    if head.raw and len(head.raw) != len(head.inputs):
         raise InvalidRequest(
-            f"{len(asked.inputs)} inputs have {len(asked.raw)} raw_input_contents; expected one for each, or none"
+            f"{len(head.inputs)} inputs have {len(head.raw)} raw_input_contents; expected one for each, or none"
         )
     inputs: dict[str, Array] = {}
-    for index, each in enumerate(asked.inputs):
+    for index, each in enumerate(head.inputs):
         if each.name in inputs:
             raise InvalidRequest(f"input {each.name!r} is there twice")
-        inputs[each.name] = _decode_input(body, each, asked.raw[index] if asked.raw else None, signature)
-    return asked, inputs
+        inputs[each.name] = _decode_input(body, each, head.raw[index] if head.raw else None, signature)
+    return head, inputs
 
 
 def _input(body: bytes, start: int, end: int) -> _Input:
@@ -332,23 +332,23 @@ def _typed(given: _Input, wanted: int, dtype: "np.dtype[Any]") -> Array:
     return protobuf.repeated(given.data, found, dtype)
 
 
-def _encode(loaded: LoadedVersion, signature_name: str, asked: _Asked, outputs: Mapping[str, Array]) -> bytes:
-    wanted = asked.outputs or map(Output, outputs)
+def _encode(loaded: LoadedVersion, signature_name: str, head: _Head, outputs: Mapping[str, Array]) -> bytes:
+    wanted = head.outputs or map(Output, outputs)
     arrays = [_output(loaded, signature_name, output, outputs) for output in wanted]
     datatypes = [datatype_of(name, array) for name, array in arrays]
     # Half precision has no typed contents.
-    is_raw = bool(asked.raw) or not all(datatype in _CONTENTS for datatype in datatypes)
-    parts: list[bytes | memoryview] = [_spec(loaded.model, loaded.version_text), text_field(3, asked.request_id)]
+    is_raw = bool(head.raw) or not all(datatype in _CONTENTS for datatype in datatypes)
+    parts: list[bytes | memoryview] = [_spec(loaded.model, loaded.version_text), text_field(3, head.request_id)]
     raw: list[bytes | memoryview] = []
     for (name, array), datatype in zip(arrays, datatypes, strict=True):
-        head = _described(name, datatype, array.shape)
+        described = _described(name, datatype, array.shape)
         if is_raw:
-            parts += (b"\x2a", varint(len(head)), head)
+            parts += (b"\x2a", varint(len(described)), described)
             content = _raw(array)
             raw += (b"\x32", varint(len(content)), content)
         else:
             contents = protobuf.field(5, _typed_contents(array, _CONTENTS[datatype]))
-            parts.append(protobuf.field(5, head, contents))
+            parts.append(protobuf.field(5, described, contents))
     return b"".join(parts + raw)
 
 
