@@ -5,12 +5,13 @@ a part of other templates. A model's card() adds the values that only its templa
 """
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from service.tensors.signature import Signature, TensorSpec
 from training.console import duration
 from training.evaluation import evaluate, outliers
 
@@ -59,6 +60,23 @@ def classifier_values(metrics: Metrics, twin: str, examples: str, *, validation:
     return found | {"results": fill_part("_results", found), "confidence": fill_part("_confidence", found)}
 
 
+def imported(
+    metrics: Mapping[str, Any],
+    signatures: Mapping[str, Signature],
+    labels: Sequence[str],
+    lines: Mapping[str, str],
+    notes: Sequence[str],
+) -> str:
+    """The card of a version that was trained elsewhere."""
+    found = dict(metrics) | {
+        "tensors": "\n".join(_tensors(name, signature) for name, signature in signatures.items()),
+        "labels_line": f"- **Labels:** {', '.join(labels)}\n" if labels else "",
+        "lines": "\n".join(f"- **{title}:** {line}" for title, line in lines.items()),
+        "notes": "".join(f"- {note}\n" for note in notes),
+    }
+    return fill("imported", found)
+
+
 def wrap(points: str) -> str:
     """Wraps each line, a point of a list, at 120 characters."""
     lines = points.splitlines()
@@ -91,3 +109,16 @@ def _sizes(metrics: Metrics) -> str:
 
 def _bytes(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+
+
+def _tensors(name: str, signature: Signature) -> str:
+    inputs, outputs = (
+        ", ".join(f"`{key}` {_type(spec)}" for key, spec in specs.items())
+        for specs in (signature.inputs, signature.outputs)
+    )
+    return f"- **{name}:** {inputs} → {outputs}"
+
+
+def _type(spec: TensorSpec) -> str:
+    shape = "any shape" if spec.shape is None else str(list(spec.shape))
+    return f"{spec.dtype.removeprefix('DT_').lower()} {shape}"

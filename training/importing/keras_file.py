@@ -99,7 +99,7 @@ def _is_keras_3(each: Any) -> bool:
 
 def _check(path: Path, config: Any, library: Any, custom: dict[str, Any]) -> None:
     """Raises RunError where tf_keras would run code that the file brings, or import what it names: in HDF5 files it
-    does so unasked."""
+    does so by itself."""
     for each in _objects(config):
         kind, module = each.get("class_name"), each.get("module")
         if kind == "__lambda__" or "lambda" in [value for key, value in each.items() if key.endswith("_type")]:

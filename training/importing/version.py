@@ -27,10 +27,10 @@ from service.tensors.image import picture_spec, takes_pictures
 from service.tensors.signature import Signature
 from training.errors import RunError
 from training.evaluation.reference import reference
-from training.export import independence, twin
+from training.export import independence, model_card, twin
 from training.export.publish import publish, staging
 from training.export.version import CARD_FILE, METRICS_FILE, REFERENCE_FILE, describe_rows, sizes, write_json
-from training.importing import card, results, samples
+from training.importing import results, samples
 from training.importing.examples import (
     MIN_ROWS,
     OTHER_SIZE,
@@ -140,7 +140,9 @@ def make_version(source: Source, wish: Wish, read_examples: ReadExamples | None,
         def finish(version: int) -> None:
             metrics["version"] = version
             write_json(folder / ASSETS / METRICS_FILE, metrics, indent=2)
-            (folder / ASSETS / CARD_FILE).write_text(card.text(metrics, signatures, labels, lines, notes), "utf-8")
+            (folder / ASSETS / CARD_FILE).write_text(
+                model_card.imported(metrics, signatures, labels, lines, notes), "utf-8"
+            )
 
         version_dir = publish(folder, finish)
     row = first_rows(tried[name].inputs, 1) if name in tried else None
