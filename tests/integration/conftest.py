@@ -11,6 +11,16 @@ from tests.integration.server import SHIPPED, Server, running
 numbers = itertools.count()
 
 
+@pytest.fixture(scope="module")
+def unmeasured_imports() -> Iterator[None]:
+    """Imports of models without the processes that measure time and memory."""
+    from training.importing import summary  # with TensorFlow, which few tests need
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summary, "cost", lambda *_: None)
+        yield
+
+
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """A models folder of the test's own, with the shipped regression."""

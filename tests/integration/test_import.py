@@ -24,18 +24,11 @@ from tests.integration import saved_models
 from tests.integration.server import ROOT, running
 from training import publish
 from training.errors import RunError
-from training.importing import measure, summary
+from training.importing import measure
 
 layers = keras.layers
 RNG = np.random.default_rng(1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick() -> Any:
-    """Without the processes that measure time and memory."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(summary, "cost", lambda *_: None)
-        yield
+pytestmark = pytest.mark.usefixtures("unmeasured_imports")
 
 
 def sequential(*parts: Any) -> Any:

@@ -20,18 +20,11 @@ from service.serving_config import ServingConfig, read_serving_config
 from service.tensors.dtypes import DTYPES
 from training import publish
 from training.errors import RunError
-from training.importing import keras_file, summary
+from training.importing import keras_file
 
 layers = keras.layers
 RNG = np.random.default_rng(1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick() -> Any:
-    """Without the processes that measure time and memory."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(summary, "cost", lambda *_: None)
-        yield
+pytestmark = pytest.mark.usefixtures("unmeasured_imports")
 
 
 def sequential(shape: tuple[int | None, ...], *parts: Any) -> Any:
