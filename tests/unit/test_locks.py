@@ -52,7 +52,7 @@ def script(path: Path, lines: str) -> None:
 
 @pytest.fixture
 def pythons(tmp_path: Path) -> Path:
-    """A folder with a `python3` that is too new, and a python3.13 that writes what it is asked to do."""
+    """A folder with a `python3` that is too new, and a python3.13 that writes its arguments down."""
     script(tmp_path / "bin/python3", "[ $1 = -V ] && echo Python 3.99; exit 1")
     script(tmp_path / "bin/python3.13", f'echo "$@" >> {tmp_path}/calls')
     (tmp_path / "requirements").mkdir()
