@@ -8,6 +8,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
+import gc
 import logging
 import os
 import socket
@@ -16,13 +17,13 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from gunicorn.app.base import BaseApplication
 
-from service import create_app
 from service.cli import key, platforms, tensorflow_model_server
 from service.engines.tensorflow import op_libraries
 from service.errors import FailedPrecondition
@@ -45,6 +46,9 @@ from service.stores.location import InvalidLocation, Location, fetched, location
 
 if TYPE_CHECKING:
     from service.stores.fetcher import FetchingProcess
+
+# What a worker imports, sooner or later.
+FOR_WORKERS = ("service.app", "service.engines.litert", "service.server.connection", "service.security.cors", "uvloop")
 
 # Not __name__, which is __main__ here.
 logger = logging.getLogger("service")
@@ -280,12 +284,16 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def load(self) -> Any:
         # In the worker, after the fork: TensorFlow's threads do not survive one.
+        from service.app import create_app
+
         return create_app(self._settings, self.memory, self.slot)
 
     def _on_starting(self, arbiter: ServiceArbiter) -> None:
         for message in self._warnings:
             logger.warning("%s", message)
         _warn_of_unknown_variables(arbiter)
+        if self._settings.workers > 1:
+            _import_for_workers()
 
     def _post_worker_init(self, worker: Any) -> None:
         app = worker.app.wsgi()
@@ -308,6 +316,16 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def _child_exit(self, arbiter: ServiceArbiter, worker: Any) -> None:
         arbiter.worker_ended(worker)
+
+
+def _import_for_workers() -> None:
+    """Import what workers need before they are forked: once, and into memory that they share. A worker that is alone
+    does it itself, so that the first process stays small. None of these modules starts a thread."""
+    for name in FOR_WORKERS:
+        import_module(name)
+    # Else each worker's collector would write to the objects, and so copy them.
+    gc.collect()
+    gc.freeze()
 
 
 def _warn_of_unknown_variables(_server: Any) -> None:

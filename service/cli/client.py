@@ -91,7 +91,7 @@ class ModelFolder:
         if not (models / model).is_dir():
             raise NoResponse(f"{models / model}: no such folder")
         # A running service needs none of these imports.
-        from service import create_app
+        from service.app import create_app
         from service.settings import InvalidSetting, Settings
 
         try:

@@ -22,7 +22,7 @@ from service.server.arbiter import Heartbeat
 from service.server.listener import BACKLOG, Accepting, bound_socket, connect_no_more, waiting
 
 if TYPE_CHECKING:
-    from service import App
+    from service.app import App
     from service.server.connection import Connections
 
 SWEEP_SECONDS = 1.0
