@@ -9,7 +9,7 @@ from typing import TypeVar
 from service.errors import InvalidRequest, NotFound, ServingError, Unavailable
 from service.inference.version import LoadedVersion, State, VersionStatus
 from service.lifecycle.policies import Policies, label_refused
-from service.lifecycle.repository import MODELS_FOLDER, Key, not_served
+from service.lifecycle.repository import MODELS_FOLDER, Key, not_served, version_number
 from service.lifecycle.traffic import Traffic, route
 
 __all__ = ["LoadedVersion", "Registry", "State", "VersionStatus"]
@@ -123,12 +123,16 @@ class Registry:
         candidates = [loaded for loaded in possible if loaded is not None]
         return candidates[0] if candidates and not any(one.health.is_healthy for one in candidates) else None
 
-    def is_quick(self, model: str) -> bool:
-        """Whether every version of the model is quick; True if there is none, for that error is quick too."""
+    def is_quick(self, model: str, version: str | None = None) -> bool:
+        """Whether this version is quick; without one, every version of the model. True if there is none, for that error
+        is quick too."""
         if model in self._awaited:
             return False
-        traffic = self._traffic.get(model, _NO_TRAFFIC)
-        return all(loaded.pace.is_quick for loaded in traffic.versions.values())
+        versions = self._traffic.get(model, _NO_TRAFFIC).versions
+        if all([loaded.pace.is_quick for loaded in versions.values()]):
+            return True
+        number = None if version is None else version_number(version)
+        return number is not None and number in versions and versions[number].pace.is_quick
 
     def takes_strings(self, model: str) -> bool:
         return model in self._with_strings

@@ -6,6 +6,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import inf
 from pathlib import Path
 
@@ -169,6 +170,7 @@ def not_served(place: str, reason: str) -> str:
     return f"nothing is served: {reason}" if place == MODELS_FOLDER else f"{place!a} is not served: {reason}"
 
 
+@lru_cache(1024)
 def version_number(text: str) -> int | None:
     """The version that a folder's name or a part of a URL stands for; leading zeros are allowed. None if it is not a
     whole number from 0 to MAX_VERSION."""

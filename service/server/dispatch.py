@@ -165,9 +165,9 @@ class Dispatcher:
             if size > (QUICK_STRING_BYTES if registry.takes_strings(match.model) else max_bytes):
                 return False
             # A picture within JSON, whose key may be written with escapes: how long it takes cannot be told from here.
-            if route.speaks_v1 and registry.takes_pictures(match.model) and (b"b64" in body or b"\\" in body):
+            if route.speaks_v1 and registry.takes_pictures(match.model) and _may_hold_base64(body):
                 return False
-        return registry.is_quick(match.model)
+        return registry.is_quick(match.model, match.parameters.get("version"))
 
     # In threads, but for health
 
@@ -354,6 +354,11 @@ class _Tick:
     def _run_pending(self) -> None:
         pending, self._pending = self._pending, []
         self._run(pending)
+
+
+def _may_hold_base64(body: bytes) -> bool:
+    # A single byte is found ten times as fast as three, and rows of numbers have none.
+    return (b"b" in body and b"b64" in body) or b"\\" in body
 
 
 def _is_binary(request: Request) -> bool:

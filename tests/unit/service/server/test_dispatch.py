@@ -256,7 +256,7 @@ async def test_model_unloaded_meanwhile_is_awaited_in_a_thread(at: Bench, monkey
     loaded = registry.get("model")
     registry.set_policies(Policies(default=ModelPolicy(load="on_demand")))
     registry.set_status("model", 1, VersionStatus(State.START))
-    monkeypatch.setattr(registry, "is_quick", lambda _model: True)
+    monkeypatch.setattr(registry, "is_quick", lambda *_: True)
     registry.when_wanted(lambda _model: make_available(registry, loaded))
     assert (await at.respond(predict())).status == 200
     assert len(engine.runs) == len(at.jobs) == 1
