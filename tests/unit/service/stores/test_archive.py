@@ -13,7 +13,7 @@ MAX_BYTES = 100_000
 
 
 def tar_of(*members: tuple[str, dict[str, Any], bytes]) -> bytes:
-    """Name, attributes and content of each member."""
+    """Of name, attributes and content of each."""
     with io.BytesIO() as out:
         with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for name, attributes, content in members:
@@ -52,8 +52,6 @@ def test_files_are_unpacked(archive: bytes, tmp_path: Path) -> None:
         (tar_of(("1/../../x", {}, b"x")), "refused", "leads out of it"),
         (tar_of(("/etc/x", {}, b"x")), "refused", "'/etc/x' in it has an absolute path"),
         (tar_of(("l", {"type": tarfile.SYMTYPE, "linkname": "/etc"}, b"")), "refused", "neither a file nor a folder"),
-        (tar_of(("l", {"type": tarfile.LNKTYPE, "linkname": "../x"}, b"")), "refused", "neither a file nor a folder"),
-        (tar_of(("null", {"type": tarfile.CHRTYPE}, b"")), "refused", "neither a file nor a folder"),
         (tar_of(("pipe", {"type": tarfile.FIFOTYPE}, b"")), "refused", "neither a file nor a folder"),
         (LARGE, "full", f"unpacked it has more than {MAX_BYTES} bytes"),
         (gzip.compress(LARGE), "full", f"unpacked it has more than {MAX_BYTES} bytes"),

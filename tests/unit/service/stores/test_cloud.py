@@ -1,3 +1,4 @@
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from service.stores.location import Location
 S3, GOOGLE, AZURE = Location("s3", "b", "p"), Location("gs", "b"), Location("az", "c")
 KEYS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}
 OF_KEYS = {"access_key_id": "id", "secret_access_key": "key"}
+US, EU = {"region": "us-east-1"}, {"region": "eu"}
 
 
 @pytest.fixture(autouse=True)
@@ -26,27 +28,14 @@ def obstore(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("location", "variables", "config", "allow_http"),
     [
-        (S3, {}, {"region": "us-east-1"}, False),
-        (S3, {**KEYS, "AWS_DEFAULT_REGION": "eu"}, {**OF_KEYS, "region": "eu"}, False),
-        (S3, {"AWS_ENDPOINT_URL": "http://minio"}, {"region": "us-east-1", "endpoint": "http://minio"}, True),
-        (
-            S3,
-            {"S3_ENDPOINT": "minio:9000", "S3_USE_HTTPS": "0", "S3_REGION": "eu", "awsAnonymousCredential": "true"},
-            {"region": "eu", "endpoint": "http://minio:9000", "skip_signature": True},
-            True,
-        ),
-        (
-            S3,
-            {"S3_ENDPOINT": "minio", "S3_USE_VIRTUAL_BUCKET": "true"},
-            {"region": "us-east-1", "endpoint": "https://minio", "virtual_hosted_style_request": True},
-            False,
-        ),
-        (
-            S3,
-            {"STORAGE_CONFIG": '{"type": "s3", "access_key_id": "id", "secret_access_key": "key", "region": "eu"}'},
-            {**OF_KEYS, "region": "eu"},
-            False,
-        ),
+        (S3, {}, US, False),
+        (S3, {**KEYS, "AWS_DEFAULT_REGION": "eu"}, EU | OF_KEYS, False),
+        (S3, {"AWS_ENDPOINT_URL": "http://minio"}, US | {"endpoint": "http://minio"}, True),
+        (S3, {"S3_ENDPOINT": "h:1", "S3_USE_HTTPS": "0", "S3_REGION": "eu"}, EU | {"endpoint": "http://h:1"}, True),
+        (S3, {"S3_ENDPOINT": "minio"}, US | {"endpoint": "https://minio"}, False),
+        (S3, {"S3_USE_VIRTUAL_BUCKET": "true"}, US | {"virtual_hosted_style_request": True}, False),
+        (S3, {"awsAnonymousCredential": "true"}, US | {"skip_signature": True}, False),
+        (S3, {"STORAGE_CONFIG": json.dumps({"type": "s3", **OF_KEYS, **EU})}, EU | OF_KEYS, False),
         (GOOGLE, {}, {}, False),
         (GOOGLE, {"STORAGE_EMULATOR_HOST": "h:1"}, {"base_url": "http://h:1", "skip_signature": True}, True),
         (AZURE, {"AZ_CLIENT_ID": "a", "AZURE_TENANT_ID": "t"}, {"client_id": "a", "tenant_id": "t"}, False),
@@ -65,8 +54,8 @@ def test_files_of_aws_are_read(tmp_path: Path) -> None:
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws/credentials").write_text("[other]\naws_access_key_id = id\naws_secret_access_key = key\n")
     (tmp_path / ".aws/config").write_text("[profile other]\nregion = eu\n")
-    assert connect(S3, {"AWS_PROFILE": "other"})["config"] == {**OF_KEYS, "region": "eu"}
-    assert connect(S3, {})["config"] == {"region": "us-east-1"}
+    assert connect(S3, {"AWS_PROFILE": "other"})["config"] == EU | OF_KEYS
+    assert connect(S3, {})["config"] == US
 
 
 def test_certificates_and_their_check(tmp_path: Path) -> None:

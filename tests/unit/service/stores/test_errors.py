@@ -12,11 +12,9 @@ class PermissionDeniedError(Exception): ...
     ("error", "kind", "message"),
     [
         (
-            PermissionDeniedError(
-                f"GET {SECRET} - status code: 403 Forbidden: <Error><Code>AccessDenied</Code></Error>"
-            ),
+            Exception(f"{SECRET} status: 403: <Code>NotSigned</Code>"),
             "denied",
-            "it denies access (HTTP 403, AccessDenied)",
+            "it denies access (HTTP 403, NotSigned)",
         ),
         (PermissionDeniedError(SECRET), "denied", "it denies access (HTTP 403)"),
         (FileNotFoundError(SECRET), "missing", "there is no such bucket or object (HTTP 404)"),

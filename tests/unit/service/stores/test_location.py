@@ -6,6 +6,9 @@ import pytest
 from service.settings import Settings
 from service.stores.location import InvalidLocation, Location, fetched, location_of, parse
 
+AZURE = "https://me.blob.core.windows.net/c/p"
+ARCHIVE = "https://u:secret@h:8443/a/m.tar.gz?sig=secret"
+
 
 @pytest.mark.parametrize(
     ("text", "location", "shown", "name"),
@@ -14,18 +17,8 @@ from service.stores.location import InvalidLocation, Location, fetched, location
         ("s3://b/50%25", Location("s3", "b", "50%25"), "s3://b/50%25", "50%25"),
         ("gs://b", Location("gs", "b"), "gs://b", "b"),
         ("az://c/p", Location("az", "c", "p"), "az://c/p", "p"),
-        (
-            "https://me.blob.core.windows.net/c/p?sv=1&sig=secret",
-            Location("az", "c", "p", account="me", query="sv=1&sig=secret"),
-            "https://me.blob.core.windows.net/c/p",
-            "p",
-        ),
-        (
-            "https://u:secret@h:8443/a/m.tar.gz?sig=secret",
-            Location("https", "h:8443", "a/m.tar.gz", url="https://u:secret@h:8443/a/m.tar.gz?sig=secret"),
-            "https://h:8443/a/m.tar.gz",
-            "m",
-        ),
+        (f"{AZURE}?sig=secret", Location("az", "c", "p", account="me", query="sig=secret"), AZURE, "p"),
+        (ARCHIVE, Location("https", "h:8443", "a/m.tar.gz", url=ARCHIVE), "https://h:8443/a/m.tar.gz", "m"),
         ("hf://o/m.v1", Location("hf", "o/m.v1"), "hf://o/m.v1", "m.v1"),
         ("hf://o/m@refs/pr/1", Location("hf", "o/m", revision="refs/pr/1"), "hf://o/m@refs/pr/1", "m"),
         ("hf://o/m:abc", Location("hf", "o/m", revision="abc"), "hf://o/m@abc", "m"),
@@ -47,7 +40,6 @@ def test_folder_is_no_store() -> None:
         "s3://",
         "s3://key:secret@b/p",
         "gs://b/p?sig=secret",
-        "ftp://h/secret.tar.gz",
         "http://h/secret.tar.gz",
         "https://h/secret",
         "https://me.blob.core.windows.net/?secret",
