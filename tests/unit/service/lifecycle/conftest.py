@@ -1,4 +1,5 @@
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,14 @@ from tests.unit.service.lifecycle.worker import Worker, board_of, scan_in_turns
 
 MakeWorker = Callable[..., Worker]
 Pair = tuple[Worker, Worker]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections() -> Iterator[None]:
+    """The watcher collects garbage when it unloads a version: not what has been imported, each time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

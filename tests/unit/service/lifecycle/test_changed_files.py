@@ -7,17 +7,12 @@ from service.engines.base import LoadError
 from service.inference.version import State
 from service.lifecycle.succession import MIN_CHECK_PAUSE_SECONDS
 from tests.unit.service.lifecycle.conftest import MakeWorker, Pair
-from tests.unit.service.lifecycle.worker import Worker
-
-WAIT_SECONDS = 10
+from tests.unit.service.lifecycle.worker import MAX_WAIT_SECONDS, Worker, scan_in_turns
 
 
 def poll(*workers: Worker, times: int = 3) -> None:
     """Often enough for changes to settle."""
-    for _ in range(times):
-        for worker in workers:
-            worker.now += MIN_CHECK_PAUSE_SECONDS
-            worker.watcher.scan()
+    scan_in_turns(*workers, times=times, seconds=MIN_CHECK_PAUSE_SECONDS)
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -58,18 +53,13 @@ def test_changed_files_are_logged_once_and_not_loaded(
     assert worker.loader.loaded == ["a/1"]
 
 
-def test_changed_files_are_logged_once_they_settle(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
-    worker.begin_with("a/1")
+def test_changed_files_are_logged_once_they_settle_by_one_worker(
+    serving: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
     for size in range(4):
-        worker.add("a/1", b"x" * size)
-        poll(worker, times=1)
+        serving[0].add("a/1", b"x" * size)
+        poll(*serving, times=1)
     assert logged(caplog) == []
-    poll(worker)
-    assert len(logged(caplog)) == 1
-
-
-def test_worker_processes_log_changed_files_once_together(serving: Pair, caplog: pytest.LogCaptureFixture) -> None:
-    serving[0].add("a/1", b"another graph")
     poll(*serving)
     assert len(logged(caplog)) == 1
 
@@ -84,7 +74,7 @@ def test_new_worker_with_changed_files_waits_for_the_others(serving: Pair, new_w
     late.loader.meanwhile = is_loading.set
     begins = threading.Thread(target=late.watcher.scan)
     begins.start()
-    assert is_loading.wait(WAIT_SECONDS)
+    assert is_loading.wait(MAX_WAIT_SECONDS)
     # It is not ready yet, so that only the others answer.
     assert not late.registry.first_scan_done.is_set()
     assert identity(one) == identity(other) == before
@@ -108,4 +98,4 @@ def test_changed_files_that_fail_leave_the_others_serving(new_worker: MakeWorker
     assert late.states() == {"a/1": State.END}
     poll(one)
     assert identity(one) == before
-    assert "half of it is missing" in one.registry.statuses()["a"][1].error
+    assert "half of it is missing" in one.error("a", 1)

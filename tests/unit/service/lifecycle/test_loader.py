@@ -1,7 +1,7 @@
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,18 +12,20 @@ from service.engines.base import Engine, LoadError
 from service.inference.batching import BatchLimits, BatchObserver
 from service.inference.pace import REMEMBERED_RUNS
 from service.inference.version import LoadedVersion
-from service.lifecycle.loader import Loader, LoadQueue, Retries, newest_first
+from service.lifecycle.loader import Loader, LoadQueue, Retries
 from service.lifecycle.policies import Batching
 from service.lifecycle.repository import Key
 from service.lifecycle.warm_up import Example
-from service.serving_config import InvalidServingConfig, RowProof, ServingConfig, write_serving_config
+from service.serving_config import InvalidServingConfig, ServingConfig, write_serving_config
 from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from tests.unit.service.fakes import Arrays, FakeEngine, Unobserved, echo, signature, tensor
 from tests.unit.service.held import Held
+from tests.unit.service.lifecycle.worker import MAX_WAIT_SECONDS, PROOF, ROWS
 from tests.unit.service.watched_for_drift import UNIFORM, write_reference
 
-ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
+PROVED = ServingConfig(independent_rows=PROOF)
+WITH_EXAMPLE = ServingConfig(independent_rows=PROOF, example={"instances": [1.0]})
 
 
 def new_loader(of: Signature = ROWS, observer: BatchObserver | None = None) -> Loader:
@@ -39,37 +41,34 @@ def load(path: Path, batching: Batching | None = None, loader: Loader | None = N
     return (loader or new_loader()).load("model", 1, path, batching or Batching())
 
 
-def with_proof(**parts: Any) -> ServingConfig:
-    """That its rows are independent."""
-    proof = RowProof(signatures=(DEFAULT_SIGNATURE,), rows_tried=8, largest_difference=0.0, tolerance=1e-5)
-    return ServingConfig(independent_rows=proof, **parts)
-
-
-def test_version_with_a_quick_example_is_quick(tmp_path: Path) -> None:
+def test_version_with_a_quick_example_is_quick_once_warmed_up(tmp_path: Path) -> None:
     assert not load(tmp_path).pace.is_quick
-    write_serving_config(tmp_path, with_proof(example={"instances": [1.0]}))
+    write_serving_config(tmp_path, WITH_EXAMPLE)
     assert load(tmp_path).pace.is_quick
+    assert not load(tmp_path, loader=replace(new_loader(), warms_up=False)).pace.is_quick
 
 
 @pytest.mark.parametrize(
-    ("is_proved", "batching", "expected"),
+    ("config", "of_every_model", "batching", "is_independent"),
     [
-        (False, Batching(), set()),
-        (True, Batching(), {DEFAULT_SIGNATURE}),
-        (False, Batching(independent_rows=True), {DEFAULT_SIGNATURE}),
-        (True, Batching(independent_rows=False), set()),
-        (True, Batching(max_batch_size=1), set()),
+        (ServingConfig(), False, Batching(), False),
+        (PROVED, False, Batching(), True),
+        (ServingConfig(), False, Batching(independent_rows=True), True),
+        (PROVED, False, Batching(independent_rows=False), False),
+        (PROVED, False, Batching(max_batch_size=1), False),
+        (ServingConfig(), True, Batching(), True),
+        (ServingConfig(), True, Batching(independent_rows=False), False),
     ],
-    ids=["neither", "proof", "policy", "denied by policy", "no batches"],
+    ids=["none", "proof", "policy", "denied by policy", "no batches", "setting", "setting denied by policy"],
 )
-def test_independent_rows_by_proof_or_policy(
-    tmp_path: Path, is_proved: bool, batching: Batching, expected: set[str]
+def test_independent_rows_by_proof_policy_or_setting(
+    tmp_path: Path, config: ServingConfig, of_every_model: bool, batching: Batching, is_independent: bool
 ) -> None:
-    write_serving_config(tmp_path, with_proof() if is_proved else ServingConfig())
-    loaded = load(tmp_path, batching)
-    assert loaded.independence.signatures == expected
-    assert (loaded.tick_batcher is not None) is bool(expected)
-    assert loaded.runs_in_batches(DEFAULT_SIGNATURE, 33) is bool(expected)
+    write_serving_config(tmp_path, config)
+    loaded = load(tmp_path, batching, replace(new_loader(), independent_rows=of_every_model))
+    assert loaded.independence.signatures == ({DEFAULT_SIGNATURE} if is_independent else set())
+    assert (loaded.tick_batcher is not None) is is_independent
+    assert loaded.runs_in_batches(DEFAULT_SIGNATURE, 33) is is_independent
     changed = new_loader().with_batcher(loaded, Batching(independent_rows=True))
     assert changed.independence.signatures == {DEFAULT_SIGNATURE}
 
@@ -80,17 +79,12 @@ def test_batch_size_without_independent_rows_is_a_warning(tmp_path: Path, caplog
 
 
 def test_contradicted_signature_stays_unbatched(tmp_path: Path) -> None:
-    contradictions: list[int] = []
-
-    class Observer(Unobserved):
-        def contradicted(self) -> None:
-            contradictions.append(1)
-
-    loader = new_loader(observer=Observer())
+    observer = Mock(Unobserved)
+    loader = new_loader(observer=observer)
     loaded = load(tmp_path, Batching(independent_rows=True), loader)
-    loaded.independence.contradict(DEFAULT_SIGNATURE)
-    loaded.independence.contradict(DEFAULT_SIGNATURE)
-    assert len(contradictions) == 1
+    for _ in range(2):
+        loaded.independence.contradict(DEFAULT_SIGNATURE)
+    observer.contradicted.assert_called_once()
     loaded = loader.with_batcher(loaded, Batching(independent_rows=True, max_batch_size=4))
     assert loaded.independence.signatures == set()
 
@@ -145,7 +139,7 @@ def test_batch_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("service.lifecycle.warm_up.best_batch_size", measure)
     assert load(tmp_path).limits == BatchLimits(32, 0)
-    write_serving_config(tmp_path, with_proof(example={"instances": [1.0]}))
+    write_serving_config(tmp_path, WITH_EXAMPLE)
     assert load(tmp_path, Batching(max_batch_size=8)).limits == BatchLimits(8, 0)
     assert measured == []
     loaded = load(tmp_path, Batching(batch_timeout_micros=500))
@@ -179,7 +173,6 @@ def test_mismatch_of_labels_and_scores_is_a_load_error(tmp_path: Path) -> None:
         load(tmp_path, loader=new_loader(scores))
 
 
-MAX_WAIT_SECONDS = 10
 A, B, C = ("a", 1), ("b", 1), ("c", 1)
 
 
@@ -227,11 +220,6 @@ def test_key_under_way_is_not_queued_again() -> None:
     assert loaded == [A]
 
 
-def test_newest_versions_come_first() -> None:
-    keys = [("b", 1), ("a", 2), ("a", 10), ("a", 1)]
-    assert newest_first(keys) == [("a", 10), ("b", 1), ("a", 2), ("a", 1)]
-
-
 class Clock:
     now = 100.0
 
@@ -239,17 +227,22 @@ class Clock:
         return self.now
 
 
-def test_retry_pauses_double_up_to_a_maximum() -> None:
-    retries = Retries(clock := Clock())
-    assert retries.is_due(A, 7)
-    pauses = []
-    for _ in range(12):
+def pauses(retries: Retries, clock: Clock, count: int) -> list[float]:
+    """Between so many failures and the next tries."""
+    found = []
+    for _ in range(count):
         retries.failed(A, 7, "broken")
         failed = clock.now
         while not retries.is_due(A, 7):
             clock.now += 1.0
-        pauses.append(clock.now - failed)
-    assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
+        found.append(clock.now - failed)
+    return found
+
+
+def test_retry_pauses_double_up_to_a_maximum() -> None:
+    retries = Retries(clock := Clock())
+    assert retries.is_due(A, 7)
+    assert pauses(retries, clock, 12) == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
 
 
 def test_never_retry_ends_when_files_change_or_on_forget() -> None:
@@ -275,25 +268,7 @@ def test_changed_files_are_due_at_once_and_count_anew() -> None:
 
 def test_retries_may_end() -> None:
     retries = Retries(clock := Clock(), max_retries=2, pause_seconds=60)
-    for _ in range(2):
-        retries.failed(A, 7, "broken")
-        clock.now += 59
-        assert not retries.is_due(A, 7)
-        clock.now += 1
-        assert retries.is_due(A, 7)
+    assert pauses(retries, clock, 2) == [60, 60]
     assert retries.failed(A, 7, "broken") == "broken (tried 3 times; next when its files change)"
     clock.now = 1e12
     assert (retries.is_due(A, 7), retries.is_due(A, 8)) == (False, True)
-
-
-@pytest.mark.parametrize(("denied", "expected"), [(None, {DEFAULT_SIGNATURE}), (False, set())])
-def test_rows_of_every_model_may_be_independent(tmp_path: Path, denied: bool | None, expected: set[str]) -> None:
-    loader = replace(new_loader(), independent_rows=True)
-    loaded = loader.load("model", 1, tmp_path, Batching(independent_rows=denied))
-    assert loaded.independence.signatures == expected
-
-
-def test_without_warm_up_nothing_is_run(tmp_path: Path) -> None:
-    write_serving_config(tmp_path, with_proof(example={"instances": [1.0]}))
-    loaded = replace(new_loader(), warms_up=False).load("model", 1, tmp_path, Batching())
-    assert not loaded.pace.is_quick

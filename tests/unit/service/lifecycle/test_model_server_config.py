@@ -1,9 +1,9 @@
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from service.errors import FailedPrecondition
-from service.inference.version import State, VersionStatus
 from service.lifecycle.model_server_config import (
     InvalidConfig,
     ModelConfig,
@@ -18,16 +18,14 @@ from service.runtime.config_file import InvalidFile
 from service.runtime.shared_memory import SharedMemory
 from service.runtime.shared_values import Values
 from service.settings import Settings
-from tests.unit.service.fakes import loaded_version
+from tests.unit.service.fakes import loaded_version, make_available
 from tests.unit.service.lifecycle.worker import OF
 
 PATH = Path("/etc/models.config")
 
 FULL = b"""
 model_config_list: {
-  config: {
-    name: "one", base_path: "/models/one", model_platform: "tensorflow"
-  },
+  config: { name: "one", base_path: "/models/one", model_platform: "tensorflow" },
   config {
     name: 'two'
     base_path: '/elsewhere/two/'
@@ -35,17 +33,16 @@ model_config_list: {
     model_version_policy { specific { versions: 42 versions: 43 } }
     version_labels { key: 'stable' value: 42 }
     version_labels { key: 'canary' value: 43 }
-    logging_config {
-      log_collector_config { type: "file" filename_prefix: "/logs/two" }
-      sampling_config { sampling_rate: 0.5 }
-    }
+    logging_config { log_collector_config { filename_prefix: "/logs/two" } sampling_config { sampling_rate: 0.5 } }
   }
-  config {
-    name: "three" base_path: "/m" model_platform: "tensorflow" model_version_policy { latest { num_versions: 3 } }
-  }
+  config { name: "three" base_path: "/m" model_type: 1 model_version_policy { latest { num_versions: 3 } } }
   config { name: "four" base_path: "/m" model_platform: "tensorflow" model_version_policy { all {} } }
 }
 """
+
+
+def config(fields: str) -> str:
+    return f"model_config_list {{ config {{ name: 'm' base_path: '/m' model_platform: 'tensorflow' {fields} }} }}"
 
 
 def one(**fields: object) -> Policies:
@@ -53,32 +50,21 @@ def one(**fields: object) -> Policies:
     return policies_of([ModelConfig(**given)])  # type: ignore[arg-type]
 
 
-def fault(text: str) -> str:
-    with pytest.raises(InvalidFile) as raised:
-        decode(text.encode(), PATH)
-    return str(raised.value)
-
-
 def test_every_field_is_read() -> None:
     policies = decode(FULL, PATH)
     assert policies.only_listed
-    assert {name: policy.base_path for name, policy in policies.models.items()} == {
-        "one": "/models/one",
-        "two": "/elsewhere/two/",
-        "three": "/m",
-        "four": "/m",
-    }
-    versions = [policy.versions for policy in policies.models.values()]
-    assert versions == [Latest(latest=1), [42, 43], Latest(latest=3), "all"]
+    assert [(name, policy.base_path, policy.versions) for name, policy in policies.models.items()] == [
+        ("one", "/models/one", Latest(latest=1)),
+        ("two", "/elsewhere/two/", [42, 43]),
+        ("three", "/m", Latest(latest=3)),
+        ("four", "/m", "all"),
+    ]
     two = policies.of("two")
     assert two.label_versions == {"stable": 42, "canary": 43}
     assert two.capture == CapturePolicy(share=0.5, file="/logs/two")
     assert policies.of("one").capture is None
-
-
-def test_no_label_answers_requests_without_a_version() -> None:
-    """There the latest version does, whatever is called stable."""
-    assert one(labels={"stable": 1}).of("m").default_version is None
+    # There no label answers requests without a version.
+    assert two.default_version is None
 
 
 def test_empty_config_serves_nothing() -> None:
@@ -117,59 +103,37 @@ def test_a_name_is_listed_once() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "improperly formatted",
-            "/etc/models.config: Error parsing text-format tensorflow.serving.ModelServerConfig: 1:1: ",
-        ),
+        ("bad", "/etc/models.config: Error parsing text-format tensorflow.serving.ModelServerConfig: 1:"),
         ("model_config_list {\n config { name: 3 } }", '2:17: "model_config_list.config.name": expected a string'),
         ("model_config_list {\n config { name: 'm' } }", "/etc/models.config:2: Expected model m to have an absolute"),
         ("\ncustom_model_config { [a.b/c] {} }", "/etc/models.config:2: custom_model_config is not supported"),
         (
-            "model_config_list { config { name: 'm' base_path: '/m' model_platform: 'tensorflow' logging_config { "
-            "sampling_config { sampling_rate: 2 } } } }",
-            "/etc/models.config:1: model m: Expected `float` <= 1.0 - at `$.capture.share`",
+            config("logging_config { sampling_config { sampling_rate: 2 } }"),
+            "m: Expected `float` <= 1.0 - at `$.capture.",
         ),
     ],
 )
 def test_error_in_a_file_names_file_and_line(text: str, message: str) -> None:
-    assert message in fault(text)
-
-
-# Labels
-
-
-def registry_with(*versions: int) -> Registry:
-    registry = Registry()
-    for version in versions:
-        registry.set_status(
-            "m", version, VersionStatus(State.AVAILABLE), loaded_version(OF, model="m", version=version)
-        )
-    return registry
+    with pytest.raises(InvalidFile) as raised:
+        decode(text.encode(), PATH)
+    assert message in str(raised.value)
 
 
 LABELLED = one(labels={"stable": 1})
 REFUSED = "Request to assign label to version 1 of model m, which is not currently available for inference"
 
 
-@pytest.mark.parametrize("allow_unavailable", [False, True])
-def test_a_label_may_name_an_available_version(allow_unavailable: bool) -> None:
-    registry_with(1).check_labels(LABELLED, allow_unavailable=allow_unavailable)
-
-
-def test_a_label_of_a_version_that_is_not_available_is_refused() -> None:
-    with pytest.raises(FailedPrecondition, match=REFUSED):
-        registry_with(2).check_labels(LABELLED, allow_unavailable=False)
-
-
-def test_a_new_label_may_be_allowed_to_name_any_version() -> None:
-    registry_with(2).check_labels(LABELLED, allow_unavailable=True)
-
-
-def test_a_label_in_use_never_moves_to_a_version_that_is_not_available() -> None:
-    registry = registry_with(2)
-    registry.set_policies(one(labels={"stable": 2}))
-    with pytest.raises(FailedPrecondition, match=REFUSED):
-        registry.check_labels(LABELLED, allow_unavailable=True)
+@pytest.mark.parametrize(
+    ("available", "before", "allow_unavailable", "is_refused"),
+    [(1, {}, False, False), (2, {}, False, True), (2, {}, True, False), (2, {"stable": 2}, True, True)],
+    ids=["available", "not available", "new and allowed", "in use"],
+)
+def test_label_of_a_version(available: int, before: dict[str, int], allow_unavailable: bool, is_refused: bool) -> None:
+    registry = Registry()
+    make_available(registry, loaded_version(OF, model="m", version=available))
+    registry.set_policies(one(labels=before))
+    with pytest.raises(FailedPrecondition, match=REFUSED) if is_refused else nullcontext():
+        registry.check_labels(LABELLED, allow_unavailable=allow_unavailable)
 
 
 def test_labels_at_the_start_have_to_be_allowed() -> None:
@@ -180,21 +144,16 @@ def test_labels_at_the_start_have_to_be_allowed() -> None:
 
 def test_file_is_refused_until_its_labels_may_be(tmp_path: Path) -> None:
     def write(labels: str) -> None:
-        (draft := tmp_path / "draft").write_text(
-            f"model_config_list {{ config {{ name: 'm' base_path: '/m' model_platform: 'tensorflow' {labels} }} }}"
-        )
-        draft.rename(tmp_path / "models.config")
+        (draft := tmp_path / "draft").write_text(config(labels))
+        draft.rename(path)
 
     def check(_policies: Policies) -> None:
         if refusals:
             raise FailedPrecondition(refusals[0])
 
-    refusals = ["not yet"]
+    refusals, path, now = ["not yet"], tmp_path / "models.config", 0.0
     write("")
-    settings = Settings(
-        model_config_file=str(tmp_path / "models.config"), model_config_file_poll_wait_seconds=1, models=str(tmp_path)
-    )
-    now = 0.0
+    settings = Settings(model_config_file=str(path), model_config_file_poll_wait_seconds=1, models=str(tmp_path))
     file = config_file(settings, Values(SharedMemory()), check)
     file._clock = lambda: now
     assert file.read()

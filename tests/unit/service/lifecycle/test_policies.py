@@ -2,13 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from service.lifecycle.policies import Label, Latest, Policies, decode, policy_file
+from service.lifecycle.policies import Label, Latest, ModelPolicy, Policies, decode, policy_file
+from service.lifecycle.repository import Places
 from service.runtime.config_file import InvalidFile
 from service.settings import Settings
 
 PATH = Path("models.toml")
 
 FULL = b"""
+only_listed = true
+
 [default]
 load = "on_demand"
 
@@ -18,6 +21,7 @@ labels = {stable = 1, canary = {version = 2, share = 0.1}, next = {version = 3, 
 batching = {max_batch_size = 64, batch_timeout_micros = 500}
 
 [models."two words"]
+base_path = "/two"
 versions = [1, 3]
 replace = "unload_first"
 """
@@ -25,16 +29,16 @@ replace = "unload_first"
 
 def test_every_part_is_read() -> None:
     policies = decode(FULL, PATH)
-    clothing = policies.of("clothing")
+    clothing, two_words = policies.of("clothing"), policies.of("two words")
     assert clothing.versions == Latest(latest=2)
     assert clothing.labels["next"] == Label(version=3, shadow=1.0)
     assert clothing.label_versions == {"stable": 1, "canary": 2, "next": 3}
     assert (clothing.canary, clothing.shadow) == (("canary", 0.1), ("next", 1.0))
     assert (clothing.batching.max_batch_size, clothing.batching.batch_timeout_micros) == (64, 500)
-    assert clothing.load == "preload"
-    assert policies.of("two words").versions == [1, 3]
-    assert (policies.of("two words").replace, clothing.replace) == ("unload_first", "load_first")
-    assert policies.of("another").load == "on_demand"
+    assert two_words.versions == [1, 3]
+    assert (two_words.replace, clothing.replace) == ("unload_first", "load_first")
+    assert (policies.of("another").load, clothing.load) == ("on_demand", "preload")
+    assert policies.places == Places({"two words": Path("/two")}, frozenset({"clothing", "two words"}))
 
 
 def test_empty_file_has_the_defaults() -> None:
@@ -64,6 +68,7 @@ def test_wanted_and_named_versions(table: str, wanted: set[int], named: set[int]
     ("text", "words"),
     [
         ("[models.m", "Expected ']' at the end of a table declaration"),
+        ("\udcff", "expected UTF-8; invalid start byte at byte 0"),
         ("model = 1", "Object contains unknown field `model`"),
         ("models = 1", "Expected `object`, got `int` - at `models`"),
         ("[models]\nm = 1", "Expected `object`, got `int` - in `models.m`"),
@@ -71,9 +76,9 @@ def test_wanted_and_named_versions(table: str, wanted: set[int], named: set[int]
         ("[models.m]\nversions = 'latest'", "Invalid enum value 'latest' - at `versions` - in `models.m`"),
         ("[models.m]\nversions = {latest = 0}", "Expected `int` >= 1 - at `versions.latest` - in `models.m`"),
         ("[models.m]\nversions = [20260312103015123456]", "Expected `int` <= 9223372036854775807 - at `versions[0]`"),
-        ("[models.m]\nversions = [1, 'two']", "Expected `int`, got `str` - at `versions[1]` - in `models.m`"),
         ("[models.m]\nreplace = 'both'", "Invalid enum value 'both' - at `replace` - in `models.m`"),
         ("[models.m]\nload = 'lazy'", "Invalid enum value 'lazy' - at `load` - in `models.m`"),
+        ("[models.m]\nbase_path = 'a'", "expected an absolute path"),
         ("[models.m.labels]\na = 'one'", "Expected `int | object`, got `str` - at `labels[...]` - in `models.m`"),
         ("[models.m.labels]\n'a/b' = 1", "at `key` in `labels` - in `models.m`"),
         ("[models.m.labels]\na = {version = 1, share = 1.5}", "Expected `float` <= 1.0"),
@@ -81,9 +86,10 @@ def test_wanted_and_named_versions(table: str, wanted: set[int], named: set[int]
         ("[models.m.labels]\na = {version = 1, share = 1, shadow = 1}", "a label has `share` (it answers) or `shadow`"),
         ("[models.m.labels]\na = {version = 1, share = 1}\nb = {version = 2, share = 1}", "but a and b have"),
         ("[models.m.labels]\nstable = {version = 1, shadow = 1}", "the label `stable` names what answers requests"),
+        ("[models.m]\ndefault_label = 'a'\nlabels = {a = {version = 1, share = 1}}", "the label `a` names what"),
         ("[models.m.batching]\nmax_batch_size = 0", "Expected `int` >= 1 - at `batching.max_batch_size`"),
         ("[default.labels]\na = 1", "`default` takes no `labels`"),
-        ("\udcff", "expected UTF-8; invalid start byte at byte 0"),
+        ("[default]\nbase_path = '/a'", "`default` takes no `base_path`"),
     ],
 )
 def test_fault_is_named_with_its_place(text: str, words: str) -> None:
@@ -93,15 +99,27 @@ def test_fault_is_named_with_its_place(text: str, words: str) -> None:
     assert words in str(raised.value)
 
 
-def test_file_of_the_setting_must_exist(tmp_path: Path) -> None:
-    missing = tmp_path / "missing.toml"
+def test_named_file_must_exist_and_the_one_in_the_models_folder_need_not(tmp_path: Path) -> None:
     with pytest.raises(InvalidFile, match=r"missing\.toml: there is no such file"):
-        policy_file(Settings(models_config=str(missing))).check()
-
-
-def test_default_file_is_in_the_models_folder(tmp_path: Path) -> None:
+        policy_file(Settings(models_config=str(tmp_path / "missing.toml"))).check()
     file = policy_file(Settings(models=str(tmp_path)))
     file.check()
     (tmp_path / "models.toml").write_text("[default]\nload = 'lazy'")
     with pytest.raises(InvalidFile, match="Invalid enum value 'lazy'"):
         file.check()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {"versions": Latest(latest=1), "default_label": ""}),
+        ("[models.m]\nversions = [1, 2]\n[models.other]\nload = 'on_demand'", {"versions": [1, 2]}),
+    ],
+    ids=["latest", "of models.toml"],
+)
+def test_policy_of_the_one_model_of_the_settings(tmp_path: Path, text: str, expected: dict[str, object]) -> None:
+    (tmp_path / "models.toml").write_text(text)
+    file = policy_file(Settings(base_path="/srv/x", model_name="m", models=str(tmp_path)))
+    assert file.read()
+    policy = ModelPolicy(base_path="/srv/x", **expected)  # type: ignore[arg-type]
+    assert file.content == Policies(models={"m": policy}, only_listed=True)

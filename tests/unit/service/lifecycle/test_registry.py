@@ -9,9 +9,9 @@ from service.inference.health import Unhealthy
 from service.inference.version import LoadedVersion, State, VersionStatus
 from service.lifecycle.policies import ModelPolicy, Policies, decode
 from service.lifecycle.registry import Registry, WouldWait
-from tests.unit.service.fakes import any_shape, loaded_version, make_available, signature, tensor
+from tests.unit.service.fakes import loaded_version, make_available, signature, tensor
+from tests.unit.service.lifecycle.worker import OF
 
-SIGNATURE = signature({"x": any_shape("DT_FLOAT")})
 START = VersionStatus(State.START)
 LOADING = VersionStatus(State.LOADING)
 AVAILABLE = VersionStatus(State.AVAILABLE)
@@ -33,15 +33,16 @@ def starting() -> Registry:
     return Registry(timeout_seconds=0)
 
 
-def add(registry: Registry, version: int) -> LoadedVersion:
-    loaded = loaded_version(SIGNATURE, version=version)
-    make_available(registry, loaded)
-    return loaded
+def add(registry: Registry, *versions: int) -> list[LoadedVersion]:
+    added = [loaded_version(OF, version=version) for version in versions]
+    for loaded in added:
+        make_available(registry, loaded)
+    return added
 
 
 def prepare(registry: Registry, version: int) -> None:
     """Loaded in this worker process, but not yet in all."""
-    registry.set_status("model", version, LOADING, loaded_version(SIGNATURE, version=version))
+    registry.set_status("model", version, LOADING, loaded_version(OF, version=version))
 
 
 def label(registry: Registry, labels: str) -> None:
@@ -49,7 +50,7 @@ def label(registry: Registry, labels: str) -> None:
 
 
 def test_requested_or_highest_available_version_answers(registry: Registry) -> None:
-    two, ten, nine = (add(registry, version) for version in (2, 10, 9))
+    two, ten, nine = add(registry, 2, 10, 9)
     registry.set_status("model", 11, FAILED)
     registry.set_status("model", 12, LOADING)
     assert registry.get("model") is ten
@@ -104,8 +105,7 @@ def test_future_default_does_not_answer_before_it_is_loaded(registry: Registry) 
 
 
 def test_label_answers_and_moves(registry: Registry) -> None:
-    add(registry, 1)
-    add(registry, 2)
+    add(registry, 1, 2)
     with pytest.raises(InvalidRequest, match="Unrecognized servable version label: other; model has no labels"):
         registry.get("model", label="other")
     label(registry, "{canary = 1, other = 2}")
@@ -129,8 +129,7 @@ def test_label_moves_once_its_version_is_available(registry: Registry) -> None:
 
 @pytest.mark.parametrize(("share", "version"), [(0.5, 1), (0.51, 2)])
 def test_canary_answers_its_share(registry: Registry, share: float, version: int) -> None:
-    add(registry, 1)
-    add(registry, 2)
+    add(registry, 1, 2)
     label(registry, f"{{canary = {{version = 2, share = {share}}}}}")
     assert registry.get("model").version == version
     assert registry.get("model", 1).version == 1
@@ -138,8 +137,7 @@ def test_canary_answers_its_share(registry: Registry, share: float, version: int
 
 
 def test_held_version_answers_until_its_successors_do(registry: Registry) -> None:
-    add(registry, 5)
-    add(registry, 1)
+    add(registry, 5, 1)
     prepare(registry, 2)
     registry.hold("model", 5, frozenset({1, 2}))
     assert registry.get("model").version == 5
@@ -149,8 +147,7 @@ def test_held_version_answers_until_its_successors_do(registry: Registry) -> Non
 
 
 def test_removed_version_is_404(registry: Registry) -> None:
-    add(registry, 1)
-    two = add(registry, 2)
+    _, two = add(registry, 1, 2)
     before = registry.statuses()
     for model, version in (("model", 1), ("model", 5), ("other", 1)):
         registry.remove(model, version)
@@ -190,9 +187,7 @@ def test_ready_after_the_first_scan_until_draining(
 
 
 @pytest.mark.parametrize("status", [START, LOADING, None])
-def test_request_during_the_first_scan_is_503_after_the_timeout(
-    starting: Registry, status: VersionStatus | None
-) -> None:
+def test_request_during_the_first_scan_is_503(starting: Registry, status: VersionStatus | None) -> None:
     if status:
         add(starting, 1)
         starting.set_status("model", 2, status)
@@ -201,7 +196,7 @@ def test_request_during_the_first_scan_is_503_after_the_timeout(
 
 
 def test_what_is_loaded_answers_during_the_first_scan(starting: Registry) -> None:
-    one = add(starting, 1)
+    (one,) = add(starting, 1)
     starting.set_status("model", 2, LOADING)
     starting.set_status("other", 1, LOADING)
     assert starting.get("model", 1) is one
@@ -217,9 +212,9 @@ def test_request_waits_until_the_first_scan_has_loaded_its_model() -> None:
     answers: list[LoadedVersion] = []
     request.start()
     assert answers == []
-    one = add(registry, 1)
+    added = add(registry, 1)
     request.join()
-    assert answers == [one]
+    assert answers == added
 
 
 def test_check_ready_does_not_load_on_demand(registry: Registry) -> None:
@@ -233,15 +228,15 @@ def test_check_ready_does_not_load_on_demand(registry: Registry) -> None:
 
 
 def test_models_that_take_strings_or_pictures(registry: Registry) -> None:
-    make_available(registry, loaded_version(signature({"x": tensor("DT_STRING", -1)}), model="text"))
-    make_available(registry, loaded_version(signature({"x": tensor("DT_UINT8", -1, 8, 8, 3)}), model="pictures"))
-    assert [registry.takes_strings(model) for model in ("text", "pictures", "nowhere")] == [True, False, False]
-    assert [registry.takes_pictures(model) for model in ("text", "pictures", "nowhere")] == [False, True, False]
+    for model, spec in (("text", tensor("DT_STRING", -1)), ("pictures", tensor("DT_UINT8", -1, 8, 8, 3))):
+        make_available(registry, loaded_version(signature({"x": spec}), model=model))
+    models = ("text", "pictures", "nowhere")
+    assert [registry.takes_strings(model) for model in models] == [True, False, False]
+    assert [registry.takes_pictures(model) for model in models] == [False, True, False]
 
 
 def test_unhealthy_version_is_not_ready_and_still_chosen(registry: Registry) -> None:
-    add(registry, 1)
-    newest = add(registry, 2)
+    _, newest = add(registry, 1, 2)
     newest.health.is_healthy = False
     assert registry.get("model") is newest
     for version in (None, 2):
@@ -255,7 +250,7 @@ def test_unhealthy_version_is_not_ready_and_still_chosen(registry: Registry) -> 
 
 def test_unhealthy_only_if_every_possible_version_is(registry: Registry) -> None:
     label(registry, "{stable = 1, canary = {version = 2, share = 0.5}, next = 3, gone = 4}")
-    stable, canary, _ = (add(registry, number) for number in (1, 2, 3))
+    stable, canary, _ = add(registry, 1, 2, 3)
     canary.health.is_healthy = False
     assert registry.unhealthy("model") is None
     assert registry.unhealthy("model", label="canary") is canary
@@ -266,23 +261,36 @@ def test_unhealthy_only_if_every_possible_version_is(registry: Registry) -> None
     assert registry.unhealthy("model") is stable
 
 
-@pytest.mark.parametrize("policy", [ModelPolicy(load="on_demand"), ModelPolicy(replace="unload_first")])
-def test_get_at_once_does_not_wait(starting: Registry, policy: ModelPolicy) -> None:
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        (ModelPolicy(load="on_demand"), "is loaded on demand"),
+        (ModelPolicy(replace="unload_first"), "is between two versions"),
+    ],
+    ids=["on demand", "unload first"],
+)
+def test_awaited_version_is_503_after_the_timeout_and_at_once(
+    starting: Registry, policy: ModelPolicy, reason: str
+) -> None:
     with pytest.raises(WouldWait):
         starting.get_at_once("model")
     starting.end_first_scan()
     starting.set_policies(Policies(default=policy))
     starting.set_status("model", 1, START)
+    assert not starting.is_quick("model")
     with pytest.raises(WouldWait):
         starting.get_at_once("model")
-    available = add(starting, 1)
+    for version in (None, 1):
+        with pytest.raises(Unavailable, match=f"model {reason}, which takes longer than 0 s"):
+            starting.get("model", version)
+    (available,) = add(starting, 1)
     assert starting.get_at_once("model") is available
     with pytest.raises(NotFound):
         starting.get_at_once("other")
 
 
 def test_swap_puts_the_replacement_in_place(registry: Registry) -> None:
-    before, new = add(registry, 1), loaded_version(SIGNATURE)
+    (before,), new = add(registry, 1), loaded_version(OF)
     registry.set_failure("model", 1, "broken", "folder")
     registry.set_replacement("model", 1, VersionStatus(State.LOADING, engine="new"), new)
     assert registry.get("model") is before
@@ -294,7 +302,7 @@ def test_swap_puts_the_replacement_in_place(registry: Registry) -> None:
 
 def test_retire_drops_replacement_and_successors(registry: Registry) -> None:
     add(registry, 1)
-    registry.set_replacement("model", 1, LOADING, loaded_version(SIGNATURE))
+    registry.set_replacement("model", 1, LOADING, loaded_version(OF))
     registry.hold("model", 1, frozenset({2}))
     registry.retire("model", 1)
     assert (registry.replacements(), registry.held("model")) == ({}, {})
@@ -303,5 +311,5 @@ def test_retire_drops_replacement_and_successors(registry: Registry) -> None:
 def test_default_model_is_the_first_by_name(registry: Registry) -> None:
     assert registry.default_model() == ""
     for model in ("b", "a"):
-        make_available(registry, loaded_version(SIGNATURE, model=model))
+        make_available(registry, loaded_version(OF, model=model))
     assert (registry.default_model(), registry.default_model("b")) == ("a", "b")

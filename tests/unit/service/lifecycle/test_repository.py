@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.errors import NotFound
-from service.lifecycle.repository import MAX_FOLDERS, Repository, model_name_fault, version_number
+from service.lifecycle.repository import MAX_FOLDERS, Places, Repository, model_name_fault, version_number
 from service.runtime.shared_memory import SharedMemory
 from tests.unit.service.lifecycle.worker import board_of
 
@@ -30,10 +30,7 @@ def test_version_number(text: str, number: int | None) -> None:
     assert version_number(text) == number
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["stats", "config", "100%", "a%2Fb", " ", "no\u00a0break", "größe", "日本", "می\u200cخواهم", 'quo"te', "a\\b"],
-)
+@pytest.mark.parametrize("name", ["100%", "a%2Fb", " ", "no\u00a0break", "日本", "می\u200cخواهم", 'quo"te', "a\\b"])
 def test_valid_model_name(name: str) -> None:
     assert model_name_fault(name) is None
 
@@ -75,10 +72,9 @@ def test_versions(
 
 
 def test_link_to_a_version_is_a_version(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    put(tmp_path / ".elsewhere", f"1/{GRAPH}")
-    put(tmp_path / "a", "notes")
-    (tmp_path / "a" / "3").symlink_to(tmp_path / ".elsewhere" / "1")
-    (tmp_path / "a" / "latest").symlink_to("3")
+    put(tmp_path, f".elsewhere/1/{GRAPH}", "a/notes")
+    (tmp_path / "a/3").symlink_to(tmp_path / ".elsewhere/1")
+    (tmp_path / "a/latest").symlink_to("3")
     for dangling in ("gone", "a/4", "a/gone"):
         (tmp_path / dangling).symlink_to(tmp_path / "nowhere")
     assert names(tmp_path) == [("a", 3)]
@@ -124,8 +120,8 @@ def test_missing_root_is_an_error(tmp_path: Path) -> None:
 def test_path(tmp_path: Path) -> None:
     put(tmp_path, f"model/1/{GRAPH}")
     repository = Repository(tmp_path)
-    assert repository.path("model", 1) == tmp_path / "model" / "1"
-    shutil.rmtree(tmp_path / "model" / "1")
+    assert repository.path("model", 1) == tmp_path / "model/1"
+    shutil.rmtree(tmp_path / "model/1")
     with pytest.raises(NotFound, match="model version 1 is no longer on disk"):
         repository.path("model", 1)
 
@@ -135,43 +131,37 @@ def test_path(tmp_path: Path) -> None:
     [
         (GRAPH, "nothing is served: saved_model.pb lies in the models folder itself"),
         (f"1/{GRAPH}", "nothing is served: 1/saved_model.pb lies in the models folder"),
-        ("7/saved_model.pbtxt", "nothing is served: 7/saved_model.pbtxt lies in the models folder"),
         (f"models/x/1/{GRAPH}", f"'models' is not served: it holds models of its own (models/x/1/{GRAPH})"),
         (f"x/{GRAPH}", "'x' is not served: saved_model.pb lies in it, and not in a folder of a version"),
         (f"x/v1/{GRAPH}", "'x/v1' is not served: saved_model.pb lies in it, but a version is a number"),
         ("x/latest/saved_model.cpb", "'x/latest' is not served: saved_model.cpb lies in it"),
         (
             "x.keras",
-            "'x.keras' is not served: it is a file of Keras: python -m training import models/x.keras --name x makes",
+            "'x.keras' is not served: it is a file of Keras: python -m training import models/x.keras --name x",
         ),
         ("x.H5", "'x.H5' is not served: it is a file of Keras"),
         (
             "my x/a.keras",
-            "'my x/a.keras' is not served: it is a file of Keras: "
-            "python -m training import 'models/my x/a.keras' --name 'my x' makes a version of it",
+            "'my x/a.keras' is not served: it is a file of Keras: python -m training import 'models/my x/",
         ),
         ("x.tflite", "'x.tflite' is not served: it is a LiteRT model; expected x/1/model.tflite"),
         ("x/a.tflite", "'x/a.tflite' is not served: it is a LiteRT model; expected x/1/model.tflite"),
-        (
-            "x/model.tflite",
-            "'x' is not served: model.tflite lies in it, and not in a folder of a version",
-        ),
+        ("x/model.tflite", "'x' is not served: model.tflite lies in it, and not in a folder of a version"),
         ("x/v1/model.tflite", "'x/v1' is not served: model.tflite lies in it, but a version is a number"),
-        ("1/model.tflite", "nothing is served: 1/model.tflite lies in the models folder"),
         ("x/a.onnx", "'x/a.onnx' is not served: it is no SavedModel; expected"),
         (f"x/9223372036854775808/{GRAPH}", "'x/9223372036854775808' is not served: a version is a number of at most"),
         (f"a:b/1/{GRAPH}", "'a:b' is not served: its name has a colon"),
         (f"\udcff/1/{GRAPH}", "'\\udcff' is not served: its name has a character that cannot be printed"),
-        (f"a\nb/1/{GRAPH}", "'a\\nb' is not served: its name has a character that cannot be printed"),
     ],
 )
 def test_what_is_not_served_is_logged_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, sentence: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, memory: SharedMemory, file: str, sentence: str
 ) -> None:
     put(tmp_path, file)
-    repository = Repository(tmp_path)
-    for _ in range(2):
-        assert repository.versions() == {}
+    for slot in (1, 2):
+        repository = Repository(tmp_path, is_first=board_of(memory, slot).is_first)
+        for _ in range(2):
+            assert repository.versions() == {}
     (line,) = caplog.messages
     assert line.startswith(sentence)
 
@@ -194,11 +184,65 @@ def test_number_of_folders_is_limited(tmp_path: Path) -> None:
     assert repository.skipped == {}
 
 
-def test_worker_processes_log_once_together(
-    tmp_path: Path, memory: SharedMemory, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("root", "base_paths", "only", "expected"),
+    [
+        ("models", {"b": "x"}, None, {"a/1": "models/a/1", "b/7": "x/7"}),
+        ("models", {"a": "x"}, None, {"a/7": "x/7"}),
+        ("none", {"b": "x", "c": "y"}, {"b", "c"}, {"b/7": "x/7", "c/2": "y/0002"}),
+        ("models", {"b": "x", "c": "x"}, {"b", "c"}, {"b/7": "x/7", "c/7": "x/7"}),
+    ],
+    ids=["beside the folder", "in its place", "without a folder", "of several models"],
+)
+def test_base_paths(
+    tmp_path: Path, root: str, base_paths: dict[str, str], only: set[str] | None, expected: dict[str, str]
 ) -> None:
-    (models := tmp_path / "models").mkdir()
-    put(models, f"x/{GRAPH}")
-    for slot in (1, 2):
-        Repository(models, is_first=board_of(memory, slot).is_first).versions()
-    assert len(caplog.messages) == 1
+    put(tmp_path, f"models/a/1/{GRAPH}", f"x/7/{GRAPH}", f"y/0002/{GRAPH}")
+    repository = Repository(tmp_path / root)
+    places = Places({model: tmp_path / path for model, path in base_paths.items()}, only)
+    assert repository.look_in(places)
+    assert not repository.look_in(places)
+    found = {f"{model}/{version}": path for (model, version), path in repository.versions().items()}
+    assert found == {key: tmp_path / path for key, path in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("missing", "its base path cannot be read: No such file or directory"),
+        ("file", "its base path cannot be read: Not a directory"),
+        ("empty", "its base path has no folder with a number"),
+        ("version", "saved_model.pb lies in it, and not in a folder of a version"),
+    ],
+)
+def test_base_path_without_versions_is_said(tmp_path: Path, place: str, reason: str) -> None:
+    (tmp_path / "empty").mkdir()
+    put(tmp_path, "file", f"version/{GRAPH}")
+    repository = Repository(tmp_path)
+    repository.look_in(Places({"a": tmp_path / place}, frozenset({"a"})))
+    assert repository.versions() == {}
+    assert reason in repository.skipped["a"]
+    assert str(tmp_path) not in repository.skipped["a"]
+
+
+def test_base_path_that_is_gone_keeps_its_versions(tmp_path: Path) -> None:
+    put(tmp_path, f"x/1/{GRAPH}")
+    repository = Repository(tmp_path)
+    repository.look_in(Places({"a": tmp_path / "x"}, frozenset({"a"})))
+    before = repository.versions()
+    shutil.rmtree(tmp_path / "x")
+    assert repository.versions() == before == {("a", 1): tmp_path / "x/1"}
+
+
+def test_disk_is_polled_once_in_a_pause(tmp_path: Path) -> None:
+    now = 0.0
+    repository = Repository(tmp_path, pause_seconds=60, clock=lambda: now)
+    assert repository.versions() == {}
+    put(tmp_path, f"a/1/{GRAPH}")
+    now += 59
+    assert repository.versions() == {}
+    now += 1
+    assert repository.versions().keys() == {("a", 1)}
+    # Other places are looked into at once.
+    repository.look_in(Places({"b": tmp_path / "a"}, frozenset({"b"})))
+    assert repository.versions().keys() == {("b", 1)}

@@ -14,39 +14,41 @@ def policy(table: str) -> ModelPolicy:
     return decode(f"[models.model]\n{table}".encode(), Path("models.toml")).of("model")
 
 
-CANARY = "canary = {version = 2, share = 0.1}"
-SHADOW = "next = {version = 3, shadow = 0.5}"
+CANARY = "labels.canary = {version = 2, share = 0.1}"
+SHADOW = "labels.next = {version = 3, shadow = 0.5}"
 
 
 @pytest.mark.parametrize(
-    ("labels", "available", "prepared", "expected"),
+    ("table", "available", "prepared", "expected"),
     [
         ("", {1, 2}, {}, [2, None, None]),
-        ("stable = 1", {1, 2}, {}, [1, None, None]),
-        ("stable = 1", {2}, {}, [2, None, None]),
+        ("labels.stable = 1", {1, 2}, {}, [1, None, None]),
+        ("labels.stable = 1", {2}, {}, [2, None, None]),
+        ("labels.stable = 1\ndefault_label = ''", {1, 2}, {}, [2, None, None]),
+        ("labels.live = 1\ndefault_label = 'live'", {1, 2}, {}, [1, None, None]),
         (CANARY, {1, 2}, {}, [1, 2, None]),
         (CANARY, {1}, {2}, [1, None, None]),
         (CANARY, {2}, {}, [2, None, None]),
-        (f"stable = 2, {CANARY}", {1, 2}, {}, [2, None, None]),
+        (f"labels.stable = 2\n{CANARY}", {1, 2}, {}, [2, None, None]),
         (SHADOW, {1, 3}, {}, [1, None, 3]),
         (SHADOW, {1}, {3}, [1, None, None]),
         (SHADOW, {3}, {}, [None, None, None]),
-        (f"stable = 3, {SHADOW}", {1, 3}, {}, [3, None, None]),
-        (f"{CANARY}, {SHADOW}", {1, 2, 3}, {}, [1, 2, 3]),
+        (f"labels.stable = 3\n{SHADOW}", {1, 3}, {}, [3, None, None]),
+        (f"{CANARY}\n{SHADOW}", {1, 2, 3}, {}, [1, 2, 3]),
         # Before anything is available everywhere, the future default answers.
         ("", {}, {1, 2}, [2, None, None]),
-        ("stable = 1", {}, {1, 2}, [1, None, None]),
-        (f"{CANARY}, {SHADOW}", {}, {1, 2, 3}, [1, None, None]),
+        ("labels.stable = 1", {}, {1, 2}, [1, None, None]),
+        (f"{CANARY}\n{SHADOW}", {}, {1, 2, 3}, [1, None, None]),
     ],
 )
 def test_default_canary_and_shadow(
-    labels: str, available: set[int], prepared: set[int], expected: list[int | None]
+    table: str, available: set[int], prepared: set[int], expected: list[int | None]
 ) -> None:
     """`prepared`: loaded in this worker process, but not yet in all."""
     versions = {number: loaded_version(SIGNATURE, version=number) for number in (*available, *prepared)}
     states = {**dict.fromkeys(available, State.AVAILABLE), **dict.fromkeys(prepared, State.LOADING)}
     statuses = {number: VersionStatus(state) for number, state in states.items()}
-    traffic = route(policy(f"labels = {{{labels}}}"), statuses, versions, {}, {})
+    traffic = route(policy(table), statuses, versions, {}, {})
     default, canary = traffic.default, traffic.canary
     shadow = default.shadow if default else None
     found = [default, canary, shadow.loaded if shadow else None]

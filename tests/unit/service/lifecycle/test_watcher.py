@@ -8,73 +8,67 @@ from pathlib import Path
 import pytest
 
 from service.engines.base import LoadError
-from service.errors import NotFound, Unavailable
+from service.errors import NotFound
 from service.inference.folder import fingerprint
 from service.inference.version import State
-from service.lifecycle.registry import Registry
 from service.lifecycle.repository import Repository
 from service.lifecycle.version_records import VersionRecords
 from service.runtime.deaths import Deaths, Ending
 from service.runtime.shared_memory import SharedMemory
 from service.serving_config import InvalidServingConfig
-from tests.unit.service.lifecycle.worker import Worker, while_scanning
+from tests.unit.service.lifecycle.conftest import MakeWorker
+from tests.unit.service.lifecycle.worker import MAX_WAIT_SECONDS, Worker, while_scanning
 
-MAX_WAIT_SECONDS = 10
+BROKEN = LoadError("broken")
 
 
-def test_first_scan_loads_the_newest_versions_first(worker: Worker) -> None:
+def test_first_scan_loads_each_version_once_newest_first(worker: Worker) -> None:
     worker.begin_with("b/1", "a/2", "a/10", "a/1")
+    worker.scan()
     assert worker.loader.loaded == ["a/10", "b/1", "a/2", "a/1"]
     assert set(worker.states().values()) == {State.AVAILABLE}
     assert worker.registry.ready
     status = worker.registry.statuses()["a"][1]
-    assert (status.engine, status.error) == ("fake", "")
-    assert status.load_seconds >= 0
-    # Once only.
-    worker.scan()
-    assert len(worker.loader.loaded) == 4
+    assert (status.engine, status.error, status.load_seconds >= 0) == ("fake", "", True)
 
 
 def test_first_versions_serve_while_others_load(worker: Worker) -> None:
     known: list[list[str]] = []
-    served: list[int] = []
 
     def look() -> None:
         known.append(sorted(worker.states()))
         if len(known) == 2:
-            served.append(worker.registry.get("a").version)
+            assert worker.registry.get("a").version == 1
 
     worker.loader.meanwhile = look
     worker.begin_with("a/1", "b/1")
     assert known == [["a/1", "b/1"]] * 2
-    assert served == [1]
+    assert worker.failures == []
 
 
 def test_new_version_is_loaded_once_its_files_settle(worker: Worker) -> None:
     worker.begin_with()
-    worker.add("a/1", b"half")
-    worker.watcher.scan()
-    worker.add("a/1", b"half and half")
-    worker.watcher.scan()
+    for content in (b"half", b"half and half"):
+        worker.add("a/1", content)
+        worker.watcher.scan()
     assert worker.states() == {"a/1": State.START}
-    assert worker.loader.loaded == []
     worker.watcher.scan()
-    assert worker.states() == {"a/1": State.AVAILABLE}
+    assert worker.loader.loaded == ["a/1"]
 
 
 def test_vanished_version_is_unloaded(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     worker.begin_with("a/1", "a/2")
-    shutil.rmtree(worker.models / "a" / "2")
-    worker.scan_each_second()
+    shutil.rmtree(worker.models / "a/2")
+    worker.scan(seconds=1)
     assert worker.states() == {"a/1": State.AVAILABLE}
     assert worker.registry.get("a").version == 1
     assert "a version 2 has vanished" in caplog.text
     assert "a version 2 is unloaded" in caplog.text
 
 
-def test_version_that_vanishes_and_is_not_loaded_is_forgotten(worker: Worker) -> None:
-    worker.loader.errors["a/1"] = LoadError("broken")
+def test_vanished_version_that_is_not_loaded_is_forgotten(worker: Worker) -> None:
+    worker.loader.errors["a/1"] = BROKEN
     worker.begin_with("a/1")
     worker.add("a/2")
     worker.watcher.scan()
@@ -82,13 +76,12 @@ def test_version_that_vanishes_and_is_not_loaded_is_forgotten(worker: Worker) ->
     shutil.rmtree(worker.models / "a")
     worker.watcher.scan()
     assert worker.states() == {}
-    assert worker.loader.loaded == ["a/1"]
 
 
 def test_version_that_vanishes_while_loading_is_not_served(worker: Worker) -> None:
     def vanish() -> None:
         worker.loader.meanwhile = lambda: None
-        shutil.rmtree(worker.models / "a" / "1")
+        shutil.rmtree(worker.models / "a/1")
         worker.watcher.poll()
 
     worker.loader.meanwhile = vanish
@@ -99,14 +92,13 @@ def test_version_that_vanishes_while_loading_is_not_served(worker: Worker) -> No
 def test_version_that_comes_back_waits_until_no_request_holds_the_old_one(worker: Worker) -> None:
     worker.begin_with("a/1")
     held = worker.registry.get("a")
-    shutil.rmtree(worker.models / "a" / "1")
-    worker.scan_each_second()
+    shutil.rmtree(worker.models / "a/1")
+    worker.scan(seconds=1)
     worker.add("a/1")
     worker.scan()
     assert worker.states() == {"a/1": State.UNLOADING}
     with pytest.raises(NotFound, match="version 1 is UNLOADING"):
         worker.registry.get("a", 1)
-    assert held.engine.signatures
     del held
     worker.scan()
     assert worker.states() == {"a/1": State.AVAILABLE}
@@ -127,23 +119,22 @@ def test_failed_load_leaves_other_models_serving(
     worker.loader.errors["a/1"] = error
     worker.begin_with("a/1", "b/1")
     assert worker.states() == {"a/1": State.END, "b/1": State.AVAILABLE}
-    shown = worker.registry.statuses()["a"][1].error
+    shown = worker.error("a", 1)
     assert shown.startswith(f"{reason} (tried once; next at ")
-    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    (record,) = caplog.records
     assert record.message == f"a version 1 cannot be loaded: {shown}"
-    assert bool(record.exc_info) is has_traceback
+    assert (record.levelno, bool(record.exc_info)) == (logging.ERROR, has_traceback)
 
 
 def test_failed_version_is_retried_after_a_pause_and_when_its_files_change(worker: Worker) -> None:
-    worker.loader.errors["a/1"] = LoadError("broken")
+    worker.loader.errors["a/1"] = BROKEN
     worker.begin_with("a/1")
     worker.scan()
     assert worker.loader.loaded == ["a/1"]
     worker.now += 1
     worker.scan()
-    assert worker.loader.loaded == ["a/1", "a/1"]
     assert worker.failures == [("a", 1)] * 2
-    assert "broken (tried 2 times; next at " in worker.registry.statuses()["a"][1].error
+    assert "broken (tried 2 times; next at " in worker.error("a", 1)
     worker.loader.errors.clear()
     worker.add("a/1", b"repaired")
     worker.watcher.scan()
@@ -153,10 +144,10 @@ def test_failed_version_is_retried_after_a_pause_and_when_its_files_change(worke
 
 
 def test_version_queued_twice_is_tried_once(worker: Worker) -> None:
-    worker.loader.errors["a/1"] = LoadError("broken")
+    worker.loader.errors["a/1"] = BROKEN
     worker.begin_with("a/1", "b/1")
-    worker.watcher._load(("a", 1))
-    worker.watcher._load(("b", 1))
+    for model in ("a", "b"):
+        worker.watcher._load((model, 1))
     assert sorted(worker.loader.loaded) == ["a/1", "b/1"]
 
 
@@ -169,8 +160,7 @@ def test_unreadable_models_folder_leaves_versions_serving(worker: Worker, caplog
 
 
 def test_misplaced_models_make_the_service_unready(worker: Worker) -> None:
-    worker.add("x")
-    worker.begin_with()
+    worker.begin_with("x")
     assert not worker.registry.ready
     worker.add("y/1")
     worker.scan()
@@ -178,7 +168,7 @@ def test_misplaced_models_make_the_service_unready(worker: Worker) -> None:
 
 
 def test_polls_until_stopped_even_after_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    new_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def versions(repository: Repository) -> dict[tuple[str, int], Path]:
         if errors:
@@ -188,7 +178,7 @@ def test_polls_until_stopped_even_after_an_error(
     errors = [RuntimeError("out of luck")]
     really = Repository.versions
     monkeypatch.setattr(Repository, "versions", versions)
-    worker = Worker(tmp_path / "models", poll_seconds=0.001)
+    worker = new_worker(1, poll_seconds=0.001)
     worker.watcher.start()
     assert worker.registry.first_scan_done.wait(MAX_WAIT_SECONDS)
     is_loading = threading.Event()
@@ -204,9 +194,9 @@ def test_polls_until_stopped_even_after_an_error(
     assert "out of luck" in caplog.text
 
 
-def test_first_scan_waits_until_the_models_are_there(tmp_path: Path) -> None:
+def test_first_scan_waits_until_the_models_are_there(new_worker: MakeWorker) -> None:
     answers = [True, False, False]
-    worker = Worker(tmp_path / "models", may_begin=lambda: answers.pop() and bool(worker.add("a/1")))
+    worker = new_worker(1, may_begin=lambda: answers.pop() and bool(worker.add("a/1")))
     worker.watcher.start()
     assert worker.registry.first_scan_done.wait(MAX_WAIT_SECONDS)
     worker.watcher.stop()
@@ -218,7 +208,7 @@ def test_bad_policy_file_is_logged_once_and_ignored(worker: Worker, caplog: pyte
     worker.write_policies("[models.a.labels]\nstable = 'two'")
     worker.scan(3)
     assert worker.registry.get("a").version == 1
-    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    (record,) = caplog.records
     assert "models.toml: Expected `int | object`, got `str`" in record.message
     assert "what it said before goes on to count" in record.message
 
@@ -231,38 +221,35 @@ def test_new_batching_keeps_the_engine(worker: Worker) -> None:
     after = worker.registry.get("a")
     assert after.engine is before.engine
     assert after.batcher is not before.batcher
-    assert worker.loader.loaded == ["a/1"]
+
+
+def test_moved_base_path_is_loaded_anew(worker: Worker, tmp_path: Path) -> None:
+    for place in ("one", "other"):
+        path = worker.add(tmp_path / place / "1")
+        worker.write_policies(f"only_listed = true\n[models.a]\nbase_path = '{path.parent}'")
+        worker.scan()
+        assert worker.states() == {"a/1": State.AVAILABLE}
+    assert worker.loader.loaded == ["one/1", "other/1"]
 
 
 def test_model_on_demand_is_loaded_by_its_first_request(worker: Worker) -> None:
     worker.begin_with("a/1", "b/1", policies="[models.a]\nload = 'on_demand'")
     assert worker.states() == {"a/1": State.START, "b/1": State.AVAILABLE}
     assert worker.registry.ready
-    assert not worker.registry.is_quick("a")
     assert while_scanning(lambda: worker.registry.get("a"), worker).version == 1
-    assert worker.states() == {"a/1": State.AVAILABLE, "b/1": State.AVAILABLE}
-
-
-def test_slow_model_on_demand_is_503(tmp_path: Path) -> None:
-    worker = Worker(tmp_path / "models", registry=Registry(timeout_seconds=0))
-    worker.begin_with("a/1", policies="[default]\nload = 'on_demand'")
-    with pytest.raises(Unavailable, match="a is loaded on demand, which takes longer than 0 s"):
-        worker.registry.get("a")
-    worker.scan()
-    assert worker.registry.get("a").version == 1
 
 
 def test_failed_model_on_demand_is_404_with_the_reason(worker: Worker) -> None:
-    worker.loader.errors["a/1"] = LoadError("broken")
+    worker.loader.errors["a/1"] = BROKEN
     worker.begin_with("a/1", policies="[default]\nload = 'on_demand'")
     with pytest.raises(NotFound, match=r"version 1 is END: broken \(tried once"):
         while_scanning(lambda: worker.registry.get("a"), worker)
 
 
 @pytest.fixture
-def mortal(tmp_path: Path, memory: SharedMemory) -> Worker:
+def mortal(new_worker: MakeWorker, memory: SharedMemory) -> Worker:
     """A worker process that shares its records of deaths."""
-    return Worker(tmp_path / "models", records=VersionRecords(memory))
+    return new_worker(2, records=VersionRecords(memory))
 
 
 def die_of(memory: SharedMemory, folder: Path, times: int = 2) -> None:
@@ -276,20 +263,17 @@ def die_of(memory: SharedMemory, folder: Path, times: int = 2) -> None:
 def test_deadly_version_is_not_loaded(mortal: Worker, memory: SharedMemory) -> None:
     die_of(memory, mortal.add("a/1"), times=1)
     die_of(memory, mortal.add("a/2"), times=2)
-    for _ in range(3):
-        mortal.watcher.scan()
-        mortal.now += 1000
+    mortal.scan(3, seconds=1000)
     assert mortal.states() == {"a/1": State.AVAILABLE, "a/2": State.END}
     assert mortal.loader.loaded == ["a/1"]
-    error = mortal.registry.statuses()["a"][2].error
-    assert error == "2 worker processes died of it; until its files change or a command loads it, none will"
+    error = "2 worker processes died of it; until its files change or a command loads it, none will"
+    assert mortal.error("a", 2) == error
     assert mortal.failures == [("a", 2)]
 
 
 def test_deadly_version_is_unloaded(mortal: Worker, memory: SharedMemory) -> None:
     mortal.begin_with("a/1", "a/2")
-    assert mortal.registry.get("a").version == 2
-    die_of(memory, mortal.models / "a" / "2")
+    die_of(memory, mortal.models / "a/2")
     for _ in range(4):
         mortal.watcher.scan()
         gc.collect()
@@ -315,6 +299,5 @@ def test_deadly_version_is_loaded_again(mortal: Worker, memory: SharedMemory, ch
     die_of(memory, mortal.add("a/1"))
     mortal.watcher.scan()
     assert mortal.states() == {"a/1": State.END}
-    assert mortal.loader.loaded == []
     change(mortal)
     assert mortal.states() == {"a/1": State.AVAILABLE}

@@ -6,12 +6,20 @@ from service.engines.base import LoadError
 from service.errors import InvalidRequest, NotFound, Unavailable
 from service.inference.version import State
 from service.lifecycle.workers import PREPARED, Board, Report, SlowVersion
-from service.runtime.shared_memory import MIN_CAPACITY, Kind, MemoryFull, SharedMemory
+from service.runtime.shared_memory import MemoryFull, SharedMemory
+from service.serving_config import ServingConfig, write_serving_config
 from tests.unit.service.forked import Forked
 from tests.unit.service.lifecycle.conftest import MakeWorker, Pair
-from tests.unit.service.lifecycle.worker import ROWS, Worker, board_of, scan_in_turns, while_scanning
+from tests.unit.service.lifecycle.worker import (
+    PROOF,
+    ROWS,
+    Worker,
+    board_of,
+    nearly_full_memory,
+    scan_in_turns,
+    while_scanning,
+)
 
-ODD_NAME = "a model/with any näme"
 PREPARING = Report({"a": {1: PREPARED}})
 
 
@@ -42,27 +50,25 @@ def test_report_of_a_predecessor_does_not_count(memory: SharedMemory) -> None:
 
 def test_last_load_request_reaches_every_worker(memory: SharedMemory) -> None:
     one, other = board_of(memory, 1), board_of(memory, 2)
-    first = one.request(ODD_NAME, "unload")
-    last = other.request(ODD_NAME, "load")
+    name = "a model/with any näme"
+    first, last = one.request(name, "unload"), other.request(name, "load")
     assert last > first
     for board in (one, other):
         (request,) = board.requests().values()
-        assert (request.model, request.action, request.number) == (ODD_NAME, "load", last)
+        assert (request.model, request.action, request.number) == (name, "load", last)
 
 
 def test_full_memory(caplog: pytest.LogCaptureFixture) -> None:
-    memory = SharedMemory(MIN_CAPACITY)
+    memory = nearly_full_memory(20_000)
     board = board_of(memory, 1)
     board.publish(Report())
-    with memory.locked():
-        memory.append(Kind.COUNT, 0, b"", len(memory.view) - memory.end - 10_000)
     for number in range(3):
-        board.publish(Report({"x" * 10_000: {number: PREPARED}}))
+        board.publish(Report({"x" * 20_000: {number: PREPARED}}))
     with pytest.raises(MemoryFull):
-        board.request("x" * 10_000, "load")
-    board.add_slow(SlowVersion("model", 1))
+        board.request("x" * 20_000, "load")
+    board.add_slow(SlowVersion("x" * 20_000, 1))
     assert caplog.text.count("cannot be told of versions: the memory that worker processes share is full") == 1
-    assert (board.requests(), board.slow()) == ({}, {SlowVersion("model", 1)})
+    assert (board.requests(), board.slow()) == ({}, {SlowVersion("x" * 20_000, 1)})
     assert Board(memory, 2).others() == [Report()]
 
 
@@ -97,16 +103,12 @@ def test_unload_and_load_in_every_worker(serving: Pair, new_worker: MakeWorker) 
     assert one.states() == other.states() == later.states() == {"a/1": State.END}
     assert later.loader.loaded == []
     assert other.registry.ready
+    # A new version stays unloaded, too.
+    one.add("a/2")
+    one.scan(3)
+    assert one.states() == {"a/1": State.END, "a/2": State.END}
     while_scanning(lambda: other.watcher.load("a"), one, other, later)
-    assert one.states() == other.states() == later.states() == {"a/1": State.AVAILABLE}
-
-
-def test_new_version_of_an_unloaded_model_stays_unloaded(worker: Worker) -> None:
-    worker.begin_with("a/1")
-    while_scanning(lambda: worker.watcher.unload("a"), worker)
-    worker.add("a/2")
-    worker.scan(3)
-    assert worker.states() == {"a/1": State.END, "a/2": State.END}
+    assert set(one.states().values()) == set(later.states().values()) == {State.AVAILABLE}
 
 
 def test_unloaded_model_on_demand_waits_for_a_request(worker: Worker) -> None:
@@ -117,25 +119,27 @@ def test_unloaded_model_on_demand_waits_for_a_request(worker: Worker) -> None:
     assert worker.states() == {"a/1": State.START}
 
 
-def test_failed_load_is_400_with_the_reason(worker: Worker) -> None:
-    worker.loader.errors["a/1"] = LoadError("broken")
-    worker.begin_with("a/1")
-    with pytest.raises(InvalidRequest, match=r"a cannot be loaded: version 1: broken \(tried once"):
-        while_scanning(lambda: worker.watcher.load("a"), worker)
-    assert worker.loader.loaded == ["a/1", "a/1"]
-
-
-def test_load_that_fails_in_another_worker_is_400(new_worker: MakeWorker) -> None:
-    one, other = new_worker(1), new_worker(2)
-    other.loader.errors["a/1"] = LoadError("no memory")
-    one.add("a/1")
-    scan_in_turns(one, other)
-    with pytest.raises(InvalidRequest, match="version 1: not by every worker process; the log says why"):
-        while_scanning(lambda: one.watcher.load("a"), one, other)
+@pytest.mark.parametrize(
+    ("failing", "message"),
+    [
+        ((0, 1), r"a cannot be loaded: version 1: broken \(tried once"),
+        ((1,), "version 1: not by every worker process; the log says why"),
+    ],
+    ids=["everywhere", "in another"],
+)
+def test_failed_load_is_400_with_the_reason(new_worker: MakeWorker, failing: tuple[int, ...], message: str) -> None:
+    workers = new_worker(1), new_worker(2)
+    for index in failing:
+        workers[index].loader.errors["a/1"] = LoadError("broken")
+    workers[0].add("a/1")
+    scan_in_turns(*workers)
+    with pytest.raises(InvalidRequest, match=message):
+        while_scanning(lambda: workers[0].watcher.load("a"), *workers)
+    assert workers[1].loader.loaded == ["a/1", "a/1"]
 
 
 @pytest.mark.parametrize("name", ["load", "unload"])
-def test_load_of_an_unknown_model_is_404(worker: Worker, name: str) -> None:
+def test_command_for_an_unknown_model_is_404(worker: Worker, name: str) -> None:
     worker.watcher.scan()
     with pytest.raises(NotFound, match="no such model: nowhere"):
         getattr(worker.watcher, name)("nowhere")
@@ -153,22 +157,19 @@ def test_slow_unload_is_503_and_goes_on(new_worker: MakeWorker) -> None:
 
 
 def test_slow_version_leaves_every_event_loop(new_worker: MakeWorker, memory: SharedMemory) -> None:
-    one, other = new_worker(1), new_worker(2)
-    for name in ("a/1", "a/2"):
-        one.add_quick(name)
-    for worker in (one, other):
+    one, other, later = (new_worker(slot) for slot in (1, 2, 3))
+    for worker in (one, other, later):
         worker.loader.signature = ROWS
+    for name in ("a/1", "a/2"):
+        write_serving_config(one.add(name), ServingConfig(example={"instances": [1.0]}, independent_rows=PROOF))
     scan_in_turns(one, other)
     assert one.registry.is_quick("a")
-    assert other.registry.is_quick("a")
     one.agreement.keep_off_loops("a", 1)
     scan_in_turns(one, other, times=1)
     one.write_policies("[models.a]\nbatching = {max_batch_size = 4}")
     scan_in_turns(one, other, times=1)
     # Also in a worker process that starts later.
     memory.free_slot(1)
-    later = new_worker(3)
-    later.loader.signature = ROWS
     later.watcher.scan()
     for worker in (one, other, later):
         assert [worker.registry.is_quick("a", version) for version in (None, "1", "2")] == [False, False, True]

@@ -18,17 +18,18 @@ from service.lifecycle.repository import Repository
 from service.lifecycle.version_records import VersionRecords
 from service.lifecycle.watcher import Watcher
 from service.lifecycle.workers import Agreement, Board
-from service.runtime.shared_memory import SharedMemory
-from service.serving_config import RowProof, ServingConfig, write_serving_config
+from service.runtime.shared_memory import MIN_CAPACITY, Kind, SharedMemory
+from service.serving_config import RowProof, ServingConfig
 from service.settings import Settings
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from tests.unit.service.fakes import FakeEngine, Unobserved, any_shape, echo, signature, tensor
 
 Result = TypeVar("Result")
 
-NEVER_SECONDS = 3600
+MAX_WAIT_SECONDS = 10
 OF = signature({"x": any_shape("DT_FLOAT")})
 ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
+PROOF = RowProof(signatures=(DEFAULT_SIGNATURE,), rows_tried=8, largest_difference=0.0, tolerance=1e-5)
 
 
 @dataclass
@@ -55,6 +56,13 @@ def board_of(memory: SharedMemory, slot: int) -> Board:
     return Board(memory, slot)
 
 
+def nearly_full_memory(free_bytes: int = 10_000) -> SharedMemory:
+    memory = SharedMemory(MIN_CAPACITY)
+    with memory.locked():
+        memory.append(Kind.COUNT, 0, b"", len(memory.view) - memory.end - free_bytes)
+    return memory
+
+
 @dataclass
 class Worker:
     """`now`: the time for retries and absences, in seconds."""
@@ -67,7 +75,7 @@ class Worker:
     timeout_seconds: float = 60
     failures: list[tuple[str, int]] = field(default_factory=list)
     records: VersionRecords = field(default_factory=VersionRecords)
-    poll_seconds: float = NEVER_SECONDS
+    poll_seconds: float = 3600
     may_begin: Callable[[], bool] = lambda: True
 
     def __post_init__(self) -> None:
@@ -93,16 +101,12 @@ class Worker:
             clock=lambda: self.now,
         )
 
-    def add(self, name: str, content: bytes = b"graph") -> Path:
+    def add(self, name: str | Path, content: bytes = b"graph") -> Path:
+        """`name`: below the models folder, or absolute."""
         folder = self.models / name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "saved_model.pb").write_bytes(content)
         return folder
-
-    def add_quick(self, name: str) -> None:
-        """A version with an example, which is quick; for a loader with the signature ROWS."""
-        proof = RowProof(signatures=(DEFAULT_SIGNATURE,), rows_tried=8, largest_difference=0.0, tolerance=1e-5)
-        write_serving_config(self.add(name), ServingConfig(example={"instances": [1.0]}, independent_rows=proof))
 
     def begin_with(self, *names: str, policies: str = "") -> None:
         """What the first scan finds."""
@@ -111,16 +115,9 @@ class Worker:
         self.write_policies(policies)
         self.watcher.scan()
 
-    def scan(self, times: int = 2) -> None:
-        """Twice, so that what has appeared is loaded."""
-        for _ in range(times):
-            self.watcher.scan()
-
-    def scan_each_second(self, times: int = 2) -> None:
-        """What is missing for a second counts as removed."""
-        for _ in range(times):
-            self.watcher.scan()
-            self.now += 1.0
+    def scan(self, times: int = 2, seconds: float = 0.0) -> None:
+        """Twice, so that what has appeared is loaded. `seconds`: from one to the next."""
+        scan_in_turns(self, times=times, seconds=seconds)
 
     def write_policies(self, text: str) -> None:
         """Into a new file, so that it counts as changed."""
@@ -134,17 +131,21 @@ class Worker:
             for version, status in versions.items()
         }
 
+    def error(self, model: str, version: int) -> str:
+        return self.registry.statuses()[model][version].error
 
-def scan_in_turns(*workers: Worker, times: int = 3) -> None:
+
+def scan_in_turns(*workers: Worker, times: int = 3, seconds: float = 0.0) -> None:
     """Often enough for what has appeared to be AVAILABLE in all of them."""
     for worker in workers * times:
         worker.watcher.scan()
+        worker.now += seconds
 
 
-def while_scanning(call: Callable[[], Result], *workers: Worker) -> Result:
+def while_scanning(call: Callable[[], Result], *workers: Worker, seconds: float = 0.0) -> Result:
     """The result of a call in another thread, while the watchers work."""
     with ThreadPoolExecutor(1) as thread:
         called = thread.submit(call)
         while not called.done():
-            scan_in_turns(*workers, times=1)
+            scan_in_turns(*workers, times=1, seconds=seconds)
     return called.result()
