@@ -1,12 +1,10 @@
 import hashlib
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import msgspec
 import pytest
 
 from service.engines.base import Engine, LoadError, LoadOptions
@@ -17,6 +15,7 @@ from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature
 
 SIGNATURES = {"serving_default": signature({"x": any_shape("DT_FLOAT")})}
 OWN = {"own": signature({"x": any_shape("DT_FLOAT")})}
+LITERT = "litert of model.tflite"
 INSTALL = "TensorFlow is not installed; install it with make serve TENSORFLOW=1 (or: pip install tensorflow-cpu)"
 
 
@@ -24,11 +23,7 @@ INSTALL = "TensorFlow is not installed; install it with make serve TENSORFLOW=1 
 def litert(monkeypatch: pytest.MonkeyPatch) -> Any:
     """In the place of the engine's module, which needs its runtime."""
     module: Any = ModuleType("service.engines.litert")
-
-    def load(model: Path, signatures: Any = OWN) -> Engine:
-        return FakeEngine(signatures, scored.with_score, f"litert of {model.name}")
-
-    module.LiteRTEngine = load
+    module.LiteRTEngine = lambda model, signatures=OWN: FakeEngine(signatures, echo, f"litert of {model.name}")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module
 
@@ -41,12 +36,7 @@ def saved_model(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-@pytest.fixture
-def without_tensorflow(saved_model: Any) -> None:
-    saved_model.SavedModelEngine = lacking("tensorflow")
-
-
-def lacking(package: str) -> Callable[[Path, LoadOptions], Engine]:
+def lacking(package: str) -> Any:
     def load(version_dir: Path, options: LoadOptions) -> Engine:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
@@ -54,15 +44,28 @@ def lacking(package: str) -> Callable[[Path, LoadOptions], Engine]:
 
 
 @pytest.fixture
+def without_tensorflow(saved_model: Any) -> None:
+    saved_model.SavedModelEngine = lacking("tensorflow")
+
+
+@pytest.fixture
 def version(tmp_path: Path) -> Path:
-    folder = tmp_path / "model" / "1"
+    folder = tmp_path / "model/1"
     (folder / ASSETS).mkdir(parents=True)
     (folder / "saved_model.pb").write_bytes(b"graph")
     (folder / ASSETS / TWIN_FILE).write_bytes(b"twin")
     return folder
 
 
-def proved(version: Path) -> ServingConfig:
+@pytest.fixture
+def alone(version: Path) -> Path:
+    """A LiteRT model without a SavedModel."""
+    (version / "saved_model.pb").unlink()
+    (version / ASSETS / TWIN_FILE).rename(version / TWIN_FILE)
+    return version
+
+
+def proved(version: Path, **parts: Any) -> ServingConfig:
     twin = Twin(
         sha256=hashlib.sha256(b"twin").hexdigest(),
         saved_model_sha256=saved_model_digest(version),
@@ -70,58 +73,50 @@ def proved(version: Path) -> ServingConfig:
         largest_difference=0.0,
         tolerance=1e-5,
     )
-    return ServingConfig(signatures=SIGNATURES, twin=twin)
+    return ServingConfig(**{"signatures": SIGNATURES, "twin": twin, **parts})
 
 
-def load_error(version: Path, config: ServingConfig, choice: Any) -> str:
-    with pytest.raises(LoadError) as raised:
-        load_engine(version, config, choice)
-    return str(raised.value)
+def loaded(version: Path, config: ServingConfig, choice: Any, options: LoadOptions | None = None) -> str:
+    """The name of the engine, or why there is none."""
+    try:
+        return load_engine(version, config, choice, options or LoadOptions()).name
+    except LoadError as error:
+        return str(error)
 
 
 @pytest.mark.usefixtures("without_tensorflow")
 @pytest.mark.parametrize("choice", ["auto", "litert"])
-def test_a_proved_twin_is_served_without_tensorflow(version: Path, choice: Any) -> None:
+def test_proved_twin_is_served_without_tensorflow(version: Path, choice: Any) -> None:
     engine = load_engine(version, proved(version), choice)
-    assert (engine.name, engine.signatures) == ("litert of model.tflite", SIGNATURES)
+    assert (engine.name, engine.signatures) == (LITERT, SIGNATURES)
 
 
-@pytest.mark.parametrize("choice", ["tensorflow", "auto"])
-def test_tensorflow_runs_the_saved_model(version: Path, choice: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Where it is chosen, and where there is no twin."""
-    config = proved(version) if choice == "tensorflow" else ServingConfig()
-    assert load_engine(version, config, choice).name == "tensorflow"
+def test_chosen_tensorflow_runs_the_saved_model(version: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert loaded(version, proved(version), "tensorflow") == "tensorflow"
     assert caplog.records == []
 
 
-def with_score(version: Path) -> ServingConfig:
-    return msgspec.structs.replace(proved(version), signatures=dict(scored.SIGNATURES), outlier_score=scored.SCORE)
+def scored_engine(signatures: Any = scored.SIGNATURES) -> Engine:
+    return FakeEngine(signatures, scored.with_score)
 
 
-@pytest.mark.parametrize(("choice", "name"), [("litert", "litert of model.tflite"), ("tensorflow", "tensorflow")])
-def test_an_outlier_score_replaces_the_default_signature(
-    version: Path, saved_model: Any, choice: Any, name: str
+@pytest.mark.parametrize(("choice", "ran"), [("litert", {"scored"}), ("tensorflow", set(scored.SIGNATURES))])
+def test_outlier_score_replaces_the_default_signature(
+    version: Path, litert: Any, saved_model: Any, choice: Any, ran: set[str]
 ) -> None:
-    saved_model.SavedModelEngine = lambda version_dir, options: FakeEngine(
-        scored.SIGNATURES, scored.with_score, "tensorflow"
-    )
-    engine = load_engine(version, with_score(version), choice)
-    assert (engine.name, engine.signatures) == (name, scored.SIGNATURES)
-    assert list(engine.run("serving_default", scored.pixels(0))) == ["probabilities"]
+    """Which the twin need not have."""
+    needed: list[set[str]] = []
 
-
-def test_a_twin_with_outlier_score_needs_no_default_signature(version: Path, litert: Any) -> None:
-    requested: list[set[str]] = []
-
-    def load(twin: Path, signatures: Any) -> Engine:
-        requested.append(set(signatures))
-        return FakeEngine(signatures, echo)
+    def load(_place: Path, signatures: Any) -> Engine:
+        needed.append(set(signatures))
+        return scored_engine(signatures)
 
     litert.LiteRTEngine = load
-    config = with_score(version)
-    load_engine(version, config, "litert")
-    load_engine(version, msgspec.structs.replace(config, outlier_score=None), "litert")
-    assert requested == [{"scored"}, {"scored", "serving_default"}]
+    saved_model.SavedModelEngine = lambda version_dir, options: load(version_dir, scored.SIGNATURES)
+    config = proved(version, signatures=scored.SIGNATURES, outlier_score=scored.SCORE)
+    engine = load_engine(version, config, choice)
+    assert (engine.signatures, needed) == (scored.SIGNATURES, [ran])
+    assert list(engine.run("serving_default", scored.pixels(0))) == ["probabilities"]
 
 
 REASONS = {
@@ -137,14 +132,12 @@ each_reason = pytest.mark.parametrize("kind", REASONS)
 
 def broken(kind: str, version: Path) -> ServingConfig:
     """Breaks the twin of the version; returns the config."""
-    config = proved(version)
+    config = proved(version, signatures={} if kind == "no signatures" else SIGNATURES)
     match kind:
         case "no proof":
             return ServingConfig(signatures=SIGNATURES)
         case "reason given":
             return ServingConfig(no_twin="differs by 0.1")
-        case "no signatures":
-            return msgspec.structs.replace(config, signatures={})
         case "missing":
             (version / ASSETS / TWIN_FILE).unlink()
         case "damaged":
@@ -158,7 +151,7 @@ def broken(kind: str, version: Path) -> ServingConfig:
 def test_in_place_of_an_unproved_twin_tensorflow_runs(
     version: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert load_engine(version, broken(kind, version), "auto").name == "tensorflow"
+    assert loaded(version, broken(kind, version), "auto") == "tensorflow"
     # Without a proof there is nothing to warn of.
     warned = f"model/1: {REASONS[kind]}; TensorFlow runs the SavedModel instead"
     expected = [] if kind in ("no proof", "reason given") else [(logging.WARNING, warned)]
@@ -167,19 +160,19 @@ def test_in_place_of_an_unproved_twin_tensorflow_runs(
 
 @each_reason
 def test_engine_litert_needs_a_proved_twin(version: Path, kind: str) -> None:
-    assert load_error(version, broken(kind, version), "litert") == f"SERVING_ENGINE=litert, but {REASONS[kind]}"
+    assert loaded(version, broken(kind, version), "litert") == f"SERVING_ENGINE=litert, but {REASONS[kind]}"
 
 
 @pytest.mark.usefixtures("without_tensorflow")
 @pytest.mark.parametrize(
     ("choice", "kind", "reason"),
-    [("tensorflow", "", "SERVING_ENGINE=tensorflow"), *(("auto", kind, reason) for kind, reason in REASONS.items())],
+    [("tensorflow", "", "SERVING_ENGINE=tensorflow"), ("auto", "no proof", REASONS["no proof"])],
 )
 def test_missing_tensorflow_says_why_it_is_needed(version: Path, choice: Any, kind: str, reason: str) -> None:
-    assert load_error(version, broken(kind, version), choice) == f"{reason}, and {INSTALL}"
+    assert loaded(version, broken(kind, version), choice) == f"{reason}, and {INSTALL}"
 
 
-def test_an_incomplete_tensorflow_raises_its_own_error(version: Path, saved_model: Any) -> None:
+def test_incomplete_tensorflow_raises_its_own_error(version: Path, saved_model: Any) -> None:
     saved_model.SavedModelEngine = lacking("h5py")
     with pytest.raises(ModuleNotFoundError, match="h5py"):
         load_engine(version, ServingConfig(), "auto")
@@ -189,18 +182,18 @@ NO_MODEL = "it holds no saved_model.pb (nor saved_model.pbtxt) and no model.tfli
 
 
 @pytest.mark.parametrize("choice", ["auto", "tensorflow", "litert"])
-def test_a_folder_without_a_model_is_rejected(version: Path, choice: Any) -> None:
+def test_folder_without_a_model_is_rejected(version: Path, choice: Any) -> None:
     config = proved(version)
     (version / "saved_model.pb").unlink()
-    assert load_error(version, config, choice) == NO_MODEL
+    assert loaded(version, config, choice) == NO_MODEL
 
 
-def test_a_graph_in_text_form_is_a_saved_model(version: Path) -> None:
+def test_graph_in_text_form_is_a_saved_model(version: Path) -> None:
     (version / "saved_model.pb").rename(version / "saved_model.pbtxt")
     config = proved(version)
-    assert load_engine(version, config, "litert").name == "litert of model.tflite"
+    assert loaded(version, config, "litert") == LITERT
     (version / "saved_model.pbtxt").write_bytes(b"other graph")
-    assert load_error(version, config, "litert") == f"SERVING_ENGINE=litert, but {REASONS['retrained']}"
+    assert loaded(version, config, "litert") == f"SERVING_ENGINE=litert, but {REASONS['retrained']}"
 
 
 @pytest.mark.parametrize(
@@ -208,9 +201,8 @@ def test_a_graph_in_text_form_is_a_saved_model(version: Path) -> None:
     [
         (
             ["a.keras"],
-            "it holds a.keras: python -m training import models/model/1/a.keras --name model makes",
+            "it holds a.keras: python -m training import models/model/1/a.keras --name model makes a version",
         ),
-        (["a.h5"], "it holds a.h5: python -m training import models/model/1/a.h5 --name model makes a version of it"),
         (["a.tflite", "b.tflite"], "it holds a.tflite and b.tflite: name the one to serve model.tflite"),
         (["export/saved_model.pb", "a.onnx"], "it holds a.onnx; it holds export/saved_model.pb"),
     ],
@@ -220,36 +212,28 @@ def test_other_models_in_the_folder_are_named(version: Path, held: list[str], ad
     for name in held:
         (version / name).parent.mkdir(exist_ok=True)
         (version / name).touch()
-    assert load_error(version, ServingConfig(), "auto").startswith(f"{NO_MODEL}; {advice}")
-
-
-def litert_alone(version: Path) -> Path:
-    (version / "saved_model.pb").unlink()
-    (version / ASSETS / TWIN_FILE).rename(version / TWIN_FILE)
-    return version
+    assert loaded(version, ServingConfig(), "auto").startswith(f"{NO_MODEL}; {advice}")
 
 
 @pytest.mark.usefixtures("without_tensorflow")
 @pytest.mark.parametrize("choice", ["auto", "litert"])
-def test_a_litert_model_alone_is_run_by_its_own_signatures(version: Path, choice: Any) -> None:
-    engine = load_engine(litert_alone(version), ServingConfig(signatures=SIGNATURES), choice)
-    assert (engine.name, engine.signatures) == ("litert of model.tflite", OWN)
+def test_litert_model_alone_is_run_by_its_own_signatures(alone: Path, choice: Any) -> None:
+    engine = load_engine(alone, ServingConfig(signatures=SIGNATURES), choice)
+    assert (engine.name, engine.signatures) == (LITERT, OWN)
 
 
-def test_a_litert_model_alone_is_not_for_tensorflow(version: Path) -> None:
+def test_litert_model_alone_is_not_for_tensorflow(alone: Path) -> None:
     reason = "SERVING_ENGINE=tensorflow, but it has no SavedModel, only model.tflite"
-    assert load_error(litert_alone(version), ServingConfig(), "tensorflow") == reason
+    assert loaded(alone, ServingConfig(), "tensorflow") == reason
 
 
-def test_a_litert_model_alone_may_give_the_outlier_score(version: Path, litert: Any) -> None:
-    litert.LiteRTEngine = lambda model: FakeEngine(scored.SIGNATURES, scored.with_score)
-    engine = load_engine(litert_alone(version), ServingConfig(outlier_score=scored.SCORE), "auto")
+def test_litert_model_alone_may_give_the_outlier_score(alone: Path, litert: Any) -> None:
+    litert.LiteRTEngine = lambda model: scored_engine()
+    engine = load_engine(alone, ServingConfig(outlier_score=scored.SCORE), "auto")
     assert list(engine.run("serving_default", scored.pixels(0))) == ["probabilities"]
 
 
-@pytest.mark.parametrize(
-    ("options", "name"), [(LoadOptions(), "tensorflow"), (LoadOptions(prefer_tflite=True), "litert of model.tflite")]
-)
-def test_beside_a_saved_model_the_setting_decides(version: Path, options: LoadOptions, name: str) -> None:
+@pytest.mark.parametrize(("prefers", "name"), [(False, "tensorflow"), (True, LITERT)])
+def test_beside_a_saved_model_the_setting_decides(version: Path, prefers: bool, name: str) -> None:
     (version / TWIN_FILE).write_bytes(b"model")
-    assert load_engine(version, ServingConfig(), "auto", options).name == name
+    assert loaded(version, ServingConfig(), "auto", LoadOptions(prefer_tflite=prefers)) == name

@@ -33,22 +33,19 @@ def load_error() -> str:
     return str(raised.value)
 
 
-@pytest.mark.usefixtures("package")
-def test_a_package_without_the_library() -> None:
+@pytest.mark.parametrize("is_module", [False, True], ids=["package", "module"])
+def test_without_the_library(package: Path, is_module: bool) -> None:
+    if is_module:
+        shutil.rmtree(package)
+        package.with_suffix(".py").write_text("")
     assert load_error() == (
         "the TensorFlow that is installed brings no library libtensorflow_cc (for Windows there is none); "
         "expected the package tensorflow or tensorflow-cpu, 2.21 or a later 2.x"
     )
 
 
-def test_a_module_named_tensorflow(package: Path) -> None:
-    shutil.rmtree(package)
-    package.with_suffix(".py").write_text("")
-    assert "brings no library libtensorflow_cc" in load_error()
-
-
 @pytest.mark.parametrize("name", ["libtensorflow_cc.so.2", "libtensorflow_cc.2.dylib"])
-def test_a_damaged_library_is_named_without_its_folder(package: Path, name: str) -> None:
+def test_damaged_library_is_named_without_its_folder(package: Path, name: str) -> None:
     assert "brings no library" in load_error()  # and is not cached
     (package / name).write_bytes(b"not a library")
     message = load_error()
@@ -56,7 +53,7 @@ def test_a_damaged_library_is_named_without_its_folder(package: Path, name: str)
     assert str(package) not in message
 
 
-def test_a_library_without_the_c_api(package: Path) -> None:
+def test_library_without_the_c_api(package: Path) -> None:
     shutil.copy(_ctypes.__file__, package / "libtensorflow_cc.so.2")
     assert "libtensorflow_cc.so.2: undefined symbol: TF_Version" in load_error()
 

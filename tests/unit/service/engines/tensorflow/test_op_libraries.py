@@ -1,5 +1,6 @@
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -17,7 +18,7 @@ from service.settings import parse_files
         ("Frobnicate", "TensorFlow itself does not have it"),
     ],
 )
-def test_a_missing_operation_names_its_package(op: str, whose: str) -> None:
+def test_missing_operation_names_its_package(op: str, whose: str) -> None:
     told = f"its graph has the operation {op!r}, and {whose}; name the library that does in SERVING_OP_LIBRARIES"
     assert missing_op(op) == told
 
@@ -25,18 +26,13 @@ def test_a_missing_operation_names_its_package(op: str, whose: str) -> None:
 def test_missing_tensorflow_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def missing() -> None:
-        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
-
-    monkeypatch.setattr(c_api, "tensorflow", missing)
+    monkeypatch.setattr(c_api, "tensorflow", Mock(side_effect=ModuleNotFoundError("", name="tensorflow")))
     assert main(["a.so"]) == 1
     said = "TensorFlow, whose they are, is not installed; install it with make serve TENSORFLOW=1 (or: pip install "
     assert capsys.readouterr().out.startswith(said)
 
 
-def test_the_failing_library_is_the_last_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failing_library_is_the_last_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def load(path: Path) -> None:
         if path.name == "b.so":
             raise LoadError("b.so cannot be loaded: no library")
