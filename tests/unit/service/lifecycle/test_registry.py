@@ -97,13 +97,6 @@ def test_missing_model_is_404_with_the_reason(registry: Registry, place: str, re
         assert str(raised.value) == f"Servable not found for request: Latest(mine) ({reason})"
 
 
-def test_future_default_does_not_answer_before_it_is_loaded(registry: Registry) -> None:
-    prepare(registry, 1)
-    registry.set_status("model", 2, LOADING)
-    with pytest.raises(NotFound, match="version 2 is LOADING"):
-        registry.get("model")
-
-
 def test_label_answers_and_moves(registry: Registry) -> None:
     add(registry, 1, 2)
     with pytest.raises(InvalidRequest, match="Unrecognized servable version label: other; model has no labels"):
@@ -117,16 +110,6 @@ def test_label_answers_and_moves(registry: Registry) -> None:
         registry.get("model", label="other")
 
 
-def test_label_moves_once_its_version_is_available(registry: Registry) -> None:
-    add(registry, 1)
-    prepare(registry, 2)
-    label(registry, "{stable = 1}")
-    label(registry, "{stable = 2}")
-    assert registry.get("model").version == registry.get("model", label="stable").version == 1
-    registry.make_available("model", 2)
-    assert registry.get("model").version == registry.get("model", label="stable").version == 2
-
-
 @pytest.mark.parametrize(("share", "version"), [(0.5, 1), (0.51, 2)])
 def test_canary_answers_its_share(registry: Registry, share: float, version: int) -> None:
     add(registry, 1, 2)
@@ -134,16 +117,6 @@ def test_canary_answers_its_share(registry: Registry, share: float, version: int
     assert registry.get("model").version == version
     assert registry.get("model", 1).version == 1
     assert registry.get("model", label="canary").version == 2
-
-
-def test_held_version_answers_until_its_successors_do(registry: Registry) -> None:
-    add(registry, 5, 1)
-    prepare(registry, 2)
-    registry.hold("model", 5, frozenset({1, 2}))
-    assert registry.get("model").version == 5
-    registry.make_available("model", 2)
-    assert registry.get("model").version == 2
-    assert registry.get("model", 5).version == 5
 
 
 def test_removed_version_is_404(registry: Registry) -> None:

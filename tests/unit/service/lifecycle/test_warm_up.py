@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,40 +15,22 @@ from PIL import Image
 from service.api.v1.decode import decode_example
 from service.engines.base import LoadError
 from service.errors import InvalidRequest
-from service.lifecycle.warm_up import (
-    GAIN_ROWS,
-    MAX_MEASURE_SECONDS,
-    MAX_RECORDS,
-    MAX_REPEAT_SECONDS,
-    MAX_ROW_BYTES,
-    MAX_RUNS,
-    MIN_MEASURED_SECONDS,
-    MIN_RUNS,
-    RUNS_PER_BATCH_SIZE,
-    WARM_UP_FILE,
-    Example,
-    RecordedRequest,
-    WarmUp,
-    best_batch_size,
-    recorded_requests,
-    replay,
-)
+from service.lifecycle import warm_up
+from service.lifecycle.warm_up import RUNS_PER_BATCH_SIZE, Example, WarmUp, best_batch_size, recorded_requests, replay
 from service.serving_config import ASSETS, ImageSpec, Sample, ServingConfig
-from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 from tests.unit.service import protobufs
 from tests.unit.service.fakes import Arrays, FakeEngine, RunFunction, echo, signature, tensor
 from tests.unit.service.held import Held
+from tests.unit.service.lifecycle.worker import ROWS
 from tests.unit.service.protobufs import examples_log, message, predict_log, tf_record
-
-ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 
 
 def new_engine(answer: RunFunction = echo, of: Signature = ROWS) -> FakeEngine:
     return FakeEngine({DEFAULT_SIGNATURE: of}, answer)
 
 
-def warm_up(
+def warmed_up(
     folder: Path, engine: FakeEngine, config: ServingConfig, max_batch_size: int = 32, *, independent: bool = True
 ) -> WarmUp:
     signatures = [DEFAULT_SIGNATURE] if independent else []
@@ -68,14 +51,14 @@ def inputs_run(engine: FakeEngine) -> list[object]:
     return [inputs["x"].tolist() for _, inputs in engine.runs]
 
 
-def reject(_inputs: Arrays) -> dict[str, Array]:
+def reject(_inputs: Arrays) -> Any:
     raise InvalidRequest("x is above 100")
 
 
 def test_version_without_example_is_not_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     engine = new_engine()
-    done = warm_up(tmp_path, engine, ServingConfig())
+    done = warmed_up(tmp_path, engine, ServingConfig())
     assert engine.runs == []
     assert (done.row_seconds, done.batch_gain_seconds, done.best_batch_size) == (math.inf, math.inf, None)
     assert "model version 1 is not warmed up: it brings no recorded requests, and no example" in caplog.text
@@ -83,14 +66,13 @@ def test_version_without_example_is_not_run(tmp_path: Path, caplog: pytest.LogCa
 
 def test_example_of_dependent_rows_runs_once(tmp_path: Path) -> None:
     engine = new_engine()
-    done = warm_up(tmp_path, engine, example(1.0, 2.0), independent=False)
+    assert warmed_up(tmp_path, engine, example(1.0, 2.0), independent=False).row_seconds == math.inf
     assert inputs_run(engine) == [[1.0, 2.0]]
-    assert done.row_seconds == math.inf
 
 
 def test_example_of_independent_rows_runs_in_every_size(tmp_path: Path) -> None:
     engine = new_engine()
-    done = warm_up(tmp_path, engine, example(5.0), max_batch_size=10)
+    done = warmed_up(tmp_path, engine, example(5.0), max_batch_size=10)
     assert 0 < done.row_seconds < math.inf
     assert done.batch_gain_seconds < math.inf
     assert {value for _, inputs in engine.runs for value in inputs["x"].tolist()} == {5.0}
@@ -98,24 +80,24 @@ def test_example_of_independent_rows_runs_in_every_size(tmp_path: Path) -> None:
     assert set(rows_run(engine)) <= {1, 2, 4, 8, 10}
 
 
-@pytest.mark.parametrize(("seconds", "runs"), [(0.0, MAX_RUNS), (MAX_REPEAT_SECONDS, MIN_RUNS)])
+@pytest.mark.parametrize(("seconds", "runs"), [(0.0, warm_up.MAX_RUNS), (warm_up.MAX_REPEAT_SECONDS, warm_up.MIN_RUNS)])
 def test_shortest_of_several_runs_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, runs: int
 ) -> None:
     clock = itertools.accumulate(itertools.cycle([1.0, seconds + 0.001, 1.0, seconds]))
-    monkeypatch.setattr("service.lifecycle.warm_up.time.perf_counter", lambda: next(clock))
-    monkeypatch.setattr("service.lifecycle.warm_up.QUICK_SECONDS", 0.0)
+    monkeypatch.setattr(warm_up.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(warm_up, "QUICK_SECONDS", 0.0)
     engine = new_engine()
-    done = warm_up(tmp_path, engine, example(0.0), max_batch_size=1)
+    done = warmed_up(tmp_path, engine, example(0.0), max_batch_size=1)
     assert done.row_seconds == pytest.approx(seconds, abs=1e-6)
     assert len(engine.runs) == runs + 1
 
 
-def test_large_rows_are_not_batched(tmp_path: Path) -> None:
-    engine = new_engine(of=signature({"x": tensor("DT_UINT8", -1, MAX_ROW_BYTES + 1)}))
-    done = warm_up(tmp_path, engine, example([0] * (MAX_ROW_BYTES + 1)))
-    assert done.best_batch_size == 1
-    assert max(rows_run(engine)) <= GAIN_ROWS
+def test_large_rows_are_not_batched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm_up, "MAX_ROW_BYTES", 3)
+    engine = new_engine()
+    assert warmed_up(tmp_path, engine, example(1.0)).best_batch_size == 1
+    assert max(rows_run(engine)) <= warm_up.GAIN_ROWS
 
 
 @pytest.mark.parametrize(
@@ -127,12 +109,12 @@ def test_large_rows_are_not_batched(tmp_path: Path) -> None:
         (ServingConfig(samples=(Sample(file="missing.csv"),)), echo),
         (example(1.0), reject),
     ],
-    ids=["wrong type", "no such picture", "no such signature", "no such sample", "rejected"],
+    ids=["type", "picture", "signature", "sample", "rejected"],
 )
 def test_wrong_example_is_logged_and_ignored(
     tmp_path: Path, config: ServingConfig, answer: RunFunction, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert warm_up(tmp_path, new_engine(answer), config).row_seconds == math.inf
+    assert warmed_up(tmp_path, new_engine(answer), config).row_seconds == math.inf
     assert "model version 1: its example cannot be run (it is served all the same)" in caplog.text
 
 
@@ -153,21 +135,21 @@ def test_sample_or_picture_is_the_example(tmp_path: Path, config: ServingConfig,
     (tmp_path / ASSETS / "walk.csv").write_text("a,b\n1,2\n3,4\n")
     Image.new("L", (4, 4), 255).save(tmp_path / ASSETS / "white.png")
     engine = new_engine(of=signature({"x": tensor("DT_FLOAT", -1, 2, 2)}))
-    warm_up(tmp_path, engine, config, independent=False)
+    warmed_up(tmp_path, engine, config, independent=False)
     assert inputs_run(engine) == [[expected]]
 
 
 def test_warm_up_has_a_time_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("service.lifecycle.warm_up.MAX_SECONDS", 0.01)
+    monkeypatch.setattr(warm_up, "MAX_SECONDS", 0.01)
     held = Held()
 
-    def hang(inputs: Arrays) -> dict[str, Array]:
+    def hang(inputs: Arrays) -> Any:
         held()
         return echo(inputs)
 
-    assert warm_up(tmp_path, new_engine(hang), example(1.0)).row_seconds == math.inf
+    assert warmed_up(tmp_path, new_engine(hang), example(1.0)).row_seconds == math.inf
     assert "model version 1: its warm-up takes longer than 0.01 s; it serves meanwhile" in caplog.text
     held.release()
 
@@ -182,30 +164,27 @@ def test_sizes_run_from_the_largest_down(
     monkeypatch.setattr(WarmUp, "_shortest_run", lambda *_: row_seconds)
     engine = new_engine()
     engine.runs_on_caller = False
-    warm_up(tmp_path, engine, example(1.0), largest)
+    warmed_up(tmp_path, engine, example(1.0), largest)
     assert rows_run(engine) == expected
 
 
 ONE = protobufs.tensor(1, (1,), message(5, b"\0\0\xc0\x3f"))
 
 
-def write_requests(version: Path, content: bytes) -> None:
+def write_requests(version: Path, *logs: bytes) -> None:
     (version / ASSETS).mkdir(exist_ok=True)
-    (version / ASSETS / WARM_UP_FILE).write_bytes(content)
-
-
-def read(version: Path, content: bytes) -> list[RecordedRequest]:
-    write_requests(version, content)
-    return list(recorded_requests(version))
+    (version / ASSETS / warm_up.WARM_UP_FILE).write_bytes(tf_record(*logs))
 
 
 def test_recorded_requests_are_replayed(tmp_path: Path) -> None:
+    """Those of other kinds are skipped."""
     pair = signature({"a": tensor("DT_FLOAT", -1), "b": tensor("DT_FLOAT", -1)})
     engine = FakeEngine({DEFAULT_SIGNATURE: ROWS, "pair": pair}, echo)
     assert not replay(engine, tmp_path)
-    write_requests(tmp_path, b"")
+    others = [message(kind) for kind in (4, 5, 7)]
+    write_requests(tmp_path, *others)
     assert not replay(engine, tmp_path)
-    write_requests(tmp_path, tf_record(predict_log("", {"x": ONE}), predict_log("pair", {"a": ONE, "b": ONE})))
+    write_requests(tmp_path, *others, predict_log("", {"x": ONE}), predict_log("pair", {"a": ONE, "b": ONE}))
     assert replay(engine, tmp_path)
     runs = [(name, {key: array.tolist() for key, array in inputs.items()}) for name, inputs in engine.runs]
     assert runs == [(DEFAULT_SIGNATURE, {"x": [1.5]}), ("pair", {"a": [1.5], "b": [1.5]})]
@@ -214,16 +193,9 @@ def test_recorded_requests_are_replayed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [2, 3])
 def test_recorded_examples_go_to_the_only_input(tmp_path: Path, kind: int) -> None:
     engine = new_engine(of=signature({"x": tensor("DT_STRING", -1)}))
-    logs = examples_log(kind, b"one", b"two"), examples_log(kind, b"one", context=b"context ")
-    write_requests(tmp_path, tf_record(*logs))
+    write_requests(tmp_path, examples_log(kind, b"one", b"two"), examples_log(kind, b"one", context=b"context "))
     replay(engine, tmp_path)
     assert inputs_run(engine) == [[b"one", b"two"], [b"context one"]]
-
-
-@pytest.mark.parametrize("kind", [4, 5, 7])
-def test_unsupported_kinds_are_skipped(tmp_path: Path, kind: int) -> None:
-    (one,) = read(tmp_path, tf_record(message(kind), predict_log("", {"x": ONE})))
-    assert one.where == f"{ASSETS}/{WARM_UP_FILE}, record 2"
 
 
 @pytest.mark.parametrize(
@@ -239,18 +211,23 @@ def test_recorded_request_must_fit_the_signature(
     tmp_path: Path, name: str, inputs: dict[str, bytes], words: str
 ) -> None:
     engine = new_engine()
-    write_requests(tmp_path, tf_record(predict_log(name, inputs)))
+    write_requests(tmp_path, message(4), predict_log(name, inputs))
     with pytest.raises(LoadError) as raised:
         replay(engine, tmp_path)
-    assert "tf_serving_warmup_requests, record 1" in str(raised.value)
+    assert "tf_serving_warmup_requests, record 2" in str(raised.value)
     assert words in str(raised.value)
     assert engine.runs == []
 
 
 def test_rejected_recorded_request_fails_the_warm_up(tmp_path: Path) -> None:
-    write_requests(tmp_path, tf_record(predict_log("", {"x": ONE})))
+    write_requests(tmp_path, predict_log("", {"x": ONE}))
     with pytest.raises(LoadError, match=r"record 1: x is above 100"):
-        warm_up(tmp_path, new_engine(reject), ServingConfig())
+        warmed_up(tmp_path, new_engine(reject), ServingConfig())
+
+
+def write_file(version: Path, content: bytes) -> None:
+    write_requests(version)
+    (version / ASSETS / warm_up.WARM_UP_FILE).write_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -261,12 +238,13 @@ def test_rejected_recorded_request_fails_the_warm_up(tmp_path: Path) -> None:
         (tf_record(b"\xff"), "record 1 is no tensorflow.serving.PredictionLog"),
         (tf_record(b""), "it holds neither a predict_log nor a classify_log nor a regress_log"),
         (tf_record(predict_log("", {"x": protobufs.tensor(1, (2,))})), "a tensor of the shape (2,) holds 0 values"),
-        (tf_record(*[message(4)] * (MAX_RECORDS + 1)), f"has too many records: at most {MAX_RECORDS} are taken"),
+        (tf_record(*[message(4)] * (warm_up.MAX_RECORDS + 1)), "has too many records: at most 1000 are taken"),
     ],
 )
 def test_damaged_file_is_a_load_error(tmp_path: Path, content: bytes, words: str) -> None:
+    write_file(tmp_path, content)
     with pytest.raises(LoadError) as raised:
-        read(tmp_path, content)
+        list(recorded_requests(tmp_path))
     assert words in str(raised.value)
 
 
@@ -277,34 +255,26 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(st.binary(max_size=60), st.booleans())
 def test_random_bytes_raise_only_load_errors(version: Path, content: bytes, is_framed: bool) -> None:
+    write_file(version, tf_record(content) if is_framed else content)
     with contextlib.suppress(LoadError):
-        read(version, tf_record(content) if is_framed else content)
+        list(recorded_requests(version))
 
-
-ROW_SECONDS = 0.01
 
 Cost = Callable[[int], float]
 
 
-def measure(
-    cost: Cost, max_rows: int = 32, row_seconds: float = ROW_SECONDS, *, runs_on_caller: bool = True
-) -> tuple[int | None, FakeEngine]:
+def measure(cost: Cost, max_rows: int = 32, row_seconds: float = 0.01, **engine: Any) -> tuple[int | None, FakeEngine]:
     """The best batch size of an engine whose runs take `cost(rows)` seconds, and the engine."""
     now = 0.0
 
-    def answer(inputs: Arrays) -> dict[str, Array]:
+    def answer(inputs: Arrays) -> Any:
         nonlocal now
         now += cost(len(inputs["x"]))
         return echo(inputs)
 
-    engine = new_engine(answer)
-    engine.runs_on_caller = runs_on_caller
+    measured = FakeEngine({DEFAULT_SIGNATURE: ROWS}, answer, **engine)
     one = Example(DEFAULT_SIGNATURE, {"x": np.ones(1, np.float32)})
-    return best_batch_size(engine, "model version 1", max_rows, row_seconds, one, lambda: now), engine
-
-
-def one_by_one(rows: int) -> float:
-    return 0.01 * rows
+    return best_batch_size(measured, "model version 1", max_rows, row_seconds, one, lambda: now), measured
 
 
 def half_for_all(rows: int) -> float:
@@ -318,7 +288,7 @@ def up_to_four(rows: int) -> float:
 @pytest.mark.parametrize(
     ("cost", "max_rows", "expected"),
     [
-        (one_by_one, 32, 1),
+        (lambda rows: 0.01 * rows, 32, 1),
         (lambda rows: 0.0096 * rows if rows > 1 else 0.01, 32, 1),
         (lambda rows: 0.011 * rows if rows > 1 else 0.01, 32, 1),
         (half_for_all, 32, 16),
@@ -357,21 +327,19 @@ def test_best_of_several_runs_counts(held_up: int) -> None:
 @pytest.mark.parametrize(
     ("row_seconds", "runs_on_caller"),
     [
-        (MIN_MEASURED_SECONDS * 0.9, True),
-        (MAX_MEASURE_SECONDS / 4, True),
+        (warm_up.MIN_MEASURED_SECONDS * 0.9, True),
+        (warm_up.MAX_MEASURE_SECONDS / 4, True),
         (math.inf, True),
-        (ROW_SECONDS, False),
+        (0.01, False),
     ],
     ids=["quick", "slow", "unknown", "with threads of its own"],
 )
 def test_what_cannot_be_measured_is_not_run(row_seconds: float, runs_on_caller: bool) -> None:
-    best, engine = measure(one_by_one, row_seconds=row_seconds, runs_on_caller=runs_on_caller)
-    assert best is None
-    assert engine.runs == []
+    best, engine = measure(half_for_all, row_seconds=row_seconds, runs_on_caller=runs_on_caller)
+    assert (best, engine.runs) == (None, [])
 
 
 def test_size_is_unknown_when_time_runs_out() -> None:
-    best, engine = measure(half_for_all, row_seconds=MAX_MEASURE_SECONDS / RUNS_PER_BATCH_SIZE / 24)
-    assert best is None
+    best, engine = measure(half_for_all, row_seconds=warm_up.MAX_MEASURE_SECONDS / RUNS_PER_BATCH_SIZE / 24)
+    assert (best, engine.releases) == (None, 1)
     assert rows_run(engine) == [4, 1] * RUNS_PER_BATCH_SIZE
-    assert engine.releases == 1
