@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from flatbuffers import flexbuffers
 
-from service.engines.base import Engine, LoadError, LoadOptions
+from service.engines.base import Engine, LoadError
 from service.engines.litert import LiteRTEngine
 from service.engines.loading import load_engine
 from service.errors import InvalidRequest
@@ -21,8 +21,7 @@ from tests.unit.service.fakes import any_shape, signature, tensor
 from tests.unit.service.protobufs import message, whole
 
 MODELS = Path(__file__).parents[4] / "models"
-REGRESSION = MODELS / "regression/1"
-TWIN = REGRESSION / ASSETS / TWIN_FILE
+TWIN = MODELS / "regression/1" / ASSETS / TWIN_FILE
 FLOAT = any_shape("DT_FLOAT")
 
 
@@ -128,11 +127,6 @@ DIFFERS = "the twin's '{}' of 'serving_default' is float32, the SavedModel's {}"
 def test_twin_of_another_model_is_refused(name: str, of: Signature, reason: str) -> None:
     with pytest.raises(LoadError, match=reason):
         LiteRTEngine(TWIN, {name: of})
-
-
-def test_twin_is_not_of_a_graph_with_other_tags() -> None:
-    with pytest.raises(LoadError, match="its twin was made from the graph with the tag 'serve'"):
-        load_engine(REGRESSION, read_serving_config(REGRESSION), "litert", LoadOptions(tags=("serve", "gpu")))
 
 
 # A LiteRT model without a SavedModel.

@@ -14,8 +14,7 @@ from tests.unit.service import scored
 from tests.unit.service.fakes import FakeEngine, any_shape, echo, signature
 
 SIGNATURES = {"serving_default": signature({"x": any_shape("DT_FLOAT")})}
-OWN = {"own": signature({"x": any_shape("DT_FLOAT")})}
-LITERT = "litert of model.tflite"
+TWIN, MODEL = "twin with serving_default", "model.tflite with its own signatures"
 INSTALL = "TensorFlow is not installed; install it with make serve TENSORFLOW=1 (or: pip install tensorflow-cpu)"
 
 
@@ -23,7 +22,12 @@ INSTALL = "TensorFlow is not installed; install it with make serve TENSORFLOW=1 
 def litert(monkeypatch: pytest.MonkeyPatch) -> Any:
     """In the place of the engine's module, which needs its runtime."""
     module: Any = ModuleType("service.engines.litert")
-    module.LiteRTEngine = lambda model, signatures=OWN: FakeEngine(signatures, echo, f"litert of {model.name}")
+
+    def load(model: Path, signatures: Any = None) -> Engine:
+        name = f"{model.name} with its own signatures" if signatures is None else f"twin with {', '.join(signatures)}"
+        return FakeEngine(signatures or SIGNATURES, echo, name)
+
+    module.LiteRTEngine = load
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module
 
@@ -87,8 +91,7 @@ def loaded(version: Path, config: ServingConfig, choice: Any, options: LoadOptio
 @pytest.mark.usefixtures("without_tensorflow")
 @pytest.mark.parametrize("choice", ["auto", "litert"])
 def test_proved_twin_is_served_without_tensorflow(version: Path, choice: Any) -> None:
-    engine = load_engine(version, proved(version), choice)
-    assert (engine.name, engine.signatures) == (LITERT, SIGNATURES)
+    assert loaded(version, proved(version), choice) == TWIN
 
 
 def test_chosen_tensorflow_runs_the_saved_model(version: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -163,6 +166,11 @@ def test_engine_litert_needs_a_proved_twin(version: Path, kind: str) -> None:
     assert loaded(version, broken(kind, version), "litert") == f"SERVING_ENGINE=litert, but {REASONS[kind]}"
 
 
+def test_twin_is_not_of_a_graph_with_other_tags(version: Path) -> None:
+    reason = "SERVING_ENGINE=litert, but its twin was made from the graph with the tag 'serve'"
+    assert loaded(version, proved(version), "litert", LoadOptions(tags=("serve", "gpu"))) == reason
+
+
 @pytest.mark.usefixtures("without_tensorflow")
 @pytest.mark.parametrize(
     ("choice", "kind", "reason"),
@@ -191,7 +199,7 @@ def test_folder_without_a_model_is_rejected(version: Path, choice: Any) -> None:
 def test_graph_in_text_form_is_a_saved_model(version: Path) -> None:
     (version / "saved_model.pb").rename(version / "saved_model.pbtxt")
     config = proved(version)
-    assert loaded(version, config, "litert") == LITERT
+    assert loaded(version, config, "litert") == TWIN
     (version / "saved_model.pbtxt").write_bytes(b"other graph")
     assert loaded(version, config, "litert") == f"SERVING_ENGINE=litert, but {REASONS['retrained']}"
 
@@ -215,16 +223,13 @@ def test_other_models_in_the_folder_are_named(version: Path, held: list[str], ad
     assert loaded(version, ServingConfig(), "auto").startswith(f"{NO_MODEL}; {advice}")
 
 
+NO_SAVED_MODEL = "SERVING_ENGINE=tensorflow, but it has no SavedModel, only model.tflite"
+
+
 @pytest.mark.usefixtures("without_tensorflow")
-@pytest.mark.parametrize("choice", ["auto", "litert"])
-def test_litert_model_alone_is_run_by_its_own_signatures(alone: Path, choice: Any) -> None:
-    engine = load_engine(alone, ServingConfig(signatures=SIGNATURES), choice)
-    assert (engine.name, engine.signatures) == (LITERT, OWN)
-
-
-def test_litert_model_alone_is_not_for_tensorflow(alone: Path) -> None:
-    reason = "SERVING_ENGINE=tensorflow, but it has no SavedModel, only model.tflite"
-    assert loaded(alone, ServingConfig(), "tensorflow") == reason
+@pytest.mark.parametrize(("choice", "result"), [("auto", MODEL), ("litert", MODEL), ("tensorflow", NO_SAVED_MODEL)])
+def test_litert_model_alone(alone: Path, choice: Any, result: str) -> None:
+    assert loaded(alone, ServingConfig(signatures=SIGNATURES), choice) == result
 
 
 def test_litert_model_alone_may_give_the_outlier_score(alone: Path, litert: Any) -> None:
@@ -233,7 +238,7 @@ def test_litert_model_alone_may_give_the_outlier_score(alone: Path, litert: Any)
     assert list(engine.run("serving_default", scored.pixels(0))) == ["probabilities"]
 
 
-@pytest.mark.parametrize(("prefers", "name"), [(False, "tensorflow"), (True, LITERT)])
+@pytest.mark.parametrize(("prefers", "name"), [(False, "tensorflow"), (True, MODEL)])
 def test_beside_a_saved_model_the_setting_decides(version: Path, prefers: bool, name: str) -> None:
     (version / TWIN_FILE).write_bytes(b"model")
     assert loaded(version, ServingConfig(), "auto", LoadOptions(prefer_tflite=prefers)) == name

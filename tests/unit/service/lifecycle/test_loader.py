@@ -89,10 +89,13 @@ def test_contradicted_signature_stays_unbatched(tmp_path: Path) -> None:
     assert loaded.independence.signatures == set()
 
 
-def test_serving_json_is_read(tmp_path: Path) -> None:
+def test_serving_json_is_read_and_has_to_fit(tmp_path: Path) -> None:
     write_serving_config(tmp_path, ServingConfig(labels=("cat", "dog")))
     assert load(tmp_path).config.labels == ("cat", "dog")
-    (tmp_path / "assets.extra" / "serving.json").write_text("[]")
+    scores = signature({"x": tensor("DT_FLOAT", -1)}, {"scores": tensor("DT_FLOAT", -1, 3)})
+    with pytest.raises(LoadError, match="2 labels, and the output 'scores' has 3 scores a row"):
+        load(tmp_path, loader=new_loader(scores))
+    (tmp_path / "assets.extra/serving.json").write_text("[]")
     with pytest.raises(InvalidServingConfig):
         load(tmp_path)
 
@@ -164,13 +167,6 @@ def test_runs_in_threads_reach_health_and_pace() -> None:
         assert loaded.batcher.run(DEFAULT_SIGNATURE, {"x": np.zeros(1)}).outputs()["y"].tolist() == [0.0]
     assert running == [1] * REMEMBERED_RUNS
     assert loaded.pace.is_quick
-
-
-def test_mismatch_of_labels_and_scores_is_a_load_error(tmp_path: Path) -> None:
-    scores = signature({"x": tensor("DT_FLOAT", -1)}, {"scores": tensor("DT_FLOAT", -1, 3)})
-    write_serving_config(tmp_path, ServingConfig(labels=("cat", "dog")))
-    with pytest.raises(LoadError, match="2 labels, and the output 'scores' has 3 scores a row"):
-        load(tmp_path, loader=new_loader(scores))
 
 
 A, B, C = ("a", 1), ("b", 1), ("c", 1)

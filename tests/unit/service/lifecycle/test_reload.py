@@ -26,9 +26,11 @@ def reload(*workers: Worker, **base_paths: Path) -> None:
 
 
 def test_all_serve_what_was_sent_and_nothing_else(serving: Pair, new_worker: MakeWorker, tmp_path: Path) -> None:
+    one, other = serving
     for version in ("3", "4"):
-        serving[0].add(tmp_path / "elsewhere" / version)
-    reload(*serving, sent=tmp_path / "elsewhere")
+        one.add(tmp_path / "elsewhere" / version)
+    reload(other, one, before=tmp_path / "elsewhere")
+    reload(one, other, sent=tmp_path / "elsewhere")
     for worker in serving:
         assert worker.states()["sent/4"] is State.AVAILABLE
         worker.scan(seconds=1)
@@ -36,17 +38,6 @@ def test_all_serve_what_was_sent_and_nothing_else(serving: Pair, new_worker: Mak
     late = new_worker(3)
     late.watcher.scan()
     assert late.states() == {"sent/4": State.AVAILABLE}
-
-
-def test_last_one_counts(serving: Pair, tmp_path: Path) -> None:
-    one, other = serving
-    for name in ("x", "y"):
-        one.add(tmp_path / name / "1")
-    reload(one, other, b=tmp_path / "x")
-    reload(other, one, c=tmp_path / "y")
-    for worker in serving:
-        worker.scan(seconds=1)
-        assert worker.states() == {"c/1": State.AVAILABLE}
 
 
 def test_changed_file_counts_again(worker: Worker, tmp_path: Path) -> None:

@@ -64,12 +64,6 @@ def test_version_without_example_is_not_run(tmp_path: Path, caplog: pytest.LogCa
     assert "model version 1 is not warmed up: it brings no recorded requests, and no example" in caplog.text
 
 
-def test_example_of_dependent_rows_runs_once(tmp_path: Path) -> None:
-    engine = new_engine()
-    assert warmed_up(tmp_path, engine, example(1.0, 2.0), independent=False).row_seconds == math.inf
-    assert inputs_run(engine) == [[1.0, 2.0]]
-
-
 def test_example_of_independent_rows_runs_in_every_size(tmp_path: Path) -> None:
     engine = new_engine()
     done = warmed_up(tmp_path, engine, example(5.0), max_batch_size=10)
@@ -130,12 +124,14 @@ def test_wrong_example_is_logged_and_ignored(
     ],
     ids=["sample in a file", "sample", "picture"],
 )
-def test_sample_or_picture_is_the_example(tmp_path: Path, config: ServingConfig, expected: list[list[float]]) -> None:
+def test_sample_or_picture_is_the_example_and_dependent_rows_run_once(
+    tmp_path: Path, config: ServingConfig, expected: list[list[float]]
+) -> None:
     (tmp_path / ASSETS).mkdir()
     (tmp_path / ASSETS / "walk.csv").write_text("a,b\n1,2\n3,4\n")
     Image.new("L", (4, 4), 255).save(tmp_path / ASSETS / "white.png")
     engine = new_engine(of=signature({"x": tensor("DT_FLOAT", -1, 2, 2)}))
-    warmed_up(tmp_path, engine, config, independent=False)
+    assert warmed_up(tmp_path, engine, config, independent=False).row_seconds == math.inf
     assert inputs_run(engine) == [[expected]]
 
 

@@ -121,23 +121,6 @@ def test_failed_load_leaves_other_models_serving(
     assert (record.levelno, bool(record.exc_info)) == (logging.ERROR, has_traceback)
 
 
-def test_failed_version_is_retried_after_a_pause_and_when_its_files_change(worker: Worker) -> None:
-    worker.loader.errors["a/1"] = BROKEN
-    worker.begin_with("a/1")
-    worker.scan()
-    assert worker.loader.loaded == ["a/1"]
-    worker.now += 1
-    worker.scan()
-    assert worker.failures == [("a", 1)] * 2
-    assert "broken (tried 2 times; next at " in worker.error("a", 1)
-    worker.loader.errors.clear()
-    worker.add("a/1", b"repaired")
-    worker.watcher.scan()
-    assert worker.states() == {"a/1": State.END}
-    worker.watcher.scan()
-    assert worker.states() == {"a/1": State.AVAILABLE}
-
-
 def test_version_queued_twice_is_tried_once(worker: Worker) -> None:
     worker.loader.errors["a/1"] = BROKEN
     worker.begin_with("a/1", "b/1")
@@ -255,17 +238,6 @@ def die_of(memory: SharedMemory, folder: Path, times: int = 2) -> None:
             deaths.worker_ended(1, Ending(code=0))
 
 
-def test_deadly_version_is_not_loaded(mortal: Worker, memory: SharedMemory) -> None:
-    die_of(memory, mortal.add("a/1"), times=1)
-    die_of(memory, mortal.add("a/2"), times=2)
-    mortal.scan(3, seconds=1000)
-    assert mortal.states() == {"a/1": State.AVAILABLE, "a/2": State.END}
-    assert mortal.loader.loaded == ["a/1"]
-    error = "2 worker processes died of it; until its files change or a command loads it, none will"
-    assert mortal.error("a", 2) == error
-    assert mortal.failures == [("a", 2)]
-
-
 def test_deadly_version_is_unloaded(mortal: Worker, memory: SharedMemory) -> None:
     mortal.begin_with("a/1", "a/2")
     die_of(memory, mortal.models / "a/2")
@@ -279,7 +251,7 @@ def test_deadly_version_is_unloaded(mortal: Worker, memory: SharedMemory) -> Non
 
 
 def change_files(mortal: Worker) -> None:
-    mortal.add("a/1", b"another graph")
+    mortal.add("a/2", b"another graph")
     mortal.scan()
 
 
@@ -288,11 +260,17 @@ def load_by_command(mortal: Worker) -> None:
 
 
 @pytest.mark.parametrize("change", [change_files, load_by_command])
-def test_deadly_version_is_loaded_again(mortal: Worker, memory: SharedMemory, change: Callable[[Worker], None]) -> None:
+def test_deadly_version_is_not_loaded_until_changed_or_commanded(
+    mortal: Worker, memory: SharedMemory, change: Callable[[Worker], None]
+) -> None:
     # A command from before the deaths does not count.
     mortal.agreement.load_on_demand("a")
-    die_of(memory, mortal.add("a/1"))
-    mortal.watcher.scan()
-    assert mortal.states() == {"a/1": State.END}
+    for version, times in ((1, 1), (2, 2)):
+        die_of(memory, mortal.add(f"a/{version}"), times)
+    mortal.scan(3, seconds=1000)
+    assert mortal.states() == {"a/1": State.AVAILABLE, "a/2": State.END}
+    assert mortal.loader.loaded == ["a/1"]
+    error = "2 worker processes died of it; until its files change or a command loads it, none will"
+    assert (mortal.error("a", 2), mortal.failures) == (error, [("a", 2)])
     change(mortal)
-    assert mortal.states() == {"a/1": State.AVAILABLE}
+    assert mortal.states()["a/2"] is State.AVAILABLE

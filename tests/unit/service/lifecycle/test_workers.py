@@ -24,28 +24,21 @@ PREPARING = Report({"a": {1: PREPARED}})
 
 
 def test_last_reports_of_the_living_count(memory: SharedMemory) -> None:
-    one, other = board_of(memory, 1), board_of(memory, 2)
-    one.publish(PREPARING)
-    other.publish(Report())
-    assert (one.others(), other.others()) == ([Report()], [PREPARING])
-    one.publish(Report())
-    assert other.others() == [Report()]
-    memory.free_slot(1)
-    assert other.others() == []
-
-
-def test_report_of_a_predecessor_does_not_count(memory: SharedMemory) -> None:
     def publish(_go: Callable[[], None]) -> None:
         board_of(memory, 1).publish(PREPARING)
 
     other = board_of(memory, 2)
+    other.publish(Report())
     assert Forked(publish).join() == 0
     assert other.others() == [PREPARING]
     memory.free_slot(1)
-    one = board_of(memory, 1)
     assert other.others() == []
-    one.publish(Report())
-    assert other.others() == [Report()]
+    # Its successor in the slot has not published anything.
+    one = board_of(memory, 1)
+    assert (one.others(), other.others()) == ([Report()], [])
+    for report in (PREPARING, Report()):
+        one.publish(report)
+        assert other.others() == [report]
 
 
 def test_last_load_request_reaches_every_worker(memory: SharedMemory) -> None:

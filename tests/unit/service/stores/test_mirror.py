@@ -290,17 +290,13 @@ def loop_of(fetching: Fetching, poll_seconds: float) -> Loop:
     return Loop(fetching.mirror, Location("s3", "bucket"), fetching.report, poll_seconds)
 
 
-def test_first_fetch_is_over_once_there_is_something(fetching: Fetching) -> None:
-    loop, values = loop_of(fetching, 30), Values(fetching.memory)
-    assert loop.step() == 1.0
-    assert not first_fetch_is_over(values)
-    assert loop.step() == 30
-    assert first_fetch_is_over(values)
-
-
-def test_one_look_is_enough_if_there_is_no_polling(fetching: Fetching) -> None:
-    loop = loop_of(fetching, 0)
-    assert (loop.step(), loop.step()) == (1.0, None)
+@pytest.mark.parametrize(("poll_seconds", "pause"), [(30, 30), (0, None)])
+def test_first_fetch_is_over_once_there_is_something(
+    fetching: Fetching, poll_seconds: float, pause: float | None
+) -> None:
+    loop, values = loop_of(fetching, poll_seconds), Values(fetching.memory)
+    assert (loop.step(), first_fetch_is_over(values)) == (1.0, False)
+    assert (loop.step(), first_fetch_is_over(values)) == (pause, True)
 
 
 def test_store_that_fails_is_asked_more_and_more_seldom(
