@@ -104,9 +104,7 @@ def scored_engine(signatures: Any = scored.SIGNATURES) -> Engine:
 
 
 @pytest.mark.parametrize(("choice", "ran"), [("litert", {"scored"}), ("tensorflow", set(scored.SIGNATURES))])
-def test_outlier_score_replaces_the_default_signature(
-    version: Path, litert: Any, saved_model: Any, choice: Any, ran: set[str]
-) -> None:
+def test_outlier_score(version: Path, litert: Any, saved_model: Any, choice: Any, ran: set[str]) -> None:
     """Which the twin need not have."""
     needed: list[set[str]] = []
 
@@ -151,9 +149,7 @@ def broken(kind: str, version: Path) -> ServingConfig:
 
 
 @each_reason
-def test_in_place_of_an_unproved_twin_tensorflow_runs(
-    version: Path, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_tensorflow_runs_without_a_proved_twin(version: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     assert loaded(version, broken(kind, version), "auto") == "tensorflow"
     # Without a proof there is nothing to warn of.
     warned = f"model/1: {REASONS[kind]}; TensorFlow runs the SavedModel instead"

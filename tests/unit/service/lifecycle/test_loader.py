@@ -49,7 +49,7 @@ def test_version_with_a_quick_example_is_quick_once_warmed_up(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("config", "of_every_model", "batching", "is_independent"),
+    ("config", "setting", "batching", "expected"),
     [
         (ServingConfig(), False, Batching(), False),
         (PROVED, False, Batching(), True),
@@ -61,14 +61,14 @@ def test_version_with_a_quick_example_is_quick_once_warmed_up(tmp_path: Path) ->
     ],
     ids=["none", "proof", "policy", "denied by policy", "no batches", "setting", "setting denied by policy"],
 )
-def test_independent_rows_by_proof_policy_or_setting(
-    tmp_path: Path, config: ServingConfig, of_every_model: bool, batching: Batching, is_independent: bool
+def test_independent_rows(
+    tmp_path: Path, config: ServingConfig, setting: bool, batching: Batching, expected: bool
 ) -> None:
     write_serving_config(tmp_path, config)
-    loaded = load(tmp_path, batching, replace(new_loader(), independent_rows=of_every_model))
-    assert loaded.independence.signatures == ({DEFAULT_SIGNATURE} if is_independent else set())
-    assert (loaded.tick_batcher is not None) is is_independent
-    assert loaded.runs_in_batches(DEFAULT_SIGNATURE, 33) is is_independent
+    loaded = load(tmp_path, batching, replace(new_loader(), independent_rows=setting))
+    assert loaded.independence.signatures == ({DEFAULT_SIGNATURE} if expected else set())
+    assert (loaded.tick_batcher is not None) is expected
+    assert loaded.runs_in_batches(DEFAULT_SIGNATURE, 33) is expected
     changed = new_loader().with_batcher(loaded, Batching(independent_rows=True))
     assert changed.independence.signatures == {DEFAULT_SIGNATURE}
 

@@ -64,9 +64,7 @@ def test_requested_or_highest_available_version_answers(registry: Registry) -> N
         ({"version": 5}, AVAILABLE, "Specific(model, 5) (model has the versions 2, 3)"),
     ],
 )
-def test_missing_version_is_404_with_the_reason(
-    registry: Registry, asked: dict[str, Any], status: VersionStatus, message: str
-) -> None:
+def test_missing_version_is_404(registry: Registry, asked: dict[str, Any], status: VersionStatus, message: str) -> None:
     label(registry, "{next = 3}")
     for version in (3, 2):
         registry.set_status("model", version, status)
@@ -84,7 +82,7 @@ def test_missing_version_is_404_with_the_reason(
         ("other", "no such model; GET /v1/models lists them"),
     ],
 )
-def test_missing_model_is_404_with_the_reason(registry: Registry, place: str, reason: str) -> None:
+def test_missing_model_is_404(registry: Registry, place: str, reason: str) -> None:
     registry.skipped = {place: "it is misplaced"}
     for name in (None, "canary"):
         with pytest.raises(NotFound) as raised:
@@ -141,9 +139,7 @@ def test_removed_version_is_404(registry: Registry) -> None:
         ([FAILED, AVAILABLE], {}, True),
     ],
 )
-def test_ready_after_the_first_scan_until_draining(
-    starting: Registry, statuses: list[VersionStatus], skipped: dict[str, str], is_ready: bool
-) -> None:
+def test_readiness(starting: Registry, statuses: list[VersionStatus], skipped: dict[str, str], is_ready: bool) -> None:
     for number, status in enumerate(statuses):
         starting.set_status(f"model {number}", 1, status)
     starting.skipped = skipped
@@ -235,9 +231,7 @@ def test_unhealthy_only_if_every_possible_version_is(registry: Registry) -> None
     ],
     ids=["on demand", "unload first"],
 )
-def test_awaited_version_is_503_after_the_timeout_and_at_once(
-    starting: Registry, policy: ModelPolicy, reason: str
-) -> None:
+def test_awaited_version_is_503(starting: Registry, policy: ModelPolicy, reason: str) -> None:
     with pytest.raises(WouldWait):
         starting.get_at_once("model")
     starting.end_first_scan()

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,9 +59,7 @@ def test_changed_file_counts_again(worker: Worker, tmp_path: Path) -> None:
     ],
     ids=["broken", "broken in another", "missing"],
 )
-def test_model_that_does_not_become_available_is_400(
-    serving: Pair, tmp_path: Path, failing: tuple[int, ...], place: str, message: str
-) -> None:
+def test_unavailable_model_is_400(serving: Pair, tmp_path: Path, failing: Any, place: str, message: str) -> None:
     serving[0].add(tmp_path / "x/1")
     for index in failing:
         serving[index].loader.errors["x/1"] = LoadError("it is broken")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.errors import NotFound
-from service.lifecycle.repository import MAX_FOLDERS, Places, Repository, model_name_fault, version_number
+from service.lifecycle.repository import MAX_FOLDERS, Key, Places, Repository, model_name_fault, version_number
 from service.runtime.shared_memory import SharedMemory
 from tests.unit.service.lifecycle.worker import board_of
 
@@ -45,7 +45,7 @@ def put(root: Path, *files: str) -> None:
         (root / file).write_bytes(b"graph")
 
 
-def names(root: Path, only_model: str = "") -> list[tuple[str, int]]:
+def names(root: Path, only_model: str = "") -> list[Key]:
     return sorted(Repository(root, only_model).versions())
 
 
@@ -62,9 +62,7 @@ def names(root: Path, only_model: str = "") -> list[tuple[str, int]]:
     ],
     ids=["several", "empty", "model that is a number", "beside others", "under way", "files", "other digits"],
 )
-def test_versions(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, files: list[str], expected: list[tuple[str, int]]
-) -> None:
+def test_versions(tmp_path: Path, caplog: pytest.LogCaptureFixture, files: list[str], expected: list[Key]) -> None:
     put(tmp_path, *files)
     assert names(tmp_path) == expected
     assert caplog.messages == []
@@ -89,7 +87,7 @@ def test_link_to_itself_hides_nothing_else(tmp_path: Path, place: str) -> None:
     assert ("model", 1) in names(tmp_path)
 
 
-def test_unreadable_model_keeps_its_versions(
+def test_unreadable_model_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def scandir(path: Path | str) -> Any:

@@ -191,9 +191,7 @@ def test_old_version_stays_until_every_worker_has_its_successor(serving: Pair) -
     assert one.states() == other.states() == {"a/2": State.AVAILABLE}
 
 
-def test_successor_that_fails_in_one_worker_leaves_the_old_version_in_all(
-    serving: Pair, new_worker: MakeWorker
-) -> None:
+def test_successor_that_fails_in_one_worker_leaves_the_old_one(serving: Pair, new_worker: MakeWorker) -> None:
     one, other = serving
     # Also in a worker process that starts later.
     later = new_worker(3)
@@ -316,9 +314,7 @@ def test_changed_files_are_logged_once_and_not_loaded(worker: Worker, caplog: py
     assert worker.loader.loaded == ["a/1"]
 
 
-def test_changed_files_are_logged_once_they_settle_by_one_worker(
-    serving: Pair, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_changed_files_are_logged_once_settled(serving: Pair, caplog: pytest.LogCaptureFixture) -> None:
     for size in range(4):
         serving[0].add("a/1", b"x" * size)
         poll(*serving, times=1)

@@ -57,9 +57,7 @@ SHADOW = "labels.next = {version = 3, shadow = 0.5}"
         (f"{CANARY}\n{SHADOW}", {}, {1, 2, 3}, [1, None, None]),
     ],
 )
-def test_default_canary_and_shadow(
-    table: str, available: set[int], prepared: set[int], expected: list[int | None]
-) -> None:
+def test_canary_and_shadow(table: str, available: set[int], prepared: set[int], expected: list[int | None]) -> None:
     traffic = routed(table, available, prepared)
     canary, shadow = traffic.canary, traffic.default.shadow if traffic.default else None
     assert [number(traffic.default), number(canary), number(shadow.loaded if shadow else None)] == expected
@@ -102,9 +100,7 @@ def test_held_version_answers_until_its_successors_do() -> None:
         ("labels = {stable = 7}", {3}, {}, False, {3}),
     ],
 )
-def test_successors_of_the_default(
-    table: str, wanted: set[int], failed: set[int], is_on_disk: bool, expected: set[int]
-) -> None:
+def test_successors(table: str, wanted: set[int], failed: set[int], is_on_disk: bool, expected: set[int]) -> None:
     traffic = Traffic(default=loaded_version(OF, version=2))
     assert successors(policy(table), traffic, 2, {*wanted}, {*failed}, is_on_disk) == {*expected}
 

@@ -75,9 +75,7 @@ def test_example_of_independent_rows_runs_in_every_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "runs"), [(0.0, warm_up.MAX_RUNS), (warm_up.MAX_REPEAT_SECONDS, warm_up.MIN_RUNS)])
-def test_shortest_of_several_runs_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, runs: int
-) -> None:
+def test_shortest_run_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, runs: int) -> None:
     clock = itertools.accumulate(itertools.cycle([1.0, seconds + 0.001, 1.0, seconds]))
     monkeypatch.setattr(warm_up.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(warm_up, "QUICK_SECONDS", 0.0)
@@ -124,9 +122,7 @@ def test_wrong_example_is_logged_and_ignored(
     ],
     ids=["sample in a file", "sample", "picture"],
 )
-def test_sample_or_picture_is_the_example_and_dependent_rows_run_once(
-    tmp_path: Path, config: ServingConfig, expected: list[list[float]]
-) -> None:
+def test_sample_or_picture_runs_once(tmp_path: Path, config: ServingConfig, expected: list[list[float]]) -> None:
     (tmp_path / ASSETS).mkdir()
     (tmp_path / ASSETS / "walk.csv").write_text("a,b\n1,2\n3,4\n")
     Image.new("L", (4, 4), 255).save(tmp_path / ASSETS / "white.png")
@@ -135,9 +131,7 @@ def test_sample_or_picture_is_the_example_and_dependent_rows_run_once(
     assert inputs_run(engine) == [[expected]]
 
 
-def test_warm_up_has_a_time_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(warm_up, "MAX_SECONDS", 0.01)
     held = Held()
 
@@ -203,9 +197,7 @@ def test_recorded_examples_go_to_the_only_input(tmp_path: Path, kind: int) -> No
         ("", {"x": protobufs.tensor(3, (1,), protobufs.whole(7, 1))}, "'x' is int32 (1,); expected DT_FLOAT (-1,)"),
     ],
 )
-def test_recorded_request_must_fit_the_signature(
-    tmp_path: Path, name: str, inputs: dict[str, bytes], words: str
-) -> None:
+def test_recorded_request_must_fit(tmp_path: Path, name: str, inputs: dict[str, bytes], words: str) -> None:
     engine = new_engine()
     write_requests(tmp_path, message(4), predict_log(name, inputs))
     with pytest.raises(LoadError) as raised:

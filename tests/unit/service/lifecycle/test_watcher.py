@@ -78,9 +78,7 @@ def test_version_that_vanishes_while_loading_is_not_served(worker: Worker) -> No
     assert worker.states() == {"b/1": State.AVAILABLE}
 
 
-def test_vanished_version_is_unloaded_once_no_request_holds_it(
-    worker: Worker, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_vanished_version_is_unloaded_once_released(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     worker.begin_with("a/1", "a/2")
     held = worker.registry.get("a")
@@ -260,9 +258,7 @@ def load_by_command(mortal: Worker) -> None:
 
 
 @pytest.mark.parametrize("change", [change_files, load_by_command])
-def test_deadly_version_is_not_loaded_until_changed_or_commanded(
-    mortal: Worker, memory: SharedMemory, change: Callable[[Worker], None]
-) -> None:
+def test_deadly_version_is_not_loaded(mortal: Worker, memory: SharedMemory, change: Callable[[Worker], None]) -> None:
     # A command from before the deaths does not count.
     mortal.agreement.load_on_demand("a")
     for version, times in ((1, 1), (2, 2)):

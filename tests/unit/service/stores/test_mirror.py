@@ -291,9 +291,7 @@ def loop_of(fetching: Fetching, poll_seconds: float) -> Loop:
 
 
 @pytest.mark.parametrize(("poll_seconds", "pause"), [(30, 30), (0, None)])
-def test_first_fetch_is_over_once_there_is_something(
-    fetching: Fetching, poll_seconds: float, pause: float | None
-) -> None:
+def test_first_fetch_is_over(fetching: Fetching, poll_seconds: float, pause: float | None) -> None:
     loop, values = loop_of(fetching, poll_seconds), Values(fetching.memory)
     assert (loop.step(), first_fetch_is_over(values)) == (1.0, False)
     assert (loop.step(), first_fetch_is_over(values)) == (pause, True)

@@ -42,9 +42,7 @@ def test_listing(source: Source) -> None:
 
 
 @pytest.mark.parametrize("folder", ["m", "m/1", "m/1/assets", "n/1/variables"])
-def test_empty_objects_that_stand_for_folders_are_left_out(
-    source: Source, listed: list[dict[str, Any]], folder: str
-) -> None:
+def test_empty_objects_for_folders_are_left_out(source: Source, listed: list[dict[str, Any]], folder: str) -> None:
     listed += [meta("m/1/empty", 0), meta(folder, 0)]
     assert [file.path for file in source.listing()] == ["m/1/saved_model.pb", "m/1/old", "m/1/empty"]
 

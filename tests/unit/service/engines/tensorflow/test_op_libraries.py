@@ -23,9 +23,7 @@ def test_missing_operation_names_its_package(op: str, whose: str) -> None:
     assert missing_op(op) == told
 
 
-def test_missing_tensorflow_says_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_tensorflow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(c_api, "tensorflow", Mock(side_effect=ModuleNotFoundError("", name="tensorflow")))
     assert main(["a.so"]) == 1
     said = "TensorFlow, whose they are, is not installed; install it with make serve TENSORFLOW=1 (or: pip install "
@@ -43,9 +41,7 @@ def test_failing_library_is_the_last_line(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().out.splitlines()[-1] == "b.so cannot be loaded: no library"
 
 
-def test_libraries_of_tensorflow_text_are_found_beside_tensorflow(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_libraries_of_tensorflow_text_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
     libraries = [tmp_path / "tensorflow_text" / "python" / folder / "_a.so" for folder in ("metrics", "ops")]
