@@ -62,7 +62,7 @@ def test_changed_file_counts_again(worker: Worker, tmp_path: Path) -> None:
 def test_unavailable_model_is_400(serving: Pair, tmp_path: Path, failing: Any, place: str, message: str) -> None:
     serving[0].add(tmp_path / "x/1")
     for index in failing:
-        serving[index].loader.errors["x/1"] = LoadError("it is broken")
+        serving[index].errors["x/1"] = LoadError("it is broken")
     with pytest.raises(InvalidRequest, match=re.escape(message)):
         reload(*serving, sent=tmp_path / place)
 

@@ -61,9 +61,9 @@ def test_old_version_answers_until_its_successor_does(
 ) -> None:
     caplog.set_level(logging.INFO)
     worker.begin_with("a/1", policies=policies)
-    worker.loader.errors["a/2"] = BROKEN
+    worker.errors["a/2"] = BROKEN
     answered: set[int] = set()
-    worker.loader.meanwhile = lambda: answered.add(worker.registry.get("a").version)
+    worker.meanwhile = lambda: answered.add(worker.registry.get("a").version)
     change(worker)
     for _ in range(4):
         worker.scan(1, seconds=1)
@@ -72,7 +72,7 @@ def test_old_version_answers_until_its_successor_does(
     assert worker.states() == {"a/1": State.AVAILABLE, "a/2": State.END}
     assert worker.registry.get("a").version == 1
     assert caplog.text.count("it answers until version 2 does in every worker process") == 1
-    worker.loader.errors.clear()
+    worker.errors.clear()
     worker.now += 100
     worker.scan(3)
     assert answered == {1}
@@ -90,7 +90,7 @@ def test_named_version_may_appear_later(worker: Worker) -> None:
 
 
 def test_version_that_failed_before_holds_nothing(worker: Worker) -> None:
-    worker.loader.errors["a/3"] = BROKEN
+    worker.errors["a/3"] = BROKEN
     worker.begin_with("a/1", "a/2", "a/3")
     shutil.rmtree(worker.models / "a/2")
     worker.scan(seconds=1)
@@ -116,12 +116,12 @@ def test_briefly_missing_version_goes_on_serving(worker: Worker) -> None:
         assert worker.registry.get("a", 1).version == 1
         (worker.models / ".a").rename(worker.models / "a")
         worker.scan(1, seconds=1)
-    assert worker.loader.loaded == ["a/1"]
+    assert worker.loaded == ["a/1"]
 
 
 def test_version_that_is_wanted_again_is_not_held(worker: Worker) -> None:
     worker.begin_with("a/1")
-    worker.loader.errors["a/2"] = BROKEN
+    worker.errors["a/2"] = BROKEN
     add_second(worker)
     worker.scan()
     assert worker.registry.held("a") == {1: {2}}
@@ -135,7 +135,7 @@ def test_replaced_folder_is_loaded_and_swapped_in(worker: Worker) -> None:
     worker.begin_with("a/1")
     before = worker.registry.get("a")
     answers = []
-    worker.loader.meanwhile = lambda: answers.append((worker.registry.get("a"), worker.states()))
+    worker.meanwhile = lambda: answers.append((worker.registry.get("a"), worker.states()))
     replace(worker)
     worker.watcher.scan()
     assert worker.registry.get("a") is before
@@ -147,7 +147,7 @@ def test_replaced_folder_is_loaded_and_swapped_in(worker: Worker) -> None:
 def test_failed_replacement_leaves_the_old_folder_serving(worker: Worker) -> None:
     worker.begin_with("a/1")
     before = worker.registry.get("a")
-    worker.loader.errors["a/1"] = BROKEN
+    worker.errors["a/1"] = BROKEN
     replace(worker)
     worker.scan(3)
     assert worker.error("a", 1).startswith("broken (tried once; next at ")
@@ -158,8 +158,8 @@ def test_failed_replacement_leaves_the_old_folder_serving(worker: Worker) -> Non
     worker.scan(3)
     assert worker.registry.get("a") is before
     assert worker.error("a", 1) == ""
-    assert worker.loader.loaded == ["a/1", "a/1"]
-    worker.loader.errors.clear()
+    assert worker.loaded == ["a/1", "a/1"]
+    worker.errors.clear()
     swap(worker, ".old", ".broken")
     worker.scan()
     assert worker.registry.get("a") is not before
@@ -167,10 +167,10 @@ def test_failed_replacement_leaves_the_old_folder_serving(worker: Worker) -> Non
 
 def test_folder_replaced_while_loading_is_not_served(worker: Worker) -> None:
     def replace_once() -> None:
-        worker.loader.meanwhile = lambda: None
+        worker.meanwhile = lambda: None
         replace(worker)
 
-    worker.loader.meanwhile = replace_once
+    worker.meanwhile = replace_once
     worker.begin_with("a/1")
     assert worker.states() == {"a/1": State.END}
     assert "its folder was replaced while it was being loaded" in worker.error("a", 1)
@@ -196,7 +196,7 @@ def test_successor_that_fails_in_one_worker_leaves_the_old_one(serving: Pair, ne
     # Also in a worker process that starts later.
     later = new_worker(3)
     for worker in (other, later):
-        worker.loader.errors["a/2"] = LoadError("no memory")
+        worker.errors["a/2"] = LoadError("no memory")
     add_second(one)
     scan_in_turns(one, other, times=4)
     scan_in_turns(later, one, other, times=2)
@@ -208,14 +208,14 @@ def test_successor_that_fails_in_one_worker_leaves_the_old_one(serving: Pair, ne
 def test_replacement_is_swapped_in_once_every_worker_has_tried_it(serving: Pair) -> None:
     one, other = serving
     before = one.registry.get("a"), other.registry.get("a")
-    other.loader.errors["a/1"] = LoadError("no memory")
+    other.errors["a/1"] = LoadError("no memory")
     replace(one)
     one.scan(4)
     assert one.registry.get("a") is before[0]
     scan_in_turns(other, one, times=2)
     assert one.registry.get("a") is not before[0]
     assert other.registry.get("a") is before[1]
-    assert one.loader.loaded == other.loader.loaded == ["a/1", "a/1"]
+    assert one.loaded == other.loaded == ["a/1", "a/1"]
 
 
 def test_successor_of_a_model_on_demand_in_use_is_loaded(worker: Worker) -> None:
@@ -229,7 +229,7 @@ def test_successor_of_a_model_on_demand_in_use_is_loaded(worker: Worker) -> None
 def test_unload_first(worker: Worker, change: Callable[[Worker], None]) -> None:
     worker.begin_with("a/1", policies=UNLOAD_FIRST)
     loaded: list[int] = []
-    worker.loader.meanwhile = lambda: loaded.append(len(worker.registry.loaded()))
+    worker.meanwhile = lambda: loaded.append(len(worker.registry.loaded()))
     held = [worker.registry.get("a")]
     change(worker)
     worker.watcher.scan()
@@ -251,7 +251,7 @@ def test_unload_first(worker: Worker, change: Callable[[Worker], None]) -> None:
 def test_unload_first_loads_once_the_old_version_is_released(worker: Worker) -> None:
     worker.begin_with("a/1", policies=UNLOAD_FIRST)
     is_loading = threading.Event()
-    worker.loader.meanwhile = is_loading.set
+    worker.meanwhile = is_loading.set
     worker.add("a/2")
     worker.scan(2)
     assert is_loading.wait(MAX_WAIT_SECONDS)
@@ -271,7 +271,7 @@ def test_request_between_two_versions_is_503_after_the_timeout(new_worker: MakeW
         worker.registry.check_ready("a")
     with pytest.raises(NotFound):
         worker.registry.get("a", 3)
-    worker.loader.errors["a/2"] = BROKEN
+    worker.errors["a/2"] = BROKEN
     del held
     worker.scan()
     assert worker.states() == {"a/2": State.END}
@@ -311,7 +311,7 @@ def test_changed_files_are_logged_once_and_not_loaded(worker: Worker, caplog: py
     (version / "assets.extra/README.md").write_text("# Card")
     poll(worker, times=6)
     assert logged(caplog) == ["'assets.extra/serving.json', 'saved_model.pb', 'variables/index'"]
-    assert worker.loader.loaded == ["a/1"]
+    assert worker.loaded == ["a/1"]
 
 
 def test_changed_files_are_logged_once_settled(serving: Pair, caplog: pytest.LogCaptureFixture) -> None:
@@ -330,7 +330,7 @@ def test_new_worker_with_changed_files_waits_for_the_others(serving: Pair, new_w
     poll(one, other)
     late = new_worker(3)
     is_loading = threading.Event()
-    late.loader.meanwhile = is_loading.set
+    late.meanwhile = is_loading.set
     begins = threading.Thread(target=late.watcher.scan)
     begins.start()
     assert is_loading.wait(MAX_WAIT_SECONDS)
@@ -342,7 +342,7 @@ def test_new_worker_with_changed_files_waits_for_the_others(serving: Pair, new_w
     poll(one, other, late)
     assert one.states() == other.states() == late.states() == {"a/1": State.AVAILABLE}
     assert identity(one) == identity(other) == identity(late) != before
-    assert one.loader.loaded == other.loader.loaded == ["a/1", "a/1"]
+    assert one.loaded == other.loaded == ["a/1", "a/1"]
 
 
 def test_changed_files_that_fail_leave_the_others_serving(new_worker: MakeWorker) -> None:
@@ -352,7 +352,7 @@ def test_changed_files_that_fail_leave_the_others_serving(new_worker: MakeWorker
     one.add("a/1", b"another graph")
     poll(one)
     for worker in (one, late):
-        worker.loader.errors["a/1"] = LoadError("half of it is missing")
+        worker.errors["a/1"] = LoadError("half of it is missing")
     late.watcher.scan()
     assert late.states() == {"a/1": State.END}
     poll(one)

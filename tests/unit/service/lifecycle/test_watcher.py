@@ -25,7 +25,7 @@ BROKEN = LoadError("broken")
 def test_first_scan_loads_each_version_once_newest_first(worker: Worker) -> None:
     worker.begin_with("b/1", "a/2", "a/10", "a/1")
     worker.scan()
-    assert worker.loader.loaded == ["a/10", "b/1", "a/2", "a/1"]
+    assert worker.loaded == ["a/10", "b/1", "a/2", "a/1"]
     assert set(worker.states().values()) == {State.AVAILABLE}
     assert worker.registry.ready
     status = worker.registry.statuses()["a"][1]
@@ -40,7 +40,7 @@ def test_first_versions_serve_while_others_load(worker: Worker) -> None:
         if len(known) == 2:
             assert worker.registry.get("a").version == 1
 
-    worker.loader.meanwhile = look
+    worker.meanwhile = look
     worker.begin_with("a/1", "b/1")
     assert known == [["a/1", "b/1"]] * 2
     assert worker.failures == []
@@ -53,11 +53,11 @@ def test_new_version_is_loaded_once_its_files_settle(worker: Worker) -> None:
         worker.watcher.scan()
     assert worker.states() == {"a/1": State.START}
     worker.watcher.scan()
-    assert worker.loader.loaded == ["a/1"]
+    assert worker.loaded == ["a/1"]
 
 
 def test_vanished_version_that_is_not_loaded_is_forgotten(worker: Worker) -> None:
-    worker.loader.errors["a/1"] = BROKEN
+    worker.errors["a/1"] = BROKEN
     worker.begin_with("a/1")
     worker.add("a/2")
     worker.watcher.scan()
@@ -69,11 +69,11 @@ def test_vanished_version_that_is_not_loaded_is_forgotten(worker: Worker) -> Non
 
 def test_version_that_vanishes_while_loading_is_not_served(worker: Worker) -> None:
     def vanish() -> None:
-        worker.loader.meanwhile = lambda: None
+        worker.meanwhile = lambda: None
         shutil.rmtree(worker.models / "a/1")
         worker.watcher.poll()
 
-    worker.loader.meanwhile = vanish
+    worker.meanwhile = vanish
     worker.begin_with("a/1", "b/1")
     assert worker.states() == {"b/1": State.AVAILABLE}
 
@@ -109,7 +109,7 @@ def test_vanished_version_is_unloaded_once_released(worker: Worker, caplog: pyte
 def test_failed_load_leaves_other_models_serving(
     worker: Worker, caplog: pytest.LogCaptureFixture, error: Exception, reason: str, has_traceback: bool
 ) -> None:
-    worker.loader.errors["a/1"] = error
+    worker.errors["a/1"] = error
     worker.begin_with("a/1", "b/1")
     assert worker.states() == {"a/1": State.END, "b/1": State.AVAILABLE}
     shown = worker.error("a", 1)
@@ -120,11 +120,11 @@ def test_failed_load_leaves_other_models_serving(
 
 
 def test_version_queued_twice_is_tried_once(worker: Worker) -> None:
-    worker.loader.errors["a/1"] = BROKEN
+    worker.errors["a/1"] = BROKEN
     worker.begin_with("a/1", "b/1")
     for model in ("a", "b"):
         worker.watcher._load((model, 1))
-    assert sorted(worker.loader.loaded) == ["a/1", "b/1"]
+    assert sorted(worker.loaded) == ["a/1", "b/1"]
 
 
 def test_unreadable_models_folder_leaves_versions_serving(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
@@ -158,7 +158,7 @@ def test_polls_until_stopped_even_after_an_error(
     worker.watcher.start()
     assert worker.registry.first_scan_done.wait(MAX_WAIT_SECONDS)
     is_loading = threading.Event()
-    worker.loader.meanwhile = is_loading.set
+    worker.meanwhile = is_loading.set
     worker.add("a/1")
     assert is_loading.wait(MAX_WAIT_SECONDS)
     worker.watcher.stop()
@@ -205,7 +205,7 @@ def test_moved_base_path_is_loaded_anew(worker: Worker, tmp_path: Path) -> None:
         worker.write_policies(f"only_listed = true\n[models.a]\nbase_path = '{path.parent}'")
         worker.scan()
         assert worker.states() == {"a/1": State.AVAILABLE}
-    assert worker.loader.loaded == ["one/1", "other/1"]
+    assert worker.loaded == ["one/1", "other/1"]
 
 
 def test_model_on_demand_is_loaded_by_its_first_request(worker: Worker) -> None:
@@ -216,7 +216,7 @@ def test_model_on_demand_is_loaded_by_its_first_request(worker: Worker) -> None:
 
 
 def test_failed_model_on_demand_is_404_with_the_reason(worker: Worker) -> None:
-    worker.loader.errors["a/1"] = BROKEN
+    worker.errors["a/1"] = BROKEN
     worker.begin_with("a/1", policies="[default]\nload = 'on_demand'")
     with pytest.raises(NotFound, match=r"version 1 is END: broken \(tried once"):
         while_scanning(lambda: worker.registry.get("a"), worker)
@@ -265,7 +265,7 @@ def test_deadly_version_is_not_loaded(mortal: Worker, memory: SharedMemory, chan
         die_of(memory, mortal.add(f"a/{version}"), times)
     mortal.scan(3, seconds=1000)
     assert mortal.states() == {"a/1": State.AVAILABLE, "a/2": State.END}
-    assert mortal.loader.loaded == ["a/1"]
+    assert mortal.loaded == ["a/1"]
     error = "2 worker processes died of it; until its files change or a command loads it, none will"
     assert (mortal.error("a", 2), mortal.failures) == (error, [("a", 2)])
     change(mortal)

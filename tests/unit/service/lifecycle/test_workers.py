@@ -94,7 +94,7 @@ def test_unload_and_load_in_every_worker(serving: Pair, new_worker: MakeWorker) 
     later = new_worker(3)
     scan_in_turns(one, other, later)
     assert one.states() == other.states() == later.states() == {"a/1": State.END}
-    assert later.loader.loaded == []
+    assert later.loaded == []
     assert other.registry.ready
     # A new version stays unloaded, too.
     one.add("a/2")
@@ -123,12 +123,12 @@ def test_unloaded_model_on_demand_waits_for_a_request(worker: Worker) -> None:
 def test_failed_load_is_400_with_the_reason(new_worker: MakeWorker, failing: tuple[int, ...], message: str) -> None:
     workers = new_worker(1), new_worker(2)
     for index in failing:
-        workers[index].loader.errors["a/1"] = LoadError("broken")
+        workers[index].errors["a/1"] = LoadError("broken")
     workers[0].add("a/1")
     scan_in_turns(*workers)
     with pytest.raises(InvalidRequest, match=message):
         while_scanning(lambda: workers[0].watcher.load("a"), *workers)
-    assert workers[1].loader.loaded == ["a/1", "a/1"]
+    assert workers[1].loaded == ["a/1", "a/1"]
 
 
 @pytest.mark.parametrize("name", ["load", "unload"])
@@ -152,7 +152,7 @@ def test_slow_unload_is_503_and_goes_on(new_worker: MakeWorker) -> None:
 def test_slow_version_leaves_every_event_loop(new_worker: MakeWorker, memory: SharedMemory) -> None:
     one, other, later = (new_worker(slot) for slot in (1, 2, 3))
     for worker in (one, other, later):
-        worker.loader.signature = ROWS
+        worker.signature = ROWS
     for name in ("a/1", "a/2"):
         write_serving_config(one.add(name), ServingConfig(example={"instances": [1.0]}, independent_rows=PROOF))
     scan_in_turns(one, other)

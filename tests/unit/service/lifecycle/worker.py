@@ -32,24 +32,6 @@ ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 PROOF = RowProof(signatures=(DEFAULT_SIGNATURE,), rows_tried=8, largest_difference=0.0, tolerance=1e-5)
 
 
-@dataclass
-class FakeLoader:
-    """Loads a fake engine for every version; raises for those in `errors`."""
-
-    errors: dict[str, Exception] = field(default_factory=dict)
-    loaded: list[str] = field(default_factory=list)
-    meanwhile: Callable[[], None] = lambda: None
-    signature: Signature = OF
-
-    def __call__(self, path: Path, config: ServingConfig) -> Engine:
-        name = "/".join(path.parts[-2:])
-        self.loaded.append(name)
-        self.meanwhile()
-        if error := self.errors.get(name):
-            raise error
-        return FakeEngine({DEFAULT_SIGNATURE: self.signature}, echo)
-
-
 def board_of(memory: SharedMemory, slot: int) -> Board:
     """The board of the worker process in this slot."""
     memory.enter(slot)
@@ -65,11 +47,15 @@ def nearly_full_memory(free_bytes: int = 10_000) -> SharedMemory:
 
 @dataclass
 class Worker:
-    """`now`: the time for retries and absences, in seconds."""
+    """Loads a fake engine for every version, and does `meanwhile`; raises for those in `errors`. `now`: the time for
+    retries and absences, in seconds."""
 
     models: Path
     registry: Registry = field(default_factory=Registry)
-    loader: FakeLoader = field(default_factory=FakeLoader)
+    errors: dict[str, Exception] = field(default_factory=dict)
+    loaded: list[str] = field(default_factory=list)
+    meanwhile: Callable[[], object] = lambda: None
+    signature: Signature = OF
     board: Board = field(default_factory=Board)
     now: float = 0.0
     timeout_seconds: float = 60
@@ -84,12 +70,7 @@ class Worker:
         self.watcher = Watcher(
             Repository(self.models),
             self.registry,
-            Loader(
-                lambda path, config: self.records.marked(self.loader(path, config)),
-                lambda _model, _version: Unobserved(),
-                BatchLimits(8, 0),
-                decode_example,
-            ),
+            Loader(self.load_engine, lambda _model, _version: Unobserved(), BatchLimits(8, 0), decode_example),
             self.poll_seconds,
             PolicySource(policy_file(Settings(models=str(self.models))), self.board.values),
             self.agreement,
@@ -100,6 +81,14 @@ class Worker:
             may_begin=self.may_begin,
             clock=lambda: self.now,
         )
+
+    def load_engine(self, path: Path, _config: ServingConfig) -> Engine:
+        name = "/".join(path.parts[-2:])
+        self.loaded.append(name)
+        self.meanwhile()
+        if error := self.errors.get(name):
+            raise error
+        return self.records.marked(FakeEngine({DEFAULT_SIGNATURE: self.signature}, echo))
 
     def add(self, name: str | Path, content: bytes = b"graph") -> Path:
         """`name`: below the models folder, or absolute."""
