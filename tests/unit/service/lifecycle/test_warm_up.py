@@ -77,7 +77,7 @@ def test_example_of_independent_rows_runs_in_every_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("seconds", "runs"), [(0.0, warm_up.MAX_RUNS), (warm_up.MAX_REPEAT_SECONDS, warm_up.MIN_RUNS)])
 def test_shortest_run_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, runs: int) -> None:
     clock = itertools.accumulate(itertools.cycle([1.0, seconds + 0.001, 1.0, seconds]))
-    monkeypatch.setattr(warm_up.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr("service.lifecycle.warm_up.time.perf_counter", lambda: next(clock))
     monkeypatch.setattr(warm_up, "QUICK_SECONDS", 0.0)
     engine = new_engine()
     done = warmed_up(tmp_path, engine, example(0.0), max_batch_size=1)

@@ -172,7 +172,7 @@ def test_polls_until_stopped_even_after_an_error(
 
 def test_first_scan_waits_until_the_models_are_there(new_worker: MakeWorker) -> None:
     answers = [True, False, False]
-    worker = new_worker(1, may_begin=lambda: answers.pop() and bool(worker.add("a/1")))
+    worker: Worker = new_worker(1, may_begin=lambda: answers.pop() and bool(worker.add("a/1")))
     worker.watcher.start()
     assert worker.registry.first_scan_done.wait(MAX_WAIT_SECONDS)
     worker.watcher.stop()
