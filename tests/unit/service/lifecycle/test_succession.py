@@ -339,10 +339,10 @@ def test_new_worker_with_changed_files_waits_for_the_others(serving: Pair, new_w
     assert identity(one) == identity(other) == before
     while begins.is_alive():
         poll(one, other, times=1)
+    assert one.loaded == other.loaded == ["a/1", "a/1"]
     poll(one, other, late)
     assert one.states() == other.states() == late.states() == {"a/1": State.AVAILABLE}
     assert identity(one) == identity(other) == identity(late) != before
-    assert one.loaded == other.loaded == ["a/1", "a/1"]
 
 
 def test_changed_files_that_fail_leave_the_others_serving(new_worker: MakeWorker) -> None:

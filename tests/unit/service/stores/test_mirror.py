@@ -41,8 +41,8 @@ class Fetching:
         begin_first_fetch(self.memory)
         self.report = FetchReport(self.memory)
         layout = Layout("x", is_one_model=False, is_free=kind is ArchiveMirror)
-        folder = FetchFolder(root, max_bytes)
-        self.mirror = kind(self, folder, layout, self.choose, self.report, lambda: self.now)
+        self.folder = FetchFolder(root, max_bytes)
+        self.mirror = kind(self, self.folder, layout, self.choose, self.report, lambda: self.now)
 
     def listing(self) -> list[File]:
         if self.fault:
@@ -234,8 +234,8 @@ def test_room_is_made_of_versions_that_nobody_wants(tmp_path: Path) -> None:
     fetching.put(4, content=bytes(9000))
     fetching.poll(2)
     assert "3" in fetching.versions
-    (reason,) = fetching.reasons
-    assert reason.startswith(f"there is no room for its 9007 bytes in {tmp_path}: ")
+    free = fetching.folder.limit()
+    assert fetching.reasons == [f"there is no room for its 9007 bytes in {tmp_path}: {free} are free"]
 
 
 def test_policies_are_fetched_if_they_are_valid(fetching: Fetching) -> None:
