@@ -14,12 +14,7 @@ from service.security.api_keys import ApiKeys, decode, key_file, new_key
 from service.security.rate_limit import RateLimits
 
 DAY = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
-DEADLINE_SECONDS = 10
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "keys.toml"
+MAX_SECONDS = 10
 
 
 def entry(key: str, name: str = "alice", **parts: object) -> str:
@@ -39,6 +34,13 @@ def keys_of(path: Path, now: float = 0.0, values: Values | None = None) -> ApiKe
     return ApiKeys(key_file(str(path), "", RateLimits(), values), 0.001, lambda: now)
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file with the key "one"."""
+    write(path := tmp_path / "keys.toml", entry("one"))
+    return path
+
+
 def test_key_is_found_by_its_hash(path: Path) -> None:
     write(path, entry("one") + entry("two", "bob", scope="admin"))
     keys = keys_of(path)
@@ -48,7 +50,7 @@ def test_key_is_found_by_its_hash(path: Path) -> None:
         assert keys.find(other) is None
 
 
-@pytest.mark.parametrize(("now", "counts"), [(DAY - 1, True), (DAY, False), (DAY + 1e9, False)])
+@pytest.mark.parametrize(("now", "counts"), [(DAY - 1, True), (DAY, False)])
 def test_key_expires_at_the_start_of_its_day(path: Path, now: float, counts: bool) -> None:
     write(path, entry("one", expires=date(2027, 1, 1)))
     assert (keys_of(path, now).find(b"one") is not None) is counts
@@ -59,11 +61,9 @@ def test_key_expires_at_the_start_of_its_day(path: Path, now: float, counts: boo
     [
         ("", "missing required field `keys`"),
         ("[keys]", "there is no key in it"),
-        ("[keys.a", "Expected ']'"),
         (entry("one") + "surname = 'x'", "unknown field `surname` - in `keys.alice`"),
         (entry("one", scope="root"), "Invalid enum value 'root' - at `scope` - in `keys.alice`"),
         (entry("one", sha256="ABC"), "matching regex '^[0-9a-f]{64}$' - at `sha256` - in `keys.alice`"),
-        (entry("one", expires="soon"), "- at `expires` - in `keys.alice`"),
         (entry("one", "'a b'"), "matching regex '^[A-Za-z0-9_-]{1,64}$'"),
         (entry("one", rate_limit="often"), "'often': expected a rate as 100/second"),
         (entry("one") + entry("one", "bob"), "`keys.alice` and `keys.bob` are the same key"),
@@ -78,13 +78,11 @@ def test_invalid_file_is_named_with_place_and_expectation(text: str, words: str)
 
 def test_keys_come_and_go_with_the_file(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    write(path, entry("one"))
     keys = keys_of(path)
     write(path, entry("two", "bob"))
     assert keys.find(b"one")
     keys.poll()
-    assert keys.find(b"one") is None
-    assert keys.find(b"two")
+    assert (keys.find(b"one"), keys.find(b"two") is not None) == (None, True)
     assert caplog.messages == ["1 valid API keys: alice", "1 valid API keys: bob"]
 
 
@@ -92,24 +90,19 @@ def test_keys_come_and_go_with_the_file(path: Path, caplog: pytest.LogCaptureFix
 def test_spoilt_file_leaves_the_keys_valid_and_is_logged_once(
     path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None]
 ) -> None:
-    write(path, entry("one"))
     keys = keys_of(path)
     spoil(path)
     keys.poll()
     keys.poll()
-    assert keys.find(b"one")
-    assert not keys.is_valid
-    assert len(caplog.messages) == 1
+    assert (keys.find(b"one") is not None, keys.is_valid, len(caplog.messages)) == (True, False, 1)
     write(path, entry("two"))
     keys.poll()
-    assert keys.is_valid
-    assert keys.find(b"one") is None
+    assert (keys.find(b"one"), keys.is_valid) == (None, True)
 
 
 def test_unexpected_error_is_logged_and_the_file_polled_again(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(path, entry("one"))
     keys = keys_of(path)
     write(path, entry("two"))
     with monkeypatch.context() as broken:
@@ -122,26 +115,22 @@ def test_unexpected_error_is_logged_and_the_file_polled_again(
 
 def test_worker_that_starts_with_an_invalid_file_has_the_keys_of_the_others(path: Path) -> None:
     values = Values(SharedMemory())
-    write(path, entry("one"))
     keys_of(path, values=values)
     write(path, "[keys]")
     keys = keys_of(path, values=values)
-    assert keys.find(b"one")
-    assert not keys.is_valid
+    assert (keys.find(b"one") is not None, keys.is_valid) == (True, False)
 
 
-def test_nobody_is_let_in_without_a_file(path: Path) -> None:
-    keys = keys_of(path)
-    assert keys.find(b"one") is None
-    assert not keys.is_valid
+def test_nobody_is_let_in_without_a_file(tmp_path: Path) -> None:
+    keys = keys_of(tmp_path / "none.toml")
+    assert (keys.find(b"one"), keys.is_valid) == (None, False)
 
 
 def test_thread_polls_the_file(path: Path) -> None:
-    write(path, entry("one"))
     keys = keys_of(path)
     write(path, entry("two"))
     keys.start()
-    deadline = time.monotonic() + DEADLINE_SECONDS
+    deadline = time.monotonic() + MAX_SECONDS
     while keys.find(b"two") is None:
         assert time.monotonic() < deadline
     keys.stop()
@@ -150,6 +139,5 @@ def test_thread_polls_the_file(path: Path) -> None:
 def test_new_keys_are_long_and_different() -> None:
     (one, digest), (other, _) = new_key(), new_key()
     assert one != other
-    assert one.startswith("fr_")
-    assert len(one) == 46
+    assert (one[:3], len(one)) == ("fr_", 46)
     assert digest == hashlib.sha256(one.encode()).hexdigest()

@@ -8,8 +8,7 @@ from service.runtime.shared_memory import COMMON, MIN_CAPACITY, Areas, Kind, Sha
 from service.security.rate_limit import RateLimit, RateLimits
 from tests.unit.service.forked import Forked
 
-RATE, REQUESTS, SECONDS = "5 per 10 seconds", 5, 10
-# More than processes take turns with.
+# More than processes take turns with, or than fit where little room is left.
 MANY = 20_000
 
 
@@ -22,16 +21,6 @@ class Clock:
         return self.now
 
 
-@pytest.fixture
-def memory() -> SharedMemory:
-    return SharedMemory()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 def limit_of(limits: RateLimits, text: str, name: str = "alice") -> RateLimit:
     limit = limits.of(name, text)
     assert limit is not None
@@ -42,37 +31,31 @@ def accepted(limit: RateLimit, times: int = 1) -> int:
     return [limit.seconds_to_wait() for _ in range(times)].count(0)
 
 
-def test_empty_rate_is_no_limit() -> None:
-    assert RateLimits().of("alice", "") is None
-
-
-def test_rejected_request_is_told_how_long_to_wait(clock: Clock) -> None:
+def test_rejected_request_is_told_how_long_to_wait() -> None:
+    clock = Clock()
     limit = limit_of(RateLimits(clock=clock), "3/hour")
     assert [limit.seconds_to_wait() for _ in range(4)] == [0, 0, 0, 3600]
-    clock.now += 0.5
-    assert limit.seconds_to_wait() == 3600
-    clock.now += 3599.4
+    clock.now += 3599.9
     assert limit.seconds_to_wait() == 1
     clock.now += 0.1
     assert accepted(limit, 4) == 3
-    assert str(limit) == "3 requests in 3600 s"
 
 
-def test_no_window_has_more_than_the_limit_whichever_process_accepts(memory: SharedMemory, clock: Clock) -> None:
-    chance = random.Random(1)
-    limits = [limit_of(RateLimits(memory, clock), RATE) for _ in range(3)]
+def test_no_window_has_more_than_the_limit_whichever_process_accepts() -> None:
+    chance, memory, clock = random.Random(1), SharedMemory(), Clock()
+    limits = [limit_of(RateLimits(memory, clock), "5 per 10 seconds") for _ in range(3)]
     admitted: list[float] = []
-    for _ in range(3000):
+    for _ in range(1000):
         clock.now += chance.random()
-        within = [moment for moment in admitted if moment > clock.now - SECONDS]
-        is_accepted = accepted(chance.choice(limits)) == 1
-        assert is_accepted is (len(within) < REQUESTS)
-        if is_accepted:
+        is_free = len([moment for moment in admitted[-5:] if moment > clock.now - 10]) < 5
+        assert accepted(chance.choice(limits)) == is_free
+        if is_free:
             admitted.append(clock.now)
-    assert len(admitted) > 500
+    assert len(admitted) > 200
 
 
-def test_processes_that_run_at_once_keep_the_limit(memory: SharedMemory) -> None:
+def test_processes_that_run_at_once_keep_the_limit() -> None:
+    memory = SharedMemory()
     counts = memory.words_of(Areas(memory, Kind.COUNT).take(COMMON, b"accepted", 3 * 8))
 
     def work(number: int) -> Callable[[object], None]:
@@ -88,7 +71,8 @@ def test_processes_that_run_at_once_keep_the_limit(memory: SharedMemory) -> None
     assert accepted(limit_of(RateLimits(memory), f"{MANY}/hour")) == 0
 
 
-def test_process_killed_before_it_wrote_the_time_leaves_room_for_the_next(memory: SharedMemory, clock: Clock) -> None:
+def test_process_killed_before_it_wrote_the_time_leaves_room_for_the_next() -> None:
+    memory, clock = SharedMemory(), Clock()
     limit = limit_of(RateLimits(memory, clock), "2/hour")
     assert accepted(limit) == 1
     (area,) = (area for area in memory.areas() if area.kind == Kind.RING)
@@ -97,22 +81,18 @@ def test_process_killed_before_it_wrote_the_time_leaves_room_for_the_next(memory
     assert accepted(limit, 3) == 2
 
 
-def test_keys_and_rates_have_limits_of_their_own() -> None:
+def test_keys_and_rates_have_limits_of_their_own_each_time_they_are_read() -> None:
     limits = RateLimits()
-    for name, rate in (("alice", "1/hour"), ("bob", "1/hour"), ("alice", "2/hour")):
-        assert accepted(limit_of(limits, rate, name), 3) == int(rate[0])
+    for name, rate, count in (("alice", "1/hour", 1), ("bob", "1/hour", 1), ("alice", "2/hour", 2)):
+        assert accepted(limit_of(limits, rate, name), 3) == count
+        assert accepted(limit_of(limits, rate, name)) == 0
 
 
-def test_file_that_is_read_again_does_not_reset_the_limit() -> None:
-    limits = RateLimits()
-    assert [accepted(limit_of(limits, "1/hour")) for _ in range(2)] == [1, 0]
-
-
-def test_without_room_in_the_shared_memory_each_process_limits_on_its_own(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_shared_room_each_process_limits_on_its_own(caplog: pytest.LogCaptureFixture) -> None:
     memory = SharedMemory(MIN_CAPACITY)
     with memory.locked():
         memory.append(Kind.VALUE, COMMON, b"x", MIN_CAPACITY - 2**17)
-    assert accepted(limit_of(RateLimits(memory), "100000/hour"), 100_001) == 100_000
+    assert accepted(limit_of(RateLimits(memory), f"{MANY}/hour"), MANY + 1) == MANY
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.message.endswith("each worker process limits alice on its own")
