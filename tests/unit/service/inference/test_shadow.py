@@ -9,28 +9,20 @@ from service.errors import InvalidRequest
 from service.inference.shadow import Arrays, Mirror, ShadowObserver, agree
 from service.inference.version import LoadedVersion, Shadow
 from service.serving_config import ServingConfig
-from service.tensors.signature import DEFAULT_SIGNATURE, Signature
+from service.tensors.signature import DEFAULT_SIGNATURE
 from tests.unit.service.fakes import any_shape, loaded_version, signature, tensor
 from tests.unit.service.held import Held
 
 SCORES = signature({"x": tensor("DT_FLOAT", -1)}, {"scores": tensor("DT_FLOAT", -1, 2)})
-PLAIN = signature({"x": tensor("DT_FLOAT", -1)}, {"y": any_shape("DT_FLOAT")})
-ONE = np.ones(1, np.float32)
-
-
-def labelled(*labels: str) -> LoadedVersion:
-    return loaded_version(SCORES, config=ServingConfig(labels=labels))
+PLAIN = loaded_version(signature({"x": tensor("DT_FLOAT", -1)}, {"y": any_shape("DT_FLOAT")}))
+WORDS = np.array([b"a", b"b"], object)
 
 
 @pytest.mark.parametrize(("second", "expected"), [([0.6, 0.4], True), ([0.4, 0.6], False)])
 def test_labelled_versions_agree_by_the_first_label(second: list[float], expected: bool) -> None:
-    scores, others = (
-        {"scores": np.array(rows, np.float32)} for rows in ([[0.9, 0.1], [0.2, 0.8]], [[0.4, 0.6], second])
-    )
-    assert agree(labelled("cat", "dog"), scores, labelled("dog", "cat"), others, DEFAULT_SIGNATURE) is expected
-
-
-WORDS = np.array([b"a", b"b"], object)
+    one, other = (loaded_version(SCORES, config=ServingConfig(labels=each)) for each in (("a", "b"), ("b", "a")))
+    scores, others = {"scores": np.array([[0.9, 0.1], [0.2, 0.8]])}, {"scores": np.array([[0.4, 0.6], second])}
+    assert agree(one, scores, other, others, DEFAULT_SIGNATURE) is expected
 
 
 @pytest.mark.parametrize(
@@ -43,20 +35,23 @@ WORDS = np.array([b"a", b"b"], object)
         ({"y": WORDS}, {"y": WORDS.copy()}, True),
         ({"y": WORDS}, {"y": np.array([b"a", b"c"], object)}, False),
         ({"y": WORDS}, {"y": np.array([1.0, 2.0])}, False),
-        ({"y": ONE}, {"z": ONE}, False),
+        ({"y": np.ones(1)}, {"z": np.ones(1)}, False),
     ],
 )
 def test_other_versions_agree_by_close_outputs(outputs: Arrays, others: Arrays, expected: bool) -> None:
-    loaded = loaded_version(PLAIN)
-    assert agree(loaded, outputs, loaded, others, DEFAULT_SIGNATURE) is expected
+    assert agree(PLAIN, outputs, PLAIN, others, DEFAULT_SIGNATURE) is expected
+
+
+def double(inputs: Arrays) -> Arrays:
+    return {"y": inputs["x"] * 2}
 
 
 @dataclass
 class Bench(ShadowObserver):
-    """A shadow that doubles, or runs `answer`."""
+    """A shadow that runs `answer`."""
 
-    answer: Callable[[Arrays], Arrays] = lambda inputs: {"y": inputs["x"] * 2}
-    of: Signature = PLAIN
+    answer: Callable[[Arrays], Arrays] = double
+    dtype: str = "DT_FLOAT"
     settings: dict[str, Any] = field(default_factory=dict)
     agreed: list[bool] = field(default_factory=list)
     failures: int = 0
@@ -79,27 +74,26 @@ class Bench(ShadowObserver):
     def dropped(self, shadow: LoadedVersion) -> None:
         self.drops += 1
 
-    def offer(self, output: float = 2.0, *, share: float = 1.0, rows: int = 1) -> None:
-        inputs, outputs = {"x": np.ones(rows, np.float32)}, {"y": np.array([output])}
-        shadow = Shadow(loaded_version(self.of, version=2), share)
-        self.mirror.offer(shadow, loaded_version(PLAIN), DEFAULT_SIGNATURE, inputs, outputs)
+    def offer(self, *outputs: float, share: float = 1.0, rows: int = 1) -> None:
+        for output in outputs:
+            shadow = Shadow(loaded_version(signature({"x": tensor(self.dtype, -1)}), version=2), share)
+            copy = {"x": np.ones(rows, np.float32)}, {"y": np.array([output])}
+            self.mirror.offer(shadow, PLAIN, DEFAULT_SIGNATURE, *copy)
+
+    def run(self, *outputs: float, share: float = 1.0) -> None:
+        self.offer(*outputs, share=share)
+        self.mirror.wait()
 
 
 def test_copies_run_on_the_shadow_and_are_compared() -> None:
     at = Bench()
-    for output in (2.0, 3.0):
-        at.offer(output)
-    at.mirror.wait()
-    assert at.ran == [(2, DEFAULT_SIGNATURE)] * 2
-    assert at.agreed == [True, False]
+    at.run(2.0, 3.0)
+    assert (at.ran, at.agreed) == ([(2, DEFAULT_SIGNATURE)] * 2, [True, False])
 
 
 def test_share_of_the_requests() -> None:
-    numbers = iter([0.49, 0.5])
-    at = Bench(settings={"draw": lambda: next(numbers)})
-    for _ in range(2):
-        at.offer(share=0.5)
-    at.mirror.wait()
+    at = Bench(settings={"draw": iter([0.49, 0.5]).__next__})
+    at.run(2.0, 2.0, share=0.5)
     assert len(at.agreed) == 1
 
 
@@ -109,19 +103,16 @@ def test_failed_copies_are_counted_and_the_next_is_run() -> None:
     def answer(inputs: Arrays) -> Arrays:
         if error := next(errors, None):
             raise error
-        return {"y": inputs["x"] * 2}
+        return double(inputs)
 
     at = Bench(answer)
-    for _ in range(3):
-        at.offer()
-    at.mirror.wait()
+    at.run(2.0, 2.0, 2.0)
     assert (at.failures, at.agreed) == (2, [True])
 
 
 def test_inputs_of_other_types_fail_without_a_run() -> None:
-    at = Bench(of=signature({"x": tensor("DT_INT32", -1)}))
-    at.offer()
-    at.mirror.wait()
+    at = Bench(dtype="DT_INT32")
+    at.run(2.0)
     assert (at.failures, at.ran) == (1, [])
 
 
@@ -138,15 +129,13 @@ def test_copies_beyond_the_limit_are_dropped(settings: dict[str, Any], rows: tup
         return inputs
 
     at = Bench(answer, settings=settings)
-    first, *others = rows
-    at.offer(rows=first)
+    at.offer(2.0, rows=rows[0])
     held.wait_for_calls()
-    for count in others:
-        at.offer(rows=count)
+    for count in rows[1:]:
+        at.offer(2.0, rows=count)
     held.release()
     at.mirror.wait()
-    assert (at.drops, len(at.agreed)) == (drops, len(rows) - drops)
     # Then there is room again.
-    at.offer(rows=first)
+    at.offer(2.0, rows=rows[0])
     at.mirror.wait()
-    assert at.drops == drops
+    assert (at.drops, len(at.agreed)) == (drops, len(rows) - drops + 1)
