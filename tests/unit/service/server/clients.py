@@ -3,10 +3,9 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import Any
 
 from service.http import Request, Response
-from service.server.admission import Admit
 from service.server.connection import Connections, HttpConnection
 from tests.unit.service.fakes import FakeTransport
 
@@ -16,13 +15,17 @@ HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
-@dataclass
+def admit_all(_request: Request) -> Response | None:
+    return None
+
+
 class Echo:
     """A dispatcher that responds with target and body. Requests for /slow wait for `Client.respond`."""
 
-    requests: list[Request] = field(default_factory=list)
-    slow: "list[asyncio.Future[Response]]" = field(default_factory=list)
-    rejected: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.slow: list[asyncio.Future[Response]] = []
+        self.rejected: list[str] = []
 
     def dispatch(self, request: Request) -> "Response | asyncio.Future[Response]":
         self.requests.append(request)
@@ -38,11 +41,25 @@ class Echo:
         self.rejected.append(reason)
 
 
-@dataclass
 class Client:
-    echo: Echo
-    transport: FakeTransport
-    connection: HttpConnection
+    """It has sent `data`."""
+
+    def __init__(
+        self,
+        data: bytes = b"",
+        connections: Connections | None = None,
+        *,
+        max_body_bytes: int = 100,
+        admit: Callable[[Request], Response | None] = admit_all,
+        kind: Callable[..., HttpConnection] = HttpConnection,
+        **settings: Any,
+    ) -> None:
+        self.echo, self.transport = Echo(), FakeTransport()
+        self.connections = Connections() if connections is None else connections
+        self.connection = kind(self.echo, self.connections, max_body_bytes, admit, **settings)
+        self.connection.connection_made(self.transport)
+        if data:
+            self.send(data)
 
     def send(self, data: bytes) -> None:
         self.connection.data_received(data)
@@ -69,17 +86,9 @@ class Client:
     def is_closed(self) -> bool:
         return self.transport.is_closing()
 
-
-def connect(
-    max_body_bytes: int = 100,
-    connections: Connections | None = None,
-    admit: Admit = lambda _request: None,
-    kind: Callable[..., HttpConnection] = HttpConnection,
-) -> Client:
-    echo, transport = Echo(), FakeTransport()
-    connection = kind(echo, Connections() if connections is None else connections, max_body_bytes, admit)
-    connection.connection_made(transport)
-    return Client(echo, transport, connection)
+    @property
+    def buffered(self) -> int:
+        return self.connections.buffered.now
 
 
 def post(body: bytes, *headers: bytes, path: bytes = b"/") -> bytes:
