@@ -35,8 +35,13 @@ def page() -> CollectorRegistry:
 
 
 @pytest.fixture
-def inference(page: CollectorRegistry) -> Inference:
-    return Inference(Metrics(page))
+def metrics(page: CollectorRegistry) -> Metrics:
+    return Metrics(page)
+
+
+@pytest.fixture
+def inference(metrics: Metrics) -> Inference:
+    return Inference(metrics)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.unit.service.inference.clocks import FakeClock
+from tests.unit.service.clocks import FakeClock
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from service.inference.batching import Arrays, Batcher, BatchLimits, Independenc
 from service.inference.deadline import Deadline, DeadlineExceeded
 from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from tests.unit.service.clocks import FakeClock
 from tests.unit.service.fakes import Unobserved, any_shape, independent, signature, tensor
 from tests.unit.service.held import MAX_SECONDS
-from tests.unit.service.inference.clocks import FakeClock
 
 Y = {"y": tensor("DT_FLOAT", -1)}
 ROWS = signature({"x": tensor("DT_FLOAT", -1)}, Y)

@@ -2,7 +2,6 @@ import re
 from itertools import count
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from service.inference.context import RequestContext, TraceContext, request_id, trace_context
 from service.inference.deadline import Deadline
@@ -21,11 +20,6 @@ def context(monkeypatch: pytest.MonkeyPatch) -> RequestContext:
     context.decoded()  # 2
     context.protocol, context.verb = "v1", "predict"
     return context
-
-
-@pytest.fixture
-def metrics(page: CollectorRegistry) -> Metrics:
-    return Metrics(page)
 
 
 def stages(context: RequestContext) -> tuple[float, float, float, float]:

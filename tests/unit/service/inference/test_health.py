@@ -10,9 +10,9 @@ import pytest
 from service.inference.deadline import Deadline
 from service.inference.health import Health, Tolerance, Unhealthy
 from service.tensors.dtypes import Array
+from tests.unit.service.clocks import FakeClock
 from tests.unit.service.fakes import Arrays
 from tests.unit.service.held import MAX_SECONDS, Held
-from tests.unit.service.inference.clocks import FakeClock
 
 
 @dataclass

@@ -12,7 +12,7 @@ from service.inference.pace import (
     WINDOW_SECONDS,
     Pace,
 )
-from tests.unit.service.inference.clocks import FakeClock
+from tests.unit.service.clocks import FakeClock
 
 QUICK, SLOW = 0.5 * QUICK_SECONDS, 2 * QUICK_SECONDS
 

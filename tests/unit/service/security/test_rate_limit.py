@@ -6,19 +6,11 @@ import pytest
 
 from service.runtime.shared_memory import COMMON, MIN_CAPACITY, Areas, Kind, SharedMemory
 from service.security.rate_limit import RateLimit, RateLimits
+from tests.unit.service.clocks import FakeClock
 from tests.unit.service.forked import Forked
 
 # More than processes take turns with, or than fit where little room is left.
 MANY = 20_000
-
-
-class Clock:
-    """Seconds since the machine started, which may be fewer than a window has."""
-
-    now = 1.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def limit_of(limits: RateLimits, text: str, name: str = "alice") -> RateLimit:
@@ -32,7 +24,9 @@ def accepted(limit: RateLimit, times: int = 1) -> int:
 
 
 def test_rejected_request_is_told_how_long_to_wait() -> None:
-    clock = Clock()
+    clock = FakeClock()
+    # Since the machine started: fewer than a window has.
+    clock.now = 1.0
     limit = limit_of(RateLimits(clock=clock), "3/hour")
     assert [limit.seconds_to_wait() for _ in range(4)] == [0, 0, 0, 3600]
     clock.now += 3599.9
@@ -42,7 +36,7 @@ def test_rejected_request_is_told_how_long_to_wait() -> None:
 
 
 def test_no_window_has_more_than_the_limit_whichever_process_accepts() -> None:
-    chance, memory, clock = random.Random(1), SharedMemory(), Clock()
+    chance, memory, clock = random.Random(1), SharedMemory(), FakeClock()
     limits = [limit_of(RateLimits(memory, clock), "5 per 10 seconds") for _ in range(3)]
     admitted: list[float] = []
     for _ in range(1000):
@@ -72,7 +66,7 @@ def test_processes_that_run_at_once_keep_the_limit() -> None:
 
 
 def test_process_killed_before_it_wrote_the_time_leaves_room_for_the_next() -> None:
-    memory, clock = SharedMemory(), Clock()
+    memory, clock = SharedMemory(), FakeClock()
     limit = limit_of(RateLimits(memory, clock), "2/hour")
     assert accepted(limit) == 1
     (area,) = (area for area in memory.areas() if area.kind == Kind.RING)

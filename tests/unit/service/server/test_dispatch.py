@@ -51,6 +51,7 @@ ROWS = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 STRINGS = signature({"x": tensor("DT_STRING", -1)})
 PICTURES = signature({"x": tensor("DT_UINT8", -1, 8, 8, 3)})
 RAW = {b"content-type": b"application/octet-stream", b"inference-header-content-length": b"0"}
+GZIP = {b"accept-encoding": b"gzip"}
 
 
 @dataclass
@@ -61,16 +62,27 @@ class Bench:
     jobs: list[str] = field(default_factory=list)
 
     def add(
-        self, of: Signature = ROWS, answer: RunFunction = echo, pace: Pace | None = None, *, is_batched: bool = True
+        self,
+        of: Signature = ROWS,
+        answer: RunFunction = echo,
+        pace: Pace | None = None,
+        *,
+        in_threads: bool = True,
+        in_ticks: bool = False,
     ) -> FakeEngine:
-        """A version for the event loop, or of this pace."""
+        """A version for the event loop, or of this pace; with these batchers."""
         engine = FakeEngine({DEFAULT_SIGNATURE: of}, answer)
-        in_threads = batcher(engine) if is_batched else None
-        self.make_available(LoadedVersion("model", 1, engine, ServingConfig(), in_threads, pace=pace or quick()))
-        return engine
-
-    def make_available(self, loaded: LoadedVersion) -> None:
+        loaded = LoadedVersion(
+            "model",
+            1,
+            engine,
+            ServingConfig(),
+            batcher(engine) if in_threads else None,
+            tick_batcher(engine) if in_ticks else None,
+            pace=pace or quick(),
+        )
         make_available(self.app.registry, loaded)
+        return engine
 
     def dispatch(self, *requests: Request) -> "list[asyncio.Future[Response]]":
         """In one tick."""
@@ -80,6 +92,11 @@ class Bench:
     async def respond(self, request: Request) -> Response:
         response = self.app.dispatcher.dispatch(request)
         return response if isinstance(response, Response) else await asyncio.wait_for(response, MAX_SECONDS)
+
+    def respond_at_once(self, request: Request) -> Response:
+        response = self.app.dispatcher.dispatch(request)
+        assert isinstance(response, Response)
+        return response
 
     def sample(self, name: str, **labels: str) -> float | None:
         return self.app.metrics.registry.get_sample_value(name, labels)
@@ -91,18 +108,18 @@ Make = Callable[..., Bench]
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     made: list[Bench] = []
+    submit = ThreadPool.submit
+
+    def note(pool: ThreadPool, name: str, work: Callable[[], None]) -> Job:
+        made[-1].jobs.append(name)
+        return submit(pool, name, work)
+
+    monkeypatch.setattr(ThreadPool, "submit", note)
 
     def make_bench(**settings: int | str) -> Bench:
         app = create_app(patient_settings(tmp_path, **settings))
         app.watcher.scan()
         made.append(Bench(app))
-        submit = ThreadPool.submit
-
-        def note(pool: ThreadPool, name: str, work: Callable[[], None]) -> Job:
-            made[-1].jobs.append(name)
-            return submit(pool, name, work)
-
-        monkeypatch.setattr(ThreadPool, "submit", note)
         return made[-1]
 
     yield make_bench
@@ -119,9 +136,9 @@ def predict(*values: object, path: bytes = V1, headers: Mapping[bytes, bytes] | 
     return request(path, orjson.dumps({"instances": values or [1.0]}), headers=headers)
 
 
-def infer(values: Array) -> Request:
+def infer(size: int = 1) -> Request:
     """Raw input: the body is the tensor."""
-    return request(V2, values.tobytes(), headers=RAW)
+    return request(V2, bytes(4 * size), headers=RAW)
 
 
 def arriving_now(made_before: Request) -> Request:
@@ -134,6 +151,10 @@ def picture(width: int, format_: str = "PNG") -> Request:
     return request(V1, file.getvalue(), content_type=f"image/{format_.lower()}")
 
 
+def ones(rows: int) -> RunFunction:
+    return lambda _: {"y": np.ones(rows, np.float32)}
+
+
 def double(inputs: Arrays) -> dict[str, Array]:
     """The model refuses negative values."""
     if (inputs["x"] < 0).any():
@@ -141,106 +162,85 @@ def double(inputs: Arrays) -> dict[str, Array]:
     return {"y": inputs["x"] * 2}
 
 
+OF_V1 = {"model": "model", "version": "1", "protocol": "v1", "verb": "predict"}
+OF_V2 = OF_V1 | {"protocol": "v2", "verb": "infer"}
+
+
 # Where a request is answered
 
+JSON = b'{"instances": [1.0]}'
+PLACES = {
+    "JSON": (ROWS, predict(), False),
+    "no such model": (ROWS, predict(path=b"/v1/models/nowhere:predict"), False),
+    "no such route": (ROWS, request(b"/nowhere", method="GET"), False),
+    "long JSON": (ROWS, request(V1, JSON.ljust(200_000)), True),
+    "encoded": (ROWS, request(V1, gzip.compress(JSON), headers={b"content-encoding": b"gzip"}), True),
+    "binary": (ROWS, infer(100_000), False),
+    "long binary": (ROWS, infer(400_000), True),
+    "other route": (ROWS, request(b"/v1/models", method="GET"), True),
+    "form": (ROWS, request(V1, content_type="multipart/form-data"), True),
+    "strings": (STRINGS, predict(*[""] * 3), False),
+    "many strings": (STRINGS, predict(*[""] * 10_000), True),
+    "picture": (PICTURES, picture(8), False),
+    "many pixels": (PICTURES, picture(300), True),
+    "GIF": (PICTURES, picture(8, "GIF"), False),
+    "long picture": (PICTURES, request(V1, b"x" * 20_000, content_type="image/png"), True),
+    "b64": (PICTURES, predict({"b64": ""}), True),
+    "b64 in escapes": (PICTURES, request(V1, rb'{"instances": [{"\u006264": ""}]}'), True),
+}
 
-@pytest.mark.parametrize(
-    ("of", "request_", "by_thread"),
-    [
-        (ROWS, predict(), False),
-        (ROWS, predict(path=b"/v1/models/nowhere:predict"), False),
-        (ROWS, request(b"/nowhere", method="GET"), False),
-        (ROWS, request(V1, b'{"instances": [1.0]}'.ljust(200_000)), True),
-        (ROWS, request(V1, gzip.compress(b'{"instances": [1.0]}'), headers={b"content-encoding": b"gzip"}), True),
-        (ROWS, infer(np.zeros(100_000, np.float32)), False),
-        (ROWS, infer(np.zeros(400_000, np.float32)), True),
-        (ROWS, request(b"/v1/models", method="GET"), True),
-        (ROWS, request(V1, content_type="multipart/form-data"), True),
-        (STRINGS, predict(*[""] * 3), False),
-        (STRINGS, predict(*[""] * 10_000), True),
-        (PICTURES, picture(8), False),
-        (PICTURES, picture(300), True),
-        (PICTURES, picture(8, "GIF"), False),
-        (PICTURES, request(V1, b"x" * 20_000, content_type="image/png"), True),
-        (PICTURES, predict({"b64": ""}), True),
-        (PICTURES, request(V1, rb'{"instances": [{"\u006264": ""}]}'), True),
-    ],
-    ids=[
-        *(
-            "JSON",
-            "no such model",
-            "no such route",
-            "long JSON",
-            "encoded",
-            "binary",
-            "long binary",
-            "other route",
-            "form",
-        ),
-        *("strings", "many strings", "picture", "many pixels", "GIF", "long picture", "b64", "b64 in escapes"),
-    ],
-)
+
+@pytest.mark.parametrize(("of", "request_", "by_thread"), PLACES.values(), ids=PLACES)
 async def test_slow_requests_take_a_thread(at: Bench, of: Signature, request_: Request, by_thread: bool) -> None:
     at.add(of)
     assert (await at.respond(arriving_now(request_))).status in (200, 400, 404)
     assert len(at.jobs) == by_thread
 
 
-@pytest.mark.parametrize(
-    ("of", "body", "jobs"),
-    [(ROWS, b"1.0", []), (PICTURES, b'{"b64": ""}', ["model"])],
-)
+@pytest.mark.parametrize(("of", "body", "jobs"), [(ROWS, b"1.0", []), (PICTURES, b'{"b64": ""}', ["model"])])
 async def test_request_whose_path_names_no_model(make: Make, of: Signature, body: bytes, jobs: list[str]) -> None:
     at = make(sagemaker="on")
     at.add(of)
     invocation = request(b"/invocations", body)
     invocation.match = table_of(at.app.settings).find("POST", b"/invocations")
-    await at.respond(arriving_now(invocation))
+    await at.respond(invocation)
     assert at.jobs == jobs
 
 
-async def test_slow_model_takes_a_thread(at: Bench) -> None:
-    at.add(pace=Pace())
-    assert (await at.respond(predict())).status == 200
-    assert at.jobs == ["model"]
-
-
-async def test_rows_that_are_slow_together_take_a_thread(at: Bench) -> None:
-    at.add(pace=Pace(0.0005))
-    for rows, jobs in ((2, 0), (3, 1)):
-        response = await at.respond(predict(*[1.0] * rows))
-        assert orjson.loads(response.body) == {"predictions": [1.0] * rows}
-        assert len(at.jobs) == jobs
-
-
-@pytest.mark.parametrize("pace", [Pace(), Pace(0.0005)], ids=["slow model", "slow rows"])
-async def test_error_of_a_model_in_a_thread(at: Bench, pace: Pace) -> None:
+@pytest.mark.parametrize(
+    ("pace", "rows", "by_thread"), [(Pace(), 1, True), (Pace(0.0005), 2, False), (Pace(0.0005), 3, True)]
+)
+async def test_slow_model_and_rows_that_are_slow_together_take_a_thread(
+    at: Bench, pace: Pace, rows: int, by_thread: bool
+) -> None:
     at.add(answer=double, pace=pace)
-    response = await at.respond(predict(1, 2, -1))
-    assert (response.status, response.body, at.jobs) == (400, b'{"error":"negative"}', ["model"])
+    response = await at.respond(predict(*[1.0] * rows))
+    assert orjson.loads(response.body) == {"predictions": [2.0] * rows}
+    response = await at.respond(predict(*[-1.0] * rows))
+    assert (response.status, response.body) == (400, b'{"error":"negative"}')
+    assert at.jobs == ["model"] * (2 * by_thread)
 
 
 @pytest.mark.parametrize(
-    ("rows", "headers", "by_thread"),
+    ("rows", "sent", "by_thread"),
     [
-        (10_000, {}, False),
-        (20_000, {}, True),
-        (1_000, {b"accept-encoding": b"gzip"}, False),
-        (3_000, {b"accept-encoding": b"gzip"}, True),
-        (20_000, RAW, False),
+        (10_000, predict(), False),
+        (20_000, predict(), True),
+        (1_000, predict(headers=GZIP), False),
+        (3_000, predict(headers=GZIP), True),
+        (20_000, infer(), False),
     ],
     ids=["short", "long", "short and encoded", "long and encoded", "binary"],
 )
-async def test_long_outputs_take_a_thread(at: Bench, rows: int, headers: dict[bytes, bytes], by_thread: bool) -> None:
-    at.add(answer=lambda _: {"y": np.ones(rows, np.float32)})
-    response = await at.respond(infer(np.zeros(1, np.float32)) if headers is RAW else predict(headers=headers))
-    assert response.status == 200
-    assert len(at.jobs) == by_thread
-    assert (("content-encoding", "gzip") in response.headers) is (by_thread and b"accept-encoding" in headers)
+async def test_long_outputs_take_a_thread(at: Bench, rows: int, sent: Request, by_thread: bool) -> None:
+    at.add(answer=ones(rows))
+    response = await at.respond(arriving_now(sent))
+    assert (response.status, len(at.jobs)) == (200, by_thread)
+    assert (("content-encoding", "gzip") in response.headers) is (by_thread and b"accept-encoding" in sent.headers)
 
 
 async def test_client_that_leaves_while_its_outputs_are_encoded(at: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    at.add(answer=lambda _: {"y": np.ones(20_000, np.float32)})
+    at.add(answer=ones(20_000))
     encoded: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
     monkeypatch.setattr(Executor, "respond", lambda *_: encoded)
     (response,) = at.dispatch(predict())
@@ -267,13 +267,8 @@ async def test_model_unloaded_meanwhile_is_awaited_in_a_thread(at: Bench, monkey
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_health_takes_no_thread(at: Bench, method: str) -> None:
-    for draining, status in ((False, 200), (True, 503)):
-        at.app.registry.draining = draining
-        for target, expected in ((b"/v2/health/live", 200), (b"/v2/health/ready", status)):
-            response = at.app.dispatcher.dispatch(request(target, method=method))
-            assert isinstance(response, Response)
-            assert response.status == expected
-            assert orjson.loads(response.body) == {"live": True, "ready": not draining}
+    for target in (b"/v2/health/live", b"/v2/health/ready"):
+        assert at.respond_at_once(request(target, method=method)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -320,11 +315,9 @@ async def test_loading_has_no_default_deadline(
 @pytest.mark.parametrize("sent", [predict(), request(b"/v1/models", method="GET")])
 def test_invalid_deadline_is_400(at: Bench, sent: Request) -> None:
     sent.headers[b"x-request-timeout-ms"] = b"soon"
-    response = at.app.dispatcher.dispatch(sent)
-    assert isinstance(response, Response)
-    assert response.status == 400
-    assert b"X-Request-Timeout-Ms is 'soon'; expected a whole number of milliseconds, at least 1" in response.body
-    assert at.sample("serving_rejected_total", reason="malformed") == 1
+    response = at.respond_at_once(sent)
+    assert (response.status, at.sample("serving_rejected_total", reason="malformed")) == (400, 1)
+    assert b"X-Request-Timeout-Ms is 'soon'" in response.body
 
 
 @pytest.mark.parametrize("target", [b"/metrics", b"/%0A1970%1B[2J"])
@@ -350,34 +343,27 @@ async def test_rejections_are_sent_at_a_bounded_rate(at: Bench) -> None:
 # Ticks of the event loop
 
 
-async def tick(at: Bench, *requests: Request, is_batched: bool = True) -> tuple[FakeEngine, list[Response]]:
-    engine = FakeEngine({DEFAULT_SIGNATURE: ROWS}, double)
-    in_ticks = tick_batcher(engine) if is_batched else None
-    at.make_available(LoadedVersion("model", 1, engine, ServingConfig(), tick_batcher=in_ticks, pace=quick()))
-    responses = await asyncio.gather(*at.dispatch(*requests))
-    labels = {"model": "model", "version": "1", "protocol": "v1", "verb": "predict"}
-    assert at.sample("serving_request_duration_seconds_count", **labels) == len(requests)
-    return engine, responses
-
-
 async def test_requests_of_a_tick_run_together(at: Bench) -> None:
-    engine, responses = await tick(at, *(predict(number) for number in range(5)))
+    engine = at.add(answer=double, in_ticks=True)
+    responses = await asyncio.gather(*at.dispatch(*(predict(number) for number in range(5))))
     assert [orjson.loads(one.body) for one in responses] == [{"predictions": [2.0 * n]} for n in range(5)]
     assert [inputs["x"].tolist() for _, inputs in engine.runs] == [[0, 1, 2, 3, 4]]
+    assert at.sample("serving_request_duration_seconds_count", **OF_V1) == 5
 
 
-@pytest.mark.parametrize(("is_batched", "runs"), [(True, 4), (False, 3)])
-async def test_bad_request_of_a_tick_fails_alone(at: Bench, is_batched: bool, runs: int) -> None:
-    sent = predict(1), predict(-1), predict([1.0]), predict(3)
-    engine, responses = await tick(at, *sent, is_batched=is_batched)
+@pytest.mark.parametrize(("in_ticks", "runs"), [(True, 4), (False, 3)])
+async def test_bad_request_of_a_tick_fails_alone(at: Bench, in_ticks: bool, runs: int) -> None:
+    engine = at.add(answer=double, in_ticks=in_ticks)
+    responses = await asyncio.gather(*at.dispatch(predict(1), predict(-1), predict([1.0]), predict(3)))
     assert [one.status for one in responses] == [200, 400, 400, 200]
     assert orjson.loads(responses[3].body) == {"predictions": [6.0]}
     assert len(engine.runs) == runs
 
 
 async def test_bug_in_a_tick_is_500_for_each(at: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    at.add()
     monkeypatch.setattr(Inference, "infer", lambda *_: 1 / 0)
-    _, responses = await tick(at, predict(1), predict(2))
+    responses = await asyncio.gather(*at.dispatch(predict(1), predict(2)))
     assert [one.status for one in responses] == [500, 500]
 
 
@@ -390,24 +376,19 @@ async def test_tick_is_bounded(at: Bench) -> None:
     assert last.done()
 
 
-async def test_request_that_expired_before_its_tick_is_504(at: Bench) -> None:
+async def test_request_that_nobody_waits_for_in_its_tick_is_not_run(at: Bench) -> None:
     engine = at.add()
-    late, in_time = (predict(headers={b"x-request-timeout-ms": b"5000"}) for _ in range(2))
-    late.context.arrived -= 6
-    responses = await asyncio.gather(*at.dispatch(late, in_time))
-    assert [one.status for one in responses] == [504, 200]
-    assert b"5000 ms (X-Request-Timeout-Ms); it was waiting for its turn" in responses[0].body
-    assert len(engine.runs) == 1
-    assert at.sample("serving_rejected_total", reason="deadline") == 1
-
-
-async def test_request_whose_client_left_before_its_tick_is_not_run(at: Bench) -> None:
-    engine = at.add()
-    left, stays = at.dispatch(predict(), predict())
-    left.cancel()
-    assert (await stays).status == 200
-    assert len(engine.runs) == 1
-    assert at.sample("serving_rejected_total", reason="client_left") == 1
+    expired, left, stays = (predict(headers={b"x-request-timeout-ms": b"5000"}) for _ in range(3))
+    expired.context.arrived -= 6
+    responses = at.dispatch(expired, left, stays)
+    responses[1].cancel()
+    late, _, in_time = await asyncio.gather(*responses, return_exceptions=True)
+    assert isinstance(late, Response)
+    assert isinstance(in_time, Response)
+    assert (late.status, in_time.status, len(engine.runs)) == (504, 200, 1)
+    assert b"5000 ms (X-Request-Timeout-Ms); it was waiting for its turn" in late.body
+    for reason in ("deadline", "client_left"):
+        assert at.sample("serving_rejected_total", reason=reason) == 1
 
 
 @pytest.mark.parametrize(
@@ -444,34 +425,25 @@ async def test_request_that_is_late_in_its_tick_is_429(
 # Versions that hang
 
 
-def held_echo(held: Held) -> RunFunction:
-    def run(inputs: Arrays) -> dict[str, Array]:
-        held()
-        return echo(inputs)
-
-    return run
-
-
 @pytest.mark.parametrize("is_batched", [False, True])
-@pytest.mark.parametrize(
-    ("sent", "protocol", "verb"),
-    [(predict(), "v1", "predict"), (infer(np.zeros(1, np.float32)), "v2", "infer")],
-    ids=["v1", "v2"],
-)
+@pytest.mark.parametrize(("sent", "labels"), [(predict(), OF_V1), (infer(), OF_V2)], ids=["v1", "v2"])
 async def test_hanging_request_is_504_at_its_deadline(
-    at: Bench, sent: Request, protocol: str, verb: str, is_batched: bool
+    at: Bench, sent: Request, labels: dict[str, str], is_batched: bool
 ) -> None:
     # Other tests' threads stay.
     others = set(threading.enumerate())
     held = Held()
-    at.add(ROWS, held_echo(held), Pace(1.0), is_batched=is_batched)
+
+    def run(inputs: Arrays) -> dict[str, Array]:
+        held()
+        return echo(inputs)
+
+    at.add(ROWS, run, Pace(1.0), in_threads=is_batched)
     arrived = arriving_now(sent)
     arrived.headers[b"x-request-timeout-ms"] = b"100"
     (pending,) = at.dispatch(arrived)
     held.wait_for_calls()
-    response = await pending
-    assert response.status == 504
-    labels = {"model": "model", "version": "1", "protocol": protocol, "verb": verb}
+    assert (await pending).status == 504
     assert at.sample("serving_requests_total", **labels, status="504") == 1
     assert at.sample("serving_rejected_total", reason="deadline") == 1
     assert (arrived.context.run_seconds > 0, arrived.context.batch_size) == (True, 1)
@@ -485,22 +457,25 @@ async def test_hanging_request_is_504_at_its_deadline(
 
 
 @pytest.mark.parametrize(
-    "sent",
-    [predict(), predict(path=b"/v1/models/model/versions/1:predict"), infer(np.zeros(1, np.float32))],
+    ("sent", "labels"),
+    [
+        (predict(), OF_V1),
+        (predict(path=b"/v1/models/model/versions/1:predict"), OF_V1),
+        (infer(), OF_V2),
+    ],
     ids=["v1", "version", "v2"],
 )
 @pytest.mark.parametrize("pace", [Pace(), quick()])
-async def test_unhealthy_version_is_503_without_a_thread(at: Bench, sent: Request, pace: Pace) -> None:
+async def test_unhealthy_version_is_503_without_a_thread(
+    at: Bench, sent: Request, labels: dict[str, str], pace: Pace
+) -> None:
     engine = at.add(pace=pace)
     at.app.registry.get("model").health.is_healthy = False
-    response = at.app.dispatcher.dispatch(arriving_now(sent))
-    assert isinstance(response, Response)
+    response = at.respond_at_once(arriving_now(sent))
     assert (response.status, response.headers) == (503, (("retry-after", "5"),))
     assert b"its runs do not end; it gets requests again once they have ended" in response.body
     assert (engine.runs, at.jobs) == ([], [])
-    protocol, verb = ("v2", "infer") if sent.target == V2 else ("v1", "predict")
-    labels = {"model": "model", "version": "1", "protocol": protocol, "verb": verb, "status": "503"}
-    assert at.sample("serving_requests_total", **labels) == 1
+    assert at.sample("serving_requests_total", **labels, status="503") == 1
 
 
 @pytest.mark.parametrize(

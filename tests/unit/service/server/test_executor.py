@@ -3,13 +3,11 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
 import pytest
-from prometheus_client import CollectorRegistry
 
 from service.http import Response
 from service.inference.context import RequestContext
@@ -26,7 +24,7 @@ LONG_MS = 60_000
 @dataclass
 class Bench:
     executor: Executor
-    page: CollectorRegistry
+    metrics: Metrics
     held: Held = field(default_factory=Held)
     ran: list[str] = field(default_factory=list)
 
@@ -36,12 +34,14 @@ class Bench:
 
     def respond(
         self, milliseconds: int | None, model: str, function: Callable[[], Response]
-    ) -> "Response | asyncio.Future[Response]":
+    ) -> "asyncio.Future[Response]":
         context = RequestContext()
         if milliseconds is not None:
             headers = {DEADLINE_HEADER: b"%d" % milliseconds}
             context.deadline = Deadlines(LONG_MS).from_headers(headers, context.arrived)
-        return self.executor.respond(context, model, function)
+        response = self.executor.respond(context, model, function)
+        assert not isinstance(response, Response), response
+        return response
 
     def submit(self, what: str, milliseconds: int | None = None, model: str = "model") -> "asyncio.Future[Response]":
         """Notes in `ran` that it ran."""
@@ -50,43 +50,47 @@ class Bench:
             self.ran.append(what)
             return Response(200, what.encode())
 
-        return pending(self.respond(milliseconds, model, note))
+        return self.respond(milliseconds, model, note)
 
     def hold(
         self, milliseconds: int | None = LONG_MS, model: str = "model", *, waits: bool = False
     ) -> "asyncio.Future[Response]":
         """`waits`: no thread is free for it."""
-        response = pending(self.respond(milliseconds, model, self._hold))
+        response = self.respond(milliseconds, model, self._hold)
         if not waits:
             self.held.wait_for_calls()
         return response
 
     def reject(self, model: str = "model") -> Response:
-        rejection = self.respond(None, model, self._hold)
+        rejection = self.executor.respond(RequestContext(), model, self._hold)
         assert isinstance(rejection, Response)
         return rejection
 
+    async def release(self, *responses: "asyncio.Future[Response]") -> None:
+        """And wait until these have ended well."""
+        self.held.release()
+        assert [(await response).status for response in responses] == [200] * len(responses)
+
     def rejected(self, *reasons: str) -> list[float | None]:
-        return [self.page.get_sample_value("serving_rejected_total", {"reason": reason}) for reason in reasons]
+        find = self.metrics.registry.get_sample_value
+        return [find("serving_rejected_total", {"reason": reason}) for reason in reasons]
 
-
-def pending(response: "Response | asyncio.Future[Response]") -> "asyncio.Future[Response]":
-    assert not isinstance(response, Response), response
-    return response
+    @property
+    def queue_length(self) -> float | None:
+        return self.metrics.registry.get_sample_value("serving_thread_queue_length")
 
 
 MakeBench = Callable[..., Bench]
 
 
 @pytest.fixture
-def make(tmp_path: Path, page: CollectorRegistry) -> Iterator[MakeBench]:
+def make(tmp_path: Path, metrics: Metrics) -> Iterator[MakeBench]:
     made = []
 
     def make_bench(*, starting: bool = False, **settings: int) -> Bench:
         every = patient_settings(tmp_path, **settings)
-        metrics = Metrics(page)
         deadlines = Deadlines(every.request_timeout_ms)
-        made.append(Bench(Executor(every, metrics, deadlines, Rejections(metrics), lambda: starting), page))
+        made.append(Bench(Executor(every, metrics, deadlines, Rejections(metrics), lambda: starting), metrics))
         return made[-1]
 
     yield make_bench
@@ -102,9 +106,8 @@ def error(response: Response) -> str:
 async def test_hanging_request_is_504_and_its_late_response_dropped(make: MakeBench) -> None:
     at = make()
     response = await at.hold(20)
-    assert response.status == 504
+    assert (response.status, at.rejected("deadline")) == (504, [1])
     assert error(response).startswith("the request took longer than 20 ms (X-Request-Timeout-Ms); it was being read")
-    assert at.rejected("deadline") == [1]
     at.held.release()
     # On the same loop, and behind the late one.
     assert (await at.submit("next")).body == b"next"
@@ -112,30 +115,13 @@ async def test_hanging_request_is_504_and_its_late_response_dropped(make: MakeBe
 
 async def test_expired_request_leaves_the_queue(make: MakeBench) -> None:
     at = make(threads=1, max_queue_size=1)
-    held, waiting = at.hold(), at.submit("expired", 20)
-    assert at.reject().status == 429
-    assert error(await waiting).endswith("it was waiting for a free thread")
-    after = at.submit("after")
-    at.held.release()
-    assert [(await one).status for one in (held, after)] == [200, 200]
-    assert at.ran == ["after"]
-
-
-async def test_queue_length_is_a_metric(make: MakeBench) -> None:
-    at = make(threads=1)
-    lengths = []
-
-    def note_length() -> None:
-        lengths.append(at.page.get_sample_value("serving_thread_queue_length"))
-
     held = at.hold()
-    note_length()
-    later = [at.submit("later") for _ in range(2)]
-    note_length()
-    at.held.release()
-    await asyncio.gather(held, *later)
-    note_length()
-    assert lengths == [0, 2, 0]
+    assert at.queue_length == 0
+    waiting = at.submit("expired", 20)
+    assert (at.reject().status, at.queue_length) == (429, 1)
+    assert error(await waiting).endswith("it was waiting for a free thread")
+    await at.release(held, at.submit("after"))
+    assert (at.ran, at.queue_length) == (["after"], 0)
 
 
 async def test_no_free_thread_in_time_is_429(make: MakeBench) -> None:
@@ -144,10 +130,8 @@ async def test_no_free_thread_in_time_is_429(make: MakeBench) -> None:
     rejection = await waiting
     assert (rejection.status, rejection.headers) == (429, (("retry-after", "1"),))
     assert error(rejection) == "no thread was free for it within 20 ms (SERVING_MAX_QUEUE_MS)"
-    assert (await hurried).status == 504
-    assert not held.done()
-    at.held.release()
-    assert (await held).status == 200
+    assert ((await hurried).status, held.done()) == (504, False)
+    await at.release(held)
     assert at.rejected("queue_full", "deadline", "client_left") == [1, 1, None]
     # On a busy machine that may be too late as well.
     while (await at.submit("next")).status != 200:
@@ -176,8 +160,7 @@ async def test_no_request_is_rejected_for_waiting_until_the_first_models_are_loa
     # It ends later than the other could have been rejected.
     assert (await at.submit("expired", 20)).status == 504
     assert not waiting.done()
-    at.held.release()
-    assert [(await one).status for one in (held, waiting)] == [200, 200]
+    await at.release(held, waiting)
 
 
 async def test_request_is_not_run_once_its_client_left(make: MakeBench) -> None:
@@ -185,18 +168,14 @@ async def test_request_is_not_run_once_its_client_left(make: MakeBench) -> None:
     held, left, stays = at.hold(), at.submit("left"), at.submit("stays")
     left.cancel()
     await asyncio.sleep(0)
-    at.held.release()
-    assert [(await one).status for one in (held, stays)] == [200, 200]
-    assert at.ran == ["stays"]
-    assert at.rejected("client_left", "deadline") == [1, None]
+    await at.release(held, stays)
+    assert (at.ran, at.rejected("client_left", "deadline")) == (["stays"], [1, None])
 
 
 async def test_client_that_leaves_during_its_run_harms_no_other(make: MakeBench) -> None:
     at = make(threads=1)
     at.hold().cancel()
-    following = at.submit("next")
-    at.held.release()
-    assert (await following).body == b"next"
+    await at.release(at.submit("next"))
 
 
 async def test_hanging_model_takes_neither_all_threads_nor_the_whole_queue(make: MakeBench) -> None:
@@ -210,8 +189,7 @@ async def test_hanging_model_takes_neither_all_threads_nor_the_whole_queue(make:
     for other in ("one", "two"):
         assert (await at.submit(other, model=other)).status == 200
     assert at.rejected("queue_full") == [1]
-    at.held.release()
-    assert [(await one).status for one in held] == [200] * 14
+    await at.release(*held)
 
 
 async def test_operations_have_threads_of_their_own(make: MakeBench) -> None:
@@ -226,7 +204,7 @@ async def test_bug_is_500_and_leaves_the_queue(make: MakeBench, caplog: pytest.L
 
     at = make(threads=1, max_queue_size=1)
     for _ in range(3):
-        assert (await pending(at.respond(None, "model", bug))).status == 500
+        assert (await at.respond(None, "model", bug)).status == 500
     assert "bug failed" in caplog.text
 
 
@@ -258,84 +236,87 @@ class Pool:
 
         return self.pool.submit(model, work)
 
-    def wait_for(self, jobs: int) -> None:
-        for _ in range(jobs):
-            assert self.ended.acquire(timeout=MAX_SECONDS)
-
     def finish(self, jobs: int) -> None:
         self.held.release()
-        self.wait_for(jobs)
+        for _ in range(jobs):
+            assert self.ended.acquire(timeout=MAX_SECONDS)
 
 
 def pool_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("test-")]
 
 
-@contextmanager
-def thread_pool(threads: int, max_per_model: int) -> Iterator[Pool]:
-    at = Pool(ThreadPool("test", threads, max_per_model))
-    yield at
-    at.held.release()
-    at.pool.close()
+MakePool = Callable[[int, int], Pool]
+
+
+@pytest.fixture
+def make_pool() -> Iterator[MakePool]:
+    """Of so many threads, and so many for a model."""
+    made = []
+
+    def make_pool(threads: int, max_per_model: int) -> Pool:
+        made.append(Pool(ThreadPool("test", threads, max_per_model)))
+        return made[-1]
+
+    yield make_pool
+    for at in made:
+        at.held.release()
+        at.pool.close()
     for thread in pool_threads():
         thread.join(MAX_SECONDS)
         assert not thread.is_alive()
 
 
-def test_jobs_begin_in_order() -> None:
-    with thread_pool(1, 10) as at:
-        at.hold("a")
-        for number in "123456":
-            at.note("a" if number in "135" else "b", number)
-        at.finish(7)
-        assert at.order == list("123456")
+@pytest.fixture
+def at(make_pool: MakePool) -> Pool:
+    """Of one thread."""
+    return make_pool(1, 1)
 
 
-def test_threads_are_no_more_than_jobs_and_the_limit() -> None:
-    with thread_pool(3, 3) as at:
-        at.hold("a", 2)
-        assert len(pool_threads()) == 2
-        at.hold("a")
-        for _ in range(5):
-            at.note("a", "waits")
-        assert len(pool_threads()) == 3
-        at.finish(8)
+def test_jobs_begin_in_order(make_pool: MakePool) -> None:
+    at = make_pool(1, 10)
+    at.hold("a")
+    for number in "123456":
+        at.note("a" if number in "135" else "b", number)
+    at.finish(7)
+    assert at.order == list("123456")
 
 
-def test_dropped_job_does_not_begin() -> None:
-    with thread_pool(1, 1) as at:
-        at.hold("a")
-        dropped = [at.note("a", "dropped"), at.note("b", "dropped")]
-        at.note("a", "kept")
-        for _ in range(2):
-            for job in dropped:
-                at.pool.drop(job)
-        assert (at.pool.size, at.pool.size_of("a"), at.pool.size_of("b")) == (2, 2, 0)
-        at.finish(2)
-        assert at.order == ["kept"]
+def test_threads_are_no_more_than_jobs_and_the_limit(make_pool: MakePool) -> None:
+    at = make_pool(3, 3)
+    at.hold("a", 2)
+    assert len(pool_threads()) == 2
+    at.hold("a")
+    for _ in range(5):
+        at.note("a", "waits")
+    assert len(pool_threads()) == 3
+    at.finish(8)
 
 
-def test_job_that_has_begun_is_not_dropped() -> None:
-    with thread_pool(1, 1) as at:
-        (held,) = at.hold("a")
-        assert not at.pool.drop(held)
-        assert at.pool.size == 1
-        at.finish(1)
+def test_only_a_job_that_has_not_begun_is_dropped(at: Pool) -> None:
+    (held,) = at.hold("a")
+    dropped = [at.note("a", "dropped"), at.note("b", "dropped")]
+    at.note("a", "kept")
+    assert [at.pool.drop(job) for job in (held, *dropped, *dropped)] == [False, True, True, False, False]
+    assert (at.pool.size, at.pool.size_of("a"), at.pool.size_of("b")) == (2, 2, 0)
+    at.finish(2)
+    assert at.order == ["kept"]
 
 
-def test_names_without_jobs_are_forgotten() -> None:
-    with thread_pool(1, 1) as at:
-        for number in range(100):
-            at.note(f"model {number}", "")
-        at.wait_for(100)
-        at.hold("last")
-        assert list(at.pool._models) == ["last"]
-        at.finish(1)
+def test_names_without_jobs_are_forgotten(at: Pool) -> None:
+    for number in range(100):
+        at.note(f"model {number}", "")
+    at.finish(100)
+    at.held.hold_again()
+    at.hold("last")
+    assert list(at.pool._models) == ["last"]
 
 
-def test_closed_pool_begins_no_job() -> None:
-    with thread_pool(1, 1) as at:
-        at.hold("a")
-        at.note("a", "too late")
-        at.pool.close()
+def test_closed_pool_begins_no_job(at: Pool) -> None:
+    at.hold("a")
+    at.note("a", "too late")
+    at.pool.close()
+    at.finish(1)
+    for thread in pool_threads():
+        thread.join(MAX_SECONDS)
     assert at.order == []

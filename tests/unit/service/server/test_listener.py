@@ -10,17 +10,11 @@ import pytest
 
 from service.server.listener import BACKLOG, MAX_ACCEPTED, MAX_FEW, Accepting, bound_socket, waiting
 
+HAS_IPV6 = Path("/proc/net/if_inet6").exists()
+
 
 @pytest.mark.parametrize(
-    "host",
-    [
-        "127.0.0.1",
-        "localhost",
-        pytest.param(
-            "::1",
-            marks=pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6"),
-        ),
-    ],
+    "host", ["127.0.0.1", "localhost", pytest.param("::1", marks=pytest.mark.skipif(not HAS_IPV6, reason="no IPv6"))]
 )
 def test_workers_share_a_port_each_once_it_listens(host: str) -> None:
     with bound_socket(host, 0) as first, bound_socket(host, port := first.getsockname()[1]) as second:
@@ -46,10 +40,18 @@ class Clients(ExitStack):
         self.listener = self.enter_context(bound_socket("127.0.0.1", 0))
         self.listener.listen(BACKLOG)
         self.listener.setblocking(False)
+        self.accepted: list[asyncio.BaseTransport] = []
 
     def connect(self, count: int) -> None:
         for _ in range(count):
             self.enter_context(socket.create_connection(self.listener.getsockname()))
+
+    async def accept(self, listener: socket.socket | None = None) -> int:
+        """How many are accepted then."""
+        assert isinstance(Accepting(listener or self.listener, partial(Accepted, self.accepted))(), Accepted)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return len(self.accepted)
 
 
 @pytest.fixture
@@ -66,19 +68,6 @@ class Accepted(asyncio.Protocol):
         self._transports.append(transport)
 
 
-async def rounds(count: int) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-def test_waiting(clients: Clients) -> None:
-    assert waiting(clients.listener) == 0
-    clients.connect(20)
-    assert waiting(clients.listener) == 20
-    clients.listener.accept()[0].close()
-    assert waiting(clients.listener) == 19
-
-
 @pytest.mark.parametrize("result", [OSError(errno.ENOPROTOOPT, "Protocol not available"), b"\0" * 8])
 def test_waiting_is_0_where_the_system_does_not_tell(result: bytes | OSError) -> None:
     class FakeSocket(socket.socket):
@@ -91,21 +80,17 @@ def test_waiting_is_0_where_the_system_does_not_tell(result: bytes | OSError) ->
         assert waiting(listener) == 0
 
 
-def test_few_connections_are_left_to_the_event_loop(clients: Clients) -> None:
+async def test_few_connections_are_left_to_the_event_loop(clients: Clients) -> None:
+    assert waiting(clients.listener) == 0
     clients.connect(MAX_FEW)
-    assert isinstance(Accepting(clients.listener, partial(Accepted, []))(), Accepted)
-    assert waiting(clients.listener) == MAX_FEW
+    assert (await clients.accept(), waiting(clients.listener)) == (0, MAX_FEW)
 
 
 async def test_many_connections_are_accepted_up_to_a_limit(clients: Clients) -> None:
     clients.connect(MAX_ACCEPTED + 20)
-    accepted: list[asyncio.BaseTransport] = []
-    accept = Accepting(clients.listener, partial(Accepted, accepted))
-    for total, left in ((MAX_ACCEPTED, 20), (MAX_ACCEPTED + 20, 0)):
-        accept()
-        await rounds(5)
-        assert (len(accepted), waiting(clients.listener)) == (total, left)
-    for transport in accepted:
+    assert (await clients.accept(), waiting(clients.listener)) == (MAX_ACCEPTED, 20)
+    assert (await clients.accept(), waiting(clients.listener)) == (MAX_ACCEPTED + 20, 0)
+    for transport in clients.accepted:
         transport.close()
 
 
@@ -115,8 +100,5 @@ async def test_connections_that_cannot_be_accepted_are_left_to_the_event_loop(cl
             raise OSError(errno.EMFILE, "Too many open files")
 
     clients.connect(MAX_FEW + 1)
-    accepted: list[asyncio.BaseTransport] = []
     with WithoutFiles(fileno=clients.listener.detach()) as listener:
-        assert isinstance(Accepting(listener, partial(Accepted, accepted))(), Accepted)
-        await rounds(5)
-    assert accepted == []
+        assert await clients.accept(listener) == 0
