@@ -68,9 +68,6 @@ def model() -> Model:
     return Model()
 
 
-# Ticks
-
-
 def run_tick(model: Model, of: Signature, *requests: object, max_batch_size: int = 8) -> list[Rows]:
     signatures = {"of": of}
     batcher = TickBatcher(model.run, signatures, independent(signatures), max_batch_size, model)
@@ -141,9 +138,6 @@ def test_outputs_without_a_row_for_each_end_the_batching(model: Model) -> None:
     independence.contradict("of")
     independence.declare(["of", "other"])
     assert (independence.signatures, contradictions) == (frozenset({"other"}), ["of"])
-
-
-# Threads
 
 
 @dataclass
@@ -280,9 +274,6 @@ def test_idle_model_waits_for_a_full_batch_where_it_is_set_to(make: Make) -> Non
 
 def test_idle_model_runs_a_smaller_batch_at_the_timeout(make: Make) -> None:
     assert results(make(timeout_seconds=0.001).submit(1.0)) == [[2.0]]
-
-
-# Deadlines
 
 
 def test_request_cancelled_in_the_queue_is_not_run(at: Bench) -> None:

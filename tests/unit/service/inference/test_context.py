@@ -80,9 +80,6 @@ def test_late_response_is_not_counted(context: RequestContext, metrics: Metrics)
     assert context.ended == 0
 
 
-# Request ids
-
-
 @pytest.mark.parametrize("header", [b"a", b"x" * 128, bytes(range(0x21, 0x7F))])
 def test_request_id_of_the_client(header: bytes) -> None:
     assert request_id(header) == header.decode()

@@ -108,9 +108,6 @@ def test_error_of_the_engine_comes_through(inference: Inference, page: Collector
     assert run_count(page) is None
 
 
-# On the event loop
-
-
 @pytest.mark.parametrize("is_batched", [False, True])
 def test_watchdog_watches_what_the_loop_runs_and_a_slow_version_leaves_it(
     page: CollectorRegistry, monkeypatch: pytest.MonkeyPatch, is_batched: bool
@@ -138,9 +135,6 @@ def test_watchdog_watches_what_the_loop_runs_and_a_slow_version_leaves_it(
     assert not loaded.pace.is_quick
 
 
-# In threads
-
-
 def test_deadline_that_expires_during_a_run_counts_against_the_version(inference: Inference) -> None:
     changes: list[bool] = []
     context = RequestContext()
@@ -155,9 +149,6 @@ def test_deadline_that_expires_during_a_run_counts_against_the_version(inference
     inference.outputs(replace(loaded_version(ROWS, expire), health=health), DEFAULT_SIGNATURE, X, context)
     # It is healthy again when the run has ended.
     assert (changes, deadline.run_began) == ([False, True], 0)
-
-
-# More rows than run together
 
 
 def batched_version(answer: Callable[[Arrays], dict[str, Array]] = echo) -> LoadedVersion:
@@ -214,22 +205,10 @@ def test_dependent_rows_and_those_of_an_unbatched_version_run_all_at_once(infere
         assert rows(loaded) == [list(range(9))]
 
 
-# Predictions by label
-
-
 def test_predictions_are_counted_by_their_first_label(inference: Inference, page: CollectorRegistry) -> None:
     infer(inference, labelled([[0.9, 0.1], [0.25, 0.75], [0.6, 0.4]]))
     for label, count in (("cat", 2), ("dog", 1)):
         assert page.get_sample_value("serving_prediction_total", {**MODEL, "label": label}) == count
-    assert page.get_sample_value("serving_prediction_confidence_count", MODEL) == 3
-    assert page.get_sample_value("serving_prediction_confidence_sum", MODEL) == 0.9 + 0.75 + 0.6
-
-
-def test_nan_does_not_spoil_the_confidence(inference: Inference, page: CollectorRegistry) -> None:
-    infer(inference, labelled([[np.nan, 0.25], [np.nan, np.nan], [0.75, 0.25]]))
-    total = page.get_sample_value("serving_prediction_confidence_sum", MODEL)
-    assert total is not None
-    assert np.isfinite(total)
 
 
 @pytest.mark.parametrize("shape", [(0, 2), (1, 3), (2,), (), (1, 1, 2)])
@@ -242,9 +221,6 @@ def test_scores_of_another_shape_are_not_counted(
     inference.mirror.wait()
     assert not page.get_sample_value("serving_prediction_confidence_count", MODEL)
     assert not page.get_sample_value("serving_shadow_failed_total", SECOND)
-
-
-# Shadows
 
 
 def test_shadow_is_compared_and_counted_by_its_version(inference: Inference, page: CollectorRegistry) -> None:
@@ -273,9 +249,6 @@ def test_drift_of_a_shadow_is_its_own(inference: Inference, tmp_path: Path) -> N
     infer(inference, loaded, {"x": honest(40)})
     inference.mirror.wait()
     assert [one.drift.now().rows for one in (loaded, shadow) if one.drift] == [40, 50]
-
-
-# Outlier scores
 
 
 @pytest.mark.parametrize("batching", ["none", "threads"])

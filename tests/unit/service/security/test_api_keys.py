@@ -1,7 +1,6 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -86,15 +85,18 @@ def test_keys_come_and_go_with_the_file(path: Path, caplog: pytest.LogCaptureFix
     assert caplog.messages == ["1 valid API keys: alice", "1 valid API keys: bob"]
 
 
-@pytest.mark.parametrize("spoil", [lambda path: write(path, "[keys]"), Path.unlink], ids=["invalid", "removed"])
-def test_spoilt_file_leaves_the_keys_valid_and_is_logged_once(
-    path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None]
+def test_invalid_file_leaves_the_keys_of_all_workers_valid_and_is_logged_once(
+    path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keys = keys_of(path)
-    spoil(path)
-    keys.poll()
-    keys.poll()
-    assert (keys.find(b"one") is not None, keys.is_valid, len(caplog.messages)) == (True, False, 1)
+    values = Values(SharedMemory())
+    keys = keys_of(path, values=values)
+    for text in ("[keys]", ""):
+        write(path, text)
+        caplog.clear()
+        keys.poll()
+        keys.poll()
+        assert (keys.find(b"one") is not None, keys.is_valid, len(caplog.messages)) == (True, False, 1)
+        assert keys_of(path, values=values).find(b"one")
     write(path, entry("two"))
     keys.poll()
     assert (keys.find(b"one"), keys.is_valid) == (None, True)
@@ -111,14 +113,6 @@ def test_unexpected_error_is_logged_and_the_file_polled_again(
     assert "ZeroDivisionError" in caplog.text
     keys.poll()
     assert keys.find(b"two")
-
-
-def test_worker_that_starts_with_an_invalid_file_has_the_keys_of_the_others(path: Path) -> None:
-    values = Values(SharedMemory())
-    keys_of(path, values=values)
-    write(path, "[keys]")
-    keys = keys_of(path, values=values)
-    assert (keys.find(b"one") is not None, keys.is_valid) == (True, False)
 
 
 def test_nobody_is_let_in_without_a_file(tmp_path: Path) -> None:

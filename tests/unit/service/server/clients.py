@@ -20,19 +20,26 @@ def admit_all(_request: Request) -> Response | None:
 
 
 class Echo:
-    """A dispatcher that responds with target and body. Requests for /slow wait for `Client.respond`."""
+    """A dispatcher that responds with target and body, or as `answer`. Requests for /slow wait for `Client.respond`."""
 
     def __init__(self) -> None:
+        self.answer: Callable[[Request], Response | asyncio.Future[Response]] | None = None
         self.requests: list[Request] = []
         self.slow: list[asyncio.Future[Response]] = []
         self.rejected: list[str] = []
 
     def dispatch(self, request: Request) -> "Response | asyncio.Future[Response]":
         self.requests.append(request)
+        if self.answer is not None:
+            return self.answer(request)
         if request.target.startswith(b"/slow"):
-            self.slow.append(asyncio.get_running_loop().create_future())
-            return self.slow[-1]
+            return self.hold(request)
         return Response(200, request.target + b" " + request.body, "text/plain")
+
+    def hold(self, _request: Request) -> "asyncio.Future[Response]":
+        """A response that the test gives later."""
+        self.slow.append(asyncio.get_running_loop().create_future())
+        return self.slow[-1]
 
     def reject(self, rejection: Response, request: Request) -> Response:
         return rejection

@@ -208,9 +208,6 @@ async def test_bug_is_500_and_leaves_the_queue(make: MakeBench, caplog: pytest.L
     assert "bug failed" in caplog.text
 
 
-# The pool
-
-
 @dataclass
 class Pool:
     pool: ThreadPool

@@ -20,13 +20,13 @@ from service.server.connection import (
     MAX_REJECTED_CONNECTIONS,
     WRITE_SECONDS,
     Connections,
-    HttpConnection,
 )
 from service.server.grpc import MAX_OPEN_BYTES
 from service.server.http2 import MAX_FRAME_BYTES, MAX_STREAMS
 from service.server.http2_connection import MAX_UNREAD_BYTES, MAX_WAITING_MESSAGES, Http2Connection
 from tests.unit.service.fakes import FakeTransport
-from tests.unit.service.server.clients import GET, Echo
+from tests.unit.service.server.clients import GET, Echo, admit_all
+from tests.unit.service.server.clients import Client as Http1Client
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -34,7 +34,6 @@ WATCH = "/grpc.health.v1.Health/Watch"
 MAX_BODY_BYTES = 100_000
 INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, UNAVAILABLE = 3, 4, 8, 12, 14
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-Dispatch = Callable[[Request], "Response | asyncio.Future[Response]"]
 
 
 def message(body: bytes, is_packed: bool = False) -> bytes:
@@ -72,28 +71,13 @@ class Answer:
         return found
 
 
-class Stub(Echo):
-    """An Echo whose answers a test may set."""
-
-    answer: Dispatch | None = None
-
-    def dispatch(self, request: Request) -> "Response | asyncio.Future[Response]":
-        response = super().dispatch(request)
-        return response if self.answer is None else self.answer(request)
-
-    def hold(self, _request: Request) -> "asyncio.Future[Response]":
-        """An answer that the test gives later."""
-        self.slow.append(asyncio.get_running_loop().create_future())
-        return self.slow[-1]
-
-
 class Client:
     def __init__(
         self,
         connections: Connections | None = None,
-        admit: Callable[[Request], Response | None] = lambda _request: None,
+        admit: Callable[[Request], Response | None] = admit_all,
         *,
-        answer: Dispatch | None = None,
+        answer: Callable[[Request], Response] | None = None,
         holds: bool = False,
     ) -> None:
         def find_and_admit(request: Request) -> Response | None:
@@ -103,7 +87,7 @@ class Client:
         def report(request: Request, status: int, _bytes: int) -> None:
             self.reported.append((request.target.decode(), status))
 
-        self.echo = Stub()
+        self.echo = Echo()
         self.echo.answer = self.echo.hold if holds else answer
         self.reported: list[tuple[str, int]] = []
         self.transport = FakeTransport()
@@ -219,6 +203,11 @@ async def test_error_has_its_status_and_a_bounded_message(http: int, status: int
     assert (answer.status, answer.is_over) == (status, True)
     assert answer.error.startswith("Gr%C3%B6%C3%9Fe 5 %25xx")
     assert len(answer.error) < 8_000
+
+
+async def test_error_may_have_a_status_of_its_own() -> None:
+    client = Client(answer=lambda _request: Response(400, b'{"error":"no"}', grpc_status=9))
+    assert (await client.call(message(b""))).status == 9
 
 
 @pytest.mark.parametrize(
@@ -496,45 +485,22 @@ def field(name: bytes, value: bytes) -> bytes:
     return b"\x40%c%b%c%b" % (len(name), name, len(value), value)
 
 
-def sent_back(sent: bytes) -> list[tuple[int, int, bytes]]:
-    """Kind, stream and payload of the frames that answer these."""
+def frames_for(sent: bytes) -> set[tuple[int, int]]:
+    """Kind and stream of the frames that answer these."""
     client = Client()
     client.connection.data_received(PREFACE + frame(4) + sent)
-    if not client.transport.is_closing():
-        client.connection._flush()
-    found, rest = [], client.transport.written
+    client.connection._flush()
+    found, rest = set(), client.transport.written
     while rest:
-        end = 9 + int.from_bytes(rest[:3])
-        found.append((rest[3], int.from_bytes(rest[5:9]), rest[9:end]))
-        rest = rest[end:]
+        found.add((rest[3], int.from_bytes(rest[5:9])))
+        rest = rest[9 + int.from_bytes(rest[:3]) :]
     return found
-
-
-def of_kind(kind: int, frames: list[tuple[int, int, bytes]]) -> list[tuple[int, bytes]]:
-    return [(stream, payload) for each, stream, payload in frames if each == kind]
 
 
 # :method, :scheme http, :path /, :authority x
 GETS, POSTS = b"\x82\x86\x84\x41\x01x", b"\x83\x86\x84\x41\x01x"
 LENGTH_5 = b"\x0f\x0d\x015"
-HUGE = frame(0, 0, 1, b"x" * (MAX_FRAME_BYTES + 1))
-HEADERS, RST_STREAM, GOAWAY = 1, 3, 7
-PROTOCOL_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, REFUSED_STREAM, COMPRESSION_ERROR = 1, 3, 6, 7, 9
-
-
-@pytest.mark.parametrize(
-    ("sent", "error"),
-    [
-        (HUGE, FRAME_SIZE_ERROR),
-        (head(1, b"\x3f\xe1\xff\x03" + GETS), COMPRESSION_ERROR),
-        (head(2, GETS), PROTOCOL_ERROR),
-        (frame(8, payload=b"\x7f\xff\xff\xff") * 2, FLOW_CONTROL_ERROR),
-    ],
-    ids=["frame too long", "table too large", "even stream", "window too large"],
-)
-async def test_connection_ends_with_the_error(sent: bytes, error: int) -> None:
-    (_, goodbye) = of_kind(GOAWAY, sent_back(sent))[-1]
-    assert int.from_bytes(goodbye[4:8]) == error
+HEADERS, RST_STREAM = 1, 3
 
 
 @pytest.mark.parametrize(
@@ -551,14 +517,13 @@ async def test_connection_ends_with_the_error(sent: bytes, error: int) -> None:
     ],
 )
 async def test_malformed_request_resets_its_stream(sent: bytes) -> None:
-    frames = sent_back(sent + head(3, GETS))
-    assert of_kind(RST_STREAM, frames) == [(1, PROTOCOL_ERROR.to_bytes(4))]
-    assert [stream for stream, _ in of_kind(HEADERS, frames)] == [3]
+    frames = frames_for(sent + head(3, GETS))
+    assert frames & {(RST_STREAM, 1), (HEADERS, 1), (HEADERS, 3)} == {(RST_STREAM, 1), (HEADERS, 3)}
 
 
 async def test_streams_beyond_the_limit_are_refused() -> None:
-    frames = sent_back(b"".join(head(2 * index + 1, POSTS, end=False) for index in range(MAX_STREAMS + 1)))
-    assert of_kind(RST_STREAM, frames) == [(2 * MAX_STREAMS + 1, REFUSED_STREAM.to_bytes(4))]
+    frames = frames_for(b"".join(head(2 * index + 1, POSTS, end=False) for index in range(MAX_STREAMS + 1)))
+    assert {stream for kind, stream in frames if kind == RST_STREAM} == {2 * MAX_STREAMS + 1}
 
 
 @given(st.binary(max_size=300))
@@ -601,7 +566,7 @@ FLOODS = {
     "SETTINGS": frame(4, 0, 0, struct.pack(">HI", 3, 1) * 100) * 200,
     "empty DATA": head(1, POSTS, end=False) + frame(0, 0, 1) * 20_000,
     "wrong stream": frame(0, 0, 7, b"x"),
-    "huge frame": HUGE,
+    "huge frame": frame(0, 0, 1, b"x" * (MAX_FRAME_BYTES + 1)),
     "unknown frames": frame(200, 0, 0, b"x" * 100) * 10_000,
     "HPACK bomb": head(1, POSTS + b"\x40\x01a\x7f\xe1\x1e" + b"b" * 4000 + b"\xbe" * 10_000, end=False),
 }
@@ -648,25 +613,19 @@ async def test_many_calls_on_one_connection() -> None:
 
 @pytest.mark.parametrize("cut", [1, 8, len(PREFACE)])
 async def test_preface_turns_a_connection_into_one_of_http2(cut: int) -> None:
-    transport, connections = FakeTransport(), Connections()
     received: list[bytes] = []
 
     class Successor(asyncio.Protocol):
         def data_received(self, data: bytes) -> None:
             received.append(data)
 
-    transport.set_protocol = lambda protocol: None  # type: ignore[method-assign]
-    connection = HttpConnection(Echo(), connections, 100, lambda _request: None, http2=Successor)
-    connection.connection_made(transport)
-    connection.data_received(PREFACE[:cut])
+    client = Http1Client(http2=Successor)
+    client.transport.set_protocol = lambda protocol: None  # type: ignore[method-assign]
+    client.send(PREFACE[:cut])
     if not received:
-        connection.data_received(PREFACE[cut:])
-    assert (b"".join(received), len(connections), transport.written) == (PREFACE, 0, b"")
+        client.send(PREFACE[cut:])
+    assert (b"".join(received), len(client.connections), client.received) == (PREFACE, 0, b"")
 
 
 async def test_preface_behind_a_request_is_505() -> None:
-    transport = FakeTransport()
-    connection = HttpConnection(Echo(), Connections(), 100, lambda _request: None, http2=asyncio.Protocol)
-    connection.connection_made(transport)
-    connection.data_received(GET + PREFACE)
-    assert b"HTTP/1.1 505" in transport.written
+    assert b"HTTP/1.1 505" in Http1Client(GET + PREFACE, http2=asyncio.Protocol).received

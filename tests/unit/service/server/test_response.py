@@ -179,9 +179,6 @@ def test_other_content_types_are_encoded(content_type: str) -> None:
     assert encode_body(Response(200, LONG, content_type), b"gzip").body[:2] == b"\x1f\x8b"
 
 
-# On the wire
-
-
 @pytest.mark.parametrize(("method", "expected"), [("POST", b"body"), ("HEAD", b"")])
 def test_response_bytes(method: str, expected: bytes) -> None:
     of = request(headers={b"x-request-id": b"mine"}, method=method)
