@@ -5,7 +5,7 @@ import gzip
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from math import inf
 from pathlib import Path
@@ -59,7 +59,7 @@ class Bench:
     """`jobs`: of threads, by their models."""
 
     app: App
-    jobs: list[str] = field(default_factory=list)
+    jobs: list[str]
 
     def add(
         self,
@@ -106,20 +106,30 @@ Make = Callable[..., Bench]
 
 
 @pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    made: list[Bench] = []
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    names: list[str] = []
     submit = ThreadPool.submit
 
     def note(pool: ThreadPool, name: str, work: Callable[[], None]) -> Job:
-        made[-1].jobs.append(name)
+        names.append(name)
         return submit(pool, name, work)
 
     monkeypatch.setattr(ThreadPool, "submit", note)
+    return names
+
+
+def scanned(models: Path, **settings: int | str) -> App:
+    app = create_app(patient_settings(models, **settings))
+    app.watcher.scan()
+    return app
+
+
+@pytest.fixture
+def make(tmp_path: Path, jobs: list[str]) -> Iterator[Make]:
+    made: list[Bench] = []
 
     def make_bench(**settings: int | str) -> Bench:
-        app = create_app(patient_settings(tmp_path, **settings))
-        app.watcher.scan()
-        made.append(Bench(app))
+        made.append(Bench(scanned(tmp_path, **settings), jobs))
         return made[-1]
 
     yield make_bench
@@ -130,6 +140,19 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 @pytest.fixture
 def at(make: Make) -> Bench:
     return make()
+
+
+@pytest.fixture(scope="module")
+def shared_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    app = scanned(tmp_path_factory.mktemp("models"))
+    yield app
+    app.dispatcher.close()
+
+
+@pytest.fixture
+def shared(shared_app: App, jobs: list[str]) -> Bench:
+    """For tests that read no metrics and change nothing but the version."""
+    return Bench(shared_app, jobs)
 
 
 def predict(*values: object, path: bytes = V1, headers: Mapping[bytes, bytes] | None = None) -> Request:
@@ -191,10 +214,10 @@ PLACES = {
 
 
 @pytest.mark.parametrize(("of", "request_", "by_thread"), PLACES.values(), ids=PLACES)
-async def test_slow_requests_take_a_thread(at: Bench, of: Signature, request_: Request, by_thread: bool) -> None:
-    at.add(of)
-    assert (await at.respond(arriving_now(request_))).status in (200, 400, 404)
-    assert len(at.jobs) == by_thread
+async def test_slow_requests_take_a_thread(shared: Bench, of: Signature, request_: Request, by_thread: bool) -> None:
+    shared.add(of)
+    assert (await shared.respond(arriving_now(request_))).status in (200, 400, 404)
+    assert len(shared.jobs) == by_thread
 
 
 @pytest.mark.parametrize(("of", "body", "jobs"), [(ROWS, b"1.0", []), (PICTURES, b'{"b64": ""}', ["model"])])
@@ -211,14 +234,14 @@ async def test_request_whose_path_names_no_model(make: Make, of: Signature, body
     ("pace", "rows", "by_thread"), [(Pace(), 1, True), (Pace(0.0005), 2, False), (Pace(0.0005), 3, True)]
 )
 async def test_slow_model_and_rows_that_are_slow_together_take_a_thread(
-    at: Bench, pace: Pace, rows: int, by_thread: bool
+    shared: Bench, pace: Pace, rows: int, by_thread: bool
 ) -> None:
-    at.add(answer=double, pace=pace)
-    response = await at.respond(predict(*[1.0] * rows))
+    shared.add(answer=double, pace=pace)
+    response = await shared.respond(predict(*[1.0] * rows))
     assert orjson.loads(response.body) == {"predictions": [2.0] * rows}
-    response = await at.respond(predict(*[-1.0] * rows))
+    response = await shared.respond(predict(*[-1.0] * rows))
     assert (response.status, response.body) == (400, b'{"error":"negative"}')
-    assert at.jobs == ["model"] * (2 * by_thread)
+    assert shared.jobs == ["model"] * (2 * by_thread)
 
 
 @pytest.mark.parametrize(
@@ -232,10 +255,10 @@ async def test_slow_model_and_rows_that_are_slow_together_take_a_thread(
     ],
     ids=["short", "long", "short and encoded", "long and encoded", "binary"],
 )
-async def test_long_outputs_take_a_thread(at: Bench, rows: int, sent: Request, by_thread: bool) -> None:
-    at.add(answer=ones(rows))
-    response = await at.respond(arriving_now(sent))
-    assert (response.status, len(at.jobs)) == (200, by_thread)
+async def test_long_outputs_take_a_thread(shared: Bench, rows: int, sent: Request, by_thread: bool) -> None:
+    shared.add(answer=ones(rows))
+    response = await shared.respond(arriving_now(sent))
+    assert (response.status, len(shared.jobs)) == (200, by_thread)
     assert (("content-encoding", "gzip") in response.headers) is (by_thread and b"accept-encoding" in sent.headers)
 
 
@@ -266,9 +289,9 @@ async def test_model_unloaded_meanwhile_is_awaited_in_a_thread(at: Bench, monkey
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_health_takes_no_thread(at: Bench, method: str) -> None:
+def test_health_takes_no_thread(shared: Bench, method: str) -> None:
     for target in (b"/v2/health/live", b"/v2/health/ready"):
-        assert at.respond_at_once(request(target, method=method)).status == 200
+        assert shared.respond_at_once(request(target, method=method)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -280,11 +303,11 @@ def test_health_takes_no_thread(at: Bench, method: str) -> None:
     ],
 )
 def test_routes_that_wait_for_models_take_no_thread_of_operations(
-    at: Bench, monkeypatch: pytest.MonkeyPatch, target: bytes, expected: str
+    shared: Bench, monkeypatch: pytest.MonkeyPatch, target: bytes, expected: str
 ) -> None:
     for name in ("respond", "respond_apart"):
         monkeypatch.setattr(Executor, name, lambda *_, name=name: name)
-    taken: object = at.app.dispatcher.dispatch(request(target, method="GET"))
+    taken: object = shared.app.dispatcher.dispatch(request(target, method="GET"))
     assert taken == expected
 
 
@@ -304,10 +327,10 @@ async def test_operations_have_no_default_deadline(make: Make, target: bytes) ->
     ],
 )
 async def test_loading_has_no_default_deadline(
-    at: Bench, target: bytes, headers: dict[bytes, bytes], seconds: float
+    shared: Bench, target: bytes, headers: dict[bytes, bytes], seconds: float
 ) -> None:
     sent = request(target, headers=headers)
-    await at.respond(sent)
+    await shared.respond(sent)
     assert sent.context.deadline is not None
     assert sent.context.deadline.at - sent.context.arrived == pytest.approx(seconds)
 
