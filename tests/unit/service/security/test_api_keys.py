@@ -1,7 +1,9 @@
 import hashlib
 import logging
 import time
+from collections.abc import Callable
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -90,13 +92,15 @@ def test_invalid_file_leaves_the_keys_of_all_workers_valid_and_is_logged_once(
 ) -> None:
     values = Values(SharedMemory())
     keys = keys_of(path, values=values)
-    for text in ("[keys]", ""):
-        write(path, text)
+    spoils: list[Callable[[], None]] = [partial(write, path, "[keys]"), path.unlink]
+    for spoil in spoils:
+        spoil()
         caplog.clear()
         keys.poll()
         keys.poll()
         assert (keys.find(b"one") is not None, keys.is_valid, len(caplog.messages)) == (True, False, 1)
         assert keys_of(path, values=values).find(b"one")
+    assert "there is no such file" in caplog.text
     write(path, entry("two"))
     keys.poll()
     assert (keys.find(b"one"), keys.is_valid) == (None, True)

@@ -5,13 +5,14 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 
 import orjson
 import pytest
 
 from service.http import Response
 from service.inference.context import RequestContext
-from service.inference.deadline import DEADLINE_HEADER, Deadlines
+from service.inference.deadline import DEADLINE_HEADER, Deadline, Deadlines
 from service.metrics.definitions import Metrics
 from service.server.admission import Rejections
 from service.server.executor import Executor, Job, ThreadPool
@@ -28,7 +29,7 @@ class Bench:
     held: Held = field(default_factory=Held)
     ran: list[str] = field(default_factory=list)
 
-    def _hold(self) -> Response:
+    def held_response(self) -> Response:
         self.held()
         return Response(200, b"at last")
 
@@ -56,13 +57,13 @@ class Bench:
         self, milliseconds: int | None = LONG_MS, model: str = "model", *, waits: bool = False
     ) -> "asyncio.Future[Response]":
         """`waits`: no thread is free for it."""
-        response = self.respond(milliseconds, model, self._hold)
+        response = self.respond(milliseconds, model, self.held_response)
         if not waits:
             self.held.wait_for_calls()
         return response
 
     def reject(self, model: str = "model") -> Response:
-        rejection = self.executor.respond(RequestContext(), model, self._hold)
+        rejection = self.executor.respond(RequestContext(), model, self.held_response)
         assert isinstance(rejection, Response)
         return rejection
 
@@ -111,6 +112,19 @@ async def test_hanging_request_is_504_and_its_late_response_dropped(make: MakeBe
     at.held.release()
     # On the same loop, and behind the late one.
     assert (await at.submit("next")).body == b"next"
+
+
+async def test_response_on_its_way_at_the_deadline_is_sent(make: MakeBench) -> None:
+    at, context = make(), RequestContext()
+    context.deadline = Deadline(perf_counter() + 0.01, "10 ms")
+    # As a thread does that has the response.
+    assert context.deadline.claim()
+    response = at.executor.respond(context, "model", at.held_response)
+    assert isinstance(response, asyncio.Future)
+    at.held.wait_for_calls()
+    # It expires later.
+    assert (await at.hold(20)).status == 504
+    await at.release(response)
 
 
 async def test_expired_request_leaves_the_queue(make: MakeBench) -> None:
