@@ -207,6 +207,7 @@ PLACES = {
     "picture": (PICTURES, picture(8), False),
     "many pixels": (PICTURES, picture(300), True),
     "GIF": (PICTURES, picture(8, "GIF"), False),
+    "TIFF, which may have a profile": (PICTURES, picture(8, "TIFF"), True),
     "long picture": (PICTURES, request(V1, b"x" * 20_000, content_type="image/png"), True),
     "b64": (PICTURES, predict({"b64": ""}), True),
     "b64 in escapes": (PICTURES, request(V1, rb'{"instances": [{"\u006264": ""}]}'), True),
