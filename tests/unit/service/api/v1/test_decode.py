@@ -2,7 +2,6 @@
 (json_tensor_test.cc, http_rest_api_handler_test.cc, tensorflow_model_server_test.py)."""
 
 import base64
-import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from io import BytesIO
@@ -26,7 +25,7 @@ from service.api.v1.decode import (
 )
 from service.errors import InvalidRequest, PayloadTooLarge
 from service.http import Request
-from service.tensors.dtypes import DTYPES, Array
+from service.tensors.dtypes import Array
 from service.tensors.signature import Signature
 from tests.unit.service.fakes import any_shape, request, signature, tensor
 
@@ -57,47 +56,28 @@ def b64(data: bytes) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("data", "words"),
+    ("data", "message"),
     [
-        (b"", f"The document is empty; {BODY_EXPECTED}"),
-        (b"instances=1", "at line 1 column 1"),
-        (b"{'instances': [1]}", "at line 1 column 2"),
-        (b'{"instances": [1', "at line 1 column"),
+        (b"", f"JSON Parse error: The document is empty; {BODY_EXPECTED}"),
         (b'{"instances":\n [1,]}', "at line 2 column"),
         (b'{"instances": [1e400]}', "at line 1 column 16"),
-        (b'{"instances": [NaN]}', "JSON has no NaN and no Infinity, at line 1 column 16"),
-        (b'{"instances": [1.0, Infinity]}', "JSON has no NaN and no Infinity, at line 1 column"),
+        (b'{"instances": [NaN]}', "JSON Parse error: Invalid value: JSON has no NaN and no Infinity, at line 1 column"),
         (b'{"instances": [1.0, -Infinity]}', "JSON has no NaN and no Infinity, at line 1 column"),
         (b'{"a": "\xff"}', "at line 1 column"),
-        (b'{"a": "\\ud800"}', "at line 1 column"),
-        *((b'{"instances": [1]}' + rest, "at line 1 column") for rest in (b"x", b"{}", b' {"a": 1}', b"\0", b"]")),
-        ('{"instances": [1]}'.encode("utf-16"), "it is in UTF-16 or UTF-32"),
+        (b'{"instances": [1]}]', "at line 1 column"),
+        (b'{"signature_name": ' + b"[" * 500_000 + b"]" * 500_000 + b"}", "JSON Parse error: Invalid value: "),
+        ("{}".encode("utf-16"), "JSON Parse error: Invalid value: it is in UTF-16 or UTF-32"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "the body is a picture; say so with Content-Type: image/png"),
+        *(
+            (data, f"Is not object: the body is a JSON {kind}; {BODY_EXPECTED}")
+            for data, kind in [(b"[1]", "list"), (b"3", "number"), (b"null", "null"), (b'""', "string")]
+        ),
+        (b'{"signature_name": null}', "'signature_name' key must be a string value"),
     ],
+    ids=range(15),
 )
-def test_malformed_json(data: bytes, words: str) -> None:
-    message = error(data)
-    assert message.startswith(f"JSON Parse error: {'Invalid value: ' if data else ''}")
-    assert words in message
-
-
-@pytest.mark.parametrize("begin", [b'{"instances": [1], "nested": ', b'{"signature_name": '], ids=["unknown", "known"])
-def test_json_nested_too_deep(begin: bytes) -> None:
-    assert error(begin + b"[" * 500_000 + b"]" * 500_000 + b"}").startswith("JSON Parse error: Invalid value: ")
-
-
-@pytest.mark.parametrize(
-    ("data", "kind"),
-    [("[1]", "list"), ("3", "number"), ("null", "null"), ('"x"', "string"), ("true", "boolean")],
-)
-def test_body_that_is_no_object(data: str, kind: str) -> None:
-    assert error(data.encode()) == f"Is not object: the body is a JSON {kind}; {BODY_EXPECTED}"
-
-
-@pytest.mark.parametrize("name", [None, 100, ["serving_default"], {}, True])
-@pytest.mark.parametrize("decode", [decode_predict, decode_examples])
-def test_signature_name_that_is_no_string(decode: Callable[..., Any], name: object) -> None:
-    assert error({"signature_name": name}, decode=decode) == "'signature_name' key must be a string value"
+def test_body_that_is_no_request(data: bytes, message: str) -> None:
+    assert message in error(data)
 
 
 @pytest.mark.parametrize(
@@ -116,49 +96,26 @@ def test_signature_name(fields: dict[str, Any], name: str) -> None:
     [
         # Rows
         ({"instances": [1.0, 2]}, FLOAT, {"x": [1.0, 2.0]}),
-        ({"instances": [[1, 2], [3, 4]]}, INT, {"n": [[1, 2], [3, 4]]}),
-        ({"instances": [[[1]]]}, INT, {"n": [[[1]]]}),
         ({"instances": [[[], []]]}, INT, {"n": [[[], []]]}),
         ({"instances": [{"n": [1, 2]}, {"n": [3, 4]}]}, INT, {"n": [[1, 2], [3, 4]]}),
         ({"instances": [{"n": [1], "t": "a"}, {"t": "b", "n": [2]}]}, PAIR, {"n": [[1], [2]], "t": [b"a", b"b"]}),
-        ({"instances": [{"n": 2**63 - 1, "t": ""}]}, PAIR, {"n": [2**63 - 1], "t": [b""]}),
+        # No float32
+        (b'{"instances": [1435774380, 1.43577438e9, 2.3e-308]}', FLOAT, {"x": [1435774336.0, 1435774336.0, 0]}),
         # Columns
-        ({"inputs": [[1.0]]}, FLOAT, {"x": [[1.0]]}),
-        ({"inputs": {"x": [1.0]}}, FLOAT, {"x": [1.0]}),
         ({"inputs": 7}, INT, {"n": 7}),
-        ({"inputs": {"n": 7}}, INT, {"n": 7}),
         ({"inputs": {"n": [[1, 2]], "t": ["a", "b", "c"]}}, PAIR, {"n": [[1, 2]], "t": [b"a", b"b", b"c"]}),
         ({"inputs": {"n": [1], "unknown": "x"}}, INT, {"n": [1]}),
-        # Text, and bytes wherever text may be
-        ({"instances": ["Füße", "\0", ""]}, TEXT, {"t": ["Füße".encode(), b"\0", b""]}),
+        # Bytes wherever text may be
         ({"instances": [b64(b"\xff"), "foo"]}, TEXT, {"t": [b"\xff", b"foo"]}),
-        ({"instances": [[b64(b"\xff")], ["foo"]]}, TEXT, {"t": [[b"\xff"], [b"foo"]]}),
         ({"instances": [{"t": [[b64(b"\xff")], ["foo"]]}]}, TEXT, {"t": [[[b"\xff"], [b"foo"]]]}),
         ({"inputs": b64(b"\xff")}, TEXT, {"t": b"\xff"}),
         ({"inputs": {"t": b64(b"\xff")}}, TEXT, {"t": b"\xff"}),
-        ({"inputs": {"t": [b64(b"")]}}, TEXT, {"t": [b""]}),
         # What else may stand in the document
-        ({"instances": [1.0], "comment": {"deep": [[[]]]}}, FLOAT, {"x": [1.0]}),
-        (b'\xef\xbb\xbf\r\n\t {"instances": [1.0]}\n ', FLOAT, {"x": [1.0]}),
+        (b'\xef\xbb\xbf\r\n\t {"instances": [1.0], "comment": {"deep": [[[]]]}}\n ', FLOAT, {"x": [1.0]}),
     ],
 )
 def test_predict(body: object, of: Signature, inputs: dict[str, Any]) -> None:
     assert decoded(body, of) == inputs
-
-
-@pytest.mark.parametrize("dtype", ["DT_FLOAT", "DT_DOUBLE", "DT_HALF"])
-def test_whole_numbers_in_a_tensor_of_floats(dtype: str) -> None:
-    array = decode_predict(parse_body(b'{"instances": [1, 2.0, 1e2, -3]}'), signature({"x": any_shape(dtype)}))["x"]
-    assert (array.dtype, array.tolist()) == (DTYPES[dtype], [1.0, 2.0, 100.0, -3.0])
-
-
-@pytest.mark.parametrize(
-    ("number", "value"),
-    [("1435774380", 1435774336.0), ("1.43577438e9", 1435774336.0), ("2.3e-308", 0.0), ("-2.3e-308", -0.0)],
-)
-def test_number_that_no_float_holds_is_rounded(number: str, value: float) -> None:
-    (rounded,) = decoded(f'{{"instances": [{number}]}}'.encode())["x"]
-    assert (rounded, math.copysign(1, rounded)) == (value, math.copysign(1, value))
 
 
 @pytest.mark.parametrize(
@@ -167,8 +124,6 @@ def test_number_that_no_float_holds_is_rounded(number: str, value: float) -> Non
         ((-1, 28, 28), [], (0, 28, 28)),
         ((-1, -1, 3), [[], []], (2, 0, 3)),
         ((-1, -1), [], (0,)),
-        ((-1,), [], (0,)),
-        (None, [], (0,)),
         (None, [[], []], (2, 0)),
     ],
 )
@@ -189,123 +144,74 @@ def test_decode_numbers() -> None:
     assert decode_numbers(data, signature(dict.fromkeys("xy", tensor("DT_FLOAT", -1, 2)))) is None
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ({}, f"Missing 'inputs' or 'instances' key; {BODY_EXPECTED}"),
-        ({"instance": [1]}, f"Missing 'inputs' or 'instances' key; {BODY_EXPECTED}"),
-        (
-            {"instances": [1], "inputs": [1]},
-            "Not formatted correctly: expecting only one of 'inputs' or 'instances' keys to exist; both are there",
-        ),
-    ],
-)
-def test_neither_rows_nor_columns(body: object, message: str) -> None:
-    assert error(body) == message
-
-
-@pytest.mark.parametrize(
-    ("rows", "kind"), [(1, "number"), ("1", "string"), ({"x": [1]}, "object"), (None, "null"), (True, "boolean")]
-)
-def test_rows_that_are_no_list(rows: object, kind: str) -> None:
-    message = f"Expecting 'instances' to be a list/array with an entry per row, not a JSON {kind}"
-    assert error({"instances": rows}) == message
-
-
 PLAIN = "for the signature takes 2 inputs: 'n', 't'"
 ELEMENT = "Failed to process element:"
 A_ROW = {"n": 1, "t": "a"}
+NO_ROWS = "Expecting 'instances' to be a list/array with an entry per row, not a JSON"
+BOTH = "Not formatted correctly: expecting only one of"
 
 
 @pytest.mark.parametrize(
-    ("of", "rows", "message"),
+    ("of", "body", "message"),
     [
-        (FLOAT, [], "No values in 'instances' array; expected at least one row"),
-        (PAIR, [[1], [2]], f"instances is a plain list, but expecting list of objects, {PLAIN}"),
+        (FLOAT, {}, f"Missing 'inputs' or 'instances' key; {BODY_EXPECTED}"),
+        (FLOAT, {"instances": [1], "inputs": [1]}, f"{BOTH} 'inputs' or 'instances' keys to exist; both are there"),
+        (FLOAT, {"instances": True}, f"{NO_ROWS} boolean"),
+        (FLOAT, {"instances": {"x": [1]}}, f"{NO_ROWS} object"),
+        (FLOAT, {"instances": []}, "No values in 'instances' array; expected at least one row"),
+        (PAIR, {"instances": [[1]]}, f"instances is a plain list, but expecting list of objects, {PLAIN}"),
         (
             PAIR,
-            [A_ROW, [1, "a"]],
+            {"instances": [A_ROW, [1, "a"]]},
             "Expecting object but got list at item 1 of 'instances': instances[1] is a JSON list; expected an object "
             "with 'n', 't'",
         ),
-        (FLOAT, [{"x": 1}, 2], "Expecting object but got list at item 1 of 'instances': instances[1] is a JSON number"),
         (
-            FLOAT,
-            [2, {"x": 1}],
+            TEXT,
+            {"instances": [["a"], {"t": ["c"]}]},
             "Expecting value/list but got object at item 1 of 'instances': instances[0] has no input names, "
             "instances[1] has; expected them in every row or in none",
         ),
-        (TEXT, [["a"], ["b"], {"t": ["c"]}], "Expecting value/list but got object at item 2 of 'instances'"),
-        (PAIR, [A_ROW, {"n": 1}], f"{ELEMENT} 1 of 'instances' list: it has 'n'; keys must be equal to: n,t"),
-        (FLOAT, [{"x": 1}, {}], f"{ELEMENT} 1 of 'instances' list: it has no names; keys must be equal to: x"),
         (
             PAIR,
-            [A_ROW | {"z": 1}],
-            f"{ELEMENT} 0 key: z of 'instances' list. JSON object: does not have named input: z; expected 'n', 't'",
+            {"instances": [A_ROW, {"n": 1}]},
+            f"{ELEMENT} 1 of 'instances' list: it has 'n'; keys must be equal to: n,t",
         ),
         (
-            INT,
-            [[1, 2], ["a", "b"]],
-            "instances[1][0] is the string 'a'; expected a whole number (not of expected type:",
+            FLOAT,
+            {"instances": [{"x": 1}, {}]},
+            f"{ELEMENT} 1 of 'instances' list: it has no names; keys must be equal to: x",
         ),
-        (INT, [[1, 2], [3]], "instances[1] has 1 value where instances[0] has 2"),
-        (FLOAT, [{"x": "a"}], "instances[...]['x'][0] is the string 'a'; expected a number"),
+        (
+            PAIR,
+            {"instances": [A_ROW | {"z": 1}]},
+            f"{ELEMENT} 0 key: z of 'instances' list. JSON object: does not have named input: z; expected 'n', 't'",
+        ),
+        (INT, {"instances": [[1, 2], [3]]}, "instances[1] has 1 value where instances[0] has 2"),
+        (FLOAT, {"instances": [{"x": "a"}]}, "instances[...]['x'][0] is the string 'a'; expected a number"),
+        (PAIR, {"inputs": [1]}, f"inputs is a plain value/list, but expecting an object, {PLAIN}"),
+        (PAIR, {"inputs": b64(b"a")}, f"inputs is a plain value/list, but expecting an object, {PLAIN}"),
+        (PAIR, {"inputs": {"n": [1]}}, "Missing named input: t in 'inputs' object; it has 'n', expected 'n', 't'"),
+        (FLOAT, {"inputs": {}}, "Missing named input: x in 'inputs' object; it has none, expected 'x'"),
+        (FLOAT, {"inputs": {"x": ["a"]}}, "inputs['x'][0] is the string 'a'; expected a number"),
+        (FLOAT, {"inputs": None}, "inputs is null; expected a number (not of expected type: float)"),
     ],
 )
-def test_rows_error(of: Signature, rows: object, message: str) -> None:
-    assert error({"instances": rows}, of).startswith(message)
-
-
-@pytest.mark.parametrize(
-    ("of", "inputs", "message"),
-    [
-        (PAIR, [1], f"inputs is a plain value/list, but expecting an object, {PLAIN}"),
-        (PAIR, 1, f"inputs is a plain value/list, but expecting an object, {PLAIN}"),
-        (PAIR, b64(b"a"), f"inputs is a plain value/list, but expecting an object, {PLAIN}"),
-        (PAIR, {"n": [1]}, "Missing named input: t in 'inputs' object; it has 'n', expected 'n', 't'"),
-        (FLOAT, {}, "Missing named input: x in 'inputs' object; it has none, expected 'x'"),
-        (FLOAT, {"x": ["a"]}, "inputs['x'][0] is the string 'a'; expected a number"),
-        (FLOAT, None, "inputs is null; expected a number (not of expected type: float)"),
-    ],
-)
-def test_columns_error(of: Signature, inputs: object, message: str) -> None:
-    assert error({"inputs": inputs}, of).startswith(message)
-
-
-@pytest.mark.parametrize(
-    ("rows", "words"),
-    [
-        ([[1, 2], [3, 4], [5, 6, 7]], "Expecting tensor size: 2 but got: 3"),
-        ([1, [2, 3]], "Expecting tensor size: 1 but got: 2"),
-        ([[[1, 2], [3, 4]], [[5, 6]]], "Expecting tensor size: 4 but got: 2"),
-        ([[1, 2], [3, 4], [[5, 6]]], "Expecting shape [2] but got: [1, 2]"),
-        ([1, [1]], "Expecting shape [] but got: [1]"),
-        ([[1], 1], "Expecting shape [1] but got: []"),
-        ([[[1, 2]], [[3], [4]]], "Expecting shape [1, 2] but got: [2, 1]"),
-    ],
-)
-def test_rows_of_several_shapes(rows: list[Any], words: str) -> None:
-    assert words in error({"instances": rows}, INT)
-    assert words in error({"instances": [{"n": row, "t": "a"} for row in rows]}, PAIR)
+def test_predict_error(of: Signature, body: object, message: str) -> None:
+    assert error(body, of).startswith(message)
 
 
 # :classify and :regress
 
 # As protoc writes Example { features { feature { key: "a" value { KIND { value: ... } } } } }.
-NO_FEATURE = "0a00"
 INT64_ONE = "0a0c0a0a0a016112051a030a0101"
 BYTES_X = "0a0c0a0a0a016112050a030a0178"
 
 
-@pytest.mark.parametrize(
-    ("body", "serialized"),
-    [
-        ({"examples": [{"a": 1}, {}, {"a": "x"}]}, [INT64_ONE, NO_FEATURE, BYTES_X]),
-        ({"examples": [{}, {"a": "x"}], "context": {"a": 1}}, [INT64_ONE, BYTES_X]),
-    ],
-)
-def test_serialized_examples(body: object, serialized: list[str]) -> None:
-    assert [example.hex() for example in decoded(body, TEXT, decode_examples)["t"]] == serialized
+def test_serialized_examples_with_their_context() -> None:
+    body = {"examples": [{}, {"a": "x"}], "context": {"a": 1}}
+    assert [example.hex() for example in decoded(body, TEXT, decode_examples)["t"]] == [INT64_ONE, BYTES_X]
+    assert error({"examples": [{"a": None}]}, TEXT, decode_examples).startswith("examples[0]['a']: Feature: a has")
 
 
 @pytest.mark.parametrize(
@@ -320,34 +226,19 @@ def test_examples(body: object, of: Signature, inputs: dict[str, Any]) -> None:
     assert decoded(body, of, decode_examples) == inputs
 
 
+NO_EXAMPLE = "Example must be JSON object but got JSON"
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
         ({}, "key 'examples' is expected and was not found; expected"),
-        ({"context": {"x": 1}}, "key 'examples' is expected and was not found"),
-        *(
-            (
-                {"examples": [{"x": 1}], key: [1]},
-                f"Not formatted correctly: expecting only one of 'examples' or '{key}' keys to exist; both are there",
-            )
-            for key in ("instances", "inputs")
-        ),
+        ({"examples": [], "instances": [1]}, f"{BOTH} 'examples' or 'instances' keys to exist; both are there"),
+        ({"examples": [], "inputs": [1]}, f"{BOTH} 'examples' or 'inputs' keys to exist; both are there"),
         ({"examples": []}, "'examples' value is an empty array; expected"),
-        *(
-            ({"examples": value}, f"Expecting 'examples' value to be a list/array, not a JSON {kind}; expected")
-            for value, kind in [({"x": 1}, "object"), (1, "number"), ("a", "string"), (None, "null")]
-        ),
-        *(
-            ({"examples": [{"x": 1}, value]}, f"examples[1]: Example must be JSON object but got JSON {kind}; expected")
-            for value, kind in [([{"x": 1}], "list"), (1, "number"), ("a", "string"), (None, "null")]
-        ),
-        *(
-            (
-                {"examples": [{"x": 1}], "context": value},
-                f"context: Example must be JSON object but got JSON {kind}; expected",
-            )
-            for value, kind in [([1], "list"), (1, "number"), ("a", "string"), (None, "null")]
-        ),
+        ({"examples": {}}, "Expecting 'examples' value to be a list/array, not a JSON object; expected"),
+        ({"examples": [{"x": 1}, [1]]}, f"examples[1]: {NO_EXAMPLE} list; expected"),
+        ({"examples": [{"x": 1}], "context": 1}, f"context: {NO_EXAMPLE} number; expected"),
         ({"examples": [{"x": True}]}, "examples[...]['x'][0] is true; expected a number"),
         ({"examples": [{"z": 1}]}, f"{ELEMENT} 0 key: z of 'examples' list. JSON object: does not have named input: z"),
     ],
@@ -356,19 +247,11 @@ def test_examples_error(body: object, message: str) -> None:
     assert error(body, FLOAT, decode_examples).startswith(message)
 
 
-def test_feature_error() -> None:
-    message = error({"examples": [{"age": 1}, {"age": None}]}, TEXT, decode_examples)
-    assert message.startswith("examples[1]['age']: Feature: age has element with unexpected JSON type: Null")
-
-
 # Whatever JSON comes
 
+scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text()
 any_json = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
+    scalars,
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(st.sampled_from(["x", "n", "t", "b64", "instances"]), inner, max_size=3)
@@ -395,11 +278,9 @@ PIXELS = signature({"x": tensor("DT_FLOAT", -1, 8, 8)})
     [
         ({"instances": [b64(b"a"), b64(b"b")]}, ["instances[0]", "instances[1]"]),
         ({"instances": [{"x": b64(b"a")}, {"x": b64(b"b")}]}, ["instances[0]['x']", "instances[1]['x']"]),
-        ({"inputs": [b64(b"a"), b64(b"b")]}, ["inputs[0]", "inputs[1]"]),
-        ({"inputs": {"x": [b64(b"a"), b64(b"b")]}}, ["inputs['x'][0]", "inputs['x'][1]"]),
         ({"examples": [{"x": b64(b"a")}, {"x": b64(b"b")}]}, ["examples[0]['x']", "examples[1]['x']"]),
+        ({"inputs": {"x": [b64(b"a"), b64(b"b")]}}, ["inputs['x'][0]", "inputs['x'][1]"]),
         ({"inputs": b64(b"a")}, ["inputs"]),
-        ({"inputs": {"x": b64(b"a")}}, ["inputs['x']"]),
     ],
 )
 def test_base64_is_pictures_to_a_signature_that_takes_them(body: dict[str, Any], names: list[str]) -> None:
@@ -426,14 +307,9 @@ def form(*files: tuple[str, bytes], **fields: str) -> Request:
     return request(body=body, content_type=f"multipart/form-data; boundary={boundary}")
 
 
-@pytest.mark.parametrize("content_type", ["image/png", "image/*", "image/png; charset=binary", "IMAGE/PNG"])
+@pytest.mark.parametrize("content_type", ["image/*", "IMAGE/PNG; charset=binary"])
 def test_picture_as_the_body(content_type: str) -> None:
     assert pictures_of(request(body=b"picture", content_type=content_type)) == {"the body": b"picture"}
-
-
-@pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded", ""])
-def test_body_that_is_no_picture(content_type: str) -> None:
-    assert pictures_of(request(body=b"picture", content_type=content_type)) == {}
 
 
 def test_files_of_a_form_are_pictures_in_their_order() -> None:
@@ -441,16 +317,13 @@ def test_files_of_a_form_are_pictures_in_their_order() -> None:
     assert list(pictures.items()) == [("file 1 (a.png)", b"1"), ("file 2 (a.png)", b"2"), ("file 3 (file)", b"")]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"--b--\r\n", b"no form", b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\ntext\r\n--b--\r\n'],
-)
+@pytest.mark.parametrize("body", [b"", b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\ntext\r\n--b--\r\n'])
 def test_form_without_a_file(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match=r"^the form has no file; expected one or several pictures as files$"):
         pictures_of(request(body=body, content_type="multipart/form-data; boundary=b"))
 
 
-@pytest.mark.parametrize("rest", ["", "; boundary=", "; a=b"])
+@pytest.mark.parametrize("rest", ["", "; boundary="])
 def test_form_without_a_boundary(rest: str) -> None:
     with pytest.raises(InvalidRequest, match=r"no boundary; expected `multipart/form-data; boundary=\.\.\.`"):
         pictures_of(request(body=b"x", content_type=f"Multipart/Form-Data{rest}"))

