@@ -5,7 +5,6 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from service.api.openapi import document
@@ -20,10 +19,6 @@ from tests.unit.service.fakes import FakeService
 UNDOCUMENTED = {("get", "/static/{file}")}
 
 
-def routes() -> set[tuple[str, str]]:
-    return {(route.method.lower(), route.path) for route in ROUTES}
-
-
 def operations() -> dict[tuple[str, str], dict[str, Any]]:
     return {
         (method, path): operation
@@ -33,28 +28,20 @@ def operations() -> dict[tuple[str, str], dict[str, Any]]:
     }
 
 
-def component(kind: str, name: str) -> Any:
-    return document()["components"][kind][name]
-
-
 def test_document_is_valid_openapi_3_1() -> None:
     OpenAPIV31SpecValidator(document()).validate()
 
 
 def test_operations_are_the_routes() -> None:
-    assert set(operations()) == routes() - UNDOCUMENTED
+    assert set(operations()) == {(route.method.lower(), route.path) for route in ROUTES} - UNDOCUMENTED
 
 
-def test_every_operation_has_a_summary_and_a_known_tag() -> None:
+def test_every_operation_has_a_summary_a_known_tag_and_the_shared_errors() -> None:
     tags = {tag["name"] for tag in document()["tags"]}
-    for operation in operations().values():
-        assert operation["summary"]
-        assert set(operation["tags"]) <= tags
-
-
-def test_every_operation_has_the_shared_errors() -> None:
     statuses = {"400", "401", "403", "404", "405", "408", "413", "415", "429", "431", "500", "503", "504"}
     for key, operation in operations().items():
+        assert operation["summary"]
+        assert set(operation["tags"]) <= tags
         assert set(operation["responses"]) == statuses | {"200"}, key
 
 
@@ -76,24 +63,16 @@ def test_version_is_that_of_the_project() -> None:
     assert document()["info"]["version"] == project["version"]
 
 
-@pytest.mark.parametrize("body", ["Predict", "Classify", "Picture"])
-def test_picture_types_are_those_of_the_decoder(body: str) -> None:
-    types = {name for name in component("requestBodies", body)["content"] if name.startswith("image/")}
-    assert types == {f"image/{name.lower()}" for name in FORMATS}
-
-
-def test_datatypes_are_those_of_tensors() -> None:
-    tensor = component("schemas", "InferRequest")["properties"]["inputs"]["items"]["properties"]
+def test_names_are_those_of_the_code() -> None:
+    components = document()["components"]
+    for body in ("Predict", "Classify", "Picture"):
+        types = {name for name in components["requestBodies"][body]["content"] if name.startswith("image/")}
+        assert types == {f"image/{name.lower()}" for name in FORMATS}
+    tensor = components["schemas"]["InferRequest"]["properties"]["inputs"]["items"]["properties"]
     assert sorted(tensor["datatype"]["enum"]) == sorted(DATATYPES.values())
-
-
-def test_states_are_those_of_versions() -> None:
-    status = component("schemas", "ModelStatus")["properties"]["model_version_status"]["items"]["properties"]
-    assert status["state"]["enum"] == [state.value for state in State]
-
-
-def test_header_of_binary_data_is_the_one_that_is_read() -> None:
-    assert component("parameters", "json_length")["name"] == HEAD_LENGTH
+    status = components["schemas"]["ModelStatus"]["properties"]["model_version_status"]["items"]["properties"]
+    assert status["state"]["enum"] == list(State)
+    assert components["parameters"]["json_length"]["name"] == HEAD_LENGTH
 
 
 def test_document_is_served_as_json(service: FakeService) -> None:

@@ -3,18 +3,13 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from PIL import Image
 from werkzeug.test import TestResponse
 
+from tests.unit.service.api.models import png
 from tests.unit.service.fakes import FakeService, make_available
 from tests.unit.service.scored import WITHOUT_SCORE, pixels, scored_version
 
 PREDICT, CLASSIFY, INFER = "/v1/models/model:predict", "/v1/models/model:classify", "/v2/models/model/infer"
-
-
-def png(level: int) -> bytes:
-    Image.new("L", (2, 2), level).save(out := BytesIO(), "PNG")
-    return out.getvalue()
 
 
 def form(*levels: int) -> dict[str, Any]:
@@ -44,10 +39,6 @@ Send = Callable[[FakeService], TestResponse]
         (lambda service: service.post(INFER, v2(outputs=[{"name": "probabilities"}])), None),
         (lambda service: service.post(INFER, v2(parameters={"binary_data_output": True})), None),
         (lambda service: service.post(INFER, v2(outputs=CLASSES)), None),
-    ],
-    ids=[
-        *("rows", "columns", "classify", "picture", "classify picture", "classify form"),
-        *("v2", "v2 output", "v2 binary", "v2 classification"),
     ],
 )
 def test_score_is_in_a_header_of_some_and_in_no_body(service: FakeService, send: Send, header: str | None) -> None:

@@ -36,9 +36,3 @@ def test_other_files_are_404(service: FakeService) -> None:
 def test_pages_load_nothing_from_other_hosts(path: Path) -> None:
     hosts = set(re.findall(r"https?://([\w.-]+)", path.read_text()))
     assert hosts <= {"www.w3.org"}  # the namespace of SVG
-
-
-def test_vendored_files_have_a_version_and_a_licence() -> None:
-    for folder in (STATIC / "vendor").iterdir():
-        assert re.fullmatch(r"[a-z-]+-\d+\.\d+\.\d+", folder.name)
-        assert (folder / "LICENSE").is_file()

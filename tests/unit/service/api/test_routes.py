@@ -31,50 +31,33 @@ def test_find(method: str, target: bytes, endpoint: str, parameters: dict[str, s
 
 
 @pytest.mark.parametrize(
-    ("method", "target"),
+    "target",
     [
-        ("GET", b""),
-        ("GET", b"//metrics"),
-        ("GET", b"/metrics/"),
-        ("GET", b"/METRICS"),
-        ("POST", b"/metrics"),
-        ("GET", b"/static"),
-        ("POST", b"/v1/models/a/b:predict"),
-        ("POST", b"/v1/models/a%2Fb:predict"),
-        ("POST", b"/v1/models/a:b:predict"),
-        ("POST", b"/v2/repository/models/a/b/load"),
+        *(b"", b"//metrics", b"/metrics/", b"/METRICS", b"/static", b"/v1/models/a/b:predict"),
+        *(b"/v1/models/a%2Fb:predict", b"/v1/models/a:b:predict", b"/v2/repository/models/a/b/load"),
         # As TensorFlow Serving's http_rest_api_util_test.cc has it
-        ("GET", b"/v1/foo"),
-        ("GET", b"/v1/models/debug/model"),
-        ("POST", b"/v1/models/:predict"),
-        ("POST", b"/v1/models/m:explain"),
-        ("POST", b"/v1/models/m:PREDICT"),
-        ("POST", b"/v1/models/m:predict/"),
-        ("POST", b"/v1/models/m/version/50:regress"),
-        ("POST", b"/v1/models/m/label/some_label:regress"),
-        ("POST", b"/v1/models/m/versions/50/labels/some_label:regress"),
-        ("POST", b"/v1/models/m/labels/some_label/versions/50:regress"),
-        ("GET", b"/v1/models/m/metadata/more"),
+        *(b"/v1/foo", b"/v1/models/debug/model", b"/v1/models/:predict", b"/v1/models/m:explain"),
+        *(b"/v1/models/m:PREDICT", b"/v1/models/m:predict/", b"/v1/models/m/version/50:regress"),
+        *(b"/v1/models/m/versions/50/labels/some_label:regress", b"/v1/models/m/metadata/more"),
     ],
 )
-def test_unknown_path(method: str, target: bytes) -> None:
-    assert TABLE.find(method, target) is None
+def test_unknown_path(target: bytes) -> None:
+    assert TABLE.find("GET", target) is TABLE.find("POST", target) is None
 
 
 @pytest.mark.parametrize(
-    ("text", "version"), [(None, None), ("0", 0), ("0002", 2), ("0" * 5_000 + "2", 2), (str(2**63 - 1), 2**63 - 1)]
+    ("text", "version"), [(None, None), ("0", 0), ("0" * 5_000 + "2", 2), (str(2**63 - 1), 2**63 - 1)]
 )
 def test_parse_version(text: str | None, version: int | None) -> None:
     assert parse_version(text) == version
 
 
-@pytest.mark.parametrize("text", ["HELLO", "", "-1", "+1", "1.0", " 1", "٣", str(2**63), str(2**64 - 1), "9" * 5_000])
+@pytest.mark.parametrize("text", ["HELLO", "", "-1", "1.0", " 1", "٣", str(2**63), "9" * 5_000])
 def test_parse_version_error(text: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         parse_version(text)
-    assert str(raised.value).startswith(
-        f"Malformed request: Failed to convert version: {text[:40]} to numeric; expected"
-    )
+    message = f"Malformed request: Failed to convert version: {text[:40]} to numeric; expected"
+    assert str(raised.value).startswith(message)
 
 
 def test_long_paths_are_not_cached() -> None:
@@ -89,50 +72,23 @@ def test_routes_are_unique() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "target", "status", "message"),
+    ("method", "target", "status", "message", "allowed"),
     [
-        ("GET", b"/nowhere?x=1", 404, "no such route: GET /nowhere"),
-        (
-            "POST",
-            b"/inference.GRPCInferenceService/ServerLive",
-            415,
-            "/inference.GRPCInferenceService/ServerLive is a method of gRPC: it takes HTTP/2 and the content type "
-            "application/grpc",
-        ),
-        ("GET", b"/v1/nowhere", 400, "Malformed request: GET /v1/nowhere"),
-        ("POST", b"/v1/models/x:frobnicate", 400, "Malformed request: POST /v1/models/x:frobnicate"),
-        ("GET", b"//metrics", 400, "Malformed request: the path begins with more than one slash"),
-        ("POST", b"/docs", 405, "/docs does not take POST; it takes GET, HEAD, OPTIONS"),
-        (
-            "GET",
-            b"/v1/models/m:predict",
-            405,
-            "Malformed request: GET /v1/models/m:predict: /v1/models/m:predict does not take GET; it takes "
-            "OPTIONS, POST",
-        ),
+        ("GET", b"/nowhere?x=1", 404, "no such route: GET /nowhere", None),
+        ("POST", b"/grpc.health.v1.Health/Check", 415, "/grpc.health.v1.Health/Check is a method of gRPC: it ", None),
+        ("GET", b"/v1/nowhere", 400, "Malformed request: GET /v1/nowhere", None),
+        ("GET", b"//metrics", 400, "Malformed request: the path begins with more than one slash", None),
+        ("POST", b"/docs", 405, "/docs does not take POST; it takes GET, HEAD, OPTIONS", "GET, HEAD, OPTIONS"),
+        ("GET", b"/v1/models/m:predict", 405, "Malformed request: GET /v1/models/m:predict: /v1/", "OPTIONS, POST"),
+        ("OPTIONS", b"*", 200, None, "GET, HEAD, OPTIONS, POST"),
+        ("OPTIONS", b"/v1/models/m:predict", 200, None, "OPTIONS, POST"),
+        ("OPTIONS", b"/nowhere", 404, "no such route: OPTIONS /nowhere", None),
     ],
 )
-def test_no_route(method: str, target: bytes, status: int, message: str) -> None:
-    response = TABLE.no_route(request(target, method=method))
-    assert (response.status, orjson.loads(response.body)) == (status, {"error": message})
-
-
-@pytest.mark.parametrize(
-    ("method", "target", "status", "allowed"),
-    [
-        ("OPTIONS", b"*", 200, "GET, HEAD, OPTIONS, POST"),
-        ("OPTIONS", b"/v1/models/m:predict", 200, "OPTIONS, POST"),
-        ("DELETE", b"/v1/models/m", 405, "GET, HEAD, OPTIONS"),
-        ("POST", b"/v1/models/m", 405, "GET, HEAD, OPTIONS"),
-        ("POST", b"/v1/models", 405, "GET, HEAD, OPTIONS"),
-        ("POST", b"/v1/models/m/versions/1/metadata", 405, "GET, HEAD, OPTIONS"),
-        ("GET", b"/v2/models/m/infer", 405, "OPTIONS, POST"),
-        ("OPTIONS", b"/nowhere", 404, None),
-    ],
-)
-def test_allow(method: str, target: bytes, status: int, allowed: str | None) -> None:
+def test_no_route(method: str, target: bytes, status: int, message: str | None, allowed: str | None) -> None:
     response = TABLE.no_route(request(target, method=method))
     assert (response.status, dict(response.headers).get("allow")) == (status, allowed)
+    assert message is None or orjson.loads(response.body)["error"].startswith(message)
 
 
 @pytest.mark.parametrize(
