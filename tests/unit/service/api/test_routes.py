@@ -42,7 +42,7 @@ def test_find(method: str, target: bytes, endpoint: str, parameters: dict[str, s
     ],
 )
 def test_unknown_path(target: bytes) -> None:
-    assert TABLE.find("GET", target) is TABLE.find("POST", target) is None
+    assert [TABLE.find(method, target) for method in ("GET", "POST")] == [None, None]
 
 
 @pytest.mark.parametrize(

@@ -50,24 +50,16 @@ def reflected(service: FakeService, **asked: str) -> Any:
     return call(service, REFLECTION, made, "grpc.reflection.v1.ServerReflectionResponse")
 
 
-def test_reflection_gives_files_with_what_they_import(make_service: MakeService) -> None:
+def test_reflection(make_service: MakeService) -> None:
     service = make_service(grpc_reflection=True)
     answer = reflected(service, file_containing_symbol="tensorflow.serving.PredictionService.Predict")
-    files = [
-        descriptor_pb2.FileDescriptorProto.FromString(content)
-        for content in answer.file_descriptor_response.file_descriptor_proto
-    ]
-    names = {file.name for file in files}
-    assert all(set(file.dependency) <= names for file in files)
+    contents = answer.file_descriptor_response.file_descriptor_proto
+    files = [descriptor_pb2.FileDescriptorProto.FromString(content) for content in contents]
+    assert {name for file in files for name in file.dependency} <= {file.name for file in files}
     assert files[0].package == "tensorflow.serving"
     assert reflected(service, file_by_filename="no").error_response.error_code == NOT_FOUND
-
-
-def test_reflection_lists_the_services_of_the_routes(make_service: MakeService) -> None:
-    answer = reflected(make_service(grpc_reflection=True), list_services="")
-    listed = {each.name for each in answer.list_services_response.service}
-    routed = {path.split("/")[1] for path in GRPC_ROUTES} - {"grpc.reflection.v1alpha.ServerReflection"}
-    assert listed == routed
+    listed = {each.name for each in reflected(service, list_services="").list_services_response.service}
+    assert listed == {path.split("/")[1] for path in GRPC_ROUTES} - {"grpc.reflection.v1alpha.ServerReflection"}
 
 
 def test_reflection_is_off_by_default(service: FakeService) -> None:

@@ -13,22 +13,21 @@ from service.tensors.signature import DEFAULT_SIGNATURE
 from service.tensors.tensor_proto import TYPE_NUMBERS
 from tests.unit.service.api.grpc import schema
 from tests.unit.service.api.grpc.calls import MODELS, PREDICTION, call, error, respond
+from tests.unit.service.api.models import LINEAR, VECTOR
 from tests.unit.service.conftest import MakeService
 from tests.unit.service.fakes import FakeEngine, FakeService, any_shape, make_available, quick, signature, tensor
 
-PREDICT = f"{PREDICTION}/Predict"
+PREDICT, CLASSIFY, MULTI = (f"{PREDICTION}/{method}" for method in ("Predict", "Classify", "MultiInference"))
 INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION, UNIMPLEMENTED = 3, 5, 9, 12
 LABELS = ServingConfig(labels=("shirt", "shoe"))
-
-
-def both(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    return {"y": inputs["x"] * 3 + 1, "z": -inputs["x"]}
+SCORES = signature({"x": VECTOR}, {"scores": tensor("DT_FLOAT", -1, 2)})
+X = np.array([1, 2], np.float32)
 
 
 @pytest.fixture
 def service(service: FakeService) -> FakeService:
-    rows = tensor("DT_FLOAT", -1)
-    service.add(signature({"x": rows}, {"y": rows, "z": rows}), both, model="linear", version=3)
+    of = signature({"x": VECTOR}, {"y": VECTOR, "z": VECTOR})
+    service.add(of, lambda inputs: {"y": inputs["x"] * 3 + 1, "z": -inputs["x"]}, model="linear", version=3)
     return service
 
 
@@ -37,34 +36,29 @@ def predict(**inputs: Array) -> Any:
     made.model_spec.name = "linear"
     for name, array in inputs.items():
         given = made.inputs[name]
-        given.dtype = TYPE_NUMBERS["DT_FLOAT"] if array.dtype == np.float32 else TYPE_NUMBERS["DT_INT64"]
+        given.dtype = TYPE_NUMBERS["DT_FLOAT"]
         for size in array.shape:
             given.tensor_shape.dim.add().size = size
         given.tensor_content = array.tobytes()
     return made
 
 
-X = np.array([1, 2], np.float32)
-
-
 def test_outputs_are_typed_values_with_the_model_that_gave_them(service: FakeService) -> None:
-    answer = call(service, PREDICT, predict(x=X), "PredictResponse")
+    made = predict(x=X)
+    made.model_spec.version.value = 3
+    answer = call(service, PREDICT, made, "PredictResponse")
     assert {name: list(array.float_val) for name, array in answer.outputs.items()} == {"y": [4, 7], "z": [-1, -2]}
     spec = answer.model_spec
     assert (spec.name, spec.version.value, spec.signature_name) == ("linear", 3, DEFAULT_SIGNATURE)
+    made.output_filter.append("z")
+    assert list(call(service, PREDICT, made, "PredictResponse").outputs) == ["z"]
 
 
 def test_outputs_are_content_where_the_setting_says_so(make_service: MakeService) -> None:
     service = make_service(grpc_tensor_content=True)
-    service.add(signature({"x": tensor("DT_FLOAT", -1)}), model="linear")
+    service.add(LINEAR, model="linear")
     answer = call(service, PREDICT, predict(x=X), "PredictResponse")
     assert answer.outputs["y"].tensor_content == X.tobytes()
-
-
-def test_filtered_outputs_alone_are_there(service: FakeService) -> None:
-    made = predict(x=X)
-    made.output_filter.append("z")
-    assert list(call(service, PREDICT, made, "PredictResponse").outputs) == ["z"]
 
 
 @pytest.mark.parametrize(
@@ -75,20 +69,10 @@ def test_filtered_outputs_alone_are_there(service: FakeService) -> None:
         (lambda made: setattr(made.model_spec.version, "value", 4), NOT_FOUND, "Specific(linear, 4)"),
         (lambda made: setattr(made.model_spec.version, "value", -1), NOT_FOUND, "Specific(linear, -1)"),
         (lambda made: setattr(made.model_spec, "version_label", "no"), INVALID_ARGUMENT, "label"),
-        (
-            lambda made: setattr(made.model_spec, "signature_name", "no"),
-            FAILED_PRECONDITION,
-            'Serving signature key "no" not found',
-        ),
+        (lambda made: setattr(made.model_spec, "signature_name", "no"), FAILED_PRECONDITION, 'key "no" not found'),
         (lambda made: made.inputs.clear(), INVALID_ARGUMENT, "missing input 'x'"),
-        (lambda made: made.inputs["w"].CopyFrom(made.inputs["x"]), INVALID_ARGUMENT, "unknown input 'w'"),
-        (
-            lambda made: setattr(made.inputs["x"], "dtype", 9),
-            INVALID_ARGUMENT,
-            "input 'x' is of the type DT_INT64; expected DT_FLOAT",
-        ),
+        (lambda made: setattr(made.inputs["x"], "dtype", 9), INVALID_ARGUMENT, "of the type DT_INT64; expected DT_FLO"),
         (lambda made: setattr(made.inputs["x"], "tensor_content", b"\0" * 5), INVALID_ARGUMENT, "input 'x': "),
-        (lambda made: setattr(made.inputs["x"], "dtype", 8), INVALID_ARGUMENT, "DT_COMPLEX64"),
         (
             lambda made: made.output_filter.append("w"),
             INVALID_ARGUMENT,
@@ -105,44 +89,30 @@ def test_wrong_request_is_an_error(service: FakeService, change: Any, status: in
     assert words in message
 
 
-def test_version_and_label_name_the_version(service: FakeService) -> None:
-    made = predict(x=X)
-    made.model_spec.version.value = 3
-    assert call(service, PREDICT, made, "PredictResponse").model_spec.version.value == 3
-
-
-def test_zero_rows_get_zero_rows(service: FakeService) -> None:
-    answer = call(service, PREDICT, predict(x=np.zeros(0, np.float32)), "PredictResponse")
-    assert [dim.size for dim in answer.outputs["y"].tensor_shape.dim] == [0]
-    assert list(answer.outputs["y"].float_val) == []
-
-
 @given(st.binary(max_size=200))
-def test_fuzzed_message_is_an_invalid_argument(fuzzed: FakeService, damage: bytes) -> None:
+def test_fuzzed_message_is_an_invalid_argument(models: FakeService, damage: bytes) -> None:
     whole = predict(x=X).SerializeToString()
     for body in (damage, whole[: len(damage)] + damage, whole + damage):
-        response = respond(fuzzed, PREDICT, body)
+        response = respond(models, PREDICT, body)
         assert response.status in (200, 400, 404), response.body
 
 
 # Examples
 
 
-def examples(kind: str, *rows: Mapping[str, Any], context: Mapping[str, Any] | None = None, name: str = "") -> Any:
+def examples(kind: str, *rows: Mapping[str, Any], context: Mapping[str, Any] | None = None) -> Any:
     made = schema.message(kind)()
-    made.model_spec.name = "scores"
-    made.model_spec.signature_name = name
-    if context is None:
-        given = made.input.example_list.examples
-    else:
-        given = made.input.example_list_with_context.examples
-        _fill(made.input.example_list_with_context.context, context)
+    if kind != "MultiInferenceRequest":
+        made.model_spec.name = "scores"
+    given = made.input.example_list if context is None else made.input.example_list_with_context
+    if context is not None:
+        fill(given.context, context)
     for row in rows:
-        _fill(given.add(), row)
+        fill(given.examples.add(), row)
     return made
 
 
-def _fill(example: Any, features: Mapping[str, Any]) -> None:
+def fill(example: Any, features: Mapping[str, Any]) -> None:
     for name, values in features.items():
         feature = example.features.feature[name]
         kind = {float: feature.float_list, int: feature.int64_list, bytes: feature.bytes_list}[type(values[0])]
@@ -156,14 +126,13 @@ def scores(inputs: Mapping[str, Array]) -> dict[str, Array]:
 
 @pytest.fixture
 def classifier(service: FakeService) -> FakeService:
-    of = signature({"x": tensor("DT_FLOAT", -1)}, {"scores": tensor("DT_FLOAT", -1, 2)})
-    service.add(of, scores, LABELS, model="scores")
+    service.add(SCORES, scores, LABELS, model="scores")
     return service
 
 
 def test_examples_are_classified_by_their_features(classifier: FakeService) -> None:
     made = examples("ClassificationRequest", {"x": [0.75]}, {"x": [0]})
-    answer = call(classifier, f"{PREDICTION}/Classify", made, "ClassificationResponse")
+    answer = call(classifier, CLASSIFY, made, "ClassificationResponse")
     rows = [[(each.label, each.score) for each in row.classes] for row in answer.result.classifications]
     assert rows == [[("shoe", 0.75), ("shirt", 0.25)], [("shirt", 1), ("shoe", 0)]]
     assert answer.model_spec.name == "scores"
@@ -171,16 +140,13 @@ def test_examples_are_classified_by_their_features(classifier: FakeService) -> N
 
 def test_example_counts_more_than_the_context(classifier: FakeService) -> None:
     made = examples("ClassificationRequest", {"y": [1.0]}, {"x": [0.0]}, context={"x": [1.0]})
-    answer = call(classifier, f"{PREDICTION}/Classify", made, "ClassificationResponse")
+    answer = call(classifier, CLASSIFY, made, "ClassificationResponse")
     assert [row.classes[0].label for row in answer.result.classifications] == ["shoe", "shirt"]
 
 
 def test_string_input_gets_serialized_examples(service: FakeService) -> None:
-    engine = service.add(
-        signature({"examples": any_shape("DT_STRING")}, {"y": tensor("DT_FLOAT", -1)}),
-        lambda inputs: {"y": np.ones(len(inputs["examples"]), np.float32)},
-        model="scores",
-    )
+    of = signature({"examples": any_shape("DT_STRING")}, {"y": VECTOR})
+    engine = service.add(of, lambda inputs: {"y": np.ones(len(inputs["examples"]), np.float32)}, model="scores")
     made = examples("RegressionRequest", {"x": [1.0]}, {"x": [2.0]})
     answer = call(service, f"{PREDICTION}/Regress", made, "RegressionResponse")
     assert [each.value for each in answer.result.regressions] == [1, 1]
@@ -199,76 +165,63 @@ def test_string_input_gets_serialized_examples(service: FakeService) -> None:
     ],
 )
 def test_examples_that_do_not_fit_are_an_error(classifier: FakeService, rows: Any, words: str) -> None:
-    status, message = error(classifier, f"{PREDICTION}/Classify", examples("ClassificationRequest", *rows))
+    status, message = error(classifier, CLASSIFY, examples("ClassificationRequest", *rows))
     assert status == INVALID_ARGUMENT
     assert words in message
 
 
-def test_multi_inference_answers_each_task(classifier: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
-    outputs = {"y": tensor("DT_FLOAT", -1)}
-    both_signatures = {
-        "classify": signature({"x": tensor("DT_FLOAT", -1)}, {"scores": tensor("DT_FLOAT", -1, 2)}),
-        "regress": signature({"x": tensor("DT_FLOAT", -1)}, outputs),
-    }
-    engine = FakeEngine(both_signatures, lambda inputs: scores(inputs) | {"y": inputs["x"]})
-    monkeypatch.setattr(engine, "run", lambda name, inputs: {"y": inputs["x"]} if name == "regress" else scores(inputs))
+def test_multi_inference_answers_each_task(classifier: FakeService) -> None:
+    signatures = {"classify": SCORES, "regress": signature({"z": VECTOR}, {"y": VECTOR})}
+    engine = FakeEngine(signatures, lambda inputs: {"y": inputs["z"]} if "z" in inputs else scores(inputs))
     make_available(classifier.registry, LoadedVersion("scores", 2, engine, LABELS, pace=quick()))
-    made = schema.message("MultiInferenceRequest")()
-    for name in both_signatures:
+    made = examples("MultiInferenceRequest", {"x": [0.25], "z": [0.5]})
+    for name in signatures:
         task = made.tasks.add(method_name=f"tensorflow/serving/{name}")
         task.model_spec.name, task.model_spec.signature_name = "scores", name
-    _fill(made.input.example_list.examples.add(), {"x": [0.25]})
-    answer = call(classifier, f"{PREDICTION}/MultiInference", made, "MultiInferenceResponse")
+    answer = call(classifier, MULTI, made, "MultiInferenceResponse")
     assert answer.results[0].classification_result.classifications[0].classes[0].label == "shirt"
-    assert answer.results[1].regression_result.regressions[0].value == 0.25
+    assert answer.results[1].regression_result.regressions[0].value == 0.5
     assert [each.model_spec.signature_name for each in answer.results] == ["classify", "regress"]
     labels = {"model": "scores", "version": "2", "protocol": "grpc_v1", "verb": "multi_inference", "status": "200"}
     assert classifier.app.metrics.registry.get_sample_value("serving_requests_total", labels) == 1
     made.tasks[1].model_spec.name = "other"
-    assert "same model" in error(classifier, f"{PREDICTION}/MultiInference", made)[1]
+    assert "same model" in error(classifier, MULTI, made)[1]
     made.tasks[1].model_spec.name, made.tasks[1].method_name = "scores", "tensorflow/serving/predict"
-    assert "method_name" in error(classifier, f"{PREDICTION}/MultiInference", made)[1]
+    assert "method_name" in error(classifier, MULTI, made)[1]
     del made.tasks[:]
-    assert "at least one task" in error(classifier, f"{PREDICTION}/MultiInference", made)[1]
+    assert "at least one task" in error(classifier, MULTI, made)[1]
 
 
 # Metadata and status
 
 
+def metadata_request(*wanted: str) -> Any:
+    return schema.message("GetModelMetadataRequest")(model_spec={"name": "linear"}, metadata_field=wanted)
+
+
 def test_metadata_has_the_signatures(service: FakeService) -> None:
-    made = schema.message("GetModelMetadataRequest")(metadata_field=["signature_def"])
-    made.model_spec.name = "linear"
-    answer = call(service, f"{PREDICTION}/GetModelMetadata", made, "GetModelMetadataResponse")
+    method = f"{PREDICTION}/GetModelMetadata"
+    answer = call(service, method, metadata_request("signature_def"), "GetModelMetadataResponse")
     assert (answer.model_spec.name, answer.model_spec.version.value) == ("linear", 3)
     signatures = schema.message("SignatureDefMap").FromString(answer.metadata["signature_def"].value)
     assert answer.metadata["signature_def"].type_url == "type.googleapis.com/tensorflow.serving.SignatureDefMap"
     found = signatures.signature_def[DEFAULT_SIGNATURE]
     assert (found.method_name, found.inputs["x"].dtype) == ("tensorflow/serving/predict", TYPE_NUMBERS["DT_FLOAT"])
     assert [dim.size for dim in found.inputs["x"].tensor_shape.dim] == [-1]
-
-
-@pytest.mark.parametrize(
-    ("wanted", "words"), [([], "at least one metadata_field"), (["weights"], "Metadata field weights is not supported")]
-)
-def test_other_metadata_is_an_error(service: FakeService, wanted: list[str], words: str) -> None:
-    made = schema.message("GetModelMetadataRequest")(metadata_field=wanted)
-    made.model_spec.name = "linear"
-    status, message = error(service, f"{PREDICTION}/GetModelMetadata", made)
-    assert status == INVALID_ARGUMENT
-    assert words in message
+    for wanted, words in (((), "at least one metadata_field"), (("weights",), "field weights is not supported")):
+        status, message = error(service, method, metadata_request(*wanted))
+        assert status == INVALID_ARGUMENT
+        assert words in message
 
 
 def test_status_of_versions(service: FakeService) -> None:
-    made = schema.message("GetModelStatusRequest")()
-    made.model_spec.name = "linear"
+    made = schema.message("GetModelStatusRequest")(model_spec={"name": "linear"})
     (found,) = call(service, f"{MODELS}/GetModelStatus", made, "GetModelStatusResponse").model_version_status
     available = schema.message("ModelVersionStatus").AVAILABLE
     assert (found.version, found.state, found.status.error_code) == (3, available, 0)
     made.model_spec.version.value = 9
-    assert error(service, f"{MODELS}/GetModelStatus", made) == (
-        NOT_FOUND,
-        "Could not find version 9 of model linear; GET /v1/models lists the models",
-    )
+    status, message = error(service, f"{MODELS}/GetModelStatus", made)
+    assert (status, message.partition(";")[0]) == (NOT_FOUND, "Could not find version 9 of model linear")
 
 
 def test_unknown_method_is_unimplemented(service: FakeService) -> None:

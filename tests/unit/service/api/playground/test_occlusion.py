@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 
-from service.api.playground.occlusion import cells_within, ground_of, occlusion_map
+from service.api.playground.occlusion import OcclusionMap, cells_within, ground_of, occlusion_map
 from service.errors import InvalidRequest
 from service.inference.context import RequestContext
 from service.inference.deadline import Deadline, DeadlineExceeded
-from service.inference.version import LoadedVersion
 from service.serving_config import ServingConfig
 from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE
@@ -27,14 +26,13 @@ def picture() -> dict[str, Array]:
     return {"pixels": pixels}
 
 
-def finder(config: ServingConfig = LABELS) -> LoadedVersion:
-    return loaded_version(PICTURES, corner_finder, config)
+def occluded(label: str, config: ServingConfig = LABELS) -> OcclusionMap:
+    return occlusion_map(loaded_version(PICTURES, corner_finder, config), DEFAULT_SIGNATURE, picture(), label)
 
 
 def test_best_label_drops_most_where_its_evidence_is_hidden() -> None:
-    found = occlusion_map(finder(), DEFAULT_SIGNATURE, picture(), "")
-    assert (found.label, found.score) == ("bright corner", 1.0)
-    assert found.drops.shape == (20, 20)
+    found = occluded("")
+    assert (found.label, found.score, found.drops.shape) == ("bright corner", 1.0, (20, 20))
     row, column = divmod(int(found.drops.argmax()), 20)
     assert (row < 3, column < 3) == (True, True)
     assert found.drops.max() > 0.5
@@ -42,22 +40,13 @@ def test_best_label_drops_most_where_its_evidence_is_hidden() -> None:
 
 
 def test_drop_is_negative_where_the_patch_spoke_against_the_label() -> None:
-    found = occlusion_map(finder(), DEFAULT_SIGNATURE, picture(), "dark")
+    found = occluded("dark")
     assert (found.label, found.score) == ("dark", 0.0)
     assert found.drops.min() < -0.5
 
 
-def test_rows_are_run_in_batches() -> None:
-    loaded = finder()
-    assert isinstance(loaded.engine, FakeEngine)
-    occlusion_map(loaded, DEFAULT_SIGNATURE, picture(), "")
-    sizes = {len(inputs["pixels"]) for _, inputs in loaded.engine.runs}
-    assert sizes == {loaded.limits.max_batch_size}
-    assert len(loaded.engine.runs) == 1 + 400
-
-
-def test_expired_deadline_ends_the_runs() -> None:
-    loaded = finder()
+def test_expired_deadline_ends_the_runs_in_batches() -> None:
+    loaded = loaded_version(PICTURES, corner_finder, LABELS)
     engine = loaded.engine
     assert isinstance(engine, FakeEngine)
     context = RequestContext()
@@ -70,7 +59,7 @@ def test_expired_deadline_ends_the_runs() -> None:
 
     with pytest.raises(DeadlineExceeded, match="being run by its model"):
         occlusion_map(loaded, DEFAULT_SIGNATURE, picture(), "", check)
-    assert len(engine.runs) == 4
+    assert [len(inputs["pixels"]) for _, inputs in engine.runs] == [loaded.limits.max_batch_size] * 4
 
 
 @pytest.mark.parametrize(
@@ -79,7 +68,7 @@ def test_expired_deadline_ends_the_runs() -> None:
 )
 def test_unknown_label_is_400(config: ServingConfig, label: str, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
-        occlusion_map(finder(config), DEFAULT_SIGNATURE, picture(), label)
+        occluded(label, config)
 
 
 @pytest.mark.parametrize(("row_seconds", "cells"), [(0.0, 20), (0.001, 20), (0.014, 8), (1.0, 5)])
