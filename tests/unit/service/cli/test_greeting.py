@@ -56,15 +56,11 @@ def test_no_models_yet(registry: Registry) -> None:
 
 @pytest.mark.parametrize(
     ("host", "address"),
-    [
-        ("0.0.0.0", "http://127.0.0.1:80"),
-        ("::", "http://127.0.0.1:80"),
-        ("::1", "http://[::1]:80"),
-        ("example.org", "http://example.org:80"),
-    ],
+    [("0.0.0.0", "127.0.0.1"), ("::", "127.0.0.1"), ("::1", "[::1]"), ("example.org", "example.org")],
 )
 def test_address_can_be_connected_to(registry: Registry, host: str, address: str) -> None:
-    assert greeting(registry, Settings(host=host, port=80)).startswith(f"Fitting Room serves {address}\n")
+    said = greeting(registry, Settings(host=host, port=80, grpc_port=81))
+    assert said.startswith(f"Fitting Room serves http://{address}:80, and gRPC on {address}:81\n")
 
 
 def test_command_has_a_key_if_needed(registry: Registry) -> None:
@@ -73,20 +69,13 @@ def test_command_has_a_key_if_needed(registry: Registry) -> None:
     assert command[2:4] == ["-H", "X-API-Key: $API_KEY"]
 
 
-@pytest.mark.parametrize(
-    ("file", "kind"),
-    [("a.jpg", "jpeg"), ("a.jpeg", "jpeg"), ("it's mine.png", "png")],
-)
+@pytest.mark.parametrize(("file", "kind"), [("a.jpg", "jpeg"), ("it's mine.png", "png")])
 def test_picture_is_sent_with_its_type(registry: Registry, file: str, kind: str) -> None:
     add(registry, {"picture": file}, "clothing")
     (command,) = commands(registry, models=Path("my models"))
-    assert command[2:] == [
-        "-H",
-        f"Content-Type: image/{kind}",
-        "--data-binary",
-        f"@my models/clothing/1/assets.extra/{file}",
-        "http://127.0.0.1:8501/v1/models/clothing:classify",
-    ]
+    picture = f"@my models/clothing/1/assets.extra/{file}"
+    url = "http://127.0.0.1:8501/v1/models/clothing:classify"
+    assert command[2:] == ["-H", f"Content-Type: image/{kind}", "--data-binary", picture, url]
 
 
 def test_names_are_quoted_for_the_shell(registry: Registry) -> None:

@@ -54,19 +54,10 @@ def test_number_is_as_deep_as_a_row() -> None:
     assert instances("10", {"x": ModelInput(2)}) == [[10]]
 
 
-@pytest.mark.parametrize(
-    ("text", "instance"),
-    [
-        ("a nice shirt, too", "a nice shirt, too"),
-        ("10", "10"),
-        ("[sic] it fits", "[sic] it fits"),
-        ('["as JSON"]', ["as JSON"]),
-        ("x" * 5000, "x" * 5000),
-    ],
-    ids=["sentence", "number", "bracket", "JSON", "long"],
-)
-def test_text_for_a_model_of_texts(text: str, instance: Any) -> None:
-    assert instances(text, {"words": ModelInput(1, is_text=True)}) == [instance]
+@pytest.mark.parametrize("text", ["a nice shirt, too", "10", "[sic] it fits", '["as JSON"]', "x" * 5000], ids=range(5))
+def test_text_for_a_model_of_texts(text: str) -> None:
+    expected = ["as JSON"] if "JSON" in text else text
+    assert instances(text, {"words": ModelInput(1, is_text=True)}) == [expected]
 
 
 def test_folder_is_its_pictures_sorted_by_name(tmp_path: Path) -> None:
@@ -86,9 +77,7 @@ def test_folder_is_its_pictures_sorted_by_name(tmp_path: Path) -> None:
         ("{folder}", "no pictures in this folder"),
         ("[1, 2", "no JSON"),
         ("", "this input is empty; expected"),
-        ("x" * 5000, "no such file, and no number; expected"),
     ],
-    ids=["file", "folder", "JSON", "empty", "long"],
 )
 def test_invalid_input_says_why(tmp_path: Path, text: str, message: str) -> None:
     assert error(text.format(folder=tmp_path)).startswith(message)
@@ -122,10 +111,7 @@ def test_large_array_is_sent_in_parts(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(inputs, "MAX_PART_BYTES", 40)
     array = np.array([[1, 2], [3, 4], [5, 6], [7, 8], [9, 0]], np.uint8, order=order)
     path = tmp_path / f"array.{suffix}"
-    if suffix == "npy":
-        np.save(path, array)
-    else:
-        np.savez_compressed(path, array)
+    (np.save if suffix == "npy" else np.savez_compressed)(path, array)
     found = items(path, {"x": ModelInput(2)})
     bodies = [item.request.body for item in found if isinstance(item.request, PredictRequest)]
     assert bodies == [{"instances": [[1, 2], [3, 4], [5, 6]]}, {"instances": [[7, 8], [9, 0]]}]
@@ -145,11 +131,10 @@ def test_arrays_of_several_inputs_are_taken_by_name(tmp_path: Path) -> None:
         ({"a": np.zeros(2), "b": np.zeros(3)}, "'a' has 2 rows, 'b' has 3"),
         ({"a": np.zeros(0), "b": np.zeros(0)}, "no rows"),
     ],
-    ids=["missing", "rows", "empty"],
 )
 def test_arrays_must_fit_the_inputs(tmp_path: Path, arrays: Any, message: str) -> None:
     np.savez(tmp_path / "x.npz", **arrays)
-    assert error(tmp_path / "x.npz", {"a": ModelInput(1), "b": ModelInput(1)}) == message
+    assert error(tmp_path / "x.npz", dict.fromkeys("ab", ModelInput(1))) == message
 
 
 @pytest.mark.parametrize(
@@ -159,7 +144,6 @@ def test_arrays_must_fit_the_inputs(tmp_path: Path, arrays: Any, message: str) -
         (np.zeros(2, "M8[s]"), "an array of datetime64"),
         (np.array([b"\xff"]), "bytes that are not UTF-8"),
     ],
-    ids=["objects", "dates", "bytes"],
 )
 def test_array_of_another_kind_is_invalid(tmp_path: Path, array: Any, message: str) -> None:
     np.save(tmp_path / "array.npy", array, allow_pickle=True)

@@ -28,19 +28,18 @@ def test_rows_of_predictions(answer: dict[str, object], rows: list[list[str]]) -
     assert rows_of("10", answer) == rows
 
 
-def test_rows_of_a_part_are_numbered_from_its_first() -> None:
-    assert rows_of("x.npy", {"predictions": [1]}, first_row=256) == [["x.npy[256]", "1"]]
-
-
 @pytest.mark.parametrize("scores", [[1427.38, -3.2], [0.9, 0.8], [-0.5, 1.5]])
 def test_scores_that_are_no_probabilities_have_no_percent(scores: list[float]) -> None:
     ((_, *cells),) = rows_of("a.png", {"results": [[["Sneaker", scores[0]], ["Bag", scores[1]]]]})
     assert cells == [f"Sneaker {scores[0]:.4g}", f"Bag {scores[1]:.4g}"]
 
 
+def test_rows_of_a_part_are_numbered_from_its_first() -> None:
+    assert rows_of("x.npy", {"predictions": [1]}, first_row=256) == [["x.npy[256]", "1"]]
+
+
 def test_as_many_labels_as_wanted() -> None:
-    ((_, *cells),) = rows_of("a", {"results": [[[label, 0.25] for label in "abcd"]]}, top_k=4)
-    assert len(cells) == 4
+    assert len(rows_of("a", {"results": [[[label, 0.25] for label in "abcd"]]}, top_k=4)[0]) == 1 + 4
 
 
 def test_columns_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,18 +74,20 @@ def test_folders_named_like_labels_are_counted() -> None:
     ]
 
 
-def test_share_of_many_is_in_percent() -> None:
-    assert evaluated(*[("Bag", "Bag")] * 100)[0] == "Accuracy: 100 of 100 (100.0%)"
-
-
-def test_other_folders_say_so() -> None:
-    assert evaluated(("holiday", "Bag"), ("work", "Bag")) == [
-        "No accuracy: the folders 'holiday', 'work' are not named like labels of the model (Bag, T-shirt/top)."
-    ]
-
-
-def test_plain_folder_is_not_evaluated() -> None:
-    assert evaluated(("", "Bag")) == []
+@pytest.mark.parametrize(
+    ("pictures", "lines"),
+    [
+        ([("Bag", "Bag")] * 100, ["Accuracy: 100 of 100 (100.0%)", "Bag  100 of 100 (100.0%)"]),
+        (
+            [("holiday", "Bag"), ("work", "Bag")],
+            ["No accuracy: the folders 'holiday', 'work' are not named like labels of the model (Bag, T-shirt/top)."],
+        ),
+        ([("", "Bag")], []),
+    ],
+    ids=["many", "other folders", "a plain folder"],
+)
+def test_evaluation(pictures: list[tuple[str, str | None]], lines: list[str]) -> None:
+    assert evaluated(*pictures) == lines
 
 
 def test_model_without_labels_has_no_accuracy() -> None:

@@ -50,26 +50,17 @@ def test_sagemaker(tmp_path: Path) -> None:
     save(tmp_path / "model" / "1")
     found = sagemaker(tmp_path)
     assert (found.sagemaker, found.port, found.grpc_port, found.admin) == ("on", 8080, 0, False)
-    found = sagemaker(
-        tmp_path,
-        SAGEMAKER_BIND_TO_PORT="9090",
-        SAGEMAKER_MODEL_SERVER_WORKERS="3",
-        SAGEMAKER_TFS_DEFAULT_MODEL_NAME="x",
-        SAGEMAKER_TFS_ENABLE_BATCHING="true",
-        SAGEMAKER_TFS_MAX_BATCH_SIZE="64",
-        SERVING_MAX_BATCH_SIZE="16",
-        SAGEMAKER_CONTAINER_LOG_LEVEL="30",
-    )
+    given = {"BIND_TO_PORT": "9090", "MODEL_SERVER_WORKERS": "3", "CONTAINER_LOG_LEVEL": "30"}
+    given |= {"TFS_DEFAULT_MODEL_NAME": "x", "TFS_ENABLE_BATCHING": "true", "TFS_MAX_BATCH_SIZE": "64"}
+    variables = {f"SAGEMAKER_{name}": value for name, value in given.items()}
+    found = sagemaker(tmp_path, SERVING_MAX_BATCH_SIZE="16", **variables)
     assert (found.port, found.workers, found.default_model) == (9090, 3, "x")
     assert (found.independent_rows, found.max_batch_size, found.log_level) == (True, 16, "warning")
 
 
-def test_sagemaker_with_models_by_request(tmp_path: Path) -> None:
+def test_sagemaker_without_models_of_its_own(tmp_path: Path) -> None:
     found = sagemaker(tmp_path, SAGEMAKER_MULTI_MODEL="True")
     assert (found.sagemaker, found.admin, folders(found.models)) == ("multi_model", True, {})
-
-
-def test_models_of_the_image(tmp_path: Path) -> None:
     assert sagemaker(tmp_path, SERVING_MODELS="/my/models").models == "/my/models"
 
 
@@ -79,7 +70,6 @@ def test_models_of_the_image(tmp_path: Path) -> None:
         ({}, "/model: there is no SavedModel; expected <version>/saved_model.pb"),
         ({"SAGEMAKER_MULTI_MODEL": "yes"}, "SAGEMAKER_MULTI_MODEL='yes': expected true or false"),
         ({"SAGEMAKER_BIND_TO_PORT": "x"}, "SAGEMAKER_BIND_TO_PORT='x': expected a whole number"),
-        ({"SAGEMAKER_MODEL_SERVER_WORKERS": "-1"}, "SAGEMAKER_MODEL_SERVER_WORKERS='-1': expected at least 0"),
     ],
 )
 def test_sagemaker_cannot_start(tmp_path: Path, variables: dict[str, str], message: str) -> None:
