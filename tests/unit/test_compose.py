@@ -44,49 +44,39 @@ def mounts(service: str) -> dict[str, Path]:
     return {part[1]: ROOT / part[0] for part in parts if part[0].startswith("./")}
 
 
-def test_balancer_reaches_the_service() -> None:
-    servers = [server.split()[0] for server in directives("server")]
+def test_balancer_reaches_all_replicas_of_the_service() -> None:
+    servers = [server.split() for server in directives("server")]
     ports = re.findall(r"SERVING_(?:GRPC_)?PORT=(\d+)", DOCKERFILE)
     assert ports == LISTENS_FOR_CLIENTS == ["8501", "8500"]
-    assert servers == [f"service:{port}" for port in ports]
+    assert [server[0] for server in servers] == [f"service:{port}" for port in ports]
+    assert all("resolve" in server for server in servers)
+    assert "valid=1s" in directives("resolver")[0].split()
     assert COMPOSE["service"]["expose"] == sorted(ports)
     assert COMPOSE["balancer"]["ports"] == ["${SERVING_PORT:-8501}:8501", "${SERVING_GRPC_PORT:-8500}:8500"]
     assert "ports" not in COMPOSE["service"]
-
-
-def test_balancers_health_check_is_of_nginx_itself() -> None:
+    # The check of its health is of nginx itself.
     assert COMPOSE["balancer"]["healthcheck"]["test"][-1] == f"http://{LISTENS_FOR_HEALTH}"
     assert LISTENS_FOR_HEALTH.startswith("127.0.0.1:")
-
-
-def test_replicas_are_resolved_all_the_time() -> None:
-    assert all("resolve" in server.split() for server in directives("server"))
-    assert "valid=1s" in directives("resolver")[0].split()
 
 
 def test_balancers_timeouts_and_limits_are_those_of_the_service() -> None:
     assert directives("client_header_timeout")[0] == f"{connection.HEAD_SECONDS}s"
     assert directives("client_body_timeout")[0] == f"{connection.BODY_SECONDS}s"
     assert directives("send_timeout")[0] == f"{connection.WRITE_SECONDS}s"
-    assert COMPOSE["balancer"]["environment"] == {
+    balancer = COMPOSE["balancer"]
+    assert balancer["environment"] == {
         "BODY_BYTES": f"${{SERVING_MAX_BODY_BYTES:-{SETTINGS.max_body_bytes}}}",
         "KEEP_ALIVE_SECONDS": f"${{SERVING_KEEP_ALIVE_SECONDS:-{SETTINGS.keep_alive_seconds}}}",
         "REQUEST_MS": f"${{SERVING_REQUEST_TIMEOUT_MS:-{SETTINGS.request_timeout_ms}}}",
         "SHUTDOWN_SECONDS": f"${{SERVING_SHUTDOWN_SECONDS:-{SETTINGS.shutdown_seconds}}}",
         **{name: f"${{SERVING_{name}:-}}" for name in ("TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA")},
     }
-
-
-def test_idle_connections_are_closed_before_the_service_does() -> None:
-    to_replicas, to_clients = re.findall(r"keepalive_timeout (.+?);", COMPOSE["balancer"]["command"][-1])
-    assert to_replicas == "$$((KEEP_ALIVE_SECONDS * 800))ms"
-    assert to_clients == "$${KEEP_ALIVE_SECONDS}s"
-
-
-def test_grace_period_is_longer_than_draining() -> None:
+    # Idle connections are closed before the service does, and whoever drains has time for it.
+    keep_alive = re.findall(r"keepalive_timeout (.+?);", balancer["command"][-1])
+    assert keep_alive == ["$$((KEEP_ALIVE_SECONDS * 800))ms", "$${KEEP_ALIVE_SECONDS}s"]
     period = f"${{SERVING_SHUTDOWN_SECONDS:-{SETTINGS.shutdown_seconds}}}s10s"
-    assert COMPOSE["service"]["stop_grace_period"] == COMPOSE["balancer"]["stop_grace_period"] == period
-    assert "worker_shutdown_timeout $$((SHUTDOWN_SECONDS + 5))s;" in COMPOSE["balancer"]["command"][-1]
+    assert COMPOSE["service"]["stop_grace_period"] == balancer["stop_grace_period"] == period
+    assert "worker_shutdown_timeout $$((SHUTDOWN_SECONDS + 5))s;" in balancer["command"][-1]
 
 
 def test_prometheus_scrapes_all_replicas() -> None:
@@ -95,9 +85,7 @@ def test_prometheus_scrapes_all_replicas() -> None:
     (name,) = found["names"]
     assert found["type"] == "A"
     assert str(found["port"]) in COMPOSE[name]["expose"]
-
-
-def test_prometheus_follows_the_port_for_operations() -> None:
+    # With a port for operations, the script writes another configuration.
     (script,) = COMPOSE["prometheus"]["entrypoint"][2:]
     (replaced,) = re.findall('"s/(.+?)/', script)
     assert (ROOT / "monitoring/prometheus.yml").read_text().count(replaced) == 1
@@ -137,26 +125,19 @@ def test_mounts_exist_and_are_read_only() -> None:
                 assert volume.endswith(":ro"), volume
 
 
-def test_compose_hands_every_setting_on_as_it_is() -> None:
+def test_settings_are_handed_on_as_they_are_and_those_of_the_image_exist() -> None:
     """Without a value of its own: what is unset stays so."""
-    environment = COMPOSE["service"]["environment"]
     names = {variable(spec) for spec in fields(Settings)}
-    handed_on = {name: value for name, value in environment.items() if name.startswith("SERVING_")}
-    assert handed_on == dict.fromkeys(names - NOT_HANDED_ON)
+    environment = COMPOSE["service"]["environment"].items()
+    assert {k: v for k, v in environment if k.startswith("SERVING_")} == dict.fromkeys(names - NOT_HANDED_ON)
     assert names >= NOT_HANDED_ON
+    aliases = {alias for spec in fields(Settings) for alias in spec.metadata["aliases"]}
+    assert set(re.findall(r"\b((?:SERVING|MODEL)_[A-Z_]+)=", DOCKERFILE)) <= names | aliases
 
 
-def test_image_sets_existing_settings() -> None:
-    names = {name for spec in fields(Settings) for name in (variable(spec), *spec.metadata["aliases"])}
-    assert set(re.findall(r"\b((?:SERVING|MODEL)_[A-Z_]+)=", DOCKERFILE)) <= names
-
-
-def test_image_has_the_projects_version() -> None:
+def test_images_are_pinned_and_ours_has_the_projects_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert f"ARG VERSION={project['version']}\n" in DOCKERFILE
-
-
-def test_images_are_pinned() -> None:
     images = [service["image"] for service in COMPOSE.values() if "build" not in service]
     images += re.findall(r"^FROM (\S+:\S+)", DOCKERFILE, re.MULTILINE)
     assert {image.partition(":")[0] for image in images} >= {"python", "nginx", "prom/prometheus", "grafana/grafana"}

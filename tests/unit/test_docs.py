@@ -36,15 +36,16 @@ def test_settings_are_documented() -> None:
 
 def test_metrics_are_documented() -> None:
     metrics = Metrics(CollectorRegistry())
-    exported = {family.name: family.type for family in scrape_page(metrics, Registry()).collect()}
-    labels = {family.name: family.label_names for family in metrics.families}
+    exported = {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in scrape_page(metrics, Registry()).collect()
+    }
     page = DOCS["docs/operations/monitoring.md"]
     found = re.findall(r"^\| `(serving_\w+)` \| ([\w, ]*?) ?\|", page, re.MULTILINE)
+    assert {name for name, _ in found} == exported
     documented = {name.removesuffix("_total"): tuple(filter(None, names.split(", "))) for name, names in found}
-    assert {name for name, _ in found} == {
-        f"{name}_total" if kind == "counter" else name for name, kind in exported.items()
-    }
-    assert {name: documented[name] for name in labels} == labels
+    for family in metrics.families:
+        assert documented[family.name] == family.label_names
 
 
 def test_routes_are_documented() -> None:
@@ -64,36 +65,31 @@ def test_states_and_fields_of_files_are_documented() -> None:
         assert f"| {state} |" in DOCS["docs/api.md"], state
 
 
-def test_example_of_models_toml_is_valid() -> None:
+def test_examples_of_configuration_are_valid() -> None:
     (example,) = re.findall(r"```toml\n(.*?)```", DOCS["docs/operations/models.md"], re.DOTALL)
     policies = decode(example.encode(), Path("models.toml"))
     assert (policies.of("clothing").canary, policies.of("seldom").load) == (("canary", 0.1), "on_demand")
-
-
-def test_flags_of_tensorflow_serving_are_documented() -> None:
-    rows = re.findall(
-        r"^\| `--(\w+)` \| (\S+) \| ([^|]+) \| ([^|]*?) ?\|$", DOCS["docs/tensorflow-serving.md"], re.MULTILINE
-    )
-    documented = [
-        (name, default.strip("`"), tuple(re.findall(r"`SERVING_(\w+)`", sets)), note)
-        for name, default, sets, note in rows
-    ]
-    expected = [
-        (
-            flag.name,
-            (str(flag.default).lower() if isinstance(flag.default, bool) else str(flag.default)) or "empty",
-            tuple(setting.upper() for setting in flag.settings),
-            flag.note,
-        )
-        for flag in FLAGS.values()
-    ]
-    assert documented == expected
-
-
-def test_example_of_a_model_config_file_is_valid() -> None:
     (example,) = re.findall(r"```proto\n(.*?)```", DOCS["docs/tensorflow-serving.md"], re.DOTALL)
     policy = decode_config(example.encode(), Path("models.config")).of("my_model")
     assert (policy.versions, policy.label_versions) == ([42, 43], {"stable": 42, "canary": 43})
+
+
+def test_flags_of_tensorflow_serving_are_documented() -> None:
+    row = r"^\| `--(\w+)` \| (\S+) \| ([^|]+) \| ([^|]*?) ?\|$"
+    documented = [
+        (name, default.strip("`"), tuple(re.findall(r"`SERVING_(\w+)`", sets)), note)
+        for name, default, sets, note in re.findall(row, DOCS["docs/tensorflow-serving.md"], re.MULTILINE)
+    ]
+    defaults = [str(flag.default) for flag in FLAGS.values()]
+    assert documented == [
+        (
+            flag.name,
+            (default.lower() if isinstance(flag.default, bool) else default) or "empty",
+            tuple(setting.upper() for setting in flag.settings),
+            flag.note,
+        )
+        for flag, default in zip(FLAGS.values(), defaults, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("module", MODELS + COMMANDS, ids=lambda module: module.NAME)

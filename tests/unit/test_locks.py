@@ -32,47 +32,32 @@ def test_heic_adds_its_decoder_alone() -> None:
         ((), "serve"),
         (("TENSORFLOW=1",), "full"),
         (("SERVING_OTEL=0",), "serve"),
-        (("SERVING_OTEL=1",), "serve-otel"),
         (("SERVING_OTEL=true", "TENSORFLOW=1"), "full-otel"),
     ],
 )
 def test_make_serve_uses_the_environment(variables: tuple[str, ...], environment: str) -> None:
-    options = ("--dry-run", "--no-print-directory", "PYTHON=true")
+    command = ["make", "--dry-run", "--no-print-directory", "PYTHON=true", "serve", *variables]
     environ = {"PATH": os.environ["PATH"]}  # without the variables of a surrounding make
-    command = ["make", *options, "serve", *variables]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environ, check=True)
     assert done.stdout.splitlines()[-1] == f"exec .venv/{environment}/bin/python -m service"
 
 
-def script(path: Path, lines: str) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{lines}\n")
-    path.chmod(0o755)
-
-
-@pytest.fixture
-def pythons(tmp_path: Path) -> Path:
-    """A folder with a `python3` that is too new, and a python3.13 that writes its arguments down."""
-    script(tmp_path / "bin/python3", "[ $1 = -V ] && echo Python 3.99; exit 1")
-    script(tmp_path / "bin/python3.13", f'echo "$@" >> {tmp_path}/calls')
+def test_make_takes_the_first_python_that_fits(tmp_path: Path) -> None:
+    # A python3 that is too new, and a python3.13 that writes its arguments down. Neither makes an environment.
+    scripts = {"python3": "[ $1 = -V ] && echo Python 3.99; exit 1", "python3.13": f'echo "$@" >> {tmp_path}/calls'}
+    (tmp_path / "bin").mkdir()
+    for name, line in scripts.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
     (tmp_path / "requirements").mkdir()
     (tmp_path / "requirements/full.txt").touch()
-    return tmp_path
 
+    def make(*variables: str) -> str:
+        command = ["make", "--makefile", str(ROOT / "Makefile"), ".venv/full/installed", *variables]
+        environ = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environ).stderr
 
-def make_environment(folder: Path, *variables: str) -> str:
-    """What make says. It fails, for these Pythons make no environment."""
-    command = ["make", "--makefile", str(ROOT / "Makefile"), ".venv/full/installed", *variables]
-    environ = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environ).stderr
-
-
-def test_make_takes_the_first_python_that_fits(pythons: Path) -> None:
-    make_environment(pythons)
-    assert (pythons / "calls").read_text().splitlines()[-1] == "-m venv --clear .venv/full"
-
-
-def test_python_that_does_not_fit_is_an_error(pythons: Path) -> None:
-    said = make_environment(pythons, "PYTHON=python3")
-    assert "Python 3.11 to 3.13 is needed, not 'Python 3.99'" in said
-    assert not (pythons / "calls").exists()
+    assert "Python 3.11 to 3.13 is needed, not 'Python 3.99'" in make("PYTHON=python3")
+    assert not (tmp_path / "calls").exists()
+    make()
+    assert (tmp_path / "calls").read_text().splitlines()[-1] == "-m venv --clear .venv/full"

@@ -34,30 +34,22 @@ PANELS = [
     if panel["type"] != "row"
 ]
 
-each_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard["title"])
 
-
-@pytest.fixture(scope="module")
-def promtool() -> str:
-    found = shutil.which("promtool")
-    if found is None:
+def promtool(*arguments: str | Path) -> None:
+    if shutil.which("promtool") is None:
         pytest.skip("there is no promtool (Debian's package prometheus)")
-    return found
-
-
-def run(*command: str | Path) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_rules_and_configuration_are_valid(promtool: str) -> None:
-    run(promtool, "check", "rules", ROOT / "monitoring/alerts.yml")
-    run(promtool, "check", "config", ROOT / "monitoring/prometheus.yml")
+def test_rules_and_configuration_are_valid() -> None:
+    promtool("check", "rules", ROOT / "monitoring/alerts.yml")
+    promtool("check", "config", ROOT / "monitoring/prometheus.yml")
 
 
 @pytest.mark.parametrize("file", RULE_TESTS, ids=lambda file: file.stem)
-def test_alerts_fire(promtool: str, file: Path) -> None:
-    run(promtool, "test", "rules", file)
+def test_alerts_fire(file: Path) -> None:
+    promtool("test", "rules", file)
 
 
 def test_every_alert_is_tested_to_fire_and_to_stay_silent() -> None:
@@ -99,14 +91,10 @@ def queries() -> list[str]:
 def test_rules_and_dashboards_use_existing_metrics_and_bounds() -> None:
     metrics = Metrics(CollectorRegistry())
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
-    exported = {
-        family.name + suffix
-        for family in scrape_page(metrics, Registry()).collect()
-        for suffix in suffixes[family.type]
-    }
-    bounds = {
-        repr(float(bound)) for family in metrics.families if isinstance(family, Histograms) for bound in family.bounds
-    }
+    families = list(scrape_page(metrics, Registry()).collect())
+    exported = {family.name + suffix for family in families for suffix in suffixes[family.type]}
+    histograms = [family for family in metrics.families if isinstance(family, Histograms)]
+    bounds = {repr(float(bound)) for family in histograms for bound in family.bounds}
     known = exported | {"up", "ALERTS"} | {rule["record"] for rule in RULES if "record" in rule}
     for expression in [rule["expr"] for rule in RULES] + queries():
         assert set() < names_in(expression) <= known, expression
@@ -121,8 +109,9 @@ def test_alerts_use_the_scrape_job() -> None:
 
 def test_alertmanager_routes_to_its_receivers_by_known_labels() -> None:
     route, rules = ALERTMANAGER["route"], ALERTMANAGER["inhibit_rules"]
-    receivers = {receiver["name"] for receiver in ALERTMANAGER["receivers"]}
-    assert {one["receiver"] for one in (route, *route["routes"])} == receivers
+    assert {one["receiver"] for one in (route, *route["routes"])} == {one["name"] for one in ALERTMANAGER["receivers"]}
+    # Whoever runs it says where alerts go.
+    assert all(receiver.keys() == {"name"} for receiver in ALERTMANAGER["receivers"])
     matchers = [matcher for one in route["routes"] for matcher in one["matchers"]]
     matchers += [matcher for rule in rules for matcher in (*rule["source_matchers"], *rule["target_matchers"])]
     for label, value in (re.fullmatch(r'(\w+)=~?"(.+)"', matcher).groups() for matcher in matchers):  # type: ignore[union-attr]
@@ -130,27 +119,18 @@ def test_alertmanager_routes_to_its_receivers_by_known_labels() -> None:
         assert any(re.fullmatch(value, name) for name in known), (label, value)
 
 
-def test_receivers_have_no_integration() -> None:
-    assert all(receiver.keys() == {"name"} for receiver in ALERTMANAGER["receivers"])
-
-
-def test_dashboards_are_two_with_uids_and_no_ids() -> None:
-    """An id belongs to one Grafana's database."""
+def test_dashboards_have_uids_link_to_each_other_and_keep_the_choice() -> None:
     assert len({dashboard["uid"] for dashboard in DASHBOARDS if dashboard["uid"]}) == len(DASHBOARDS) == 2
-    assert not any("id" in dashboard for dashboard in DASHBOARDS)
+    for dashboard in DASHBOARDS:
+        # It belongs to one Grafana's database.
+        assert "id" not in dashboard
+        (link,) = dashboard["links"]
+        assert (link["type"], link["includeVars"], link["keepTime"]) == ("dashboards", True, True)
+        assert set(link["tags"]) <= set(dashboard["tags"])
+        assert [one["name"] for one in dashboard["templating"]["list"]] == ["datasource", "model", "version"]
 
 
-@each_dashboard
-def test_dashboards_link_to_each_other_and_keep_the_choice(dashboard: Any) -> None:
-    (link,) = dashboard["links"]
-    assert link["type"] == "dashboards"
-    assert set(link["tags"]) <= set(dashboard["tags"])
-    assert link["includeVars"]
-    assert link["keepTime"]
-    assert [one["name"] for one in dashboard["templating"]["list"]] == ["datasource", "model", "version"]
-
-
-@each_dashboard
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard["title"])
 def test_panels_do_not_overlap(dashboard: Any) -> None:
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(ids) == len(set(ids))
@@ -163,12 +143,12 @@ def test_panels_do_not_overlap(dashboard: Any) -> None:
         taken |= cells
 
 
-@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_panel_has_description_unit_source_and_grafanas_interval(panel: Any) -> None:
-    assert panel["title"]
-    assert panel["description"]
-    assert panel["fieldConfig"]["defaults"]["unit"]
-    assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
-    assert panel["targets"]
-    for target in panel["targets"]:
-        assert set(re.findall(r"\[([^\]]*)\]", target["expr"])) <= {"$__rate_interval"}
+def test_panels_have_description_unit_source_and_grafanas_interval() -> None:
+    for panel in PANELS:
+        assert panel["title"]
+        assert panel["description"], panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}, panel["title"]
+        assert panel["targets"], panel["title"]
+        for target in panel["targets"]:
+            assert set(re.findall(r"\[([^\]]*)\]", target["expr"])) <= {"$__rate_interval"}, panel["title"]

@@ -22,22 +22,23 @@ def report(*packages: dict[str, Any]) -> str:
     return json.dumps({"dependencies": packages, "fixes": []})
 
 
-def test_each_advisory_is_a_line_with_what_mends_it() -> None:
-    vulnerable, remarks = audit.findings(report(GOOD, BAD), "")
-    assert vulnerable == [
-        "pillow 12.0.0: PYSEC-2026-1, mended in: 12.0.1",
-        "pillow 12.0.0: GHSA-x, mended in: none yet",
-    ]
-    assert remarks == ["2 packages audited, 2 known vulnerabilities"]
-
-
-def test_what_the_registry_says_nothing_about_is_named() -> None:
-    others = [UNKNOWN | {"name": name} for name in "abcd"]
-    vulnerable, remarks = audit.findings(report(GOOD, *others), "")
-    assert vulnerable == []
-    assert remarks == [
-        "1 packages audited, 0 known vulnerabilities; the registry has no advisories for a, b, c and 1 more"
-    ]
+@pytest.mark.parametrize(
+    ("packages", "vulnerable", "remark"),
+    [
+        (
+            [GOOD, BAD],
+            ["pillow 12.0.0: PYSEC-2026-1, mended in: 12.0.1", "pillow 12.0.0: GHSA-x, mended in: none yet"],
+            "2 packages audited, 2 known vulnerabilities",
+        ),
+        (
+            [GOOD, *(UNKNOWN | {"name": name} for name in "abcd")],
+            [],
+            "1 packages audited, 0 known vulnerabilities; the registry has no advisories for a, b, c and 1 more",
+        ),
+    ],
+)
+def test_findings(packages: list[dict[str, Any]], vulnerable: list[str], remark: str) -> None:
+    assert audit.findings(report(*packages), "") == (vulnerable, [remark])
 
 
 def test_without_a_registry_nothing_is_audited_and_it_is_said_why() -> None:

@@ -15,11 +15,8 @@ SERVICE_LINK = "tcp://10.96.12.7:8501"
     ("main", "operations", "port"),
     [
         (None, None, 8501),
-        ("", "", 8501),
-        ("80", None, 80),
         ("80", "0", 80),
         ("80", "8502", 8502),
-        (SERVICE_LINK, None, 8501),
         ("80", SERVICE_LINK, 80),
         (SERVICE_LINK, SERVICE_LINK, 8501),
     ],
