@@ -36,7 +36,6 @@ Send = Callable[[FakeService], TestResponse]
         (lambda service: service.post(CLASSIFY, png(64), "image/png"), "0.5"),
         (lambda service: service.post_form(CLASSIFY, form(64, 255)), "0.5, 1.99"),
         (lambda service: service.post(INFER, v2()), None),
-        (lambda service: service.post(INFER, v2(outputs=[{"name": "probabilities"}])), None),
         (lambda service: service.post(INFER, v2(parameters={"binary_data_output": True})), None),
         (lambda service: service.post(INFER, v2(outputs=CLASSES)), None),
     ],

@@ -75,15 +75,14 @@ def test_list_of_models_has_pages(service: FakeService, monkeypatch: pytest.Monk
 
 
 def test_model_for_which_no_memory_is_left(
-    service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: FakeService, make_service: MakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (version := tmp_path / "model" / "1").mkdir(parents=True)
     (version / "saved_model.pb").write_bytes(bytes(1000))
     monkeypatch.setattr(sagemaker, "limited_memory", lambda: Memory(limit=5000, used=4001))
-    response = service.post("/models", {"model_name": "new", "url": str(tmp_path / "model")})
+    request = {"model_name": "new", "url": str(tmp_path / "model")}
+    response = service.post("/models", request)
     assert response.status_code == 507
     assert error(response) == "the model takes 1000 bytes of memory at least, and 999 are left"
-
-
-def test_loading_needs_admin(make_service: MakeService) -> None:
-    assert make_service(sagemaker="multi_model").post("/models", {}).status_code == 403
+    # Loading needs SERVING_ADMIN.
+    assert make_service(sagemaker="multi_model").post("/models", request).status_code == 403

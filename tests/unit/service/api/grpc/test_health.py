@@ -50,7 +50,9 @@ def reflected(service: FakeService, **asked: str) -> Any:
     return call(service, REFLECTION, made, "grpc.reflection.v1.ServerReflectionResponse")
 
 
-def test_reflection(make_service: MakeService) -> None:
+def test_reflection(service: FakeService, make_service: MakeService) -> None:
+    made = schema.message("grpc.reflection.v1.ServerReflectionRequest")(list_services="")
+    assert error(service, REFLECTION, made)[0] == UNIMPLEMENTED
     service = make_service(grpc_reflection=True)
     answer = reflected(service, file_containing_symbol="tensorflow.serving.PredictionService.Predict")
     contents = answer.file_descriptor_response.file_descriptor_proto
@@ -60,8 +62,3 @@ def test_reflection(make_service: MakeService) -> None:
     assert reflected(service, file_by_filename="no").error_response.error_code == NOT_FOUND
     listed = {each.name for each in reflected(service, list_services="").list_services_response.service}
     assert listed == {path.split("/")[1] for path in GRPC_ROUTES} - {"grpc.reflection.v1alpha.ServerReflection"}
-
-
-def test_reflection_is_off_by_default(service: FakeService) -> None:
-    made = schema.message("grpc.reflection.v1.ServerReflectionRequest")(list_services="")
-    assert error(service, REFLECTION, made)[0] == UNIMPLEMENTED

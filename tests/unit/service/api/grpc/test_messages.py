@@ -28,18 +28,14 @@ def test_descriptors_are_those_of_the_files(tmp_path: Path) -> None:
     assert made == kept, "run make protos"
 
 
-def test_every_method_of_the_files_has_a_route() -> None:
+def test_every_method_of_the_files_has_a_route_and_is_documented() -> None:
     described = set()
     for content in messages.descriptors().files.values():
         file = descriptor_pb2.FileDescriptorProto.FromString(content)
         described |= {f"/{file.package}.{each.name}/{method.name}" for each in file.service for method in each.method}
     assert set(GRPC_ROUTES) == described | {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"}
-
-
-def test_every_method_is_documented() -> None:
     page = (ROOT / "docs" / "grpc.md").read_text()
-    for path in GRPC_ROUTES:
-        assert f"`{path.rpartition('/')[2]}`" in page, path
+    assert [path for path in GRPC_ROUTES if f"`{path.rpartition('/')[2]}`" not in page] == []
 
 
 VALUES: list[tuple[str, dict[str, Any]]] = [
@@ -67,9 +63,6 @@ def test_encoded_as_google_does(name: str, values: dict[str, Any]) -> None:
 def test_unknown_fields_are_skipped_and_the_last_value_counts() -> None:
     data = b"\x0a\x01a\x0a\x01b\xf2\x06\x01x"
     assert decode("inference.ModelReadyRequest", memoryview(data)) == {"name": "b"}
-
-
-@pytest.mark.parametrize("data", [b"\x0a\x05a", b"\x08\x01", b"\x0a\x01\xff"])
-def test_damaged_message_is_invalid(data: bytes) -> None:
-    with pytest.raises(InvalidMessage):
-        decode("inference.ModelReadyRequest", memoryview(data))
+    for damaged in (b"\x0a\x05a", b"\x08\x01", b"\x0a\x01\xff"):
+        with pytest.raises(InvalidMessage):
+            decode("inference.ModelReadyRequest", memoryview(damaged))

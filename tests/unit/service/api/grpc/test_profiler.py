@@ -21,17 +21,13 @@ def test_the_profile_is_in_a_file_or_in_the_response(make_service: MakeService) 
     call(service, TERMINATE, schema.message("tensorflow.TerminateRequest")(), "tensorflow.TerminateResponse")
 
 
-def test_a_profile_has_a_duration(make_service: MakeService) -> None:
-    request = schema.message("tensorflow.ProfileRequest")()
-    assert error(make_service(grpc_profiler=True), PROFILE, request)[0] == INVALID_ARGUMENT
-
-
 def test_a_profile_may_take_longer_than_predictions(make_service: MakeService) -> None:
     service = make_service(grpc_profiler=True, request_timeout_ms=1)
     request = schema.message("tensorflow.ProfileRequest")(duration_ms=50).SerializeToString()
     assert respond(service, PROFILE, request, {b"grpc-timeout": b"60S"}).status == 200
 
 
-def test_the_profiler_is_off_by_default(service: FakeService) -> None:
-    request = schema.message("tensorflow.ProfileRequest")(duration_ms=1)
-    assert error(service, PROFILE, request)[0] == UNIMPLEMENTED
+def test_a_profile_needs_the_setting_and_a_duration(service: FakeService, make_service: MakeService) -> None:
+    request = schema.message("tensorflow.ProfileRequest")
+    assert error(service, PROFILE, request(duration_ms=1))[0] == UNIMPLEMENTED
+    assert error(make_service(grpc_profiler=True), PROFILE, request())[0] == INVALID_ARGUMENT

@@ -62,13 +62,11 @@ def test_expired_deadline_ends_the_runs_in_batches() -> None:
     assert [len(inputs["pixels"]) for _, inputs in engine.runs] == [loaded.limits.max_batch_size] * 4
 
 
-@pytest.mark.parametrize(
-    ("config", "label", "words"),
-    [(ServingConfig(), "", "no labels"), (LABELS, "Hat", "no label 'Hat'; it has 'dark', 'bright corner'")],
-)
-def test_unknown_label_is_400(config: ServingConfig, label: str, words: str) -> None:
-    with pytest.raises(InvalidRequest, match=words):
-        occluded(label, config)
+def test_unknown_label_is_400() -> None:
+    with pytest.raises(InvalidRequest, match="no labels"):
+        occluded("", ServingConfig())
+    with pytest.raises(InvalidRequest, match="no label 'Hat'; it has 'dark', 'bright corner'"):
+        occluded("Hat")
 
 
 @pytest.mark.parametrize(("row_seconds", "cells"), [(0.0, 20), (0.001, 20), (0.014, 8), (1.0, 5)])

@@ -52,11 +52,8 @@ def test_metrics(folder: Path, text: str | None, metrics: object) -> None:
     if text is not None:
         (folder / "assets.extra" / "metrics.json").write_text(text)
     assert VersionFiles(folder).metrics() == metrics
-
-
-def test_version_without_assets(tmp_path: Path) -> None:
-    files = VersionFiles(tmp_path)
-    assert (files.shown(), files.metrics()) == ([], None)
+    without = VersionFiles(folder.parent)
+    assert (without.shown(), without.metrics()) == ([], None)
 
 
 @pytest.mark.parametrize(

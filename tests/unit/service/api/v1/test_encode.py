@@ -1,5 +1,6 @@
 """Tensors as the JSON of v1. Messages hold the words of TensorFlow Serving's own tests (json_tensor_test.cc)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,19 +25,12 @@ def strings(*values: bytes) -> Array:
     return np.array(values, object)
 
 
-def encoded(outputs: dict[str, Array], *, is_row_format: bool) -> Any:
-    body = orjson.loads(encode_predictions(outputs, is_row_format))
-    (key,) = body
-    assert key == ("predictions" if is_row_format else "outputs")
-    return body[key]
-
-
 def rows(**outputs: Array) -> Any:
-    return encoded(outputs, is_row_format=True)
+    return orjson.loads(encode_predictions(outputs, is_row_format=True))["predictions"]
 
 
 def columns(**outputs: Array) -> Any:
-    return encoded(outputs, is_row_format=False)
+    return orjson.loads(encode_predictions(outputs, is_row_format=False))["outputs"]
 
 
 @pytest.mark.parametrize(
@@ -62,6 +56,7 @@ def test_several_outputs() -> None:
     assert rows(**outputs) == [{"n": [1], "d": 8.0, "t": "a"}, {"n": [2], "d": 9.5, "t": "b"}]
     assert columns(**outputs) == {"n": [[1], [2]], "d": [8.0, 9.5], "t": ["a", "b"]}
     assert rows(t=np.empty((0, 1, 2), object), y=np.zeros((0, 3))) == []
+    assert columns(y=np.array(2.5, np.float32), z=np.array(b"a", object)) == {"y": 2.5, "z": "a"}
 
 
 def test_name_that_ends_in_bytes_asks_for_base64() -> None:
@@ -101,19 +96,12 @@ def test_outputs_without_common_rows_are_columns_only(outputs: dict[str, Array],
     assert str(raised.value) == f'{message}; ask in the column format {{"inputs": ...}}'
 
 
-def test_scalar_is_a_column() -> None:
-    assert columns(y=np.array(np.nan)) is None
-    assert columns(y=np.array(2.5, np.float32), z=np.array(b"a", object)) == {"y": 2.5, "z": "a"}
-
-
-@pytest.mark.parametrize("is_row_format", [True, False])
-def test_outputs_without_json(is_row_format: bool) -> None:
-    for outputs, message in (
-        ({}, "Cannot convert empty tensor map to JSON"),
-        ({"y": np.zeros(1, np.complex64)}, "Failed to write JSON value for tensor type: complex64: the output 'y'"),
-    ):
-        with pytest.raises(InvalidRequest, match=f"^{message}"):
-            encode_predictions(outputs, is_row_format)
+@pytest.mark.parametrize("encode", [rows, columns])
+def test_outputs_without_json(encode: Callable[..., Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"^Cannot convert empty tensor map to JSON"):
+        encode()
+    with pytest.raises(InvalidRequest, match=r"^Failed to write JSON value for tensor type: complex64: the output 'y'"):
+        encode(y=np.zeros(1, np.complex64))
 
 
 def test_encode_results() -> None:

@@ -8,18 +8,18 @@ from service.inference.batching import BatchLimits
 from service.inference.version import State, VersionStatus
 from service.lifecycle.registry import Registry
 from service.tensors.signature import Quantization, TensorSpec
-from tests.unit.service.fakes import any_shape, independent, loaded_version, make_available, signature, tensor
+from tests.unit.service.fakes import independent, loaded_version, make_available, signature, tensor
 
 LINEAR = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
+QUANTIZED = Quantization(0.5, -128)
 PICTURES = signature(
-    {"pixels": tensor("DT_UINT8", -1, 28, 28), "names": any_shape("DT_STRING")}, {"found": tensor("DT_BOOL", -1)}
+    # Of any shape
+    {
+        "pixels": tensor("DT_UINT8", -1, 28, 28),
+        "names": TensorSpec("names:0", "DT_STRING", None, quantization=QUANTIZED),
+    },
+    {"found": tensor("DT_BOOL", -1)},
 )
-
-
-def test_quantized_tensors_say_what_their_integers_stand_for() -> None:
-    quantized = signature({"x": TensorSpec("x:0", "DT_INT8", (-1,), quantization=Quantization(0.5, -128))})
-    described: Any = model_metadata(Registry(), loaded_version(quantized))["inputs"]
-    assert described[0]["quantization"] == {"scale": 0.5, "zero_point": -128}
 
 
 def test_server_metadata() -> None:
@@ -43,7 +43,7 @@ def test_model_metadata() -> None:
         "platform": "tensorflow_savedmodel",
         "inputs": [
             {"name": "pixels", "datatype": "UINT8", "shape": (-1, 28, 28)},
-            {"name": "names", "datatype": "BYTES", "shape": [-1]},  # of any shape
+            {"name": "names", "datatype": "BYTES", "shape": [-1], "quantization": {"scale": 0.5, "zero_point": -128}},
         ],
         "outputs": [{"name": "found", "datatype": "BOOL", "shape": (-1,)}],
     }
