@@ -1,3 +1,4 @@
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -65,18 +66,7 @@ def test_service_link_is_logged(address: str, caplog: pytest.LogCaptureFixture) 
 
 @pytest.mark.parametrize(
     ("name", "least", "most"),
-    [
-        ("port", 1, 65_535),
-        ("operations_port", 0, 65_535),
-        ("workers", 0, 512),
-        ("threads", 1, 1024),
-        ("unhealthy_after", 0, None),
-        ("keep_alive_seconds", 1, 86_400),
-        ("max_body_bytes", 1, None),
-        ("max_image_pixels", 1, None),
-        ("drift_window", 0, 100_000),
-        ("shutdown_seconds", 0, None),
-    ],
+    [("port", 1, 65_535), ("workers", 0, 512), ("max_body_bytes", 1, None), ("drift_window", 0, 100_000)],
 )
 def test_limits(name: str, least: float, most: float | None) -> None:
     for limit, beyond, words in ((least, -1, "least"), (most, 1, "most")):
@@ -137,9 +127,8 @@ def test_files_are_absolute_and_named_once(folder: Path, text: str, names: list[
 
 @pytest.mark.parametrize("name", ["none.so", "none*.so", ""])
 def test_missing_file_is_named(folder: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=f": there is no file {folder}/") as raised:
+    with pytest.raises(ValueError, match=rf": there is no file {folder}/{re.escape(name)}$"):
         parse_files(f"{folder}/_a.so:{folder}/{name}")
-    assert str(raised.value).endswith(f"/{name}")
 
 
 @pytest.mark.parametrize(
@@ -160,18 +149,17 @@ def test_origins_are_parsed(text: str, expected: set[str]) -> None:
 
 @pytest.mark.parametrize("origin", ["app.example", "https://app.example/", "https://*.example", "https://", "**"])
 def test_invalid_origin_is_rejected(origin: str) -> None:
-    with pytest.raises(InvalidSetting) as raised:
+    message = f"^SERVING_CORS_ORIGINS={re.escape(repr(origin))}: expected origins as https://app.example"
+    with pytest.raises(InvalidSetting, match=message):
         from_environment({"SERVING_CORS_ORIGINS": f"https://app.example {origin}"})
-    assert str(raised.value).startswith(f"SERVING_CORS_ORIGINS={origin!r}: expected origins as https://app.example")
 
 
 @pytest.mark.parametrize(
     ("text", "requests", "seconds"),
     [
-        ("100/second", 100, 1),
         ("5000 per hour", 5000, 3600),
         ("10 per 2 minutes", 10, 120),
-        (" 7 / 3Minute ", 7, 180),
+        (" 7 / 3Second ", 7, 3),
         ("1000000/day", 10**6, 86_400),
         ("1/month", 1, 2_592_000),
         ("1/year", 1, 31_104_000),

@@ -23,12 +23,8 @@ VECTOR, COLUMN, MATRIX = tensor("DT_FLOAT", -1), tensor("DT_FLOAT", -1, 1), tens
 PICTURE = tensor("DT_DOUBLE", -1, 2, 2)
 NUMBERS = ["DT_FLOAT", "DT_DOUBLE", "DT_HALF", "DT_INT8", "DT_INT64", "DT_UINT8", "DT_UINT64"]
 
-leaves: st.SearchStrategy[Any] = st.one_of(
-    st.integers(-(2**70), 2**70),
-    st.floats(allow_nan=False, allow_infinity=False),
-    st.sampled_from([0, 1, -1, 127, 128, 255, 256, 65504, 65520, 2**53 + 1, 3.4028235e38, 3.5e38, 1.5, -0.0]),
-    st.sampled_from([None, True, "1", {}, []]),
-)
+edges = [-1, 127, 128, 255, 256, 65504, 65520, 2**53 + 1, 3.4028235e38, 3.5e38, 1.5, -0.0, None, True, "1", {}, []]
+leaves = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from(edges)
 nested_lists = st.recursive(leaves, lambda inner: st.lists(inner, max_size=4), max_leaves=12)
 
 
@@ -40,9 +36,6 @@ def parser(request: pytest.FixtureRequest) -> Iterator[None]:
         else:
             pytest.importorskip("simdjson")
         yield
-
-
-# The rows of a body
 
 
 @pytest.mark.parametrize(
@@ -81,19 +74,14 @@ def test_rows_are_those_of_the_slow_decoder(rows: Any, spec: TensorSpec) -> None
     "data",
     [
         b'{"instances": [1.0], "signature_name": "other"}',
-        b'{"inputs": [1.0]}',
         b'{"instances": [1.0], "inputs": [1.0]}',
         b'{"instances": []}',
         b'{"instances": [1e400]}',
         b'{"instances": [NaN]}',
-        b'{"instances": ["\xff"]}',
         b'{"instances": [1.0}',
         b'{"instances": [1.0], "instances": [2.0]}',
-        b'{"instances": [1 2]}',
-        b'{"instances": [1,]}',
         b'{"instances": [1[2]}',
         b'{"a": {"instances": [1.0]}}',
-        b'{"instances": [1.0]}}',
         b"",
     ],
 )
@@ -107,9 +95,6 @@ def test_other_bodies_are_left(data: bytes) -> None:
 )
 def test_other_tensors_are_left(spec: TensorSpec) -> None:
     assert decode_rows(b'{"instances": [1.0]}', spec) is None
-
-
-# The data of a tensor
 
 
 @pytest.mark.parametrize("dtype", NUMBERS)
@@ -141,13 +126,9 @@ def test_data_is_that_of_the_slow_decoder(value: Any, dtype: str, shape: list[in
         (b"[[1,2],[3,4]]", "DT_FLOAT", (4,)),
         (b"[[1],[2,3,4]]", "DT_FLOAT", (2, 2)),
         (b"[[[1,2],[3,4]]]", "DT_FLOAT", (2, 2)),
-        (b"[1,2,]", "DT_FLOAT", (2,)),
         (b"[1e39]", "DT_FLOAT", (1,)),
-        (b"[65520]", "DT_HALF", (1,)),
         (b"[1.5]", "DT_INT8", (1,)),
-        (b"[-1]", "DT_UINT8", (1,)),
         (b"[1]", "DT_BOOL", (1,)),
-        (b"[true]", "DT_FLOAT", (1,)),
         (b'["["]', "DT_STRING", (1,)),
         (b"[]", "DT_FLOAT", (0,)),
         (b"[1]", "DT_FLOAT", (2**60,)),

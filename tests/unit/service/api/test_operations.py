@@ -1,14 +1,10 @@
-from pathlib import Path
-
 import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service import create_app
 from service.api.operations import health
 from service.inference.version import State, VersionStatus
 from service.lifecycle.registry import Registry
-from service.settings import Settings
 from tests.unit.service.fakes import FakeService, any_shape, loaded_version, make_available, signature
 
 SIGNATURE = signature({"x": any_shape("DT_FLOAT")})
@@ -27,11 +23,6 @@ def test_live_is_not_ready() -> None:
         registry.end_first_scan()
     make_available(registry, loaded_version(SIGNATURE, model="another"))
     assert health_of(registry) == [(200, {"live": True, "ready": True})] * 2
-
-
-def test_health_while_starting(tmp_path: Path) -> None:
-    starting = FakeService(create_app(Settings(models=str(tmp_path))))
-    assert (starting.get("/v2/health/live").status_code, starting.get("/v2/health/ready").status_code) == (200, 503)
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/monitoring/prometheus/metrics"])

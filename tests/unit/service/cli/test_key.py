@@ -27,7 +27,6 @@ def test_printed_entry_admits_the_key(monkeypatch: pytest.MonkeyPatch, capsys: p
     ("arguments", "words"),
     [
         ("--scope predict", "required: --name"),
-        ("--name alice", "required: --scope"),
         ("--name a.b --scope predict", "--name='a.b': expected at most 64 letters, digits, - and _"),
         ("--name alice --scope root", "invalid choice: 'root'"),
         ("--name alice --scope predict --expires soon", "'soon': expected a day as YYYY-MM-DD"),

@@ -96,9 +96,6 @@ def test_fuzzed_message_is_an_invalid_argument(models: FakeService, damage: byte
         assert response.status in (200, 400, 404), response.body
 
 
-# Examples
-
-
 def examples(kind: str, *rows: Mapping[str, Any], context: Mapping[str, Any] | None = None) -> Any:
     made = schema.message(kind)()
     if kind != "MultiInferenceRequest":
@@ -187,9 +184,6 @@ def test_multi_inference_answers_each_task(classifier: FakeService) -> None:
     assert "method_name" in error(classifier, MULTI, made)[1]
     del made.tasks[:]
     assert "at least one task" in error(classifier, MULTI, made)[1]
-
-
-# Metadata and status
 
 
 def test_metadata_has_the_signatures(service: FakeService) -> None:

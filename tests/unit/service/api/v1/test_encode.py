@@ -110,9 +110,6 @@ def test_encode_results() -> None:
     assert encode_results(np.array([0.25, 1, np.nan, np.inf])) == b'{"results":[0.25,1.0,null,null]}'
 
 
-# What is decoded is encoded again
-
-
 @pytest.mark.parametrize("dtype", NUMBERS)
 @settings(max_examples=settings().max_examples // 5)
 @given(data=st.data())

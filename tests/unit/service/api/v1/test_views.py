@@ -13,9 +13,6 @@ TEXT = signature({"t": any_shape("DT_STRING")})
 JSON = "application/json"
 
 
-# Predictions
-
-
 @pytest.mark.parametrize(
     ("verb", "body", "content"),
     [
@@ -84,9 +81,6 @@ def test_path_names_model_and_version_or_label(service: FakeService, place: str,
     assert (response.content_type, spec["name"], spec["version"]) == (JSON, ODD, str(version))
 
 
-# Pictures
-
-
 def test_picture_is_decoded_like_its_json(models: FakeService) -> None:
     path, pixels = "/v1/models/pictures:predict", np.full((1, 8, 8), 50).tolist()
     predictions = models.post(path, {"instances": pixels}).get_json()["predictions"]
@@ -128,9 +122,6 @@ def test_classify_files_of_a_form(models: FakeService) -> None:
     response = models.post_form("/v1/models/pictures:classify", form)
     assert response.status_code == 400
     assert error(response).startswith("file 2 (b.png) is not a picture")
-
-
-# Status, metadata, metrics
 
 
 @pytest.mark.parametrize(

@@ -54,9 +54,6 @@ def of_type(dtype: str) -> Signature:
     return signature({"x": any_shape(dtype)})
 
 
-# The signature
-
-
 def with_signatures(*names: str) -> LoadedVersion:
     return LoadedVersion("model", 1, FakeEngine(dict.fromkeys(names, ANY), echo), ServingConfig())
 
@@ -66,9 +63,6 @@ def test_signature_is_the_default_or_the_only_one() -> None:
     assert signature_name(with_signatures("another", "serving_default")) == "serving_default"
     with pytest.raises(InvalidRequest, match=r"^model has several signatures, none of them .*: 'one', 'two'; ask for"):
         signature_name(with_signatures("one", "two"))
-
-
-# The JSON
 
 
 @pytest.mark.parametrize(
@@ -165,9 +159,6 @@ def test_data_nested_too_deep() -> None:
         decoded(orjson.dumps(one()).replace(b"[1,2]}", data))
 
 
-# Binary data
-
-
 def test_inputs_take_their_bytes_in_the_order_of_the_json() -> None:
     of = signature(dict.fromkeys("abc", tensor("DT_INT8", -1)))
     given = {"shape": [1], "datatype": "INT8"}
@@ -241,9 +232,6 @@ def test_fuzz_damaged_bodies(sent: tuple[str, bytes, bytes], data: st.DataObject
     check_answered(dtype, body, min(len(head), len(body)))
 
 
-# Responses
-
-
 AS_BINARY = {"parameters": {"binary_data_output": True}}
 
 
@@ -304,9 +292,6 @@ def test_output_without_json() -> None:
         encoded(np.array([b"\xff"], object), {})
     with pytest.raises(InvalidRequest, match=r"output 'y' is of the type complex64.*ask for others in 'outputs'"):
         encoded(np.array([1j], np.complex64), {})
-
-
-# What is encoded is decoded again
 
 
 def check_round_trips(array: Array, dtype: str) -> None:

@@ -16,9 +16,6 @@ A = {"name": "a", "shape": [1], "datatype": "FP32", "data": [1.5]}
 BINARY_B = {"name": "b", "shape": [1], "datatype": "FP32", "parameters": {"binary_data_size": 4}}
 
 
-# Inference
-
-
 @pytest.mark.parametrize("content_type", ["application/json", "image/png"])
 def test_infer(models: FakeService, content_type: str) -> None:
     response = models.post("/v2/models/linear/infer", {"id": "42", "inputs": [X]}, content_type)
@@ -81,18 +78,6 @@ def test_infer_error(
     assert words in error(response)
 
 
-def test_requests_are_counted_by_status(service: FakeService) -> None:
-    service.add(LINEAR)
-    service.post("/v2/models/model/infer", {"inputs": [X]})
-    service.post("/v2/models/model/infer", {"inputs": []})
-    for status in (200, 400):
-        labels = f'model="model",protocol="v2",status="{status}",verb="infer",version="1"'
-        assert service.sample(f"serving_requests_total{{{labels}}}") == "1.0"
-
-
-# Models
-
-
 @pytest.mark.parametrize(
     ("path", "status"),
     [
@@ -144,9 +129,6 @@ def test_statistics_of_all_models_and_metadata_of_a_model_called_stats(service: 
     engine = FakeEngine({"one": LINEAR, "two": LINEAR}, echo)
     make_available(service.registry, LoadedVersion("stats", 1, engine, ServingConfig()))
     assert service.get("/v2/models/stats").get_json().keys() == {"model_stats"}
-
-
-# The repository
 
 
 def test_index(service: FakeService) -> None:
