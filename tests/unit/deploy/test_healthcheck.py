@@ -2,7 +2,6 @@
 
 import http.client
 import runpy
-import ssl
 from pathlib import Path
 
 import pytest
@@ -21,31 +20,16 @@ SERVICE_LINK = "tcp://10.96.12.7:8501"
         (SERVICE_LINK, SERVICE_LINK, 8501),
     ],
 )
-def test_health_is_asked_at_the_port_where_the_service_has_it(
-    monkeypatch: pytest.MonkeyPatch, main: str | None, operations: str | None, port: int
+@pytest.mark.parametrize("certificate", ["", "/certificate"])
+def test_health_is_asked_where_the_service_has_it(
+    monkeypatch: pytest.MonkeyPatch, main: str | None, operations: str | None, port: int, certificate: str
 ) -> None:
-    for name, value in (("SERVING_PORT", main), ("SERVING_OPERATIONS_PORT", operations)):
-        monkeypatch.delenv(name, raising=False)
-        if value is not None:
-            monkeypatch.setenv(name, value)
-    ports: list[int] = []
+    for name, value in (("PORT", main), ("OPERATIONS_PORT", operations), ("TLS_CERT", certificate)):
+        monkeypatch.setenv(f"SERVING_{name}", value or "")
 
-    def connect(_host: str, port: int, timeout: float) -> None:
-        ports.append(port)
-        raise SystemExit
+    def connect(_host: str, asked: int, **options: object) -> None:
+        raise SystemExit(f"{asked} {'context' in options}")
 
-    monkeypatch.setattr(http.client, "HTTPConnection", connect)
-    with pytest.raises(SystemExit):
-        runpy.run_path(str(HEALTHCHECK))
-    assert ports == [port]
-
-
-def test_tls_is_spoken_where_the_service_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SERVING_TLS_CERT", "/certificate")
-
-    def connect(_host: str, _port: int, timeout: float, context: ssl.SSLContext) -> None:
-        raise SystemExit("by TLS")
-
-    monkeypatch.setattr(http.client, "HTTPSConnection", connect)
-    with pytest.raises(SystemExit, match="by TLS"):
+    monkeypatch.setattr(http.client, "HTTPSConnection" if certificate else "HTTPConnection", connect)
+    with pytest.raises(SystemExit, match=f"^{port} {bool(certificate)}$"):
         runpy.run_path(str(HEALTHCHECK))

@@ -63,10 +63,12 @@ def test_address_can_be_connected_to(registry: Registry, host: str, address: str
     assert said.startswith(f"Fitting Room serves http://{address}:80, and gRPC on {address}:81\n")
 
 
-def test_command_has_a_key_if_needed(registry: Registry) -> None:
-    add(registry, {"instances": [10.0]})
+def test_command_has_a_key_if_needed_and_is_quoted_for_the_shell(registry: Registry) -> None:
+    add(registry, {"instances": ["it's"]}, "my model; echo $HOME")
     (command,) = commands(registry, api_keys_file="keys.toml")
     assert command[2:4] == ["-H", "X-API-Key: $API_KEY"]
+    assert command[7] == '{"instances": ["it\'s"]}'
+    assert len(command) == 9
 
 
 @pytest.mark.parametrize(("file", "kind"), [("a.jpg", "jpeg"), ("it's mine.png", "png")])
@@ -76,13 +78,6 @@ def test_picture_is_sent_with_its_type(registry: Registry, file: str, kind: str)
     picture = f"@my models/clothing/1/assets.extra/{file}"
     url = "http://127.0.0.1:8501/v1/models/clothing:classify"
     assert command[2:] == ["-H", f"Content-Type: image/{kind}", "--data-binary", picture, url]
-
-
-def test_names_are_quoted_for_the_shell(registry: Registry) -> None:
-    add(registry, {"instances": ["it's"]}, "my model; echo $HOME")
-    (command,) = commands(registry)
-    assert command[5] == '{"instances": ["it\'s"]}'
-    assert len(command) == 7
 
 
 def test_three_commands_at_most(registry: Registry) -> None:

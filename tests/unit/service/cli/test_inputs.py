@@ -137,24 +137,23 @@ def test_arrays_must_fit_the_inputs(tmp_path: Path, arrays: Any, message: str) -
     assert error(tmp_path / "x.npz", dict.fromkeys("ab", ModelInput(1))) == message
 
 
+def npy(array: Any) -> bytes:
+    np.save(file := io.BytesIO(), array, allow_pickle=True)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
-    ("array", "message"),
+    ("name", "content", "message"),
     [
-        (np.array([{"a": 1}], object), "an array of object"),  # not unpickled
-        (np.zeros(2, "M8[s]"), "an array of datetime64"),
-        (np.array([b"\xff"]), "bytes that are not UTF-8"),
+        ("x.npy", npy(np.array([{"a": 1}], object)), "an array of object"),  # not unpickled
+        ("x.npy", npy(np.zeros(2, "M8[s]")), "an array of datetime64"),
+        ("x.npy", npy(np.array([b"\xff"])), "bytes that are not UTF-8"),
+        ("x.npy", npy(np.zeros(100))[:-1], "the file ends within the array"),
+        ("x.npy", b"not one", "no NumPy array: "),
+        ("x.npz", b"not one", "no .npz: "),
     ],
+    ids=range(6),
 )
-def test_array_of_another_kind_is_invalid(tmp_path: Path, array: Any, message: str) -> None:
-    np.save(tmp_path / "array.npy", array, allow_pickle=True)
-    assert error(tmp_path / "array.npy").startswith(message)
-
-
-@pytest.mark.parametrize("suffix", ["npy", "npz"])
-def test_damaged_arrays_are_invalid(tmp_path: Path, suffix: str) -> None:
-    (tmp_path / f"words.{suffix}").write_text("not one")
-    assert error(tmp_path / f"words.{suffix}").startswith("no ")
-    whole = tmp_path / "whole.npy"
-    np.save(whole, np.zeros(100))
-    (tmp_path / "short.npy").write_bytes(whole.read_bytes()[:-1])
-    assert error(tmp_path / "short.npy") == "the file ends within the array"
+def test_file_without_an_array_is_invalid(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert error(tmp_path / name).startswith(message)

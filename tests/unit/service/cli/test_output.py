@@ -1,45 +1,40 @@
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service.cli.output import Evaluation, Progress, Table, rows_of
 
-
-def test_rows_of_a_classification() -> None:
-    results = {"results": [[["hat", 0.7512], ["bag", 0.2], ["shoe", 0.04], ["sock", 0.01]], [["bag", None]]]}
-    assert rows_of("a.png", results, "0.42, Infinity") == [
-        ["a.png[0]", "hat 75.1%", "bag 20.0%", "shoe 4.0%", ""],
-        ["a.png[1]", "bag –", "unlike anything it knows (Infinity)"],
-    ]
+OUTLIERS = {"results": [[["hat", 0.7512], ["bag", 0.2], ["shoe", 0.04], ["sock", 0.01]], [["bag", None]]]}
 
 
 @pytest.mark.parametrize(
-    ("answer", "rows"),
+    ("answer", "more", "rows"),
     [
-        ({"predictions": [30.999998092651367]}, [["10", "31"]]),
-        ({"predictions": [1, 2]}, [["10[0]", "1"], ["10[1]", "2"]]),
-        ({"outputs": {"y": [1.0]}}, [["10", "{'y': [1.0]}"]]),
-        ({"predictions": ["x" * 200]}, [["10", "x" * 97 + "..."]]),
+        (
+            OUTLIERS,
+            {"outlier_scores": "0.42, Infinity"},
+            [
+                ["a[0]", "hat 75.1%", "bag 20.0%", "shoe 4.0%", ""],
+                ["a[1]", "bag –", "unlike anything it knows (Infinity)"],
+            ],
+        ),
+        # No probabilities
+        ({"results": [[["Bag", 1427.38], ["Hat", -3.2]]]}, {}, [["a", "Bag 1427", "Hat -3.2"]]),
+        ({"results": [[["Bag", 0.9], ["Hat", 0.8]]]}, {}, [["a", "Bag 0.9", "Hat 0.8"]]),
+        ({"results": [[["Bag", 1.5], ["Hat", -0.5]]]}, {}, [["a", "Bag 1.5", "Hat -0.5"]]),
+        ({"results": [[[of, 0.25] for of in "abcd"]]}, {"top_k": 4}, [["a", *(f"{of} 25.0%" for of in "abcd")]]),
+        ({"predictions": [30.999998092651367]}, {}, [["a", "31"]]),
+        ({"predictions": [1, 2]}, {}, [["a[0]", "1"], ["a[1]", "2"]]),
+        ({"predictions": [1]}, {"first_row": 256}, [["a[256]", "1"]]),
+        ({"outputs": {"y": [1.0]}}, {}, [["a", "{'y': [1.0]}"]]),
+        ({"predictions": ["x" * 200]}, {}, [["a", "x" * 97 + "..."]]),
     ],
-    ids=["one", "two", "columns", "long"],
+    ids=range(10),
 )
-def test_rows_of_predictions(answer: dict[str, object], rows: list[list[str]]) -> None:
-    assert rows_of("10", answer) == rows
-
-
-@pytest.mark.parametrize("scores", [[1427.38, -3.2], [0.9, 0.8], [-0.5, 1.5]])
-def test_scores_that_are_no_probabilities_have_no_percent(scores: list[float]) -> None:
-    ((_, *cells),) = rows_of("a.png", {"results": [[["Sneaker", scores[0]], ["Bag", scores[1]]]]})
-    assert cells == [f"Sneaker {scores[0]:.4g}", f"Bag {scores[1]:.4g}"]
-
-
-def test_rows_of_a_part_are_numbered_from_its_first() -> None:
-    assert rows_of("x.npy", {"predictions": [1]}, first_row=256) == [["x.npy[256]", "1"]]
-
-
-def test_as_many_labels_as_wanted() -> None:
-    assert len(rows_of("a", {"results": [[[label, 0.25] for label in "abcd"]]}, top_k=4)[0]) == 1 + 4
+def test_rows_of(answer: dict[str, Any], more: dict[str, Any], rows: list[list[str]]) -> None:
+    assert rows_of("a", answer, **more) == rows
 
 
 def test_columns_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
