@@ -65,23 +65,18 @@ def test_sagemaker_without_models_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "message"),
+    ("versions", "variables", "message"),
     [
-        ({}, "/model: there is no SavedModel; expected <version>/saved_model.pb"),
-        ({"SAGEMAKER_MULTI_MODEL": "yes"}, "SAGEMAKER_MULTI_MODEL='yes': expected true or false"),
-        ({"SAGEMAKER_BIND_TO_PORT": "x"}, "SAGEMAKER_BIND_TO_PORT='x': expected a whole number"),
+        ([], {}, "/model: there is no SavedModel; expected <version>/saved_model.pb"),
+        (["a/x/1", "b/x/1"], {}, "have the same name"),
+        ([], {"SAGEMAKER_MULTI_MODEL": "yes"}, "SAGEMAKER_MULTI_MODEL='yes': expected true or false"),
+        ([], {"SAGEMAKER_BIND_TO_PORT": "x"}, "SAGEMAKER_BIND_TO_PORT='x': expected a whole number"),
     ],
 )
-def test_sagemaker_cannot_start(tmp_path: Path, variables: dict[str, str], message: str) -> None:
-    with pytest.raises(InvalidSetting) as raised:
+def test_sagemaker_cannot_start(tmp_path: Path, versions: list[str], variables: dict[str, str], message: str) -> None:
+    save(*(tmp_path / "model" / version for version in versions))
+    with pytest.raises(InvalidSetting, match=message):
         sagemaker(tmp_path, **variables)
-    assert message in str(raised.value)
-
-
-def test_models_of_the_same_name(tmp_path: Path) -> None:
-    save(tmp_path / "model/a/x/1", tmp_path / "model/b/x/1")
-    with pytest.raises(InvalidSetting, match="have the same name"):
-        sagemaker(tmp_path)
 
 
 def test_vertex_ai(tmp_path: Path) -> None:

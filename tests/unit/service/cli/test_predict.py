@@ -50,17 +50,20 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         (["predict_object"], [], "predict_object"),
         (["serving_default", "other"], ["--signature", "other"], "other"),
     ],
-    ids=["default", "only", "chosen"],
 )
 def test_signature(run: Run, signatures: list[str], flags: list[str], expected: str) -> None:
     code, (answer,), _ = run(Service(*signatures), "10", *flags)
     assert (code, answer["results"]) == (predict.SUCCESS, [[[expected, 1.0]]])
 
 
-def test_signatures_without_a_default_are_named(run: Run) -> None:
+def test_service_that_cannot_be_asked_is_unavailable(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, errors = run(Service("one", "two"), "10")
     assert code == predict.UNAVAILABLE
     assert "model has no signature 'serving_default'; it has 'one', 'two'" in errors
+    monkeypatch.setattr(Service, "send", lambda *_: Reply(200, {"error": "<html>"}, {}))
+    code, _, errors = run(Service(), "10")
+    assert code == predict.UNAVAILABLE
+    assert "no service for models" in errors
 
 
 def test_row_that_begins_with_a_minus_is_no_flag(run: Run) -> None:
@@ -68,13 +71,10 @@ def test_row_that_begins_with_a_minus_is_no_flag(run: Run) -> None:
     assert (code, [answer["input"] for answer in answers]) == (predict.SUCCESS, ["-3,4", "-.5", "-1e5,0"])
 
 
-def test_request_that_is_too_large_is_halved(run: Run) -> None:
+def test_request_that_is_too_large_is_halved_down_to_a_row(run: Run) -> None:
     code, answers, _ = run(Service("serving_default", max_rows=2), '{"instances": [1, 2, 3, 4, 5]}')
     assert code == predict.SUCCESS
     assert [(answer["first_row"], len(answer["results"])) for answer in answers] == [(0, 2), (2, 1), (3, 2)]
-
-
-def test_row_that_is_too_large_is_an_error(run: Run) -> None:
     code, answers, _ = run(Service("serving_default", max_rows=0), '{"instances": [1, 2]}')
     assert (code, [answer["error"] for answer in answers]) == (predict.SOME_FAILED, ["too large (413)"] * 2)
 
@@ -96,13 +96,6 @@ def test_invalid_command_line(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         predict.main(arguments)
     assert raised.value.code == 2
-
-
-def test_another_server_is_no_service(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Service, "send", lambda *_: Reply(200, {"error": "<html>"}, {}))
-    code, _, errors = run(Service(), "10")
-    assert code == predict.UNAVAILABLE
-    assert "no service for models" in errors
 
 
 def test_busy_service_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

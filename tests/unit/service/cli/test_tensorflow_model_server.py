@@ -82,6 +82,10 @@ def test_flags_are_told_apart_by_their_names() -> None:
     assert not is_meant(["predict", "my_model"])
 
 
+def test_version_names_both() -> None:
+    assert re.fullmatch(r"TensorFlow ModelServer: \S+ \(fitting-room\)\nTensorFlow Library: [\w. ]+", versions())
+
+
 def test_image_puts_its_defaults_before_the_flags() -> None:
     ports = ["--port=8500", "--rest_api_port=8501"]
     plain = [*ports, "--model_name=model", "--model_base_path=/models/model"]
@@ -193,11 +197,11 @@ def test_batching_parameters(tmp_path: Path) -> None:
     assert settings(*flags).max_batch_size == 32
 
 
-@pytest.mark.parametrize(("path", "expected"), [("/monitoring/prometheus/metrics", ""), ("/my/metrics", "/my/metrics")])
-def test_monitoring_config(tmp_path: Path, path: str, expected: str) -> None:
-    file = write(tmp_path, f'prometheus_config: {{ enable: true, path: "{path}" }}')
-    found = settings(f"--monitoring_config_file={file}")
-    assert (found.metrics_path, found.tensorflow_metrics) == (expected, True)
+def test_monitoring_config(tmp_path: Path) -> None:
+    for path, expected in (("/monitoring/prometheus/metrics", ""), ("/my/metrics", "/my/metrics")):
+        file = write(tmp_path, f'prometheus_config: {{ enable: true, path: "{path}" }}')
+        found = settings(f"--monitoring_config_file={file}")
+        assert (found.metrics_path, found.tensorflow_metrics) == (expected, True)
 
 
 def test_ssl_config(tmp_path: Path) -> None:
@@ -224,7 +228,3 @@ def test_ssl_config(tmp_path: Path) -> None:
 )
 def test_wrong_files_are_refused(tmp_path: Path, flag: str, text: str, message: str) -> None:
     assert message in fault(*ONE_MODEL, "--enable_batching", f"--{flag}={write(tmp_path, text)}")
-
-
-def test_version_names_both() -> None:
-    assert re.fullmatch(r"TensorFlow ModelServer: \S+ \(fitting-room\)\nTensorFlow Library: [\w. ]+", versions())
