@@ -177,11 +177,14 @@ def test_autoscaler_scales_the_deployment_by_metrics_that_there_are(path: str) -
 
 def test_service_monitor_scrapes_the_job_of_the_alerts() -> None:
     objects = with_component("service-monitor")
-    spec, service = only("ServiceMonitor", objects)["spec"], only("Service", objects)
-    labels = service["metadata"]["labels"]
+    monitor, service = only("ServiceMonitor", objects), only("Service", objects)
+    labels, spec = service["metadata"]["labels"], monitor["spec"]
+    assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+    assert set(spec) == {"jobLabel", "selector", "endpoints"}
     assert spec["selector"]["matchLabels"].items() <= labels.items()
     assert f'job="{labels[spec["jobLabel"]]}"' in (ROOT / "monitoring/alerts.yml").read_text()
     (endpoint,) = spec["endpoints"]
+    assert set(endpoint) == {"port", "path", "interval", "scrapeTimeout"}
     assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
 
 
@@ -237,6 +240,10 @@ def test_kserve_runtime_is_a_valid_pod_and_fits_the_service() -> None:
     metadata = {"name": "x", "annotations": spec["annotations"]}
     pod = {"containers": spec["containers"], "volumes": spec["volumes"]}
     check(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod}))
+    # The names are those of KServe's own definitions, which no package carries.
+    assert RUNTIME["apiVersion"] == "serving.kserve.io/v1alpha1"
+    assert set(spec) == {"annotations", "supportedModelFormats", "protocolVersions", "containers", "volumes"}
+    assert RUNTIME_CONTAINER["name"] == "kserve-container"
     assert set(RUNTIME_ENVIRONMENT) <= NAMES_OF_SETTINGS
     port = RUNTIME_ENVIRONMENT["SERVING_PORT"]
     assert [str(each["containerPort"]) for each in RUNTIME_CONTAINER["ports"]] == [port]
@@ -246,6 +253,7 @@ def test_kserve_runtime_is_a_valid_pod_and_fits_the_service() -> None:
 def test_kserve_example_uses_the_runtime() -> None:
     example = yaml.safe_load((FOLDER / "kserve/inference-service.yaml").read_text())
     model, spec = example["spec"]["predictor"]["model"], RUNTIME["spec"]
+    assert example["apiVersion"] == "serving.kserve.io/v1beta1"
     assert model["runtime"] == RUNTIME["metadata"]["name"]
     assert model["modelFormat"] in spec["supportedModelFormats"]
     assert model["protocolVersion"] in spec["protocolVersions"] == ["v1", "v2", "grpc-v1", "grpc-v2"]

@@ -88,6 +88,7 @@ def test_help_has_every_setting(call_main: Main, capsys: pytest.CaptureFixture[s
     [
         (["--port", "http"], "--port='http': expected a whole number"),
         (["--models", "no/such/folder"], "SERVING_MODELS='no/such/folder': there is no such folder"),
+        (["--models", __file__], "there is no such folder"),
         (["--models", "s3://key:secret@bucket"], "SERVING_MODELS: not a store that the service knows; expected a fol"),
         (["--models", "hf://a/b", "--store-folder", __file__], f"SERVING_STORE_FOLDER={__file__!r} cannot be made: "),
         (["--port"], "--port: expected one argument"),

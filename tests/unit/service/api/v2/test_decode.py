@@ -247,7 +247,7 @@ def parts(response: Response) -> tuple[Any, bytes]:
     return found, response.body[length:]
 
 
-@pytest.mark.parametrize("head", [{}, {"id": ""}, {"id": "ü"}])
+@pytest.mark.parametrize("head", [{}, {"id": ""}, {"id": "ü", "outputs": []}])
 def test_response_has_the_id_of_the_request(head: dict[str, Any]) -> None:
     response = encoded(np.array([1], np.float32), head)
     assert (response.status, response.content_type, response.headers) == (200, "application/json", ())

@@ -3,14 +3,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from service.api.v2.describe import model_config, model_metadata, repository_index, server_metadata
 from service.inference.batching import BatchLimits
 from service.inference.version import State, VersionStatus
 from service.lifecycle.registry import Registry
 from service.tensors.signature import Quantization, TensorSpec
-from tests.unit.service.fakes import independent, loaded_version, make_available, signature, tensor
+from tests.unit.service.api.models import LINEAR, VECTOR
+from tests.unit.service.fakes import any_shape, independent, loaded_version, make_available, signature, tensor
 
-LINEAR = signature({"x": tensor("DT_FLOAT", -1)}, {"y": tensor("DT_FLOAT", -1)})
 QUANTIZED = Quantization(0.5, -128)
 PICTURES = signature(
     # Of any shape
@@ -73,6 +75,15 @@ def test_model_config_of_a_batched_model() -> None:
     assert config["max_batch_size"] == 8
     assert config["dynamic_batching"] == {"max_queue_delay_microseconds": 500}
     assert [part["dims"] for part in config["input"] + config["output"]] == [(28, 28), ()]
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [(tensor("DT_FLOAT", 2, 3), VECTOR), (VECTOR, tensor("DT_FLOAT")), (any_shape("DT_FLOAT"), VECTOR)]
+)
+def test_model_config_of_a_model_without_rows(x: TensorSpec, y: TensorSpec) -> None:
+    loaded = loaded_version(signature({"x": x}, {"y": y}))
+    config: Any = model_config(replace(loaded, independence=independent(loaded.engine.signatures)))
+    assert (config["max_batch_size"], list(config["input"][0]["dims"])) == (0, list(x.shape or [-1]))
 
 
 def test_repository_index() -> None:
