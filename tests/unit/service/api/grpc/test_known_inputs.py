@@ -26,7 +26,7 @@ def v2_request() -> Any:
 
 @pytest.mark.parametrize(
     ("protocol", "method", "request_"),
-    [(v1, f"{PREDICTION}/Predict", predict(x=X)), (v2, f"{INFERENCE}/ModelInfer", v2_request())],
+    [(v1, f"{PREDICTION}/Predict", predict(X)), (v2, f"{INFERENCE}/ModelInfer", v2_request())],
     ids=["v1", "v2"],
 )
 @given(data=st.data())

@@ -31,20 +31,14 @@ def service(service: FakeService) -> FakeService:
     return service
 
 
-def predict(**inputs: Array) -> Any:
-    made = schema.message("PredictRequest")()
-    made.model_spec.name = "linear"
-    for name, array in inputs.items():
-        given = made.inputs[name]
-        given.dtype = TYPE_NUMBERS["DT_FLOAT"]
-        for size in array.shape:
-            given.tensor_shape.dim.add().size = size
-        given.tensor_content = array.tobytes()
-    return made
+def predict(x: Array) -> Any:
+    shape = {"dim": [{"size": size} for size in x.shape]}
+    given = {"dtype": TYPE_NUMBERS["DT_FLOAT"], "tensor_shape": shape, "tensor_content": x.tobytes()}
+    return schema.message("PredictRequest")(model_spec={"name": "linear"}, inputs={"x": given})
 
 
 def test_outputs_are_typed_values_with_the_model_that_gave_them(service: FakeService) -> None:
-    made = predict(x=X)
+    made = predict(X)
     made.model_spec.version.value = 3
     answer = call(service, PREDICT, made, "PredictResponse")
     assert {name: list(array.float_val) for name, array in answer.outputs.items()} == {"y": [4, 7], "z": [-1, -2]}
@@ -57,7 +51,7 @@ def test_outputs_are_typed_values_with_the_model_that_gave_them(service: FakeSer
 def test_outputs_are_content_where_the_setting_says_so(make_service: MakeService) -> None:
     service = make_service(grpc_tensor_content=True)
     service.add(LINEAR, model="linear")
-    answer = call(service, PREDICT, predict(x=X), "PredictResponse")
+    answer = call(service, PREDICT, predict(X), "PredictResponse")
     assert answer.outputs["y"].tensor_content == X.tobytes()
 
 
@@ -81,7 +75,7 @@ def test_outputs_are_content_where_the_setting_says_so(make_service: MakeService
     ],
 )
 def test_wrong_request_is_an_error(service: FakeService, change: Any, status: int, words: str) -> None:
-    made = predict(x=X)
+    made = predict(X)
     change(made)
     found, message = error(service, PREDICT, made)
     assert found == status
@@ -90,29 +84,24 @@ def test_wrong_request_is_an_error(service: FakeService, change: Any, status: in
 
 @given(st.binary(max_size=200))
 def test_fuzzed_message_is_an_invalid_argument(models: FakeService, damage: bytes) -> None:
-    whole = predict(x=X).SerializeToString()
+    whole = predict(X).SerializeToString()
     for body in (damage, whole[: len(damage)] + damage, whole + damage):
         response = respond(models, PREDICT, body)
         assert response.status in (200, 400, 404), response.body
 
 
+def example(features: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = {float: "float_list", int: "int64_list", bytes: "bytes_list"}
+    values = {name: {kinds[type(given[0])]: {"value": given}} for name, given in features.items()}
+    return {"features": {"feature": values}}
+
+
 def examples(kind: str, *rows: Mapping[str, Any], context: Mapping[str, Any] | None = None) -> Any:
-    made = schema.message(kind)()
-    if kind != "MultiInferenceRequest":
-        made.model_spec.name = "scores"
-    given = made.input.example_list if context is None else made.input.example_list_with_context
-    if context is not None:
-        fill(given.context, context)
-    for row in rows:
-        fill(given.examples.add(), row)
-    return made
-
-
-def fill(example: Any, features: Mapping[str, Any]) -> None:
-    for name, values in features.items():
-        feature = example.features.feature[name]
-        kind = {float: feature.float_list, int: feature.int64_list, bytes: feature.bytes_list}[type(values[0])]
-        kind.value.extend(values)
+    given: dict[str, Any] = {"examples": [example(row) for row in rows]}
+    more = {} if kind == "MultiInferenceRequest" else {"model_spec": {"name": "scores"}}
+    if context is None:
+        return schema.message(kind)(input={"example_list": given}, **more)
+    return schema.message(kind)(input={"example_list_with_context": given | {"context": example(context)}}, **more)
 
 
 def scores(inputs: Mapping[str, Array]) -> dict[str, Array]:

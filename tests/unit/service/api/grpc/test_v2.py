@@ -30,9 +30,8 @@ def message(kind: str, /, **values: Any) -> Any:
 
 
 def infer(datatype: str = "FP32", shape: tuple[int, ...] = (2,)) -> Any:
-    made = message("ModelInferRequest", model_name="linear", id="7")
-    made.inputs.add(name="x", datatype=datatype, shape=shape)
-    return made
+    tensor = {"name": "x", "datatype": datatype, "shape": shape}
+    return message("ModelInferRequest", model_name="linear", id="7", inputs=[tensor])
 
 
 def raw(values: Any = (1.5, -2)) -> Any:
