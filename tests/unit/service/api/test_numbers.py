@@ -130,6 +130,7 @@ def test_data_is_that_of_the_slow_decoder(value: Any, dtype: str, shape: list[in
         (b"[1.5]", "DT_INT8", (1,)),
         (b"[1]", "DT_BOOL", (1,)),
         (b'["["]', "DT_STRING", (1,)),
+        (b'{"name":[]}', "DT_FLOAT", (1,)),
         (b"[]", "DT_FLOAT", (0,)),
         (b"[1]", "DT_FLOAT", (2**60,)),
     ],

@@ -73,6 +73,15 @@ def test_typed_contents_get_typed_contents(service: FakeService, field: str, dat
     assert not answer.raw_output_contents
 
 
+@pytest.mark.parametrize("size", [0, 100])
+def test_contents_of_any_length(service: FakeService, size: int) -> None:
+    made = infer(shape=(size,))
+    made.inputs[0].parameters["other"].int64_param = 1
+    made.inputs[0].contents.fp32_contents.extend([1.5] * size)
+    (output,) = call(service, INFER, made, "inference.ModelInferResponse").outputs
+    assert (list(output.shape), list(output.contents.fp32_contents)) == ([size], [1.5] * size)
+
+
 def test_half_precision_is_raw(service: FakeService) -> None:
     service.add(signature({"x": any_shape("DT_HALF")}, {"y": any_shape("DT_HALF")}), model="linear")
     made = infer("FP16")

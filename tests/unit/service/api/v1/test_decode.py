@@ -215,7 +215,9 @@ def test_examples_error(body: object, message: str) -> None:
 
 any_json = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["x", "n", "t", "b64"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["x", "n", "t", "b64"]), inner, max_size=3)
+    ),
     max_leaves=12,
 )
 

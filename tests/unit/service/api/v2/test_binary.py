@@ -69,6 +69,7 @@ def test_decode_tensor_error(dtype: str, shape: tuple[int, ...], data: bytes, me
     ("spec", "data", "expected"),
     [
         (tensor("DT_FLOAT", -1, 2), struct.pack("<4f", 1, 2, 3, 4), [[1, 2], [3, 4]]),
+        (tensor("DT_FLOAT", 2), struct.pack("<2f", 1, 2), [1, 2]),
         (tensor("DT_FLOAT", -1, -1), struct.pack("<2f", 1, 2), [[1, 2]]),
         (tensor("DT_STRING", -1), b"427", [b"427"]),
         (tensor("DT_STRING", -1, 1), b"427", [[b"427"]]),
@@ -83,6 +84,7 @@ def test_decode_raw(spec: TensorSpec, data: bytes, expected: Any) -> None:
     [
         (tensor("DT_STRING", -1, 2), "is one string where [-1, 2] are expected"),
         (tensor("DT_FLOAT", -1, -1, -1), "of which several sizes are free"),
+        (tensor("DT_FLOAT", 2, -1, -1), "of which several sizes are free"),
         (any_shape("DT_FLOAT"), "is of any shape: its own cannot be told from its length"),
         (tensor("DT_FLOAT", -1, 5), "has 8 bytes of binary data; a tensor of FP32 and shape [0, 5]"),
     ],
