@@ -101,7 +101,6 @@ SHAPELESS = {"name": "", "dtype": "", "shape": "?"}
         ({"samples": [{}]}, "a sample has either 'file' or 'instance'"),
         ({"samples": [{"file": "a.png", "instance": 1}]}, "a sample has either 'file' or 'instance'"),
     ],
-    ids=range(22),
 )
 def test_invalid_file_is_rejected(content: object, words: str, tmp_path: Path) -> None:
     text = content if isinstance(content, bytes) else msgspec.json.encode(content)

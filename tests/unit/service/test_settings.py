@@ -51,7 +51,6 @@ def test_variables_and_flags_are_parsed_by_type(name: str, text: str, value: Any
         (dict.fromkeys(VARIABLES, ""), {}, {}),
         (dict.fromkeys(VARIABLES, LINK), {}, {}),
     ],
-    ids=range(9),
 )
 def test_sources(environ: dict[str, str], flags: dict[str, str], expected: dict[str, Any]) -> None:
     assert from_environment(environ, flags) == replace(Settings(), **expected)

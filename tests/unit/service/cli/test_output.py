@@ -31,7 +31,6 @@ OUTLIERS = {"results": [[["hat", 0.7512], ["bag", 0.2], ["shoe", 0.04], ["sock",
         ({"outputs": {"y": [1.0]}}, {}, [["a", "{'y': [1.0]}"]]),
         ({"predictions": ["x" * 200]}, {}, [["a", "x" * 97 + "..."]]),
     ],
-    ids=range(10),
 )
 def test_rows_of(answer: dict[str, Any], more: dict[str, Any], rows: list[list[str]]) -> None:
     assert rows_of("a", answer, **more) == rows
