@@ -82,6 +82,12 @@ def test_wrong_request_is_an_error(service: FakeService, change: Any, status: in
     assert words in message
 
 
+def test_bytes_are_no_version(service: FakeService) -> None:
+    status, message = error(service, PREDICT, b"\x0a\x0d\x0a\x06linear\x12\x03\x0a\x01a")
+    assert status == INVALID_ARGUMENT
+    assert "bytes where a number belongs" in message
+
+
 @given(st.binary(max_size=200))
 def test_fuzzed_message_is_an_invalid_argument(models: FakeService, damage: bytes) -> None:
     whole = predict(X).SerializeToString()
