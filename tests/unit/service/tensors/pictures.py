@@ -38,8 +38,8 @@ def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return out.getvalue()
 
 
-def decode(data: bytes, spec: ImageSpec = COLOUR, max_pixels: int = MANY_PIXELS) -> Array:
-    return decode_picture(data, spec, max_pixels)
+def decode(picture: bytes | Image.Image, spec: ImageSpec = COLOUR, max_pixels: int = MANY_PIXELS) -> Array:
+    return decode_picture(picture if isinstance(picture, bytes) else encode(picture), spec, max_pixels)
 
 
 def rejection(data: bytes, spec: ImageSpec = COLOUR, max_pixels: int = MANY_PIXELS) -> str:
@@ -65,9 +65,13 @@ def noise(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
+def plain(colour: Any, mode: str = "RGB") -> Image.Image:
+    return Image.new(mode, (8, 8), colour)
+
+
 def patches() -> Image.Image:
     """8 x 8 of four colours, so that nothing is lost to a palette and every turn shows."""
-    image = Image.new("RGB", (8, 8), "black")
+    image = plain("black")
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, 0, 3, 3), (255, 0, 0))
     draw.rectangle((4, 0, 7, 1), (0, 0, 255))
@@ -95,7 +99,7 @@ def png(
 
 
 def tiff(
-    data: bytes, bits: tuple[int, ...], *, photometric: int, order: str = "<", tags: tuple[tuple[int, int], ...] = ()
+    data: bytes, bits: tuple[int, ...], photometric: int, *, order: str = "<", tags: tuple[tuple[int, int], ...] = ()
 ) -> bytes:
     """An uncompressed TIFF of 8 x 8. `tags`: one short each; plane by plane with (284, 2)."""
     channels = len(bits)

@@ -1,14 +1,9 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from service.tensors.files import InvalidInput, read_file
-
-
-def body(path: Path, rank: int | None = 1) -> Any:
-    return read_file(path, rank).body
 
 
 @pytest.mark.parametrize(
@@ -21,30 +16,30 @@ def body(path: Path, rank: int | None = 1) -> Any:
     ],
     ids=["names of columns", "an empty line", "one recording", "rows of one number"],
 )
-def test_a_table_is_rows(tmp_path: Path, text: str, rank: int, instances: list[object]) -> None:
+def test_table_is_rows(tmp_path: Path, text: str, rank: int, instances: list[object]) -> None:
     (tmp_path / "table.csv").write_text(text)
-    assert body(tmp_path / "table.csv", rank) == {"instances": instances}
+    assert read_file(tmp_path / "table.csv", rank).body == {"instances": instances}
 
 
-def test_a_picture_needs_no_suffix(tmp_path: Path) -> None:
+def test_picture_needs_no_suffix(tmp_path: Path) -> None:
     Image.new("L", (2, 2)).save(tmp_path / "upload", "PNG")
     assert read_file(tmp_path / "upload", 3).picture == (tmp_path / "upload").read_bytes()
 
 
-INVALID = {
-    "row.csv": ("1,2\n3\n", "row 2 has 1 values, the first has 2"),
-    "word.csv": ("1,2\n3,x\n", "row 2 has 'x'; expected a number"),
-    "empty.csv": ("a,b\n", "no rows; expected numbers, a row a line"),
-    "row.json": ("{", "no JSON: "),
-    "notes.txt": ("hello", "expected a picture (.avif, .bmp, "),
-}
-
-
-@pytest.mark.parametrize("name", INVALID)
-def test_an_invalid_file_is_named(tmp_path: Path, name: str) -> None:
-    text, message = INVALID[name]
-    (tmp_path / name).write_text(text)
+@pytest.mark.parametrize(
+    ("suffix", "text", "message"),
+    [
+        (".csv", "1,2\n3\n", "row 2 has 1 values, the first has 2"),
+        (".csv", "1,2\n3,x\n", "row 2 has 'x'; expected a number"),
+        (".csv", "a,b\n", "no rows; expected numbers, a row a line"),
+        (".json", "{", "no JSON: "),
+        (".txt", "hello", "expected a picture (.avif, .bmp, "),
+    ],
+)
+def test_invalid_file_is_named(tmp_path: Path, suffix: str, text: str, message: str) -> None:
+    path = tmp_path / f"file{suffix}"
+    path.write_text(text)
     with pytest.raises(InvalidInput) as raised:
-        read_file(tmp_path / name, 1)
-    assert raised.value.name == str(tmp_path / name)
+        read_file(path, 1)
+    assert raised.value.name == str(path)
     assert str(raised.value).startswith(message)

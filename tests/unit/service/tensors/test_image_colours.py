@@ -1,6 +1,7 @@
 """Pictures' colours: modes, more bits than 8, opacity that hides nothing, and profiles."""
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,160 +20,40 @@ from tests.unit.service.tensors.pictures import (
     noise,
     oriented,
     patches,
+    plain,
     png,
     rejection,
     tiff,
 )
 
-# Modes
-
-
-@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF"])
-def test_a_palette(kind: str) -> None:
-    assert close(decode(encode(patches().quantize(4), kind)), patches(), 0)
-
-
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
-def test_1_bit(kind: str) -> None:
-    image = Image.new("1", (8, 8), 1)
-    image.paste(0, (0, 0, 4, 8))
-    assert close(decode(encode(image, kind), GREY), [[0] * 4 + [255] * 4] * 8, 0)
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
-def test_cmyk(kind: str) -> None:
-    # In JPEGs, Pillow stores the inks like Photoshop: inverted, with a marker that says so.
-    assert close(decode(encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), kind)), (255, 0, 0), 5)
-
-
-def test_lab() -> None:
-    assert close(decode(encode(Image.new("LAB", (8, 8), (128, 160, 128)), "TIFF")), (170, 97, 121), 5)
-
-
-# Bits
-
 NOISE = np.random.default_rng(0).integers(0, 65536, (8, 8, 4), np.uint16)
 GREYS, COLOURS = NOISE[..., 0], NOISE[..., :3]
 INKS = Image.fromarray((NOISE >> 8).astype(np.uint8), "CMYK")
+BITS = Image.fromarray(np.array([[0] * 4 + [255] * 4] * 8, np.uint8))
+LEVELS = np.linspace(0, 255, 64).reshape(8, 8).round()
 
 
 def with_12_bits() -> bytes:
     pairs = (GREYS >> 4).astype(np.uint32).reshape(-1, 2)
     packed = (pairs[:, 0] << 12 | pairs[:, 1]).astype(">u4").view(np.uint8).reshape(-1, 4)[:, 1:]
-    return tiff(packed.tobytes(), (12,), photometric=1)
+    return tiff(packed.tobytes(), (12,), 1)
 
 
 def of_16_bits(order: str) -> bytes:
-    return tiff(COLOURS.astype(f"{order}u2").tobytes(), (16,) * 3, photometric=2, order=order)
+    return tiff(COLOURS.astype(f"{order}u2").tobytes(), (16,) * 3, 2, order=order)
 
 
 def in_planes(order: str) -> bytes:
     planes = np.moveaxis(COLOURS, -1, 0).astype(f"{order}u2")
-    return tiff(planes.tobytes(), (16,) * 3, photometric=2, order=order, tags=((284, 2),))
+    return tiff(planes.tobytes(), (16,) * 3, 2, order=order, tags=((284, 2),))
 
 
-WIDE = {
-    "grey PNG": (encode(Image.fromarray(GREYS)), GREYS >> 8),
-    "grey PNG, turned by EXIF": (encode(Image.fromarray(GREYS), exif=oriented(3)), GREYS[::-1, ::-1] >> 8),
-    "grey TIFF": (encode(Image.fromarray(GREYS), "TIFF"), GREYS >> 8),
-    "big-endian grey TIFF": (encode(Image.fromarray(GREYS.astype(">u2")), "TIFF"), GREYS >> 8),
-    "grey TIFF with white at 0": (tiff(GREYS.tobytes(), (16,), photometric=0), 255 - (GREYS >> 8)),
-    "grey TIFF of 12 bits": (with_12_bits(), GREYS >> 8),
-    "PNG": (png(8, 8, b"".join(b"\0" + row.astype(">u2").tobytes() for row in COLOURS), depth=16), COLOURS >> 8),
-    "TIFF": (of_16_bits("<"), COLOURS >> 8),
-    "big-endian TIFF": (of_16_bits(">"), COLOURS >> 8),
-    "TIFF in planes": (in_planes("<"), COLOURS >> 8),
-    "big-endian TIFF in planes": (in_planes(">"), COLOURS >> 8),
-    "TIFF of inks": (tiff(NOISE.tobytes(), (16,) * 4, photometric=5), np.asarray(INKS.convert("RGB"))),
-}
+def of_32_bits(white: int, dtype: type[Any]) -> bytes:
+    return encode(Image.fromarray((LEVELS * (white / 255)).astype(dtype)), "TIFF")
 
 
-@pytest.mark.parametrize("name", WIDE)
-def test_16_bits_keep_their_high_byte(name: str) -> None:
-    data, expected = WIDE[name]
-    assert np.array_equal(decode(data, GREY if expected.ndim == 2 else COLOUR), expected)
-
-
-def test_16_bit_grey_may_be_transparent() -> None:
-    rows = (b"\0" + b"\x00\x00" * 4 + b"\xff\xff" * 4) * 8
-    # Black is the transparent one.
-    data = png(8, 8, rows, depth=16, colour_type=0, chunks=chunk(b"tRNS", b"\x00\x00"))
-    assert decode(data, GREY).min() == 255
-
-
-@pytest.mark.parametrize(
-    ("dtype", "white"),
-    # Whole numbers up to 1 are two levels of black.
-    [(np.float32, 1), (np.float32, 255), (np.float32, 65535), (np.int32, 255), (np.int32, 65535)],
-)
-def test_32_bits_take_the_smallest_usual_white(dtype: type[Any], white: int) -> None:
-    levels = np.linspace(0, 255, 64).reshape(8, 8).round()
-    data = encode(Image.fromarray((levels * (white / 255)).astype(dtype)), "TIFF")
-    assert close(decode(data, GREY), levels, 1)
-
-
-@pytest.mark.parametrize("value", [-1.0, 70_000.0, float("nan"), float("inf")])
-def test_32_bits_of_another_range_are_rejected(value: float) -> None:
-    pixels = np.zeros((8, 8), np.float32)
-    pixels[3, 3] = value
-    assert "expected 0 to 1, 255 or 65535" in rejection(encode(Image.fromarray(pixels), "TIFF"))
-
-
-def test_an_unreadable_kind_of_tiff_is_rejected() -> None:
-    data = tiff(NOISE[..., :2].tobytes(), (16, 16), photometric=1, tags=((338, 2),))
-    assert rejection(data).endswith("the TIFF picture is truncated or damaged, or of a kind that is not read")
-
-
-# Opacity
-
-ON_BLACK = ImageSpec(height=28, width=28, mode="L", fit="contain", ground="black")
-each_contrast = pytest.mark.parametrize(("ground", "colour"), [(0, 90), (0, 250), (255, 160), (255, 20)])
-
-
-def shape(ground: int, colour: int) -> Image.Image:
-    image = Image.new("L", (28, 28), ground)
-    ImageDraw.Draw(image).rectangle((8, 4, 20, 24), colour)
-    return image
-
-
-@pytest.mark.parametrize(
-    ("mode", "kind"),
-    [*((mode, kind) for mode in ("LA", "RGBA") for kind in ("PNG", "WEBP", "TIFF")), ("PA", "TIFF")],
-)
-@each_contrast
-def test_an_opaque_alpha_channel_is_dropped(mode: str, kind: str, ground: int, colour: int) -> None:
-    plain = shape(ground, colour)
-    assert np.array_equal(decode(encode(plain.convert(mode), kind), ON_BLACK), decode(encode(plain), ON_BLACK))
-
-
-def test_a_bitmap_with_an_empty_fourth_byte_is_opaque() -> None:
-    assert np.array_equal(decode(bmp(shape(0, 90), alpha=0), ON_BLACK), np.asarray(shape(0, 90)))
-
-
-@each_contrast
-def test_round_corners_are_no_cut_out(ground: int, colour: int) -> None:
-    plain = shape(ground, colour)
-    corners = Image.new("L", plain.size, 0)
-    ImageDraw.Draw(corners).rounded_rectangle((0, 0, 27, 27), 4, 255)
-    rounded = plain.convert("RGBA")
-    rounded.putalpha(corners)
-    assert np.array_equal(decode(encode(rounded), ON_BLACK), decode(encode(plain), ON_BLACK))
-
-
-@pytest.mark.parametrize("mode", ["L", "P"])
-@each_contrast
-def test_a_transparent_ground_stays_the_ground(mode: str, ground: int, colour: int) -> None:
-    plain = shape(ground, colour)
-    data = encode(plain.convert(mode), transparency=ground)
-    assert np.array_equal(decode(data, ON_BLACK), decode(encode(plain), ON_BLACK))
-
-
-# Profiles
-
-REDDISH = (200, 120, 100)
-# What REDDISH of Display P3 is in sRGB, by CSS Color 4's matrices.
-IN_SRGB = (214, 116, 95)
-D65 = (0.9505, 1.0, 1.089)
+# REDDISH of Display P3 in sRGB, by CSS Color 4's matrices.
+REDDISH, IN_SRGB = (200, 120, 100), (214, 116, 95)
 
 
 def profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
@@ -196,68 +77,131 @@ def gamma(value: float) -> bytes:
     return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(value * 256))
 
 
-def display_p3() -> bytes:
-    """Apple's: its primaries, adapted to D50, with a gamma of 2.2 for the curve."""
-    primaries = {
-        b"rXYZ": xyz(0.5151, 0.2412, -0.0011),
-        b"gXYZ": xyz(0.2920, 0.6922, 0.0419),
-        b"bXYZ": xyz(0.1571, 0.0666, 0.7841),
-    }
-    return profile(b"RGB ", primaries | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), gamma(2.2)))
-
-
 def printer() -> bytes:
     """A CMYK profile of 2 points an ink, in which any ink at all makes black: not what CMYK without a profile does."""
     identity = np.tile(np.arange(256, dtype=np.uint8), 4).tobytes()
-    grid = np.zeros((16, 3), np.uint8)
-    grid[:, 1:] = 128
-    grid[0] = 255, 128, 128
+    grid = np.full((16, 3), (0, 128, 128), np.uint8)
+    grid[0, 0] = 255
     table = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + struct.pack(">9i", *(np.eye(3, dtype=int) * 65536).ravel())
     return profile(b"CMYK", {b"A2B0": table + identity + grid.tobytes() + identity[:768]})
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF"])
-def test_a_wide_profile_becomes_srgb(kind: str) -> None:
-    data = encode(Image.new("RGB", (8, 8), REDDISH), kind, icc_profile=display_p3())
-    assert close(decode(data), IN_SRGB, 4)
+PRIMARIES = {b"rXYZ": (0.5151, 0.2412, -0.0011), b"gXYZ": (0.2920, 0.6922, 0.0419), b"bXYZ": (0.1571, 0.0666, 0.7841)}
+# Apple's Display P3: its primaries, adapted to D50, with a gamma of 2.2 for the curve.
+P3 = profile(
+    b"RGB ",
+    {name: xyz(*place) for name, place in PRIMARIES.items()} | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), gamma(2.2)),
+)
+LINEAR_GREY = profile(b"GRAY", {b"wtpt": xyz(0.9505, 1.0, 1.089), b"kTRC": gamma(1.0)})
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+IGNORED = {"sRGB": SRGB, "inks'": printer(), "cut": P3[:200], "garbage": b"garbage", "long": P3 + bytes(5 << 20)}
+CYAN = plain((255, 0, 0, 0), "CMYK")
 
 
-def test_a_profile_applies_to_a_palette() -> None:
-    data = encode(Image.new("RGB", (8, 8), REDDISH).quantize(2), icc_profile=display_p3())
-    assert close(decode(data), IN_SRGB, 4)
-
-
-def test_a_profile_keeps_the_alpha_channel() -> None:
-    image = Image.new("RGBA", (8, 8), (*REDDISH, 255))
+def cut_out_with_profile() -> bytes:
+    image = plain((*REDDISH, 255), "RGBA")
     image.paste((0, 0, 0, 0), (4, 0, 8, 8))
-    array = decode(encode(image, icc_profile=display_p3()))
-    assert close(array[:, :4], IN_SRGB, 4)
-    assert close(array[:, 4:], 255, 0)
+    return encode(image, icc_profile=P3)
 
 
-def test_a_profile_of_greys() -> None:
-    linear = profile(b"GRAY", {b"wtpt": xyz(*D65), b"kTRC": gamma(1.0)})
+# A picture, its pixels (in grey where they have two axes), and how many levels they may differ by.
+PICTURES: dict[str, tuple[bytes, Any, int]] = {
+    **{
+        f"palette {kind}": (encode(patches().quantize(4), kind), patches(), 0) for kind in ("PNG", "GIF", "BMP", "TIFF")
+    },
+    **{f"1 bit {kind}": (encode(BITS.convert("1"), kind), BITS, 0) for kind in ("PNG", "BMP", "TIFF")},
+    # In JPEGs, Pillow stores the inks like Photoshop: inverted, with a marker that says so.
+    **{f"inks {kind}": (encode(plain((0, 255, 255, 0), "CMYK"), kind), (255, 0, 0), 5) for kind in ("JPEG", "TIFF")},
+    "LAB": (encode(plain((128, 160, 128), "LAB"), "TIFF"), (170, 97, 121), 5),
+    "16 bits, grey PNG": (encode(Image.fromarray(GREYS)), GREYS >> 8, 0),
+    "16 bits, turned by EXIF": (encode(Image.fromarray(GREYS), exif=oriented(3)), GREYS[::-1, ::-1] >> 8, 0),
+    "16 bits, grey TIFF": (encode(Image.fromarray(GREYS), "TIFF"), GREYS >> 8, 0),
+    "16 bits, big-endian grey TIFF": (encode(Image.fromarray(GREYS.astype(">u2")), "TIFF"), GREYS >> 8, 0),
+    "16 bits, white at 0": (tiff(GREYS.tobytes(), (16,), 0), 255 - (GREYS >> 8), 0),
+    "12 bits": (with_12_bits(), GREYS >> 8, 0),
+    "16 bits, PNG": (
+        png(8, 8, b"".join(b"\0" + row.astype(">u2").tobytes() for row in COLOURS), depth=16),
+        COLOURS >> 8,
+        0,
+    ),
+    **{f"16 bits, {order} TIFF": (of_16_bits(order), COLOURS >> 8, 0) for order in "<>"},
+    **{f"16 bits, {order} planes": (in_planes(order), COLOURS >> 8, 0) for order in "<>"},
+    "16 bits, inks": (tiff(NOISE.tobytes(), (16,) * 4, 5), INKS.convert("RGB"), 0),
+    # Whole numbers up to 1 would be two levels of black.
+    **{f"floats to {white}": (of_32_bits(white, np.float32), LEVELS, 1) for white in (1, 255, 65535)},
+    **{f"32 bits to {white}": (of_32_bits(white, np.int32), LEVELS, 1) for white in (255, 65535)},
+    **{
+        f"P3 {kind}": (encode(plain(REDDISH), kind, icc_profile=P3), IN_SRGB, 4)
+        for kind in ("PNG", "JPEG", "WEBP", "AVIF", "TIFF")
+    },
+    "P3 palette": (encode(plain(REDDISH).quantize(2), icc_profile=P3), IN_SRGB, 4),
+    "P3 cut-out": (cut_out_with_profile(), [[IN_SRGB] * 4 + [(255, 255, 255)] * 4] * 8, 4),
     # A fifth of the light is 128 in sRGB, by its curve.
-    assert close(decode(encode(Image.new("L", (8, 8), 55), icc_profile=linear), GREY), 128, 2)
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
-def test_a_profile_of_inks(kind: str) -> None:
-    image = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
-    assert decode(encode(image, kind)).max() > 200
-    assert decode(encode(image, kind, icc_profile=printer())).max() < 10
-
-
-UNFIT = {
-    "sRGB": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
-    "of other colours": printer(),
-    "cut": display_p3()[:200],
-    "garbage": b"garbage",
-    "long": display_p3() + bytes(5 << 20),
+    "profile of greys": (encode(plain(55, "L"), icc_profile=LINEAR_GREY), np.full((8, 8), 128), 2),
+    **{f"printer's {kind}": (encode(CYAN, kind, icc_profile=printer()), (0, 0, 0), 9) for kind in ("JPEG", "TIFF")},
+    **{
+        f"{name} profile": (
+            encode(Image.fromarray(noise(8, 8, 3)), "TIFF", icc_profile=IGNORED[name]),
+            noise(8, 8, 3),
+            0,
+        )
+        for name in IGNORED
+    },
 }
 
 
-@pytest.mark.parametrize("name", UNFIT)
-def test_srgb_and_invalid_profiles_change_nothing(name: str) -> None:
-    pixels = noise(8, 8, 3)
-    assert np.array_equal(decode(encode(Image.fromarray(pixels), "TIFF", icc_profile=UNFIT[name])), pixels)
+@pytest.mark.parametrize("name", PICTURES)
+def test_colours(name: str) -> None:
+    data, pixels, tolerance = PICTURES[name]
+    assert close(decode(data, GREY if np.ndim(pixels) == 2 else COLOUR), pixels, tolerance)
+
+
+def test_16_bit_grey_may_be_transparent() -> None:
+    rows = (b"\0" + b"\x00\x00" * 4 + b"\xff\xff" * 4) * 8
+    # Black is the transparent one.
+    data = png(8, 8, rows, depth=16, colour_type=0, chunks=chunk(b"tRNS", b"\x00\x00"))
+    assert decode(data, GREY).min() == 255
+
+
+@pytest.mark.parametrize("value", [-1.0, 70_000.0, float("nan"), float("inf")])
+def test_32_bits_of_another_range_are_rejected(value: float) -> None:
+    pixels = np.zeros((8, 8), np.float32)
+    pixels[3, 3] = value
+    assert "expected 0 to 1, 255 or 65535" in rejection(encode(Image.fromarray(pixels), "TIFF"))
+
+
+def test_unreadable_kind_of_tiff_is_rejected() -> None:
+    data = tiff(NOISE[..., :2].tobytes(), (16, 16), 1, tags=((338, 2),))
+    assert rejection(data).endswith("the TIFF picture is truncated or damaged, or of a kind that is not read")
+
+
+def with_round_corners(image: Image.Image, _: int) -> bytes:
+    corners = Image.new("L", image.size, 0)
+    ImageDraw.Draw(corners).rounded_rectangle((0, 0, 27, 27), 4, 255)
+    rounded = image.convert("RGBA")
+    rounded.putalpha(corners)
+    return encode(rounded)
+
+
+def with_alpha(mode: str, kind: str) -> Callable[[Image.Image, int], bytes]:
+    return lambda image, _: encode(image.convert(mode), kind)
+
+
+WITH_ALPHA: dict[str, Callable[[Image.Image, int], bytes]] = {
+    **{f"{mode} {kind}": with_alpha(mode, kind) for mode in ("LA", "RGBA") for kind in ("PNG", "WEBP", "TIFF")},
+    "PA TIFF": with_alpha("PA", "TIFF"),
+    # Windows leaves the fourth byte empty.
+    "BMP": lambda image, _: bmp(image, alpha=0),
+    "round corners": with_round_corners,
+    "clear ground": lambda image, ground: encode(image, transparency=ground),
+    "clear ground in a palette": lambda image, ground: encode(image.convert("P"), transparency=ground),
+}
+
+
+@pytest.mark.parametrize("name", WITH_ALPHA)
+@pytest.mark.parametrize(("ground", "colour"), [(0, 90), (0, 250), (255, 160), (255, 20)])
+def test_alpha_that_cuts_nothing_out_is_ignored(name: str, ground: int, colour: int) -> None:
+    spec = ImageSpec(height=28, width=28, mode="L", fit="contain", ground="black")
+    image = Image.new("L", (28, 28), ground)
+    ImageDraw.Draw(image).rectangle((8, 4, 20, 24), colour)
+    assert np.array_equal(decode(WITH_ALPHA[name](image, ground), spec), decode(image, spec))

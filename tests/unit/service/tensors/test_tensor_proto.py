@@ -43,6 +43,7 @@ def test_values_are_read(content: bytes, expected: Any) -> None:
     [
         (tensor(FLOAT, (2,)), r"shape \(2,\) holds 0 values"),
         (tensor(FLOAT, (1,), message(5, struct.pack("<2f", 1, 2))), r"shape \(1,\) holds 2 values"),
+        (tensor(FLOAT, (2**40,), message(5, struct.pack("<f", 1))), "holds 1 values"),
         (tensor(FLOAT, (-1,)), r"shape \(-1,\) cannot be read"),
         (tensor(99, (1,)), "type unknown"),
         (tensor(UINT8, (1,), whole(7, 300)), "out of its range"),
@@ -50,13 +51,13 @@ def test_values_are_read(content: bytes, expected: Any) -> None:
         (b"\x0a\x05", "ends in the middle of a field"),
     ],
 )
-def test_a_mismatch_is_rejected(content: bytes, words: str) -> None:
+def test_mismatch_is_rejected(content: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         read_tensor(content)
 
 
 @given(st.binary(max_size=40))
-def test_any_bytes_are_read_or_rejected(content: bytes) -> None:
+def test_fuzzed_bytes_are_read_or_rejected(content: bytes) -> None:
     with contextlib.suppress(ValueError):
         read_tensor(content)
 
@@ -74,7 +75,7 @@ def test_any_bytes_are_read_or_rejected(content: bytes) -> None:
         np.array([b"shirt", b"\xff", b""], object),
         np.arange(6, dtype=np.float32).reshape(2, 3).T,
     ],
-    ids=lambda values: f"{values.dtype}-{values.ndim}" if isinstance(values, np.ndarray) else None,
+    ids=str,
 )
 def test_written_tensor_is_read_as_it_was(values: Any, as_content: bool) -> None:
     name, array = read_tensor(b"".join(write_tensor(values, as_content=as_content)))
@@ -90,14 +91,8 @@ def test_numbers_are_typed_values_unless_content_is_wanted() -> None:
 
 
 def test_bfloat16_is_read_as_float32() -> None:
-    bits = struct.pack("<2H", 0x3FC0, 0xC000)
-    name, array = read_tensor(tensor(14, (2,), message(4, bits)))
+    name, array = read_tensor(tensor(14, (2,), message(4, struct.pack("<2H", 0x3FC0, 0xC000))))
     assert (name, array.dtype, array.tolist()) == ("DT_BFLOAT16", np.float32, [1.5, -2])
-
-
-def test_repeated_value_is_bounded() -> None:
-    with pytest.raises(ValueError, match="holds 1 values"):
-        read_tensor(tensor(FLOAT, (2**40,), message(5, struct.pack("<f", 1))))
 
 
 def test_type_without_a_name_cannot_be_written() -> None:

@@ -29,7 +29,7 @@ def whole(*values: int) -> bytes:
     return message(3, message(1, *(varint(value % 2**64) for value in values)))
 
 
-def test_an_example_is_encoded_like_protoc() -> None:
+def test_example_is_encoded_like_protoc() -> None:
     # Example { features { feature { key: "a" value { int64_list { value: 1 } } } } }
     assert encode_example({"a": 1}, "examples[0]").hex() == "0a0c0a0a0a016112051a030a0101"
 
@@ -57,7 +57,7 @@ def test_values_go_to_their_lists(value: Any, lists: bytes) -> None:
         | st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1),
     )
 )
-def test_any_example(features: dict[str, list[Any]]) -> None:
+def test_any_example_round_trips(features: dict[str, list[Any]]) -> None:
     encode = {str: lambda *values: texts(*(value.encode() for value in values)), int: whole, float: floats}
     expected = example({name: encode[type(values[0])](*values) for name, values in features.items()})
     assert encode_example(features, "examples[0]") == expected
@@ -82,7 +82,7 @@ def test_any_example(features: dict[str, list[Any]]) -> None:
         ({"b64": "?"}, 'expected a string or {"b64": "..."} with valid base64 (Unable to base64 decode)'),
     ],
 )
-def test_an_invalid_feature_is_named(value: Any, message: str) -> None:
+def test_invalid_feature_is_named(value: Any, message: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         encode_example({"fine": 1, "age": value}, "examples[3]")
     assert str(raised.value).startswith(f"examples[3]['age']: {message}")
