@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from select import PIPE_BUF, select
 from typing import Any
@@ -16,23 +16,33 @@ import pytest
 from service.observability.logging import JsonFormatter, LogWriter, written_by
 
 DEADLINE = 10
+KeepWrites = Callable[..., list[bytes]]
+# Logging is configured for a whole process.
+PROGRAM = """
+import logging, logging.config, sys
+from service.observability.logging import logging_config
+from service.settings import Settings
+for log_format, level in [("text", "debug"), ("text", "info"), ("text", "warning"), ("json", "error")]:
+    print(level, file=sys.stderr)
+    logging.config.dictConfig(logging_config(Settings(log_format=log_format, log_level=level)))
+    for name, of, message in [
+        *[("service.x", "debug", "a"), ("service.x", "info", "b"), ("service.x", "warning", "c")],
+        *[("service.x", "error", "d"), ("gunicorn.error", "info", "e"), ("gunicorn.error", "warning", "f")],
+        ("gunicorn.access", "error", "g"),
+    ]:
+        getattr(logging.getLogger(name), of)(message)
+"""
 
 
-def logged(*calls: tuple[str, str, str], **settings: str) -> list[str]:
-    """The lines that a process of its own writes (logging is configured for a whole process): each call is a logger's
-    name, a level and a message."""
-    program = (
-        "import json, logging, logging.config, sys\n"
-        "from service.observability.logging import logging_config\n"
-        "from service.settings import Settings\n"
-        "settings, calls = json.loads(sys.argv[1])\n"
-        "logging.config.dictConfig(logging_config(Settings(**settings)))\n"
-        "for name, level, message in calls: getattr(logging.getLogger(name), level)(message)\n"
-    )
-    command = [sys.executable, "-c", program, json.dumps([settings, calls])]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+def test_level_says_which_lines_are_shown_and_how() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert done.stdout == ""
-    return done.stderr.splitlines()
+    *texts, line, _ = done.stderr.splitlines()
+    shown = [text.partition("] ")[2] or text for text in texts]
+    at_debug = ["DEBUG a", "INFO b", "WARNING c", "ERROR d", "INFO e", "WARNING f"]
+    at_info = ["INFO b", "WARNING c", "ERROR d", "WARNING f"]
+    assert shown == ["debug", *at_debug, "info", *at_info, "warning", *at_info[1:], "error"]
+    assert json.loads(line)["message"] == "d"
 
 
 def json_line(message: str, **attributes: Any) -> Any:
@@ -43,13 +53,8 @@ def json_line(message: str, **attributes: Any) -> Any:
 
 
 def test_json_line() -> None:
-    line = {
-        "time": "1970-01-01T00:00:00.500000+00:00",
-        "level": "warning",
-        "logger": "service.x",
-        "process": 7,
-        "message": "x is 3",
-    }
+    line = {"level": "warning", "logger": "service.x", "process": 7, "message": "x is 3"}
+    line["time"] = "1970-01-01T00:00:00.500000+00:00"
     assert json_line("%s is %d", args=("x", 3)) == line
     assert json_line("%s is %d", args=("x", 3), request_id="mine") == {**line, "request_id": "mine"}
 
@@ -65,34 +70,6 @@ def test_json_line_has_the_traceback() -> None:
 def test_json_line_may_quote_what_is_not_unicode() -> None:
     # The name of a folder that is not UTF-8, as Python gives it.
     assert json_line("model \udcff is broken")["message"].endswith("is broken")
-
-
-@pytest.mark.parametrize(
-    ("level", "shown"),
-    [
-        ("debug", ["DEBUG a", "INFO b", "WARNING c", "ERROR d", "INFO e", "WARNING f"]),
-        ("info", ["INFO b", "WARNING c", "ERROR d", "WARNING f"]),
-        ("warning", ["WARNING c", "ERROR d", "WARNING f"]),
-    ],
-)
-def test_level_says_which_lines_are_shown(level: str, shown: list[str]) -> None:
-    lines = logged(
-        ("service.x", "debug", "a"),
-        ("service.x", "info", "b"),
-        ("service.x", "warning", "c"),
-        ("service.x", "error", "d"),
-        ("gunicorn.error", "info", "e"),
-        ("gunicorn.error", "warning", "f"),
-        ("gunicorn.access", "error", "g"),
-        log_level=level,
-    )
-    # In the form for people.
-    assert [line.split("] ", 1)[1] for line in lines] == shown
-
-
-def test_lines_may_be_json() -> None:
-    (line,) = logged(("service.x", "error", "broken"), log_format="json")
-    assert json.loads(line)["message"] == "broken"
 
 
 class Pipe:
@@ -125,9 +102,33 @@ def pipe() -> Iterator[Pipe]:
     os.close(pipe.write_end)
 
 
-def not_supported(*_: Any) -> int:
-    """To write without waiting, on an older kernel."""
-    raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> KeepWrites:
+    """Keeps what each write gets; `room`: what the first ones take. Without `at_once`, as on an older kernel."""
+
+    def keep(*room: int, at_once: bool = False) -> list[bytes]:
+        pieces: list[bytes] = []
+        left = list(room)
+        write, pwritev = os.write, os.pwritev
+
+        def kept(descriptor: int, data: bytes) -> int:
+            pieces.append(data)
+            taken = left.pop(0) if left else len(data)
+            if not taken:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(descriptor, data[:taken])
+
+        def kept_at_once(descriptor: int, data: list[bytes], *how: int) -> int:
+            if not at_once:
+                raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+            pieces.extend(data)
+            return pwritev(descriptor, data, *how)
+
+        monkeypatch.setattr("service.observability.logging.os.write", kept)
+        monkeypatch.setattr("service.observability.logging.os.pwritev", kept_at_once)
+        return pieces
+
+    return keep
 
 
 def test_lines_of_the_logging_module_are_written_until_its_end(pipe: Pipe) -> None:
@@ -145,33 +146,13 @@ def test_lines_of_the_logging_module_are_written_until_its_end(pipe: Pipe) -> No
 
 
 @pytest.mark.parametrize(
-    "lengths",
-    [
-        [1],
-        [PIPE_BUF],
-        [PIPE_BUF + 1],
-        [10, PIPE_BUF - 10, 10],
-        [9000, 5, 9000],
-        [number * 37 for number in range(1, 99)],
-    ],
+    "lengths", [[1], [PIPE_BUF], [PIPE_BUF + 1], [10, PIPE_BUF - 10, 10], [9000, 5, 9000], range(37, 3700, 37)]
 )
 @pytest.mark.parametrize("at_once", [True, False])
-def test_lines_are_written_in_order_and_as_a_pipe_takes_them_in_one_go(
-    pipe: Pipe, monkeypatch: pytest.MonkeyPatch, lengths: list[int], at_once: bool
+def test_lines_are_written_in_order_as_a_pipe_takes_them(
+    pipe: Pipe, writes: KeepWrites, lengths: list[int], at_once: bool
 ) -> None:
-    pieces: list[bytes] = []
-    write, pwritev = os.write, os.pwritev
-
-    def recorded(descriptor: int, data: bytes) -> int:
-        pieces.append(data)
-        return write(descriptor, data)
-
-    def recorded_at_once(descriptor: int, data: list[bytes], *how: int) -> int:
-        pieces.extend(data)
-        return pwritev(descriptor, data, *how)
-
-    monkeypatch.setattr("service.observability.logging.os.write", recorded)
-    monkeypatch.setattr("service.observability.logging.os.pwritev", recorded_at_once if at_once else not_supported)
+    pieces = writes(at_once=at_once)
     lines = b"".join(b"x" * (length - 1) + b"\n" for length in lengths)
     pipe.writer.write(lines)
     pipe.writer.write(b"next\n")
@@ -182,9 +163,8 @@ def test_lines_are_written_in_order_and_as_a_pipe_takes_them_in_one_go(
 
 
 def test_lines_are_dropped_and_counted_if_the_reader_has_stopped(pipe: Pipe) -> None:
-    block = b"line\n" * 10_000
     for _ in range(100):  # of which the pipe takes 64 KiB
-        pipe.writer.write(block)
+        pipe.writer.write(b"line\n" * 10_000)
     assert 0 < pipe.dropped < 1_000_000
     written = 100 * 10_000 - pipe.dropped
     assert pipe.read(written * len(b"line\n")) == b"line\n" * written
@@ -198,38 +178,19 @@ def test_log_without_a_reader_is_no_error(pipe: Pipe) -> None:
     pipe.read_end = os.open(os.devnull, os.O_RDONLY)
 
 
-def test_file_takes_all_lines_in_one_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_takes_all_lines_in_one_go(tmp_path: Path, writes: KeepWrites) -> None:
     lines = b"a line\n" * PIPE_BUF
-    written = []
-    write = os.write
-
-    def recorded(descriptor: int, data: bytes) -> int:
-        written.append(len(data))
-        return write(descriptor, data)
-
-    monkeypatch.setattr("service.observability.logging.os.write", recorded)
+    pieces = writes()
     with (tmp_path / "log").open("wb") as file:
         writer = LogWriter(file.fileno(), lambda _lines: None)
         writer.write(lines)
         writer.close(DEADLINE)
     assert (tmp_path / "log").read_bytes() == lines
-    assert written == [len(lines)]
+    assert pieces == [lines]
 
 
-def test_full_disk_costs_lines_until_there_is_room_again(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk takes part of a line, and then nothing."""
-    monkeypatch.setattr("service.observability.logging.os.pwritev", not_supported)
-    write = os.write
-    room = [4, 0]
-
-    def full(descriptor: int, data: bytes) -> int:
-        if not room:
-            return write(descriptor, data)
-        if not (taken := room.pop(0)):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(descriptor, data[:taken])
-
-    monkeypatch.setattr("service.observability.logging.os.write", full)
+def test_full_disk_costs_lines_until_there_is_room(pipe: Pipe, writes: KeepWrites) -> None:
+    writes(4, 0)
     pipe.writer.write(b"torn line\n")
     assert pipe.is_dropped.wait(DEADLINE)
     assert pipe.dropped == 1
