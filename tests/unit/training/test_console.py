@@ -15,7 +15,6 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Its last number is the time."""
     times = [0.0]
     monkeypatch.setattr("training.console.time.monotonic", lambda: times[-1])
     return times
@@ -37,50 +36,35 @@ def test_short_stages_are_few_lines(clock: list[float], capsys: pytest.CaptureFi
     assert capsys.readouterr().out.splitlines() == ["epoch 0", "epoch 40", "epoch 80", "the last"]
 
 
-def test_off_a_terminal_a_long_stage_says_now_and_then_how_long(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_off_a_terminal_a_line_is_added_now_and_then(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with Line() as line:
         for _ in line.counted(range(100), "Photos"):
             clock.append(clock[-1] + 2)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines == [
-        "Photos      3%, about 3 min left",
-        "Photos      33%, about 2 min left",
-        "Photos      63%, about 74 s left",
-        "Photos      93%, about 14 s left",
-    ]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [words[1] for words in lines] == ["3%,", "33%,", "63%,", "93%,"]
+    assert [" ".join(words[3:5]) for words in lines] == ["3 min", "2 min", "74 s", "14 s"]
 
 
 def test_on_a_terminal_a_line_is_written_over_and_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
-    with redirect_stdout(Terminal()) as terminal, Line() as line:
+    with redirect_stdout(Terminal()) as terminal, suppress(KeyboardInterrupt), Line() as line:
         line.show("a text that is too long for it")
         line.show("short")
         line.keep("stays", always=True)
-    shown = ["a text that is too ", "short              ", " " * 19, "stays\n"]
-    assert terminal.getvalue().split("\r") == ["", *shown]
-
-
-def test_error_begins_a_line_of_its_own() -> None:
-    with redirect_stdout(Terminal()) as terminal, suppress(KeyboardInterrupt), Line() as line:
         for _ in line.counted(range(10), "Photos"):
             line.show("half")
             raise KeyboardInterrupt
+    shown = ["a text that is too ", "short".ljust(19), " " * 19, "stays\n"]
+    assert terminal.getvalue().split("\r")[:5] == ["", *shown]
+    # The error begins a line of its own.
     assert terminal.getvalue().endswith(" \n")
 
 
 @pytest.mark.parametrize("level", ["2", "0"])
-def test_noise_is_held_back_and_the_rest_is_not(
-    level: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_noise_is_held_back(level: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)
     noise = "I0000 00:00:1 9 port.cc:153] oneDNN custom operations are on. You may see\n"
-
-    def write() -> None:
+    with suppress(KeyboardInterrupt), console.quiet():
         os.write(2, f"{noise}a warning\n".encode())
-        raise ValueError
-
-    with pytest.raises(ValueError), console.quiet():  # noqa: PT011
-        write()
+        raise KeyboardInterrupt
     assert capfd.readouterr().err == ("a warning\n" if level == "2" else f"{noise}a warning\n")

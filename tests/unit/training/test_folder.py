@@ -14,7 +14,7 @@ def config(directory: Path, name: str = "shoes") -> folder.Config:
 
 @pytest.mark.parametrize("name", ["shoes", "my shoes", "Überzüge", "shoes.v2"])
 def test_valid_name(name: str, tmp_path: Path) -> None:
-    assert config(tmp_path, name).name == name
+    config(tmp_path, name)
 
 
 @pytest.mark.parametrize("name", ["", " ", ".shoes", "..", "a/b", "a\\b", "a:b", "a\nb", "\udcff"])

@@ -5,9 +5,11 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from service.engines.base import LoadError
 from service.errors import InvalidRequest
@@ -31,21 +33,14 @@ def bags_are_coats(inputs: Arrays) -> dict[str, Array]:
     return {"scores": np.where(inputs["x"][:, :1] > 0.5, scores("coat"), inputs["x"])}
 
 
+MADE = Captured(
+    datetime(2026, 1, 2, tzinfo=UTC), "mine", "model", 1, "fake", "v1", "predict", "serving_default", {}, {}
+)
+
+
 def captured(then: Array, x: Array | None = None, **changed: Any) -> bytes:
-    given: dict[str, Any] = {
-        "time": datetime(2026, 1, 2, tzinfo=UTC),
-        "request_id": "mine",
-        "model": "model",
-        "version": 1,
-        "engine": "fake",
-        "protocol": "v1",
-        "verb": "predict",
-        "signature": "serving_default",
-        "inputs": encode_tensors({"x": then if x is None else x}),
-        "outputs": encode_tensors({"scores": then}),
-        "labels": None,
-    }
-    return encode_line(Captured(**given | changed))
+    given = {"inputs": encode_tensors({"x": then if x is None else x}), "outputs": encode_tensors({"scores": then})}
+    return encode_line(replace(MADE, **given | changed))
 
 
 def of(*labels: str, **changed: Any) -> bytes:
@@ -75,8 +70,7 @@ class Bench:
         self.file.write_bytes(b"".join(lines))
         status, out, _ = self.run("--json")
         assert status == 0
-        told: dict[str, Any] = json.loads(out)
-        return told
+        return dict(json.loads(out))
 
     def error(self, *lines: bytes) -> str:
         self.file.write_bytes(b"".join(lines))
@@ -122,20 +116,20 @@ def test_first_labels_are_compared(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("then", "now", "agreeing", "largest"),
     [
-        ({"y": np.array([2.0, 10.0])}, {"y": np.array([2.0002, 10.001])}, 1, 0.001),
-        ({"y": np.array([2.0, 10.0])}, {"y": np.array([2.0, 10.1])}, 0, 0.1),
-        ({"y": np.array([b"a"], object)}, {"y": np.array([b"a"], object)}, 1, 0),
-        ({"y": np.array([b"a"], object)}, {"y": np.array([b"b"], object)}, 0, 0),
-        ({"y": np.array([2.0])}, {"z": np.array([2.0])}, 0, 0),
+        (np.array([2.0, 10.0]), {"y": np.array([2.0002, 10.001])}, 1, 0.001),
+        (np.array([2.0, 10.0]), {"y": np.array([2.0, 10.1])}, 0, 0.1),
+        (np.array([b"a"], object), {"y": np.array([b"a"], object)}, 1, 0),
+        (np.array([b"a"], object), {"y": np.array([b"b"], object)}, 0, 0),
+        (np.array([2.0]), {"z": np.array([2.0])}, 0, 0),
     ],
     ids=["close", "not close", "same text", "other text", "another output"],
 )
 def test_without_labels_outputs_are_compared(
-    bench: Bench, then: Arrays, now: dict[str, Array], agreeing: int, largest: float
+    bench: Bench, then: Array, now: Any, agreeing: int, largest: float
 ) -> None:
     bench.labels = ()
     bench.answer = lambda _: now
-    told = bench.replay(captured(scores("bag"), outputs=encode_tensors(then)))
+    told = bench.replay(captured(scores("bag"), outputs=encode_tensors({"y": then})))
     assert (told["requests"], told["agreeing"], told["confusion"]) == (1, agreeing, {})
     assert told["largest_difference"] == pytest.approx(largest)
 
@@ -177,18 +171,12 @@ def test_table_shows_changes_over_all_files(bench: Bench, tmp_path: Path) -> Non
 
 
 def test_damaged_lines_are_left_out_and_the_first_five_named(bench: Bench) -> None:
-    told = bench.replay(
-        of("coat"),
-        of("bag")[:50] + b"\n",
-        b"{}\n",
-        of("bag"),
-        of("bag").replace(b'"shape":[1,3]', b'"shape":[1,4]'),
-        *[b"damaged\n"] * 5,
-    )
+    unfit = of("bag").replace(b'"shape":[1,3]', b'"shape":[1,4]')
+    told = bench.replay(of("coat"), of("bag")[:50] + b"\n", b"{}\n", of("bag"), unfit, *[b"damaged\n"] * 5)
     assert told["requests"] == 2
     _, missing, shape, *_ = told["damaged"]
     assert missing.startswith(f"{bench.file}, line 3: Object missing required field `time`")
-    assert shape == f"{bench.file}, line 5: 'x' has 3 values; a tensor of FP32 and shape [1, 4] has 4"
+    assert shape.startswith(f"{bench.file}, line 5: 'x' has 3 values")
     _, _, error = bench.run()
     assert error.count(f"damaged, and left out: {bench.file}, line ") == 5
     assert error.endswith("and 3 lines more\n")
@@ -240,15 +228,7 @@ def test_invalid_version_name_is_an_error(bench: Bench, against: str, capsys: py
     assert f"against is {against!r}, expected MODEL/VERSION" in capsys.readouterr().err
 
 
-def test_version_that_cannot_be_loaded_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise LoadError("TensorFlow is not installed")
-
-    monkeypatch.setattr(replay, "load_engine", refuse)
+def test_missing_file_and_failed_load_are_errors(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bench.run()[::2] == (1, f"python -m training: {bench.file}: No such file or directory\n")
+    monkeypatch.setattr(replay, "load_engine", Mock(side_effect=LoadError("TensorFlow is not installed")))
     assert "model/2 cannot be loaded: TensorFlow is not installed" in bench.error()
-
-
-def test_missing_file_is_named(bench: Bench) -> None:
-    status, _, error = bench.run()
-    assert status == 1
-    assert f"{bench.file}: No such file or directory" in error

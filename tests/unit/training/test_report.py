@@ -15,7 +15,6 @@ from tests.unit.service.fakes import FakeEngine, any_shape, signature, tensor
 from training import report
 from training.errors import RunError
 
-# The cells of the version's row, by their columns.
 Row = Callable[[], dict[str, str]]
 
 
@@ -54,6 +53,8 @@ def write_twin(assets: Path, **changed: Any) -> None:
 
 @pytest.fixture
 def row(tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> Row:
+    """Gives the cells of the version's row, by their columns."""
+
     def print_and_read() -> dict[str, str]:
         report.run(report.Config(models=tmp_path))
         columns, _, cells, *_ = (line.strip("|").split("|") for line in capsys.readouterr().out.splitlines())
@@ -84,16 +85,12 @@ def test_row_of_a_version_without_files(assets: Path, row: Row) -> None:
     found = row()
     assert found["SavedModel"] == "1.5 MB"
     assert {found[name] for name in ("on the test split", "parameters", "twin", "training")} == {"–"}
-
-
-def test_twin_without_precision_is_float32(assets: Path, row: Row) -> None:
     write_twin(assets)
     assert row()["twin"] == "42 KB float32"
 
 
-def test_one_row_is_timed_on_one_core(
-    assets: Path, row: Row, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("assets")
+def test_one_row_is_timed_on_one_core(row: Row, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     cores: list[set[int]] = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
     monkeypatch.setattr(os, "sched_setaffinity", lambda process, to: cores.append(to), raising=False)

@@ -48,13 +48,11 @@ def test_damaged_file_is_named_with_what_was_expected(content: bytes, folder: Pa
     assert str(caught.value).endswith(basic_motions.HOW_TO_GET)
 
 
-def test_missing_file_is_named(folder: Path) -> None:
+def test_missing_file_and_package_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "BasicMotions_TRAIN.ts").unlink()
     with pytest.raises(DatasetError, match=r"BasicMotions_TRAIN\.ts: cannot be read \(No such file or directory\)"):
         basic_motions.load()
-
-
-def test_without_aeon_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
     monkeypatch.setattr(basic_motions, "find_spec", lambda name: None)
     with pytest.raises(DatasetError, match=r"aeon is not installed.*pip install --no-deps aeon"):
         basic_motions.load()

@@ -2,7 +2,7 @@ import gzip
 import hashlib
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,13 +31,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path / "debian")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("FASHION_MNIST_DIR", str(tmp_path / "named"))
+    monkeypatch.setattr(fashion_mnist, "load_tensorflow", lambda: None)
     monkeypatch.setitem(sys.modules, "keras", None)  # `import keras` fails unless a test puts a fake there
     return write(tmp_path / "named")
 
 
 @pytest.fixture
 def unnamed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where Debian's and Keras's files would lie."""
+    """Where Debian's and Keras's files lie."""
     monkeypatch.delenv("FASHION_MNIST_DIR")
     return folder.parent
 
@@ -51,11 +52,9 @@ def write(folder: Path) -> Path:
 
 def put_keras(arrays: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A Keras that downloads these arrays."""
-    train_images, train_labels, test_images, test_labels = arrays.values()
-    keras: Any = ModuleType("keras")
-    loaded = (train_images, train_labels), (test_images, test_labels)
-    keras.datasets = SimpleNamespace(fashion_mnist=SimpleNamespace(load_data=lambda: loaded))
-    monkeypatch.setitem(sys.modules, "keras", keras)
+    train_images, train_labels, *test = arrays.values()
+    dataset = SimpleNamespace(load_data=lambda: ((train_images, train_labels), test))
+    monkeypatch.setitem(sys.modules, "keras", SimpleNamespace(datasets=SimpleNamespace(fashion_mnist=dataset)))
 
 
 def error() -> str:
@@ -97,7 +96,6 @@ def test_missing_file_is_named(folder: Path) -> None:
         (IdxFile((3, 4, 1), "").header + bytes(12), "sizes [3, 4, 1], expected [3, 2, 2]"),
         (CONTENTS[IMAGES][:-1] + b"\0", f"uncompressed, expected {TINY[IMAGES].sha256}"),
     ],
-    ids=["empty", "another format", "cut short", "too long", "another shape", "one byte changed"],
 )
 def test_damaged_file_is_named_with_what_was_expected(content: bytes, wrong: str, folder: Path) -> None:
     (folder / f"{IMAGES}.gz").write_bytes(gzip.compress(content))
@@ -106,7 +104,7 @@ def test_damaged_file_is_named_with_what_was_expected(content: bytes, wrong: str
     assert f"{wrong}. Remove or replace it." in message
 
 
-@pytest.mark.parametrize("content", [b"not gzip at all", gzip.compress(CONTENTS[IMAGES])[:-9]], ids=["other", "cut"])
+@pytest.mark.parametrize("content", [b"not gzip at all", gzip.compress(CONTENTS[IMAGES])[:-9]])
 def test_broken_gzip_file_is_named(content: bytes, folder: Path) -> None:
     (folder / f"{IMAGES}.gz").write_bytes(content)
     assert error().startswith(f"{folder / IMAGES}.gz: damaged, expected a whole gzip file")
@@ -122,24 +120,14 @@ def test_sources_in_order(unnamed: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert str(unnamed / "nowhere") in error()
 
 
-def test_incomplete_cache_is_left_to_keras(unnamed: Path) -> None:
+def test_keras_downloads_without_a_whole_local_source(unnamed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = write(unnamed / "keras" / "datasets" / "fashion-mnist")
     (cache / f"{IMAGES}.gz").unlink()
-    assert fashion_mnist.local_folder() is None
-
-
-def test_keras_downloads_without_a_local_source(unnamed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put_keras(ARRAYS, monkeypatch)
-    np.testing.assert_array_equal(fashion_mnist.load().train_images, ARRAYS[IMAGES])
-
-
-def test_download_is_checked(unnamed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert error().startswith("Keras could not download Fashion-MNIST: ")
     put_keras(ARRAYS | {IMAGES: np.zeros((3, 2, 2), np.uint8)}, monkeypatch)
     assert error().startswith(f"Keras's {IMAGES}: SHA-256")
-
-
-def test_failed_download_is_an_error(unnamed: Path) -> None:
-    assert error().startswith("Keras could not download Fashion-MNIST: ")
+    put_keras(ARRAYS, monkeypatch)
+    np.testing.assert_array_equal(fashion_mnist.load().train_images, ARRAYS[IMAGES])
 
 
 def test_real_data_passes_the_checks() -> None:

@@ -17,6 +17,7 @@ def test_first_pictures_of_each_class_are_written(tmp_path: Path) -> None:
     for sample, place in zip(found, [1, 4, 0, 2], strict=True):
         with Image.open(tmp_path / str(sample.file)) as picture:
             assert np.array_equal(np.asarray(picture), images[place])
+    assert [sample.expected for sample in samples.pictures(tmp_path, images[:1], LABELS[:1], NAMES)] == ["hat"]
 
 
 def test_photos_become_small_upright_and_lose_exif(tmp_path: Path) -> None:
@@ -39,8 +40,3 @@ def test_recordings_alone_and_in_a_row(tmp_path: Path) -> None:
     assert joined == Sample(file="samples/all-in-a-row.csv")
     steps = np.loadtxt(tmp_path / str(joined.file), delimiter=",", skiprows=1)
     assert np.array_equal(steps, np.concatenate([values[1], values[0]]))
-
-
-def test_class_with_one_example_gives_one_sample(tmp_path: Path) -> None:
-    found = samples.pictures(tmp_path, np.zeros((1, 2, 2), np.uint8), np.array([1]), NAMES)
-    assert [sample.expected for sample in found] == ["hat"]

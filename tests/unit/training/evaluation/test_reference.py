@@ -24,10 +24,8 @@ def test_constant_has_a_bin_between_two_empty_ones(value: float) -> None:
 
 
 def test_few_values_have_a_bin_each() -> None:
-    assert deciles(np.array([0, 1, 1, 2] * 25)) == {
-        "edges": [-0.002, 0.5, 1.5, 2.002],
-        "shares": [0, 0.25, 0.5, 0.25, 0],
-    }
+    expected = {"edges": [-0.002, 0.5, 1.5, 2.002], "shares": [0, 0.25, 0.5, 0.25, 0]}
+    assert deciles(np.array([0, 1, 1, 2] * 25)) == expected
 
 
 def test_frequent_value_leaves_bins_for_the_others() -> None:

@@ -33,29 +33,26 @@ def test_small_differences_by_batch_size_pass() -> None:
     assert 1e-6 < difference(lambda x: x * (1 + 1e-5 * (len(x) > 1))) < 1e-4
 
 
-@pytest.mark.parametrize(
-    ("answer", "where"),
-    [
-        pytest.param(lambda x: np.exp(x) / np.exp(x).sum(), "together", id="a softmax over the list"),
-        pytest.param(lambda x: x - x.mean(axis=0), "together", id="the mean of all is taken off"),
-        pytest.param(lambda x: np.cumsum(x, axis=0), "together", id="sums from the first on"),
-        pytest.param(lambda x: x.sum(), "one row", id="one number for all"),
-        pytest.param(lambda x: x[x.sum(axis=1) > 0], "one row", id="detections"),
-        pytest.param(lambda x: np.concatenate([x, x[:1]]), "one row", id="a row too many"),
-        pytest.param(lambda x: x if len(x) == 1 else x[1:], "together", id="a row too few"),
-        pytest.param(lambda x: x + next(calls), "together", id="a counter"),
-        pytest.param(lambda x: np.argsort(x[:, 0]), "together", id="whole numbers"),
-        pytest.param(lambda x: x + random.normal(size=x.shape), "together", id="chance"),
-        pytest.param(lambda x: x * np.nan, "together", id="no number"),
-        pytest.param(lambda x: x + (len(x) == 2), "in pairs", id="pairs"),
-        pytest.param(
-            lambda x: x + np.arange(len(x))[:, None] * (len(x) == ROWS) * (x[0] != X[0]).any(),
-            "in another order",
-            id="order",
-        ),
-    ],
-)
-def test_dependent_rows_are_an_error(answer: Any, where: str) -> None:
+DEPENDENT: dict[str, tuple[Any, str]] = {
+    "a softmax over the list": (lambda x: np.exp(x) / np.exp(x).sum(), "together"),
+    "the mean of all is taken off": (lambda x: x - x.mean(axis=0), "together"),
+    "sums from the first on": (lambda x: np.cumsum(x, axis=0), "together"),
+    "one number for all": (lambda x: x.sum(), "one row"),
+    "detections": (lambda x: x[x.sum(axis=1) > 0], "one row"),
+    "a row too many": (lambda x: np.concatenate([x, x[:1]]), "one row"),
+    "a row too few": (lambda x: x if len(x) == 1 else x[1:], "together"),
+    "a counter": (lambda x: x + next(calls), "together"),
+    "whole numbers": (lambda x: np.argsort(x[:, 0]), "together"),
+    "chance": (lambda x: x + random.normal(size=x.shape), "together"),
+    "no number": (lambda x: x * np.nan, "together"),
+    "pairs": (lambda x: x + (len(x) == 2), "in pairs"),
+    "order": (lambda x: x + np.arange(len(x))[:, None] * (len(x) == ROWS) * (x[0] != X[0]).any(), "in another order"),
+}
+
+
+@pytest.mark.parametrize("name", DEPENDENT)
+def test_dependent_rows_are_an_error(name: str) -> None:
+    answer, where = DEPENDENT[name]
     with pytest.raises(RowsDepend, match=f"'serving_default': y of ({ROWS} rows )?{where}"):
         difference(answer)
 

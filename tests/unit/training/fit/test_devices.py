@@ -27,12 +27,9 @@ def test_place_among_chief_and_workers(cluster: Any, task: Any, expected: Cluste
     assert read({"cluster": cluster, "task": task}) == expected
 
 
-def test_without_tf_config_the_error_shows_one() -> None:
+def test_missing_or_invalid_json_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r'needs TF_CONFIG, expected like \{"cluster": \{"worker": \["one.example'):
         cluster_from({})
-
-
-def test_invalid_json_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"TF_CONFIG is no JSON .*line 1 column 1"):
         cluster_from({"TF_CONFIG": "worker 0"})
 

@@ -42,7 +42,7 @@ def torch(monkeypatch: pytest.MonkeyPatch) -> Any:
     return torch
 
 
-def written(torch: Any, *, shape: Any = (2, 3), strides: Any = (3, 1), offset: int = 0, more: Any = None) -> bytes:
+def written(torch: Any, shape: Any = (2, 3), strides: Any = (3, 1), offset: int = 0, more: Any = None) -> bytes:
     """A file as PyTorch 1.5 writes it, with one tensor over VALUES."""
 
     class Pickler(pickle.Pickler):
@@ -59,35 +59,27 @@ def written(torch: Any, *, shape: Any = (2, 3), strides: Any = (3, 1), offset: i
 
 
 def read(content: bytes, folder: Path) -> efficientnet.Weights:
-    path = folder / "weights.pth"
-    path.write_bytes(content)
-    return efficientnet.read_weights(path)
+    (folder / "weights.pth").write_bytes(content)
+    return efficientnet.read_weights(folder / "weights.pth")
 
 
 @pytest.mark.parametrize(
-    ("shape", "strides", "offset", "expected"),
+    ("place", "expected"),
     [
-        ((2, 3), (3, 1), 0, [[0, 1, 2], [3, 4, 5]]),
-        ((3, 2), (1, 3), 0, [[0, 3], [1, 4], [2, 5]]),
-        ((2,), (1,), 4, [4, 5]),
+        (((2, 3), (3, 1), 0), [[0, 1, 2], [3, 4, 5]]),
+        (((3, 2), (1, 3), 0), [[0, 3], [1, 4], [2, 5]]),
+        (((2,), (1,), 4), [4, 5]),
     ],
     ids=["by rows", "by columns", "from an offset on"],
 )
-def test_tensor_keeps_shape_and_order(
-    shape: Any, strides: Any, offset: int, expected: Any, torch: Any, tmp_path: Path
-) -> None:
-    found = read(written(torch, shape=shape, strides=strides, offset=offset), tmp_path)
-    np.testing.assert_array_equal(found["weight"], expected)
+def test_tensor_keeps_shape_and_order(place: Any, expected: Any, torch: Any, tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read(written(torch, *place), tmp_path)["weight"], expected)
 
 
-@pytest.mark.parametrize(
-    ("shape", "strides", "offset"), [((2, 3), (3, 1), 1), ((2, 3), (4, 1), 0), ((6,), (-1,), 5), ((0,), (1,), 0)]
-)
-def test_tensor_beyond_its_storage_is_an_error(
-    shape: Any, strides: Any, offset: int, torch: Any, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("place", [((2, 3), (3, 1), 1), ((2, 3), (4, 1), 0), ((6,), (-1,), 5), ((0,), (1,), 0)])
+def test_tensor_beyond_its_storage_is_an_error(place: Any, torch: Any, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="a tensor reaches beyond its storage"):
-        read(written(torch, shape=shape, strides=strides, offset=offset), tmp_path)
+        read(written(torch, *place), tmp_path)
 
 
 def test_pickle_that_calls_something_else_is_an_error(torch: Any, tmp_path: Path) -> None:

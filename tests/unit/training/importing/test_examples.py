@@ -88,9 +88,9 @@ def test_pictures_by_class(tmp_path: Path) -> None:
     assert (one.count, one.answers) == (1, None)
 
 
-@pytest.mark.parametrize("given", [np.full((3, 2), 0.5), np.full((3, 2), 128.0)], ids=["scaled", "pixels"])
-def test_arrays_are_what_the_graph_takes_before_its_scale(given: Any) -> None:
-    assert np.round(examples(given, scale=1 / 256).inputs["x"]).tolist() == [[128, 128]] * 3
+@pytest.mark.parametrize("value", [0.5, 128.0])
+def test_arrays_are_what_the_graph_takes_before_its_scale(value: float) -> None:
+    assert np.round(examples(np.full((3, 2), value), scale=1 / 256).inputs["x"]).tolist() == [[128, 128]] * 3
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,7 @@ def test_arrays_are_what_the_graph_takes_before_its_scale(given: Any) -> None:
         ("x.png", "1", ROWS, "the model takes no pictures"),
     ],
 )
-def test_file_of_something_else_is_one_sentence(
-    name: str, content: Any, inputs: Any, says: str, tmp_path: Path
-) -> None:
+def test_unfit_file_is_one_sentence(name: str, content: Any, inputs: Any, says: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         examples(file(tmp_path, name, content), inputs, names=("no", "yes"))
     assert says in str(caught.value)

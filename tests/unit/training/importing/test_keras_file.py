@@ -45,10 +45,8 @@ def test_version_of_the_file_says_who_reads_it(version: str, library: str, loade
 
 
 def named(module: str, name: str) -> dict[str, Any]:
-    return {
-        "class_name": "Dense",
-        "config": {"activation": {"class_name": "function", "module": module, "config": name}},
-    }
+    function = {"class_name": "function", "module": module, "config": name}
+    return {"class_name": "Dense", "config": {"activation": function}}
 
 
 @pytest.mark.parametrize(
