@@ -1,12 +1,11 @@
 import math
-import sys
-import threading
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
 from service.metrics.definitions import BatchMetrics, Metrics
+from tests.unit.service.forked import in_threads
 
 MODEL = {"model": "model", "version": "1"}
 CALL = {**MODEL, "protocol": "v1", "verb": "predict"}
@@ -17,16 +16,16 @@ def metrics(page: CollectorRegistry) -> Metrics:
     return Metrics(page)
 
 
-def test_counter_counts_by_any_number(metrics: Metrics, page: CollectorRegistry) -> None:
+def test_counter_adds_up_and_gauge_has_the_last_value(metrics: Metrics, page: CollectorRegistry) -> None:
+    other = CollectorRegistry()
+    Metrics(other)
+    for number in (3, 2.5):
+        metrics.rejected.labels("too_large").inc(number)
+        metrics.queue_length.labels("model", "1").set(number)
     metrics.rejected.labels("too_large").inc()
-    metrics.rejected.labels("too_large").inc(2.5)
-    assert page.get_sample_value("serving_rejected_total", {"reason": "too_large"}) == 3.5
-
-
-def test_gauge_has_the_last_value(metrics: Metrics, page: CollectorRegistry) -> None:
-    for rows in (3, 2):
-        metrics.queue_length.labels("model", "1").set(rows)
-    assert page.get_sample_value("serving_queue_length", MODEL) == 2
+    assert page.get_sample_value("serving_rejected_total", {"reason": "too_large"}) == 6.5
+    assert page.get_sample_value("serving_queue_length", MODEL) == 2.5
+    assert other.get_sample_value("serving_rejected_total", {"reason": "too_large"}) is None
 
 
 def test_bucket_holds_values_up_to_its_bound(metrics: Metrics, page: CollectorRegistry) -> None:
@@ -41,13 +40,6 @@ def test_bucket_holds_values_up_to_its_bound(metrics: Metrics, page: CollectorRe
 def test_wrong_number_of_labels_is_an_error(metrics: Metrics) -> None:
     with pytest.raises(ValueError, match=r"serving_batch_size has the labels \('model', 'version'\), not 1: \('m',\)"):
         metrics.batch_size.labels("m")
-
-
-def test_two_services_in_one_process_count_apart(metrics: Metrics) -> None:
-    other = CollectorRegistry()
-    Metrics(other)
-    metrics.rejected.labels("too_large").inc()
-    assert other.get_sample_value("serving_rejected_total", {"reason": "too_large"}) is None
 
 
 def test_request_is_counted_by_status_and_its_times_by_stage(metrics: Metrics, page: CollectorRegistry) -> None:
@@ -66,14 +58,7 @@ def test_threads_lose_no_request(metrics: Metrics, page: CollectorRegistry) -> N
         for _ in range(3000):
             metrics.of_request("model", "1", "v1", "predict", 200).record(0.5, 0.25, 0.25)
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    threads = [threading.Thread(target=serve) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    sys.setswitchinterval(interval)
+    in_threads(4, serve)
     assert page.get_sample_value("serving_requests_total", {**CALL, "status": "200"}) == 12000
     assert page.get_sample_value("serving_request_duration_seconds_count", CALL) == 12000
     assert page.get_sample_value("serving_request_duration_seconds_sum", CALL) == 6000
@@ -90,9 +75,7 @@ def test_predictions_count_the_best_label_and_its_score(metrics: Metrics, page: 
     assert page.get_sample_value("serving_prediction_confidence_sum", MODEL) == 1.75 * times
 
 
-def test_infinite_outlier_scores_are_above_all_bounds_and_not_in_the_sum(
-    metrics: Metrics, page: CollectorRegistry
-) -> None:
+def test_infinite_outlier_scores_are_above_all_bounds(metrics: Metrics, page: CollectorRegistry) -> None:
     metrics.of_outlier_scores("model", 1).record([0.25, 1.0, 1.25, 100.0, math.nan, math.inf, -math.inf])
     for bound, count in {"0.1": 0, "0.25": 1, "1.0": 2, "1.5": 3, "16.0": 3, "+Inf": 7}.items():
         assert page.get_sample_value("serving_outlier_score_bucket", {**MODEL, "le": bound}) == count

@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -71,14 +72,7 @@ def test_content_too_large_to_share_is_used(path: Path, caplog: pytest.LogCaptur
 
 
 def test_failed_read_is_repeated(path: Path) -> None:
-    errors = [RuntimeError("in the middle of it")]
-
-    def decode(written: bytes, _path: "os.PathLike[str]") -> int:
-        if errors:
-            raise errors.pop()
-        return len(written)
-
-    file = ConfigFile(path, decode, -1)
+    file = ConfigFile(path, Mock(side_effect=[RuntimeError, 3]), -1)
     write(path, "abc")
     with pytest.raises(RuntimeError):
         file.read()

@@ -2,9 +2,7 @@ import errno
 import mmap
 import os
 import signal
-import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from service.runtime.shared_memory import (
     SharedMemory,
     Store,
 )
-from tests.unit.service.forked import Forked
+from tests.unit.service.forked import Forked, in_threads, join_at_once
 
 
 @pytest.fixture
@@ -110,22 +108,12 @@ def test_no_file_has_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def test_processes_append_at_once(memory: SharedMemory) -> None:
-    ready = memory.words_of(append(memory, b"ready", 3 * 8))
+    def append_many(number: int) -> None:
+        for count in range(1000):
+            append(memory, f"{number} {count}".encode(), count % 100 * 8)
 
-    def work(number: int) -> Callable[[object], None]:
-        def append_many(_go: object) -> None:
-            ready[number] = 1
-            while sum(ready) < 3:
-                pass
-            for count in range(1000):
-                append(memory, f"{number} {count}".encode(), count % 100 * 8)
-
-        return append_many
-
-    children = [Forked(work(number)) for number in range(3)]
-    assert [child.join() for child in children] == [0, 0, 0]
-    expected = {f"{number} {count}".encode() for number in range(3) for count in range(1000)}
-    assert set(keys(memory)) == {b"ready", *expected}
+    assert join_at_once(3, append_many) == [0, 0, 0]
+    assert set(keys(memory)) == {f"{number} {count}".encode() for number in range(3) for count in range(1000)}
 
 
 def test_lock_of_a_killed_process_is_released(memory: SharedMemory) -> None:
@@ -162,6 +150,10 @@ def test_slot_has_one_worker(memory: SharedMemory) -> None:
     memory.free_slot(second)
     assert not any(memory.pids())
     assert memory.reserve_slot() == second
+    for _ in range(SLOTS - 2):
+        memory.reserve_slot()
+    with pytest.raises(RuntimeError, match="there are 1024 worker processes already"):
+        memory.reserve_slot()
 
 
 def test_others_listen(memory: SharedMemory) -> None:
@@ -172,13 +164,6 @@ def test_others_listen(memory: SharedMemory) -> None:
     assert [memory.others_listen(slot) for slot in slots] == [True, True]
     memory.free_slot(slots[0])
     assert [memory.others_listen(slot) for slot in slots] == [True, False]
-
-
-def test_slots_are_limited(memory: SharedMemory) -> None:
-    for _ in range(SLOTS):
-        memory.reserve_slot()
-    with pytest.raises(RuntimeError, match="there are 1024 worker processes already"):
-        memory.reserve_slot()
 
 
 def test_next_worker_of_a_slot_keeps_counts_but_no_gauges(memory: SharedMemory) -> None:
@@ -193,9 +178,6 @@ def test_next_worker_of_a_slot_keeps_counts_but_no_gauges(memory: SharedMemory) 
 def test_heartbeat_reaches_the_first_process(memory: SharedMemory) -> None:
     assert Forked(lambda _go: memory.beat(3, 12.5)).join() == 0
     assert (memory.last_beat(3), memory.last_beat(2)) == (12.5, 0)
-
-
-# Areas of a kind
 
 
 def test_processes_share_the_area_of_a_key(memory: SharedMemory) -> None:
@@ -216,9 +198,6 @@ def test_refresh_finds_new_areas(memory: SharedMemory) -> None:
     assert list(areas.found) == [(0, b"key")]
 
 
-# Metrics
-
-
 def test_threads_share_the_cells_of_a_new_series(memory: SharedMemory) -> None:
     store = Store(memory, 0)
 
@@ -228,14 +207,7 @@ def test_threads_share_the_cells_of_a_new_series(memory: SharedMemory) -> None:
             with store.lock:
                 cells[0] += 1
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    threads = [threading.Thread(target=count) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    sys.setswitchinterval(interval)
+    in_threads(4, count)
     assert [memory.doubles_of(area).tolist() for area in memory.areas()] == [[4]] * 300
 
 
@@ -245,6 +217,5 @@ def test_full_memory_leaves_new_metrics_out(caplog: pytest.LogCaptureFixture) ->
     for number in range(3):
         store.cells(Kind.COUNT, "large", (str(number),), MIN_CAPACITY)[0] += 1
     assert keys(memory) == []
-    assert caplog.messages == [
-        "the memory that worker processes share is full; new metrics of this process are left out"
-    ]
+    (line,) = caplog.messages
+    assert line == "the memory that worker processes share is full; new metrics of this process are left out"

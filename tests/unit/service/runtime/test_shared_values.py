@@ -4,9 +4,9 @@ from itertools import count
 
 import pytest
 
-from service.runtime.shared_memory import COMMON, MIN_CAPACITY, Areas, Kind, MemoryFull, SharedMemory
+from service.runtime.shared_memory import COMMON, MIN_CAPACITY, Kind, MemoryFull, SharedMemory
 from service.runtime.shared_values import Value, Values
-from tests.unit.service.forked import Forked
+from tests.unit.service.forked import Forked, join_at_once
 
 
 @pytest.fixture
@@ -14,14 +14,17 @@ def memory() -> SharedMemory:
     return SharedMemory()
 
 
-def test_last_value_wins(memory: SharedMemory) -> None:
+def test_last_value_wins_and_takes_no_memory(memory: SharedMemory) -> None:
     ours, theirs = Values(memory), Values(memory)
     assert ours.get(b"key") is None
     for value in (b"one", b"", b"three", b"x" * 10_000, b"four"):
         ours.put(b"key", value)
         assert theirs.get(b"key") == ours.get(b"key") == Values(memory).get(b"key") == value
-    theirs.put(b"key", b"five")
-    assert ours.get(b"key") == b"five"
+    end = memory.end
+    for number in range(100):
+        theirs.put(b"key", b"y" * (100 + number))
+        assert ours.get(b"key") == b"y" * (100 + number)
+    assert memory.end == end
 
 
 def test_values_have_owners(memory: SharedMemory) -> None:
@@ -34,31 +37,13 @@ def test_values_have_owners(memory: SharedMemory) -> None:
     assert values.all(b"reports") == []
 
 
-def test_replacing_a_value_takes_no_memory(memory: SharedMemory) -> None:
-    values = Values(memory)
-    values.put(b"key", b"x" * 100)
-    end = memory.end
-    for number in range(100):
-        values.put(b"key", b"y" * (100 + number))
-    assert memory.end == end
-
-
 def test_changes_are_atomic(memory: SharedMemory) -> None:
-    ready = memory.words_of(Areas(memory, Kind.COUNT).take(COMMON, b"ready", 3 * 8))
+    def add(_number: int) -> None:
+        values = Values(memory)
+        for _ in range(1000):
+            values.change(b"count", lambda before: str(int(before or b"0") + 1).encode())
 
-    def work(number: int) -> Callable[[object], None]:
-        def add(_go: object) -> None:
-            values = Values(memory)
-            ready[number] = 1
-            while sum(ready) < 3:
-                pass
-            for _ in range(1000):
-                values.change(b"count", lambda before: str(int(before or b"0") + 1).encode())
-
-        return add
-
-    children = [Forked(work(number)) for number in range(3)]
-    assert [child.join() for child in children] == [0, 0, 0]
+    assert join_at_once(3, add) == [0, 0, 0]
     assert Values(memory).get(b"count") == b"3000"
 
 
@@ -74,9 +59,7 @@ def test_killed_writer_leaves_a_whole_value(memory: SharedMemory) -> None:
         child = Forked(write)
         child.wait_until_it_says_so()
         child.kill()
-        found = Values(memory).get(b"key")
-        assert found
-        assert len(set(found)) == 1
+        assert len(set(Values(memory).get(b"key") or b"")) == 1
 
 
 def test_unfinished_value_leaves_the_previous_one(memory: SharedMemory) -> None:

@@ -19,23 +19,17 @@ class Held:
         self.done.append(piece)
 
 
-def test_close_waits_for_all_pieces() -> None:
+def test_full_queue_takes_no_more_and_close_waits_for_its_pieces() -> None:
     held = Held()
-    assert [held.thread.offer(piece, 1) for piece in "abc"] == [True] * 3
+    assert "held" not in {thread.name for thread in threading.enumerate()}
+    offers = {"a": 6, "b": 5, "c": 3, "d": 1, "e": 1}
+    assert [held.thread.offer(piece, weight) for piece, weight in offers.items()] == [True, False, True, True, False]
+    assert "held" in {thread.name for thread in threading.enumerate()}
     assert held.done == []
     held.go_on.set()
     held.thread.close(DEADLINE)
-    assert held.done == ["a", "b", "c"]
-
-
-def test_full_queue_takes_no_more() -> None:
-    held = Held()
-    offers = {"a": 6, "b": 5, "c": 4, "d": 1}
-    assert [held.thread.offer(piece, weight) for piece, weight in offers.items()] == [True, False, True, False]
-    held.go_on.set()
-    held.thread.close(DEADLINE)
-    assert held.done == ["a", "c"]
-    assert held.thread.offer("e", 10)
+    assert held.done == ["a", "c", "d"]
+    assert held.thread.offer("f", 10)
 
 
 def test_close_does_not_wait_for_ever() -> None:
@@ -44,14 +38,6 @@ def test_close_does_not_wait_for_ever() -> None:
     held.thread.close(0.01)
     assert held.done == []
     held.go_on.set()
-
-
-def test_thread_starts_with_the_first_piece() -> None:
-    thread: WorkerThread[str] = WorkerThread("idle until used", lambda _: None, 10)
-    assert "idle until used" not in {thread.name for thread in threading.enumerate()}
-    thread.offer("a", 1)
-    assert "idle until used" in {thread.name for thread in threading.enumerate()}
-    thread.close(DEADLINE)
 
 
 def test_finished_pieces_are_released() -> None:
