@@ -2,10 +2,12 @@
 
 import os
 import platform
+import re
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -88,8 +90,8 @@ ROWS = 'serving_drift_window_rows{model="model",version="1"}'
 
 
 def drift_lines(service: FakeService) -> dict[str, float]:
-    lines = [line for line in service.get("/metrics").text.splitlines() if line.startswith("serving_drift_")]
-    return {series: float(value) for series, _, value in (line.rpartition(" ") for line in lines)}
+    lines = re.findall("^(serving_drift_.*) (.*)$", service.get("/metrics").text, re.MULTILINE)
+    return {series: float(value) for series, value in lines}
 
 
 def series(kind: str, feature: str) -> str:
@@ -114,7 +116,10 @@ def test_drift_of_requests_of_both_protocols(watched: FakeService) -> None:
     assert list(lines) == [series("shift", "confidence")]
 
 
-def test_too_few_rows_have_only_their_number_which_vanishes_with_the_version(watched: FakeService) -> None:
+def test_few_rows_have_only_their_number_which_vanishes_with_the_version(watched: FakeService) -> None:
+    make_available(watched.registry, replace(watched.registry.get("model"), model="other", drift=None))
+    assert watched.post(PREDICT, {"instances": ["a word"]}).status_code == 400
+    assert watched.post("/v1/models/other:predict", {"instances": [1.0] * 50}).status_code == 200
     assert drift_lines(watched) == {ROWS: 0}
     watched.post(PREDICT, {"instances": [1.0] * 29})
     assert drift_lines(watched) == {ROWS: 29}
@@ -122,35 +127,21 @@ def test_too_few_rows_have_only_their_number_which_vanishes_with_the_version(wat
     assert drift_lines(watched) == {}
 
 
-def test_failed_requests_and_versions_without_a_reference_do_not_count(watched: FakeService) -> None:
-    make_available(watched.registry, replace(watched.registry.get("model"), model="other", drift=None))
-    assert watched.post(PREDICT, {"instances": ["a word"]}).status_code == 400
-    assert watched.post("/v1/models/other:predict", {"instances": [1.0] * 50}).status_code == 200
-    assert drift_lines(watched) == {ROWS: 0}
-
-
-@pytest.mark.parametrize(
-    ("memory", "shown"), [(None, [None, None]), (Memory(limit=1000, used=500), [1000, 500])], ids=["none", "limit"]
-)
-def test_memory_is_shown_if_it_has_a_limit(
-    page: CollectorRegistry, monkeypatch: pytest.MonkeyPatch, memory: Memory | None, shown: list[float | None]
-) -> None:
-    monkeypatch.setattr(scraped, "limited_memory", lambda: memory)
-    assert [page.get_sample_value(f"serving_memory_{name}_bytes") for name in ("limit", "used")] == shown
+def test_memory_is_shown_if_it_has_a_limit(page: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    for memory, shown in ((None, [None, None]), (Memory(limit=1000, used=500), [1000, 500])):
+        monkeypatch.setattr(scraped, "limited_memory", Mock(return_value=memory))
+        assert [page.get_sample_value(f"serving_memory_{name}_bytes") for name in ("limit", "used")] == shown
 
 
 def test_usage_of_the_worker_processes_is_shown(page: CollectorRegistry) -> None:
     assert page.get_sample_value("serving_workers") == 1
-    if not Path("/proc/self/stat").exists():
-        assert page.get_sample_value("serving_process_open_fds") is None
-    else:
+    if Path("/proc/self/stat").exists():
         open_files = len(list(Path("/proc/self/fd").iterdir()))
         assert page.get_sample_value("serving_process_open_fds") == pytest.approx(open_files, abs=5)
         assert (page.get_sample_value("serving_process_resident_memory_bytes") or 0) > 1e6
 
 
-TICKS = os.sysconf("SC_CLK_TCK")
-PAGE = os.sysconf("SC_PAGE_SIZE")
+TICKS, PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture
@@ -171,29 +162,18 @@ def add_process(proc: Path, pid: int, cpu: int = 0, of_children: int = 0, start:
     (proc / str(pid) / "stat").write_text(f"{pid} (a (strange) name) " + " ".join(fields))
 
 
-def test_usage_adds_up_the_processes(proc: Path) -> None:
-    add_process(proc, 1, cpu=2, start=10, pages=3)
-    add_process(proc, 2, cpu=3, start=30, pages=4)
-    assert usage([1, 2], None) == Usage(5, 7 * PAGE, 2, 1030)
-
-
-def test_time_of_ended_processes_stays_counted(proc: Path) -> None:
+def test_usage_adds_up_the_processes_and_the_time_of_ended_ones(proc: Path) -> None:
     add_process(proc, 1, cpu=100, of_children=50)
-    add_process(proc, 2, cpu=3, of_children=1)
-    # Its end was not noticed yet.
-    add_process(proc, 3, cpu=7)
-    found = usage([2, 3], parent=1)
-    assert found is not None
-    assert (found.cpu_seconds, found.open_files) == (50 + 3 + 1 + 7, 2)
+    add_process(proc, 2, cpu=2, of_children=1, start=10, pages=3)
+    add_process(proc, 3, cpu=3, start=30, pages=4)
+    assert usage([2, 3], None) == Usage(2 + 1 + 3, 7 * PAGE, 2, 1030)
+    assert usage([2, 3], parent=1) == Usage(50 + 2 + 1 + 3, 7 * PAGE, 2, 1030)
 
 
 def test_process_that_has_ended_uses_nothing(proc: Path) -> None:
+    assert usage([1], None) is None
     add_process(proc, 1, cpu=2)
     assert usage([1, 2, 3], None) == Usage(2, 0, 1, 1000)
-
-
-def test_no_usage_without_proc(proc: Path) -> None:
-    assert usage([1], None) is None
 
 
 def test_process_that_ends_while_it_is_read_is_counted_once(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,12 +194,7 @@ def test_process_that_ends_while_it_is_read_is_counted_once(proc: Path, monkeypa
 
 
 def test_build_info() -> None:
-    labels = {"version": VERSION, "python": platform.python_version()}
-    (sample,) = (
-        sample
-        for family in scrape_page(Metrics(), Registry()).collect()
-        for sample in family.samples
-        if sample.name == "serving_build_info"
-    )
-    assert (sample.value, {name: sample.labels[name] for name in labels}) == (1, labels)
-    assert sample.labels["litert"] == version("ai-edge-litert")
+    families = {family.name: family.samples for family in scrape_page(Metrics(), Registry()).collect()}
+    ((_, labels, value, *_),) = families["serving_build_info"]
+    assert (value, labels["version"], labels["python"]) == (1, VERSION, platform.python_version())
+    assert labels["litert"] == version("ai-edge-litert")

@@ -1,4 +1,5 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -6,8 +7,6 @@ import pytest
 from service.runtime.cgroup import Memory, limited_memory, oom_kills, usable_cores
 
 Files = dict[str, str]
-
-SERVICE = "0::/system.slice/ours.service"
 
 
 @pytest.fixture
@@ -28,54 +27,50 @@ def quota(text: str, cgroup: str = ".") -> Files:
     return {f"sys/fs/cgroup/{cgroup}/cpu.max": text}
 
 
-def quota_1(text: str, cgroup: str = ".", period: str = "100000") -> Files:
+def quota_1(text: str, cgroup: str = ".") -> Files:
     """By version 1."""
+    limit, _, period = text.partition(" ")
     folder = f"sys/fs/cgroup/cpu/{cgroup}"
-    return {f"{folder}/cpu.cfs_quota_us": text, f"{folder}/cpu.cfs_period_us": period}
+    return {f"{folder}/cpu.cfs_quota_us": limit, f"{folder}/cpu.cfs_period_us": period}
 
 
-def quotas(whole: str, slice_: str, service: str) -> Files:
-    return quota(whole) | quota(slice_, "system.slice") | quota(service, "system.slice/ours.service")
+@pytest.mark.parametrize(("cgroups", "of"), [("0::/", quota), ("9:name=systemd:/\n4:cpu,cpuacct:/\n0::/", quota_1)])
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [
+        *[("max 100000", 8), ("-1 100000", 8), ("1600000 100000", 8), ("nonsense", 8), ("100000 0", 8)],
+        *[("400000 100000", 4), ("100000 50000", 2), ("150000 100000", 1), ("50000 100000", 1)],
+    ],
+)
+def test_quota_limits_the_cores(root: Path, cgroups: str, of: Callable[[str], Files], text: str, cores: int) -> None:
+    write(root, cgroups, of(text))
+    assert usable_cores(root) == cores
 
 
-VERSION_1 = "9:name=systemd:/\n4:cpu,cpuacct:/\n0::/"
+SMALL = quota_1("100000 100000", "docker/other") | quota_1("100000 100000", "small")
 
 
 @pytest.mark.parametrize(
     ("cgroups", "files", "cores"),
     [
-        ("0::/", quota("max 100000"), 8),
-        ("0::/", quota("400000 100000"), 4),
-        ("0::/", quota("100000 50000"), 2),
-        ("0::/", quota("150000 100000"), 1),
-        ("0::/", quota("50000 100000"), 1),
-        ("0::/", quota("1600000 100000"), 8),
-        ("0::/", quota("nonsense"), 8),
-        ("0::/", quota("100000 0"), 8),
-        (SERVICE, quotas("300000 100000", "600000 100000", "600000 100000"), 3),
-        (SERVICE, quotas("600000 100000", "300000 100000", "600000 100000"), 3),
-        (SERVICE, quotas("600000 100000", "600000 100000", "300000 100000"), 3),
         # Outside of its namespace.
         ("0::/../elsewhere", quota("200000 100000") | quota("100000 100000", "../elsewhere"), 2),
-        (VERSION_1, quota_1("-1"), 8),
-        (VERSION_1, quota_1("400000"), 4),
-        (VERSION_1, quota_1("100000", period="50000"), 2),
-        (VERSION_1, quota_1("150000"), 1),
-        (VERSION_1, quota_1("50000"), 1),
-        (VERSION_1, quota_1("nonsense"), 8),
         # Docker without a cgroup namespace: the path is the machine's, the mount shows the container's part alone.
-        ("1:cpu:/docker/bbc7a2ac4200", quota_1("200000"), 2),
+        ("1:cpu:/docker/bbc7a2ac4200", quota_1("200000 100000"), 2),
+        ("2:cpuset:/small\n1:cpu:/docker/ours\n0::/small", SMALL | quota_1("500000 100000", "docker/ours"), 5),
     ],
 )
-def test_quota_limits_the_cores(root: Path, cgroups: str, files: Files, cores: int) -> None:
+def test_other_cgroups_do_not_count(root: Path, cgroups: str, files: Files, cores: int) -> None:
     write(root, cgroups, files)
     assert usable_cores(root) == cores
 
 
-def test_other_cgroups_do_not_count(root: Path) -> None:
-    others = quota_1("100000", "docker/other") | quota_1("100000", "small")
-    write(root, "2:cpuset:/small\n1:cpu:/docker/ours\n0::/small", others | quota_1("500000", "docker/ours"))
-    assert usable_cores(root) == 5
+@pytest.mark.parametrize("tightest", [".", "system.slice", "system.slice/ours.service"])
+def test_tightest_quota_counts(root: Path, tightest: str) -> None:
+    for cgroup in (".", "system.slice", "system.slice/ours.service"):
+        files = quota("300000 100000" if cgroup == tightest else "600000 100000", cgroup)
+        write(root, "0::/system.slice/ours.service", files)
+    assert usable_cores(root) == 3
 
 
 def test_affinity_decides_without_a_cgroup(root: Path) -> None:
@@ -92,21 +87,14 @@ def test_cores_of_the_machine_count_without_affinity(
 
 
 def memory(limit: str, used: int = 0, from_files: int = 0, cgroup: str = ".") -> Files:
-    folder = f"sys/fs/cgroup/{cgroup}"
-    return {
-        f"{folder}/memory.max": limit,
-        f"{folder}/memory.current": str(used),
-        f"{folder}/memory.stat": f"anon 100\nactive_file 20\ninactive_file {from_files}",
-    }
+    stat = f"anon 100\nactive_file 20\ninactive_file {from_files}"
+    files = {"max": limit, "current": str(used), "stat": stat}
+    return {f"sys/fs/cgroup/{cgroup}/memory.{name}": text for name, text in files.items()}
 
 
 def memory_1(limit: str) -> Files:
-    folder = "sys/fs/cgroup/memory"
-    return {
-        f"{folder}/memory.limit_in_bytes": limit,
-        f"{folder}/memory.usage_in_bytes": "700",
-        f"{folder}/memory.stat": "inactive_file 1\ntotal_inactive_file 200",
-    }
+    files = {"limit_in_bytes": limit, "usage_in_bytes": "700", "stat": "inactive_file 1\ntotal_inactive_file 200"}
+    return {f"sys/fs/cgroup/memory/memory.{name}": text for name, text in files.items()}
 
 
 @pytest.mark.parametrize(
@@ -120,7 +108,6 @@ def memory_1(limit: str) -> Files:
         ("5:memory:/", memory_1("1000"), Memory(limit=1000, used=500)),
         ("5:memory:/", memory_1("9223372036854771712"), None),
     ],
-    ids=["none", "max", "nonsense", "without cached files", "tightest", "version 1", "version 1 without limit"],
 )
 def test_limited_memory(root: Path, cgroups: str, files: Files, expected: Memory | None) -> None:
     write(root, cgroups, files)
@@ -140,7 +127,6 @@ OF_MACHINE = {"proc/vmstat": "nr_free_pages 5\noom_kill 70"}
         ("0::/", OF_MACHINE, 70),
         ("0::/", {}, None),
     ],
-    ids=["cgroup", "version 1", "machine", "unknown"],
 )
 def test_oom_kills(root: Path, cgroups: str, files: Files, kills: int | None) -> None:
     write(root, cgroups, files)

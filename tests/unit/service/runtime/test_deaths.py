@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
@@ -37,7 +38,7 @@ def crash_of(thread: int) -> Ending:
 
 @dataclass
 class Service:
-    """`kills`: how many processes the kernel has killed for want of memory."""
+    """`kills`: processes that the kernel has killed for want of memory."""
 
     memory: SharedMemory = field(default_factory=SharedMemory)
     kills: int = 0
@@ -92,26 +93,14 @@ def loaded(worker: VersionRecords, model: str, *, has_run: bool = True) -> Engin
 def running(*engines: Engine) -> Iterator[list[int]]:
     """All at the same time, each in a thread of its own; their threads."""
     with ExitStack() as stack:
-        yield [stack.enter_context(running_one(engine)) for engine in engines]
-
-
-@contextmanager
-def running_one(engine: Engine) -> Iterator[int]:
-    began, over = threading.Event(), threading.Event()
-
-    def wait(_inputs: Arrays) -> Arrays:
-        began.set()
-        over.wait()
-        raise InterruptedError
-
-    def run() -> None:
-        with suppress(InterruptedError):
-            engine.run(DEFAULT_SIGNATURE, {})
-
-    engine._engine.answer = wait  # type: ignore[attr-defined]
-    with in_thread(run, over) as thread:
-        began.wait()
-        yield thread
+        threads = []
+        for engine in engines:
+            began, over = threading.Event(), threading.Event()
+            engine._engine.answer = partial(held, began, over)  # type: ignore[attr-defined]
+            run = partial(engine.run, DEFAULT_SIGNATURE, {})
+            threads.append(stack.enter_context(in_thread(run, over)))
+            began.wait()
+        yield threads
 
 
 @contextmanager
@@ -121,16 +110,26 @@ def loading(worker: VersionRecords, model: str) -> Iterator[threading.Event]:
 
     def load() -> None:
         with worker.loading(model, 1, FILES):
-            began.set()
-            over.wait()
+            held(began, over)
 
     with in_thread(load, over):
         yield began
 
 
+def held(began: threading.Event, over: threading.Event, _inputs: Arrays | None = None) -> None:
+    """It never finishes."""
+    began.set()
+    over.wait()
+    raise InterruptedError
+
+
 @contextmanager
-def in_thread(work: Callable[[], None], over: threading.Event) -> Iterator[int]:
-    thread = threading.Thread(target=work, daemon=True)
+def in_thread(work: Callable[[], object], over: threading.Event) -> Iterator[int]:
+    def run() -> None:
+        with suppress(InterruptedError):
+            work()
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     yield thread.ident or 0
     over.set()
@@ -145,11 +144,9 @@ def test_two_deaths_while_loading_end_a_version(service: Service, caplog: pytest
     assert not service.is_ended("bad", files=8), "its files have changed"
     assert not service.is_ended("bad", version=2)
     assert service.counted("bad") == 2
+    died = "a worker process died of bad version 1 (SIGABRT)"
     errors = [record.message for record in caplog.records if record.levelno == logging.ERROR]
-    assert errors == [
-        *["a worker process died of bad version 1 (SIGABRT)"] * 2,
-        "bad version 1 is ended: 2 worker processes died of it",
-    ]
+    assert errors == [died, died, "bad version 1 is ended: 2 worker processes died of it"]
 
 
 def test_two_deaths_while_running_end_a_version(service: Service) -> None:
@@ -232,9 +229,9 @@ def test_suspects_are_loaded_one_at_a_time(service: Service) -> None:
 
 def test_versions_that_never_finished_a_run_are_suspected_first(service: Service) -> None:
     worker = service.worker()
-    busy, bad = loaded(worker, "busy"), loaded(worker, "bad", has_run=False)
+    engines = loaded(worker, "busy"), loaded(worker, "bad", has_run=False)
     for _ in range(2):
-        service.dies_running(busy, bad)
+        service.dies_running(*engines)
     assert service.ended("bad", "busy") == ["bad"]
 
 
@@ -263,16 +260,11 @@ def test_of_two_inseparable_suspects_the_later_is_ended(service: Service) -> Non
 @pytest.mark.parametrize(
     ("ending", "blames"),
     [
-        (Ending(code=0), True),
-        (Ending(code=1), True),
-        (Ending(crash=CRASH), True),
+        *((ending, True) for ending in (Ending(code=0), Ending(code=1), Ending(crash=CRASH))),
+        # It hung.
         (Ending(signal=signal.SIGABRT, crash=CRASH, is_aborted=True), False),
-        (KILLED, False),
-        (Ending(signal=signal.SIGTERM), False),
-        (Ending(signal=signal.SIGINT), False),
-        (Ending(), False),
+        *((Ending(signal=number), False) for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, None)),
     ],
-    ids=["code 0", "code 1", "crash report", "aborted for it hung", "SIGKILL", "SIGTERM", "SIGINT", "unknown"],
 )
 def test_ending_blames_the_version(service: Service, ending: Ending, blames: bool) -> None:
     for _ in range(2):
@@ -280,23 +272,17 @@ def test_ending_blames_the_version(service: Service, ending: Ending, blames: boo
     assert service.is_ended("model") is blames
 
 
-def test_worker_that_ends_in_order_blames_no_version(service: Service) -> None:
-    for _ in range(2):
-        worker = service.worker()
-        with worker.loading("busy", 1, FILES):
-            worker.end_in_order()
-            service.dies(Ending(code=1))
-    assert not service.is_ended("busy")
-
-
-def test_idle_worker_blames_no_version(service: Service) -> None:
-    engine = loaded(service.worker(), "idle")
-    with running(engine):
+def test_worker_that_is_idle_or_ends_in_order_blames_no_version(service: Service) -> None:
+    with running(loaded(service.worker(), "idle")):
         pass
     for _ in range(2):
         service.dies()
         service.dies(slot=3)
-    assert not service.is_ended("idle")
+        worker = service.worker()
+        with worker.loading("busy", 1, FILES):
+            worker.end_in_order()
+            service.dies(Ending(code=1))
+    assert service.ended("idle", "busy") == []
 
 
 def test_oom_kills_blame_the_version_once_each(service: Service) -> None:
@@ -317,10 +303,7 @@ def test_oom_kill_is_seen_before_the_death(service: Service, seconds: float, dea
     service.deaths.poll()
     service.dies_loading("model", KILLED)
     assert service.counted("model") == deaths
-
-
-def test_no_oom_kills_without_a_counter() -> None:
-    assert not OomKills(lambda: None).claim()
+    assert not OomKills(lambda: None).claim(), "there is no counter"
 
 
 def test_pardon_clears_a_version(service: Service) -> None:

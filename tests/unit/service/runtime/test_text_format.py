@@ -1,4 +1,5 @@
 import string
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,8 +9,8 @@ from service.runtime import text_format as pb
 from service.runtime.text_format import INT64, STRING, Enum, InvalidText, Message, Repeated, read
 
 INNER = Message("Inner", {"s": STRING, "i": INT64})
-SCALARS = {"s": STRING, "b": pb.BOOL, "i": pb.INT32, "u": pb.UINT32, "d": pb.DOUBLE}
-FIELDS = {
+SCALARS: dict[str, Any] = {"s": STRING, "b": pb.BOOL, "i": pb.INT32, "u": pb.UINT32, "d": pb.DOUBLE}
+FIELDS: dict[str, Any] = {
     "e": Enum("Color", {"RED": 0, "BLUE": 7}),
     "one": INNER,
     "many": Repeated(INNER),
