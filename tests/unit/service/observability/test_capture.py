@@ -85,20 +85,28 @@ def test_request_is_captured_with_its_outputs(path: Path) -> None:
     assert line.labels == ["dog", "cat"]
 
 
-def test_cancelled_request_is_not_captured(path: Path) -> None:
-    kept = Kept(path)
-    over, running = Deadline.unlimited(), Deadline.unlimited()
-    over.cancel()
-    kept.offer(deadline=over)
-    kept.offer(deadline=running)
-    assert (len(kept.lines()), kept.dropped) == (1, 0)
+CANCELLED = Deadline.unlimited()
+CANCELLED.cancel()
 
 
-@pytest.mark.parametrize(("share", "is_kept"), [(0.0, False), (0.5, False), (0.51, True), (1.0, True)])
-def test_share_of_the_requests_is_captured(path: Path, share: float, is_kept: bool) -> None:
-    kept = Kept(path, share=share)
-    kept.offer()
-    assert (len(kept.lines()), kept.dropped) == (is_kept, 0)
+@pytest.mark.parametrize(
+    ("share", "given", "kept", "dropped"),
+    [
+        *((share, {}, 0, 0) for share in (0.0, 0.5)),
+        *((share, {}, 1, 0) for share in (0.51, 1.0)),
+        (1.0, {"deadline": Deadline.unlimited()}, 1, 0),
+        (1.0, {"deadline": CANCELLED}, 0, 0),
+        (1.0, {"outputs": {"y": np.zeros(1, np.complex64)}}, 0, 1),
+        (1.0, {"outputs": {}}, 0, 1),
+    ],
+    ids=["0", "0.5", "0.51", "1", "running", "cancelled", "type without a name", "no scores"],
+)
+def test_chosen_request_is_captured_or_dropped(path: Path, share: float, given: Any, kept: int, dropped: int) -> None:
+    capture = Kept(path, share=share)
+    # The thread goes on after a request that it cannot encode.
+    for _ in range(2):
+        capture.offer(**given)
+    assert (len(capture.lines()), capture.dropped) == (2 * kept, 2 * dropped)
 
 
 def test_what_does_not_fit_the_queue_is_dropped_and_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,14 +145,6 @@ def test_full_disk_is_logged_once_and_capture_resumes(
     assert (len(kept.lines()), kept.dropped) == (2, 2)
     failed = f"{path}: requests are not captured: [Errno 28] No space left on device"
     assert caplog.messages == [failed, f"{path}: requests are captured again"]
-
-
-@pytest.mark.parametrize("outputs", [{"y": np.zeros(1, np.complex64)}, {}], ids=["type without a name", "no scores"])
-def test_what_cannot_be_encoded_is_dropped_and_the_next_is_captured(path: Path, outputs: Arrays) -> None:
-    kept = Kept(path)
-    kept.offer(outputs)
-    kept.offer()
-    assert (len(kept.lines()), kept.dropped) == (1, 1)
 
 
 @pytest.fixture
@@ -256,13 +256,9 @@ def test_tensor_comes_back(array: Array) -> None:
     assert back.tolist() == array.tolist() if array.dtype.kind == "O" else back.tobytes() == array.tobytes()
 
 
-def test_bfloat16_comes_back_as_float32() -> None:
-    array = np.array([1.5, -2], ml_dtypes.bfloat16)
-    back = decode_tensors(encode_tensors({"x": array}))["x"]
+def test_bfloat16_comes_back_as_float32_and_a_type_without_a_name_is_an_error() -> None:
+    back = decode_tensors(encode_tensors({"x": np.array([1.5, -2], ml_dtypes.bfloat16)}))["x"]
     assert (back.dtype, back.tolist()) == (np.float32, [1.5, -2])
-
-
-def test_type_without_a_name_is_an_error() -> None:
     with pytest.raises(ValueError, match="'y' is of the type complex64, which has no name"):
         encode_tensors({"y": np.zeros(1, np.complex64)})
 

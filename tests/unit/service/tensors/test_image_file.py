@@ -82,20 +82,13 @@ def test_profile_or_frame_of_video_may_take_long(kind: str) -> None:
     assert may_take_long(encode(patches(), kind, icc_profile=PROFILE))
 
 
-NO_PICTURES = {
-    "nothing": b"",
-    "zeros": bytes(1000),
-    "JSON": b'{"instances": [1.0]}',
-    "sound": b"RIFF\x04\0\0\0WAVE",
-    **{kind: encode(plain(0), kind) for kind in ("PPM", "ICO", "TGA", "JPEG2000", "EPS", "PDF")},
-}
+NO_PICTURES = [encode(plain(0), kind) for kind in ("PPM", "ICO", "TGA", "JPEG2000", "EPS", "PDF")]
 
 
-@pytest.mark.parametrize("name", NO_PICTURES)
-def test_other_file_is_rejected(name: str) -> None:
-    told = "the body is not a picture; expected PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF"
-    assert rejection(NO_PICTURES[name]) == told
-    assert not looks_like_picture(NO_PICTURES[name])
+@pytest.mark.parametrize("data", [b"", bytes(1000), b'{"instances": [1.0]}', b"RIFF\x04\0\0\0WAVE", *NO_PICTURES])
+def test_other_file_is_rejected(data: bytes) -> None:
+    assert rejection(data) == "the body is not a picture; expected PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF"
+    assert not looks_like_picture(data)
 
 
 @pytest.mark.filterwarnings("ignore:Truncated File Read")
