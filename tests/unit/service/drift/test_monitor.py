@@ -8,15 +8,7 @@ import numpy as np
 import pytest
 
 from service.drift.features import InputFeatures
-from service.drift.monitor import (
-    MAX_QUEUED_ROWS,
-    MAX_QUEUED_SECONDS,
-    MIN_ROWS,
-    Drift,
-    DriftMonitor,
-    DriftNow,
-    Sampler,
-)
+from service.drift.monitor import MAX_QUEUED_ROWS, MAX_QUEUED_SECONDS, MIN_ROWS, Drift, DriftMonitor, DriftNow, Sampler
 from service.drift.psi import Bins
 from service.drift.reference import Binned, Reference
 from service.drift.window import Window
@@ -206,8 +198,7 @@ def test_nan_scores_have_no_label(drift: Drift) -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "scores"),
-    [((2, 1), (2, 2)), ((), (2, 2)), ((2,), (2, 3)), ((2,), (2,)), ((3,), (1, 2)), ((0,), (0, 2))],
+    ("x", "scores"), [((2, 1), (2, 2)), ((), (2, 2)), ((2,), (2, 3)), ((2,), (2,)), ((3,), (1, 2)), ((0,), (0, 2))]
 )
 def test_undeclared_shapes_and_missing_rows_do_not_count(
     drift: Drift, x: tuple[int, ...], scores: tuple[int, ...]

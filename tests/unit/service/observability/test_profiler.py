@@ -42,13 +42,7 @@ def test_a_profile_has_the_stages_of_its_requests() -> None:
 
     answer(profiler, 0.0, 0.5)
     _, events = rows(profiler.take(60, "", is_over))
-    assert events == [
-        ("grpc_v1 predict", 0.5),
-        ("queue", 0.1),
-        ("decode", 0.05),
-        ("inference", 0.2),
-        ("encode", 0.05),
-    ]
+    assert events == [("grpc_v1 predict", 0.5), ("queue", 0.1), ("decode", 0.05), ("inference", 0.2), ("encode", 0.05)]
     assert [name for row in rows(profiler.take(1e-3, "", lambda: False)) for name, _ in row] == ["profile"]
 
 

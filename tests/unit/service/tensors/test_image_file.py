@@ -318,7 +318,6 @@ JPEGS: dict[str, dict[str, Any]] = {
 TRAILERS = [b"", b"\xff", b"dhav\x59\x19\x01\x00", bytes(5000), b"\xff" * 5000]
 OF_64 = ImageSpec(height=64, width=64)
 each_kind = pytest.mark.parametrize("kind", JPEGS)
-each_trailer = pytest.mark.parametrize("trailer", TRAILERS, ids=["none", "half", "camera", "zeros", "flash"])
 
 
 @cache
@@ -333,7 +332,7 @@ def start(data: bytes, share: float) -> bytes:
 
 
 @each_kind
-@each_trailer
+@pytest.mark.parametrize("trailer", [*TRAILERS, b"\xff\xe1\xff\xff"])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_jpeg_without_its_end_marker_is_complete(kind: str, mode: str, trailer: bytes) -> None:
     whole = jpeg(kind, mode)
@@ -347,7 +346,7 @@ def test_jpeg_may_lack_a_few_rows(kind: str) -> None:
 
 
 @each_kind
-@each_trailer
+@pytest.mark.parametrize("trailer", TRAILERS)
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.85])
 def test_jpeg_that_lacks_more_is_rejected(kind: str, share: float, trailer: bytes) -> None:
     assert "truncated or damaged" in rejection(start(jpeg(kind), share) + trailer, OF_64)

@@ -48,6 +48,7 @@ def test_values_are_read(content: bytes, expected: Any) -> None:
         (tensor(99, (1,)), "type unknown"),
         (tensor(UINT8, (1,), whole(7, 300)), "out of its range"),
         (tensor(FLOAT, (1,), message(5, b"\0\0\0")), "no whole numbers"),
+        (message(1, b"x"), "bytes where a number belongs"),
         (b"\x0a\x05", "ends in the middle of a field"),
     ],
 )
