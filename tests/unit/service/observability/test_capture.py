@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import ml_dtypes
 import numpy as np
@@ -113,12 +114,7 @@ def test_what_does_not_fit_the_queue_is_dropped_and_counted(path: Path, monkeypa
     kept = Kept(path, max_queued_bytes=4_500)
     go_on = threading.Event()
     append = RotatingFile.append
-
-    def held(file: RotatingFile, line: bytes) -> None:
-        assert go_on.wait(DEADLINE)
-        append(file, line)
-
-    monkeypatch.setattr(RotatingFile, "append", held)
+    monkeypatch.setattr(RotatingFile, "append", lambda file, line: go_on.wait(DEADLINE) and append(file, line))
     for _ in range(5):
         kept.offer()
     assert kept.dropped == 3
@@ -126,23 +122,15 @@ def test_what_does_not_fit_the_queue_is_dropped_and_counted(path: Path, monkeypa
     assert len(kept.lines()) == 2
 
 
-def test_full_disk_is_logged_once_and_capture_resumes(
-    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_full_disk_is_logged_once_and_capture_resumes(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    append, full = RotatingFile.append, [True, True]
-
-    def sometimes(file: RotatingFile, line: bytes) -> None:
-        if full:
-            full.pop()
-            raise OSError(28, "No space left on device")
-        append(file, line)
-
-    monkeypatch.setattr(RotatingFile, "append", sometimes)
     kept = Kept(path)
-    for _ in range(4):
-        kept.offer()
-    assert (len(kept.lines()), kept.dropped) == (2, 2)
+    full = OSError(28, "No space left on device")
+    with patch.object(RotatingFile, "append", side_effect=[full] * 2 + [None] * 2) as append:
+        for _ in range(4):
+            kept.offer()
+        kept.lines()
+    assert (append.call_count, kept.dropped) == (4, 2)
     failed = f"{path}: requests are not captured: [Errno 28] No space left on device"
     assert caplog.messages == [failed, f"{path}: requests are captured again"]
 

@@ -215,7 +215,7 @@ def test_full_memory_leaves_new_metrics_out(caplog: pytest.LogCaptureFixture) ->
     memory = SharedMemory(MIN_CAPACITY)
     store = Store(memory, 0)
     for number in range(3):
-        store.cells(Kind.COUNT, "large", (str(number),), MIN_CAPACITY)[0] += 1
+        store.cells(Kind.COUNT, "large", (str(number),), MIN_CAPACITY // 8)[0] += 1
     assert keys(memory) == []
     (line,) = caplog.messages
     assert line == "the memory that worker processes share is full; new metrics of this process are left out"
