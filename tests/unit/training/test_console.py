@@ -1,6 +1,8 @@
 import io
 import os
+import sys
 from contextlib import redirect_stdout, suppress
+from unittest.mock import Mock
 
 import pytest
 
@@ -68,3 +70,6 @@ def test_noise_is_held_back(level: str, monkeypatch: pytest.MonkeyPatch, capfd: 
         os.write(2, f"{noise}a warning\n".encode())
         raise KeyboardInterrupt
     assert capfd.readouterr().err == ("a warning\n" if level == "2" else f"{noise}a warning\n")
+    monkeypatch.setitem(sys.modules, "tensorflow", tensorflow := Mock())
+    console.load_tensorflow()
+    assert tensorflow.get_logger().setLevel.called is (level == "2")
