@@ -61,14 +61,11 @@ def has_settled(state: Any) -> bool:
     return bool(state["Status"] == "exited" or state["Health"]["Status"] != "starting")
 
 
-def test_image_is_small_and_holds_neither_pip_nor_tensorflow(image: str) -> None:
+def test_image_is_small_with_notices_and_neither_pip_nor_tensorflow(image: str) -> None:
     sizes = docker("image", "inspect", "--format", "{{.Size}}", image, BASE_IMAGE).split()
     assert int(sizes[0]) - int(sizes[1]) <= 300_000_000
     code = "import importlib.util as u; print([n for n in ('pip', 'tensorflow') if u.find_spec(n)])"
     assert docker("run", "--rm", "--entrypoint", "python", image, "-I", "-c", code) == "[]"
-
-
-def test_image_holds_the_notices(image: str) -> None:
     notices = docker("run", "--rm", "--entrypoint", "cat", image, "/app/THIRD_PARTY_NOTICES")
     assert notices == (ROOT / "THIRD_PARTY_NOTICES").read_text().strip()
 
@@ -107,16 +104,10 @@ def turns_away(port: int) -> bool:
     return False
 
 
-def test_model_mounted_as_for_tensorflow_serving_is_served(image: str, start: Callable[..., Container]) -> None:
-    mount = ("--volume", f"{ROOT / 'models/regression'}:/models/half_plus_two:ro")
-    container = start(image, *mount, "--env", "MODEL_NAME=half_plus_two")
-    assert container.ask("/v1/models").json() == {"models": ["half_plus_two"]}
-    assert container.ask("/v1/models/half_plus_two:predict", TEN).json() == ABOUT_31
-
-
-def test_flags_of_tensorflow_serving_and_its_port_for_grpc(image: str, start: Callable[..., Container]) -> None:
+def test_mount_flags_and_ports_of_tensorflow_serving(image: str, start: Callable[..., Container]) -> None:
     options = ("--volume", f"{ROOT / 'models/regression'}:/models/line:ro", "--publish", "127.0.0.1:0:8500")
     container = start(image, *options, "--env", "MODEL_NAME=line", then=["--rest_api_timeout_in_ms=60000"])
+    assert container.ask("/v1/models").json() == {"models": ["line"]}
     assert container.ask("/v1/models/line:predict", TEN).json() == ABOUT_31
     assert predicted(container.port(8500), "line") == pytest.approx(31, abs=0.01)
     assert "TensorFlow ModelServer: " in docker(
