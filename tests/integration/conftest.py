@@ -60,6 +60,6 @@ def tensorflow_server(strangers: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The shipped models, by two worker processes."""
-    with running(SHIPPED, tmp_path_factory.mktemp("log") / "service.log", workers=2) as server:
+    """The shipped models."""
+    with running(SHIPPED, tmp_path_factory.mktemp("log") / "service.log") as server:
         yield server

@@ -62,13 +62,18 @@ class Model:
             lambda: self.state(number) is state, f"{self.name} version {number} is not {state} but {self.states()}"
         )
 
-    def default_versions(self, times: int = 20) -> set[str | None]:
+    def default_versions(self, times: int = 12) -> set[str | None]:
         """The versions that answer requests that name none, by any worker."""
         path = f"{self.path}/metadata"
         return {self.server.request(path).json().get("model_spec", {}).get("version") for _ in range(times)}
 
     def wait_for_default(self, number: int) -> None:
-        self.server.wait_for(lambda: self.default_versions() == {str(number)}, f"version {number} is not the default")
+        wanted = {str(number)}
+        self.server.wait_for(
+            # Many requests only once there is something to see.
+            lambda: self.default_versions(1) == wanted == self.default_versions(),
+            f"version {number} is not the default",
+        )
 
     def failure(self, number: int, reason: str) -> dict[str, str]:
         """The status of a version (`error_code`, `error_message`) once it cannot be loaded for this reason. Now and
@@ -97,7 +102,7 @@ def asking(server: Server, path: str) -> Iterator[Counter[str]]:
     stopped = threading.Event()
 
     def ask() -> None:
-        while not stopped.wait(0.001):
+        while not stopped.wait(0.01):
             try:
                 outcome = str(server.request(path, TEN).status)
             except (OSError, HTTPException) as error:

@@ -36,22 +36,11 @@ def test_curl_lines_on_the_terminal_work(server: Server) -> None:
 
 
 @pytest.fixture
-def service(models: Path, tmp_path: Path) -> Iterator[Server]:
-    with running(models, tmp_path / "log", workers=2, max_queue_ms=60_000, shutdown_seconds=4) as server:
+def service(models: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """With one worker, unless a test says otherwise."""
+    settings = {"workers": getattr(request, "param", 1), "max_queue_ms": 60_000, "shutdown_seconds": 4}
+    with running(models, tmp_path / "log", **settings) as server:
         yield server
-
-
-def test_reload_replaces_all_workers_and_refuses_nobody(service: Server) -> None:
-    """Each request on a connection of its own, as from a balancer."""
-    before = set(workers(service))
-    service.process.send_signal(signal.SIGHUP)
-
-    def are_replaced() -> bool:
-        assert service.request(PREDICT, TEN).status == 200
-        living = set(workers(service))
-        return before.isdisjoint(living) and len(living) == 2
-
-    service.wait_for(are_replaced, "the workers are not replaced")
 
 
 def test_request_in_flight_at_sigterm_is_answered_and_idle_clients_hold_nothing_up(service: Server) -> None:
@@ -85,11 +74,14 @@ def listens(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_no_request_and_no_connection_is_lost_at_sigterm_under_load(service: Server) -> None:
-    warm = threading.Semaphore(0)
+@pytest.mark.parametrize("service", [2], indirect=True)
+def test_no_request_and_no_connection_is_lost_at_reload_and_sigterm_under_load(service: Server) -> None:
+    warm, is_ending = threading.Semaphore(0), threading.Event()
+    before = set(workers(service))
 
     def ask_until_closed() -> int:
-        """Requests over one connection until the service says that an answer is the last; how many were answered."""
+        """Requests over one connection, or the next once the service says that an answer is the last; how many were
+        answered."""
         connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=DEADLINE_SECONDS)
         answered = time.monotonic()
         for count in itertools.count():
@@ -105,7 +97,7 @@ def test_no_request_and_no_connection_is_lost_at_sigterm_under_load(service: Ser
             answered = time.monotonic()
             if count == 20:
                 warm.release()
-            if response.will_close:
+            if response.will_close and is_ending.is_set():
                 break
         return count
 
@@ -127,6 +119,9 @@ def test_no_request_and_no_connection_is_lost_at_sigterm_under_load(service: Ser
         clients = [pool.submit(ask) for ask in (ask_until_closed, ask_until_refused) for _ in range(6)]
         for _ in clients:
             assert warm.acquire(timeout=DEADLINE_SECONDS)
+        service.process.send_signal(signal.SIGHUP)
+        service.wait_for(lambda: before.isdisjoint(workers(service)), "the workers are not replaced")
+        is_ending.set()
         service.process.send_signal(signal.SIGTERM)
         assert all(client.result() > 20 for client in clients)
         assert service.process.wait(DEADLINE_SECONDS) == 0
