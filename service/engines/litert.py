@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes  # noqa: F401  # registers bfloat16, without which LiteRT cannot name such a tensor's type
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
