@@ -1,7 +1,7 @@
 """LiteRT models alone: each answer is TensorFlow's for the SavedModel that it was converted from."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from service.engines.litert import LiteRTEngine
 from service.errors import InvalidRequest
 from service.tensors.dtypes import Array
 from tests.integration.saved_models import Function, save, spec
-from tests.integration.server import Server, running
+from tests.integration.server import running
 
 RANDOM = np.random.default_rng(0)
 KERNEL = RANDOM.random((3, 3, 3, 4), np.float32)
@@ -93,6 +93,11 @@ CASES = {
         [{"x": floats(1, 4, 4)}],
     ),
     "fixed size": Case(lambda x: {"y": x * 2.0}, [spec("x", shape=[8, 3])], [{"x": floats(8, 3)}]),
+    "one row of any size": Case(
+        lambda x: {"found": tf.boolean_mask(x, x > 0.5)[tf.newaxis]},
+        [spec("x", shape=[1, 4])],
+        [{"x": np.array([[0, 1, 1, 1]], np.float32)}],
+    ),
 }
 
 
@@ -103,8 +108,28 @@ def convert(saved_model: Path, change: Callable[[Any], object] = lambda _: None,
     return model
 
 
-def by_tensorflow(saved_model: Path, signature: str, inputs: Inputs) -> dict[str, Array]:
-    function = tf.saved_model.load(str(saved_model)).signatures[signature]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A signature for each case, many with one name for inputs of other shapes and types; and its twin."""
+    folder = tmp_path_factory.mktemp("cases")
+    signatures = {name: (case.function, case.specs) for name, case in CASES.items()}
+    save(folder, CASES["int16"].function, *CASES["int16"].specs, **signatures)
+    convert(folder, signatures=["serving_default", *CASES])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> Any:
+    return tf.saved_model.load(str(folder))
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> LiteRTEngine:
+    return LiteRTEngine(folder / "model.tflite")
+
+
+def by_tensorflow(loaded: Any, signature: str, inputs: Inputs) -> dict[str, Array]:
+    function = loaded.signatures[signature]
     specs = function.structured_input_signature[1]
     outputs = function(**{name: tf.constant(value, specs[name].dtype) for name, value in inputs.items()})
     return {name: tensor.numpy() for name, tensor in outputs.items()}
@@ -121,71 +146,31 @@ def assert_equal(outputs: Mapping[str, Array], expected: Mapping[str, Array]) ->
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_answers_are_tensorflows(name: str, tmp_path: Path) -> None:
-    case = CASES[name]
-    save(tmp_path, case.function, *case.specs)
-    engine = LiteRTEngine(convert(tmp_path))
-    for inputs in case.inputs:
+def test_answers_are_tensorflows(name: str, engine: LiteRTEngine, loaded: Any) -> None:
+    for inputs in CASES[name].inputs:
         arrays = {name: np.asarray(value) for name, value in inputs.items()}
-        assert_equal(engine.run("serving_default", arrays), by_tensorflow(tmp_path, "serving_default", inputs))
+        assert_equal(engine.run(name, arrays), by_tensorflow(loaded, name, inputs))
 
 
-def test_each_row_of_a_model_for_one_is_run_by_itself(tmp_path: Path) -> None:
-    case = CASES["one row"]
-    save(tmp_path, case.function, *case.specs)
-    engine = LiteRTEngine(convert(tmp_path))
-    assert engine.signatures["serving_default"].inputs["x"].shape == (-1, 4, 4)
+def test_each_row_of_a_model_for_one_is_run_by_itself(engine: LiteRTEngine, loaded: Any) -> None:
+    assert engine.signatures["one row"].inputs["x"].shape == (-1, 4, 4)
     rows = floats(3, 4, 4)
-    expected = [by_tensorflow(tmp_path, "serving_default", {"x": row[np.newaxis]})["mean"] for row in rows]
-    assert_equal(engine.run("serving_default", {"x": rows}), {"mean": np.concatenate(expected)})
+    expected = [by_tensorflow(loaded, "one row", {"x": row[np.newaxis]})["mean"] for row in rows]
+    assert_equal(engine.run("one row", {"x": rows}), {"mean": np.concatenate(expected)})
 
 
-def test_rows_whose_outputs_cannot_be_joined_are_refused(tmp_path: Path) -> None:
-    save(tmp_path, lambda x: {"found": tf.boolean_mask(x, x > 0.5)[tf.newaxis]}, spec("x", shape=[1, 4]))
-    engine = LiteRTEngine(convert(tmp_path))
+def test_rows_whose_outputs_cannot_be_joined_are_refused(engine: LiteRTEngine) -> None:
     rows = np.array([[0, 1, 1, 1], [0, 0, 0, 1]], np.float32)
-    assert engine.run("serving_default", {"x": rows[:1]})["found"].tolist() == [[1, 1, 1]]
     with pytest.raises(InvalidRequest, match=r"'found' of several, of the shape \[1, 1\] and \[1, 3\], cannot be"):
-        engine.run("serving_default", {"x": rows})
+        engine.run("one row of any size", {"x": rows})
 
 
-@pytest.fixture(scope="module")
-def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Signatures with one name for inputs of other shapes and types."""
-    folder = tmp_path_factory.mktemp("several")
-    save(
-        folder,
-        lambda x: {"y": x + 1.0},
-        spec("x", shape=[None, 2]),
-        weighted=(
-            lambda x, k: {"y": tf.reduce_sum(x, 1) * k, "z": x * k},
-            [spec("x", shape=[None, 3]), spec("k", shape=[])],
-        ),
-        text=(lambda x: {"y": tf.reshape(x, [-1, 1])}, [spec("x", tf.string)]),
-    )
-    convert(folder, signatures=["serving_default", "weighted", "text"])
-    return folder
-
-
-def test_each_signature_answers_as_in_the_saved_model(several: Path) -> None:
-    engine = LiteRTEngine(several / "model.tflite")
-    for rows in (1, 5, 1):
-        for name, inputs in {
-            "serving_default": {"x": floats(rows, 2)},
-            "weighted": {"x": floats(rows, 3), "k": np.asarray(np.float32(2))},
-            "text": {"x": np.array([b"a"] * rows, object)},
-        }.items():
-            assert_equal(engine.run(name, inputs), by_tensorflow(several, name, inputs))
-
-
-def test_a_request_does_not_meet_the_variables_of_another(tmp_path: Path) -> None:
+def test_request_does_not_meet_the_variables_of_another(tmp_path: Path) -> None:
     total = tf.Variable(0.0)
     save(tmp_path, lambda x: {"total": total.assign_add(tf.reduce_sum(x))}, spec("x"), holds=total)
     engine = LiteRTEngine(convert(tmp_path, lambda made: setattr(made, "experimental_enable_resource_variables", True)))
-    for values in ([1, 2], [4], [4]):
-        inputs = {"x": np.array(values, np.float32)}
-        # TensorFlow's is loaded anew each time.
-        assert_equal(engine.run("serving_default", inputs), by_tensorflow(tmp_path, "serving_default", inputs))
+    for values, sum_of_them in (([1, 2], 3), ([4], 4), ([4], 4)):
+        assert engine.run("serving_default", {"x": np.array(values, np.float32)})["total"] == sum_of_them
 
 
 def custom(converter: Any) -> None:
@@ -200,9 +185,7 @@ def flex(converter: Any) -> None:
     ("change", "operation"),
     [(custom, "the custom operation 'MatrixDeterminant'"), (flex, "TensorFlow's operation 'MatrixDeterminant'")],
 )
-def test_an_operation_that_litert_lacks_is_named(
-    change: Callable[[Any], object], operation: str, tmp_path: Path
-) -> None:
+def test_operation_that_litert_lacks_is_named(change: Callable[[Any], object], operation: str, tmp_path: Path) -> None:
     save(tmp_path, lambda x: {"y": tf.linalg.det(x)}, spec("x", shape=[2, 2]))
     with pytest.raises(LoadError, match=f"has {operation}, which LiteRT does not have"):
         LiteRTEngine(convert(tmp_path, change))
@@ -238,61 +221,30 @@ def test_quantized_tensors_are_served_as_integers(classifier: Path) -> None:
     assert (spec.dtype, spec.quantization.scale) == ("DT_UINT8", 1 / 256)
     scores = engine.run("serving_default", {"x": PIXELS})["scores"]
     assert scores.dtype == np.uint8
-    expected = by_tensorflow(classifier, "serving_default", {"x": PIXELS / np.float32(255)})["scores"]
+    loaded = tf.saved_model.load(str(classifier))
+    expected = by_tensorflow(loaded, "serving_default", {"x": PIXELS / np.float32(255)})["scores"]
     np.testing.assert_allclose((scores.astype(float) - spec.quantization.zero_point) / 256, expected, atol=0.02)
 
 
-def put(folder: Path, content: bytes, config: Mapping[str, object] | None = None) -> None:
-    folder.mkdir(parents=True)
-    (folder / "model.tflite").write_bytes(content)
-    if config is not None:
-        (folder / "assets.extra").mkdir()
-        (folder / "assets.extra/serving.json").write_text(json.dumps(config))
-
-
-@pytest.fixture(scope="module")
-def served(several: Path, classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    models = tmp_path_factory.mktemp("models")
-    content = (classifier / "model.tflite").read_bytes()
+def test_files_alone_are_served_by_every_protocol(folder: Path, classifier: Path, tmp_path: Path) -> None:
     rows = {"signatures": ["serving_default"], "rows_tried": 100, "largest_difference": 0.0, "tolerance": 1e-5}
-    put(models / "classifier/1", content, {"labels": ["a", "b", "c", "d"], "independent_rows": rows})
-    put(models / "several/1", (several / "model.tflite").read_bytes())
-    put(models / "damaged/1", content[: len(content) // 2])
-    with running(models, tmp_path_factory.mktemp("log") / "service.log") as server:
-        yield server
-
-
-def test_pictures_and_labels(served: Server, classifier: Path) -> None:
-    picture = tf.io.encode_png(PIXELS[0]).numpy()
-    best, *_ = served.request("/v1/models/classifier:classify", picture, "image/png").json()["results"][0]
-    scores = LiteRTEngine(classifier / "model.tflite").run("serving_default", {"x": PIXELS[:1]})["scores"][0]
-    assert best == ["abcd"[scores.argmax()], scores.max()]
-    predictions = served.request("/v1/models/classifier:predict", {"instances": PIXELS[:1].tolist()}).json()
-    assert predictions == {"predictions": [scores.tolist()]}
-    labels = 'engine="litert",model="classifier",signature="serving_default",version="1"'
-    assert served.sample(f"serving_inference_duration_seconds_count{{{labels}}}") >= 2
-
-
-def test_independent_rows_are_batched(served: Server) -> None:
-    assert served.request("/v2/models/classifier/config").json()["max_batch_size"] > 1
-    config = served.request("/v2/models/several/config").json()
-    assert (config["backend"], config["max_batch_size"]) == ("litert", 0)
-
-
-def test_the_protocols_know_each_signature(served: Server) -> None:
-    found = served.request("/v1/models/several/metadata").json()["metadata"]["signature_def"]["signature_def"]
-    assert found.keys() == {"serving_default", "weighted", "text"}
-    body = {"signature_name": "weighted", "inputs": {"x": [[1, 2, 3]], "k": 2}}
-    assert served.request("/v1/models/several:predict", body).json() == {"outputs": {"y": [12], "z": [[2, 4, 6]]}}
-    refused = served.request("/v1/models/several:predict", {"instances": [[1, 2, 3]]})
-    assert (refused.status, refused.json()["error"]) == (
-        400,
-        "input 'x' has the shape [1, 3]; expected [-1, 2] (-1: any size)",
-    )
-    assert served.request("/playground/models/several/versions/1").status == 200
-
-
-def test_a_damaged_file_is_reported(served: Server) -> None:
-    (version,) = served.request("/v1/models/damaged").json()["model_version_status"]
-    assert version["state"] == "END"
-    assert version["status"]["error_message"].startswith("LiteRT cannot read model.tflite: The model is not a valid")
+    for model, source in {"classifier": classifier, "cases": folder}.items():
+        (tmp_path / "models" / model / "1" / "assets.extra").mkdir(parents=True)
+        (tmp_path / "models" / model / "1" / "model.tflite").write_bytes((source / "model.tflite").read_bytes())
+    config = {"labels": ["a", "b", "c", "d"], "independent_rows": rows}
+    (tmp_path / "models/classifier/1/assets.extra/serving.json").write_text(json.dumps(config))
+    expected = LiteRTEngine(classifier / "model.tflite").run("serving_default", {"x": PIXELS[:1]})["scores"][0]
+    with running(tmp_path / "models", tmp_path / "log") as server:
+        picture = tf.io.encode_png(PIXELS[0]).numpy()
+        best, *_ = server.request("/v1/models/classifier:classify", picture, "image/png").json()["results"][0]
+        assert best == ["abcd"[expected.argmax()], expected.max()]
+        predicted = server.request("/v1/models/classifier:predict", {"instances": PIXELS[:1].tolist()}).json()
+        assert predicted == {"predictions": [expected.tolist()]}
+        known = server.request("/v1/models/cases/metadata").json()["metadata"]["signature_def"]["signature_def"]
+        assert known.keys() == {"serving_default", *CASES}
+        body = {"signature_name": "scalars", "inputs": {"a": 2, "b": 3}}
+        assert server.request("/v1/models/cases:predict", body).json() == {"outputs": 7}
+        found = {name: server.request(f"/v2/models/{name}/config").json() for name in ("classifier", "cases")}
+        assert (found["cases"]["backend"], found["cases"]["max_batch_size"]) == ("litert", 0)
+        assert found["classifier"]["max_batch_size"] > 1
+        assert server.request("/playground/models/cases/versions/1").status == 200
