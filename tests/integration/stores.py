@@ -40,9 +40,6 @@ class Store:
         for key in [key for key in self.objects if key.startswith(prefix)]:
             del self.objects[key]
 
-    def count(self, key: str = "") -> int:
-        return sum(one == key for one, _ in list(self.requests))
-
 
 @dataclass(frozen=True)
 class Fault:
