@@ -52,19 +52,12 @@ def test_every_request_of_every_worker_is_logged_and_captured(models: Path, tmp_
     assert found["confusion"] == {"Sneaker": {"Sneaker": 1}}
 
 
-def test_full_disk_costs_lines_and_captures_and_no_answers(models: Path, tmp_path: Path) -> None:
-    capture = {"capture_file": "/dev/full", "capture_share": 1.0}
-    with Path("/dev/full").open("w") as full, running(models, tmp_path / "log", full.fileno(), **capture) as server:
-        assert server.statuses(times=50) == {200}
-        server.wait_for(lambda: dropped(server, "log") >= 50, "no line is dropped")
-        server.wait_for(lambda: dropped(server, "capture") == 50, "not all captures are dropped")
-
-
-def test_reader_of_the_log_that_has_stopped_holds_no_request_up(models: Path, tmp_path: Path) -> None:
+def test_full_disk_and_stopped_reader_cost_captures_and_lines_and_no_answers(models: Path, tmp_path: Path) -> None:
     """The log is a pipe, as under Docker, and full."""
     read_end, write_end = os.pipe()
+    capture = {"capture_file": "/dev/full", "capture_share": 1.0}
     try:
-        with running(models, tmp_path / "log", write_end) as server:
+        with running(models, tmp_path / "log", write_end, **capture) as server:
             os.set_blocking(write_end, False)
             with suppress(BlockingIOError):
                 while True:
@@ -72,6 +65,7 @@ def test_reader_of_the_log_that_has_stopped_holds_no_request_up(models: Path, tm
             os.set_blocking(write_end, True)
             # Each waits at most a minute for its answer.
             assert server.statuses(times=50) == {200}
+            server.wait_for(lambda: dropped(server, "capture") == 50, "not all captures are dropped")
     finally:
         os.close(read_end)
         os.close(write_end)
