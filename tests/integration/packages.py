@@ -1,7 +1,5 @@
 """Untrained models, packed to be exported: what they answer does not matter here."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,8 +43,3 @@ def scored_package(**changed: Any) -> version.Package:
     inputs = np.random.default_rng(1).normal(size=(1_000, 4)).astype(np.float32)
     settings = {"graph": scored_graph(), "twin": twin.Plan(inputs=inputs), "labels": ("a", "b", "c")}
     return package(**settings | changed)
-
-
-def serving_config(version_dir: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((version_dir / "assets.extra" / "serving.json").read_text())
-    return loaded

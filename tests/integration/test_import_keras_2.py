@@ -129,13 +129,9 @@ def version(made: Any, folder: Path, **options: Any) -> tuple[Path, ServingConfi
 @pytest.mark.parametrize(
     "make",
     [
-        saved(dense, "m.h5"),
-        saved(dense, "m.keras"),
         saved(dense, "saved"),
         signatures,
         saved(convolution, "m.h5"),
-        convolution,
-        saved(lstm, "m.h5"),
         saved(recurrent_of_any_length, "m.keras"),
         two_inputs_and_outputs,
         saved(mixed, "m.h5"),
@@ -182,14 +178,6 @@ def test_names_are_those_that_the_owner_gave(make: Any, inputs: Any, outputs: An
     _, config = version(make(tmp_path), tmp_path, twin=False)
     signature = config.signatures["serving_default"]
     assert (signature.inputs.keys(), signature.outputs.keys()) == (inputs, outputs)
-
-
-def test_scale_and_softmax_are_in_the_graph(tmp_path: Path) -> None:
-    model = dense(tmp_path)
-    folder, config = version(model, tmp_path, scale=1 / 255, softmax=True)
-    x = RNG.uniform(0, 255, (5, 28, 28)).astype(np.float32)
-    outputs = load_engine(folder, config, "litert").run("serving_default", {"inputs": x})
-    assert outputs["output_0"] == pytest.approx(tf.nn.softmax(model(x / 255)).numpy(), abs=1e-5)
 
 
 def test_saved_models_recurrent_loop_is_one_sentence(tmp_path: Path) -> None:

@@ -98,7 +98,6 @@ def test_predict_command_loads_the_library(models: Path, library: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        (None, ""),
         (
             'extern "C" int of_another_version();\nint needed = of_another_version();\n',
             f"undefined symbol: of_another_version.*for another TensorFlow than .* installed, {tf.__version__}",
@@ -108,14 +107,12 @@ def test_predict_command_loads_the_library(models: Path, library: Path) -> None:
             "the process that tries to ends by SIGABRT",
         ),
     ],
-    ids=["no library", "for another TensorFlow", "ends the process"],
+    ids=["for another TensorFlow", "ends the process"],
 )
 def test_library_that_cannot_be_loaded_stops_the_start(
-    source: str | None, reason: str, models: Path, library: Path, tmp_path: Path
+    source: str, reason: str, models: Path, library: Path, tmp_path: Path
 ) -> None:
-    bad = compiled(source, tmp_path / "bad.so") if source else tmp_path / "bad.so"
-    if source is None:
-        bad.write_text("no library")
+    bad = compiled(source, tmp_path / "bad.so")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVING_")}
     command = [sys.executable, "-m", "service", "--models", str(models), "--op-libraries", f"{library}:{bad}"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)

@@ -1,7 +1,6 @@
 """`python -m service predict`, with a running service and without one."""
 
 import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -33,16 +32,6 @@ def test_numbers_are_answered_in_a_table(at: list[str], capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "10  31\n0   1\n"
 
 
-def test_folder_of_pictures_is_answered_in_the_order_of_its_files(
-    url: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert predict.main(["clothing", str(SAMPLES), "--top-k", "1", *url]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 20
-    assert lines[6].split()[1] == "Dress"
-    assert [line.split()[0] for line in lines] == sorted(line.split()[0] for line in lines)
-
-
 def test_recording_is_one_row(capsys: pytest.CaptureFixture[str]) -> None:
     assert predict.main([str(SHIPPED / "activity"), str(SHIPPED / "activity/1/assets.extra/samples/03.csv")]) == 0
     assert capsys.readouterr().out.split()[1] == "Running"
@@ -57,13 +46,6 @@ def test_bad_input_shows_in_the_json_and_in_the_exit_code(
     good, bad = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert good["results"][0][0][0] == "Dress"
     assert "truncated or damaged" in bad["error"]
-
-
-def test_mistake_in_a_row_is_told_once(at: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert predict.main([f"{at[0]}regression", '["ten"]', *at[1:]]) == 1
-    told = capsys.readouterr().err
-    assert told.count("error:") == 1
-    assert "expected a number" in told
 
 
 @pytest.mark.parametrize(
@@ -88,26 +70,6 @@ def test_whole_request_comes_from_standard_input(url: list[str]) -> None:
     command = [sys.executable, "-m", "service", "predict", "regression", "-", *url]
     done = subprocess.run(command, capture_output=True, input=b'{"instances": [10.0, 0.0]}')
     assert (done.returncode, done.stdout) == (0, b"standard input[0]  31\nstandard input[1]  1\n")
-
-
-def test_large_array_is_answered_in_parts(at: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    np.savez(tmp_path / "x.npz", np.arange(600.0))
-    assert predict.main([f"{at[0]}regression", str(tmp_path / "x.npz"), *at[1:]]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 600
-    assert lines[599].split() == [f"{tmp_path}/x.npz[599]", "1798"]
-
-
-def test_folder_for_each_label_is_evaluated(url: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for folder, sample in {"T-shirt_top": "01", "trouser": "03", "Bag": "07"}.items():
-        (tmp_path / folder).mkdir()
-        shutil.copy(SAMPLES / f"{sample}.png", tmp_path / folder)
-    assert predict.main(["clothing", str(tmp_path), "--json", *url]) == 0
-    told = capsys.readouterr()
-    expected = [json.loads(line)["expected"] for line in told.out.splitlines()]
-    assert expected == ["Bag", "T-shirt/top", "Trouser"]
-    assert "Accuracy: 2 of 3" in told.err
-    assert "Bag taken for Dress" in told.err
 
 
 def test_reader_that_goes_away_is_no_error(url: list[str], tmp_path: Path) -> None:

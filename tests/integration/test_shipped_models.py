@@ -1,12 +1,9 @@
 """The models that the service starts with: the answers that the README promises."""
 
 import json
-import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +14,7 @@ from service.serving_config import read_serving_config
 from service.settings import EngineChoice
 from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE
-from tests.integration.server import SHIPPED, Answer, Server, running
+from tests.integration.server import SHIPPED, Answer, Server
 from training.data import basic_motions, clothing_photos, fashion_mnist
 from training.errors import DatasetError
 
@@ -114,10 +111,6 @@ def test_sample_and_its_negative_get_the_same_answer(server: Server) -> None:
     assert answers[1].json() == answers[0].json()
 
 
-def test_size_of_photos_is_at_most_20_mb() -> None:
-    assert sum(path.stat().st_size for path in (SHIPPED / "photos/1").rglob("*") if path.is_file()) <= 20_000_000
-
-
 def test_sample_of_photos_is_no_outlier_and_noise_is_one(server: Server) -> None:
     noise = png(np.random.default_rng(1).integers(256, size=(224, 224, 3), dtype=np.uint8))
     inside, outside = (
@@ -125,33 +118,3 @@ def test_sample_of_photos_is_no_outlier_and_noise_is_one(server: Server) -> None
         for picture in (PHOTO, noise)
     )
     assert inside < 1 < outside
-
-
-@pytest.fixture(scope="module")
-def photos_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(SHIPPED, tmp_path_factory.mktemp("photos") / "log", engine="litert", model_name="photos") as server:
-        yield server
-
-
-def runs(service: Server, rows_at_most: str) -> int:
-    page = service.request("/metrics").body.decode()
-    found = re.search(rf'^serving_batch_size_bucket{{.*le="{re.escape(rows_at_most)}".*}} (\S+)$', page, re.MULTILINE)
-    assert found, page
-    return int(float(found[1]))
-
-
-def test_no_more_rows_are_run_together_than_pays(photos_service: Server) -> None:
-    measured = r"photos version 1: a row takes .*; batches are of (\d+) at most"
-    photos_service.wait_until_logged("photos version 1: a row takes")
-    (most,) = map(int, re.findall(measured, photos_service.log.read_text()))
-    assert photos_service.request("/v2/models/photos/config").json()["max_batch_size"] == most
-    before = runs(photos_service, "+Inf")
-    path = "/v1/models/photos:predict"
-    with ThreadPoolExecutor(16) as pool:
-        answers = pool.map(lambda _: photos_service.request(path, PHOTO, "image/jpeg"), range(2 * most + 16))
-        expected = [answer.json()["predictions"][0] for answer in answers]
-    part = b"--x\r\nContent-Disposition: form-data; name=a; filename=a\r\n\r\n%b\r\n" % PHOTO
-    form = part * (most + 1) + b"--x--\r\n"
-    several: Any = photos_service.request(path, form, "multipart/form-data; boundary=x").json()
-    np.testing.assert_allclose(several["predictions"], expected[: most + 1], atol=1e-5)
-    assert before < runs(photos_service, "+Inf") == runs(photos_service, f"{most}.0")

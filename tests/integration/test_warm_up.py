@@ -13,7 +13,7 @@ from service.engines.tensorflow.engine import SavedModelEngine
 from service.lifecycle.warm_up import WARM_UP_FILE, replay
 from service.serving_config import ASSETS
 from service.tensors.tensor_proto import read_tensor
-from tests.unit.service.protobufs import examples_log, predict_log
+from tests.unit.service.protobufs import predict_log
 
 
 def write(version: Path, *logs: bytes) -> None:
@@ -57,20 +57,4 @@ def test_recorded_tensors_warm_up_a_saved_model(strangers: Path, tmp_path: Path)
     assert replay(engine, version)
     write(version, predict_log("", {"x": floats}), predict_log("", {"x": whole}))
     with pytest.raises(LoadError, match="record 2 does not fit the signature 'serving_default': input 'x' is int64"):
-        replay(engine, version)
-
-
-def test_recorded_examples_warm_up_classify_and_regress(strangers: Path, tmp_path: Path) -> None:
-    version = shutil.copytree(strangers / "examples" / "1", tmp_path / "1")
-
-    def example(**features: list[float]) -> bytes:
-        of_floats = {name: tf.train.Feature(float_list={"value": values}) for name, values in features.items()}
-        content: bytes = tf.train.Example(features={"feature": of_floats}).SerializeToString()
-        return content
-
-    engine = SavedModelEngine(version)
-    write(version, examples_log(2, example(), context=example(x=[1.0, 2.0])), examples_log(2, example(x=[3.0, 4.0])))
-    assert replay(engine, version)
-    write(version, examples_log(2, example(x=[3.0])))
-    with pytest.raises(LoadError, match="record 1: the model refuses this input"):
         replay(engine, version)
