@@ -251,13 +251,9 @@ def test_calls_are_spread_over_the_replicas_with_an_id_of_each(balance: Balance)
     assert balancer.log.read_text() == ""
 
 
-def test_call_that_no_replica_has_got_goes_to_another(balance: Balance) -> None:
+def test_call_that_no_replica_has_got_goes_to_another_and_streams_flow(balance: Balance) -> None:
     balancer = balance(free_port(), GrpcReplica(), free_port())
     assert [balancer.call() for _ in range(4)] == [b"ten"] * 4
-
-
-def test_each_message_of_a_stream_is_answered_before_the_next(balance: Balance) -> None:
-    balancer = balance(GrpcReplica())
     messages = SimpleQueue[bytes | None]()
     with grpc.insecure_channel(f"127.0.0.1:{balancer.grpc_port}") as channel:
         stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
@@ -269,24 +265,23 @@ def test_each_message_of_a_stream_is_answered_before_the_next(balance: Balance) 
         assert list(answers) == []
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
+def refusal(balancer: Balancer, method: str) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as raised:
+        balancer.call(method)
+    return raised.value.code(), raised.value.details()
+
+
+def test_call_that_loads_or_unloads_reaches_no_replica(balance: Balance) -> None:
+    balancer = balance(replica := GrpcReplica())
+    for method in (
         "inference.GRPCInferenceService/RepositoryModelLoad",
         "inference.GRPCInferenceService/RepositoryModelUnload",
         "tensorflow.serving.ModelService/HandleReloadConfigRequest",
-    ],
-)
-def test_call_that_loads_or_unloads_reaches_no_replica(balance: Balance, method: str) -> None:
-    replica = GrpcReplica()
-    with pytest.raises(grpc.RpcError) as raised:
-        balance(replica).call(method)
-    assert raised.value.code() == grpc.StatusCode.PERMISSION_DENIED
+    ):
+        assert refusal(balancer, method)[0] == grpc.StatusCode.PERMISSION_DENIED
     assert replica.calls == []
 
 
 def test_without_any_replica_calls_are_unavailable(balance: Balance) -> None:
-    with pytest.raises(grpc.RpcError) as raised:
-        balance(free_port()).call()
-    assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
-    assert raised.value.details() == "no replica of the service could be reached"
+    said = refusal(balance(free_port()), "tensorflow.serving.PredictionService/Predict")
+    assert said == (grpc.StatusCode.UNAVAILABLE, "no replica of the service could be reached")

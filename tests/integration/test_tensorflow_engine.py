@@ -183,7 +183,8 @@ def save_linear_as_text(path: Path) -> None:
     ids=["no inputs", "text form", "variable of 1", "condition of 1", "loop of 1", "GPU", "second CPU"],
 )
 def test_graph_of_any_kind_runs(save: Save, x: list[float] | None, expected: Any, load: Load) -> None:
-    answer = run(load(save), **({} if x is None else {"x": floats(*x)}))
+    inputs: dict[str, Any] = {} if x is None else {"x": floats(*x)}
+    answer = run(load(save), **inputs)
     # An output may be an input.
     assert answer.pop("again", x) == x
     assert answer == expected
