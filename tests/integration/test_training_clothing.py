@@ -26,7 +26,8 @@ def data() -> FashionMnist:
 
 @pytest.fixture(scope="module")
 def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train("clothing", tmp_path_factory.mktemp("models"), "--network", "dense")
+    """After a third of the shipped one's epochs."""
+    return train("clothing", tmp_path_factory.mktemp("models"), "--network", "dense", "--epochs", "4")
 
 
 def labels(version_dir: Path, pixels: Array) -> Array:
@@ -36,11 +37,11 @@ def labels(version_dir: Path, pixels: Array) -> Array:
     return found
 
 
-def test_same_seed_gives_the_accuracy_of_the_shipped_version(version: Path, data: FashionMnist) -> None:
+def test_accuracy_comes_near_that_of_the_shipped_version(version: Path, data: FashionMnist) -> None:
     found, shipped = read(version, "metrics.json"), read(DENSE, "metrics.json")
-    assert found["accuracy"] == pytest.approx(shipped["accuracy"], abs=0.005)
+    assert found["accuracy"] == pytest.approx(shipped["accuracy"], abs=0.03)
     assert found["accuracy"] == pytest.approx((labels(version, data.test_images) == data.test_labels).mean(), abs=1e-3)
-    for setting in ("seed", "epochs", "batch_size", "learning_rate", "parameters"):
+    for setting in ("seed", "batch_size", "learning_rate", "parameters"):
         assert found[setting] == shipped[setting]
 
 
