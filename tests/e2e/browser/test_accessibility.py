@@ -7,7 +7,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.e2e.browser.conftest import OpenPage
+from tests.e2e.browser.conftest import SIZES, OpenPage
+
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
 def answered(page: Page) -> None:
@@ -34,15 +36,17 @@ PLACES: dict[str, Callable[[Page], None]] = {
 }
 
 
-@pytest.mark.parametrize(("open_page", "scheme"), [("desktop", "light"), ("phone", "dark")], indirect=["open_page"])
 @pytest.mark.parametrize("place", PLACES)
-def test_axe_finds_nothing(open_page: OpenPage, place: str, scheme: Literal["light", "dark"]) -> None:
+def test_axe_finds_nothing(open_page: OpenPage, place: str) -> None:
     page = open_page("/")
-    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    page.emulate_media(reduced_motion="reduce")
     page.goto(page.url.rstrip("/") + place)
     PLACES[place](page)
-    found = Axe().run(page)
-    assert found.violations_count == 0, found.generate_report()
+    for (width, height), scheme in zip(SIZES.values(), SCHEMES, strict=True):
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
 
 
 def test_everything_is_reached_and_done_with_the_keyboard_alone(open_page: OpenPage) -> None:

@@ -44,7 +44,6 @@ def test_dragging_on_the_plot_asks_for_that_x(open_page: OpenPage) -> None:
     expect(page.locator("output")).not_to_have_text("y = 31")
 
 
-@at_every_size
 def test_the_answer_changes_as_the_window_moves_over_the_recording(open_page: OpenPage) -> None:
     page = open_page("/#/try/activity")
     window = page.get_by_label("Window of 100 steps")

@@ -32,7 +32,6 @@ def test_a_chosen_picture_gets_its_label_with_bars_best_first_and_lines_that_do_
     assert copied.endswith("/v1/models/clothing/versions/2:classify'")
 
 
-@at_every_size
 def test_a_sample_says_what_it_is_and_the_model_shows_what_it_saw(open_page: OpenPage) -> None:
     page = open_page("/#/try/clothing")
     page.get_by_role("button", name="Sample 7: Dress").click()
@@ -106,7 +105,6 @@ def test_scores_that_are_no_probabilities_have_no_percent(open_page: OpenPage, d
     assert scores[0] == -scores[1] > 1
 
 
-@at_every_size
 def test_the_map_of_what_mattered_is_laid_over_the_picture_and_taken_away(open_page: OpenPage) -> None:
     page = open_page("/#/try/photos")
     page.get_by_role("button", name="Sample 1: dress").click()
