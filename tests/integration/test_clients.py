@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.server import ROOT, Server, running
+from tests.integration.server import EAGER, ROOT, Server, running
 
 ENVIRONMENT = ROOT / ".venv/clients"
 CASES = Path(__file__).parent / "clients"
@@ -36,5 +36,5 @@ def test_tritons_client_works_with_every_datatype(tensorflow_server: Server) -> 
 
 
 def test_tritons_client_loads_and_unloads_where_the_operator_lets_it(models: Path, tmp_path: Path) -> None:
-    with running(models, tmp_path / "service.log", admin=1, workers=2) as server:
+    with running(models, tmp_path / "service.log", admin=1, workers=2, poll_seconds=EAGER) as server:
         run_cases("triton_admin", server)

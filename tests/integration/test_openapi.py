@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from service.api.openapi import document
-from tests.integration.server import PREDICT, SHIPPED, TEN, Server, running
+from tests.integration.server import EAGER, PREDICT, SHIPPED, TEN, Server, running
 
 PICTURE = (SHIPPED / "clothing/2/assets.extra/sample.png").read_bytes()
 DOCUMENT = document()
@@ -27,7 +27,9 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Clients may load and unload: those routes are tried too."""
-    with running(SHIPPED, tmp_path_factory.mktemp("log") / "service.log", admin=1, max_body_bytes=1_000_000) as server:
+    with running(
+        SHIPPED, tmp_path_factory.mktemp("log") / "service.log", admin=1, max_body_bytes=1_000_000, poll_seconds=EAGER
+    ) as server:
         yield server
 
 

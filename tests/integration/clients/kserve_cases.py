@@ -1,7 +1,4 @@
-"""KServe's clients against the service at SERVICE_ADDRESS, which serves the shipped models.
-
-Run in .venv/clients by tests/integration/test_clients.py.
-"""
+"""KServe's clients against the service at SERVICE_ADDRESS, which serves the shipped models."""
 
 import asyncio
 import os
@@ -47,12 +44,6 @@ def test_v2_infer_with_tensors_in_either_form(binary_in: bool, binary_out: bool)
     (output,) = answer.outputs
     assert (output.name, output.datatype, output.shape) == ("y", "FP32", [2])
     np.testing.assert_allclose(output.as_numpy(), [31, 1], rtol=1e-4)
-
-
-def test_v2_infer_with_a_plain_dictionary() -> None:
-    body = {"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [10.0, 0.0]}]}
-    answer = ask("v2", "infer", body, model_name="regression")
-    np.testing.assert_allclose(answer.outputs[0].as_numpy(), [31, 1], rtol=1e-4)
 
 
 @pytest.mark.parametrize("protocol", ["v1", "v2"])

@@ -1,8 +1,5 @@
 """OpenVINO Model Server's Python client (its HTTP side speaks TensorFlow Serving's REST API) against the service at
-SERVICE_ADDRESS, which serves the shipped models.
-
-Run in .venv/clients by tests/integration/test_clients.py.
-"""
+SERVICE_ADDRESS, which serves the shipped models."""
 
 import os
 

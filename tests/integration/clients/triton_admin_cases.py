@@ -1,8 +1,5 @@
 """Triton's own Python client loads and unloads models of the service at SERVICE_ADDRESS, which runs with
-SERVING_ADMIN=1 and several worker processes.
-
-Run in .venv/clients by tests/integration/test_clients.py.
-"""
+SERVING_ADMIN=1 and several worker processes."""
 
 import os
 from collections.abc import Iterator

@@ -1,7 +1,4 @@
-"""Triton's own client of gRPC against the service at SERVICE_ADDRESS, which serves the shipped models.
-
-Run in .venv/clients by tests/integration/test_clients.py.
-"""
+"""Triton's own client of gRPC against the service at SERVICE_ADDRESS, which serves the shipped models."""
 
 import os
 import queue
@@ -11,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
-from tritonclient.utils import InferenceServerException
 
 ADDRESS = os.environ["SERVICE_ADDRESS"]
 X = np.array([10, 0], np.float32)
@@ -64,11 +60,3 @@ def test_stream_goes_on_after_an_error(client: InferenceServerClient) -> None:
     client.stop_stream()
     assert (first, last) == ("regression", "regression")
     assert "Servable not found" in str(error)
-
-
-@pytest.mark.parametrize(
-    ("method", "status"), [("get_system_shared_memory_status", "UNIMPLEMENTED"), ("get_log_settings", "UNIMPLEMENTED")]
-)
-def test_what_there_is_not(client: InferenceServerClient, method: str, status: str) -> None:
-    with pytest.raises(InferenceServerException, match=status):
-        getattr(client, method)()

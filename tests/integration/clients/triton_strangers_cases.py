@@ -1,7 +1,4 @@
-"""Triton's own Python client against SavedModels of other kinds (tests/integration/saved_models.py).
-
-Run in .venv/clients by tests/integration/test_clients.py.
-"""
+"""Triton's own Python client against SavedModels of other kinds (tests/integration/saved_models.py)."""
 
 import os
 from collections.abc import Iterator
@@ -84,15 +81,3 @@ def test_nan_and_infinity_survive_in_binary_data(client: InferenceServerClient) 
     back = infer(client, "logarithm", tensor("x", np.array([-1, 0], np.float32)), y=True).as_numpy("y")
     assert np.isnan(back[0])
     assert np.isneginf(back[1])
-
-
-def test_refusal_of_the_model_is_400(client: InferenceServerClient) -> None:
-    with pytest.raises(InferenceServerException, match="x is above 100") as caught:
-        infer(client, "logarithm", tensor("x", np.array([101], np.float32)), y=True)
-    assert caught.value.status() == "400"
-
-
-def test_index_says_why_a_version_is_unavailable(client: InferenceServerClient) -> None:
-    (damaged,) = (entry for entry in client.get_model_repository_index() if entry["name"] == "damaged")
-    assert damaged["state"] == "UNAVAILABLE"
-    assert damaged["reason"]
