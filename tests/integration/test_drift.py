@@ -30,9 +30,9 @@ STRANGE = WINDOW // 2
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The shipped models; photos and activity several times, so that each part of a test has a window of its own."""
     models = shutil.copytree(SHIPPED, tmp_path_factory.mktemp("drift") / "models")
-    for copy in ("activity/2", "photos/2", "photos/3"):
+    for copy in ("activity/2", "photos/2"):
         shutil.copytree((models / copy).parent / "1", models / copy)
-    with running(models, models.parent / "service.log", workers=2) as server:
+    with running(models, models.parent / "service.log") as server:
         yield server
 
 
@@ -113,10 +113,9 @@ def noisy(pictures: Array) -> Array:
     return np.clip(pictures + noise, 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("version", ["1", "2"])
-@pytest.mark.parametrize("strange", ["inverted", "noisy", "photos"])
+@pytest.mark.parametrize(("version", "strange"), [("1", "inverted"), ("2", "noisy"), ("2", "photos")])
 def test_altered_clothing_and_photos_drift_and_test_pictures_do_not(
-    service: Server, clothing: Array, strange: str, version: str, request: pytest.FixtureRequest
+    service: Server, clothing: Array, version: str, strange: str, request: pytest.FixtureRequest
 ) -> None:
     ask(service, "clothing", version, clothing[: 2 * WINDOW], together=100)
     check_no_drift(service, "clothing", version, 7)
@@ -136,12 +135,6 @@ def test_inverted_photos_drift_and_those_of_the_last_evaluation_do_not(
     check_no_drift(service, "photos", "1", 19)
     ask_photos(service, "1", 255 - np.concatenate([photos, photos])[:STRANGE])
     check_drift(service, "photos", "1")
-
-
-def test_noisy_photos_drift_although_as_many_are_not(service: Server, photos: Array) -> None:
-    ask_photos(service, "3", photos)
-    ask_photos(service, "3", noisy(photos))
-    check_drift(service, "photos", "3")
 
 
 def test_clothing_on_black_is_not_what_photos_looked_like(service: Server, clothing: Array) -> None:
