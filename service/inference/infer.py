@@ -12,7 +12,7 @@ from service.inference.batching import Arrays, Outcome, Rows, Run, has_rows, row
 from service.inference.context import Prediction, RequestContext
 from service.inference.loop_watchdog import LoopWatchdog
 from service.inference.pace import SLOW_SECONDS
-from service.inference.scores import Inferred, relative_scores
+from service.inference.scores import Inferred, best_labels, relative_scores
 from service.inference.shadow import Mirror
 from service.inference.version import LoadedVersion
 from service.metrics.definitions import Metrics, ShadowMetrics
@@ -207,7 +207,8 @@ class Inference:
         if inferred.outlier_scores:
             self._metrics.of_outlier_scores(loaded.model, loaded.version).record(inferred.outlier_scores)
         if (label_scores := loaded.label_scores(name, outputs)) is not None:
-            self._metrics.of_predictions(loaded.model, loaded.version).record(loaded.config.labels, label_scores)
+            places, confidences = best_labels(label_scores)
+            self._metrics.of_predictions(loaded.model, loaded.version).record(loaded.config.labels, places, confidences)
         if loaded.drift is not None:
             loaded.drift.observe(name, inputs, _with_label_scores(loaded, name, outputs, label_scores))
         if loaded.shadow is not None:
