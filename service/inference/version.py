@@ -74,10 +74,13 @@ class LoadedVersion:
     shadow: "Shadow | None" = None
     # The version as metrics write it.
     version_text: str = field(init=False)
+    # Tells the version and its labels from all others, the same in every worker process: they inherit the seed of hash.
+    digest: int = field(init=False)
     _label_outputs: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "version_text", str(self.version))
+        object.__setattr__(self, "digest", hash((self.model, self.version, self.config.labels)))
         found = {name: label_output(signature, self.config) for name, signature in self.engine.signatures.items()}
         object.__setattr__(self, "_label_outputs", {name: output for name, output in found.items() if output})
 
@@ -115,6 +118,11 @@ class LoadedVersion:
     @property
     def takes_pictures(self) -> bool:
         return any(takes_pictures(signature, self.config.image) for signature in self.engine.signatures.values())
+
+    @property
+    def gives_labels(self) -> bool:
+        """Whether a signature has a label output."""
+        return bool(self._label_outputs)
 
     def label_output(self, signature_name: str) -> str | None:
         """The only output whose rows are as long as the labels, or for two labels the only probability."""
