@@ -64,6 +64,15 @@ class Drift(Protocol):
     def now(self) -> DriftNow: ...
 
 
+class Observation(Protocol):
+    @property
+    def rows(self) -> int: ...
+    @property
+    def accuracy(self) -> float | None: ...
+    @property
+    def calibration_error(self) -> float | None: ...
+
+
 class Folder(Protocol):
     @property
     def path(self) -> Path: ...
@@ -78,6 +87,8 @@ class Loaded(Protocol):
     def folder(self) -> Folder | None: ...
     @property
     def drift(self) -> Drift | None: ...
+    @property
+    def digest(self) -> int: ...
 
 
 class Models(Protocol):
@@ -90,6 +101,12 @@ class Models(Protocol):
     def loaded(self) -> Iterable[Loaded]: ...
 
 
+class Observed(Protocol):
+    """What the page needs of the rows with feedback."""
+
+    def of(self, version: Loaded) -> Observation: ...
+
+
 class ApiKeys(Protocol):
     @property
     def is_valid(self) -> bool: ...
@@ -100,13 +117,16 @@ def escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
-def readings(models: Models, api_keys: ApiKeys | None, sums: Sums, parent: int | None) -> Iterator[Reading]:
+def readings(
+    models: Models, api_keys: ApiKeys | None, observed: Observed | None, sums: Sums, parent: int | None
+) -> Iterator[Reading]:
     """All of them. `parent`: see `usage`."""
     yield _build()
     yield from _states(models)
     yield _health(models, sums)
     yield from _files(models, api_keys)
     yield from _drift(models)
+    yield from _feedback(models, observed)
     yield from _processes(sums, parent)
     yield from _memory()
 
@@ -182,6 +202,27 @@ def _drift(models: Models) -> Iterator[Reading]:
             if each.shift is not None:
                 shift.add((*labels, each.feature), each.shift)
     yield from (rows, psi, shift)
+
+
+def _feedback(models: Models, observed: Observed | None) -> Iterator[Reading]:
+    """What the last rows with feedback say about each loaded version that has some."""
+    rows = Reading("serving_observed_rows", "Last rows with feedback that the observed accuracy is about.", VERSION)
+    accuracy = Reading("serving_observed_accuracy", "Share of these rows that were answered rightly.", VERSION)
+    error = Reading(
+        "serving_observed_calibration_error", "Mean difference of confidence and accuracy of these rows.", VERSION
+    )
+    for loaded in models.loaded():
+        if observed is None:
+            break
+        observation = observed.of(loaded)
+        labels = (loaded.model, loaded.version_text)
+        if observation.rows:
+            rows.add(labels, float(observation.rows))
+        if observation.accuracy is not None:
+            accuracy.add(labels, observation.accuracy)
+        if observation.calibration_error is not None:
+            error.add(labels, observation.calibration_error)
+    yield from (rows, accuracy, error)
 
 
 def _processes(sums: Sums, parent: int | None) -> Iterator[Reading]:
