@@ -209,7 +209,8 @@ class Inference:
         if (label_scores := loaded.label_scores(name, outputs)) is not None:
             self._metrics.of_predictions(loaded.model, loaded.version).record(loaded.config.labels, label_scores)
         if loaded.drift is not None:
-            loaded.drift.observe(name, inputs, _with_label_scores(loaded, name, outputs, label_scores))
+            scored = _with_label_scores(loaded, name, outputs, label_scores)
+            loaded.drift.observe(name, inputs, scored, inferred.outlier_scores)
         if loaded.shadow is not None:
             self.mirror.offer(loaded.shadow, loaded, name, inputs, outputs)
         # A copy for a shadow has no protocol.
