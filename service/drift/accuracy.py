@@ -7,7 +7,8 @@ that it was calibrated on: of outliers a network may be sure and wrong.
 
 import numpy as np
 
-from service.drift.reference import Calibration
+from service.drift.card import Card
+from service.drift.reference import Calibration, Reference
 from service.tensors.dtypes import Array
 
 # A confidence is kept in a byte: its level, the last for NaN.
@@ -33,3 +34,11 @@ class ExpectedAccuracy:
     def of(self, levels: Array) -> float:
         """Of rows with these levels of confidence, [n] uint8."""
         return float(self._accuracies[levels].mean())
+
+
+def expected_accuracy(reference: Reference, card: Card) -> ExpectedAccuracy | None:
+    """None for a version whose confidence does not tell how often it is right."""
+    if reference.calibration is not None:
+        return ExpectedAccuracy(reference.calibration)
+    is_calibrated = card.calibration_error is not None and card.calibration_error <= MAX_CALIBRATION_ERROR
+    return ExpectedAccuracy(None) if reference.labels is not None and is_calibrated else None

@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from service.drift.accuracy import MAX_CALIBRATION_ERROR, ExpectedAccuracy
+from service.drift.accuracy import ExpectedAccuracy, expected_accuracy
 from service.drift.card import Card
 from service.drift.features import InputFeatures
 from service.drift.psi import CONFIDENCE, LABEL, OUTLIER_SCORE, Bins
@@ -106,7 +106,7 @@ class DriftMonitor:
             if _has_inputs_of(signature, default, inputs) and is_scored and (scores or reference.labels is None):
                 watched[name] = scores
         window = self._window(loaded, reference, bins.columns)
-        expected = _expected_accuracy(reference, loaded.card)
+        expected = expected_accuracy(reference, loaded.card)
         return Drift(inputs, bins, watched, window, self.requests_per_second, expected)
 
     def _window(self, loaded: WatchedVersion, reference: Reference, columns: int) -> Window:
@@ -313,13 +313,6 @@ def _check_labels(reference: Reference, loaded: WatchedVersion) -> None:
         raise InvalidReference(f"'labels': {differing[0]!r} is {where}")
     if clashing := {LABEL, CONFIDENCE, OUTLIER_SCORE} & reference.inputs.keys():
         raise InvalidReference(f"'inputs' has {min(clashing)!r}, which is the name of a feature of the outputs")
-
-
-def _expected_accuracy(reference: Reference, card: Card) -> ExpectedAccuracy | None:
-    if reference.calibration is not None:
-        return ExpectedAccuracy(reference.calibration)
-    is_calibrated = card.calibration_error is not None and card.calibration_error <= MAX_CALIBRATION_ERROR
-    return ExpectedAccuracy(None) if reference.labels is not None and is_calibrated else None
 
 
 def _has_inputs_of(signature: Signature, default: Signature, names: Mapping[str, InputFeatures]) -> bool:
