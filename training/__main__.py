@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, get_args, get_origin
 
-from training import exercises, folder, replay, report
+from training import estimate, exercises, folder, replay, report
 from training.config import HELP
 from training.errors import ConfigError, RunError
 from training.importing import command as importing
@@ -24,7 +24,7 @@ from training.models import activity, clothing, photos, regression
 
 # A model or command is a module with NAME, Config, run(config) and a docstring, which is its help.
 MODELS: tuple[ModuleType, ...] = (regression, clothing, activity, photos)
-COMMANDS: tuple[ModuleType, ...] = (folder, importing, exercises, report, replay)
+COMMANDS: tuple[ModuleType, ...] = (folder, importing, exercises, report, replay, estimate)
 
 
 class Parser(argparse.ArgumentParser):

@@ -217,7 +217,8 @@ class Inference:
             if self._remember is not None and context.protocol:
                 self._remember(context.request_id, loaded.digest, places, confidences)
         if loaded.drift is not None:
-            loaded.drift.observe(name, inputs, _with_label_scores(loaded, name, outputs, label_scores))
+            scored = _with_label_scores(loaded, name, outputs, label_scores)
+            loaded.drift.observe(name, inputs, scored, inferred.outlier_scores)
         if loaded.shadow is not None:
             self.mirror.offer(loaded.shadow, loaded, name, inputs, outputs)
         if self._capture is not None and context.protocol:

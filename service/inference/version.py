@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
 
+from service.drift.card import NO_CARD, Card
 from service.drift.monitor import Drift
 from service.engines.base import Engine
 from service.errors import InvalidRequest
@@ -65,6 +66,7 @@ class LoadedVersion:
     # the version's example. Infinity and None where unknown: then batches are formed, as large as they may be.
     batch_gain_seconds: float = inf
     best_batch_size: int | None = None
+    card: Card = NO_CARD
     # None without a reference.
     drift: Drift | None = None
     health: Health = field(default_factory=Health)

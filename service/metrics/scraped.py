@@ -58,10 +58,19 @@ class DriftNow(Protocol):
     def rows(self) -> int: ...
     @property
     def features(self) -> Iterable[FeatureDrift]: ...
+    @property
+    def expected_accuracy(self) -> float | None: ...
+    @property
+    def outliers(self) -> float | None: ...
 
 
 class Drift(Protocol):
     def now(self) -> DriftNow: ...
+
+
+class Card(Protocol):
+    @property
+    def accuracy(self) -> float | None: ...
 
 
 class Observation(Protocol):
@@ -83,6 +92,8 @@ class Loaded(Protocol):
     def model(self) -> str: ...
     @property
     def version_text(self) -> str: ...
+    @property
+    def card(self) -> Card: ...
     @property
     def folder(self) -> Folder | None: ...
     @property
@@ -179,7 +190,16 @@ def _files(models: Models, api_keys: ApiKeys | None) -> Iterator[Reading]:
 
 
 def _drift(models: Models) -> Iterator[Reading]:
-    """How much the last rows of each loaded version with a reference differ from it."""
+    """How much the last rows of each loaded version with a reference differ from it, and how often it is right."""
+    card = Reading("serving_card_accuracy", "Accuracy on the test examples, as the model card states it.", VERSION)
+    expected = Reading(
+        "serving_expected_accuracy",
+        "Share of the window's rows that are expected to be classified correctly, by their calibrated confidence.",
+        VERSION,
+    )
+    outliers = Reading(
+        "serving_drift_window_outliers", "Share of the window's rows with an outlier score above 1.", VERSION
+    )
     rows = Reading("serving_drift_window_rows", "Rows in the window that is compared with the reference.", VERSION)
     psi = Reading(
         "serving_drift_psi",
@@ -192,16 +212,21 @@ def _drift(models: Models) -> Iterator[Reading]:
         (*VERSION, "feature"),
     )
     for loaded in models.loaded():
+        labels = (loaded.model, loaded.version_text)
+        if loaded.card.accuracy is not None:
+            card.add(labels, loaded.card.accuracy)
         if loaded.drift is None:
             continue
-        labels = (loaded.model, loaded.version_text)
         now = loaded.drift.now()
         rows.add(labels, float(now.rows))
+        for reading, value in ((expected, now.expected_accuracy), (outliers, now.outliers)):
+            if value is not None:
+                reading.add(labels, value)
         for each in now.features:
             psi.add((*labels, each.feature), each.psi)
             if each.shift is not None:
                 shift.add((*labels, each.feature), each.shift)
-    yield from (rows, psi, shift)
+    yield from (card, expected, rows, outliers, psi, shift)
 
 
 def _feedback(models: Models, observed: Observed | None) -> Iterator[Reading]:

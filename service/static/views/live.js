@@ -12,15 +12,18 @@ const MAX_FEATURES = 20;
 const ELSEWHERE =
   "This service has its metrics on another port (SERVING_OPERATIONS_PORT), so this page cannot show them. Grafana can.";
 const [ALIKE, DIFFERENT] = [0.1, 0.25]; // PSI
+const LOWER = 0.05; // than the card's accuracy
+const MANY_OUTLIERS = 0.05;
 
 export async function show(place) {
   const abort = new AbortController();
   const problem = errorPlace();
   const tiles = h("dl", { class: "tiles" });
+  const accuracy = h("div");
   const drift = h("div", { class: "card" });
   const charts = h("div", { class: "charts" });
   const waiting = h("p", { class: "note" }, "Waiting for the first figures…");
-  const figures = h("div", { hidden: true }, tiles, charts, drift);
+  const figures = h("div", { hidden: true }, tiles, charts, accuracy, drift);
   place.append(
     h("h1", {}, "Live"),
     h("p", { class: "lead" }, "What the service is doing now, updated every two seconds."),
@@ -57,6 +60,7 @@ export async function show(place) {
     figures.hidden = false;
     showTiles(tiles, then.metrics, now.metrics, seconds);
     for (const chart of drawn) chart.add(now.at, then.metrics, now.metrics, seconds);
+    showAccuracy(accuracy, now.metrics);
     showDrift(drift, now.metrics);
   }
 
@@ -172,6 +176,37 @@ function showTiles(tiles, then, now, seconds) {
   tiles.replaceChildren(...values.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }
 
+/** Nothing while no version has an expected accuracy. */
+function showAccuracy(place, metrics) {
+  const expected = (metrics.serving_expected_accuracy ?? []).filter(({ value }) => Number.isFinite(value));
+  if (!expected.length) return place.replaceChildren();
+  const cards = totals(metrics, "serving_card_accuracy", modelOf);
+  const outliers = totals(metrics, "serving_drift_window_outliers", modelOf);
+  const row = ({ labels, value }) => {
+    const [card, foreign] = [cards.get(modelOf(labels)), outliers.get(modelOf(labels))];
+    return [
+      modelOf(labels),
+      h("span", { class: card - value > LOWER ? "high" : "low" }, percent(value)),
+      percent(card),
+      h("span", { class: foreign > MANY_OUTLIERS ? "high" : "low" }, percent(foreign)),
+    ];
+  };
+  const what =
+    "How often recent predictions should be right, by their confidence, and how often they were on the test examples. " +
+    `With more than ${100 * MANY_OUTLIERS}% of outliers the estimate is not to be trusted.`;
+  place.replaceChildren(
+    h(
+      "div",
+      { class: "card" },
+      h("h2", {}, "Accuracy"),
+      h("p", { class: "note" }, what),
+      table("Accuracy by version", ["Version", "Expected", "On the model card", "Outliers"], expected.map(row)),
+    ),
+  );
+}
+
+const percent = (share) => (share === undefined ? "–" : `${(100 * share).toFixed(1)}%`);
+
 function showDrift(place, metrics) {
   const watched = metrics.serving_drift_window_rows ?? [];
   const seen = totals(metrics, "serving_drift_window_rows", modelOf);
@@ -194,24 +229,25 @@ function showDrift(place, metrics) {
 }
 
 function driftTable(features, seen) {
-  const heads = ["Version", "Feature", "PSI", "Rows seen"];
-  const row = ({ labels, value }) =>
-    h(
-      "tr",
-      {},
-      h("td", {}, modelOf(labels)),
-      h("td", {}, labels.feature),
-      h("td", { class: value > DIFFERENT ? "high" : value > ALIKE ? "middle" : "low" }, value.toFixed(3)),
-      h("td", {}, String(seen.get(modelOf(labels)) ?? "–")),
-    );
+  const row = ({ labels, value }) => [
+    modelOf(labels),
+    labels.feature,
+    h("span", { class: value > DIFFERENT ? "high" : value > ALIKE ? "middle" : "low" }, value.toFixed(3)),
+    String(seen.get(modelOf(labels)) ?? "–"),
+  ];
+  return table("Drift by feature", ["Version", "Feature", "PSI", "Rows seen"], features.map(row));
+}
+
+/** `rows`: the cells of each. */
+function table(label, heads, rows) {
   return h(
     "div",
-    { class: "scroll", tabindex: "0", role: "region", "aria-label": "Drift by feature" },
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": label },
     h(
       "table",
       {},
       h("thead", {}, h("tr", {}, heads.map((text) => h("th", { scope: "col" }, text)))),
-      h("tbody", {}, features.map(row)),
+      h("tbody", {}, rows.map((cells) => h("tr", {}, cells.map((cell) => h("td", {}, cell))))),
     ),
   );
 }
