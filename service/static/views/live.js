@@ -176,31 +176,37 @@ function showTiles(tiles, then, now, seconds) {
   tiles.replaceChildren(...values.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }
 
-/** Nothing while no version has an expected accuracy. */
+/** Nothing while nothing is known of any version. */
 function showAccuracy(place, metrics) {
-  const expected = (metrics.serving_expected_accuracy ?? []).filter(({ value }) => Number.isFinite(value));
-  if (!expected.length) return place.replaceChildren();
-  const cards = totals(metrics, "serving_card_accuracy", modelOf);
-  const outliers = totals(metrics, "serving_drift_window_outliers", modelOf);
-  const row = ({ labels, value }) => {
-    const [card, foreign] = [cards.get(modelOf(labels)), outliers.get(modelOf(labels))];
+  const of = (name) => totals(metrics, name, modelOf);
+  const [expected, observed] = [of("serving_expected_accuracy"), of("serving_observed_accuracy")];
+  const [rows, cards, outliers] = ["serving_observed_rows", "serving_card_accuracy", "serving_drift_window_outliers"].map(of);
+  const versions = [...new Set([...expected.keys(), ...rows.keys()])];
+  if (!versions.length) return place.replaceChildren();
+  const row = (version) => {
+    const [card, foreign] = [cards.get(version), outliers.get(version)];
+    const share = (value) => h("span", { class: card - value > LOWER ? "high" : "low" }, percent(value));
     return [
-      modelOf(labels),
-      h("span", { class: card - value > LOWER ? "high" : "low" }, percent(value)),
-      percent(card),
+      version,
+      share(expected.get(version)),
       h("span", { class: foreign > MANY_OUTLIERS ? "high" : "low" }, percent(foreign)),
+      share(observed.get(version)),
+      String(rows.get(version) ?? 0),
+      percent(card),
     ];
   };
   const what =
-    "How often recent predictions should be right, by their confidence, and how often they were on the test examples. " +
-    `With more than ${100 * MANY_OUTLIERS}% of outliers the estimate is not to be trusted.`;
+    "How often recent predictions should be right, by their confidence; how often they were, by the right labels that " +
+    "clients gave later (feedback); and how often they were on the test examples. " +
+    `With more than ${100 * MANY_OUTLIERS}% of outliers the expectation is not to be trusted.`;
+  const heads = ["Version", "Expected", "Outliers", "Observed", "Rows with feedback", "On the model card"];
   place.replaceChildren(
     h(
       "div",
       { class: "card" },
       h("h2", {}, "Accuracy"),
       h("p", { class: "note" }, what),
-      table("Accuracy by version", ["Version", "Expected", "On the model card", "Outliers"], expected.map(row)),
+      table("Accuracy by version", heads, versions.map(row)),
     ),
   );
 }
