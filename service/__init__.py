@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flask import Flask
 
+    from service.drift.snapshots import Snapshots
     from service.inference.loop_watchdog import LoopWatchdog
     from service.lifecycle.registry import Registry
     from service.lifecycle.version_records import VersionRecords
@@ -35,6 +36,7 @@ class App:
     records: "Records"
     api_keys: "ApiKeys | None"
     loop_watchdog: "LoopWatchdog"
+    snapshots: "Snapshots | None"
     version_records: "VersionRecords"
 
 
@@ -62,6 +64,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.api.v1.decode import decode_example
     from service.api.v2 import views as v2
     from service.drift.monitor import DriftMonitor
+    from service.drift.snapshots import Snapshots
     from service.engines.base import LoadOptions
     from service.engines.loading import load_engine
     from service.feedback.answers import Answers
@@ -227,5 +230,6 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
         records=records,
         api_keys=api_keys,
         loop_watchdog=loop_watchdog,
+        snapshots=Snapshots(Path(settings.drift_snapshots), registry.loaded) if settings.drift_snapshots else None,
         version_records=version_records,
     )

@@ -304,6 +304,9 @@ class Settings:
     drift_window: int = setting(
         1000, "last rows of each version that are compared with its training data; 0: none", min=0, max=100_000
     )
+    drift_snapshots: str = setting(
+        "", "folder into which a JSON file of each version's window is written every day (empty: none)"
+    )
     feedback_requests: int = setting(
         100_000,
         "last rows of requests to versions with labels that feedback can be given for; 0: none is taken",

@@ -19,7 +19,7 @@ import numpy as np
 from service.drift.accuracy import ExpectedAccuracy, expected_accuracy
 from service.drift.card import Card
 from service.drift.features import InputFeatures
-from service.drift.psi import CONFIDENCE, LABEL, OUTLIER_SCORE, Bins
+from service.drift.psi import CONFIDENCE, LABEL, OUTLIER_SCORE, Bins, FeatureBins
 from service.drift.reference import REFERENCE_FILE, InvalidReference, Reference, read_reference
 from service.drift.window import Window, shared_window
 from service.engines.base import Engine
@@ -137,6 +137,16 @@ class DriftNow:
     outliers: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The window's rows in their bins. `counts`: of each feature, the last for NaN. `total`: rows ever appended."""
+
+    now: DriftNow
+    bins: Sequence[FeatureBins]
+    counts: Sequence[Sequence[int]]
+    total: int
+
+
 class Drift:
     """Drift of one version. Safe to use from several threads."""
 
@@ -208,6 +218,15 @@ class Drift:
             if self._latest is None or self._latest[0] != total:
                 self._latest = total, self._compare(self._window.rows())
             return self._latest[1]
+
+    def counted(self) -> Counted:
+        with self._lock:
+            self._measure_queued()
+            rows = self._window.rows().copy()
+            total = self._window.total
+        bins, counts = self._bins.described(), self._bins.count(rows).tolist()
+        sizes = [len(each.shares) + 1 for each in bins]
+        return Counted(self._compare(rows), bins, [of[:size] for of, size in zip(counts, sizes, strict=True)], total)
 
     def _measure_many(self, arrays: Sequence[Array], outlier_scores: Sequence[float], rows: int) -> None:
         # Rows from all over the request, where it has more than the window holds.

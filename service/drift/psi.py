@@ -11,6 +11,7 @@ and for a reference of 40 rows as for one of 60,000.
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 
+import msgspec
 import numpy as np
 
 from service.drift.accuracy import LEVELS, NAN_LEVEL
@@ -25,6 +26,16 @@ MIN_SHARE = 0.01
 
 BY_CHANCE = 0.001
 _DEVIATIONS = NormalDist().inv_cdf(1 - BY_CHANCE)
+
+
+class FeatureBins(msgspec.Struct, frozen=True):
+    """What the bins of a feature are, without the one for NaN. `edges`: the bins lie up to the first, up to the second
+    ..., above the last; None for labels. `labels`: those of each bin; None for numbers. `shares`: in the reference."""
+
+    feature: str
+    edges: Sequence[float] | None
+    labels: Sequence[Sequence[str]] | None
+    shares: Sequence[float]
 
 
 class Bins:
@@ -47,6 +58,8 @@ class Bins:
         of_inputs = len(binned)
         self.has_outlier_score = reference.outlier_score is not None
         binned += [each for each in (reference.outlier_score, reference.confidence) if each is not None]
+        self._binned = binned
+        self._labels: list[list[str]] = []
         shares = [[*each.shares, 0.0] for each in binned]
         # [edges, 1, features]: this order takes a third of the time.
         self._edges = np.full((max([len(each.edges) for each in binned]), 1, len(binned)), np.inf)
@@ -57,6 +70,7 @@ class Bins:
             bin_of, label_shares = _label_bins(reference.labels)
             self._label_bins = np.array([bin_of[label] for label in labels], np.uint8)
             self._nan_label_bin = len(label_shares)
+            self._labels = [[label for label in labels if bin_of[label] == each] for each in range(len(label_shares))]
             self.names += [OUTLIER_SCORE] * self.has_outlier_score + [CONFIDENCE, LABEL]
             shares.append([*label_shares, 0.0])
             rows += [reference.held_out_rows] * (len(shares) - of_inputs)
@@ -65,6 +79,7 @@ class Bins:
         self._first_outlier_bin = (
             0 if reference.outlier_score is None else reference.outlier_score.edges.index(OUTLIER_EDGE) + 1
         )
+        self._shares = shares
         self.measure = Measure(shares, rows)
         self._first_cells = np.arange(len(shares)) * self.measure.bins
 
@@ -104,6 +119,16 @@ class Bins:
         cells = (rows[:, : len(self.names)] + self._first_cells).ravel()
         size = len(self.names) * self.measure.bins
         return np.bincount(cells, minlength=size).reshape(-1, self.measure.bins)
+
+    def described(self) -> list[FeatureBins]:
+        """Of each feature, in the order of the names."""
+        found = [
+            FeatureBins(name, each.edges, None, each.shares)
+            for name, each in zip(self.names, self._binned, strict=False)
+        ]
+        if self._labels:
+            found.append(FeatureBins(LABEL, None, self._labels, self._shares[-1][:-1]))
+        return found
 
     def outliers(self, counts: Array) -> float | None:
         """The share of outliers among the counted rows; None where the reference has no outlier score."""
