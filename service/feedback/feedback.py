@@ -76,10 +76,10 @@ class Feedback:
         self,
         given: Sequence[Given],
         versions: Sequence[LoadedVersion],
-        others: Sequence[LoadedVersion],
+        loaded: Sequence[LoadedVersion],
         check: Callable[[], None],
     ) -> Outcome:
-        """Count the feedback for these versions, which are of one model. `others`: every other loaded version. `check`:
+        """Count the feedback for these versions, which are of one model. `loaded`: all versions, for messages. `check`:
         raises when nobody waits any more.
 
         Raises:
@@ -88,7 +88,7 @@ class Feedback:
             Unavailable: others search the captured requests.
         """
         model = versions[0].model
-        by_digest = {loaded.digest: loaded for loaded in versions if loaded.gives_labels}
+        by_digest = {version.digest: version for version in versions if version.gives_labels}
         if not by_digest:
             raise InvalidRequest(f"{_named(versions)} has no labels, so there is nothing that feedback could be about")
         ids = {each.request_id for each in given}
@@ -98,15 +98,15 @@ class Feedback:
             for answer in remembered:
                 if answer.version in by_digest:
                     found.setdefault(request_id, (by_digest[answer.version], answer))
-        captured, searched = self._find_captured(model, ids - answers.keys(), check)
+        captured, searched = self._find_captured(model, ids - found.keys(), check)
         for request_id, one in captured.items():
-            loaded = next((each for each in by_digest.values() if each.version == one.version), None)
-            if one.model == model and loaded is not None and (of_line := _captured_answer(loaded, one)) is not None:
-                found[request_id] = loaded, of_line
+            version = next((each for each in by_digest.values() if each.version == one.version), None)
+            if one.model == model and version is not None and (of_line := _captured_answer(version, one)) is not None:
+                found[request_id] = version, of_line
         joined = [_join(each, *found[each.request_id]) for each in given if each.request_id in found]
         unknown = list(dict.fromkeys(each.request_id for each in given if each.request_id not in found))
         if not joined:
-            raise self._not_found(unknown, versions, others, answers, captured, searched)
+            raise self._not_found(unknown, versions, loaded, answers, captured, searched)
         accepted = self._take(model, joined)
         return Outcome(accepted, len(joined) - accepted, unknown)
 
@@ -152,7 +152,7 @@ class Feedback:
         self,
         unknown: Sequence[str],
         versions: Sequence[LoadedVersion],
-        others: Sequence[LoadedVersion],
+        loaded: Sequence[LoadedVersion],
         answers: Mapping[str, Sequence[Answer]],
         captured: Mapping[str, Captured],
         searched: str,
@@ -166,8 +166,8 @@ class Feedback:
         (request_id,) = unknown
         by = ""
         if remembered := answers.get(request_id):
-            of_others = [loaded for loaded in others if loaded.digest == remembered[0].version]
-            by = _named(of_others) if of_others else "a version that is no longer loaded"
+            answered_by = [version for version in loaded if version.digest == remembered[0].version]
+            by = _named(answered_by) if answered_by else "a version that is no longer loaded"
         elif one := captured.get(request_id):
             by = f"{one.model} version {one.version}"
         if by:

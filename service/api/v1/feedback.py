@@ -31,7 +31,8 @@ def methods(registry: Registry, feedback: Feedback | None) -> Mapping[str, Metho
         given = decode(request.body)
         request.context.decoded()
         everything = registry.loaded()
-        of_model = [each for each in everything if each.model == match.model] if number is None else [loaded]
+        # Without a number any of them may have answered.
+        of_model = [each for each in everything if each.model == match.model] if number is None else []
         deadline = request.context.deadline
         outcome = feedback.give(given, of_model or [loaded], everything, deadline.check if deadline else _no_check)
         return Response(200, msgspec.json.encode(outcome))
