@@ -299,7 +299,7 @@ def _input_features(reference: Reference, signature: Signature) -> dict[str, Inp
     unknown = set(reference.inputs)
     found = {}
     for name, spec in signature.inputs.items():
-        row_shape = _row_shape(spec)
+        row_shape = fixed_row_shape(spec)
         if row_shape is None:
             continue
         features = InputFeatures(name, row_shape)
@@ -314,7 +314,7 @@ def _input_features(reference: Reference, signature: Signature) -> dict[str, Inp
     return found
 
 
-def _row_shape(spec: TensorSpec) -> tuple[int, ...] | None:
+def fixed_row_shape(spec: TensorSpec) -> tuple[int, ...] | None:
     """None for an input without features: it holds no numbers, or its rows have no fixed shape."""
     dtype = DTYPES.get(spec.dtype)
     if dtype is None or dtype.kind not in "fiub" or not spec.shape or 0 in spec.shape[1:] or -1 in spec.shape[1:]:

@@ -1,6 +1,6 @@
 """reference.json: the distribution of the training inputs, with which the service compares its requests (drift)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,18 +22,31 @@ def reference(
     truth: Integers | None = None,
     outlier_scores: Floats | None = None,
 ) -> dict[str, Any]:
-    """The content of reference.json. `inputs`: the training inputs by name.
-
-    `probabilities` [n, classes], `truth` [n], `outlier_scores` [n]: a classifier's on held-out examples; of the others
-    it is surer than it will be in service.
-    """
+    """The content of reference.json. `inputs`: the training inputs by name. See `of_features` for the others."""
     count = len(next(iter(inputs.values())))
     parts = [
         features.features({name: values[start : start + SLICE] for name, values in inputs.items()})
         for start in range(0, count, SLICE)
     ]
+    return of_features(count, parts, probabilities, names, truth=truth, outlier_scores=outlier_scores)
+
+
+def of_features(
+    rows: int,
+    parts: Sequence[Mapping[str, Floats]],
+    probabilities: Floats | None = None,
+    names: tuple[str, ...] = (),
+    *,
+    truth: Integers | None = None,
+    outlier_scores: Floats | None = None,
+) -> dict[str, Any]:
+    """The content of reference.json. `parts`: the inputs' features, of some of the rows each.
+
+    `probabilities` [n, classes], `truth` [n], `outlier_scores` [n]: a classifier's on held-out examples; of the others
+    it is surer than it will be in service.
+    """
     found: dict[str, Any] = {
-        "rows": count,
+        "rows": rows,
         "inputs": {name: deciles(np.concatenate([part[name] for part in parts])) for name in parts[0]},
     }
     if probabilities is not None:
