@@ -135,12 +135,17 @@ def _store_error(settings: Settings, location: Location) -> str | None:
     """Why nothing can be fetched from there."""
     if location.scheme in ("s3", "gs", "az") and not _is_there("obstore"):
         return f"{location}: the package obstore is not installed (pip install obstore)"
-    folder = Path(settings.store_folder)
+    return _folder_error("SERVING_STORE_FOLDER", settings.store_folder)
+
+
+def _folder_error(name: str, value: str) -> str | None:
+    """Why nothing can be written into the setting's folder, which is made where it is missing."""
+    folder = Path(value)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        return f"SERVING_STORE_FOLDER={str(folder)!r} cannot be made: {error.strerror}"
-    return None if os.access(folder, os.W_OK) else f"SERVING_STORE_FOLDER={str(folder)!r} cannot be written"
+        return f"{name}={str(folder)!r} cannot be made: {error.strerror}"
+    return None if os.access(folder, os.W_OK) else f"{name}={str(folder)!r} cannot be written"
 
 
 def _startup_error(settings: Settings) -> str | None:
@@ -165,6 +170,10 @@ def _startup_error(settings: Settings) -> str | None:
             RotatingFile(Path(settings.capture_file), settings.capture_max_bytes).check()
         except OSError as error:
             return f"SERVING_CAPTURE_FILE={settings.capture_file!r} cannot be written: {error.strerror}"
+    if settings.drift_snapshots:
+        reason = _folder_error("SERVING_DRIFT_SNAPSHOTS", settings.drift_snapshots)
+        if reason is not None:
+            return reason
     if settings.op_libraries:
         reason = op_libraries.why_not_loadable(parse_files(settings.op_libraries))
         if reason is not None:
@@ -300,6 +309,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         app.watcher.start()
         if app.api_keys is not None:
             app.api_keys.start()
+        if app.snapshots is not None:
+            app.snapshots.start()
         # Once, and only for a person: a collector of JSON lines has the log.
         if worker.age == 1 and self._settings.log_format == "text":
             threading.Thread(target=_greet, args=(app.registry, self._settings), daemon=True).start()

@@ -15,12 +15,18 @@ from service.api.grpc import v1 as grpc_v1
 from service.api.grpc import v2 as grpc_v2
 from service.api.playground import views as playground
 from service.api.routes import Match, table_of
+from service.api.v1 import feedback as v1_feedback
 from service.api.v1 import views as v1
 from service.api.v1.decode import decode_example
 from service.api.v2 import views as v2
 from service.drift.monitor import DriftMonitor
+from service.drift.snapshots import Snapshots
 from service.engines.base import LoadOptions
 from service.engines.loading import load_engine
+from service.feedback.answers import Answers
+from service.feedback.feedback import Feedback
+from service.feedback.lines import FeedbackFiles
+from service.feedback.observed import Observed
 from service.inference.batching import BatchLimits
 from service.inference.health import Health, Tolerance
 from service.inference.infer import Inference
@@ -61,6 +67,7 @@ class App:
     records: Records
     api_keys: ApiKeys | None
     loop_watchdog: LoopWatchdog
+    snapshots: Snapshots | None
     version_records: VersionRecords
 
 
@@ -133,7 +140,14 @@ def create_app(settings: Settings, memory: SharedMemory | None = None, slot: int
     loop_watchdog = LoopWatchdog(
         lambda loaded: agreement.keep_off_loops(loaded.model, loaded.version), end_process=end_process
     )
-    inference = Inference(metrics, loop_watchdog, records.captures.offer)
+    remembered_rows = settings.feedback_requests
+    answers = Answers(remembered_rows, memory, slot, settings.workers or 1) if remembered_rows else None
+    observed = Observed(remembered_rows, memory) if remembered_rows else None
+    inference = Inference(metrics, loop_watchdog, records.captures.offer, answers.remember if answers else None)
+    feedback = None
+    if answers is not None and observed is not None:
+        files = FeedbackFiles(settings.capture_max_bytes, metrics.capture_dropped.labels().inc)
+        feedback = Feedback(answers, observed, metrics, files, records.captures.file_of, remembered_rows)
 
     # Admitting requests, and responding to them
     table = table_of(settings)
@@ -145,7 +159,7 @@ def create_app(settings: Settings, memory: SharedMemory | None = None, slot: int
     )
     limit_of_all = rate_limits.of("", settings.rate_limit) if api_keys is None else None
     admission = Admission(metrics, api_keys, limit_of_all, not settings.operations_port, table)
-    page = scrape_page(metrics, registry, api_keys, has_tensorflow_names=settings.tensorflow_metrics)
+    page = scrape_page(metrics, registry, api_keys, observed, has_tensorflow_names=settings.tensorflow_metrics)
     flask = create_flask(
         {
             **v1.views(registry),
@@ -175,6 +189,7 @@ def create_app(settings: Settings, memory: SharedMemory | None = None, slot: int
         "vertex_ai": lambda match, _request: Match(match.route, match.parameters, default_model()),
     }
     methods = {
+        **v1_feedback.methods(registry, feedback),
         **grpc_v1.methods(registry, inference, settings, watcher),
         **grpc_v2.methods(registry, settings, watcher, page),
         **grpc_health.methods(registry, settings.grpc_reflection),
@@ -196,5 +211,6 @@ def create_app(settings: Settings, memory: SharedMemory | None = None, slot: int
         records=records,
         api_keys=api_keys,
         loop_watchdog=loop_watchdog,
+        snapshots=Snapshots(Path(settings.drift_snapshots), registry.loaded) if settings.drift_snapshots else None,
         version_records=version_records,
     )

@@ -304,6 +304,15 @@ class Settings:
     drift_window: int = setting(
         1000, "last rows of each version that are compared with its training data; 0: none", min=0, max=100_000
     )
+    drift_snapshots: str = setting(
+        "", "folder into which a JSON file of each version's window is written every day (empty: none)"
+    )
+    feedback_requests: int = setting(
+        100_000,
+        "last rows of requests to versions with labels that feedback can be given for; 0: none is taken",
+        min=0,
+        max=10_000_000,
+    )
     shutdown_seconds: int = setting(30, "how long requests in flight may take after SIGTERM, in seconds", min=0)
     log_format: LogFormat = setting("text", "format of log lines")
     log_level: LogLevel = setting("info", "minimum level of log lines")

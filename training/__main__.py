@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, get_args, get_origin
 
-from training import exercises, folder, replay, report
+from training import estimate, exercises, folder, reference, replay, report
 from training.config import HELP
 from training.errors import ConfigError, RunError
 from training.importing import command as importing
@@ -24,7 +24,7 @@ from training.models import activity, clothing, photos, regression
 
 # A model or command is a module with NAME, Config, run(config) and a docstring, which is its help.
 MODELS: tuple[ModuleType, ...] = (regression, clothing, activity, photos)
-COMMANDS: tuple[ModuleType, ...] = (folder, importing, exercises, report, replay)
+COMMANDS: tuple[ModuleType, ...] = (folder, importing, exercises, report, replay, estimate, reference)
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,7 +75,8 @@ def _add_flag(command: Parser, field: "dataclasses.Field[Any]") -> None:
     if field.metadata.get("positional"):
         added = command.add_argument(field.name, **options | {"metavar": field.name.upper()})
     else:
-        added = command.add_argument(f"--{field.name.replace('_', '-')}", required=required, **options)
+        flag = field.name.rstrip("_").replace("_", "-")  # `from_`: Python does not take every word as a name
+        added = command.add_argument(f"--{flag}", dest=field.name, required=required, **options)
     # Set afterwards, because BooleanOptionalAction would say the default a second time.
     added.help = field.metadata.get("help") or HELP[field.name]
     if not required and field.default != "":

@@ -18,10 +18,12 @@ import numpy as np
 import orjson
 
 from service.api.v1.decode import decode_example
+from service.drift.card import read_card
 from service.engines.base import LoadError
 from service.engines.loading import load_engine
 from service.inference.batching import row_count
 from service.inference.context import RequestContext
+from service.inference.folder import Folder
 from service.inference.infer import Inference
 from service.inference.shadow import all_close, check_types, first_labels
 from service.inference.version import LoadedVersion
@@ -54,8 +56,12 @@ class Config:
     json: bool = field(default=False, metadata={"help": "print one JSON object, with all that is counted"})
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[^/]+/[0-9]+", self.against):
-            raise ConfigError(f"against is {self.against!r}, expected MODEL/VERSION")
+        check_version("against", self.against)
+
+
+def check_version(name: str, value: str) -> None:
+    if not re.fullmatch(r"[^/]+/[0-9]+", value):
+        raise ConfigError(f"{name} is {value!r}, expected MODEL/VERSION")
 
 
 class Prediction(NamedTuple):
@@ -191,43 +197,41 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def run(config: Config) -> None:
     with quiet():
-        loaded = load(config)
+        loaded = load(config.models, config.against, config.engine)
     inference = Inference(Metrics())
     tally = Tally(loaded.model, loaded.version, loaded.engine.name)
-    for where, captured in lines(config.file, tally):
+    for where, captured in lines(config.file, tally.damaged):
         if captured.model == loaded.model:
             replay_request(inference, loaded, where, captured, tally)
         else:
             tally.of_other_models[captured.model] += 1
-    for each in tally.damaged[:MAX_SHOWN]:
-        print(f"damaged, and left out: {each}", file=sys.stderr)
-    if len(tally.damaged) > MAX_SHOWN:
-        print(f"and {len(tally.damaged) - MAX_SHOWN} lines more", file=sys.stderr)
+    print_damaged(tally.damaged)
     if not tally.requests:
         raise RunError(tally.nothing_to_compare())
     # orjson writes infinity as null; the json module writes invalid JSON.
     print(orjson.dumps(tally.as_json(), option=orjson.OPT_INDENT_2).decode() if config.json else tally.as_text())
 
 
-def load(config: Config) -> LoadedVersion:
-    model, _, number = config.against.partition("/")
-    versions = Repository(config.models).versions()
+def load(models: Path, name: str, engine_choice: str) -> LoadedVersion:
+    """`name`: MODEL/VERSION."""
+    model, _, number = name.partition("/")
+    versions = Repository(models).versions()
     if (model, int(number)) not in versions:
-        known = ", ".join(f"{name}/{version}" for name, version in versions) or "nothing"
-        raise RunError(f"{config.models} has no {config.against}; it has {known}")
-    folder = versions[model, int(number)]
+        found = ", ".join(f"{model}/{version}" for model, version in versions) or "nothing"
+        raise RunError(f"{models} has no {name}; it has {found}")
+    path = versions[model, int(number)]
     try:
-        serving_config = read_serving_config(folder)
-        engine = load_engine(folder, serving_config, cast(EngineChoice, config.engine))
+        serving_config = read_serving_config(path)
+        engine = load_engine(path, serving_config, cast(EngineChoice, engine_choice))
     except (LoadError, InvalidServingConfig) as error:
-        raise RunError(f"{config.against} cannot be loaded: {error}") from None
+        raise RunError(f"{name} cannot be loaded: {error}") from None
     # The first runs take much longer.
-    WarmUp(engine, serving_config, folder, config.against, (), 1, decode_example).run()
-    return LoadedVersion(model, int(number), engine, serving_config)
+    WarmUp(engine, serving_config, path, name, (), 1, decode_example).run()
+    return LoadedVersion(model, int(number), engine, serving_config, card=read_card(path), folder=Folder(path))
 
 
-def lines(files: Iterable[Path], tally: Tally) -> Iterator[tuple[str, Captured]]:
-    """Each captured request with its place: file and line."""
+def lines(files: Iterable[Path], damaged: list[str]) -> Iterator[tuple[str, Captured]]:
+    """Each captured request with its place: file and line. Those that cannot be read are added to `damaged`."""
     for file in files:
         with file.open("rb") as opened:
             for number, line in enumerate(opened, start=1):
@@ -235,7 +239,14 @@ def lines(files: Iterable[Path], tally: Tally) -> Iterator[tuple[str, Captured]]
                 try:
                     yield where, decode_line(line)
                 except ValueError as error:
-                    tally.damaged.append(f"{where}: {error}")
+                    damaged.append(f"{where}: {error}")
+
+
+def print_damaged(damaged: Sequence[str]) -> None:
+    for each in damaged[:MAX_SHOWN]:
+        print(f"damaged, and left out: {each}", file=sys.stderr)
+    if len(damaged) > MAX_SHOWN:
+        print(f"and {len(damaged) - MAX_SHOWN} lines more", file=sys.stderr)
 
 
 def replay_request(inference: Inference, loaded: LoadedVersion, where: str, captured: Captured, tally: Tally) -> None:

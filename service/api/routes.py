@@ -30,6 +30,7 @@ class Access(Enum):
     HEALTH = auto()  # Everybody, unless there is a port for operations; then there.
     METRICS = auto()  # The same; and then nobody at the main port.
     MODELS = auto()  # Where there are API keys, who has one.
+    FEEDBACK = auto()  # Where there are API keys, who has one of the scope feedback or admin.
     ADMIN = auto()  # Where there are API keys, who has one of the scope admin.
 
 
@@ -64,8 +65,10 @@ class Route:
 
     @property
     def is_view(self) -> bool:
-        """Whether it is a view of Flask. Health waits for no thread, so dispatch itself responds."""
-        return not self.is_prediction and self.access is not Access.HEALTH and self.method != GRPC
+        """Whether it is a view of Flask. Health waits for no thread, so dispatch itself responds. Feedback may come as
+        often as predictions, so a method responds, as to gRPC."""
+        is_apart = self.access in (Access.HEALTH, Access.FEEDBACK)
+        return not self.is_prediction and not is_apart and self.method != GRPC
 
     @property
     def endpoint(self) -> str:
@@ -81,7 +84,7 @@ class Match(msgspec.Struct, frozen=True):
     model: str = ""
 
 
-# A call of gRPC that is no prediction: makes its response. Raises ServingError.
+# Makes the response to a call of gRPC that is no prediction, or to feedback. Raises ServingError.
 Method = Callable[[Match, Request], Response]
 
 _V1 = ("/v1/models/{model}", "/v1/models/{model}/versions/{version}", "/v1/models/{model}/labels/{label}")
@@ -107,6 +110,9 @@ def _routes() -> Iterator[Route]:
     for place in _V1:
         for verb in VERBS:
             yield Route("POST", f"{place}:{verb}", "v1", verb, is_prediction=True)
+    # What a label names may be another version by then.
+    for place in _V1[:2]:
+        yield Route("POST", f"{place}:feedback", "v1", "feedback", Access.FEEDBACK)
     for place in _V2:
         yield Route("POST", f"{place}/infer", "v2", "infer", is_prediction=True)
     for verb in VERBS:

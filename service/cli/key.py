@@ -15,7 +15,12 @@ def main(arguments: Sequence[str]) -> None:
         "SERVING_API_KEYS_FILE names.",
     )
     parser.add_argument("--name", required=True, help="the name in logs: letters, digits, - and _")
-    parser.add_argument("--scope", required=True, choices=get_args(Scope), help="admin may also load and unload models")
+    parser.add_argument(
+        "--scope",
+        required=True,
+        choices=get_args(Scope),
+        help="feedback may predict and say which labels are right; admin may also load and unload models",
+    )
     parser.add_argument(
         "--expires", type=_day, metavar="YYYY-MM-DD", help="the first day, in UTC, on which it is rejected"
     )

@@ -63,7 +63,8 @@ class InputFeatures:
         differences = len(STATISTICS) * self._channels
         for index, statistic in enumerate(measured):
             found[:, index : differences : len(STATISTICS)] = statistic
-        np.subtract(mean[:, :-1], mean[:, 1:], out=found[:, differences:])
+        if self._channels > 1:
+            np.subtract(mean[:, :-1], mean[:, 1:], out=found[:, differences:])
 
 
 def features(inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -16,8 +16,10 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
+from service.drift.accuracy import ExpectedAccuracy, expected_accuracy
+from service.drift.card import Card
 from service.drift.features import InputFeatures
-from service.drift.psi import CONFIDENCE, LABEL, Bins
+from service.drift.psi import CONFIDENCE, LABEL, OUTLIER_SCORE, Bins, FeatureBins
 from service.drift.reference import REFERENCE_FILE, InvalidReference, Reference, read_reference
 from service.drift.window import Window, shared_window
 from service.engines.base import Engine
@@ -58,6 +60,8 @@ class WatchedVersion(Protocol):
     def engine(self) -> Engine: ...
     @property
     def config(self) -> ServingConfig: ...
+    @property
+    def card(self) -> Card: ...
     def label_output(self, signature_name: str) -> str | None: ...
 
 
@@ -91,20 +95,25 @@ class DriftMonitor:
         inputs = _input_features(reference, default)
         if not inputs and reference.labels is None:
             raise InvalidReference("it has neither features of inputs nor labels")
+        score = loaded.config.outlier_score
+        if reference.outlier_score is not None and score is None:
+            raise InvalidReference("it has 'outlier_score', and the version gives none")
         bins = Bins(list(inputs.values()), reference, loaded.config.labels)
         watched = {}
         for name, signature in signatures.items():
             scores = loaded.label_output(name) if reference.labels is not None else None
-            if _has_inputs_of(signature, default, inputs) and (scores or reference.labels is None):
+            is_scored = reference.outlier_score is None or (score and name in (DEFAULT_SIGNATURE, score.signature))
+            if _has_inputs_of(signature, default, inputs) and is_scored and (scores or reference.labels is None):
                 watched[name] = scores
-        window = self._window(loaded, reference, len(bins.names))
-        return Drift(inputs, bins, watched, window, self.requests_per_second)
+        window = self._window(loaded, reference, bins.columns)
+        expected = expected_accuracy(reference, loaded.card)
+        return Drift(inputs, bins, watched, window, self.requests_per_second, expected)
 
-    def _window(self, loaded: WatchedVersion, reference: Reference, features: int) -> Window:
+    def _window(self, loaded: WatchedVersion, reference: Reference, columns: int) -> Window:
         if self.memory is None:
-            return Window(self.rows, features)
+            return Window(self.rows, columns)
         key = msgspec.json.encode((loaded.model, loaded.version, self.rows, reference))
-        return shared_window(self.memory, key, self.rows, features)
+        return shared_window(self.memory, key, self.rows, columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +127,24 @@ class FeatureDrift:
 
 @dataclass(frozen=True, slots=True)
 class DriftNow:
-    """`rows`: how many the window holds; `features` is empty while they are too few."""
+    """`rows`: how many the window holds; while they are too few, `features` is empty and nothing else known.
+    `expected_accuracy`: None for a version of which confidence does not tell it. `outliers`: their share of the rows;
+    None without a reference of the outlier score."""
 
     rows: int
     features: Sequence[FeatureDrift]
+    expected_accuracy: float | None = None
+    outliers: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The window's rows in their bins. `counts`: of each feature, the last for NaN. `total`: rows ever appended."""
+
+    now: DriftNow
+    bins: Sequence[FeatureBins]
+    counts: Sequence[Sequence[int]]
+    total: int
 
 
 class Drift:
@@ -134,25 +157,35 @@ class Drift:
         signatures: Mapping[str, str | None],
         window: Window,
         requests_per_second: float,
+        expected: ExpectedAccuracy | None = None,
         draw: Callable[[], float] = random,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         """`inputs`: by name, in the order of the bins. `signatures`: those that take these inputs, each with the output
-        that holds a classifier's scores. `requests_per_second`, `draw`: see Sampler."""
+        that holds a classifier's scores. `requests_per_second`, `draw`: see Sampler. `expected`: None where confidence
+        does not tell how often the version is right."""
         self._names = list(inputs)
         self._bins = bins
         self._signatures = signatures
         self._window = window
+        self._expected = expected
         self._clock = clock
         self._is_large = sum(each.size for each in inputs.values()) > MAX_QUEUED_VALUES
         self._sampler = Sampler(SHARE_OF_LARGE if self._is_large else 1.0, requests_per_second, draw, clock)
         self._lock = threading.Lock()
         self._queue: list[list[Array]] = []
+        self._queued_scores: list[float] = []
         self._queued_rows = 0
         self._measured_at = clock()
         self._latest: tuple[int, DriftNow] | None = None
 
-    def observe(self, signature: str, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+    def observe(
+        self,
+        signature: str,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array],
+        outlier_scores: Sequence[float] = (),
+    ) -> None:
         """Measure a request and its outputs, or leave it out if it is not in the sample."""
         if signature not in self._signatures or not self._sampler.draw():
             return
@@ -164,13 +197,16 @@ class Drift:
             # A graph may take and return other shapes than its signature declares.
             if not rows or array.shape != (rows, *row_shape):
                 return
+        if self._bins.has_outlier_score and len(outlier_scores) != rows:
+            return
         if rows >= MAX_QUEUED_ROWS:
-            self._measure_many(arrays, rows)
+            self._measure_many(arrays, outlier_scores, rows)
             return
         if self._is_large:
             arrays = [array.copy() for array in self._bins.select(arrays)]
         with self._lock:
             self._queue.append(arrays)
+            self._queued_scores += outlier_scores
             self._queued_rows += rows
             if self._queued_rows >= MAX_QUEUED_ROWS or self._clock() - self._measured_at >= MAX_QUEUED_SECONDS:
                 self._measure_queued()
@@ -183,28 +219,39 @@ class Drift:
                 self._latest = total, self._compare(self._window.rows())
             return self._latest[1]
 
-    def _measure_many(self, arrays: Sequence[Array], rows: int) -> None:
+    def counted(self) -> Counted:
+        with self._lock:
+            self._measure_queued()
+            rows = self._window.rows().copy()
+            total = self._window.total
+        bins, counts = self._bins.described(), self._bins.count(rows).tolist()
+        sizes = [len(each.shares) + 1 for each in bins]
+        return Counted(self._compare(rows), bins, [of[:size] for of, size in zip(counts, sizes, strict=True)], total)
+
+    def _measure_many(self, arrays: Sequence[Array], outlier_scores: Sequence[float], rows: int) -> None:
         # Rows from all over the request, where it has more than the window holds.
         step = -(-rows // self._window.size)
         with self._lock:
             # These came earlier.
             self._measure_queued()
         for first in range(0, rows, MAX_ROWS_AT_ONCE * step):
-            selected = self._bins.select([array[first : first + MAX_ROWS_AT_ONCE * step : step] for array in arrays])
+            places = slice(first, first + MAX_ROWS_AT_ONCE * step, step)
+            selected = self._bins.select([array[places] for array in arrays])
             with self._lock:
-                self._append(selected)
+                self._append(selected, outlier_scores[places])
 
     def _measure_queued(self) -> None:
         queue, self._queue, self._queued_rows = self._queue, [], 0
+        outlier_scores, self._queued_scores = self._queued_scores, []
         self._measured_at = self._clock()
         if queue:
             together = [np.concatenate(arrays) for arrays in zip(*queue, strict=True)]
-            self._append(together if self._is_large else self._bins.select(together))
+            self._append(together if self._is_large else self._bins.select(together), outlier_scores)
 
-    def _append(self, selected: Sequence[Array]) -> None:
+    def _append(self, selected: Sequence[Array], outlier_scores: Sequence[float]) -> None:
         # Inputs may be infinite.
         with np.errstate(invalid="ignore", over="ignore"):
-            self._window.append(self._bins.assign(selected))
+            self._window.append(self._bins.assign(selected, outlier_scores))
 
     def _compare(self, rows: Array) -> DriftNow:
         if len(rows) < MIN_ROWS:
@@ -217,6 +264,8 @@ class Drift:
                 FeatureDrift(name, psi[index], None if name == LABEL else shift[index])
                 for index, name in enumerate(self._bins.names)
             ],
+            None if self._expected is None else self._expected.of(rows[:, -1]),
+            self._bins.outliers(counts),
         )
 
 
@@ -250,7 +299,7 @@ def _input_features(reference: Reference, signature: Signature) -> dict[str, Inp
     unknown = set(reference.inputs)
     found = {}
     for name, spec in signature.inputs.items():
-        row_shape = _row_shape(spec)
+        row_shape = fixed_row_shape(spec)
         if row_shape is None:
             continue
         features = InputFeatures(name, row_shape)
@@ -265,7 +314,7 @@ def _input_features(reference: Reference, signature: Signature) -> dict[str, Inp
     return found
 
 
-def _row_shape(spec: TensorSpec) -> tuple[int, ...] | None:
+def fixed_row_shape(spec: TensorSpec) -> tuple[int, ...] | None:
     """None for an input without features: it holds no numbers, or its rows have no fixed shape."""
     dtype = DTYPES.get(spec.dtype)
     if dtype is None or dtype.kind not in "fiub" or not spec.shape or 0 in spec.shape[1:] or -1 in spec.shape[1:]:
@@ -281,7 +330,7 @@ def _check_labels(reference: Reference, loaded: WatchedVersion) -> None:
     if differing := sorted(reference.labels.keys() ^ set(loaded.config.labels)):
         where = "only here" if differing[0] in reference.labels else "only in serving.json"
         raise InvalidReference(f"'labels': {differing[0]!r} is {where}")
-    if clashing := {LABEL, CONFIDENCE} & reference.inputs.keys():
+    if clashing := {LABEL, CONFIDENCE, OUTLIER_SCORE} & reference.inputs.keys():
         raise InvalidReference(f"'inputs' has {min(clashing)!r}, which is the name of a feature of the outputs")
 
 

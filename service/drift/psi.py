@@ -11,14 +11,16 @@ and for a reference of 40 rows as for one of 60,000.
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 
+import msgspec
 import numpy as np
 
+from service.drift.accuracy import LEVELS, NAN_LEVEL
 from service.drift.features import InputFeatures
-from service.drift.reference import Reference
+from service.drift.reference import OUTLIER_EDGE, Reference
 from service.tensors.dtypes import Array
 
 # Names of a classifier's features, beside those of the inputs.
-LABEL, CONFIDENCE = "label", "confidence"
+LABEL, CONFIDENCE, OUTLIER_SCORE = "label", "confidence", "outlier score"
 # Rarer labels share a bin: with a thousand labels, a window would have one row each.
 MIN_SHARE = 0.01
 
@@ -26,9 +28,20 @@ BY_CHANCE = 0.001
 _DEVIATIONS = NormalDist().inv_cdf(1 - BY_CHANCE)
 
 
+class FeatureBins(msgspec.Struct, frozen=True):
+    """What the bins of a feature are, without the one for NaN. `edges`: the bins lie up to the first, up to the second
+    ..., above the last; None for labels. `labels`: those of each bin; None for numbers. `shares`: in the reference."""
+
+    feature: str
+    edges: Sequence[float] | None
+    labels: Sequence[Sequence[str]] | None
+    shares: Sequence[float]
+
+
 class Bins:
     """The bins of a reference's features. `names`: the features in the order of the columns: those of the inputs, then
-    a classifier's confidence and label. Each feature's last bin is for NaN."""
+    a classifier's outlier score, confidence and label. Each feature's last bin is for NaN. Of a classifier, one more
+    column has the level of confidence."""
 
     def __init__(self, inputs: Sequence[InputFeatures], reference: Reference, labels: Sequence[str]) -> None:
         """`labels`: the version's, in the order of its scores."""
@@ -42,8 +55,11 @@ class Bins:
             self.names += feature.names
         binned = [reference.inputs[name] for name in self.names]
         rows = [reference.rows] * len(binned)
-        if reference.confidence is not None:
-            binned.append(reference.confidence)
+        of_inputs = len(binned)
+        self.has_outlier_score = reference.outlier_score is not None
+        binned += [each for each in (reference.outlier_score, reference.confidence) if each is not None]
+        self._binned = binned
+        self._labels: list[list[str]] = []
         shares = [[*each.shares, 0.0] for each in binned]
         # [edges, 1, features]: this order takes a third of the time.
         self._edges = np.full((max([len(each.edges) for each in binned]), 1, len(binned)), np.inf)
@@ -54,9 +70,16 @@ class Bins:
             bin_of, label_shares = _label_bins(reference.labels)
             self._label_bins = np.array([bin_of[label] for label in labels], np.uint8)
             self._nan_label_bin = len(label_shares)
-            self.names += [CONFIDENCE, LABEL]
+            self._labels = [[label for label in labels if bin_of[label] == each] for each in range(len(label_shares))]
+            self.names += [OUTLIER_SCORE] * self.has_outlier_score + [CONFIDENCE, LABEL]
             shares.append([*label_shares, 0.0])
-            rows += [reference.held_out_rows] * 2
+            rows += [reference.held_out_rows] * (len(shares) - of_inputs)
+        # Bytes of a row.
+        self.columns = len(self.names) + (reference.labels is not None)
+        self._first_outlier_bin = (
+            0 if reference.outlier_score is None else reference.outlier_score.edges.index(OUTLIER_EDGE) + 1
+        )
+        self._shares = shares
         self.measure = Measure(shares, rows)
         self._first_cells = np.arange(len(shares)) * self.measure.bins
 
@@ -65,30 +88,54 @@ class Bins:
         selected = [each.select(array) for each, array in zip(self._inputs, arrays, strict=False)]
         return [*selected, *arrays[len(selected) :]]
 
-    def assign(self, selected: Sequence[Array]) -> Array:
-        """The bin of each row and feature: [n, features] uint8."""
+    def assign(self, selected: Sequence[Array], outlier_scores: Sequence[float] = ()) -> Array:
+        """The bin of each row and feature, and a classifier's level of confidence: [n, columns] uint8.
+
+        `outlier_scores`: one for each row, if the reference has any."""
         values = np.empty((len(selected[0]), len(self._nan_bins)))
         for feature, columns, array in zip(self._inputs, self._columns, selected, strict=False):
             feature.measure(array, values[:, columns])
-        found = np.empty((len(values), len(self.names)), np.uint8)
+        found = np.empty((len(values), self.columns), np.uint8)
         if len(selected) > len(self._inputs):
             scores = selected[-1]
             best = scores.argmax(axis=1)
             confidence = scores[np.arange(len(scores)), best]
             values[:, -1] = confidence
-            found[:, -1] = np.where(np.isnan(confidence), self._nan_label_bin, self._label_bins[best])
+            found[:, -2] = self._label_bins[best]
+            np.multiply(confidence, LEVELS, out=found[:, -1], casting="unsafe")
+            if self.has_outlier_score:
+                values[:, -2] = outlier_scores
         binned = found[:, : len(self._nan_bins)]
         np.add.reduce((values > self._edges).view(np.uint8), axis=0, out=binned)
         is_nan = np.isnan(values)
-        if is_nan.any():
+        if np.count_nonzero(is_nan):
             binned[is_nan] = np.broadcast_to(self._nan_bins, binned.shape)[is_nan]
+            if len(selected) > len(self._inputs):
+                found[is_nan[:, -1], -2:] = self._nan_label_bin, NAN_LEVEL
         return found
 
     def count(self, rows: Array) -> Array:
         """How many of the rows that `assign` returned each bin has: [features, bins]."""
-        cells = (rows + self._first_cells).ravel()
+        cells = (rows[:, : len(self.names)] + self._first_cells).ravel()
         size = len(self.names) * self.measure.bins
         return np.bincount(cells, minlength=size).reshape(-1, self.measure.bins)
+
+    def described(self) -> list[FeatureBins]:
+        """Of each feature, in the order of the names."""
+        found = [
+            FeatureBins(name, each.edges, None, each.shares)
+            for name, each in zip(self.names, self._binned, strict=False)
+        ]
+        if self._labels:
+            found.append(FeatureBins(LABEL, None, self._labels, self._shares[-1][:-1]))
+        return found
+
+    def outliers(self, counts: Array) -> float | None:
+        """The share of outliers among the counted rows; None where the reference has no outlier score."""
+        if not self.has_outlier_score:
+            return None
+        of_scores = counts[self.names.index(OUTLIER_SCORE)]
+        return float(of_scores[self._first_outlier_bin :].sum() / of_scores.sum())
 
 
 class Measure:

@@ -39,7 +39,8 @@ class Window:
         newest = bins[-size:]
         first = newest[: size - index]
         self._rows[index : index + len(first)] = first
-        self._rows[: len(newest) - len(first)] = newest[len(first) :]
+        if len(first) < len(newest):
+            self._rows[: len(newest) - len(first)] = newest[len(first) :]
         # Never decreases, even if another process was faster.
         self._total[0] = max(self._total[0], total + len(newest))
 

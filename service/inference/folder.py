@@ -15,7 +15,7 @@ FileState = tuple[int, int, int]
 # The files in `assets.extra` that are loaded with the version. The others are for people only.
 _LOADED_ASSETS = {
     os.path.join(ASSETS, name)  # noqa: PTH118
-    for name in (CONFIG_FILE, TWIN_FILE, "reference.json", "tf_serving_warmup_requests")
+    for name in (CONFIG_FILE, TWIN_FILE, "metrics.json", "reference.json", "tf_serving_warmup_requests")
 }
 
 

@@ -12,7 +12,7 @@ from service.inference.batching import Arrays, Outcome, Rows, Run, has_rows, row
 from service.inference.context import Prediction, RequestContext
 from service.inference.loop_watchdog import LoopWatchdog
 from service.inference.pace import SLOW_SECONDS
-from service.inference.scores import Inferred, relative_scores
+from service.inference.scores import Inferred, best_labels, relative_scores
 from service.inference.shadow import Mirror
 from service.inference.version import LoadedVersion
 from service.metrics.definitions import Metrics, ShadowMetrics
@@ -23,6 +23,8 @@ from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 Driver = Callable[[Sequence[Prediction]], Sequence[Rows]]
 # Takes a request's context, its version and signature, inputs and outputs.
 Capture = Callable[[RequestContext, LoadedVersion, str, Arrays, Arrays], None]
+# Takes a request's id and its version's digest, and of each row the best label's place and its score.
+Remember = Callable[[str, int, Sequence[int], Sequence[float]], None]
 
 _NOT_RUN = RuntimeError("not run")
 
@@ -33,10 +35,12 @@ class Inference:
         metrics: Metrics,
         loop_watchdog: LoopWatchdog | None = None,
         capture: Capture | None = None,
+        remember: Remember | None = None,
     ) -> None:
         self._metrics = metrics
         self._loop_watchdog = loop_watchdog or LoopWatchdog()
         self._capture = capture
+        self._remember = remember
         self.mirror = Mirror(self._run_copy, ShadowMetrics(metrics))
 
     def predict(self, prediction: Prediction) -> Response:
@@ -207,12 +211,16 @@ class Inference:
         if inferred.outlier_scores:
             self._metrics.of_outlier_scores(loaded.model, loaded.version).record(inferred.outlier_scores)
         if (label_scores := loaded.label_scores(name, outputs)) is not None:
-            self._metrics.of_predictions(loaded.model, loaded.version).record(loaded.config.labels, label_scores)
+            places, confidences = best_labels(label_scores)
+            self._metrics.of_predictions(loaded.model, loaded.version).record(loaded.config.labels, places, confidences)
+            # A copy for a shadow has no protocol, and nobody has its id.
+            if self._remember is not None and context.protocol:
+                self._remember(context.request_id, loaded.digest, places, confidences)
         if loaded.drift is not None:
-            loaded.drift.observe(name, inputs, _with_label_scores(loaded, name, outputs, label_scores))
+            scored = _with_label_scores(loaded, name, outputs, label_scores)
+            loaded.drift.observe(name, inputs, scored, inferred.outlier_scores)
         if loaded.shadow is not None:
             self.mirror.offer(loaded.shadow, loaded, name, inputs, outputs)
-        # A copy for a shadow has no protocol.
         if self._capture is not None and context.protocol:
             self._capture(context, loaded, name, inputs, outputs)
 

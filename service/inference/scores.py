@@ -17,6 +17,8 @@ from service.tensors.signature import Signature, TensorSpec
 OUTLIER_SCORE_HEADER = "Outlier-Score"
 # Many proxies take no more than 4 KB of headers.
 MAX_HEADER_SCORES = 256
+# Up to here Python's loops are quicker than NumPy's calls.
+MAX_LOOPED_VALUES = 128
 
 
 class Inferred(msgspec.Struct, frozen=True):
@@ -69,6 +71,19 @@ def label_scores(array: Array, spec: TensorSpec, labels: int) -> Array | None:
     if ((second < 0) | (second > 1)).any():
         return None
     return np.concatenate([1 - second, second], axis=1)
+
+
+def best_labels(scores: Array) -> tuple[Sequence[int], Sequence[float]]:
+    """Of each row of [rows, labels], the best label's place and its score: lists for few values, arrays for many."""
+    if scores.size <= MAX_LOOPED_VALUES:
+        places, confidences = [], []
+        for row in scores.tolist():
+            confidence = max(row)
+            places.append(row.index(confidence))
+            confidences.append(confidence)
+        return places, confidences
+    best = scores.argmax(axis=1)
+    return best, scores[np.arange(len(scores)), best]
 
 
 def label_mismatch(signatures: Mapping[str, Signature], config: ServingConfig) -> str | None:

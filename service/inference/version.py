@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
 
+from service.drift.card import NO_CARD, Card
 from service.drift.monitor import Drift
 from service.engines.base import Engine
 from service.errors import InvalidRequest
@@ -65,6 +66,7 @@ class LoadedVersion:
     # the version's example. Infinity and None where unknown: then batches are formed, as large as they may be.
     batch_gain_seconds: float = inf
     best_batch_size: int | None = None
+    card: Card = NO_CARD
     # None without a reference.
     drift: Drift | None = None
     health: Health = field(default_factory=Health)
@@ -74,10 +76,13 @@ class LoadedVersion:
     shadow: "Shadow | None" = None
     # The version as metrics write it.
     version_text: str = field(init=False)
+    # Tells the version and its labels from all others, the same in every worker process: they inherit the seed of hash.
+    digest: int = field(init=False)
     _label_outputs: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "version_text", str(self.version))
+        object.__setattr__(self, "digest", hash((self.model, self.version, self.config.labels)))
         found = {name: label_output(signature, self.config) for name, signature in self.engine.signatures.items()}
         object.__setattr__(self, "_label_outputs", {name: output for name, output in found.items() if output})
 
@@ -115,6 +120,11 @@ class LoadedVersion:
     @property
     def takes_pictures(self) -> bool:
         return any(takes_pictures(signature, self.config.image) for signature in self.engine.signatures.values())
+
+    @property
+    def gives_labels(self) -> bool:
+        """Whether a signature has a label output."""
+        return bool(self._label_outputs)
 
     def label_output(self, signature_name: str) -> str | None:
         """The only output whose rows are as long as the labels, or for two labels the only probability."""

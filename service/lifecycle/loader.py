@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from service.drift.card import read_card
 from service.drift.monitor import Drift
 from service.engines.base import Engine, LoadError
 from service.inference.batching import Batcher, BatchLimits, BatchObserver, Independence, TickBatcher, is_batchable
@@ -91,6 +92,7 @@ class Loader:
             pace=Pace(warm_up.row_seconds, time.thread_time if engine.runs_on_caller else None),
             batch_gain_seconds=warm_up.batch_gain_seconds,
             best_batch_size=warm_up.best_batch_size,
+            card=read_card(path),
             health=self.new_health(model, version),
         )
         return self.with_batcher(replace(loaded, drift=self.watch(loaded, path)), batching)

@@ -129,7 +129,7 @@ class Registry:
         if model in self._awaited:
             return False
         versions = self._traffic.get(model, _NO_TRAFFIC).versions
-        if all([loaded.pace.is_quick for loaded in versions.values()]):
+        if all(loaded.pace.is_quick for loaded in versions.values()):
             return True
         number = None if version is None else version_number(version)
         return number is not None and number in versions and versions[number].pace.is_quick

@@ -15,7 +15,7 @@ from service.metrics.instruments import (
     OutlierScoreMetrics,
     PredictionMetrics,
 )
-from service.metrics.scraped import ApiKeys, Models
+from service.metrics.scraped import ApiKeys, Models, Observed
 from service.metrics.store import Totals
 from service.runtime import fetching
 from service.runtime.deaths import METRIC
@@ -87,6 +87,18 @@ class Metrics:
             "How unlike the training data a row is; above 1 it looks like nothing in it.",
             version,
             OUTLIER_BUCKETS,
+        )
+        self.feedback = Counters(
+            store,
+            "serving_feedback",
+            "Rows whose right label was given, by whether it was the answer.",
+            (*version, "outcome"),
+        )
+        self.confusions = Counters(
+            store,
+            "serving_confusions",
+            "The same rows by the right label and the answered one, of versions with few labels.",
+            (*version, "expected", "answered"),
         )
         self.load_failures = Counters(
             store, "serving_model_load_failures", "Failed attempts to load a version.", version
@@ -263,7 +275,13 @@ class ShadowMetrics:
 
 
 def scrape_page(
-    metrics: Metrics, models: Models, api_keys: ApiKeys | None = None, *, has_tensorflow_names: bool = False
+    metrics: Metrics,
+    models: Models,
+    api_keys: ApiKeys | None = None,
+    observed: Observed | None = None,
+    *,
+    has_tensorflow_names: bool = False,
 ) -> Page:
-    """What a scrape shows: what all worker processes counted, the states of the versions, and the processes."""
-    return Page(metrics.families, metrics.totals, models, api_keys, has_tensorflow_names=has_tensorflow_names)
+    """What a scrape shows: what all worker processes counted, the states of the versions, what feedback says of them,
+    and the processes."""
+    return Page(metrics.families, metrics.totals, models, api_keys, observed, has_tensorflow_names=has_tensorflow_names)

@@ -11,7 +11,7 @@ from typing import Any
 
 from service.metrics import tensorflow_serving
 from service.metrics.instruments import Family, Histograms
-from service.metrics.scraped import VERSION, ApiKeys, Models, Reading, escaped, readings
+from service.metrics.scraped import VERSION, ApiKeys, Models, Observed, Reading, escaped, readings
 from service.metrics.store import Sums, Totals
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -33,6 +33,7 @@ class Page:
         totals: Totals,
         models: Models | None = None,
         api_keys: ApiKeys | None = None,
+        observed: Observed | None = None,
         *,
         has_tensorflow_names: bool = False,
     ) -> None:
@@ -40,6 +41,7 @@ class Page:
         self._totals = totals
         self._models = models
         self._api_keys = api_keys
+        self._observed = observed
         self._has_tensorflow_names = has_tensorflow_names
         self._bounds = {family.name: family.bounds for family in families if isinstance(family, Histograms)}
         # As long as a series is shown.
@@ -89,7 +91,9 @@ class Page:
             yield family, series
 
     def _read(self, sums: Sums) -> Iterable[Reading]:
-        return () if self._models is None else readings(self._models, self._api_keys, sums, self._totals.parent)
+        if self._models is None:
+            return ()
+        return readings(self._models, self._api_keys, self._observed, sums, self._totals.parent)
 
 
 def _title(metric: Family[Any] | Reading) -> list[str]:

@@ -143,22 +143,22 @@ class PredictionMetrics:
         self._version = (model, version)
         self._counters: dict[str, Counter] = {}
 
-    def record(self, labels: Sequence[str], scores: Array) -> None:
-        """`scores`: [batch, labels]. Rows whose best score is not finite are left out: one NaN would make the sum NaN
-        for ever."""
-        if len(scores) <= MAX_LOOPED_ROWS:
-            for row in scores.tolist():
-                confidence = max(row)
+    def record(self, labels: Sequence[str], places: Sequence[int], confidences: Sequence[float]) -> None:
+        """Of each row, the best label's place among `labels` and its score. Rows whose score is not finite are left
+        out: one NaN would make the sum NaN for ever."""
+        if len(places) <= MAX_LOOPED_ROWS:
+            for row, place in enumerate(places):
+                confidence = confidences[row]
                 if isfinite(confidence):
-                    self._counter(labels[row.index(confidence)]).inc()
+                    self._counter(labels[place]).inc()
                     self._confidence.observe(confidence)
             return
-        confidences = scores.max(axis=1)
-        finite = np.isfinite(confidences)
-        for place, count in enumerate(np.bincount(scores.argmax(axis=1)[finite]).tolist()):
+        scores = np.asarray(confidences)
+        finite = np.isfinite(scores)
+        for place, count in enumerate(np.bincount(np.asarray(places)[finite]).tolist()):
             if count:
                 self._counter(labels[place]).inc(count)
-        self._confidence.observe_all(confidences[finite])
+        self._confidence.observe_all(scores[finite])
 
     def _counter(self, label: str) -> Counter:
         counter = self._counters.get(label)

@@ -58,10 +58,28 @@ class DriftNow(Protocol):
     def rows(self) -> int: ...
     @property
     def features(self) -> Iterable[FeatureDrift]: ...
+    @property
+    def expected_accuracy(self) -> float | None: ...
+    @property
+    def outliers(self) -> float | None: ...
 
 
 class Drift(Protocol):
     def now(self) -> DriftNow: ...
+
+
+class Card(Protocol):
+    @property
+    def accuracy(self) -> float | None: ...
+
+
+class Observation(Protocol):
+    @property
+    def rows(self) -> int: ...
+    @property
+    def accuracy(self) -> float | None: ...
+    @property
+    def calibration_error(self) -> float | None: ...
 
 
 class Folder(Protocol):
@@ -75,9 +93,13 @@ class Loaded(Protocol):
     @property
     def version_text(self) -> str: ...
     @property
+    def card(self) -> Card: ...
+    @property
     def folder(self) -> Folder | None: ...
     @property
     def drift(self) -> Drift | None: ...
+    @property
+    def digest(self) -> int: ...
 
 
 class Models(Protocol):
@@ -90,6 +112,12 @@ class Models(Protocol):
     def loaded(self) -> Iterable[Loaded]: ...
 
 
+class Observed(Protocol):
+    """What the page needs of the rows with feedback."""
+
+    def of(self, version: Loaded) -> Observation: ...
+
+
 class ApiKeys(Protocol):
     @property
     def is_valid(self) -> bool: ...
@@ -100,13 +128,16 @@ def escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
-def readings(models: Models, api_keys: ApiKeys | None, sums: Sums, parent: int | None) -> Iterator[Reading]:
+def readings(
+    models: Models, api_keys: ApiKeys | None, observed: Observed | None, sums: Sums, parent: int | None
+) -> Iterator[Reading]:
     """All of them. `parent`: see `usage`."""
     yield _build()
     yield from _states(models)
     yield _health(models, sums)
     yield from _files(models, api_keys)
     yield from _drift(models)
+    yield from _feedback(models, observed)
     yield from _processes(sums, parent)
     yield from _memory()
 
@@ -159,7 +190,16 @@ def _files(models: Models, api_keys: ApiKeys | None) -> Iterator[Reading]:
 
 
 def _drift(models: Models) -> Iterator[Reading]:
-    """How much the last rows of each loaded version with a reference differ from it."""
+    """How much the last rows of each loaded version with a reference differ from it, and how often it is right."""
+    card = Reading("serving_card_accuracy", "Accuracy on the test examples, as the model card states it.", VERSION)
+    expected = Reading(
+        "serving_expected_accuracy",
+        "Share of the window's rows that are expected to be classified correctly, by their calibrated confidence.",
+        VERSION,
+    )
+    outliers = Reading(
+        "serving_drift_window_outliers", "Share of the window's rows with an outlier score above 1.", VERSION
+    )
     rows = Reading("serving_drift_window_rows", "Rows in the window that is compared with the reference.", VERSION)
     psi = Reading(
         "serving_drift_psi",
@@ -172,16 +212,42 @@ def _drift(models: Models) -> Iterator[Reading]:
         (*VERSION, "feature"),
     )
     for loaded in models.loaded():
+        labels = (loaded.model, loaded.version_text)
+        if loaded.card.accuracy is not None:
+            card.add(labels, loaded.card.accuracy)
         if loaded.drift is None:
             continue
-        labels = (loaded.model, loaded.version_text)
         now = loaded.drift.now()
         rows.add(labels, float(now.rows))
+        for reading, value in ((expected, now.expected_accuracy), (outliers, now.outliers)):
+            if value is not None:
+                reading.add(labels, value)
         for each in now.features:
             psi.add((*labels, each.feature), each.psi)
             if each.shift is not None:
                 shift.add((*labels, each.feature), each.shift)
-    yield from (rows, psi, shift)
+    yield from (card, expected, rows, outliers, psi, shift)
+
+
+def _feedback(models: Models, observed: Observed | None) -> Iterator[Reading]:
+    """What the last rows with feedback say about each loaded version that has some."""
+    rows = Reading("serving_observed_rows", "Last rows with feedback that the observed accuracy is about.", VERSION)
+    accuracy = Reading("serving_observed_accuracy", "Share of these rows that were answered rightly.", VERSION)
+    error = Reading(
+        "serving_observed_calibration_error", "Mean difference of confidence and accuracy of these rows.", VERSION
+    )
+    for loaded in models.loaded():
+        if observed is None:
+            break
+        observation = observed.of(loaded)
+        labels = (loaded.model, loaded.version_text)
+        if observation.rows:
+            rows.add(labels, float(observation.rows))
+        if observation.accuracy is not None:
+            accuracy.add(labels, observation.accuracy)
+        if observation.calibration_error is not None:
+            error.add(labels, observation.calibration_error)
+    yield from (rows, accuracy, error)
 
 
 def _processes(sums: Sums, parent: int | None) -> Iterator[Reading]:

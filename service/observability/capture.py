@@ -143,7 +143,7 @@ class Capture:
         draw: Callable[[], float] = random,
         max_queued_bytes: int = MAX_QUEUED_BYTES,
     ) -> None:
-        self._path = path
+        self.path = path
         self._file = RotatingFile(path, max_bytes)
         self._share = share
         self._dropped = dropped
@@ -178,11 +178,11 @@ class Capture:
             self._dropped()
             if not self._is_failing:
                 self._is_failing = True
-                logger.error("%s: requests are not captured: %s", self._path, error)
+                logger.error("%s: requests are not captured: %s", self.path, error)
         else:
             if self._is_failing:
                 self._is_failing = False
-                logger.info("%s: requests are captured again", self._path)
+                logger.info("%s: requests are captured again", self.path)
 
     def _captured(self, taken: _Taken) -> Captured:
         context, loaded = taken.context, taken.loaded
@@ -229,6 +229,12 @@ class Captures:
             own[0].offer(context, loaded, signature, inputs, outputs, own[1])
         elif self._of_all is not None:
             self._of_all.offer(context, loaded, signature, inputs, outputs)
+
+    def file_of(self, model: str) -> Path | None:
+        """The file that requests for this model are captured in now."""
+        own = self._by_model.get(model)
+        capture = own[0] if own is not None else self._of_all
+        return capture.path if capture is not None else None
 
     def close(self, seconds: float) -> None:
         """Wait until everything is written, for at most this long each."""

@@ -19,7 +19,7 @@ class RotatingFile:
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self._path = path
-        self._older = path.with_name(f"{path.name}.1")
+        self._older = older_file(path)
         self._max_bytes = max_bytes // 2
         self._descriptor: int | None = None
 
@@ -85,3 +85,8 @@ class RotatingFile:
             with suppress(OSError):
                 os.ftruncate(self._descriptor, size)
             raise
+
+
+def older_file(path: Path) -> Path:
+    """The file that came before the one at `path`."""
+    return path.with_name(f"{path.name}.1")

@@ -58,6 +58,8 @@ class Kind(IntEnum):
     RING = 5
     VERSION = 6
     MARKS = 7
+    ANSWERS = 8
+    FEEDBACK = 9
 
 
 class MemoryFull(OSError):

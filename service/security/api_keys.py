@@ -21,8 +21,8 @@ from service.runtime.shared_values import Value, Values
 from service.security.rate_limit import RateLimit, RateLimits
 from service.settings import parse_rate
 
-# admin: load and unload models, and everything that predict may.
-Scope = Literal["predict", "admin"]
+# Each may what those before it may: feedback, say which labels are right; admin, load and unload models.
+Scope = Literal["predict", "feedback", "admin"]
 
 # Needs no quotes in TOML, nor in a log.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")

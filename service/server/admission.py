@@ -32,9 +32,8 @@ UNAUTHORIZED = error_response(
     "this needs an API key that counts, as Authorization: Bearer <key> or X-API-Key: <key>",
     ("www-authenticate", 'Bearer realm="models"'),
 )
-FORBIDDEN = error_response(
-    403, "this key may predict; to load or unload models, or take profiles, needs the scope admin"
-)
+FORBIDDEN = error_response(403, "to load or unload models, or take profiles, a key needs the scope admin")
+NO_FEEDBACK = error_response(403, "to give feedback, a key needs the scope feedback or admin")
 NO_SUCH_ROUTE = error_response(404, "no such route")
 NO_OPERATION = error_response(404, "no such route: this port has health (/v2/health/...) and /metrics alone")
 
@@ -78,6 +77,8 @@ class Admission:
             request.key_name, limit = key.name, key.limit
             if key.scope != "admin" and access is Access.ADMIN:
                 return self._reject("forbidden", FORBIDDEN)
+            if key.scope == "predict" and access is Access.FEEDBACK:
+                return self._reject("forbidden", NO_FEEDBACK)
         if access is Access.METRICS and not self._has_operations:
             return NO_SUCH_ROUTE
         if limit is not None and (seconds := limit.seconds_to_wait()):

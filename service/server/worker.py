@@ -92,6 +92,8 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             with app.records.kept():
                 self.loop.run_until_complete(self._serve(app))
         finally:
+            if app.snapshots is not None:
+                app.snapshots.close()
             app.version_records.end_in_order()
             self.loop.close()
 

@@ -118,7 +118,7 @@ def test_altered_clothing_and_photos_drift_and_test_pictures_do_not(
     service: Server, clothing: Array, version: str, strange: str, request: pytest.FixtureRequest
 ) -> None:
     ask(service, "clothing", version, clothing[: 2 * WINDOW], together=100)
-    check_no_drift(service, "clothing", version, 7)
+    check_no_drift(service, "clothing", version, 8)
     pictures = clothing[-STRANGE:]
     if strange == "photos":
         # Fewer than half a window are enough of them.
@@ -132,7 +132,7 @@ def test_inverted_photos_drift_and_those_of_the_last_evaluation_do_not(
     service: Server, photo_files: list[Path], photos: Array
 ) -> None:
     ask_photos(service, "1", (file.read_bytes() for file in photo_files))
-    check_no_drift(service, "photos", "1", 19)
+    check_no_drift(service, "photos", "1", 20)
     ask_photos(service, "1", 255 - np.concatenate([photos, photos])[:STRANGE])
     check_drift(service, "photos", "1")
 
@@ -149,7 +149,7 @@ def test_altered_recordings_drift_and_test_recordings_do_not(service: Server, ve
     motions = basic_motions.load().test_motions
     # Once: the same forty over and over would be other inputs than those in training.
     ask(service, "activity", version, motions, together=len(motions))
-    check_no_drift(service, "activity", version, 37)
+    check_no_drift(service, "activity", version, 38)
     ask(service, "activity", version, np.tile(motions * factor, (13, 1, 1))[:STRANGE], together=10)
     check_drift(service, "activity", version)
 

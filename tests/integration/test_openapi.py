@@ -26,10 +26,13 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Clients may load and unload: those routes are tried too."""
+    """Clients may load and unload: those routes are tried too. It has answered the requests of feedback's examples."""
     with running(
         SHIPPED, tmp_path_factory.mktemp("log") / "service.log", admin=1, max_body_bytes=1_000_000, poll_seconds=EAGER
     ) as server:
+        for request_id, rows in (("order-17", 1), ("order-18", 3)):
+            body = {"instances": [[[0] * 28] * 28] * rows}
+            server.request("/v1/models/clothing/versions/1:predict", body, headers={"X-Request-ID": request_id})
         yield server
 
 

@@ -14,6 +14,9 @@ BINS = 15
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 PRIOR = 20  # examples
 STEPS = 60  # halvings: 2^-60 of the range
+MAX_POINTS, MIN_POINTS = 20, 5  # of the line from confidence to accuracy
+MIN_ROWS_A_POINT = 100
+DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -75,3 +78,35 @@ def reliability(truth: Integers, probabilities: Floats) -> list[Bin]:
 def expected_calibration_error(truth: Integers, probabilities: Floats) -> float:
     """The mean difference of confidence and accuracy, 0 to 1 (Naeini et al., 2015)."""
     return sum(each.share * abs(each.confidence - each.accuracy) for each in reliability(truth, probabilities))
+
+
+def accuracy_by_confidence(truth: Integers, probabilities: Floats) -> dict[str, list[float]] | None:
+    """The points of a line from confidence to the share that is right: `confidence`, which increases, and `accuracy`,
+    which never falls. [n], [n, classes].
+
+    It corrects what one temperature leaves over, which fits all classes and degrees of confidence at once. Each point
+    stands for as many examples; neighbours that would fall are averaged (isotonic regression). None for fewer than 500
+    examples, whose points would be chance, and for scores that are no probabilities.
+    """
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    points = min(MAX_POINTS, len(confidence) // MIN_ROWS_A_POINT)
+    if points < MIN_POINTS or not ((confidence >= 0) & (confidence <= 1)).all():
+        return None
+    bins = np.array_split(np.argsort(confidence, kind="stable"), points)
+    means = [round(float(confidence[places].mean()), DIGITS) for places in bins]
+    accuracies = _never_falling([float(right[places].mean()) for places in bins])
+    # Later ones replace earlier ones of the same confidence. No confidence, never right.
+    line = {0.0: 0.0} | dict(zip(means, accuracies, strict=True))
+    return {"confidence": list(line), "accuracy": [round(accuracy, DIGITS) for accuracy in line.values()]}
+
+
+def _never_falling(values: list[float]) -> list[float]:
+    """The nearest values, by least squares, of which none is below its predecessor (pool adjacent violators)."""
+    pools: list[tuple[float, int]] = []
+    for value in values:
+        mean, size = value, 1
+        while pools and pools[-1][0] > mean:
+            before, count = pools.pop()
+            mean, size = (before * count + mean * size) / (count + size), count + size
+        pools.append((mean, size))
+    return [mean for mean, size in pools for _ in range(size)]

@@ -63,7 +63,14 @@ class Classifier:
 
     def reference(self, input_name: str, training_inputs: Array) -> dict[str, Any]:
         """For reference.json."""
-        return reference.reference({input_name: training_inputs}, self.predict_held_out().probabilities, self.names)
+        predictions = self.predict_held_out()
+        return reference.reference(
+            {input_name: training_inputs},
+            predictions.probabilities,
+            self.names,
+            truth=self.held_out.labels,
+            outlier_scores=predictions.scores,
+        )
 
     def _predictions(self, logits: Floats, distances: Floats) -> Predictions:
         return Predictions(

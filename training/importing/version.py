@@ -121,7 +121,13 @@ def make_version(source: Source, wish: Wish, read_examples: ReadExamples | None,
         write_serving_config(folder, config)
         if given:
             probabilities = found.probabilities if found else None
-            content = reference(given.inputs, probabilities, labels if probabilities is not None else ())
+            has_answers = given.answers is not None and len(given.answers) == given.count
+            content = reference(
+                given.inputs,
+                probabilities,
+                labels if probabilities is not None else (),
+                truth=given.answers if has_answers else None,
+            )
             write_json(folder / ASSETS / REFERENCE_FILE, content, indent=None)
         metrics: dict[str, Any] = {"model": wish.name, "version": 0, "source": source.text}
         metrics |= {"parameters": source.parameters} if source.parameters is not None else {}

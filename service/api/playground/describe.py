@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from math import inf, isfinite
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import msgspec
 
 from service.api.playground.version_files import VersionFiles
 from service.api.v2.binary import datatype
+from service.drift.card import number
 from service.inference.version import LoadedVersion
 from service.lifecycle.registry import Registry
 from service.tensors.image import picture_spec
@@ -55,7 +56,7 @@ def _on_disk(folder: Path | None) -> dict[str, object]:
     if folder is not None:
         files = VersionFiles(folder)
         metrics = files.metrics() or {}
-        found |= {"loss": _number(metrics.get("loss")), **_accuracy(metrics)}
+        found |= {"loss": number(metrics.get("loss")), **_accuracy(metrics)}
         with suppress(OSError):  # it may be removed meanwhile
             found |= {"bytes": files.total_size(), "thumbnail": files.thumbnail()}
     return found
@@ -64,30 +65,23 @@ def _on_disk(folder: Path | None) -> dict[str, object]:
 def _accuracy(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """With the number of examples that it is a share of."""
     return {
-        "accuracy": _number(metrics.get("accuracy"), 0, 1),
-        "test_examples": _number(metrics.get("test_examples"), 1),
+        "accuracy": number(metrics.get("accuracy"), 0, 1),
+        "test_examples": number(metrics.get("test_examples"), 1),
     }
 
 
 def _outlier_doubt(metrics: Mapping[str, Any]) -> str | None:
     """Why a low outlier score says nothing: "few examples" gave the threshold, or it "flags few" of the foreign inputs
     that the version was tried on. None if nothing speaks against it."""
-    size = _number(metrics.get("validation_examples"))
+    size = number(metrics.get("validation_examples"))
     if size is not None and size < MIN_OUTLIER_EXAMPLES:
         return "few examples"
     flagged = metrics.get("outliers_flagged")
     if isinstance(flagged, dict):
-        foreign = [share for name, value in flagged.items() if name != "test" and (share := _number(value)) is not None]
+        foreign = [share for name, value in flagged.items() if name != "test" and (share := number(value)) is not None]
         if foreign and sum(foreign) / len(foreign) < MIN_FLAGGED:
             return "flags few"
     return None
-
-
-def _number(value: object, least: float = -inf, most: float = inf) -> float | None:
-    """None for anything else that metrics.json may hold."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    return value if least <= value <= most else None
 
 
 def version(loaded: LoadedVersion, files: VersionFiles) -> dict[str, object]:

@@ -1,18 +1,16 @@
 """The files beside a version that people look at: model card, figures, samples."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import orjson
-
+from service.drift.card import read_metrics
 from service.errors import NotFound
-from service.runtime.utf8 import NotUtf8, without_mark
 from service.serving_config import ASSETS
 
-METRICS_FILE = "metrics.json"
 # Of these, the first that is there; else any picture.
 THUMBNAILS = ("sample", "fitted_line", "confusion_matrix")
 PICTURES = (".jpeg", ".jpg", ".png")
@@ -61,13 +59,9 @@ class VersionFiles:
         except OSError:
             raise NotFound(f"no such file: {name[:80]!r}") from None
 
-    def metrics(self) -> dict[str, object] | None:
+    def metrics(self) -> Mapping[str, Any] | None:
         """metrics.json; None where there is none that can be read."""
-        try:
-            found = orjson.loads(without_mark((self._assets / METRICS_FILE).read_bytes()))
-        except (OSError, orjson.JSONDecodeError, NotUtf8):
-            return None
-        return found if isinstance(found, dict) else None
+        return read_metrics(self._folder)
 
     def thumbnail(self) -> str | None:
         """The name of a small picture that shows what the version is about; None where there is none."""

@@ -44,18 +44,23 @@ class Body:
 
 def parse_body(data: bytes) -> Body:
     """Parse a body. Raises InvalidRequest where it is not one JSON object, or signature_name is no string."""
-    try:
-        fields = orjson.loads(without_mark(data))
-    except NotUtf8 as error:
-        raise InvalidRequest(f"JSON Parse error: Invalid value: {error}") from None
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"JSON Parse error: {_json_error(data, error)}") from None
+    fields = parse_json(data, _BODY_EXPECTED)
     if not isinstance(fields, dict):
-        raise InvalidRequest(f"Is not object: the body is a JSON {_kind(fields)}; {_BODY_EXPECTED}")
+        raise InvalidRequest(f"Is not object: the body is a JSON {kind_of(fields)}; {_BODY_EXPECTED}")
     signature_name = fields.get("signature_name", DEFAULT_SIGNATURE)
     if not isinstance(signature_name, str):
         raise InvalidRequest("'signature_name' key must be a string value")
     return Body(fields, signature_name or DEFAULT_SIGNATURE)
+
+
+def parse_json(data: bytes, expected: str) -> Any:
+    """`expected`: of an empty body, for the message. Raises InvalidRequest."""
+    try:
+        return orjson.loads(without_mark(data))
+    except NotUtf8 as error:
+        raise InvalidRequest(f"JSON Parse error: Invalid value: {error}") from None
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"JSON Parse error: {_json_error(data, error, expected)}") from None
 
 
 def decode_numbers(data: bytes, signature: Signature) -> dict[str, Array] | None:
@@ -110,7 +115,7 @@ def decode_examples(body: Body, signature: Signature, pictures: Pictures | None 
     examples = body.fields["examples"]
     if not isinstance(examples, list):
         raise InvalidRequest(
-            f"Expecting 'examples' value to be a list/array, not a JSON {_kind(examples)}; {_EXAMPLES_EXPECTED}"
+            f"Expecting 'examples' value to be a list/array, not a JSON {kind_of(examples)}; {_EXAMPLES_EXPECTED}"
         )
     if not examples:
         raise InvalidRequest(f"'examples' value is an empty array; {_EXAMPLES_EXPECTED}")
@@ -127,14 +132,16 @@ def decode_examples(body: Body, signature: Signature, pictures: Pictures | None 
 
 def _example(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InvalidRequest(f"{where}: Example must be JSON object but got JSON {_kind(value)}; {_EXAMPLES_EXPECTED}")
+        raise InvalidRequest(
+            f"{where}: Example must be JSON object but got JSON {kind_of(value)}; {_EXAMPLES_EXPECTED}"
+        )
     return value
 
 
 def _rows(body: Body, key: str, signature: Signature, pictures: Pictures | None) -> dict[str, Array]:
     rows = body.fields[key]
     if not isinstance(rows, list):
-        raise InvalidRequest(f"Expecting '{key}' to be a list/array with an entry per row, not a JSON {_kind(rows)}")
+        raise InvalidRequest(f"Expecting '{key}' to be a list/array with an entry per row, not a JSON {kind_of(rows)}")
     if not rows:
         raise InvalidRequest(f"No values in '{key}' array; expected at least one row")
     if _is_named(rows[0]):
@@ -167,7 +174,7 @@ def _is_named(row: Any) -> bool:
 def _check_names(row: Any, index: int, key: str, signature: Signature) -> None:
     if not _is_named(row):
         raise InvalidRequest(
-            f"Expecting object but got list at item {index} of '{key}': {key}[{index}] is a JSON {_kind(row)}; "
+            f"Expecting object but got list at item {index} of '{key}': {key}[{index}] is a JSON {kind_of(row)}; "
             f"expected an object with {_names(signature.inputs)}"
         )
     if row.keys() == signature.inputs.keys():
@@ -226,9 +233,9 @@ def _names(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names))
 
 
-def _json_error(data: bytes, error: orjson.JSONDecodeError) -> str:
+def _json_error(data: bytes, error: orjson.JSONDecodeError, expected: str) -> str:
     if not data:
-        return f"The document is empty; {_BODY_EXPECTED}"
+        return f"The document is empty; {expected}"
     if looks_like_picture(data):
         return "Invalid value: the body is a picture; say so with Content-Type: image/png (or jpeg, webp, ...)"
     what = error.msg
@@ -237,7 +244,8 @@ def _json_error(data: bytes, error: orjson.JSONDecodeError) -> str:
     return f"Invalid value: {what}, at line {error.lineno} column {error.colno}"
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """JSON's name for the type of a value."""
     if value is None:
         return "null"
     return {bool: "boolean", int: "number", float: "number", str: "string", list: "list", dict: "object"}[type(value)]

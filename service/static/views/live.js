@@ -12,15 +12,18 @@ const MAX_FEATURES = 20;
 const ELSEWHERE =
   "This service has its metrics on another port (SERVING_OPERATIONS_PORT), so this page cannot show them. Grafana can.";
 const [ALIKE, DIFFERENT] = [0.1, 0.25]; // PSI
+const LOWER = 0.05; // than the card's accuracy
+const MANY_OUTLIERS = 0.05;
 
 export async function show(place) {
   const abort = new AbortController();
   const problem = errorPlace();
   const tiles = h("dl", { class: "tiles" });
+  const accuracy = h("div");
   const drift = h("div", { class: "card" });
   const charts = h("div", { class: "charts" });
   const waiting = h("p", { class: "note" }, "Waiting for the first figures…");
-  const figures = h("div", { hidden: true }, tiles, charts, drift);
+  const figures = h("div", { hidden: true }, tiles, charts, accuracy, drift);
   place.append(
     h("h1", {}, "Live"),
     h("p", { class: "lead" }, "What the service is doing now, updated every two seconds."),
@@ -57,6 +60,7 @@ export async function show(place) {
     figures.hidden = false;
     showTiles(tiles, then.metrics, now.metrics, seconds);
     for (const chart of drawn) chart.add(now.at, then.metrics, now.metrics, seconds);
+    showAccuracy(accuracy, now.metrics);
     showDrift(drift, now.metrics);
   }
 
@@ -172,6 +176,43 @@ function showTiles(tiles, then, now, seconds) {
   tiles.replaceChildren(...values.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }
 
+/** Nothing while nothing is known of any version. */
+function showAccuracy(place, metrics) {
+  const of = (name) => totals(metrics, name, modelOf);
+  const [expected, observed] = [of("serving_expected_accuracy"), of("serving_observed_accuracy")];
+  const [rows, cards, outliers] = ["serving_observed_rows", "serving_card_accuracy", "serving_drift_window_outliers"].map(of);
+  const versions = [...new Set([...expected.keys(), ...rows.keys()])];
+  if (!versions.length) return place.replaceChildren();
+  const row = (version) => {
+    const [card, foreign] = [cards.get(version), outliers.get(version)];
+    const share = (value) => h("span", { class: card - value > LOWER ? "high" : "low" }, percent(value));
+    return [
+      version,
+      share(expected.get(version)),
+      h("span", { class: foreign > MANY_OUTLIERS ? "high" : "low" }, percent(foreign)),
+      share(observed.get(version)),
+      String(rows.get(version) ?? 0),
+      percent(card),
+    ];
+  };
+  const what =
+    "How often recent predictions should be right, by their confidence; how often they were, by the right labels that " +
+    "clients gave later (feedback); and how often they were on the test examples. " +
+    `With more than ${100 * MANY_OUTLIERS}% of outliers the expectation is not to be trusted.`;
+  const heads = ["Version", "Expected", "Outliers", "Observed", "Rows with feedback", "On the model card"];
+  place.replaceChildren(
+    h(
+      "div",
+      { class: "card" },
+      h("h2", {}, "Accuracy"),
+      h("p", { class: "note" }, what),
+      table("Accuracy by version", heads, versions.map(row)),
+    ),
+  );
+}
+
+const percent = (share) => (share === undefined ? "–" : `${(100 * share).toFixed(1)}%`);
+
 function showDrift(place, metrics) {
   const watched = metrics.serving_drift_window_rows ?? [];
   const seen = totals(metrics, "serving_drift_window_rows", modelOf);
@@ -194,24 +235,25 @@ function showDrift(place, metrics) {
 }
 
 function driftTable(features, seen) {
-  const heads = ["Version", "Feature", "PSI", "Rows seen"];
-  const row = ({ labels, value }) =>
-    h(
-      "tr",
-      {},
-      h("td", {}, modelOf(labels)),
-      h("td", {}, labels.feature),
-      h("td", { class: value > DIFFERENT ? "high" : value > ALIKE ? "middle" : "low" }, value.toFixed(3)),
-      h("td", {}, String(seen.get(modelOf(labels)) ?? "–")),
-    );
+  const row = ({ labels, value }) => [
+    modelOf(labels),
+    labels.feature,
+    h("span", { class: value > DIFFERENT ? "high" : value > ALIKE ? "middle" : "low" }, value.toFixed(3)),
+    String(seen.get(modelOf(labels)) ?? "–"),
+  ];
+  return table("Drift by feature", ["Version", "Feature", "PSI", "Rows seen"], features.map(row));
+}
+
+/** `rows`: the cells of each. */
+function table(label, heads, rows) {
   return h(
     "div",
-    { class: "scroll", tabindex: "0", role: "region", "aria-label": "Drift by feature" },
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": label },
     h(
       "table",
       {},
       h("thead", {}, h("tr", {}, heads.map((text) => h("th", { scope: "col" }, text)))),
-      h("tbody", {}, features.map(row)),
+      h("tbody", {}, rows.map((cells) => h("tr", {}, cells.map((cell) => h("td", {}, cell))))),
     ),
   );
 }

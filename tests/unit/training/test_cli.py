@@ -49,7 +49,8 @@ def help_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_help_names_every_model_and_command(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of([], capsys)
-    names = {"regression", "clothing", "activity", "photos", "folder", "import", "exercises", "report", "replay"}
+    models = {"regression", "clothing", "activity", "photos"}
+    names = models | {"folder", "import", "exercises", "report", "replay", "estimate", "reference"}
     assert names == {each.NAME for each in MODELS + COMMANDS}
     assert all(f" {name} " in text for name in names)
     assert text.count("Result: ") == text.count("Cost: ") == len(names)
@@ -59,7 +60,7 @@ def test_help_names_every_model_and_command(capsys: pytest.CaptureFixture[str]) 
 def test_help_states_each_flag_and_default(module: Any, capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of([module.NAME], capsys)
     for each in dataclasses.fields(module.Config):
-        name = each.name.upper() if each.metadata.get("positional") else f"--{each.name.replace('_', '-')}"
+        name = each.name.upper() if each.metadata.get("positional") else f"--{each.name.rstrip('_').replace('_', '-')}"
         assert re.search(rf"[ \[]{re.escape(name)}[ ,\]]", text)
         if each.default not in (dataclasses.MISSING, ""):
             assert f"(default: {each.metadata.get('default', each.default)})" in text

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from service.inference.scores import best_labels
 from service.metrics.definitions import BatchMetrics, Metrics
 from tests.unit.service.forked import in_threads
 
@@ -67,7 +68,7 @@ def test_threads_lose_no_request(metrics: Metrics, page: CollectorRegistry) -> N
 @pytest.mark.parametrize("times", [1, 20], ids=["few rows", "many rows"])
 def test_predictions_count_the_best_label_and_its_score(metrics: Metrics, page: CollectorRegistry, times: int) -> None:
     scores = np.array([[0.75, 0.25], [0.5, 0.25], [0.25, 0.5], [np.nan, np.nan]] * times)
-    metrics.of_predictions("model", 1).record(("cat", "dog"), scores)
+    metrics.of_predictions("model", 1).record(("cat", "dog"), *best_labels(scores))
     assert page.get_sample_value("serving_prediction_total", {**MODEL, "label": "cat"}) == 2 * times
     assert page.get_sample_value("serving_prediction_total", {**MODEL, "label": "dog"}) == times
     assert page.get_sample_value("serving_prediction_confidence_bucket", {**MODEL, "le": "0.5"}) == 2 * times

@@ -24,10 +24,14 @@ from tests.unit.service.clocks import FakeClock
 from tests.unit.service.fakes import request
 
 Headers = dict[str, str]
-PREDICT, ADMIN = {"X-API-Key": "of-alice"}, {"X-API-Key": "of-bob"}
+PREDICT, ADMIN, FEEDBACK = ({"X-API-Key": f"of-{name}"} for name in ("alice", "bob", "carol"))
 KEYS = "\n".join(
     f'[keys.{name}]\nsha256 = "{hashlib.sha256(key.encode()).hexdigest()}"\nscope = "{scope}"'
-    for name, key, scope in (("alice", "of-alice", "predict"), ("bob", "of-bob", "admin"))
+    for name, key, scope in (
+        ("alice", "of-alice", "predict"),
+        ("carol", "of-carol", "feedback"),
+        ("bob", "of-bob", "admin"),
+    )
 )
 MAIN, OPERATIONS = 0, 1
 HEALTH = ("/v2/health/live", "/v2/health/ready")
@@ -122,6 +126,20 @@ def test_load_and_unload_need_the_scope_admin(ports: Ports, path: str) -> None:
     assert b"needs the scope admin" in rejection.body
     for allowed in (f"/v2/repository/{path}", "/v2/models/m/infer"):
         assert ports.admit(allowed, ADMIN) is ADMITTED
+
+
+def test_feedback_needs_its_scope_or_admin(ports: Ports) -> None:
+    path, before = "/v1/models/m:feedback", ports.rejected("forbidden")
+    rejection = ports.admit(path, PREDICT)
+    assert (rejection.status, ports.rejected("forbidden") - before) == (403, 1)
+    assert b"needs the scope feedback" in rejection.body
+    assert ports.admit(path).status == 401
+    assert (ports.admit(path, FEEDBACK), ports.admit(path, ADMIN)) == (ADMITTED, ADMITTED)
+
+
+def test_scope_feedback_may_predict_and_not_load(ports: Ports) -> None:
+    assert ports.admit("/v1/models/m:predict", FEEDBACK) is ADMITTED
+    assert ports.admit("/v2/repository/models/m/load", FEEDBACK).status == 403
 
 
 @pytest.mark.parametrize("path", [*HEALTH, *METRICS, "/metrics?a=b", "/", "/static/main.js", "/docs", "/openapi.json"])
