@@ -69,8 +69,8 @@ class Dispatcher:
         methods: Mapping[str, Method],
         table: Table = TABLE,
     ) -> None:
-        """`decoders`: by protocol. `flask`: has the views. `addresses`: by
-        protocol, for routes that are addressed; `methods`: by endpoint, what neither is a prediction nor a view."""
+        """`decoders`: by protocol. `flask`: has the views. `addresses`: by protocol, for routes that are addressed.
+        `methods`: by endpoint, what is neither a prediction nor a view."""
         self._settings = settings
         self._registry = registry
         self._inference = inference
