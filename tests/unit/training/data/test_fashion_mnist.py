@@ -104,7 +104,7 @@ def test_damaged_file_is_named_with_what_was_expected(content: bytes, wrong: str
     assert f"{wrong}. Remove or replace it." in message
 
 
-@pytest.mark.parametrize("content", [b"not gzip at all", gzip.compress(CONTENTS[IMAGES])[:-9]])
+@pytest.mark.parametrize("content", [b"not gzip at all", gzip.compress(CONTENTS[IMAGES])[:-9]], ids=["other", "cut"])
 def test_broken_gzip_file_is_named(content: bytes, folder: Path) -> None:
     (folder / f"{IMAGES}.gz").write_bytes(content)
     assert error().startswith(f"{folder / IMAGES}.gz: damaged, expected a whole gzip file")
