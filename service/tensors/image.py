@@ -64,7 +64,7 @@ def decode_picture(data: bytes, spec: ImageSpec, max_pixels: int, where: str = "
         InvalidRequest: not a picture, truncated or damaged, or of a kind that has no 8-bit form.
         PayloadTooLarge: more than `max_pixels`; checked before anything is decompressed.
     """
-    # Decoding a JPEG at twice the model's size loses nothing.
+    # Decoding at twice the model's size loses nothing.
     file = read_picture(data, spec.mode, 2 * max(spec.width, spec.height), max_pixels, where)
     image = plain_colours(file, where)
     ground = None

@@ -21,6 +21,7 @@ from PIL import AvifImagePlugin, Image, ImageOps, UnidentifiedImageError, WebPIm
 from PIL.TiffImagePlugin import TiffImageFile
 
 from service.errors import InvalidRequest, PayloadTooLarge
+from service.tensors.image_scaled import load_reduced, reduction
 
 # SERVING_MAX_IMAGE_PIXELS, which may be higher than Pillow's limit, is checked here.
 Image.MAX_IMAGE_PIXELS = None
@@ -85,8 +86,8 @@ Decode = Callable[[bytes], Image.Image]
 def read_picture(data: bytes, mode: str, side: int, max_pixels: int, where: str) -> Image.Image:
     """The first frame or page, upright by its EXIF orientation, in the file's own mode of Pillow.
 
-    A JPEG may be decoded at a reduced size of at least `side` pixels, and to `mode`, "L" or "RGB". `max_pixels` is
-    checked before anything is decompressed.
+    A JPEG may be decoded at a reduced size of at least `side` pixels, and to `mode`, "L" or "RGB"; a large PNG or WebP
+    to such a size, too, and to 8 bits a channel. `max_pixels` is checked before anything is decompressed.
 
     Like browsers, ignore metadata and profiles in a PNG that are damaged or too long, and a missing end of a JPEG.
 
@@ -113,6 +114,8 @@ def read_picture(data: bytes, mode: str, side: int, max_pixels: int, where: str)
         if name == "JPEG":
             # Pillow can decode it at a half, a quarter or an eighth.
             image.draft(mode, (side, side))
+        elif (factor := reduction(image, side)) > 1:
+            return load_reduced(image, data, factor)
         elif isinstance(image, TiffImageFile):
             _fix_planes(image)
         image.load()
