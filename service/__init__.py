@@ -67,6 +67,7 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     from service.inference.health import Health, Tolerance
     from service.inference.infer import Inference
     from service.inference.loop_watchdog import LoopWatchdog
+    from service.inference.picture_memory import PictureMemory
     from service.lifecycle.loader import Loader, Retries
     from service.lifecycle.model_server_config import config_file
     from service.lifecycle.policies import policy_file
@@ -164,18 +165,19 @@ def create_app(settings: "Settings", memory: "SharedMemory | None" = None, slot:
     limit_of_all = rate_limits.of("", settings.rate_limit) if api_keys is None else None
     admission = Admission(metrics, api_keys, limit_of_all, not settings.operations_port, table)
     page = scrape_page(metrics, registry, api_keys, has_tensorflow_names=settings.tensorflow_metrics)
+    picture_memory = PictureMemory(settings.max_decoding_bytes)
     flask = create_flask(
         {
             **v1.views(registry),
             **v2.views(registry, settings, watcher, page),
             **operations.views(page),
             **pages.views(),
-            **playground.views(registry, inference, repository, settings),
+            **playground.views(registry, inference, repository, settings, picture_memory),
             **sagemaker.views(registry, settings, watcher),
         },
         table.routes,
     )
-    decode_v1 = partial(v1.decode, settings)
+    decode_v1 = partial(v1.decode, settings, picture_memory)
     decoders: dict[str, Decode] = {
         "v1": decode_v1,
         "v2": v2.decode,

@@ -42,9 +42,15 @@ _PNG_BITS = {
 }
 # About what a processor's cache holds.
 _STRIP_BYTES = 256 * 1024
+# A strip is held inflated, packed anew, decoded (a pixel of RGB as four bytes), converted and reduced.
+_COPIES_OF_STRIP = 10
+_BYTES_PER_REDUCED_PIXEL = 16
 _STRIP_DECODER = "png_in_strips"
 _ENDED, _BROKEN = (-1, 0), (-1, -2)  # what Pillow's decoders return
 
+_WEBP_LOSSLESS = 2
+# libwebp holds every pixel of a lossless picture, and every opacity, maybe coded like one.
+_WEBP_LOSSLESS_BYTES, _WEBP_ALPHA_BYTES, _WEBP_ROW_BYTES = 5, 5, 256
 _WEBP_ABI = 0x0209
 _WEBP_MODES = {"RGB": 0, "RGBA": 1}
 
@@ -62,6 +68,20 @@ def reduction(image: Image.Image, side: int) -> int:
     # A mean of pixels is blurred a little more than what a JPEG's decoder makes at a smaller size.
     side += side // 2
     return max(1, min(image.width // side, image.height // side))
+
+
+def reduced_bytes(image: Image.Image, data: bytes, factor: int) -> int:
+    """About what `load_reduced` holds at most, in bytes."""
+    pixels = image.width * image.height
+    count = _BYTES_PER_REDUCED_PIXEL * pixels // factor**2
+    if isinstance(image, PngImageFile):
+        rows = _PngRows(image, factor)
+        return count + _COPIES_OF_STRIP * rows.row_bytes * rows.height
+    count += _WEBP_ROW_BYTES * image.width
+    features = _features(data)
+    if features.format == _WEBP_LOSSLESS:
+        return count + _WEBP_LOSSLESS_BYTES * pixels
+    return count + (_WEBP_ALPHA_BYTES * pixels if features.has_alpha else 0)
 
 
 def load_reduced(image: Image.Image, data: bytes, factor: int) -> Image.Image:
@@ -279,9 +299,18 @@ def _libwebp() -> ctypes.CDLL:
     """The one that Pillow has loaded. Raises AttributeError or OSError."""
     # Functions of a library that this one is linked with are found, too, whatever its file is called.
     library = ctypes.CDLL(_webp.__file__)
+    decode, features = library.WebPDecode, library.WebPGetFeaturesInternal
     library.WebPInitDecoderConfigInternal.argtypes = (ctypes.POINTER(_Config), ctypes.c_int)
-    library.WebPDecode.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(_Config))
+    decode.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(_Config))
+    features.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(_Features), ctypes.c_int)
     return library
+
+
+def _features(data: bytes) -> _Features:
+    features = _Features()
+    if _libwebp().WebPGetFeaturesInternal(data, len(data), features, _WEBP_ABI):
+        raise EOFError("failed to read the WebP file's header")
+    return features
 
 
 def _load_webp(image: Image.Image, data: bytes, factor: int) -> Image.Image:

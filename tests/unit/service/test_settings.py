@@ -99,6 +99,7 @@ def test_service_link_in_a_flag_is_rejected() -> None:
         ("keep_alive_seconds", 1, 86_400),
         ("max_body_bytes", 1, None),
         ("max_image_pixels", 1, None),
+        ("max_decoding_bytes", 1, None),
         ("drift_window", 0, 100_000),
         ("shutdown_seconds", 0, None),
     ],

@@ -257,6 +257,13 @@ def test_classify_files_of_a_form(models: FakeService) -> None:
     assert labels(response) == [["bright"], ["dark"], ["grey"]]
 
 
+def test_files_of_a_form_need_memory_one_after_the_other(make_service: MakeService) -> None:
+    service = make_service(max_decoding_bytes=1)
+    service.add(PICTURES, by_brightness, CLOTHING, model="pictures")
+    form = {"file": [(BytesIO(png(level, (400, 300))), "image.png") for level in (255, 0)]}
+    assert labels(service.post_form("/v1/models/pictures:classify?top_k=1", form)) == [["bright"], ["dark"]]
+
+
 @pytest.mark.parametrize(("top_k", "count"), [("1", 1), ("2", 2), ("1000", 3), ("0002", 2)])
 def test_top_k(models: FakeService, top_k: str, count: int) -> None:
     response = models.post(f"/v1/models/pictures:classify?top_k={top_k}", png(), "image/png")
