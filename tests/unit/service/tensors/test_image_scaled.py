@@ -1,15 +1,21 @@
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from service.errors import InvalidRequest, PayloadTooLarge
 from service.serving_config import ImageSpec
 from service.tensors import image_scaled
 from service.tensors.dtypes import Array
+from tests.unit.service.mutations import mutated, with_right_checksums
 from tests.unit.service.tensors.pictures import chunk, close, decode, encode, png, rejection
 
 SPEC = ImageSpec(height=16, width=16, mode="RGB", fit="stretch")
@@ -18,11 +24,13 @@ ON_BLACK = ImageSpec(height=16, width=16, mode="L", fit="stretch", ground="black
 SIZE = (211, 157)
 
 
-@pytest.fixture(autouse=True)
-def small_pictures_count_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_scaled, "_MIN_PIXELS", 1)
-    # Three strips.
-    monkeypatch.setattr(image_scaled, "_STRIP_BYTES", 64 * (1 + 3 * SIZE[0]))
+@pytest.fixture(autouse=True, scope="module")
+def small_pictures_count_as_large() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_scaled, "_MIN_PIXELS", 1)
+        # Three strips.
+        patch.setattr(image_scaled, "_STRIP_BYTES", 64 * (1 + 3 * SIZE[0]))
+        yield
 
 
 def scene() -> Image.Image:
@@ -168,8 +176,24 @@ def test_rows_may_come_in_any_pieces() -> None:
     assert np.array_equal(decode(data, SPEC), decode(whole_data, SPEC))
 
 
+@cache
+def seeds() -> list[bytes]:
+    webps = [encode(image, "WEBP", lossless=lossless) for image in (scene(), cut_out()) for lossless in (False, True)]
+    return webps + [encode(image, "PNG", **options) for image, options in PNGS.values()]
+
+
+@given(mutated(st.deferred(lambda: st.sampled_from(seeds())), most=4), st.booleans())
+def test_damaged_pictures(data: bytes, has_right_checksums: bool) -> None:
+    """Any error but a rejection fails the test."""
+    data = with_right_checksums(data) if has_right_checksums and data.startswith(b"\x89PNG") else data
+    try:
+        array = decode(data, ON_BLACK, max_pixels=100_000)
+    except (InvalidRequest, PayloadTooLarge):
+        return
+    assert (array.shape, array.dtype) == ((16, 16), np.uint8)
+
+
 LARGE = """
-import resource
 from io import BytesIO
 from PIL import Image
 from service.serving_config import ImageSpec
