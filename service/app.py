@@ -31,6 +31,7 @@ from service.inference.batching import BatchLimits
 from service.inference.health import Health, Tolerance
 from service.inference.infer import Inference
 from service.inference.loop_watchdog import LoopWatchdog
+from service.inference.picture_memory import PictureMemory
 from service.lifecycle.loader import Loader, Retries
 from service.lifecycle.model_server_config import config_file
 from service.lifecycle.policies import policy_file
@@ -160,18 +161,19 @@ def create_app(settings: Settings, memory: SharedMemory | None = None, slot: int
     limit_of_all = rate_limits.of("", settings.rate_limit) if api_keys is None else None
     admission = Admission(metrics, api_keys, limit_of_all, not settings.operations_port, table)
     page = scrape_page(metrics, registry, api_keys, observed, has_tensorflow_names=settings.tensorflow_metrics)
+    picture_memory = PictureMemory(settings.max_decoding_bytes)
     flask = create_flask(
         {
             **v1.views(registry),
             **v2.views(registry, settings, watcher, page),
             **operations.views(page),
             **pages.views(),
-            **playground.views(registry, inference, repository, settings),
+            **playground.views(registry, inference, repository, settings, picture_memory),
             **sagemaker.views(registry, settings, watcher),
         },
         table.routes,
     )
-    decode_v1 = partial(v1.decode, settings)
+    decode_v1 = partial(v1.decode, settings, picture_memory)
     decoders: dict[str, Decode] = {
         "v1": decode_v1,
         "v2": v2.decode,

@@ -287,6 +287,11 @@ class Settings:
         min=1,
     )
     max_image_pixels: int = setting(50_000_000, "maximum size of a picture, in pixels (width x height)", min=1)
+    max_decoding_bytes: int = setting(
+        256 * 1024 * 1024,
+        "maximum bytes that pictures hold while a worker process decodes them; more pictures wait",
+        min=1,
+    )
     poll_seconds: float = setting(
         1.0,
         "how often the disk is polled for new and removed versions, in seconds; 0: once, at the start",

@@ -25,6 +25,7 @@ class Stage(StrEnum):
     THREAD = "waiting for a free thread"
     TICK = "waiting for its turn"
     READING = "being read, or waiting for its model to be loaded"
+    PICTURES = "waiting for memory to decode a picture, which others had"
     MODEL = "waiting for its model, which was busy with requests before it"
     RUN = "being run by its model"
 

@@ -29,14 +29,14 @@ from service.server.response import decode_body, encode_body
 from service.server.wsgi import run_wsgi
 from service.settings import Settings
 from service.tensors.dtypes import size_of
-from service.tensors.image_file import may_take_long, picture_pixels
+from service.tensors.image_file import UNCOUNTED_PIXELS, may_take_long, picture_pixels
 
 # What the event loop itself may do while all other connections wait: about a millisecond each, for one request.
 QUICK_JSON_BYTES = 160 * 1024
 QUICK_BINARY_BYTES = 1024 * 1024
 QUICK_STRING_BYTES = 16 * 1024
 QUICK_PICTURE_BYTES = 16 * 1024
-QUICK_PIXELS = 64 * 1024
+QUICK_PIXELS = UNCOUNTED_PIXELS  # decoding more may have to wait for memory
 QUICK_RUN_SECONDS = 0.001
 # Of outputs: as JSON, and as JSON that is packed.
 QUICK_OUTPUT_BYTES = 64 * 1024

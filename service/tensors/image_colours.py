@@ -37,9 +37,15 @@ def plain_colours(image: Image.Image, where: str) -> Image.Image:
         InvalidRequest: the colours have no 8-bit form.
     """
     try:
-        return _with_profile(_without_opaque_alpha(_plain_mode(_to_8_bit(image, where))), image)
+        return _with_profile(_without_opaque_alpha(plain_mode(image, where)), image)
     except ValueError as error:
         raise InvalidRequest(f"{where}: the picture's colours cannot be read ({error})") from None
+
+
+def plain_mode(image: Image.Image, where: str) -> Image.Image:
+    """The picture in the mode "L", "RGB" or "CMYK", or with an alpha channel, as `plain_colours`, but for its profile.
+    A part of a picture comes out as it would within the whole, unless it has 32 bits a channel."""
+    return _without_palette(_to_8_bit(image, where))
 
 
 def _to_8_bit(image: Image.Image, where: str) -> Image.Image:
@@ -80,7 +86,7 @@ def _levels(pixels: Array, where: str) -> Array:
     return np.round(pixels * (_MAX_8_BIT / white)).astype(np.uint8)
 
 
-def _plain_mode(image: Image.Image) -> Image.Image:
+def _without_palette(image: Image.Image) -> Image.Image:
     match image.mode:
         case "L" | "RGB" | "CMYK" if "transparency" not in image.info:
             return image

@@ -12,20 +12,36 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 # Pillow imports the plugins of PNG, JPEG, GIF and BMP. If another one were missing, it would import all that it has.
 from PIL import AvifImagePlugin, Image, ImageOps, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from service.errors import InvalidRequest, PayloadTooLarge
+from service.errors import InvalidRequest, PayloadTooLarge, ServingError
+from service.tensors.image_scaled import load_reduced, reduced_bytes, reduction
+
+if TYPE_CHECKING:
+    from service.inference.picture_memory import Share
 
 # SERVING_MAX_IMAGE_PIXELS, which may be higher than Pillow's limit, is checked here.
 Image.MAX_IMAGE_PIXELS = None
 # Pillow warns about damaged pictures on standard error, in lines that are no log, and keeps each new warning for ever.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+# Pictures of no more pixels take nothing of a share: the event loop decodes them, one at a time, and what all threads
+# hold of them is little.
+UNCOUNTED_PIXELS = 64 * 1024
+# At most, with the conversions of `decode_picture`; measured.
+_BYTES_PER_PIXEL = {
+    "PNG": 14, "JPEG": 16, "WEBP": 22, "AVIF": 24, "HEIF": 24, "GIF": 14, "BMP": 14, "TIFF": 18,
+}  # fmt: skip
+# Of each coefficient of a JPEG, and of each pixel where its end is missing.
+_COEFFICIENT_BYTES, _REPAIR_BYTES = 2, 4
 
 # Pillow's names. HEIC is read if pillow-heif is installed.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
@@ -82,15 +98,19 @@ _UNIT_PIXELS, _MAX_UNIT_PIXELS = 64, 256
 Decode = Callable[[bytes], Image.Image]
 
 
-def read_picture(data: bytes, mode: str, side: int, max_pixels: int, where: str) -> Image.Image:
+def read_picture(
+    data: bytes, mode: str, side: int, max_pixels: int, where: str, share: "Share | None" = None
+) -> Image.Image:
     """The first frame or page, upright by its EXIF orientation, in the file's own mode of Pillow.
 
-    A JPEG may be decoded at a reduced size of at least `side` pixels, and to `mode`, "L" or "RGB". `max_pixels` is
-    checked before anything is decompressed.
+    A JPEG may be decoded at a reduced size of at least `side` pixels, and to `mode`, "L" or "RGB"; a large PNG or WebP
+    to such a size, too, and to 8 bits a channel. `max_pixels` is checked before anything is decompressed, and then the
+    bytes that decoding takes are waited for, if there is a `share` of them.
 
     Like browsers, ignore metadata and profiles in a PNG that are damaged or too long, and a missing end of a JPEG.
 
     Raises:
+        DeadlineExceeded: its memory did not become free in time.
         InvalidRequest: not a picture, or a truncated or damaged one.
         PayloadTooLarge: more than `max_pixels`.
     """
@@ -103,9 +123,12 @@ def read_picture(data: bytes, mode: str, side: int, max_pixels: int, where: str)
             f"{_FORMATS_TEXT}"
         )
 
+    is_repair = False
+
     def decode(data: bytes) -> Image.Image:
         image = Image.open(BytesIO(data), formats=(name,))
-        if image.width * image.height > max_pixels:
+        pixels = image.width * image.height
+        if pixels > max_pixels:
             raise PayloadTooLarge(
                 f"{where}: a picture of {image.width} x {image.height} is too large; "
                 f"at most {max_pixels} pixels are taken (SERVING_MAX_IMAGE_PIXELS)"
@@ -113,7 +136,20 @@ def read_picture(data: bytes, mode: str, side: int, max_pixels: int, where: str)
         if name == "JPEG":
             # Pillow can decode it at a half, a quarter or an eighth.
             image.draft(mode, (side, side))
-        elif isinstance(image, TiffImageFile):
+        factor = reduction(image, side)
+        if share is not None and pixels > UNCOUNTED_PIXELS:
+            if factor > 1:
+                count = reduced_bytes(image, data, factor)
+            else:
+                count = _BYTES_PER_PIXEL[name] * image.width * image.height
+                if isinstance(image, JpegImageFile):
+                    count += (
+                        _COEFFICIENT_BYTES * _coefficients(image, data, pixels) + is_repair * _REPAIR_BYTES * pixels
+                    )
+            share.take(count)
+        if factor > 1:
+            return load_reduced(image, data, factor)
+        if isinstance(image, TiffImageFile):
             _fix_planes(image)
         image.load()
         return image
@@ -122,10 +158,11 @@ def read_picture(data: bytes, mode: str, side: int, max_pixels: int, where: str)
         if name == "JPEG" and _is_padded(data):
             raise EOFError("its end is missing")
         image = decode(data)
-    except PayloadTooLarge:
+    except ServingError:
         raise
     # Pillow's decoders raise errors of many kinds on hostile bytes (OSError, SyntaxError, struct.error, ...).
     except Exception as error:
+        is_repair = True
         repaired = _repair(name, data, decode)
         if repaired is None:
             raise InvalidRequest(f"{where}: the {name} picture is {_reason(error)}") from None
@@ -183,6 +220,20 @@ def has_heic_decoder() -> bool:
         return False
     import_module(_HEIC_DECODER).register_heif_opener()
     return True
+
+
+def _coefficients(image: JpegImageFile, data: bytes, pixels: int) -> int:
+    """How many coefficients the decoder holds: those of all `pixels` where several scans make up a pixel, whatever the
+    size that it is decoded to; else none."""
+    # The file stands behind the head of the first scan, which a single one shares with all components.
+    head = (image.fp.tell() if image.fp else 0) - 8 - 2 * image.layers
+    if "progressive" not in image.info and data[head : head + 2] == b"\xff\xda":
+        return 0
+    samplings = [horizontal * vertical for _, horizontal, vertical, _ in image.layer]
+    largest = max(horizontal for _, horizontal, _, _ in image.layer) * max(
+        vertical for _, _, vertical, _ in image.layer
+    )
+    return pixels * sum(samplings) // largest
 
 
 def _reason(error: Exception) -> str:

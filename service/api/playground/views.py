@@ -14,6 +14,7 @@ from service.api.routes import parse_version
 from service.api.v1.decode import pictures_of
 from service.errors import InvalidRequest
 from service.inference.infer import Inference
+from service.inference.picture_memory import PictureMemory
 from service.inference.version import LoadedVersion
 from service.lifecycle.registry import Registry
 from service.lifecycle.repository import Repository
@@ -23,7 +24,9 @@ from service.tensors.image import picture_batch
 from service.tensors.signature import DEFAULT_SIGNATURE
 
 
-def views(registry: Registry, inference: Inference, repository: Repository, settings: Settings) -> dict[str, View]:
+def views(
+    registry: Registry, inference: Inference, repository: Repository, settings: Settings, memory: PictureMemory
+) -> dict[str, View]:
     def find(model: str, version: str) -> LoadedVersion:
         return registry.get(model, parse_version(version))
 
@@ -47,7 +50,7 @@ def views(registry: Registry, inference: Inference, repository: Repository, sett
 
     def seen(model: str, version: str) -> FlaskResponse:
         """The picture as the model gets it."""
-        ((_, rows),) = _picture(find(model, version), settings).items()
+        ((_, rows),) = _picture(find(model, version), settings, memory).items()
         stream = BytesIO()
         Image.fromarray(np.clip(rows[0], 0, 255).astype(np.uint8).squeeze()).save(stream, "PNG")
         return FlaskResponse(stream.getvalue(), content_type="image/png")
@@ -59,7 +62,7 @@ def views(registry: Registry, inference: Inference, repository: Repository, sett
         found = occlusion_map(
             loaded,
             DEFAULT_SIGNATURE,
-            _picture(loaded, settings),
+            _picture(loaded, settings, memory),
             request.query.get("label", ""),
             request.context.check_deadline,
         )
@@ -69,10 +72,12 @@ def views(registry: Registry, inference: Inference, repository: Repository, sett
     return {f"playground.{function.__name__}": function for function in functions}
 
 
-def _picture(loaded: LoadedVersion, settings: Settings) -> dict[str, Array]:
+def _picture(loaded: LoadedVersion, settings: Settings, memory: PictureMemory) -> dict[str, Array]:
     """The request's one picture, as the input of the default signature."""
-    pictures = pictures_of(current_request())
+    request = current_request()
+    pictures = pictures_of(request)
     if len(pictures) != 1:
         raise InvalidRequest(f"{len(pictures)} pictures; expected one, as the body or as the only file of a form")
     signature, limits = loaded.signature(DEFAULT_SIGNATURE), (settings.max_image_pixels, settings.max_buffered_bytes)
-    return picture_batch(pictures, signature, loaded.config.image, *limits)
+    share = memory.share(request.context.deadline)
+    return picture_batch(pictures, signature, loaded.config.image, *limits, share)

@@ -13,6 +13,7 @@ from service.errors import InvalidRequest
 from service.http import Request, Response
 from service.inference import classification
 from service.inference.context import Prediction
+from service.inference.picture_memory import PictureMemory, Share
 from service.inference.scores import Inferred, outlier_score_headers
 from service.inference.version import LoadedVersion
 from service.lifecycle.registry import Find, Registry
@@ -23,13 +24,13 @@ from service.tensors.image import picture_batch, takes_pictures
 from service.tensors.signature import DEFAULT_SIGNATURE, Signature
 
 
-def decode(settings: Settings, find: Find, match: Match, request: Request) -> Prediction:
+def decode(settings: Settings, memory: PictureMemory, find: Find, match: Match, request: Request) -> Prediction:
     """A request for `:predict`, `:classify` or `:regress`. Raises ServingError."""
     verb, version, label = match.route.verb, match.parameters.get("version"), match.parameters.get("label")
     loaded = find(match.model, None if version is None else parse_version(version), label)
     request.context.found(loaded)
     loaded.health.check()
-    body, inputs, is_of_pictures = _decode(loaded, settings, request, verb)
+    body, inputs, is_of_pictures = _decode(loaded, settings, memory, request, verb)
     request.context.decoded()
 
     def encode_response(inferred: Inferred) -> Response:
@@ -65,12 +66,13 @@ def views(registry: Registry) -> dict[str, View]:
 
 
 def _decode(
-    loaded: LoadedVersion, settings: Settings, request: Request, verb: str
+    loaded: LoadedVersion, settings: Settings, memory: PictureMemory, request: Request, verb: str
 ) -> tuple[Body, Mapping[str, Array], bool]:
     """The body, its inputs, and whether they came as pictures."""
     if pictures := pictures_of(request):
         body = Body({}, request.query.get("signature_name") or DEFAULT_SIGNATURE)
-        return body, _batch(pictures, loaded, settings, loaded.signature(body.signature_name)), True
+        signature, share = loaded.signature(body.signature_name), memory.share(request.context.deadline)
+        return body, _batch(pictures, loaded, settings, signature, share), True
     default = loaded.engine.signatures.get(DEFAULT_SIGNATURE)
     if default and (numbers := v1_decode.decode_numbers(request.body, default)):
         return Body({}, DEFAULT_SIGNATURE), numbers, False
@@ -81,10 +83,11 @@ def _decode(
     if not takes_pictures(signature, loaded.config.image):
         return body, decode(body, signature), False
     sent: list[str] = []
+    share = memory.share(request.context.deadline)
 
     def read(files: Mapping[str, bytes]) -> Array:
         sent.extend(files)
-        (array,) = _batch(files, loaded, settings, signature).values()
+        (array,) = _batch(files, loaded, settings, signature, share).values()
         return array
 
     inputs = decode(body, signature, read)
@@ -92,10 +95,10 @@ def _decode(
 
 
 def _batch(
-    pictures: Mapping[str, bytes], loaded: LoadedVersion, settings: Settings, signature: Signature
+    pictures: Mapping[str, bytes], loaded: LoadedVersion, settings: Settings, signature: Signature, share: Share
 ) -> dict[str, Array]:
     limits = (settings.max_image_pixels, settings.max_buffered_bytes)
-    return picture_batch(pictures, signature, loaded.config.image, *limits)
+    return picture_batch(pictures, signature, loaded.config.image, *limits, share)
 
 
 def _top_k(request: Request) -> int | None:

@@ -12,15 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
-from service.errors import InvalidRequest, PayloadTooLarge
+from service.errors import InvalidRequest, PayloadTooLarge, Unavailable
 from service.serving_config import ImageSpec
 from service.tensors import image_file
+from service.tensors.image import decode_picture
 from service.tensors.image_file import FORMATS, looks_like_picture, may_take_long, picture_pixels
 from tests.unit.service.mutations import mutated, with_right_checksums
 from tests.unit.service.tensors.pictures import (
     COLOUR,
     GREY,
     LOSS,
+    MANY_PIXELS,
     chunk,
     close,
     decode,
@@ -368,3 +370,85 @@ def test_jpeg_without_all_scans_is_rejected() -> None:
 def test_hostile_bytes_behind_a_cut_jpeg_are_rejected_fast(filling: bytes) -> None:
     # Code of quadratic time would take hours.
     assert "truncated or damaged" in rejection(start(jpeg(), 0.5) + filling * (2_000_000 // len(filling)), OF_64)
+
+
+# The memory that decoding takes
+
+
+class Share:
+    """Keeps what is taken; `error` is raised then."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.taken: list[int] = []
+        self.is_held = False
+        self._error = error
+
+    def take(self, count: int) -> None:
+        if self._error is not None:
+            raise self._error
+        self.taken.append(count)
+        self.is_held = True
+
+    def give_back(self) -> None:
+        self.is_held = False
+
+
+def taken_by(data: bytes, spec: ImageSpec = COLOUR) -> list[int]:
+    share = Share()
+    decode_picture(data, spec, MANY_PIXELS, share=share)  # type: ignore[arg-type]
+    assert not share.is_held
+    return share.taken
+
+
+LARGE = Image.new("RGB", (1600, 1200), "red")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_small_pictures_take_no_memory_of_others(kind: str) -> None:
+    assert taken_by(encode(Image.new("RGB", (256, 256)), kind)) == []
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "AVIF"])
+def test_memory_for_all_pixels_is_taken(kind: str) -> None:
+    (taken,) = taken_by(encode(LARGE, kind))
+    assert taken >= 4 * 1600 * 1200
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_memory_for_what_is_held_of_a_scaled_picture_is_taken(kind: str) -> None:
+    (taken,) = taken_by(encode(LARGE, kind, **({"lossless": False} if kind == "WEBP" else {})))
+    assert taken < 2 * 1600 * 1200
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "bytes_per_pixel"),
+    [
+        ("JPEG", {"progressive": True, "subsampling": "4:4:4"}, 6),
+        ("JPEG", {"progressive": True, "subsampling": "4:2:0"}, 3),
+        ("WEBP", {"lossless": True}, 4),
+    ],
+)
+def test_memory_for_what_a_decoder_holds_of_all_pixels_is_taken(
+    kind: str, options: dict[str, Any], bytes_per_pixel: int
+) -> None:
+    (taken,) = taken_by(encode(LARGE, kind, **options))
+    assert taken >= bytes_per_pixel * 1600 * 1200
+
+
+def test_a_jpeg_to_be_repaired_takes_more_memory() -> None:
+    first, second, third = taken_by(encode(Image.fromarray(noise(400, 400, 3)), "JPEG")[:-2])
+    assert first < second == third
+
+
+def test_memory_is_taken_before_decoding() -> None:
+    # There is nothing to decode.
+    with pytest.raises(Unavailable):
+        decode_picture(png(1000, 1000), COLOUR, MANY_PIXELS, share=Share(Unavailable("no memory")))  # type: ignore[arg-type]
+
+
+def test_memory_for_a_damaged_picture_is_given_back() -> None:
+    share = Share()
+    with pytest.raises(InvalidRequest):
+        decode_picture(png(1000, 1000), COLOUR, MANY_PIXELS, share=share)  # type: ignore[arg-type]
+    assert share.taken
+    assert not share.is_held

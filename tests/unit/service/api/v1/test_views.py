@@ -6,7 +6,8 @@ import pytest
 
 from service.inference.version import State, VersionStatus
 from service.lifecycle.policies import ModelPolicy, Policies
-from tests.unit.service.api.models import LINEAR, VECTOR, b64, png
+from tests.unit.service.api.models import LINEAR, VECTOR, add_models, b64, png
+from tests.unit.service.conftest import MakeService
 from tests.unit.service.fakes import FakeService, any_shape, error, signature, tensor
 
 TEXT = signature({"t": any_shape("DT_STRING")})
@@ -122,6 +123,14 @@ def test_classify_files_of_a_form(models: FakeService) -> None:
     response = models.post_form("/v1/models/pictures:classify", form)
     assert response.status_code == 400
     assert error(response).startswith("file 2 (b.png) is not a picture")
+
+
+def test_files_of_a_form_need_memory_one_after_the_other(make_service: MakeService) -> None:
+    service = make_service(max_decoding_bytes=1)
+    add_models(service)
+    form = {"file": [(BytesIO(png(level, (400, 300))), "image.png") for level in (255, 0)]}
+    results = service.post_form("/v1/models/pictures:classify?top_k=1", form).get_json()["results"]
+    assert results == [[["bright", 1.0]], [["dark", 1.0]]]
 
 
 @pytest.mark.parametrize(
