@@ -51,7 +51,18 @@ def help_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_help_names_every_model_and_command(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of([], capsys)
-    names = {"regression", "clothing", "activity", "photos", "folder", "import", "exercises", "report", "replay"}
+    names = {
+        "regression",
+        "clothing",
+        "activity",
+        "photos",
+        "folder",
+        "import",
+        "exercises",
+        "report",
+        "replay",
+        "relabel",
+    }
     assert names == {each.NAME for each in MODELS + COMMANDS}
     assert all(f" {name} " in text for name in names)
     assert text.count("Result: ") == text.count("Cost: ") == len(names)
