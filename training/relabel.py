@@ -2,7 +2,7 @@
 
 Result: INTO/<label>/<request>-<row>.png for each row with feedback, as the model saw it. A row is written once, however
 often the command runs; where its feedback has changed since, its picture moves to the other label.
-Cost: reading the captured requests; seconds for a gigabyte.
+Cost: half a minute for a gigabyte of captured photos.
 """
 
 import hashlib

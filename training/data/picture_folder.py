@@ -89,8 +89,8 @@ def read(folder: Path, spec: ImageSpec, min_count: int, names: tuple[str, ...] |
             f"{', '.join(few[:MAX_SHOWN])}{more}{heic}{first}"
         )
     if not pixels:
-        found = f"none of the {len(skipped)} files is one: {skipped[0]}" if skipped else "found none"
-        raise DatasetError(f"{folder}: expected pictures of the classes to train on, {found}")
+        none = f"none of the {len(skipped)} files is one: {skipped[0]}" if skipped else "found none"
+        raise DatasetError(f"{folder}: expected pictures of the classes to train on, {none}")
     return PictureFolder(classes, tuple(files), np.stack(pixels), np.array(labels, np.int64), tuple(skipped))
 
 
