@@ -30,8 +30,8 @@ train: .venv/train/installed ## train and export every model as its next version
 	$(if $(CLOTHING_PHOTOS_DIR),.venv/train/bin/python -m training photos,@echo "photos is left out: CLOTHING_PHOTOS_DIR names no folder with its pictures")
 	.venv/train/bin/python -m training report
 
-folder: $(TRAIN)/installed ## train on your own pictures, a folder per class: PICTURES=folder NAME=model (HEIC=1 reads HEIC, too)
-	$(TRAIN)/bin/python -m training folder '$(PICTURES)' --name '$(NAME)'
+folder: $(TRAIN)/installed ## train on your own pictures, a folder per class: PICTURES=folder (or first:second) NAME=model (HEIC=1 reads HEIC, too)
+	$(TRAIN)/bin/python -m training folder '$(subst :,' ',$(PICTURES))' --name '$(NAME)'
 
 exercises: .venv/train/installed ## what units, epochs and convolutions do: table and curves in exercises/ (20 minutes of processor time; QUICK=1: one)
 	.venv/train/bin/python -m training exercises $(if $(QUICK),--quick)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, get_args, get_origin
 
-from training import estimate, exercises, folder, reference, replay, report
+from training import estimate, exercises, folder, reference, relabel, replay, report
 from training.config import HELP
 from training.errors import ConfigError, RunError
 from training.importing import command as importing
@@ -24,7 +24,7 @@ from training.models import activity, clothing, photos, regression
 
 # A model or command is a module with NAME, Config, run(config) and a docstring, which is its help.
 MODELS: tuple[ModuleType, ...] = (regression, clothing, activity, photos)
-COMMANDS: tuple[ModuleType, ...] = (folder, importing, exercises, report, replay, estimate, reference)
+COMMANDS: tuple[ModuleType, ...] = (folder, importing, exercises, report, replay, relabel, estimate, reference)
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,6 +72,8 @@ def _add_flag(command: Parser, field: "dataclasses.Field[Any]") -> None:
         options |= {"type": _path if kind is Path else kind, "metavar": field.metadata.get("metavar", metavar)}
     if is_several:
         options["nargs"] = "+"
+    if field.metadata.get("bare"):
+        options |= {"nargs": "?", "const": field.default}
     if field.metadata.get("positional"):
         added = command.add_argument(field.name, **options | {"metavar": field.name.upper()})
     else:

@@ -1,8 +1,9 @@
 """A run's settings: a frozen dataclass, each field a flag of `python -m training NAME`.
 
 A field's metadata may hold `help` (else HELP has it), `choices` (the strings it may be), `default` (what help says of
-it), `metavar` and `positional` (True: an argument without a flag). A field without a default is required; a bool
-becomes --field and --no-field; a tuple takes several values.
+it), `metavar`, `positional` (True: an argument without a flag) and `bare` (True: the flag may stand without a value,
+which means the default). A field without a default is required; a bool becomes --field and --no-field; a tuple takes
+several values.
 """
 
 import math

@@ -24,16 +24,17 @@ from service.inference.shadow import check_types
 from service.inference.version import LoadedVersion
 from service.lifecycle.repository import Repository
 from service.metrics.definitions import Metrics
-from service.observability.capture import Captured, decode_tensors
+from service.observability.capture import Captured, decode_line, decode_tensors
 from service.serving_config import ASSETS
 from service.settings import EngineChoice
 from service.tensors.dtypes import Array
 from service.tensors.signature import DEFAULT_SIGNATURE
 from training.console import quiet
 from training.data import Floats
+from training.data.captured import print_damaged, read_lines
 from training.errors import ConfigError, RunError
 from training.evaluation.reference import of_features
-from training.replay import lines, load, print_damaged
+from training.replay import load
 
 NAME = "reference"
 # Of fewer, the deciles are chance.
@@ -78,7 +79,7 @@ def run(config: Config) -> None:
         loaded = load(config.models, name, config.engine)
     folder = loaded.folder.path if loaded.folder else config.models / name
     rows, inference = Rows(), Inference(Metrics())
-    for where, captured in lines(config.from_, rows.damaged):
+    for where, captured in read_lines(config.from_, decode_line, rows.damaged):
         if captured.model == config.model:
             try:
                 add(rows, inference, loaded, captured)

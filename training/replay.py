@@ -6,9 +6,8 @@ Cost: what the model takes for the captured rows, on its engine.
 """
 
 import re
-import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -35,10 +34,10 @@ from service.serving_config import InvalidServingConfig, read_serving_config
 from service.settings import EngineChoice
 from service.tensors.dtypes import Array
 from training.console import quiet
+from training.data.captured import print_damaged, read_lines
 from training.errors import ConfigError, RunError
 
 NAME = "replay"
-MAX_SHOWN = 5  # damaged lines
 MAX_CHANGES = 20  # from one label to another, the most frequent
 
 
@@ -200,7 +199,7 @@ def run(config: Config) -> None:
         loaded = load(config.models, config.against, config.engine)
     inference = Inference(Metrics())
     tally = Tally(loaded.model, loaded.version, loaded.engine.name)
-    for where, captured in lines(config.file, tally.damaged):
+    for where, captured in read_lines(config.file, decode_line, tally.damaged):
         if captured.model == loaded.model:
             replay_request(inference, loaded, where, captured, tally)
         else:
@@ -228,25 +227,6 @@ def load(models: Path, name: str, engine_choice: str) -> LoadedVersion:
     # The first runs take much longer.
     WarmUp(engine, serving_config, path, name, (), 1, decode_example).run()
     return LoadedVersion(model, int(number), engine, serving_config, card=read_card(path), folder=Folder(path))
-
-
-def lines(files: Iterable[Path], damaged: list[str]) -> Iterator[tuple[str, Captured]]:
-    """Each captured request with its place: file and line. Those that cannot be read are added to `damaged`."""
-    for file in files:
-        with file.open("rb") as opened:
-            for number, line in enumerate(opened, start=1):
-                where = f"{file}, line {number}"
-                try:
-                    yield where, decode_line(line)
-                except ValueError as error:
-                    damaged.append(f"{where}: {error}")
-
-
-def print_damaged(damaged: Sequence[str]) -> None:
-    for each in damaged[:MAX_SHOWN]:
-        print(f"damaged, and left out: {each}", file=sys.stderr)
-    if len(damaged) > MAX_SHOWN:
-        print(f"and {len(damaged) - MAX_SHOWN} lines more", file=sys.stderr)
 
 
 def replay_request(inference: Inference, loaded: LoadedVersion, where: str, captured: Captured, tally: Tally) -> None:

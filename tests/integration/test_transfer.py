@@ -1,3 +1,5 @@
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,8 @@ from training.data.picture_folder import PictureFolder
 from training.errors import RunError
 from training.evaluation import classifier
 from training.fit import efficientnet, transfer
-from training.models.photos import IMAGE
+from training.fit.backup import Backup
+from training.models.photos import IMAGE, digest_of
 
 RECIPE = transfer.Recipe(epochs=1, batch_size=4, learning_rate=1e-3, seed=1)
 
@@ -51,6 +54,42 @@ def test_epochs_differ_and_repeat_exactly(reached: Any) -> None:
     np.testing.assert_allclose(first[0][1].sum(axis=1), 1, rtol=1e-6)
     second.on_epoch_end()
     assert np.abs(first[0][0] - second[0][0]).mean() > 0.01
+
+
+class Kill(Exception):
+    """As SIGKILL would, without what Keras does at the end of a fit."""
+
+
+def test_killed_fit_ends_as_an_unbroken_one(
+    reached: Any, photos: PictureFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fit(folder: Path) -> tuple[Any, Any]:
+        recipe, rest = replace(RECIPE, epochs=2), np.array([0, 3])
+        network, fitted = transfer.fit(recipe, reached, photos.labels, np.arange(6), rest, backup=tmp_path / folder)
+        return network.get_weights(), fitted.history
+
+    def save_and_die(backup: Backup, epoch: int, logs: Any = None) -> None:
+        saving(backup, epoch, logs)
+        raise Kill
+
+    saving = Backup.on_epoch_end
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Backup, "on_epoch_end", save_and_die)
+        with pytest.raises(Kill):
+            fit(tmp_path / "killed")
+    (weights, history), (expected, expected_history) = fit(tmp_path / "killed"), fit(tmp_path / "unbroken")
+    assert "Continues   after epoch 1 of 2" in capsys.readouterr().out
+    assert history == expected_history
+    for found, value in zip(weights, expected, strict=True):
+        np.testing.assert_array_equal(found, value)
+
+
+def test_other_pictures_have_another_digest(photos: PictureFolder) -> None:
+    pixels = photos.pixels.copy()
+    pixels[0, 0, 0, 0] ^= 1
+    others = [replace(photos, pixels=pixels), replace(photos, labels=1 - photos.labels)]
+    others.append(replace(photos, names=("hats", "boots")))
+    assert len({digest_of(each) for each in (photos, *others, replace(photos))}) == 4
 
 
 def test_whole_network_gives_what_its_parts_give(reached: Any, photos: PictureFolder) -> None:

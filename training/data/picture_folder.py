@@ -42,12 +42,23 @@ class PictureFolder:
         files = tuple(self.files[place] for place in places)
         return replace(self, files=files, pixels=self.pixels[places], labels=self.labels[places])
 
+    def joined(self, others: Sequence["PictureFolder"]) -> "PictureFolder":
+        """These pictures and then those of others, which have the same classes."""
+        every = [self, *others]
+        return PictureFolder(
+            self.names,
+            tuple(file for each in every for file in each.files),
+            np.concatenate([each.pixels for each in every]),
+            np.concatenate([each.labels for each in every]),
+            tuple(skipped for each in every for skipped in each.skipped),
+        )
+
 
 def read(folder: Path, spec: ImageSpec, min_count: int, names: tuple[str, ...] | None = None) -> PictureFolder:
     """Reads every picture below `folder`/<class>, in the order of the names.
 
-    `names`: the classes, where they are known already. DatasetError if there are fewer than two classes, or one has
-    fewer than `min_count` pictures.
+    `names`: the classes, where they are known already. DatasetError if there are fewer than two classes, one has fewer
+    than `min_count` pictures, or there is no picture at all.
     """
     classes = _classes(folder, names)
     files: list[Path] = []
@@ -77,6 +88,9 @@ def read(folder: Path, spec: ImageSpec, min_count: int, names: tuple[str, ...] |
             f"{folder}: expected {min_count} or more pictures of each class that can be read, "
             f"{', '.join(few[:MAX_SHOWN])}{more}{heic}{first}"
         )
+    if not pixels:
+        none = f"none of the {len(skipped)} files is one: {skipped[0]}" if skipped else "found none"
+        raise DatasetError(f"{folder}: expected pictures of the classes to train on, {none}")
     return PictureFolder(classes, tuple(files), np.stack(pixels), np.array(labels, np.int64), tuple(skipped))
 
 

@@ -31,20 +31,21 @@ class Progress:
     seconds: float = 0.0
 
 
-def folder(model_dir: Path, config: Any) -> Path:
-    """A dot-folder, which no server loads. The same settings give the same folder, whatever the output."""
+def folder(model_dir: Path, config: Any, data: str = "") -> Path:
+    """A dot-folder, which no server loads. The same settings give the same folder, whatever the output. `data`: a
+    digest of the examples, where the settings do not say which they are."""
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "output"}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+    digest = hashlib.sha256((json.dumps(settings, sort_keys=True, default=str) + data).encode()).hexdigest()
     return model_dir / f".training-{digest[:12]}"
 
 
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Lets Ctrl-C say that the same command goes on, if there is a state to go on from."""
+    """Lets Ctrl-C say that the same command goes on, if there is a state in the folder to go on from."""
     try:
         yield
     except KeyboardInterrupt:
-        if not (folder / FILE).exists():
+        if not any(folder.rglob(FILE)):
             raise
         raise KeyboardInterrupt("the same command goes on after the last whole epoch") from None
 

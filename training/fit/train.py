@@ -122,6 +122,17 @@ def batches(
     return Batches(inputs, targets, size, shuffle_seed, augment)
 
 
+class Epochs(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
+    """Batches that depend on the epoch, which may begin at any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epoch = 0
+
+    def on_epoch_end(self) -> None:
+        self.epoch += 1
+
+
 class Progress(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """Says how far the fit is, and how long it and the `later_steps` of other fits take.
 
@@ -183,9 +194,9 @@ def fit(
     """Fits a compiled model in place. FitError if the loss is no longer finite, or another worker is lost.
 
     `training` and `validation` are Batches or, for one worker, whatever Keras takes. With the folder `backup` a run
-    that was killed resumes after its last whole epoch and ends as one that was not; only Batches can do that exactly,
-    and the state of `callbacks` is not kept. The caller removes the folder, after the export. `later_steps`: of fits
-    that follow, for the estimate of the time.
+    that was killed resumes after its last whole epoch and ends as one that was not; only Batches and Epochs can do that
+    exactly, and the state of `callbacks` is not kept. The caller removes the folder, after the export. `later_steps`:
+    of fits that follow, for the estimate of the time.
     """
     quiet = quiet or not worker.chief
     start = time.perf_counter()
@@ -224,6 +235,8 @@ def fit(
 
 def _keras_arguments(prefix: str, data: Any, first: int, worker: Worker) -> dict[str, Any]:
     name = f"{prefix}data" if prefix else "x"
+    if isinstance(data, Epochs):
+        data.epoch = first
     if not isinstance(data, Batches):
         return {name: data}
     return {name: data.distributed(first, worker), f"{prefix}steps" if prefix else "steps_per_epoch": data.steps}

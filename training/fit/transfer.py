@@ -8,6 +8,7 @@ import math
 import os
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -118,10 +119,12 @@ def fit(
     held_out: Integers | None = None,
     *,
     later_photos: int = 0,
+    backup: Path | None = None,
 ) -> tuple[Any, train.Fit]:
     """Fits the upper network to the photos at `places`. `outputs`: from frozen_outputs.
 
-    `later_photos`: of fits that follow, for the estimate of the time.
+    `later_photos`: of fits that follow, for the estimate of the time. `backup`: the folder from which a fit that was
+    killed resumes.
     """
     train.make_repeatable(recipe.seed)
     targets = np.eye(labels.max() + 1, dtype=np.float32)[labels]
@@ -140,7 +143,9 @@ def fit(
     if held_out is not None:
         validation = train.batches(outputs[held_out, 0].astype(np.float32), targets[held_out], 128)
     later_steps = recipe.epochs * later_photos // recipe.batch_size
-    return network, train.fit(model, batches, epochs=recipe.epochs, validation=validation, later_steps=later_steps)
+    return network, train.fit(
+        model, batches, epochs=recipe.epochs, validation=validation, backup=backup, later_steps=later_steps
+    )
 
 
 def _optimizer(recipe: Recipe, steps: int) -> Any:
@@ -154,16 +159,12 @@ def _optimizer(recipe: Recipe, steps: int) -> Any:
     return optimizer
 
 
-class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
+class Batches(train.Epochs):
     """Each epoch has a new order and another view of each photo, and mixes each photo with another of its batch."""
 
     def __init__(self, recipe: Recipe, outputs: Array, targets: Array, places: Integers) -> None:
         super().__init__()
         self.recipe, self.outputs, self.targets, self.places = recipe, outputs, targets, places
-        self.epoch = 0
-
-    def on_epoch_end(self) -> None:
-        self.epoch += 1
 
     def __len__(self) -> int:
         return -(-len(self.places) // self.recipe.batch_size)

@@ -4,6 +4,7 @@ Result: accuracy 0.934 in cross-validation, 0.921 on the 341 photos that are kep
 Cost: 69 minutes on one core that had other work too; 0.9 GB in the temporary folder.
 """
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -64,10 +65,11 @@ class Trained:
     cores: int
 
 
-def train(config: Config, photos: PictureFolder) -> Trained:
+def train(config: Config, photos: PictureFolder, backup: Path) -> Trained:
     """Fits a network for each fold, then the one to serve, to all photos.
 
-    The folds' held-out photos give the temperature, the outlier threshold and the accuracy to expect.
+    The folds' held-out photos give the temperature, the outlier threshold and the accuracy to expect. `backup`: the
+    folder from which a run that was killed resumes: no fit that has ended is fitted again.
     """
     from training.fit import transfer  # here and below: `--help` and the defaults need no TensorFlow
 
@@ -78,18 +80,22 @@ def train(config: Config, photos: PictureFolder) -> Trained:
     count = len(photos.files)
     print(f"{count:,} photos, and {config.epochs} views of each, through the stages that stay as they are")
     outputs = transfer.frozen_outputs(photos, config.epochs, config.seed)
+    seconds = time.perf_counter() - start
     held_out, histories = [], []
     later = config.folds * count  # each photo is in all folds but one, and in the last fit
     for number, (places, rest) in enumerate(stratified_folds(photos.labels, config.folds, config.seed), 1):
         print(f"\nFold {number} of {config.folds}: {len(places):,} photos to train, {len(rest):,} held out")
         later -= len(places)
-        upper, fitted = transfer.fit(recipe, outputs, photos.labels, places, rest, later_photos=later)
+        upper, fitted = transfer.fit(
+            recipe, outputs, photos.labels, places, rest, later_photos=later, backup=backup / f"fold-{number}"
+        )
+        seconds += fitted.seconds
         distance = outliers.fit(classifier.run(upper, outputs[places, 0])[0], photos.labels[places])
         examples = Examples(outputs[rest, 0], photos.labels[rest])
         held_out.append(classifier.hold_out(upper, distance, examples))
         histories.append(fitted.history)
     print(f"\nThe network to serve: {count:,} photos to train")
-    upper, fitted = transfer.fit(recipe, outputs, photos.labels, np.arange(count))
+    upper, fitted = transfer.fit(recipe, outputs, photos.labels, np.arange(count), backup=backup / "served")
     distance = outliers.fit(classifier.run(upper, outputs[:, 0])[0], photos.labels)
     mean = {name: np.mean([each[name] for each in histories], axis=0).tolist() for name in ("val_loss", "val_accuracy")}
     return Trained(
@@ -98,7 +104,7 @@ def train(config: Config, photos: PictureFolder) -> Trained:
         ),
         fitted.history | mean,
         [round(each["val_accuracy"][-1], 4) for each in histories],
-        time.perf_counter() - start,
+        seconds + fitted.seconds,
         fitted.cores,
     )
 
@@ -129,12 +135,16 @@ def train_and_export(
     from training.evaluation import plots
     from training.export import version
     from training.export.saved_model import classifier_graph
+    from training.fit import backup
+    from training.fit.strategy import ALONE
     from training.fit.train import settings_and_cost
 
     skipped = list(dict.fromkeys(photos.skipped + test.skipped))
     for each in describe_skipped(skipped):
         print(f"Skipped     {each}")
-    trained = train(config, photos)
+    backup_folder = backup.folder(config.output / name, config, digest_of(photos))
+    with backup.resumable(backup_folder):
+        trained = train(config, photos, backup_folder)
     # The test photos are used only now.
     fitted = trained.classifier
     examples = Examples(test.pixels, test.labels)
@@ -167,6 +177,7 @@ def train_and_export(
         ),
         config.output,
     )
+    backup.Backup(backup_folder, ALONE).remove()
     sample = exported.version_dir / "assets.extra" / "sample.jpg"
     validation = describe_accuracy(metrics["validation_accuracy"], metrics["validation_examples"])
     accuracy = describe_accuracy(metrics["accuracy"], metrics["test_examples"])
@@ -175,6 +186,14 @@ def train_and_export(
         Accuracy=f"{validation} in cross-validation, {accuracy} of the photos kept for the test",
         Outliers=outliers.describe_threshold(metrics["validation_examples"], "photos"),
     )
+
+
+def digest_of(photos: PictureFolder) -> str:
+    """A folder may have other pictures the next time, of which no fit goes on."""
+    digest = hashlib.sha256("\0".join(photos.names).encode())
+    for values in (photos.labels, photos.pixels):
+        digest.update(values.data)
+    return digest.hexdigest()
 
 
 def twin_plan(photos: PictureFolder, seed: int) -> "Plan":

@@ -50,7 +50,7 @@ def help_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_help_names_every_model_and_command(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of([], capsys)
     models = {"regression", "clothing", "activity", "photos"}
-    names = models | {"folder", "import", "exercises", "report", "replay", "estimate", "reference"}
+    names = models | {"folder", "import", "exercises", "report", "replay", "relabel", "estimate", "reference"}
     assert names == {each.NAME for each in MODELS + COMMANDS}
     assert all(f" {name} " in text for name in names)
     assert text.count("Result: ") == text.count("Cost: ") == len(names)
