@@ -30,7 +30,7 @@ from service.tensors.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 # Requests of each version that each process measures. More would cost time and tell no more, and the window would
 # cover only a moment.
-MAX_REQUESTS_PER_SECOND = 500
+MAX_REQUESTS_PER_SECOND = 100
 # How often the rate of requests is measured.
 RATE_SECONDS = 1.0
 # Measuring rows together takes a fraction of the time, so rows are queued: at most this many,

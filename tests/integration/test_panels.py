@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def queries() -> list[tuple[str, str, set[str]]]:
         dashboard = json.loads(file.read_text())
         for panel in dashboard["panels"]:
             for target in panel.get("targets", []):
-                shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+                shown = set(re.findall(r"\{\{(\w+)\}\}", target.get("legendFormat", "")))
                 found.append((f"{panel['title']} {target['refId']}", target["expr"], shown))
         for variable in dashboard["templating"]["list"]:
             if variable["type"] == "query":
@@ -132,6 +133,7 @@ def make_traffic(server: Server) -> None:
         *[("/v1/models/clothing:classify", picture, 200) for picture in (shoe, noise(), noise())],
         ("/v1/models/photos:classify", photo, 200),
     ]
+    give_feedback(server)
     for path, body, status in expected:
         kind = "application/json" if not isinstance(body, bytes) else "image/png"
         assert server.request(path, body, kind).status == status, path
@@ -140,6 +142,16 @@ def make_traffic(server: Server) -> None:
     assert server.request("/v1/models/photos:classify", photo, "image/jpeg", headers=late).status == 504
     ask_at_once(server, "/v1/models/photos:classify", photo)
     send_ahead(server, "/v1/models/mirrored:predict", TEN)
+
+
+def give_feedback(server: Server) -> None:
+    """As many rows as the observed accuracy needs."""
+    request_id = uuid4().hex
+    rows = {"instances": [[[7] * 28] * 28] * 30}
+    path = "/v1/models/clothing/versions/1"
+    assert server.request(f"{path}:predict", rows, headers={"X-Request-ID": request_id}).status == 200
+    feedback = {"request_id": request_id, "label": ["Bag", *["Sneaker"] * 29]}
+    assert server.request(f"{path}:feedback", feedback).status == 200
 
 
 def noise() -> bytes:
