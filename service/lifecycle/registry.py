@@ -272,17 +272,19 @@ class Registry:
         return self._traffic.get(model, _NO_TRAFFIC).versions
 
     def _route(self, model: str, versions: Mapping[int, LoadedVersion]) -> None:
-        others = {name: traffic for name, traffic in self._traffic.items() if name != model}
-        if statuses := self._statuses.get(model):
-            before = self._traffic.get(model, _NO_TRAFFIC).labels
-            others[model] = route(self._policies.of(model), statuses, versions, before, self.held(model))
-        self._traffic = others
-        self._awaited = frozenset(name for name in others if self._is_awaited(name))
-        self._with_strings = frozenset(
-            name for name in others if any(loaded.takes_strings for loaded in others[name].versions.values())
+        # Only what is said of this model changes: of a thousand models each would else take a thousand times as long.
+        traffic = {**self._traffic}
+        before = traffic.pop(model, _NO_TRAFFIC).labels
+        statuses = self._statuses.get(model)
+        if statuses:
+            traffic[model] = route(self._policies.of(model), statuses, versions, before, self.held(model))
+        self._traffic = traffic
+        self._awaited = _with_name(self._awaited, model, bool(statuses) and self._is_awaited(model))
+        self._with_strings = _with_name(
+            self._with_strings, model, any(loaded.takes_strings for loaded in versions.values())
         )
-        self._with_pictures = frozenset(
-            name for name in others if any(loaded.takes_pictures for loaded in others[name].versions.values())
+        self._with_pictures = _with_name(
+            self._with_pictures, model, any(loaded.takes_pictures for loaded in versions.values())
         )
 
     def _loads_on_demand(self, model: str) -> bool:
@@ -380,14 +382,17 @@ class Registry:
 
 def _with(
     table: Mapping[str, Mapping[int, Entry]], model: str, version: int, entry: Entry | None
-) -> dict[str, dict[int, Entry]]:
+) -> dict[str, Mapping[int, Entry]]:
     """A copy of the table with that entry set; None removes it."""
-    copy = {name: dict(versions) for name, versions in table.items()}
-    versions = copy.setdefault(model, {})
+    versions = {**table.get(model, {})}
     if entry is None:
         versions.pop(version, None)
     else:
         versions[version] = entry
-    if not versions:
-        del copy[model]
-    return copy
+    if versions:
+        return {**table, model: versions}
+    return {name: others for name, others in table.items() if name != model}
+
+
+def _with_name(names: frozenset[str], name: str, is_in: bool) -> frozenset[str]:
+    return names | {name} if is_in else names - {name}
