@@ -43,6 +43,11 @@ def service(models: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Ite
         yield server
 
 
+@pytest.mark.parametrize(("service", "imports"), [(1, False), (2, True)], indirect=["service"])
+def test_first_process_imports_for_several_workers(service: Server, imports: bool) -> None:
+    assert ("numpy" in Path(f"/proc/{service.process.pid}/maps").read_text()) is imports
+
+
 def test_request_in_flight_at_sigterm_is_answered_and_idle_clients_hold_nothing_up(service: Server) -> None:
     with ExitStack() as stack:
 
