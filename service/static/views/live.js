@@ -196,9 +196,8 @@ function showAccuracy(place, metrics) {
     ];
   };
   const what =
-    "How often recent predictions should be right, by their confidence; how often they were, by the right labels that " +
-    "clients gave later (feedback); and how often they were on the test examples. " +
-    `With more than ${100 * MANY_OUTLIERS}% of outliers the expectation is not to be trusted.`;
+    "Expected is what the confidence of recent predictions promises. Observed is how many were right, by the labels that " +
+    `clients gave later as feedback. Do not trust the expected figure with more than ${100 * MANY_OUTLIERS}% of outliers.`;
   const heads = ["Version", "Expected", "Outliers", "Observed", "Rows with feedback", "On the model card"];
   place.replaceChildren(
     h(
