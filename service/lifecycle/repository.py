@@ -68,13 +68,11 @@ class Repository:
         self._unreadable: dict[str, str] = {}
         self._skipped: dict[str, str] = {}
 
-    def look_in(self, places: Places) -> bool:
-        """From now on; whether that is a change."""
-        if places == self.places:
-            return False
-        self.places = places
-        self._next_poll = -inf
-        return True
+    def look_in(self, places: Places) -> None:
+        """From now on, and soon where they have changed."""
+        if places != self.places:
+            self.places = places
+            self._next_poll = -inf
 
     @property
     def skipped(self) -> Mapping[str, str]:

@@ -194,9 +194,7 @@ def test_base_paths(
 ) -> None:
     put(tmp_path, f"models/a/1/{GRAPH}", f"x/7/{GRAPH}", f"y/0002/{GRAPH}")
     repository = Repository(tmp_path / root)
-    places = Places({model: tmp_path / path for model, path in base_paths.items()}, only)
-    assert repository.look_in(places)
-    assert not repository.look_in(places)
+    repository.look_in(Places({model: tmp_path / path for model, path in base_paths.items()}, only))
     found = {f"{model}/{version}": path for (model, version), path in repository.versions().items()}
     assert found == {key: tmp_path / path for key, path in expected.items()}
 
