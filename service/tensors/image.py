@@ -1,7 +1,6 @@
 """Pictures in requests as a model's input."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageChops, ImageOps
@@ -10,11 +9,8 @@ from service.errors import InvalidRequest, PayloadTooLarge
 from service.serving_config import Ground, ImageSpec
 from service.tensors.dtypes import DTYPES, Array
 from service.tensors.image_colours import plain_colours
-from service.tensors.image_file import read_picture
+from service.tensors.image_file import Share, read_picture
 from service.tensors.signature import Signature
-
-if TYPE_CHECKING:
-    from service.inference.picture_memory import Share
 
 _RESAMPLING = Image.Resampling.LANCZOS
 _PIXEL_TYPES = ("DT_FLOAT", "DT_HALF", "DT_DOUBLE", "DT_UINT8", "DT_INT32", "DT_INT64")
@@ -30,7 +26,7 @@ def picture_batch(
     spec: ImageSpec | None,
     max_pixels: int,
     max_bytes: int,
-    share: "Share | None" = None,
+    share: Share | None = None,
 ) -> dict[str, Array]:
     """A batch for the signature's only input, of pictures by their names in messages.
 
@@ -64,7 +60,7 @@ def picture_batch(
 
 
 def decode_picture(
-    data: bytes, spec: ImageSpec, max_pixels: int, where: str = "the body", share: "Share | None" = None
+    data: bytes, spec: ImageSpec, max_pixels: int, where: str = "the body", share: Share | None = None
 ) -> Array:
     """A picture file as uint8 [height, width] for the mode "L", [height, width, 3] for "RGB".
 
@@ -84,7 +80,7 @@ def decode_picture(
             share.give_back()
 
 
-def _decode(data: bytes, spec: ImageSpec, max_pixels: int, where: str, share: "Share | None") -> Array:
+def _decode(data: bytes, spec: ImageSpec, max_pixels: int, where: str, share: Share | None) -> Array:
     # Decoding at twice the model's size loses nothing.
     file = read_picture(data, spec.mode, 2 * max(spec.width, spec.height), max_pixels, where, share)
     image = plain_colours(file, where)

@@ -12,7 +12,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -24,9 +24,6 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from service.errors import InvalidRequest, PayloadTooLarge, ServingError
 from service.tensors.image_scaled import load_reduced, reduced_bytes, reduction
-
-if TYPE_CHECKING:
-    from service.inference.picture_memory import Share
 
 # SERVING_MAX_IMAGE_PIXELS, which may be higher than Pillow's limit, is checked here.
 Image.MAX_IMAGE_PIXELS = None
@@ -98,8 +95,17 @@ _UNIT_PIXELS, _MAX_UNIT_PIXELS = 64, 256
 Decode = Callable[[bytes], Image.Image]
 
 
+class Share(Protocol):
+    """Memory that a request's pictures may hold while they are decoded, one after the other."""
+
+    def take(self, count: int) -> None:
+        """This many bytes, in the place of what it had. Raises DeadlineExceeded."""
+
+    def give_back(self) -> None: ...
+
+
 def read_picture(
-    data: bytes, mode: str, side: int, max_pixels: int, where: str, share: "Share | None" = None
+    data: bytes, mode: str, side: int, max_pixels: int, where: str, share: Share | None = None
 ) -> Image.Image:
     """The first frame or page, upright by its EXIF orientation, in the file's own mode of Pillow.
 
@@ -138,15 +144,7 @@ def read_picture(
             image.draft(mode, (side, side))
         factor = reduction(image, side)
         if share is not None and pixels > UNCOUNTED_PIXELS:
-            if factor > 1:
-                count = reduced_bytes(image, data, factor)
-            else:
-                count = _BYTES_PER_PIXEL[name] * image.width * image.height
-                if isinstance(image, JpegImageFile):
-                    count += (
-                        _COEFFICIENT_BYTES * _coefficients(image, data, pixels) + is_repair * _REPAIR_BYTES * pixels
-                    )
-            share.take(count)
+            share.take(_held_bytes(image, name, data, pixels, factor, is_repair=is_repair))
         if factor > 1:
             return load_reduced(image, data, factor)
         if isinstance(image, TiffImageFile):
@@ -220,6 +218,17 @@ def has_heic_decoder() -> bool:
         return False
     import_module(_HEIC_DECODER).register_heif_opener()
     return True
+
+
+def _held_bytes(image: Image.Image, name: str, data: bytes, pixels: int, factor: int, *, is_repair: bool) -> int:
+    """About what decoding holds at most. `pixels`: the file's; a JPEG's image has the size that it is decoded at.
+    `is_repair`: a JPEG's missing end is filled in."""
+    if factor > 1:
+        return reduced_bytes(image, data, factor)
+    count = _BYTES_PER_PIXEL[name] * image.width * image.height
+    if isinstance(image, JpegImageFile):
+        count += _COEFFICIENT_BYTES * _coefficients(image, data, pixels) + is_repair * _REPAIR_BYTES * pixels
+    return count
 
 
 def _coefficients(image: JpegImageFile, data: bytes, pixels: int) -> int:

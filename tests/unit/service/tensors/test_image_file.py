@@ -395,7 +395,7 @@ class Share:
 
 def taken_by(data: bytes, spec: ImageSpec = COLOUR) -> list[int]:
     share = Share()
-    decode_picture(data, spec, MANY_PIXELS, share=share)  # type: ignore[arg-type]
+    decode_picture(data, spec, MANY_PIXELS, share=share)
     assert not share.is_held
     return share.taken
 
@@ -443,12 +443,12 @@ def test_a_jpeg_to_be_repaired_takes_more_memory() -> None:
 def test_memory_is_taken_before_decoding() -> None:
     # There is nothing to decode.
     with pytest.raises(Unavailable):
-        decode_picture(png(1000, 1000), COLOUR, MANY_PIXELS, share=Share(Unavailable("no memory")))  # type: ignore[arg-type]
+        decode_picture(png(1000, 1000), COLOUR, MANY_PIXELS, share=Share(Unavailable("no memory")))
 
 
 def test_memory_for_a_damaged_picture_is_given_back() -> None:
     share = Share()
     with pytest.raises(InvalidRequest):
-        decode_picture(png(1000, 1000), COLOUR, MANY_PIXELS, share=share)  # type: ignore[arg-type]
+        decode_picture(png(1000, 1000), COLOUR, MANY_PIXELS, share=share)
     assert share.taken
     assert not share.is_held
