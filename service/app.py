@@ -141,14 +141,13 @@ def create_app(settings: Settings, memory: SharedMemory | None = None, slot: int
     loop_watchdog = LoopWatchdog(
         lambda loaded: agreement.keep_off_loops(loaded.model, loaded.version), end_process=end_process
     )
-    remembered_rows = settings.feedback_requests
-    answers = Answers(remembered_rows, memory, slot, settings.workers or 1) if remembered_rows else None
-    observed = Observed(remembered_rows, memory) if remembered_rows else None
-    inference = Inference(metrics, loop_watchdog, records.captures.offer, answers.remember if answers else None)
-    feedback = None
-    if answers is not None and observed is not None:
+    remember = observed = feedback = None
+    if rows := settings.feedback_requests:
+        answers, observed = Answers(rows, memory, slot, settings.workers or 1), Observed(rows, memory)
+        remember = answers.remember
         files = FeedbackFiles(settings.capture_max_bytes, metrics.capture_dropped.labels().inc)
-        feedback = Feedback(answers, observed, metrics, files, records.captures.file_of, remembered_rows)
+        feedback = Feedback(answers, observed, metrics, files, records.captures.file_of, rows)
+    inference = Inference(metrics, loop_watchdog, records.captures.offer, remember)
 
     # Admitting requests, and responding to them
     table = table_of(settings)

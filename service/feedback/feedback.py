@@ -157,11 +157,11 @@ class Feedback:
         captured: Mapping[str, Captured],
         searched: str,
     ) -> ServingError:
-        asked = _named(versions)
+        named = _named(versions)
         looked = f"the answers to the last {self._remembered_rows} rows (SERVING_FEEDBACK_REQUESTS)"
         looked += f" and {searched}" if searched else ""
         if len(unknown) > 1:
-            what = f"none of the {len(unknown)} requests is known as one that {asked} answered"
+            what = f"none of the {len(unknown)} requests is known as one that {named} answered"
             return NotFound(f"{what}; they were looked for in {looked}")
         (request_id,) = unknown
         by = ""
@@ -171,7 +171,7 @@ class Feedback:
         elif one := captured.get(request_id):
             by = f"{one.model} version {one.version}"
         if by:
-            return NotFound(f"request {request_id!r} was not answered by {asked} but by {by}")
+            return NotFound(f"request {request_id!r} was not answered by {named} but by {by}")
         return NotFound(f"request {request_id!r} is unknown; it was looked for in {looked}")
 
 
